@@ -1,0 +1,26 @@
+//! What rules need to know about commands: their names, numbers and categories.
+//!
+//! It refuses to know the commands themselves; the engine's command table implements [`Catalog`].
+
+use crate::category::CategorySet;
+
+/// A row in the command table of this process. Never stored and never sent: another version numbers differently.
+pub type CommandId = u16;
+
+/// The commands of this process, subcommands included, numbered without gaps.
+pub trait Catalog {
+    /// How many rows there are; numbers are `0..count`.
+    fn count(&self) -> usize;
+    /// The row of a full name in lower case: `get`, `config|get`.
+    fn find(&self, full_name_lower: &str) -> Option<CommandId>;
+    /// The full name in lower case.
+    fn full_name(&self, id: CommandId) -> &str;
+    /// The container of a subcommand.
+    fn parent(&self, id: CommandId) -> Option<CommandId>;
+    /// The subcommands of a container; empty for every other row.
+    fn subcommands(&self, id: CommandId) -> &[CommandId];
+    /// Its categories.
+    fn categories(&self, id: CommandId) -> CategorySet;
+    /// Whether it runs before a login and whatever the rules say: AUTH, HELLO, RESET, QUIT.
+    fn is_no_auth(&self, id: CommandId) -> bool;
+}

@@ -1,0 +1,242 @@
+//! Redis' patterns: `*`, `?`, `[abc]`, `[^a-z]`, `\x`.
+//!
+//! ```text
+//!   prefix:*      almost every key pattern there is    ─► one comparison of a prefix
+//!   exact         no special byte                      ─► one comparison
+//!   a*b?[cd]      anything else                        ─► one star at a time
+//! ```
+//! Between two stars every element takes exactly one byte, so only the last star ever has to be tried again: the cost
+//! is at most pattern times text, whatever the pattern (a recursive matcher is exponential in the number of stars).
+//! As in Redis: `[]` matches nothing, a class that is never closed ends with the pattern, `!` is not a negation, braces
+//! are literal, and a trailing backslash stands for itself. Unlike Redis, `*` also matches the empty text.
+
+/// Whether `text` matches `pattern`.
+pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
+    run::<false>(pattern, text)
+}
+
+/// Whether `text` matches `pattern`, ASCII case ignored (`CONFIG GET`).
+pub fn matches_ignore_case(pattern: &[u8], text: &[u8]) -> bool {
+    run::<true>(pattern, text)
+}
+
+/// A pattern made ready for many texts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Glob {
+    /// `*`.
+    Any,
+    /// No special byte: the text itself, unescaped.
+    Exact(Box<[u8]>),
+    /// Nothing special but a star at the end: what comes before it, unescaped.
+    Prefix(Box<[u8]>),
+    /// Everything else: the literal beginning, unescaped, and the pattern of the rest.
+    General(Box<[u8]>, Box<[u8]>),
+}
+
+impl Glob {
+    /// Reads a pattern. Every sequence of bytes is one.
+    pub fn compile(pattern: &[u8]) -> Glob {
+        let mut literal = Vec::new();
+        let mut at = 0;
+        while at < pattern.len() {
+            match pattern[at] {
+                b'*' | b'?' | b'[' => break,
+                b'\\' if at + 1 < pattern.len() => at += 1,
+                _ => {}
+            }
+            literal.push(pattern[at]);
+            at += 1;
+        }
+        let (literal, rest) = (literal.into_boxed_slice(), &pattern[at..]);
+        match (rest.is_empty(), rest.iter().all(|byte| *byte == b'*')) {
+            (true, _) => Glob::Exact(literal),
+            (false, true) if literal.is_empty() => Glob::Any,
+            (false, true) => Glob::Prefix(literal),
+            (false, false) => Glob::General(literal, rest.into()),
+        }
+    }
+
+    /// Whether `text` matches.
+    #[inline]
+    pub fn matches(&self, text: &[u8]) -> bool {
+        match self {
+            Glob::Any => true,
+            Glob::Exact(exact) => text == &**exact,
+            Glob::Prefix(prefix) => text.starts_with(prefix),
+            Glob::General(prefix, rest) => text.strip_prefix(&**prefix).is_some_and(|text| matches(rest, text)),
+        }
+    }
+}
+
+fn run<const IGNORE_CASE: bool>(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut at, mut position) = (0, 0);
+    // Where the pattern goes on after the last star, and where the text does if that star takes one byte more.
+    let mut retry: Option<(usize, usize)> = None;
+    loop {
+        if pattern.get(at) == Some(&b'*') {
+            while pattern.get(at) == Some(&b'*') {
+                at += 1;
+            }
+            if at == pattern.len() {
+                return true;
+            }
+            retry = Some((at, position + 1));
+            continue;
+        }
+        let Some(byte) = text.get(position) else { return at == pattern.len() };
+        if at < pattern.len()
+            && let Some(next) = element::<IGNORE_CASE>(pattern, at, *byte)
+        {
+            (at, position) = (next, position + 1);
+            continue;
+        }
+        let Some((after_star, start)) = retry else { return false };
+        (at, position) = (after_star, start);
+        retry = Some((after_star, start + 1));
+    }
+}
+
+/// Where the pattern goes on if the element at `at`, which is no star, matches `byte`.
+#[inline]
+fn element<const IGNORE_CASE: bool>(pattern: &[u8], at: usize, byte: u8) -> Option<usize> {
+    let same = |wanted: u8| wanted == byte || IGNORE_CASE && wanted.eq_ignore_ascii_case(&byte);
+    match pattern[at] {
+        b'?' => Some(at + 1),
+        b'[' => {
+            let (found, next) = class::<IGNORE_CASE>(pattern, at + 1, byte);
+            found.then_some(next)
+        }
+        b'\\' if at + 1 < pattern.len() => same(pattern[at + 1]).then_some(at + 2),
+        literal => same(literal).then_some(at + 1),
+    }
+}
+
+/// Whether the class whose inside begins at `at` holds `byte`, and where the pattern goes on after it.
+fn class<const IGNORE_CASE: bool>(pattern: &[u8], mut at: usize, byte: u8) -> (bool, usize) {
+    let fold = |byte: u8| if IGNORE_CASE { byte.to_ascii_lowercase() } else { byte };
+    let byte = fold(byte);
+    let negated = pattern.get(at) == Some(&b'^');
+    at += usize::from(negated);
+    let mut found = false;
+    loop {
+        match pattern[at.min(pattern.len())..] {
+            [] => return (found != negated, pattern.len()),
+            [b'\\', escaped, ..] => {
+                found |= fold(escaped) == byte;
+                at += 2;
+            }
+            [b']', ..] => return (found != negated, at + 1),
+            [first, b'-', last, ..] => {
+                let (first, last) = (fold(first.min(last)), fold(first.max(last)));
+                found |= (first..=last).contains(&byte);
+                at += 3;
+            }
+            [literal, ..] => {
+                found |= fold(literal) == byte;
+                at += 1;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_patterns_of_redis() {
+        for (pattern, text, expected) in [
+            ("*", "", true),
+            ("*", "a", true),
+            ("", "", true),
+            ("", "a", false),
+            ("a*", "a", true),
+            ("a*", "b", false),
+            ("*a", "ba", true),
+            ("a?c", "abc", true),
+            ("a?c", "ac", false),
+            ("h[ae]llo", "hello", true),
+            ("h[ae]llo", "hillo", false),
+            ("h[^e]llo", "hallo", true),
+            ("h[^e]llo", "hello", false),
+            ("h[!e]llo", "h!llo", true),
+            ("h[!e]llo", "hallo", false),
+            ("[a-c]", "b", true),
+            ("[c-a]", "b", true),
+            ("[a-c]", "d", false),
+            ("[]", "a", false),
+            ("a[", "a", false),
+            ("a[", "ab", false),
+            ("[abc", "b", true),
+            ("[^]", "a", true),
+            ("[\\]]", "]", true),
+            ("[\\-a]", "-", true),
+            ("\\*", "*", true),
+            ("\\*", "a", false),
+            ("a\\", "a\\", true),
+            ("{a,b}", "a", false),
+            ("{a,b}", "{a,b}", true),
+            ("A", "a", false),
+            ("a*b*c", "a1b2b3c", true),
+            ("a*b*c", "a1b2b3", false),
+            ("**a**", "bab", true),
+        ] {
+            assert_eq!(matches(pattern.as_bytes(), text.as_bytes()), expected, "{pattern} {text}");
+            assert_eq!(Glob::compile(pattern.as_bytes()).matches(text.as_bytes()), expected, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn case_is_ignored_only_where_asked() {
+        assert!(matches_ignore_case(b"MAX[A-M]*", b"maxmemory"));
+        assert!(!matches(b"MAX*", b"maxmemory"));
+    }
+
+    #[test]
+    fn common_patterns_have_a_short_form() {
+        assert_eq!(Glob::compile(b"*"), Glob::Any);
+        assert_eq!(Glob::compile(b"app:*"), Glob::Prefix(b"app:"[..].into()));
+        assert_eq!(Glob::compile(b"a\\*b*"), Glob::Prefix(b"a*b"[..].into()));
+        assert_eq!(Glob::compile(b"app"), Glob::Exact(b"app"[..].into()));
+        assert_eq!(Glob::compile(b"a*b"), Glob::General(b"a"[..].into(), b"*b"[..].into()));
+    }
+
+    // CVE-2024-31228: a pattern with many stars took a recursive matcher for ever.
+    #[test]
+    fn many_stars_cost_no_more_than_pattern_times_text() {
+        let pattern = [b"a*".repeat(2000), b"b".to_vec()].concat();
+        assert!(!matches(&pattern, &b"a".repeat(20_000)));
+    }
+
+    /// The definition, without regard to cost.
+    fn reference(pattern: &[u8], text: &[u8]) -> bool {
+        match (pattern, text) {
+            ([], _) => text.is_empty(),
+            ([b'*', rest @ ..], _) => (0..=text.len()).any(|taken| reference(rest, &text[taken..])),
+            (_, []) => false,
+            (_, [byte, text @ ..]) => {
+                element::<false>(pattern, 0, *byte).is_some_and(|next| reference(&pattern[next..], text))
+            }
+        }
+    }
+
+    fn alphabet(most: usize) -> impl Strategy<Value = Vec<u8>> {
+        proptest::collection::vec(proptest::sample::select(&b"ab*?[]^-\\"[..]), 0..most)
+    }
+
+    proptest! {
+        #[test]
+        fn it_agrees_with_the_definition(pattern in alphabet(9), text in alphabet(7)) {
+            let expected = reference(&pattern, &text);
+            prop_assert_eq!(matches(&pattern, &text), expected);
+            prop_assert_eq!(Glob::compile(&pattern).matches(&text), expected);
+        }
+
+        #[test]
+        fn any_bytes_are_a_pattern(pattern in proptest::collection::vec(any::<u8>(), 0..40), text in proptest::collection::vec(any::<u8>(), 0..40)) {
+            let _ = matches_ignore_case(&pattern, &text);
+            prop_assert_eq!(Glob::compile(&pattern).matches(&text), matches(&pattern, &text));
+        }
+    }
+}

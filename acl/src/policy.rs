@@ -1,0 +1,397 @@
+//! A user's rules compiled for the commands of this process, and the one check of a request against them.
+//!
+//! ```text
+//!   words                      compiled
+//!   +@all -@admin +config|get  a bit per command, and the few first arguments
+//!   ~app:* %R~shared:*         per kind of access: exact keys, prefixes (both sorted), other patterns
+//! ```
+//! Immutable and shared. A word this process does not know grants nothing; a category it does not know, taken away,
+//! takes everything away, for guessing wrong there would grant what somebody forbade.
+//!
+//! The gate asks in this order, cheapest first: [`Policy::is_unrestricted`], [`Policy::allows_simple`],
+//! [`Policy::check`]; the first two only ever say yes to what the last one allows.
+//! This file refuses to know how keys are found in a request, and what happens to a refused one.
+
+mod patterns;
+
+use crate::catalog::{Catalog, CommandId};
+use crate::category::Category;
+use crate::denial::{Denial, Denied};
+use crate::rule::KeyAccess;
+use crate::user::{CommandRule, Databases, Selector, User, UserName};
+use patterns::{ChannelMatcher, KeyMatcher};
+
+/// A request with everything it touches, as the command's own parser found it.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The command, or the subcommand.
+    pub command: CommandId,
+    /// The request, name first.
+    pub argv: &'a [&'a [u8]],
+    /// Every key it touches.
+    pub keys: &'a [KeyUse<'a>],
+    /// Every channel it names.
+    pub channels: &'a [ChannelUse<'a>],
+    /// Every database it touches; empty for commands that touch none (PING, INFO, ACL).
+    pub databases: &'a [DatabaseUse],
+}
+
+/// A key in a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyUse<'a> {
+    /// The key.
+    pub key: &'a [u8],
+    /// What is done to it.
+    pub access: KeyAccess,
+    /// Its place in the request.
+    pub argument: u32,
+}
+
+/// A channel in a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChannelUse<'a> {
+    /// The channel, or the pattern.
+    pub channel: &'a [u8],
+    /// Whether it is a pattern (PSUBSCRIBE): then it must be allowed literally.
+    pub pattern: bool,
+    /// Its place in the request.
+    pub argument: u32,
+}
+
+/// A database in a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DatabaseUse {
+    /// This one.
+    Index(u32),
+    /// All of them (FLUSHALL).
+    Every,
+}
+
+/// Compiled rules. See the head of this file.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    user: UserName,
+    unrestricted: bool,
+    root: CompiledSelector,
+    selectors: Box<[CompiledSelector]>,
+    /// Which commands have a name of two words; needed only to say what was refused.
+    subcommands: CommandBits,
+}
+
+impl Policy {
+    /// Compiles the rules of `user`. Takes some microseconds; done once per user and change.
+    pub fn compile(user: &User, catalog: &dyn Catalog) -> Policy {
+        let root = CompiledSelector::compile(&user.root, catalog);
+        let mut subcommands = CommandBits::new(catalog.count(), false);
+        for id in command_ids(catalog).filter(|id| catalog.parent(*id).is_some()) {
+            subcommands.set(id, true);
+        }
+        Policy {
+            user: user.name.clone(),
+            unrestricted: root.is_unrestricted(catalog),
+            root,
+            selectors: user.selectors.iter().map(|selector| CompiledSelector::compile(selector, catalog)).collect(),
+            subcommands,
+        }
+    }
+
+    /// Whose rules these are.
+    pub fn user(&self) -> &UserName {
+        &self.user
+    }
+
+    /// Every command, key, channel and database: nothing to check.
+    #[inline]
+    pub fn is_unrestricted(&self) -> bool {
+        self.unrestricted
+    }
+
+    /// Whether the user's own permissions do not hold every key (`~*`): the user of a tenant. For one command,
+    /// [`Policy::is_confined_for`] knows better.
+    #[inline]
+    pub fn is_confined(&self) -> bool {
+        !self.root.keys.allows_all(KeyAccess::READ_WRITE)
+    }
+
+    /// Whether no set of permissions allows this command and holds every key: then a command without keys must stay
+    /// within what the user may touch.
+    pub fn is_confined_for(&self, command: CommandId) -> bool {
+        !self.sets().any(|set| set.commands.get(command) && set.keys.allows_all(KeyAccess::READ_WRITE))
+    }
+
+    /// Whether the user's own permissions hold this command, first arguments aside. No is not final.
+    #[inline]
+    pub fn allows_command(&self, command: CommandId) -> bool {
+        self.root.commands.get(command)
+    }
+
+    /// Whether the user's own permissions hold this key. No is not final.
+    #[inline]
+    pub fn allows_key(&self, key: &[u8], access: KeyAccess) -> bool {
+        self.root.keys.allows(key, access)
+    }
+
+    /// Whether the user's own permissions hold a command that touches one key and no channel. No is not final:
+    /// [`Policy::check`] decides.
+    #[inline]
+    pub fn allows_simple(&self, command: CommandId, key: &[u8], access: KeyAccess) -> bool {
+        self.root.commands.get(command) && self.root.any_database && self.root.keys.allows(key, access)
+    }
+
+    /// Whether the user may run this request: one set of permissions must allow all of it, the user's own first.
+    /// Execution and `ACL DRYRUN` both ask here.
+    #[inline]
+    pub fn check(&self, request: &Request<'_>) -> Result<(), Denial> {
+        if self.unrestricted {
+            return Ok(());
+        }
+        match self.root.check(request) {
+            Ok(()) => Ok(()),
+            Err(miss) => self.check_selectors(request, miss),
+        }
+    }
+
+    fn check_selectors(&self, request: &Request<'_>, root: Miss) -> Result<(), Denial> {
+        let mut worst = root;
+        for selector in &self.selectors {
+            match selector.check(request) {
+                Ok(()) => return Ok(()),
+                Err(miss) if (miss.denied, miss.argument) > (worst.denied, worst.argument) => worst = miss,
+                Err(_) => {}
+            }
+        }
+        Err(self.denial(request, worst))
+    }
+
+    /// Whether one set of permissions allows the request and holds `access` to every key whatever its name: what SORT
+    /// needs for BY and GET.
+    pub fn allows_with_every_key(&self, request: &Request<'_>, access: KeyAccess) -> bool {
+        self.sets().any(|set| set.keys.allows_all(access) && set.check(request).is_ok())
+    }
+
+    /// Whether some set of permissions holds any right to this key, whatever the command: what SCAN may show.
+    #[inline]
+    pub fn may_touch_key(&self, key: &[u8]) -> bool {
+        self.unrestricted || self.sets().any(|set| set.keys.allows(key, KeyAccess::EITHER))
+    }
+
+    /// Whether some set of permissions holds this right to this key, whatever the command: what tracking and keyspace
+    /// events may tell.
+    #[inline]
+    pub fn may_access_key(&self, key: &[u8], access: KeyAccess) -> bool {
+        self.unrestricted || self.sets().any(|set| set.keys.allows(key, access))
+    }
+
+    /// Whether some set of permissions holds this channel, or this pattern literally: whether a subscription may stay.
+    pub fn may_use_channel(&self, channel: &[u8], pattern: bool) -> bool {
+        self.unrestricted || self.sets().any(|set| set.channels.allows(channel, pattern))
+    }
+
+    /// Whether some set of permissions holds this database.
+    pub fn may_use_database(&self, database: u32) -> bool {
+        self.sets().any(|set| set.any_database || set.databases.allow(database))
+    }
+
+    /// What every key the user may touch begins with, one of these; `None` if a key may begin with anything. Sorted,
+    /// and none begins with another.
+    pub fn key_prefixes(&self) -> Option<Vec<&[u8]>> {
+        let mut prefixes = Vec::new();
+        for set in self.sets() {
+            prefixes.extend(set.keys.prefixes()?);
+        }
+        prefixes.sort_unstable();
+        prefixes.dedup_by(|longer, shorter| longer.starts_with(shorter));
+        Some(prefixes)
+    }
+
+    fn sets(&self) -> impl Iterator<Item = &CompiledSelector> {
+        std::iter::once(&self.root).chain(&self.selectors)
+    }
+
+    #[cold]
+    fn denial(&self, request: &Request<'_>, miss: Miss) -> Denial {
+        let object = match miss.denied {
+            Denied::Command => self.command_name(request),
+            Denied::Database => match request.databases.get(miss.position) {
+                Some(DatabaseUse::Index(number)) => number.to_string().into_bytes(),
+                _ => self.command_name(request),
+            },
+            Denied::Key => request.keys.get(miss.position).map_or_else(Vec::new, |key| key.key.to_vec()),
+            Denied::Channel => request.channels.get(miss.position).map_or_else(Vec::new, |use_| use_.channel.to_vec()),
+        };
+        Denial::new(&self.user, miss.denied, &object, miss.argument)
+    }
+
+    /// `get`, `config|set`: read off the request, whose first words named the command.
+    fn command_name(&self, request: &Request<'_>) -> Vec<u8> {
+        let words = if self.subcommands.get(request.command) { 2 } else { 1 };
+        request.argv.iter().take(words).map(|word| word.to_ascii_lowercase()).collect::<Vec<_>>().join(&b'|')
+    }
+}
+
+/// The first thing a set of permissions lacks for a request.
+#[derive(Clone, Copy, Debug)]
+struct Miss {
+    denied: Denied,
+    argument: u32,
+    position: usize,
+}
+
+/// One set of permissions.
+#[derive(Clone, Debug)]
+struct CompiledSelector {
+    commands: CommandBits,
+    /// Commands that are allowed with this first argument only.
+    first_arguments: Box<[(CommandId, Box<[u8]>)]>,
+    any_database: bool,
+    databases: Databases,
+    keys: KeyMatcher,
+    channels: ChannelMatcher,
+}
+
+impl CompiledSelector {
+    fn compile(selector: &Selector, catalog: &dyn Catalog) -> CompiledSelector {
+        let mut compiler = CommandCompiler {
+            catalog,
+            bits: CommandBits::new(catalog.count(), selector.all_commands),
+            first_arguments: Vec::new(),
+        };
+        selector.commands.iter().for_each(|rule| compiler.apply(rule));
+        for id in command_ids(catalog).filter(|id| catalog.is_no_auth(*id)) {
+            compiler.bits.set(id, true);
+        }
+        CompiledSelector {
+            commands: compiler.bits,
+            first_arguments: compiler.first_arguments.into(),
+            any_database: selector.databases == Databases::All,
+            databases: selector.databases.clone(),
+            keys: KeyMatcher::new(selector.all_keys, &selector.keys),
+            channels: ChannelMatcher::new(selector.all_channels, &selector.channels),
+        }
+    }
+
+    fn is_unrestricted(&self, catalog: &dyn Catalog) -> bool {
+        let every_command = || command_ids(catalog).all(|id| self.commands.get(id));
+        self.keys.allows_all(KeyAccess::READ_WRITE)
+            && self.channels.allows_all()
+            && self.any_database
+            && every_command()
+    }
+
+    #[inline]
+    fn check(&self, request: &Request<'_>) -> Result<(), Miss> {
+        if !self.commands.get(request.command) && !self.allows_first_argument(request) {
+            return Err(Miss { denied: Denied::Command, argument: 0, position: 0 });
+        }
+        if !self.any_database
+            && let Some(position) = request.databases.iter().position(|database| !self.allows_database(*database))
+        {
+            return Err(Miss { denied: Denied::Database, argument: 0, position });
+        }
+        for (position, key) in request.keys.iter().enumerate() {
+            if !self.keys.allows(key.key, key.access) {
+                return Err(Miss { denied: Denied::Key, argument: key.argument, position });
+            }
+        }
+        for (position, channel) in request.channels.iter().enumerate() {
+            if !self.channels.allows(channel.channel, channel.pattern) {
+                return Err(Miss { denied: Denied::Channel, argument: channel.argument, position });
+            }
+        }
+        Ok(())
+    }
+
+    fn allows_first_argument(&self, request: &Request<'_>) -> bool {
+        let Some(argument) = request.argv.get(1) else { return false };
+        let mut allowed = self.first_arguments.iter().filter(|(command, _)| *command == request.command);
+        allowed.any(|(_, allowed)| allowed.eq_ignore_ascii_case(argument))
+    }
+
+    fn allows_database(&self, database: DatabaseUse) -> bool {
+        match database {
+            DatabaseUse::Index(number) => self.databases.allow(number),
+            DatabaseUse::Every => false,
+        }
+    }
+}
+
+/// Turns command rules into bits, in order, as Redis does.
+struct CommandCompiler<'c> {
+    catalog: &'c dyn Catalog,
+    bits: CommandBits,
+    first_arguments: Vec<(CommandId, Box<[u8]>)>,
+}
+
+impl CommandCompiler<'_> {
+    fn apply(&mut self, rule: &CommandRule) {
+        match rule.target.strip_prefix('@') {
+            Some(category) => self.apply_category(rule.allow, category),
+            None => self.apply_command(rule.allow, &rule.target),
+        }
+    }
+
+    fn apply_category(&mut self, allow: bool, name: &str) {
+        match Category::find(name.as_bytes()) {
+            Some(category) => {
+                for id in command_ids(self.catalog).filter(|id| self.catalog.categories(*id).contains(category)) {
+                    self.set(id, allow);
+                }
+            }
+            None if allow => {}
+            // What it was meant to take away is unknown here, so nothing is left.
+            None => command_ids(self.catalog).for_each(|id| self.set(id, false)),
+        }
+    }
+
+    fn apply_command(&mut self, allow: bool, target: &str) {
+        if let Some(id) = self.catalog.find(target) {
+            return self.set(id, allow);
+        }
+        let Some((command, argument)) = target.split_once('|') else { return };
+        let Some(id) = self.catalog.find(command) else { return };
+        match (allow, self.catalog.subcommands(id).is_empty()) {
+            (true, true) => self.first_arguments.push((id, argument.as_bytes().into())),
+            // Elsewhere this is a subcommand; here it is an argument, and without the word "only" for the rest.
+            (false, true) => self.set(id, false),
+            // A subcommand this process does not have cannot run.
+            (_, false) => {}
+        }
+    }
+
+    /// A command with its subcommands; first arguments it had are void.
+    fn set(&mut self, id: CommandId, allow: bool) {
+        self.bits.set(id, allow);
+        self.first_arguments.retain(|(command, _)| *command != id);
+        for subcommand in self.catalog.subcommands(id) {
+            self.bits.set(*subcommand, allow);
+        }
+    }
+}
+
+fn command_ids(catalog: &dyn Catalog) -> impl Iterator<Item = CommandId> + use<> {
+    (0..catalog.count()).map_while(|id| CommandId::try_from(id).ok())
+}
+
+/// A bit per command; commands beyond the table have none.
+#[derive(Clone, Debug)]
+struct CommandBits(Box<[u64]>);
+
+impl CommandBits {
+    fn new(count: usize, value: bool) -> CommandBits {
+        CommandBits(vec![if value { u64::MAX } else { 0 }; count.div_ceil(64)].into())
+    }
+
+    #[inline]
+    fn get(&self, id: CommandId) -> bool {
+        self.0.get(usize::from(id / 64)).is_some_and(|word| word >> (id % 64) & 1 == 1)
+    }
+
+    fn set(&mut self, id: CommandId, value: bool) {
+        let Some(word) = self.0.get_mut(usize::from(id / 64)) else { return };
+        let bit = 1 << (id % 64);
+        *word = if value { *word | bit } else { *word & !bit };
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,200 @@
+//! Many patterns, one question: does one of them match?
+//!
+//! Exact texts and prefixes are sorted; a prefix that begins with another is dropped, so a text has at most one
+//! candidate and a binary search finds it. Only patterns with something special in the middle are tried one by one.
+//! It refuses to know commands and users.
+
+use crate::glob::Glob;
+use crate::rule::KeyAccess;
+use crate::user::KeyPattern;
+
+/// The key patterns of one set of permissions, by what is done to the key. One pattern must grant all that is needed.
+#[derive(Clone, Debug)]
+pub(super) struct KeyMatcher {
+    sets: Box<[PatternSet]>,
+    /// Which set answers for an access; almost always the same for all.
+    by_access: [u8; 4],
+}
+
+impl KeyMatcher {
+    pub(super) fn new(all: bool, patterns: &[KeyPattern]) -> KeyMatcher {
+        if all {
+            return KeyMatcher { sets: Box::new([PatternSet::Everything]), by_access: [0; 4] };
+        }
+        let mut sources: Vec<Vec<&[u8]>> = Vec::with_capacity(4);
+        let mut by_access = [0; 4];
+        for access in [KeyAccess::EITHER, KeyAccess::READ, KeyAccess::WRITE, KeyAccess::READ_WRITE] {
+            let granting = patterns.iter().filter(|pattern| pattern.rights.allows(access));
+            let source: Vec<&[u8]> = granting.map(|pattern| &*pattern.pattern).collect();
+            let known = sources.iter().position(|known| *known == source);
+            by_access[index(access)] = known.unwrap_or(sources.len()) as u8;
+            if known.is_none() {
+                sources.push(source);
+            }
+        }
+        KeyMatcher { sets: sources.iter().map(|source| PatternSet::new(source)).collect(), by_access }
+    }
+
+    #[inline]
+    pub(super) fn allows(&self, key: &[u8], access: KeyAccess) -> bool {
+        self.set(access).matches(key)
+    }
+
+    /// Whether there is nothing it would refuse.
+    pub(super) fn allows_all(&self, access: KeyAccess) -> bool {
+        matches!(self.set(access), PatternSet::Everything)
+    }
+
+    /// What matching keys begin with; `None` if with anything.
+    pub(super) fn prefixes(&self) -> Option<Vec<&[u8]>> {
+        self.set(KeyAccess::EITHER).prefixes()
+    }
+
+    #[inline]
+    fn set(&self, access: KeyAccess) -> &PatternSet {
+        &self.sets[usize::from(self.by_access[index(access)])]
+    }
+}
+
+#[inline]
+fn index(access: KeyAccess) -> usize {
+    usize::from(access.read) | usize::from(access.write) << 1
+}
+
+/// The channel patterns of one set of permissions.
+#[derive(Clone, Debug)]
+pub(super) struct ChannelMatcher {
+    matching: PatternSet,
+    /// As written and sorted: a pattern subscription must be one of them.
+    literal: Box<[Box<[u8]>]>,
+}
+
+impl ChannelMatcher {
+    pub(super) fn new(all: bool, patterns: &[Box<[u8]>]) -> ChannelMatcher {
+        let mut literal = patterns.to_vec();
+        literal.sort_unstable();
+        let sources: Vec<&[u8]> = patterns.iter().map(|pattern| &**pattern).collect();
+        let matching = if all { PatternSet::Everything } else { PatternSet::new(&sources) };
+        ChannelMatcher { matching, literal: literal.into() }
+    }
+
+    pub(super) fn allows_all(&self) -> bool {
+        matches!(self.matching, PatternSet::Everything)
+    }
+
+    pub(super) fn allows(&self, channel: &[u8], pattern: bool) -> bool {
+        if pattern && !self.allows_all() {
+            return self.literal.binary_search_by(|allowed| (**allowed).cmp(channel)).is_ok();
+        }
+        self.matching.matches(channel)
+    }
+}
+
+/// Patterns, any of which may match.
+#[derive(Clone, Debug)]
+enum PatternSet {
+    Everything,
+    /// One prefix: nearly every user of a shared cache.
+    Prefix(Box<[u8]>),
+    Many(Box<Many>),
+}
+
+#[derive(Clone, Debug)]
+struct Many {
+    exact: SortedTexts,
+    /// None begins with another.
+    prefixes: SortedTexts,
+    others: Box<[Glob]>,
+}
+
+impl PatternSet {
+    fn new(patterns: &[&[u8]]) -> PatternSet {
+        let (mut exact, mut prefixes, mut others) = (Vec::new(), Vec::new(), Vec::new());
+        for pattern in patterns {
+            match Glob::compile(pattern) {
+                Glob::Any => return PatternSet::Everything,
+                Glob::Exact(text) => exact.push(text),
+                Glob::Prefix(prefix) => prefixes.push(prefix),
+                general @ Glob::General(..) => others.push(general),
+            }
+        }
+        exact.sort_unstable();
+        exact.dedup();
+        prefixes.sort_unstable();
+        prefixes.dedup_by(|longer, shorter| longer.starts_with(shorter));
+        match (&mut *prefixes, exact.is_empty() && others.is_empty()) {
+            ([only], true) => PatternSet::Prefix(std::mem::take(only)),
+            _ => PatternSet::Many(Box::new(Many {
+                exact: SortedTexts::new(exact),
+                prefixes: SortedTexts::new(prefixes),
+                others: others.into(),
+            })),
+        }
+    }
+
+    #[inline]
+    fn matches(&self, text: &[u8]) -> bool {
+        match self {
+            PatternSet::Everything => true,
+            PatternSet::Prefix(prefix) => text.starts_with(prefix),
+            PatternSet::Many(many) => many.matches(text),
+        }
+    }
+
+    fn prefixes(&self) -> Option<Vec<&[u8]>> {
+        match self {
+            PatternSet::Everything => None,
+            PatternSet::Prefix(prefix) => Some(vec![prefix]),
+            PatternSet::Many(many) => {
+                let others = many.others.iter().map(|glob| match glob {
+                    Glob::General(beginning, _) if !beginning.is_empty() => Some(&**beginning),
+                    _ => None,
+                });
+                let known = many.exact.texts.iter().chain(&many.prefixes.texts).map(|text| Some(&**text));
+                known.chain(others).collect()
+            }
+        }
+    }
+}
+
+impl Many {
+    fn matches(&self, text: &[u8]) -> bool {
+        // Between a prefix of the text and the text, every entry begins with that prefix, and there is none.
+        self.prefixes.last_up_to(text).is_some_and(|prefix| text.starts_with(prefix))
+            || self.exact.last_up_to(text).is_some_and(|exact| exact == text)
+            || self.others.iter().any(|glob| glob.matches(text))
+    }
+}
+
+/// Sorted texts, with the first eight bytes of each side by side: a search seldom has to follow a pointer.
+#[derive(Clone, Debug)]
+struct SortedTexts {
+    heads: Box<[u64]>,
+    texts: Box<[Box<[u8]>]>,
+}
+
+impl SortedTexts {
+    fn new(sorted: Vec<Box<[u8]>>) -> SortedTexts {
+        SortedTexts { heads: sorted.iter().map(|text| head(text)).collect(), texts: sorted.into() }
+    }
+
+    /// The last that does not come after `text`.
+    #[inline]
+    fn last_up_to(&self, text: &[u8]) -> Option<&[u8]> {
+        let wanted = head(text);
+        let before = self.heads.partition_point(|head| *head < wanted);
+        // Only texts with this very head must be looked at themselves.
+        let alike = self.heads[before..].partition_point(|head| *head == wanted);
+        let alike = self.texts[before..before + alike].partition_point(|candidate| &**candidate <= text);
+        (before + alike).checked_sub(1).map(|last| &*self.texts[last])
+    }
+}
+
+/// The first eight bytes as a number that orders like them; missing ones are zero.
+#[inline]
+fn head(text: &[u8]) -> u64 {
+    if let Some(bytes) = text.first_chunk::<8>() {
+        return u64::from_be_bytes(*bytes);
+    }
+    text.iter().fold(0, |head, byte| head << 8 | u64::from(*byte)) << (8 * (8 - text.len()) as u32 % 64)
+}

@@ -1,0 +1,284 @@
+//! What rules allow, and what is said when they do not.
+
+use super::*;
+use crate::DatabaseUse::{Every, Index};
+use crate::rule::Rule;
+use crate::testing::{FakeCatalog, Try, policy, user};
+use proptest::prelude::*;
+
+const R: KeyAccess = KeyAccess::READ;
+const W: KeyAccess = KeyAccess::WRITE;
+const RW: KeyAccess = KeyAccess::READ_WRITE;
+const EITHER: KeyAccess = KeyAccess::EITHER;
+
+fn command(rules: &str, name: &str) -> bool {
+    Try::command(name).run(&policy(rules)).is_ok()
+}
+
+fn key(rules: &str, name: &str, access: KeyAccess) -> bool {
+    let request = Try { keys: &[(name, access)], ..Try::command("copy") };
+    request.run(&policy(&format!("{rules} +@all"))).is_ok()
+}
+
+fn channel(rules: &str, name: &str, pattern: bool) -> bool {
+    let request = Try { channels: &[(name, pattern)], ..Try::command("publish") };
+    request.run(&policy(&format!("{rules} +@all"))).is_ok()
+}
+
+/// Why user `t` is refused.
+fn denied(rules: &str, request: &Try<'_>) -> String {
+    request.run(&policy(rules)).unwrap_err().to_string().replace("NOPERM User t has no permissions to ", "")
+}
+
+#[test]
+fn commands_are_allowed_by_name_and_category_in_order() {
+    for (rules, allowed, refused) in [
+        ("+get", "get", "set"),
+        ("+@all -get", "set", "get"),
+        ("+@read -get", "exists", "get"),
+        ("+@all -@read +get", "get", "exists"),
+        ("+config", "config|set", "get"),
+        ("+config|get", "config|get", "config|set"),
+        ("+@all -config +config|get", "config|get", "config|set"),
+        ("+@all -config|set", "config|get", "config|set"),
+        ("+@all -@dangerous", "client|id", "client|list"),
+        ("-@all -get", "auth", "get"),
+        ("+client|list", "client|list", "client"),
+    ] {
+        assert!(command(rules, allowed), "{rules} should allow {allowed}");
+        assert!(!command(rules, refused), "{rules} should refuse {refused}");
+    }
+}
+
+#[test]
+fn a_category_of_a_container_covers_its_subcommands() {
+    // `config` is slow, and so is everything under it, as Redis has it.
+    assert!(command("+@slow", "config|get"));
+    assert!(!command("+@all -@slow", "config|get"));
+}
+
+#[test]
+fn what_needs_no_login_needs_no_rule() {
+    assert!(command("-@all", "auth"));
+    assert!(command("+@all -auth", "auth"));
+}
+
+#[test]
+fn a_first_argument_is_compared_whole_and_in_any_case() {
+    let select = |rules: &str, argument: &str| {
+        Try { argument: Some(argument), ..Try::command("select") }.run(&policy(rules)).is_ok()
+    };
+    assert!(select("+select|0", "0"));
+    assert!(!select("+select|0", "00"));
+    assert!(!select("+select|0", "1"));
+    assert!(select("+select|abc", "ABC"));
+    assert!(select("+select|0 +select|1", "1"));
+    assert!(!select("+select|0 -@connection", "0"));
+    assert!(!select("+select|0 -select", "0"));
+    assert!(!command("+select|0", "select"));
+}
+
+#[test]
+fn a_name_this_process_does_not_know_grants_nothing_and_an_unknown_denial_takes_everything() {
+    assert!(!command("+later +@later +later|sub +config|later", "get"));
+    assert!(command("+get -later -config|later", "get"));
+    assert!(!command("+@all -@later", "get"));
+    assert!(command("+@all -@later +get", "get"));
+    assert!(command("+@all -@later", "auth"));
+    // Elsewhere `get|sub` is a subcommand; to refuse it here, all of it goes.
+    assert!(!command("+@all -get|sub", "get"));
+}
+
+#[test]
+fn reading_and_writing_are_granted_apart() {
+    for (rules, expected) in [
+        ("~a", [true, true, true, true]),
+        ("%R~a", [true, false, true, false]),
+        ("%W~a", [false, true, true, false]),
+        ("%R~a %W~a", [true, true, true, true]),
+        // One pattern must grant all of it.
+        ("%R~a* %W~?", [true, true, true, false]),
+        ("", [false; 4]),
+        ("~*", [true; 4]),
+        ("%R~*", [true, false, true, false]),
+    ] {
+        let allowed = [R, W, EITHER, RW].map(|access| key(rules, "a", access));
+        assert_eq!(allowed, expected, "{rules}");
+    }
+}
+
+#[test]
+fn key_patterns_match_as_globs() {
+    assert!(key("~{litellm,langfuse}:*", "langfuse:1", RW));
+    assert!(!key("~{litellm,langfuse}:*", "{litellm,langfuse}:1", RW));
+    assert!(key("~\\{a,b\\}", "{a,b}", RW));
+    assert!(key("~u:[0-9]*:x", "u:12:x", RW));
+    assert!(!key("~u:[0-9]*:x", "u:a:x", RW));
+    assert!(key("~", "", RW));
+    assert!(!key("~", "a", RW));
+    assert!(!key("~app:*", "app", RW));
+}
+
+#[test]
+fn among_many_patterns_the_right_one_is_found() {
+    let rules: Vec<String> = (0..200).map(|number| format!("~p{number}:* ~exact{number} ~g{number}?x")).collect();
+    let rules = rules.join(" ");
+    let policy = policy(&format!("+@all {rules} ~p1*"));
+    let allows = |key: &str| policy.allows_key(key.as_bytes(), RW);
+    assert!(
+        allows("p0:a") && allows("p199:") && allows("exact7") && allows("g150-x") && allows("p1") && allows("p1zzz")
+    );
+    assert!(
+        !allows("p2") && !allows("p200:") && !allows("exact") && !allows("exact77x") && !allows("") && !allows("zzz")
+    );
+}
+
+#[test]
+fn channels_are_matched_and_patterns_must_be_the_same() {
+    assert!(channel("&news.*", "news.a", false));
+    assert!(!channel("&news.*", "olds", false));
+    assert!(channel("&news.*", "news.*", true));
+    assert!(!channel("&news.*", "news.a*", true));
+    assert!(!channel("&news.*", "*", true));
+    assert!(channel("&*", "*", true));
+    assert!(!channel("", "x", false));
+}
+
+#[test]
+fn databases_are_checked() {
+    let run = |rules: &str, databases: &[DatabaseUse]| {
+        Try { databases, ..Try::command("flushall") }.run(&policy(&format!("+@all {rules}"))).is_ok()
+    };
+    assert!(run("", &[Every]) && run("", &[Index(3)]));
+    assert!(run("db=0,2", &[Index(0), Index(2)]));
+    assert!(!run("db=0,2", &[Index(0), Index(1)]));
+    assert!(!run("db=0,2", &[Every]));
+    assert!(run("resetdbs", &[]));
+    assert!(!run("resetdbs", &[Index(0)]));
+}
+
+#[test]
+fn one_set_of_permissions_must_allow_everything() {
+    let get =
+        |key| Try { keys: &[(key, R)], ..Try::command("get") }.run(&policy("+get ~a (+set ~b) (+get ~c)")).is_ok();
+    assert!(get("a") && get("c"));
+    assert!(!get("b"));
+    let two = Try { keys: &[("a", R), ("c", R)], ..Try::command("get") };
+    assert!(two.run(&policy("+get ~a (+get ~c)")).is_err());
+    assert!(two.run(&policy("+get ~a (+get ~c ~a)")).is_ok());
+}
+
+#[test]
+fn the_error_is_the_one_that_came_furthest() {
+    let get = Try { keys: &[("a", R), ("b", R)], channels: &[("x", false)], ..Try::command("get") };
+    assert_eq!(denied("", &get), "run the 'get' command");
+    assert_eq!(denied("+get", &get), "access key 'a'");
+    assert_eq!(denied("+get ~a", &get), "access key 'b'");
+    assert_eq!(denied("+get ~a ~b", &get), "access channel 'x'");
+    // Of several sets: command, then database, then key at the larger argument, then channel.
+    assert_eq!(denied("(+get)", &get), "access key 'a'");
+    assert_eq!(denied("+get (+get ~a)", &get), "access key 'b'");
+    assert_eq!(denied("+get ~a (+get)", &get), "access key 'b'");
+    assert_eq!(denied("+get ~a (+get ~*)", &get), "access channel 'x'");
+    let database = Try { databases: &[Index(1)], ..get };
+    assert_eq!(denied("+get db=0", &database), "access database 1");
+    assert_eq!(denied("+get db=0 (+get ~b)", &database), "access key 'a'");
+    assert_eq!(denied("+get (+get db=0 ~a ~b)", &database), "access key 'a'");
+}
+
+#[test]
+fn commands_are_named_in_full_and_in_lower_case() {
+    let argv: [&[u8]; 3] = [b"CONFIG", b"SET", b"x"];
+    let command = FakeCatalog::new().id("config|set");
+    let request = Request { command, argv: &argv, keys: &[], channels: &[], databases: &[] };
+    assert_eq!(&*policy("").check(&request).unwrap_err().object, b"config|set");
+    let argv: [&[u8]; 1] = [b"FlushAll"];
+    let command = FakeCatalog::new().id("flushall");
+    let request = Request { command, argv: &argv, keys: &[], channels: &[], databases: &[Every] };
+    let denial = policy("+flushall db=1").check(&request).unwrap_err();
+    assert_eq!(denial.to_dryrun_text(), b"User t has no permissions to access database flushall");
+}
+
+#[test]
+fn whoever_may_do_everything_is_not_checked() {
+    assert!(policy("~* &* +@all").is_unrestricted());
+    assert!(policy("~** &* -@all +@all alldbs").is_unrestricted());
+    for less in ["~* &* +@all -get", "~* +@all", "&* +@all", "~* &* +@all db=0", "%R~* &* +@all", "(~* &* +@all)"] {
+        assert!(!policy(less).is_unrestricted(), "{less}");
+    }
+}
+
+#[test]
+fn the_fast_answer_never_says_yes_to_what_the_check_refuses() {
+    let catalog = FakeCatalog::new();
+    let simple = |rules: &str, key: &[u8]| policy(rules).allows_simple(catalog.id("get"), key, R);
+    assert!(simple("+get ~a:*", b"a:1"));
+    assert!(!simple("+get ~a:*", b"b:1"));
+    assert!(!simple("+set ~a:*", b"a:1"));
+    assert!(!simple("+get ~a:* db=0", b"a:1"));
+}
+
+#[test]
+fn what_a_user_may_see_is_known_without_a_command() {
+    let confined = policy("+@all ~app:* %R~shared:* (+get ~extra ~app:x:*) &ch");
+    assert!(confined.is_confined());
+    assert!(confined.may_touch_key(b"app:1") && confined.may_touch_key(b"extra") && !confined.may_touch_key(b"b"));
+    assert!(confined.may_access_key(b"shared:1", R) && !confined.may_access_key(b"shared:1", W));
+    assert_eq!(confined.key_prefixes(), Some(vec![&b"app:"[..], b"extra", b"shared:"]));
+    assert!(confined.may_use_channel(b"ch", false) && !confined.may_use_channel(b"other", false));
+    assert!(!policy("~*").is_confined());
+    assert!(policy("%R~*").is_confined());
+    assert_eq!(policy("~*").key_prefixes(), None);
+    assert_eq!(policy("~?x").key_prefixes(), None);
+    assert_eq!(policy("").key_prefixes(), Some(vec![]));
+    assert!(policy("(db=2)").may_use_database(2));
+    assert!(!policy("db=1 (db=2)").may_use_database(3));
+}
+
+#[test]
+fn a_selector_with_every_key_frees_its_own_commands_only() {
+    let catalog = FakeCatalog::new();
+    let policy = policy("+@all ~app:* (+keys ~*)");
+    assert!(!policy.is_confined_for(catalog.id("keys")));
+    assert!(policy.is_confined_for(catalog.id("flushall")));
+}
+
+#[test]
+fn sort_by_needs_a_set_with_the_command_and_every_key() {
+    let argv: [&[u8]; 1] = [b"get"];
+    let request =
+        Request { command: FakeCatalog::new().id("get"), argv: &argv, keys: &[], channels: &[], databases: &[] };
+    assert!(policy("+get ~*").allows_with_every_key(&request, R));
+    assert!(policy("+get %R~*").allows_with_every_key(&request, R));
+    assert!(!policy("+get %W~*").allows_with_every_key(&request, R));
+    assert!(!policy("+get ~a* (~*)").allows_with_every_key(&request, R));
+}
+
+#[test]
+fn the_name_of_the_user_is_in_the_denial() {
+    let policy = Policy::compile(&user("litellm", "+@all ~litellm:*"), &FakeCatalog::new());
+    let denial = Try { keys: &[("langfuse:test:key", R)], ..Try::command("get") }.run(&policy).unwrap_err();
+    assert_eq!(denial.to_string(), "NOPERM User litellm has no permissions to access key 'langfuse:test:key'");
+    assert_eq!(denial.argument, 1);
+}
+
+#[test]
+fn an_unknown_command_number_is_refused() {
+    let request = Request { command: 60_000, argv: &[], keys: &[], channels: &[], databases: &[] };
+    assert!(policy("+@all").check(&request).is_err());
+}
+
+proptest! {
+    #[test]
+    fn many_patterns_match_what_one_of_them_matches(
+        patterns in proptest::collection::vec("(same8888)?[ab\\x01*?]{0,4}", 0..12),
+        key in "(same8888)?[ab\\x01]{0,5}",
+    ) {
+        let rules: Vec<Rule> = patterns.iter().flat_map(|pattern| Rule::parse(format!("~{pattern}").as_bytes()).unwrap()).collect();
+        let mut user = user("t", "");
+        rules.iter().for_each(|rule| user.apply(rule));
+        let compiled = Policy::compile(&user, &FakeCatalog::new());
+        let expected = patterns.iter().any(|pattern| crate::glob::matches(pattern.as_bytes(), key.as_bytes()));
+        prop_assert_eq!(compiled.allows_key(key.as_bytes(), RW), expected);
+    }
+}

@@ -1,0 +1,203 @@
+//! Users as text: the line of `ACL LIST`, the words that rebuild a user, the fields of `ACL GETUSER`.
+//!
+//! The words after the name, given to `ACL SETUSER name reset …`, make the same user again, byte for byte; so a file, a
+//! snapshot and another server all take them. It refuses to know RESP: the engine prints the fields.
+
+use crate::rule::sign;
+use crate::user::{Databases, Selector, User};
+
+/// What `ACL GETUSER` tells, in its order; the engine spells it for RESP2 and RESP3.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserFields {
+    /// `on` or `off`, and `nopass`.
+    pub flags: Vec<&'static str>,
+    /// Bare hex hashes.
+    pub passwords: Vec<String>,
+    /// `+@all -@admin`.
+    pub commands: String,
+    /// Patterns with their sigils.
+    pub keys: Vec<u8>,
+    /// Patterns with their sigils, without `resetchannels`.
+    pub channels: Vec<u8>,
+    /// `alldbs`, `db=0,1`, or nothing.
+    pub databases: String,
+    /// The further sets of permissions.
+    pub selectors: Vec<SelectorFields>,
+}
+
+/// One selector of `ACL GETUSER`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SelectorFields {
+    /// `-@all +get`.
+    pub commands: String,
+    /// Patterns with their sigils.
+    pub keys: Vec<u8>,
+    /// Patterns with their sigils, without `resetchannels`.
+    pub channels: Vec<u8>,
+    /// `alldbs`, `db=0,1`, or nothing.
+    pub databases: String,
+}
+
+impl User {
+    /// The line of `ACL LIST`: `user name` and the words.
+    pub fn list_line(&self) -> Vec<u8> {
+        let mut line = [b"user ", self.name.as_bytes()].concat();
+        for word in self.words() {
+            line.push(b' ');
+            line.extend_from_slice(&word);
+        }
+        line
+    }
+
+    /// The rules that make this user, canonical and in the order of `ACL LIST`; a selector is one word.
+    pub fn words(&self) -> Vec<Vec<u8>> {
+        let flags = self.flags().into_iter().map(|flag| flag.as_bytes().to_vec());
+        let passwords = self.passwords.iter().map(|hash| format!("#{}", hash.to_hex()).into_bytes());
+        let selectors = self.selectors.iter().map(|selector| [b"(", &*selector.words().join(&b' '), b")"].concat());
+        flags.chain(passwords).chain(self.root.words()).chain(selectors).collect()
+    }
+
+    /// The fields of `ACL GETUSER`.
+    pub fn fields(&self) -> UserFields {
+        let SelectorFields { commands, keys, channels, databases } = self.root.fields();
+        UserFields {
+            flags: self.flags(),
+            passwords: self.passwords.iter().map(|hash| hash.to_hex()).collect(),
+            commands,
+            keys,
+            channels,
+            databases,
+            selectors: self.selectors.iter().map(Selector::fields).collect(),
+        }
+    }
+
+    fn flags(&self) -> Vec<&'static str> {
+        let mut flags = vec![if self.enabled { "on" } else { "off" }];
+        flags.extend(self.nopass.then_some("nopass"));
+        flags
+    }
+}
+
+impl Selector {
+    /// The command rules, beginning with `+@all` or `-@all`.
+    pub fn commands_text(&self) -> String {
+        let mut text = format!("{}@all", sign(self.all_commands));
+        for rule in &self.commands {
+            text.push(' ');
+            text.push(sign(rule.allow));
+            text.push_str(&rule.target);
+        }
+        text
+    }
+
+    fn words(&self) -> Vec<Vec<u8>> {
+        let mut words = self.key_words();
+        // Whatever a server grants new users by default, the line says it all.
+        words.extend((!self.all_channels).then(|| b"resetchannels".to_vec()));
+        words.extend(self.channel_words());
+        words.extend(match &self.databases {
+            Databases::All => None,
+            Databases::Only(numbers) if numbers.is_empty() => Some(b"resetdbs".to_vec()),
+            Databases::Only(numbers) => Some(databases_text(numbers).into_bytes()),
+        });
+        words.extend(self.commands_text().split(' ').map(|word| word.as_bytes().to_vec()));
+        words
+    }
+
+    fn fields(&self) -> SelectorFields {
+        SelectorFields {
+            commands: self.commands_text(),
+            keys: self.key_words().join(&b' '),
+            channels: self.channel_words().join(&b' '),
+            databases: match &self.databases {
+                Databases::All => "alldbs".to_owned(),
+                Databases::Only(numbers) if numbers.is_empty() => String::new(),
+                Databases::Only(numbers) => databases_text(numbers),
+            },
+        }
+    }
+
+    fn key_words(&self) -> Vec<Vec<u8>> {
+        match self.all_keys {
+            true => vec![b"~*".to_vec()],
+            false => self.keys.iter().map(|key| [key.rights.sigil(), &key.pattern].concat()).collect(),
+        }
+    }
+
+    fn channel_words(&self) -> Vec<Vec<u8>> {
+        match self.all_channels {
+            true => vec![b"&*".to_vec()],
+            false => self.channels.iter().map(|channel| [b"&", &**channel].concat()).collect(),
+        }
+    }
+}
+
+fn databases_text(numbers: &[u32]) -> String {
+    let numbers: Vec<String> = numbers.iter().map(u32::to_string).collect();
+    format!("db={}", numbers.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::user;
+
+    fn line(rules: &str) -> String {
+        String::from_utf8(user("u", rules).list_line()).unwrap()
+    }
+
+    // Each pair was read off a Valkey 9.1.2.
+    #[test]
+    fn the_line_of_acl_list_is_that_of_valkey() {
+        for (rules, expected) in [
+            ("", "off resetchannels -@all"),
+            ("ON NOPASS", "on nopass resetchannels -@all"),
+            ("allcommands", "off resetchannels +@all"),
+            ("+@all -get +get", "off resetchannels +@all +get"),
+            ("-@all -get", "off resetchannels -@all -get"),
+            ("+@ALL -@Admin +Config|Get", "off resetchannels +@all -@admin +config|get"),
+            ("+@all -@admin -@dangerous +config|get", "off resetchannels +@all -@admin -@dangerous +config|get"),
+            ("+config|get +config|set -config", "off resetchannels -@all -config"),
+            ("+client|list +client|kill", "off resetchannels -@all +client|list +client|kill"),
+            ("%R~x %W~x", "off ~x resetchannels -@all"),
+            ("%R~a %W~b &x &y", "off %R~a %W~b resetchannels &x &y -@all"),
+            ("%R~* %W~*", "off ~* resetchannels -@all"),
+            ("%RW", "off ~ resetchannels -@all"),
+            ("&* ~*", "off ~* &* -@all"),
+            ("DB=3,1,1", "off resetchannels db=1,3 -@all"),
+            ("resetdbs", "off resetchannels resetdbs -@all"),
+            ("db=1 db=2", "off resetchannels db=2 -@all"),
+            ("db=01", "off resetchannels db=1 -@all"),
+            ("db=1 alldbs", "off resetchannels -@all"),
+            ("()", "off resetchannels -@all (resetchannels -@all)"),
+            ("(~a +get &c db=1)", "off resetchannels -@all (~a resetchannels &c db=1 -@all +get)"),
+            ("(%R~a %W~a +@READ -get +GET)", "off resetchannels -@all (~a resetchannels -@all +@read +get)"),
+            ("(+get) clearselectors", "off resetchannels -@all"),
+            ("on nopass ~* &* +@all db=1 (+get) reset", "off resetchannels -@all"),
+            ("sanitize-payload skip-sanitize-payload", "off resetchannels -@all"),
+            ("~{a,b}:*", "off ~a:* ~b:* resetchannels -@all"),
+        ] {
+            assert_eq!(line(rules), format!("user u {expected}"), "{rules}");
+        }
+    }
+
+    #[test]
+    fn passwords_are_shown_in_order_and_once() {
+        let (a, b) = (crate::PasswordHash::of(b"a").to_hex(), crate::PasswordHash::of(b"b").to_hex());
+        assert_eq!(line(">b >a >b"), format!("user u off #{b} #{a} resetchannels -@all"));
+        assert_eq!(line(">b nopass"), "user u off nopass resetchannels -@all");
+        assert_eq!(line("nopass >b"), format!("user u off #{b} resetchannels -@all"));
+        assert_eq!(line(">a >b <a"), format!("user u off #{b} resetchannels -@all"));
+    }
+
+    #[test]
+    fn the_fields_of_getuser_leave_resetchannels_out() {
+        let fields = user("u", "on nopass ~a %R~b +get db=0 (~c +set &x resetdbs)").fields();
+        assert_eq!(fields.flags, ["on", "nopass"]);
+        assert_eq!((&*fields.commands, &*fields.keys, &*fields.channels), ("-@all +get", &b"~a %R~b"[..], &b""[..]));
+        assert_eq!(fields.databases, "db=0");
+        let selector = &fields.selectors[0];
+        assert_eq!((&*selector.commands, &*selector.keys), ("-@all +set", &b"~c"[..]));
+        assert_eq!((&*selector.channels, &*selector.databases), (&b"&x"[..], ""));
+        assert_eq!(user("u", "").fields().databases, "alldbs");
+    }
+}
