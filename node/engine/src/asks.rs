@@ -1,0 +1,116 @@
+//! Everything a client can make the node do to the world, in one readable list.
+//!
+//! A handler decides and returns an [`Ask`]; the node carries it out and writes the answer. Nothing here has been
+//! done yet when it is returned, and no plaintext password stays in it longer than the login it belongs to.
+
+use crate::reply::Protocol;
+use keyward_acl::UserChange;
+
+/// A login attempt. `Debug` hides the password.
+pub struct LoginAttempt {
+    /// The name as sent.
+    pub user: Vec<u8>,
+    /// The password as sent.
+    pub password: Vec<u8>,
+    /// The word the client used: `AUTH` or `HELLO`, for ACL LOG.
+    pub word: Vec<u8>,
+    /// `AUTH password` without a name: refused with its own text when `default` needs none.
+    pub without_name: bool,
+}
+
+/// Which connections `CLIENT LIST` and `CLIENT KILL` mean. Every field that is set must match.
+#[derive(Clone, Debug, Default)]
+pub struct ClientFilter {
+    /// Any of these ids.
+    pub ids: Option<Vec<u64>>,
+    /// The client's address.
+    pub address: Option<Vec<u8>>,
+    /// Our own end.
+    pub local_address: Option<Vec<u8>>,
+    /// Logged in as this user.
+    pub user: Option<Vec<u8>>,
+    /// `normal`, `replica`, `pubsub`, `primary`.
+    pub kind: Option<String>,
+    /// At least this many seconds old.
+    pub age_min_s: Option<i64>,
+    /// Not the connection that asks.
+    pub skip_me: bool,
+}
+
+/// How `CLIENT KILL` answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KillReply {
+    /// The old form, `CLIENT KILL addr:port`: OK, or an error when there is none.
+    OkOrError,
+    /// The filter form: how many.
+    Count,
+}
+
+/// What a command asks of the outside world.
+pub enum Ask {
+    /// Log in; answers OK.
+    Login(LoginAttempt),
+    /// `HELLO`: perhaps log in, perhaps change protocol and name, then tell who we are.
+    Hello {
+        /// The protocol to speak from now on; `None` keeps it.
+        protocol: Option<Protocol>,
+        /// A login, carried out first.
+        login: Option<LoginAttempt>,
+        /// A new connection name.
+        name: Option<Vec<u8>>,
+    },
+    /// `RESET`: forget the connection's state and log in as `default` if that needs no password.
+    Reset,
+    /// Answer OK, then close.
+    Quit,
+    /// Change users, everywhere. `count` answers how many were deleted instead of OK.
+    ChangeUsers {
+        /// The change.
+        change: UserChange,
+        /// Answer with the number of users deleted.
+        count: bool,
+    },
+    /// Replace all users by those of the configured ACL file.
+    LoadUsers,
+    /// Write all users to the configured ACL file.
+    SaveUsers,
+    /// `ACL LOG [count]`.
+    ShowAclLog {
+        /// At most this many entries, newest first.
+        count: usize,
+    },
+    /// `ACL LOG RESET`.
+    ResetAclLog,
+    /// `CLIENT LIST`.
+    ListClients(ClientFilter),
+    /// `CLIENT INFO`.
+    ShowClient,
+    /// `CLIENT KILL`.
+    KillClients(ClientFilter, KillReply),
+    /// `CONFIG GET` with these patterns.
+    ShowConfig(Vec<Vec<u8>>),
+    /// `CONFIG SET` of these pairs, all or none.
+    SetConfig(Vec<(Vec<u8>, Vec<u8>)>),
+    /// `CONFIG RESETSTAT`.
+    ResetStatistics,
+    /// `INFO` with these sections (lower case); empty means the default ones.
+    ShowInfo(Vec<String>),
+    /// Write a data snapshot now and answer when it is on disk.
+    Save,
+    /// Write a data snapshot in the background.
+    SaveInBackground,
+    /// When the last data snapshot was written.
+    ShowLastSave,
+    /// Stop this node; `save` as given, or by configuration.
+    Shutdown {
+        /// Write a snapshot first (`SAVE`), or not (`NOSAVE`).
+        save: Option<bool>,
+    },
+    /// `DEBUG SLEEP`: this connection alone waits.
+    Sleep {
+        /// How long, in milliseconds.
+        ms: u64,
+    },
+    /// `MEMORY STATS`-like and `MEMORY PURGE` housekeeping: give free memory back.
+    PurgeMemory,
+}

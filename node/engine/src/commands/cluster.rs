@@ -1,0 +1,639 @@
+//! The cluster as cluster clients see it.
+//!
+//! It refuses to know how nodes agree; it tells what the surroundings say.
+//! Declarations on top, one entry per command; parsers and handlers below.
+
+use crate::args::Args;
+use crate::command::{Arity, Command, Docs, Extra, Flags, Group, KeyFlags, KeyRule, KeySpec, Run};
+use crate::error::CommandError;
+use crate::introspect;
+use crate::keyspace::EveryKey;
+use crate::reply::Reply;
+use crate::session::{Session, Surroundings, Topology, TopologyNode};
+use crate::slot;
+use keyward_acl::Category;
+
+pub(super) const COMMANDS: &[Command] = &[
+    Command {
+        name: "CLUSTER",
+        arity: Arity::AtLeast(2),
+        flags: Flags::NONE,
+        group: Group::Cluster,
+        keys: KeyRule::None,
+        run: Run::Container(CLUSTER),
+        docs: Docs {
+            summary: "Looks at and manages the cluster.",
+            since: "3.0.0",
+            complexity: "Depends on subcommand",
+        },
+        extra: Extra::NONE,
+    },
+    Command {
+        name: "CLUSTERSCAN",
+        arity: Arity::AtLeast(2),
+        flags: Flags::READONLY,
+        group: Group::Cluster,
+        keys: KeyRule::At(&[KeySpec::at(1, KeyFlags::NOT_KEY)]),
+        run: Run::Refused("any node walks over all keys; use SCAN"),
+        docs: Docs {
+            summary: "Walks over the keys of the whole cluster, some at a time.",
+            since: "9.1.0",
+            complexity: "O(N) where N is the number of elements returned",
+        },
+        extra: Extra {
+            categories: &[Category::Keyspace],
+            tips: &["nondeterministic_output", "request_policy:special", "response_policy:special"],
+            ..Extra::NONE
+        },
+    },
+    Command {
+        name: "READONLY",
+        arity: Arity::Exactly(1),
+        flags: Flags::LOADING.and(Flags::STALE).and(Flags::FAST),
+        group: Group::Cluster,
+        keys: KeyRule::None,
+        run: Run::OnSession(accept),
+        docs: Docs { summary: "Lets the connection read from replicas.", since: "3.0.0", complexity: "O(1)" },
+        extra: Extra::categories(&[Category::Connection]),
+    },
+    Command {
+        name: "READWRITE",
+        arity: Arity::Exactly(1),
+        flags: Flags::LOADING.and(Flags::STALE).and(Flags::FAST),
+        group: Group::Cluster,
+        keys: KeyRule::None,
+        run: Run::OnSession(accept),
+        docs: Docs { summary: "Makes the connection read from primaries only.", since: "3.0.0", complexity: "O(1)" },
+        extra: Extra::categories(&[Category::Connection]),
+    },
+    Command {
+        name: "ASKING",
+        arity: Arity::Exactly(1),
+        flags: Flags::FAST,
+        group: Group::Cluster,
+        keys: KeyRule::None,
+        run: Run::OnSession(accept),
+        docs: Docs {
+            summary: "Lets the next command use a slot that is being moved here.",
+            since: "3.0.0",
+            complexity: "O(1)",
+        },
+        extra: Extra::categories(&[Category::Connection]),
+    },
+];
+
+const CLUSTER: &[Command] = &[
+    Command {
+        name: "INFO",
+        arity: Arity::Exactly(2),
+        flags: Flags::LOADING.and(Flags::STALE),
+        group: Group::Cluster,
+        keys: KeyRule::None,
+        run: Run::OnSession(info),
+        docs: Docs { summary: "Tells how the cluster is doing.", since: "3.0.0", complexity: "O(1)" },
+        extra: Extra { tips: &["nondeterministic_output"], ..Extra::NONE },
+    },
+    Command {
+        name: "NODES",
+        arity: Arity::Exactly(2),
+        flags: Flags::LOADING.and(Flags::STALE),
+        group: Group::Cluster,
+        keys: KeyRule::None,
+        run: Run::OnSession(nodes),
+        docs: Docs { summary: "Lists the nodes as text.", since: "3.0.0", complexity: "O(N)" },
+        extra: Extra { tips: &["nondeterministic_output"], ..Extra::NONE },
+    },
+    Command {
+        name: "SLOTS",
+        arity: Arity::Exactly(2),
+        flags: Flags::LOADING.and(Flags::STALE),
+        group: Group::Cluster,
+        keys: KeyRule::None,
+        run: Run::OnSession(slots),
+        docs: Docs {
+            summary: "Lists which nodes serve which slots.",
+            since: "3.0.0",
+            complexity: "O(N) where N is the total number of Cluster nodes",
+        },
+        extra: Extra { tips: &["nondeterministic_output"], ..Extra::NONE },
+    },
+    Command {
+        name: "SHARDS",
+        arity: Arity::Exactly(2),
+        flags: Flags::LOADING.and(Flags::STALE),
+        group: Group::Cluster,
+        keys: KeyRule::None,
+        run: Run::OnSession(shards),
+        docs: Docs {
+            summary: "Lists the shards with their slots and nodes.",
+            since: "7.0.0",
+            complexity: "O(N) where N is the total number of cluster nodes",
+        },
+        extra: Extra { tips: &["nondeterministic_output"], ..Extra::NONE },
+    },
+    Command {
+        name: "MYID",
+        arity: Arity::Exactly(2),
+        flags: Flags::LOADING.and(Flags::STALE),
+        group: Group::Cluster,
+        keys: KeyRule::None,
+        run: Run::OnSession(my_id),
+        docs: Docs { summary: "Returns the id of the node.", since: "3.0.0", complexity: "O(1)" },
+        extra: Extra::NONE,
+    },
+    Command {
+        name: "MYSHARDID",
+        arity: Arity::Exactly(2),
+        flags: Flags::LOADING.and(Flags::STALE),
+        group: Group::Cluster,
+        keys: KeyRule::None,
+        run: Run::OnSession(my_shard_id),
+        docs: Docs { summary: "Returns the id of the node's shard.", since: "7.2.0", complexity: "O(1)" },
+        extra: Extra { tips: &["nondeterministic_output"], ..Extra::NONE },
+    },
+    Command {
+        name: "KEYSLOT",
+        arity: Arity::Exactly(3),
+        flags: Flags::STALE,
+        group: Group::Cluster,
+        keys: KeyRule::None,
+        run: Run::OnSession(key_slot),
+        docs: Docs { summary: "Returns the slot of a key.", since: "3.0.0", complexity: "O(N)" },
+        extra: Extra::NONE,
+    },
+    Command {
+        name: "COUNTKEYSINSLOT",
+        arity: Arity::Exactly(3),
+        flags: Flags::STALE,
+        group: Group::Cluster,
+        keys: KeyRule::None,
+        run: Run::OnEveryKey(count_keys_in_slot),
+        docs: Docs { summary: "Counts the keys of a slot.", since: "3.0.0", complexity: "O(1)" },
+        extra: Extra::NONE,
+    },
+    Command {
+        name: "GETKEYSINSLOT",
+        arity: Arity::Exactly(4),
+        flags: Flags::STALE,
+        group: Group::Cluster,
+        keys: KeyRule::None,
+        run: Run::OnEveryKey(get_keys_in_slot),
+        docs: Docs { summary: "Lists keys of a slot.", since: "3.0.0", complexity: "O(N)" },
+        extra: Extra { tips: &["nondeterministic_output"], ..Extra::NONE },
+    },
+    Command {
+        name: "LINKS",
+        arity: Arity::Exactly(2),
+        flags: Flags::STALE,
+        group: Group::Cluster,
+        keys: KeyRule::None,
+        run: Run::OnSession(links),
+        docs: Docs {
+            summary: "Lists the links to other nodes.",
+            since: "7.0.0",
+            complexity: "O(N) where N is the total number of Cluster nodes",
+        },
+        extra: Extra { tips: &["nondeterministic_output"], ..Extra::NONE },
+    },
+    Command {
+        name: "REPLICAS",
+        arity: Arity::Exactly(3),
+        flags: Flags::ADMIN.and(Flags::STALE),
+        group: Group::Cluster,
+        keys: KeyRule::None,
+        run: Run::OnSession(replicas),
+        docs: Docs { summary: "Lists the replicas of a node.", since: "5.0.0", complexity: "O(N)" },
+        extra: Extra { tips: &["nondeterministic_output"], ..Extra::NONE },
+    },
+    Command {
+        name: "SLAVES",
+        arity: Arity::Exactly(3),
+        flags: Flags::ADMIN.and(Flags::STALE),
+        group: Group::Cluster,
+        keys: KeyRule::None,
+        run: Run::OnSession(replicas),
+        docs: Docs {
+            summary: "Lists the replicas of a node, under its old name.",
+            since: "3.0.0",
+            complexity: "O(N) where N is the number of replicas",
+        },
+        extra: Extra { tips: &["nondeterministic_output"], ..Extra::NONE },
+    },
+    Command {
+        name: "SLOT-STATS",
+        arity: Arity::AtLeast(4),
+        flags: Flags::LOADING.and(Flags::STALE),
+        group: Group::Cluster,
+        keys: KeyRule::None,
+        run: Run::Refused("statistics by slot are not served by this version yet"),
+        docs: Docs { summary: "Tells how much slots are used.", since: "8.0.0", complexity: "O(N)" },
+        extra: Extra { tips: &["nondeterministic_output", "request_policy:all_shards"], ..Extra::NONE },
+    },
+    Command {
+        name: "COUNT-FAILURE-REPORTS",
+        arity: Arity::Exactly(3),
+        flags: Flags::ADMIN.and(Flags::STALE),
+        group: Group::Cluster,
+        keys: KeyRule::None,
+        run: Run::Refused("nodes agree on failures through the control plane; keywardctl cluster status shows them"),
+        docs: Docs {
+            summary: "Counts the reports that a node failed.",
+            since: "3.0.0",
+            complexity: "O(N) where N is the number of failure reports",
+        },
+        extra: Extra { tips: &["nondeterministic_output"], ..Extra::NONE },
+    },
+    Command {
+        name: "FAILOVER",
+        arity: Arity::AtLeast(2),
+        flags: Flags::ADMIN.and(Flags::STALE).and(Flags::NO_ASYNC_LOADING),
+        group: Group::Cluster,
+        keys: KeyRule::None,
+        run: Run::Refused("hand-over between nodes is not served by this version yet"),
+        docs: Docs { summary: "Makes a replica take over from its primary.", since: "3.0.0", complexity: "O(1)" },
+        extra: Extra::NONE,
+    },
+    Command {
+        name: "MEET",
+        arity: Arity::AtLeast(4),
+        flags: Flags::ADMIN.and(Flags::STALE).and(Flags::NO_ASYNC_LOADING),
+        group: Group::Cluster,
+        keys: KeyRule::None,
+        run: Run::Refused("the cluster keeps its own layout; use keywardctl node add and keywardctl node remove"),
+        docs: Docs { summary: "Introduces a node to the cluster.", since: "3.0.0", complexity: "O(1)" },
+        extra: Extra::NONE,
+    },
+    Command {
+        name: "FORGET",
+        arity: Arity::Exactly(3),
+        flags: Flags::ADMIN.and(Flags::STALE).and(Flags::NO_ASYNC_LOADING),
+        group: Group::Cluster,
+        keys: KeyRule::None,
+        run: Run::Refused("the cluster keeps its own layout; use keywardctl node add and keywardctl node remove"),
+        docs: Docs { summary: "Removes a node from the cluster.", since: "3.0.0", complexity: "O(1)" },
+        extra: Extra::NONE,
+    },
+    Command {
+        name: "REPLICATE",
+        arity: Arity::AtLeast(3),
+        flags: Flags::ADMIN.and(Flags::STALE).and(Flags::NO_ASYNC_LOADING),
+        group: Group::Cluster,
+        keys: KeyRule::None,
+        run: Run::Refused("the cluster keeps its own layout; use keywardctl node add and keywardctl node remove"),
+        docs: Docs { summary: "Makes the node a replica of another.", since: "3.0.0", complexity: "O(1)" },
+        extra: Extra::NONE,
+    },
+    Command {
+        name: "RESET",
+        arity: Arity::AtLeast(2),
+        flags: Flags::ADMIN.and(Flags::NOSCRIPT).and(Flags::STALE),
+        group: Group::Cluster,
+        keys: KeyRule::None,
+        run: Run::Refused("the cluster keeps its own layout; use keywardctl node add and keywardctl node remove"),
+        docs: Docs { summary: "Takes the node out of its cluster.", since: "3.0.0", complexity: "O(N)" },
+        extra: Extra::NONE,
+    },
+    Command {
+        name: "ADDSLOTS",
+        arity: Arity::AtLeast(3),
+        flags: Flags::ADMIN.and(Flags::STALE).and(Flags::NO_ASYNC_LOADING),
+        group: Group::Cluster,
+        keys: KeyRule::None,
+        run: Run::Refused("slots are placed by the cluster itself; keywardctl cluster status shows where"),
+        docs: Docs { summary: "Gives slots to the node.", since: "3.0.0", complexity: "O(N)" },
+        extra: Extra::NONE,
+    },
+    Command {
+        name: "ADDSLOTSRANGE",
+        arity: Arity::AtLeast(4),
+        flags: Flags::ADMIN.and(Flags::STALE).and(Flags::NO_ASYNC_LOADING),
+        group: Group::Cluster,
+        keys: KeyRule::None,
+        run: Run::Refused("slots are placed by the cluster itself; keywardctl cluster status shows where"),
+        docs: Docs { summary: "Gives ranges of slots to the node.", since: "7.0.0", complexity: "O(N)" },
+        extra: Extra::NONE,
+    },
+    Command {
+        name: "DELSLOTS",
+        arity: Arity::AtLeast(3),
+        flags: Flags::ADMIN.and(Flags::STALE).and(Flags::NO_ASYNC_LOADING),
+        group: Group::Cluster,
+        keys: KeyRule::None,
+        run: Run::Refused("slots are placed by the cluster itself; keywardctl cluster status shows where"),
+        docs: Docs { summary: "Takes slots from the node.", since: "3.0.0", complexity: "O(N)" },
+        extra: Extra::NONE,
+    },
+    Command {
+        name: "DELSLOTSRANGE",
+        arity: Arity::AtLeast(4),
+        flags: Flags::ADMIN.and(Flags::STALE).and(Flags::NO_ASYNC_LOADING),
+        group: Group::Cluster,
+        keys: KeyRule::None,
+        run: Run::Refused("slots are placed by the cluster itself; keywardctl cluster status shows where"),
+        docs: Docs { summary: "Takes ranges of slots from the node.", since: "7.0.0", complexity: "O(N)" },
+        extra: Extra::NONE,
+    },
+    Command {
+        name: "FLUSHSLOT",
+        arity: Arity::AtLeast(3),
+        flags: Flags::WRITE.and(Flags::ADMIN).and(Flags::NO_ASYNC_LOADING),
+        group: Group::Cluster,
+        keys: KeyRule::None,
+        run: Run::Refused("slots cannot be emptied one by one; use FLUSHALL"),
+        docs: Docs { summary: "Deletes all keys of a slot.", since: "9.0.0", complexity: "O(N)" },
+        extra: Extra::categories(&[Category::Keyspace]),
+    },
+    Command {
+        name: "FLUSHSLOTS",
+        arity: Arity::Exactly(2),
+        flags: Flags::ADMIN.and(Flags::STALE).and(Flags::NO_ASYNC_LOADING),
+        group: Group::Cluster,
+        keys: KeyRule::None,
+        run: Run::Refused("slots are placed by the cluster itself; keywardctl cluster status shows where"),
+        docs: Docs { summary: "Takes all slots from the node.", since: "3.0.0", complexity: "O(1)" },
+        extra: Extra::NONE,
+    },
+    Command {
+        name: "SETSLOT",
+        arity: Arity::AtLeast(4),
+        flags: Flags::ADMIN.and(Flags::STALE).and(Flags::NO_ASYNC_LOADING),
+        group: Group::Cluster,
+        keys: KeyRule::None,
+        run: Run::Refused("slots are placed by the cluster itself; keywardctl cluster status shows where"),
+        docs: Docs { summary: "Changes who serves a slot.", since: "3.0.0", complexity: "O(1)" },
+        extra: Extra::NONE,
+    },
+    Command {
+        name: "MIGRATESLOTS",
+        arity: Arity::AtLeast(4),
+        flags: Flags::ADMIN.and(Flags::STALE).and(Flags::NO_ASYNC_LOADING),
+        group: Group::Cluster,
+        keys: KeyRule::None,
+        run: Run::Refused("slots are placed by the cluster itself; keywardctl cluster status shows where"),
+        docs: Docs { summary: "Moves slots to another node.", since: "9.0.0", complexity: "O(N)" },
+        extra: Extra::NONE,
+    },
+    Command {
+        name: "GETSLOTMIGRATIONS",
+        arity: Arity::Exactly(2),
+        flags: Flags::ADMIN.and(Flags::STALE).and(Flags::NO_ASYNC_LOADING),
+        group: Group::Cluster,
+        keys: KeyRule::None,
+        run: Run::Refused("slots are placed by the cluster itself; keywardctl cluster status shows where"),
+        docs: Docs { summary: "Lists the moves of slots.", since: "9.0.0", complexity: "O(N)" },
+        extra: Extra::NONE,
+    },
+    Command {
+        name: "CANCELSLOTMIGRATIONS",
+        arity: Arity::Exactly(2),
+        flags: Flags::ADMIN.and(Flags::STALE).and(Flags::NO_ASYNC_LOADING),
+        group: Group::Cluster,
+        keys: KeyRule::None,
+        run: Run::Refused("slots are placed by the cluster itself; keywardctl cluster status shows where"),
+        docs: Docs { summary: "Cancels the moves of slots.", since: "9.0.0", complexity: "O(N)" },
+        extra: Extra::NONE,
+    },
+    Command {
+        name: "SYNCSLOTS",
+        arity: Arity::AtLeast(3),
+        flags: Flags::ADMIN.and(Flags::STALE).and(Flags::NO_ASYNC_LOADING),
+        group: Group::Cluster,
+        keys: KeyRule::None,
+        run: Run::Refused("slots are placed by the cluster itself; keywardctl cluster status shows where"),
+        docs: Docs {
+            summary: "Carries the moves of slots, between nodes.",
+            since: "9.0.0",
+            complexity: "Depends on subcommand",
+        },
+        extra: Extra::NONE,
+    },
+    Command {
+        name: "BUMPEPOCH",
+        arity: Arity::Exactly(2),
+        flags: Flags::ADMIN.and(Flags::STALE).and(Flags::NO_ASYNC_LOADING),
+        group: Group::Cluster,
+        keys: KeyRule::None,
+        run: Run::Refused("epochs are agreed on by the cluster itself"),
+        docs: Docs { summary: "Raises the epoch of the cluster.", since: "3.0.0", complexity: "O(1)" },
+        extra: Extra { tips: &["nondeterministic_output"], ..Extra::NONE },
+    },
+    Command {
+        name: "SET-CONFIG-EPOCH",
+        arity: Arity::Exactly(3),
+        flags: Flags::ADMIN.and(Flags::STALE).and(Flags::NO_ASYNC_LOADING),
+        group: Group::Cluster,
+        keys: KeyRule::None,
+        run: Run::Refused("epochs are agreed on by the cluster itself"),
+        docs: Docs { summary: "Sets the epoch of a new node.", since: "3.0.0", complexity: "O(1)" },
+        extra: Extra::NONE,
+    },
+    Command {
+        name: "SAVECONFIG",
+        arity: Arity::Exactly(2),
+        flags: Flags::ADMIN.and(Flags::STALE).and(Flags::NO_ASYNC_LOADING),
+        group: Group::Cluster,
+        keys: KeyRule::None,
+        run: Run::Refused("the state of the cluster is always on disk"),
+        docs: Docs { summary: "Writes the cluster's state to disk.", since: "3.0.0", complexity: "O(1)" },
+        extra: Extra::NONE,
+    },
+    Command {
+        name: "HELP",
+        arity: Arity::Exactly(2),
+        flags: Flags::LOADING.and(Flags::STALE),
+        group: Group::Cluster,
+        keys: KeyRule::None,
+        run: Run::OnSession(introspect::help),
+        docs: Docs { summary: "Lists the subcommands of CLUSTER.", since: "5.0.0", complexity: "O(1)" },
+        extra: Extra::NONE,
+    },
+];
+
+/// Any node answers for any key, so these promises need nothing.
+fn accept(_: &mut Session, _: &Surroundings<'_>, _: Args<'_>, reply: &mut Reply) -> Result<(), CommandError> {
+    reply.ok();
+    Ok(())
+}
+
+fn info(_: &mut Session, surroundings: &Surroundings<'_>, _: Args<'_>, reply: &mut Reply) -> Result<(), CommandError> {
+    let topology = surroundings.topology;
+    let served = topology.nodes.iter().any(|node| node.primary);
+    let (state, slots) = if served { ("ok", slot::SLOTS) } else { ("fail", 0) };
+    let text = format!(
+        "cluster_enabled:1\r\ncluster_state:{state}\r\ncluster_slots_assigned:{slots}\r\ncluster_slots_ok:{slots}\r\n\
+         cluster_slots_pfail:0\r\ncluster_slots_fail:0\r\ncluster_known_nodes:{}\r\ncluster_size:1\r\n\
+         cluster_current_epoch:{}\r\ncluster_my_epoch:{}\r\n",
+        topology.nodes.len(),
+        topology.term.max(topology.epoch),
+        topology.epoch,
+    );
+    reply.verbatim(text.as_bytes());
+    Ok(())
+}
+
+/// The node that serves the data first, then the others.
+fn in_order(topology: &Topology) -> Vec<&TopologyNode> {
+    let mut nodes: Vec<&TopologyNode> = topology.nodes.iter().collect();
+    nodes.sort_by_key(|node| !node.primary);
+    nodes
+}
+
+fn primary(topology: &Topology) -> Option<&TopologyNode> {
+    topology.nodes.iter().find(|node| node.primary)
+}
+
+fn nodes_line(node: &TopologyNode, topology: &Topology) -> String {
+    let flags = match (node.myself, node.primary) {
+        (true, true) => "myself,master",
+        (true, false) => "myself,slave",
+        (false, true) => "master",
+        (false, false) => "slave",
+    };
+    let master = primary(topology).filter(|_| !node.primary).map_or("-", |primary| &primary.id);
+    let slots = if node.primary { format!(" 0-{}", slot::SLOTS - 1) } else { String::new() };
+    format!("{} {}:{}@0 {flags} {master} 0 0 {} connected{slots}", node.id, node.host, node.port, topology.epoch)
+}
+
+fn nodes(_: &mut Session, surroundings: &Surroundings<'_>, _: Args<'_>, reply: &mut Reply) -> Result<(), CommandError> {
+    let topology = surroundings.topology;
+    let lines: String = in_order(topology).iter().map(|node| nodes_line(node, topology) + "\n").collect();
+    reply.verbatim(lines.as_bytes());
+    Ok(())
+}
+
+fn slots(_: &mut Session, surroundings: &Surroundings<'_>, _: Args<'_>, reply: &mut Reply) -> Result<(), CommandError> {
+    let topology = surroundings.topology;
+    if primary(topology).is_none() {
+        reply.array(0);
+        return Ok(());
+    }
+    reply.array(1);
+    reply.array(2 + topology.nodes.len());
+    reply.integer(0);
+    reply.integer(i64::from(slot::SLOTS - 1));
+    for node in in_order(topology) {
+        reply.array(4);
+        reply.bulk(node.host.as_bytes());
+        reply.integer(i64::from(node.port));
+        reply.bulk(node.id.as_bytes());
+        reply.array(0);
+    }
+    Ok(())
+}
+
+fn shards(
+    _: &mut Session,
+    surroundings: &Surroundings<'_>,
+    _: Args<'_>,
+    reply: &mut Reply,
+) -> Result<(), CommandError> {
+    let topology = surroundings.topology;
+    reply.array(1);
+    reply.map(2);
+    reply.bulk(b"slots");
+    reply.array(2);
+    reply.integer(0);
+    reply.integer(i64::from(slot::SLOTS - 1));
+    reply.bulk(b"nodes");
+    reply.array(topology.nodes.len());
+    for node in in_order(topology) {
+        reply.map(7);
+        for (name, value) in [("id", &node.id), ("ip", &node.host), ("endpoint", &node.host)] {
+            reply.bulk(name.as_bytes());
+            reply.bulk(value.as_bytes());
+        }
+        reply.bulk(b"port");
+        reply.integer(i64::from(node.port));
+        reply.bulk(b"role");
+        reply.bulk(if node.primary { b"master" } else { b"replica" });
+        reply.bulk(b"replication-offset");
+        reply.integer(0);
+        reply.bulk(b"health");
+        reply.bulk(b"online");
+    }
+    Ok(())
+}
+
+fn my_id(_: &mut Session, surroundings: &Surroundings<'_>, _: Args<'_>, reply: &mut Reply) -> Result<(), CommandError> {
+    let me = surroundings.topology.nodes.iter().find(|node| node.myself);
+    reply.bulk(me.map_or("", |node| &node.id).as_bytes());
+    Ok(())
+}
+
+/// There is one shard group; its id is that of the node that serves it.
+fn my_shard_id(
+    _: &mut Session,
+    surroundings: &Surroundings<'_>,
+    _: Args<'_>,
+    reply: &mut Reply,
+) -> Result<(), CommandError> {
+    reply.bulk(primary(surroundings.topology).map_or("", |node| &node.id).as_bytes());
+    Ok(())
+}
+
+fn key_slot(_: &mut Session, _: &Surroundings<'_>, mut args: Args<'_>, reply: &mut Reply) -> Result<(), CommandError> {
+    reply.integer(i64::from(slot::of_key(args.take()?)));
+    Ok(())
+}
+
+fn parse_slot(args: &mut Args<'_>) -> Result<u16, CommandError> {
+    let slot = u16::try_from(args.integer()?).ok().filter(|slot| *slot < slot::SLOTS);
+    slot.ok_or_else(|| CommandError::err("Invalid slot"))
+}
+
+fn count_keys_in_slot(every: &mut dyn EveryKey, mut args: Args<'_>, reply: &mut Reply) -> Result<(), CommandError> {
+    let wanted = parse_slot(&mut args)?;
+    let mut count = 0;
+    for index in 0..every.shard_count() {
+        every.with_shard(index, &mut |keys| {
+            keys.for_each(&mut |entry| count += usize::from(slot::of_key(entry.key()) == wanted));
+        });
+    }
+    reply.count(count);
+    Ok(())
+}
+
+fn get_keys_in_slot(every: &mut dyn EveryKey, mut args: Args<'_>, reply: &mut Reply) -> Result<(), CommandError> {
+    let wanted = parse_slot(&mut args)?;
+    let max = args.count(CommandError::err("Invalid number of keys"))? as usize;
+    let mut found: Vec<Vec<u8>> = Vec::new();
+    for index in 0..every.shard_count() {
+        every.with_shard(index, &mut |keys| {
+            keys.for_each(&mut |entry| {
+                if found.len() < max && slot::of_key(entry.key()) == wanted {
+                    found.push(entry.key().to_vec());
+                }
+            });
+        });
+    }
+    reply.array(found.len());
+    found.iter().for_each(|key| reply.bulk(key));
+    Ok(())
+}
+
+/// Nodes hold one link for each data thread; none of them is of the kind this command is about.
+fn links(_: &mut Session, _: &Surroundings<'_>, _: Args<'_>, reply: &mut Reply) -> Result<(), CommandError> {
+    reply.array(0);
+    Ok(())
+}
+
+fn replicas(
+    _: &mut Session,
+    surroundings: &Surroundings<'_>,
+    mut args: Args<'_>,
+    reply: &mut Reply,
+) -> Result<(), CommandError> {
+    let topology = surroundings.topology;
+    let id = args.take()?;
+    let node = topology.nodes.iter().find(|node| node.id.as_bytes() == id);
+    let node = node.ok_or_else(|| CommandError::err(format!("Unknown node {}", id.escape_ascii())))?;
+    if !node.primary {
+        return Err(CommandError::err("The specified node is not a master"));
+    }
+    let others: Vec<&TopologyNode> = topology.nodes.iter().filter(|other| !other.primary).collect();
+    reply.array(others.len());
+    for other in others {
+        reply.bulk(nodes_line(other, topology).as_bytes());
+    }
+    Ok(())
+}

@@ -1,0 +1,328 @@
+//! Conversations about keys of any type; walks over all of them; and the promise of the journal: applied elsewhere, it
+//! makes the same data.
+
+use crate::testing::Engine;
+use crate::types::{End, Limits, List, Set, SortedSet, Value};
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+/// The bulk strings of an answer, in order.
+fn bulks(answer: &str) -> Vec<String> {
+    let mut lines = answer.split("\r\n");
+    let mut found = Vec::new();
+    while let Some(line) = lines.next() {
+        if line.starts_with('$') && line != "$-1" {
+            found.extend(lines.next().map(str::to_owned));
+        }
+    }
+    found
+}
+
+#[test]
+fn keys_are_counted_and_deleted() {
+    let mut engine = Engine::new(8);
+    engine.converse(&[
+        ("MSET a 1 b 2 c 3", "+OK\n"),
+        ("EXISTS a a nope", ":2\n"),
+        ("TOUCH a nope", ":1\n"),
+        ("TYPE a", "+string\n"),
+        ("TYPE nope", "+none\n"),
+        ("DBSIZE", ":3\n"),
+        ("DEL a a nope", ":1\n"),
+        ("UNLINK b", ":1\n"),
+        ("DBSIZE", ":1\n"),
+        ("RANDOMKEY", "$1\nc\n"),
+        ("FLUSHALL ASYNC", "+OK\n"),
+        ("RANDOMKEY", "$-1\n"),
+        ("FLUSHDB SYNC ASYNC", "-ERR syntax error\n"),
+    ]);
+    assert_eq!(engine.journal_lines(), ["MSET a 1 b 2 c 3", "DEL a a nope", "UNLINK b", "FLUSHALL ASYNC"]);
+}
+
+#[test]
+fn an_expiry_is_set_asked_for_and_removed() {
+    let mut engine = Engine::new(1);
+    engine.converse(&[
+        ("EXPIRE a 10", ":0\n"),
+        ("SET a 1", "+OK\n"),
+        ("TTL a", ":-1\n"),
+        ("TTL nope", ":-2\n"),
+        ("PERSIST a", ":0\n"),
+        ("EXPIRE a 100 GT", ":0\n"),
+        ("EXPIRE a 100 XX", ":0\n"),
+        ("EXPIRE a 100 LT", ":1\n"),
+        ("EXPIRE a 100 LT", ":0\n"),
+        ("EXPIRE a 100 NX", ":0\n"),
+        ("EXPIRE a 200 XX", ":1\n"),
+        ("EXPIRE a 200 GT", ":0\n"),
+        ("TTL a", ":200\n"),
+        ("PTTL a", ":200000\n"),
+        ("PEXPIRETIME a", ":1700000200000\n"),
+        ("EXPIRETIME a", ":1700000200\n"),
+        ("PERSIST a", ":1\n"),
+        ("PEXPIRE a 600", ":1\n"),
+        ("TTL a", ":1\n"),
+        ("PEXPIREAT a 9223372036854775807", ":1\n"),
+        ("PTTL a", ":9223370336854775807\n"),
+        ("EXPIREAT a 1", ":1\n"),
+        ("EXISTS a", ":0\n"),
+    ]);
+    assert_eq!(
+        engine.journal_lines(),
+        [
+            "SET a 1",
+            "PEXPIREAT a 1700000100000",
+            "PEXPIREAT a 1700000200000",
+            "PERSIST a",
+            "PEXPIREAT a 1700000000600",
+            "PEXPIREAT a 9223372036854775807",
+            "DEL a",
+        ]
+    );
+}
+
+#[test]
+fn expire_options_that_contradict_each_other_are_refused() {
+    let mut engine = Engine::new(1);
+    engine.converse(&[
+        ("EXPIRE a x BOGUS", "-ERR Unsupported option BOGUS\n"),
+        ("EXPIRE a x", "-ERR value is not an integer or out of range\n"),
+        ("EXPIRE a 1 NX GT", "-ERR NX and XX, GT or LT options at the same time are not compatible\n"),
+        ("EXPIRE a 1 GT LT", "-ERR GT and LT options at the same time are not compatible\n"),
+        ("EXPIRE a 9223372036854775807", "-ERR invalid expire time in 'expire' command\n"),
+        ("PEXPIRE a 9223372036854775807", "-ERR invalid expire time in 'pexpire' command\n"),
+    ]);
+}
+
+#[test]
+fn a_value_moves_with_its_expiry() {
+    let mut engine = Engine::new(8);
+    engine.converse(&[
+        ("RENAME nope b", "-ERR no such key\n"),
+        ("SET a 1 EX 10", "+OK\n"),
+        ("RENAME a a", "+OK\n"),
+        ("RENAMENX a a", ":0\n"),
+        ("RENAME a b", "+OK\n"),
+        ("TTL b", ":10\n"),
+        ("SET c 1", "+OK\n"),
+        ("RENAMENX b c", ":0\n"),
+        ("RENAMENX b d", ":1\n"),
+        ("COPY d d", "-ERR source and destination objects are the same\n"),
+        ("COPY d c", ":0\n"),
+        ("COPY d c REPLACE", ":1\n"),
+        ("TTL c", ":10\n"),
+        ("COPY d d DB 1", ":1\n"),
+        ("COPY d d DB 99", "-ERR DB index is out of range\n"),
+        ("MOVE d 0", "-ERR source and destination objects are the same\n"),
+        ("MOVE d 1", ":0\n"),
+        ("MOVE d 2", ":1\n"),
+        ("EXISTS d", ":0\n"),
+        ("SWAPDB 0 2", "+OK\n"),
+        ("TTL d", ":10\n"),
+        ("SWAPDB 0 99", "-ERR DB index is out of range\n"),
+        ("SWAPDB x 1", "-ERR invalid first DB index\n"),
+    ]);
+}
+
+#[test]
+fn objects_tell_how_they_are_kept() {
+    let mut engine = Engine::new(2);
+    let long = format!("SET k {}", "a".repeat(113));
+    engine.converse(&[
+        ("OBJECT ENCODING k", "$-1\n"),
+        ("SET k 12", "+OK\n"),
+        ("OBJECT ENCODING k", "$3\nint\n"),
+        ("SET k 012", "+OK\n"),
+        ("OBJECT ENCODING k", "$6\nembstr\n"),
+        (&long, "+OK\n"),
+        ("OBJECT ENCODING k", "$3\nraw\n"),
+        ("OBJECT REFCOUNT k", ":1\n"),
+        ("OBJECT IDLETIME k", ":0\n"),
+    ]);
+    engine.now += 5000;
+    engine.converse(&[("OBJECT IDLETIME k", ":5\n"), ("TOUCH k", ":1\n"), ("OBJECT IDLETIME k", ":0\n")]);
+}
+
+#[test]
+fn scan_walks_over_every_key_while_others_come_and_go() {
+    let mut engine = Engine::new(8);
+    let stable: BTreeSet<String> = (0..3000).map(|index| format!("stable:{index}")).collect();
+    for key in &stable {
+        engine.words(&format!("SET {key} v"));
+    }
+    let (mut seen, mut cursor, mut calls) = (BTreeSet::new(), "0".to_owned(), 0);
+    loop {
+        let answer = engine.words(&format!("SCAN {cursor} COUNT 20 MATCH stable:*"));
+        let mut strings = bulks(&answer).into_iter();
+        cursor = strings.next().expect("a cursor comes first");
+        let found: Vec<String> = strings.collect();
+        assert!(found.len() < 20 + 16, "about as many as asked for: {}", found.len());
+        seen.extend(found);
+        assert!(cursor.parse::<u64>().expect("a number") < 1 << 53);
+        calls += 1;
+        for index in 0..30 {
+            engine.words(&format!("SET passing:{calls}:{index} v"));
+            engine.words(&format!("DEL passing:{}:{index}", calls / 2));
+        }
+        if cursor == "0" {
+            break;
+        }
+    }
+    assert_eq!(seen, stable);
+    assert_eq!(bulks(&engine.words("KEYS stable:1?")).len(), 10);
+}
+
+#[test]
+fn scan_filters_by_type_and_refuses_nonsense() {
+    let mut engine = Engine::new(4);
+    engine.converse(&[
+        ("SET a 1", "+OK\n"),
+        ("SCAN 0 TYPE list COUNT 1000", "*2\n$1\n0\n*0\n"),
+        ("SCAN 0 TYPE STRING COUNT 1000", "*2\n$1\n0\n*1\n$1\na\n"),
+        ("SCAN 0 TYPE bogus", "-ERR unknown type name 'bogus'\n"),
+        ("SCAN x", "-ERR invalid cursor\n"),
+        ("SCAN -1", "-ERR invalid cursor\n"),
+        ("SCAN 18446744073709551616", "-ERR invalid cursor\n"),
+        ("SCAN 18446744073709551615", "*2\n$1\n0\n*0\n"),
+        ("SCAN 0 COUNT 0", "-ERR syntax error\n"),
+        ("SCAN 0 COUNT x", "-ERR value is not an integer or out of range\n"),
+        ("SCAN 0 MATCH", "-ERR syntax error\n"),
+    ]);
+}
+
+#[test]
+fn every_key_is_picked_at_random_sooner_or_later() {
+    let mut engine = Engine::new(4);
+    engine.words("MSET a 1 b 2 c 3 d 4 e 5");
+    let picked: BTreeSet<String> = (0..200).flat_map(|_| bulks(&engine.words("RANDOMKEY"))).collect();
+    assert_eq!(picked.len(), 5);
+    engine.words("FLUSHALL");
+    engine.words("MSETEX 3 a 1 b 2 c 3 PX 10");
+    engine.words("SET d 1");
+    engine.now += 10;
+    assert!((0..20).all(|_| engine.words("RANDOMKEY") == "$1\r\nd\r\n"));
+}
+
+fn list(elements: &[&[u8]]) -> Value {
+    let mut list = List::new();
+    list.push(End::Back, elements, &Limits::default());
+    Value::List(list)
+}
+
+#[test]
+fn elements_are_sorted() {
+    let mut engine = Engine::new(4);
+    engine.put(b"l", list(&[b"2", b"10", b"1"]));
+    engine.put(b"x", list(&[b"a", b"b"]));
+    engine.words("SET k v");
+    engine.converse(&[
+            ("SORT nope", "*0\n"),
+            ("SORT l", "*3\n$1\n1\n$1\n2\n$2\n10\n"),
+            ("SORT l ALPHA DESC", "*3\n$1\n2\n$2\n10\n$1\n1\n"),
+            ("SORT l LIMIT 1 -1", "*2\n$1\n2\n$2\n10\n"),
+            ("SORT l BY nosort DESC", "*3\n$1\n1\n$2\n10\n$1\n2\n"),
+            ("SORT l LIMIT 0 1 GET # GET const", "*2\n$1\n1\n$-1\n"),
+            ("SORT x", "-ERR One or more scores can't be converted into double\n"),
+            ("SORT_RO x ALPHA DESC", "*2\n$1\nb\n$1\na\n"),
+            ("SORT k", "-WRONGTYPE Operation against a key holding the wrong kind of value\n"),
+            (
+                "SORT l BY w_*",
+                "-ERR BY option of SORT denied in cluster mode when keys formed by the pattern may be in different slots.\n",
+            ),
+        ]);
+}
+
+#[test]
+fn a_sorted_result_is_stored_as_a_list_that_is_the_same_everywhere() {
+    let mut engine = Engine::new(4);
+    let mut set = Set::new();
+    let mut scores = SortedSet::new();
+    for (index, member) in [b"c", b"a", b"b"].into_iter().enumerate() {
+        set.add(member, &Limits::default());
+        scores.set(member, index as f64, &Limits::default()).expect("an index is a number");
+    }
+    engine.put(b"s", Value::Set(set));
+    engine.put(b"z", Value::SortedSet(scores));
+    engine.converse(&[
+        ("SORT z BY nosort DESC LIMIT 1 1", "*1\n$1\na\n"),
+        ("SORT s BY nosort STORE d", ":3\n"),
+        ("TYPE d", "+list\n"),
+        ("SORT d BY nosort", "*3\n$1\na\n$1\nb\n$1\nc\n"),
+        ("SORT nope STORE d", ":0\n"),
+        ("EXISTS d", ":0\n"),
+        ("SORT nope STORE d", ":0\n"),
+    ]);
+    assert_eq!(engine.journal_lines(), ["SORT s BY nosort STORE d", "DEL d"]);
+}
+
+/// A request about few keys, so that they meet; and sometimes time passes.
+fn request() -> impl Strategy<Value = (String, i64)> {
+    let key = || (0..6u8).prop_map(|index| format!("k{index}"));
+    let value = || prop_oneof!["[a-c]{0,3}", (-3..300i64).prop_map(|number| number.to_string()), Just("0.5".into())];
+    let value = move || value().prop_map(|value| if value.is_empty() { "''".to_owned() } else { value });
+    let time = || -2..40i64;
+    let set_options = prop_oneof![
+        Just(String::new()),
+        Just(" NX".to_owned()),
+        Just(" XX GET".to_owned()),
+        Just(" KEEPTTL".to_owned()),
+        time().prop_map(|time| format!(" PX {time}")),
+        time().prop_map(|time| format!(" NX PXAT {}", 1_700_000_000_000 + time)),
+        value().prop_map(|value| format!(" IFEQ {value}")),
+    ];
+    let request = prop_oneof![
+        (key(), value(), set_options).prop_map(|(key, value, options)| format!("SET {key} {value}{options}")),
+        (key(), value(), value(), key()).prop_map(|(k, v, w, l)| format!("MSETNX {k} {v} {l} {w}")),
+        (key(), value(), time(), key()).prop_map(|(k, v, t, l)| format!("MSETEX 2 {k} {v} {l} x PX {t}")),
+        (
+            prop_oneof![Just("GETSET"), Just("SETNX"), Just("APPEND"), Just("DELIFEQ"), Just("INCRBYFLOAT")],
+            key(),
+            value()
+        )
+            .prop_map(|(name, key, value)| format!("{name} {key} {value}")),
+        (prop_oneof![Just("GETDEL"), Just("INCR"), Just("DECR"), Just("PERSIST"), Just("DEL"), Just("GET")], key())
+            .prop_map(|(name, key)| format!("{name} {key}")),
+        (key(), time()).prop_map(|(key, time)| format!("GETEX {key} PX {time}")),
+        key().prop_map(|key| format!("GETEX {key} PERSIST")),
+        (key(), time(), value()).prop_map(|(key, time, value)| format!("PSETEX {key} {time} {value}")),
+        (key(), time(), prop_oneof![Just(""), Just(" NX"), Just(" GT"), Just(" LT"), Just(" XX")])
+            .prop_map(|(key, time, option)| format!("PEXPIRE {key} {time}{option}")),
+        (key(), 0..9i64, value()).prop_map(|(key, offset, value)| format!("SETRANGE {key} {offset} {value}")),
+        (prop_oneof![Just("RENAME"), Just("RENAMENX"), Just("COPY")], key(), key())
+            .prop_map(|(name, from, to)| format!("{name} {from} {to}")),
+        (key(), key(), 0..3u8).prop_map(|(from, to, db)| format!("COPY {from} {to} DB {db} REPLACE")),
+        (key(), 0..3u8).prop_map(|(key, database)| format!("MOVE {key} {database}")),
+        (0..3u8, 0..3u8).prop_map(|(first, second)| format!("SWAPDB {first} {second}")),
+        (0..10u8).prop_map(|dice| if dice == 0 { "FLUSHALL".into() } else { "RANDOMKEY".to_owned() }),
+        (key(), 0..20u8, 0..2u8).prop_map(|(key, offset, bit)| format!("SETBIT {key} {offset} {bit}")),
+        (prop_oneof![Just("AND"), Just("OR"), Just("XOR")], key(), key(), key())
+            .prop_map(|(name, to, a, b)| format!("BITOP {name} {to} {a} {b}")),
+        (key(), -9..9i64).prop_map(|(key, by)| format!("BITFIELD {key} OVERFLOW FAIL INCRBY u4 #1 {by}")),
+        (key(), value()).prop_map(|(key, value)| format!("RPUSH {key} {value}")),
+        (key(), key()).prop_map(|(key, to)| format!("SORT {key} ALPHA STORE {to}")),
+    ];
+    (request, prop_oneof![3 => Just(0i64), 1 => 1..30i64])
+}
+
+proptest! {
+    /// Whatever clients do and however time passes, a replica that applies the journal and knows no time holds the same.
+    #[test]
+    fn the_journal_makes_the_same_data_elsewhere(
+        requests in proptest::collection::vec((request(), 0..2u32), 1..120),
+        shard_bits in 0..4u32,
+    ) {
+        let mut primary = Engine::new(1 << shard_bits);
+        let mut replica = Engine::new(4);
+        for ((request, pause), database) in &requests {
+            primary.now += pause;
+            primary.database = *database;
+            let answer = primary.words(request);
+            if answer.starts_with('-') {
+                prop_assert_eq!(primary.changes, 0, "an error changes nothing: {}", request);
+            }
+        }
+        replica.apply(&primary.journal);
+        replica.now = primary.now;
+        prop_assert_eq!(primary.contents(), replica.contents());
+    }
+}

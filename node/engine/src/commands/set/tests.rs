@@ -1,0 +1,196 @@
+//! Conversations with sets, answered as Valkey 9 answers them, and what they leave in the journal.
+
+use crate::commands::collections::replay;
+use crate::reply::Protocol;
+use crate::testing::Engine;
+use proptest::prelude::*;
+
+const WRONG_TYPE: &str = "-WRONGTYPE Operation against a key holding the wrong kind of value\n";
+const NOT_POSITIVE: &str = "-ERR value is out of range, must be positive\n";
+const SYNTAX: &str = "-ERR syntax error\n";
+
+fn engine_with(requests: &[&str]) -> Engine {
+    let mut engine = Engine::new(4);
+    requests.iter().for_each(|request| _ = engine.words(request));
+    engine.journal.clear();
+    engine
+}
+
+#[test]
+fn members_are_added_and_removed() {
+    let mut engine = engine_with(&["SET str x"]);
+    engine.converse(&[
+        ("SADD s 3 1 2 1", ":3\n"),
+        ("SADD s 1", ":0\n"),
+        ("SMEMBERS s", "*3\n$1\n1\n$1\n2\n$1\n3\n"),
+        ("SISMEMBER s 1", ":1\n"),
+        ("SISMEMBER nope 1", ":0\n"),
+        ("SMISMEMBER s 1 x", "*2\n:1\n:0\n"),
+        ("SMISMEMBER nope a b", "*2\n:0\n:0\n"),
+        ("SCARD s", ":3\n"),
+        ("SREM s 1 x 2", ":2\n"),
+        ("SREM s x", ":0\n"),
+        ("SREM s 3", ":1\n"),
+        ("EXISTS s", ":0\n"),
+        ("SMEMBERS s", "*0\n"),
+        ("SADD str a", WRONG_TYPE),
+        ("SMEMBERS str", WRONG_TYPE),
+    ]);
+    assert_eq!(engine.journal_lines(), ["SADD s 3 1 2 1", "SREM s 1 x 2", "SREM s 3"]);
+    engine.words("SADD s 1");
+    engine.protocol = Protocol::Resp3;
+    engine.converse(&[("SMEMBERS s", "~1\n$1\n1\n"), ("SMEMBERS nope", "~0\n"), ("SPOP nope", "_\n")]);
+}
+
+#[test]
+fn a_member_moves() {
+    let mut engine = engine_with(&["SADD s a b", "SADD t b", "SET str x"]);
+    engine.converse(&[
+        ("SMOVE nope str a", ":0\n"),
+        ("SMOVE s str a", WRONG_TYPE),
+        ("SMOVE str s a", WRONG_TYPE),
+        ("SMOVE s s a", ":1\n"),
+        ("SMOVE s s zz", ":0\n"),
+        ("SMOVE s t zz", ":0\n"),
+        ("SMOVE s t a", ":1\n"),
+        ("SMOVE s t b", ":1\n"),
+        ("EXISTS s", ":0\n"),
+        ("SCARD t", ":2\n"),
+    ]);
+    assert_eq!(engine.journal_lines(), ["SMOVE s t a", "SMOVE s t b"]);
+}
+
+#[test]
+fn what_was_drawn_is_what_is_journaled() {
+    let mut engine = engine_with(&["SADD s a", "SADD t a b c", "SET str x"]);
+    engine.converse(&[
+        ("SPOP s x", NOT_POSITIVE),
+        ("SPOP s -1", NOT_POSITIVE),
+        ("SPOP s 1 1", SYNTAX),
+        ("SPOP nope", "$-1\n"),
+        ("SPOP nope 1", "*0\n"),
+        ("SPOP s 0", "*0\n"),
+        ("SPOP str", WRONG_TYPE),
+        ("SPOP s", "$1\na\n"),
+    ]);
+    assert_eq!(engine.journal_lines(), ["SREM s a"]);
+    engine.journal.clear();
+    let drawn = engine.words("SPOP t 2");
+    let words: Vec<&str> = drawn.lines().collect();
+    assert_eq!(engine.journal_lines(), [format!("SREM t {} {}", words[2], words[4])]);
+    engine.journal.clear();
+    assert!(engine.words("SPOP t 2").starts_with("*1"));
+    assert_eq!(engine.journal_lines(), ["DEL t"]);
+}
+
+#[test]
+fn members_are_drawn_at_random() {
+    let mut engine = engine_with(&["SADD s a"]);
+    engine.converse(&[
+        ("SRANDMEMBER s", "$1\na\n"),
+        ("SRANDMEMBER s 5", "*1\n$1\na\n"),
+        ("SRANDMEMBER s -2", "*2\n$1\na\n$1\na\n"),
+        ("SRANDMEMBER s 0", "*0\n"),
+        ("SRANDMEMBER nope", "$-1\n"),
+        ("SRANDMEMBER nope 1", "*0\n"),
+        ("SRANDMEMBER s 1 1", SYNTAX),
+        ("SRANDMEMBER s x 1", SYNTAX),
+        ("SRANDMEMBER s x", "-ERR value is not an integer or out of range\n"),
+    ]);
+}
+
+#[test]
+fn an_answer_without_end_is_refused() {
+    let mut engine = engine_with(&[]);
+    engine.run(&[b"SADD", b"s", &vec![b'x'; 64 << 20]]);
+    engine.converse(&[("SRANDMEMBER s -9223372036854775807", "-ERR value is out of range\n")]);
+}
+
+#[test]
+fn sets_are_combined() {
+    let mut engine = engine_with(&["SADD s 1 2 3", "SADD t 2 3 4", "SET str x"]);
+    engine.converse(&[
+        ("SINTER s t", "*2\n$1\n2\n$1\n3\n"),
+        ("SINTER s nope", "*0\n"),
+        ("SINTER s nope str", WRONG_TYPE),
+        ("SUNION s nope t", "*4\n$1\n1\n$1\n2\n$1\n3\n$1\n4\n"),
+        ("SUNION nope str", WRONG_TYPE),
+        ("SDIFF s t", "*1\n$1\n1\n"),
+        ("SDIFF nope s", "*0\n"),
+        ("SDIFF nope str", WRONG_TYPE),
+        ("SINTERCARD 2 s t", ":2\n"),
+        ("SINTERCARD 2 s t LIMIT 1", ":1\n"),
+        ("SINTERCARD 2 s t LIMIT 0", ":2\n"),
+        ("SINTERCARD 0 s", "-ERR numkeys should be greater than 0\n"),
+        ("SINTERCARD x s", "-ERR numkeys should be greater than 0\n"),
+        ("SINTERCARD 2 s", "-ERR Number of keys can't be greater than number of args\n"),
+        ("SINTERCARD 1 s LIMIT -1", "-ERR LIMIT can't be negative\n"),
+        ("SINTERCARD 2 s str LIMIT x", "-ERR LIMIT can't be negative\n"),
+        ("SINTERCARD 1 s LIMIT", SYNTAX),
+    ]);
+    assert!(engine.journal.is_empty());
+    engine.protocol = Protocol::Resp3;
+    engine.converse(&[("SINTER s t", "~2\n$1\n2\n$1\n3\n"), ("SDIFF nope s", "~0\n")]);
+}
+
+#[test]
+fn a_combination_replaces_what_was_there() {
+    let mut engine = engine_with(&["SADD s 1 2 3", "SADD t 2 3 4", "SET d x"]);
+    engine.converse(&[
+        ("SINTERSTORE d s t", ":2\n"),
+        ("SMEMBERS d", "*2\n$1\n2\n$1\n3\n"),
+        ("SUNIONSTORE s s t", ":4\n"),
+        ("SDIFFSTORE d t s", ":0\n"),
+        ("EXISTS d", ":0\n"),
+        ("SDIFFSTORE d t s", ":0\n"),
+    ]);
+    let journal = ["SINTERSTORE d s t", "SUNIONSTORE s s t", "SDIFFSTORE d t s"];
+    assert_eq!(engine.journal_lines(), journal, "what changed nothing is not repeated");
+}
+
+#[test]
+fn an_expired_source_is_removed_before_the_combination_is_repeated() {
+    let mut engine = engine_with(&["SADD s 1 2", "SADD t 3", "PEXPIRE s 5"]);
+    engine.now += 10;
+    engine.converse(&[("SUNIONSTORE d s t", ":1\n")]);
+    assert_eq!(engine.journal_lines(), ["DEL s", "SUNIONSTORE d s t"]);
+}
+
+#[test]
+fn a_walk_shows_matching_members() {
+    let mut engine = engine_with(&["SADD s a b ab"]);
+    engine.converse(&[
+        ("SSCAN s 0 MATCH a* COUNT 100", "*2\n$1\n0\n*2\n$1\na\n$2\nab\n"),
+        ("SSCAN s 0 NOVALUES", "-ERR NOVALUES option can only be used in HSCAN\n"),
+        ("SSCAN nope 0", "*2\n$1\n0\n*0\n"),
+    ]);
+}
+
+const TEMPLATES: replay::Templates = &[
+    "SADD K M M M",
+    "SADD K C C",
+    "SREM K M M",
+    "SPOP K",
+    "SPOP K C",
+    "SMOVE K K M",
+    "SINTERSTORE K K K",
+    "SUNIONSTORE K K K",
+    "SDIFFSTORE K K K",
+    "SRANDMEMBER K -5",
+    "SINTER K K",
+];
+
+proptest! {
+    #[test]
+    fn effects_make_the_same_sets_elsewhere(requests in replay::requests(TEMPLATES)) {
+        replay::check(&requests);
+    }
+}
+
+#[test]
+fn a_small_request_does_not_draw_without_end() {
+    let mut engine = engine_with(&["SADD s a", "HSET h f v", "ZADD z 1 m"]);
+    for request in ["SRANDMEMBER s -2147483648", "HRANDFIELD h -2147483648", "ZRANDMEMBER z -2147483648"] {
+        engine.converse(&[(request, "-ERR value is out of range\n")]);
+    }
+}

@@ -1,0 +1,309 @@
+//! Unions, intersections and differences of sorted sets. Plain sets take part too, with a score of one for each member.
+
+use super::answer_members;
+use crate::args::Args;
+use crate::commands::collections::{Answer, store};
+use crate::commands::counted;
+use crate::dict::{Entry, ValueRef};
+use crate::error::CommandError;
+use crate::keyspace::Keys;
+use crate::reply::Reply;
+use crate::types::{Limits, Set, SortedSet, Text, Value, number};
+
+/// How sources are combined.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Operation {
+    Union,
+    Intersection,
+    Difference,
+}
+
+/// How the scores of one member are made one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Aggregate {
+    Sum,
+    Min,
+    Max,
+}
+
+impl Aggregate {
+    fn join(self, so_far: f64, next: f64) -> f64 {
+        match self {
+            // Infinities of both signs cancel out.
+            Aggregate::Sum => number_or_zero(so_far + next),
+            Aggregate::Min => {
+                if next < so_far {
+                    next
+                } else {
+                    so_far
+                }
+            }
+            Aggregate::Max => {
+                if next > so_far {
+                    next
+                } else {
+                    so_far
+                }
+            }
+        }
+    }
+}
+
+fn number_or_zero(score: f64) -> f64 {
+    if score.is_nan() { 0.0 } else { score }
+}
+
+/// A key that takes part.
+#[derive(Clone, Copy)]
+enum Source<'k> {
+    Missing,
+    Members(&'k Set),
+    Scores(&'k SortedSet),
+}
+
+impl<'k> Source<'k> {
+    fn of(keys: &'k Keys<'_>, key: &[u8]) -> Result<Source<'k>, CommandError> {
+        match keys.peek(key).map(Entry::value) {
+            None => Ok(Source::Missing),
+            Some(ValueRef::Object(Value::Set(set))) => Ok(Source::Members(set)),
+            Some(ValueRef::Object(Value::SortedSet(set))) => Ok(Source::Scores(set)),
+            Some(_) => Err(CommandError::WrongType),
+        }
+    }
+
+    fn len(self) -> usize {
+        match self {
+            Source::Missing => 0,
+            Source::Members(set) => set.len(),
+            Source::Scores(set) => set.len(),
+        }
+    }
+
+    fn score(self, member: &[u8]) -> Option<f64> {
+        match self {
+            Source::Missing => None,
+            Source::Members(set) => set.contains(member).then_some(1.0),
+            Source::Scores(set) => set.score(member),
+        }
+    }
+
+    fn iter(self) -> impl Iterator<Item = (Text<'k>, f64)> {
+        let (members, scores) = match self {
+            Source::Missing => (None, None),
+            Source::Members(set) => (Some(set), None),
+            Source::Scores(set) => (None, Some(set)),
+        };
+        let members = members.into_iter().flat_map(Set::iter).map(|member| (member, 1.0));
+        members.chain(scores.into_iter().flat_map(SortedSet::iter))
+    }
+}
+
+/// What follows `numkeys key [key …]`.
+struct Options {
+    /// One for each source.
+    weights: Vec<f64>,
+    aggregate: Aggregate,
+    with_scores: bool,
+    /// Counting stops there; zero: it does not.
+    limit: usize,
+}
+
+/// Which options a command understands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Answers,
+    Stores,
+    Counts,
+}
+
+impl Options {
+    fn parse(args: &mut Args<'_>, sources: usize, operation: Operation, form: Form) -> Result<Options, CommandError> {
+        let mut options =
+            Options { weights: vec![1.0; sources], aggregate: Aggregate::Sum, with_scores: false, limit: 0 };
+        let scored = operation != Operation::Difference && form != Form::Counts;
+        while !args.is_empty() {
+            if scored && args.len() > sources && args.accept("WEIGHTS") {
+                let refused = || CommandError::err("weight value is not a float");
+                for weight in &mut options.weights {
+                    *weight = number::parse_f64(args.take()?).ok_or_else(refused)?;
+                }
+            } else if scored && args.len() >= 2 && args.accept("AGGREGATE") {
+                options.aggregate = if args.accept("SUM") {
+                    Aggregate::Sum
+                } else if args.accept("MIN") {
+                    Aggregate::Min
+                } else if args.accept("MAX") {
+                    Aggregate::Max
+                } else {
+                    return Err(CommandError::Syntax);
+                };
+            } else if form == Form::Answers && args.accept("WITHSCORES") {
+                options.with_scores = true;
+            } else if form == Form::Counts && args.len() >= 2 && args.accept("LIMIT") {
+                options.limit = args.count(CommandError::err("LIMIT can't be negative"))? as usize;
+            } else {
+                return Err(CommandError::Syntax);
+            }
+        }
+        Ok(options)
+    }
+}
+
+/// A request, understood: its sources and what to do with them.
+struct Combination<'k> {
+    operation: Operation,
+    sources: Vec<(Source<'k>, f64)>,
+    options: Options,
+}
+
+impl<'k> Combination<'k> {
+    /// Reads `numkeys key [key …] [option …]`; the count is at argument `at`.
+    fn read(
+        keys: &'k Keys<'_>,
+        argv: &[&[u8]],
+        at: usize,
+        operation: Operation,
+        form: Form,
+        command: &str,
+    ) -> Result<Combination<'k>, CommandError> {
+        let promised = argv.get(at).and_then(|text| number::parse_i64(text)).ok_or(CommandError::NotInteger)?;
+        if promised < 1 {
+            return Err(CommandError::err(format!("at least 1 input key is needed for '{command}' command")));
+        }
+        let names = counted(argv, at, at + 1, 1).ok_or(CommandError::Syntax)?;
+        let mut args = Args::new(argv, names.end);
+        // The types are judged before the options, as Redis does.
+        let sources: Vec<Source<'k>> = argv[names].iter().map(|key| Source::of(keys, key)).collect::<Result<_, _>>()?;
+        let options = Options::parse(&mut args, sources.len(), operation, form)?;
+        let mut sources: Vec<_> = sources.into_iter().zip(options.weights.iter().copied()).collect();
+        if operation != Operation::Difference {
+            // The order in which scores are added shows in the last digits.
+            sources.sort_by_key(|(source, _)| source.len());
+        }
+        Ok(Combination { operation, sources, options })
+    }
+
+    /// The result, in the form of a big sorted set: it is made of many insertions, and shows a score of -0 as such.
+    fn result(&self, limits: &Limits) -> SortedSet {
+        let mut result = SortedSet::prepared(usize::MAX, 0, limits);
+        match self.operation {
+            Operation::Union => self.union(&mut result, limits),
+            Operation::Intersection => self.intersect(|member, score| {
+                put(&mut result, member, score, limits);
+                true
+            }),
+            Operation::Difference => {
+                let Some(((first, _), others)) = self.sources.split_first() else { return result };
+                for (member, score) in first.iter() {
+                    if !others.iter().any(|(other, _)| other.score(&member).is_some()) {
+                        put(&mut result, &member, score, limits);
+                    }
+                }
+            }
+        }
+        result
+    }
+
+    fn union(&self, result: &mut SortedSet, limits: &Limits) {
+        for (source, weight) in &self.sources {
+            for (member, score) in source.iter() {
+                let score = number_or_zero(weight * score);
+                let Some(so_far) = result.score(&member) else {
+                    put(result, &member, score, limits);
+                    continue;
+                };
+                let joined = self.options.aggregate.join(so_far, score);
+                if joined == 0.0 && so_far == 0.0 {
+                    // 0 and -0 are the same score to a sorted set, but not to who reads it.
+                    result.remove(&member);
+                }
+                put(result, &member, joined, limits);
+            }
+        }
+    }
+
+    /// Shows members that every source has, until told to stop by `false`.
+    fn intersect(&self, mut visit: impl FnMut(&[u8], f64) -> bool) {
+        let Some(((smallest, weight), others)) = self.sources.split_first() else { return };
+        for (member, score) in smallest.iter() {
+            let first = number_or_zero(weight * score);
+            let joined = others.iter().try_fold(first, |so_far, (other, weight)| {
+                let score = other.score(&member)?;
+                Some(self.options.aggregate.join(so_far, weight * score))
+            });
+            if let Some(score) = joined
+                && !visit(&member, score)
+            {
+                return;
+            }
+        }
+    }
+}
+
+fn put(set: &mut SortedSet, member: &[u8], score: f64, limits: &Limits) {
+    set.set(member, score, limits).expect("a joined score is a number");
+}
+
+/// The same members, in the small form if they fit it.
+fn compacted(set: SortedSet, limits: &Limits) -> SortedSet {
+    let short = |(member, _): (Text<'_>, f64)| member.len() <= limits.sorted_set_listpack_value_bytes_max;
+    if set.len() > limits.sorted_set_listpack_entries_max || !set.iter().all(short) {
+        return set;
+    }
+    let mut small = SortedSet::new();
+    set.iter().for_each(|(member, score)| put(&mut small, &member, score, limits));
+    small
+}
+
+fn answer(keys: &mut Keys<'_>, args: Args<'_>, operation: Operation, command: &str, reply: &mut Reply) -> Answer {
+    let combination = Combination::read(keys, args.argv(), 1, operation, Form::Answers, command)?;
+    let result = combination.result(keys.limits());
+    answer_members(reply, result.iter(), combination.options.with_scores);
+    Ok(())
+}
+
+fn store_result(keys: &mut Keys<'_>, args: Args<'_>, operation: Operation, command: &str, reply: &mut Reply) -> Answer {
+    let argv = args.argv();
+    // What is expired here must be gone wherever the request is repeated.
+    let names = counted(argv, 2, 3, 1).unwrap_or_default();
+    argv[names].iter().for_each(|key| keys.settle(key));
+    let limits = keys.limits();
+    let result = Combination::read(keys, argv, 2, operation, Form::Stores, command)?.result(limits);
+    store(keys, argv[1], Value::SortedSet(compacted(result, limits)), reply);
+    Ok(())
+}
+
+pub(super) fn zunion(keys: &mut Keys<'_>, args: Args<'_>, reply: &mut Reply) -> Answer {
+    answer(keys, args, Operation::Union, "zunion", reply)
+}
+
+pub(super) fn zinter(keys: &mut Keys<'_>, args: Args<'_>, reply: &mut Reply) -> Answer {
+    answer(keys, args, Operation::Intersection, "zinter", reply)
+}
+
+pub(super) fn zdiff(keys: &mut Keys<'_>, args: Args<'_>, reply: &mut Reply) -> Answer {
+    answer(keys, args, Operation::Difference, "zdiff", reply)
+}
+
+pub(super) fn zunionstore(keys: &mut Keys<'_>, args: Args<'_>, reply: &mut Reply) -> Answer {
+    store_result(keys, args, Operation::Union, "zunionstore", reply)
+}
+
+pub(super) fn zinterstore(keys: &mut Keys<'_>, args: Args<'_>, reply: &mut Reply) -> Answer {
+    store_result(keys, args, Operation::Intersection, "zinterstore", reply)
+}
+
+pub(super) fn zdiffstore(keys: &mut Keys<'_>, args: Args<'_>, reply: &mut Reply) -> Answer {
+    store_result(keys, args, Operation::Difference, "zdiffstore", reply)
+}
+
+pub(super) fn zintercard(keys: &mut Keys<'_>, args: Args<'_>, reply: &mut Reply) -> Answer {
+    let combination = Combination::read(keys, args.argv(), 1, Operation::Intersection, Form::Counts, "zintercard")?;
+    let mut count = 0;
+    combination.intersect(|_, _| {
+        count += 1;
+        count != combination.options.limit
+    });
+    reply.count(count);
+    Ok(())
+}

@@ -1,0 +1,82 @@
+//! Transactions: commands that run together or not at all.
+//!
+//! It refuses to know what the queued commands do. Declarations on top, one entry per command; parsers and
+//! handlers below.
+
+use super::LOOKS_AT;
+use crate::command::{Arity, Command, Docs, Extra, Flags, Group, KeyRule, KeySpec, Run};
+
+pub(super) const COMMANDS: &[Command] = &[
+    Command {
+        name: "MULTI",
+        arity: Arity::Exactly(1),
+        flags: Flags::NOSCRIPT
+            .and(Flags::LOADING)
+            .and(Flags::STALE)
+            .and(Flags::FAST)
+            .and(Flags::NO_MULTI)
+            .and(Flags::ALLOW_BUSY),
+        group: Group::Transactions,
+        keys: KeyRule::None,
+        run: Run::Refused("transactions are not served by this version yet"),
+        docs: Docs { summary: "Starts a transaction.", since: "1.2.0", complexity: "O(1)" },
+        extra: Extra::NONE,
+    },
+    Command {
+        name: "EXEC",
+        arity: Arity::Exactly(1),
+        flags: Flags::NOSCRIPT.and(Flags::LOADING).and(Flags::STALE).and(Flags::SKIP_SLOWLOG),
+        group: Group::Transactions,
+        keys: KeyRule::None,
+        run: Run::Refused("transactions are not served by this version yet"),
+        docs: Docs {
+            summary: "Runs the commands of a transaction.",
+            since: "1.2.0",
+            complexity: "Depends on commands in the transaction",
+        },
+        extra: Extra::NONE,
+    },
+    Command {
+        name: "DISCARD",
+        arity: Arity::Exactly(1),
+        flags: Flags::NOSCRIPT.and(Flags::LOADING).and(Flags::STALE).and(Flags::FAST).and(Flags::ALLOW_BUSY),
+        group: Group::Transactions,
+        keys: KeyRule::None,
+        run: Run::Refused("transactions are not served by this version yet"),
+        docs: Docs {
+            summary: "Forgets the commands of a transaction.",
+            since: "2.0.0",
+            complexity: "O(N), when N is the number of queued commands",
+        },
+        extra: Extra::NONE,
+    },
+    Command {
+        name: "WATCH",
+        arity: Arity::AtLeast(2),
+        flags: Flags::NOSCRIPT
+            .and(Flags::LOADING)
+            .and(Flags::STALE)
+            .and(Flags::FAST)
+            .and(Flags::NO_MULTI)
+            .and(Flags::ALLOW_BUSY),
+        group: Group::Transactions,
+        keys: KeyRule::At(&[KeySpec::range(1, -1, 1, LOOKS_AT)]),
+        run: Run::Refused("transactions are not served by this version yet"),
+        docs: Docs {
+            summary: "Makes the next transaction fail if a key changes before it.",
+            since: "2.2.0",
+            complexity: "O(1) for every key",
+        },
+        extra: Extra::NONE,
+    },
+    Command {
+        name: "UNWATCH",
+        arity: Arity::Exactly(1),
+        flags: Flags::NOSCRIPT.and(Flags::LOADING).and(Flags::STALE).and(Flags::FAST).and(Flags::ALLOW_BUSY),
+        group: Group::Transactions,
+        keys: KeyRule::None,
+        run: Run::Refused("transactions are not served by this version yet"),
+        docs: Docs { summary: "Forgets the watched keys.", since: "2.2.0", complexity: "O(1)" },
+        extra: Extra::NONE,
+    },
+];

@@ -1,0 +1,89 @@
+//! `DUMP` and `RESTORE`: one value as bytes that any Redis or Valkey understands. Knows the options, not the bytes.
+
+use super::{Payload, payload};
+use crate::args::Args;
+use crate::error::CommandError;
+use crate::keyspace::{Keys, Taken, UnixMillis};
+use crate::reply::Reply;
+use crate::types::number;
+
+/// `DUMP key`
+pub(crate) fn dump(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Result<(), CommandError> {
+    match keys.value(args.take()?) {
+        Some(value) => reply.bulk(&payload(&value)),
+        None => reply.null(),
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+struct Options {
+    replace: bool,
+    absolute: bool,
+}
+
+/// `RESTORE key ttl payload [REPLACE] [ABSTTL] [IDLETIME seconds] [FREQ frequency]`
+pub(crate) fn restore(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Result<(), CommandError> {
+    let (key, ttl, bytes) = (args.take()?, args.take()?, args.take()?);
+    let options = options(&mut args)?;
+    if !options.replace && keys.exists(key) {
+        return Err(CommandError::Text("BUSYKEY Target key name already exists.".into()));
+    }
+    let expires_at = expires_at(ttl, options.absolute, keys.now())?;
+    let payload = Payload::check(bytes).map_err(|_| CommandError::err("DUMP payload version or checksum are wrong"))?;
+    let value = payload.value(keys.limits()).map_err(|_| CommandError::err("Bad data format"))?;
+    let existed = keys.remove(key);
+    if expires_at.is_some_and(|at| at <= keys.now()) {
+        if existed {
+            keys.effects.changed(1);
+            keys.effects.replace(&[b"DEL", key]);
+        }
+        reply.ok();
+        return Ok(());
+    }
+    keys.put_taken(key, Taken { value, expires_at });
+    keys.effects.changed(1);
+    let at = number::format_i64(expires_at.unwrap_or(0));
+    keys.effects.replace(&[b"RESTORE", key, &at, bytes, b"REPLACE", b"ABSTTL"]);
+    reply.ok();
+    Ok(())
+}
+
+/// How much a key was used is checked and left aside: keys start as just used.
+fn options(args: &mut Args<'_>) -> Result<Options, CommandError> {
+    let mut options = Options::default();
+    let (mut idle, mut frequency) = (false, false);
+    while !args.is_empty() {
+        if args.accept("REPLACE") {
+            options.replace = true;
+        } else if args.accept("ABSTTL") {
+            options.absolute = true;
+        } else if args.len() > 1 && !frequency && args.accept("IDLETIME") {
+            idle = true;
+            if args.integer()? < 0 {
+                return Err(CommandError::err("Invalid IDLETIME value, must be >= 0"));
+            }
+        } else if args.len() > 1 && !idle && args.accept("FREQ") {
+            frequency = true;
+            if !(0..=255).contains(&args.integer()?) {
+                return Err(CommandError::err("Invalid FREQ value, must be >= 0 and <= 255"));
+            }
+        } else {
+            return Err(CommandError::Syntax);
+        }
+    }
+    Ok(options)
+}
+
+fn expires_at(ttl: &[u8], absolute: bool, now: UnixMillis) -> Result<Option<UnixMillis>, CommandError> {
+    let ttl = number::parse_i64(ttl).ok_or(CommandError::NotInteger)?;
+    if ttl < 0 {
+        return Err(CommandError::err("Invalid TTL value, must be >= 0"));
+    }
+    Ok(match ttl {
+        0 => None,
+        at if absolute => Some(at),
+        // Further than time is counted: never, near enough.
+        relative => Some(now.saturating_add(relative)),
+    })
+}

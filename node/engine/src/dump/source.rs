@@ -1,0 +1,155 @@
+//! Where the bytes of a file or payload come from, and how its smallest parts are read: bytes, lengths, strings.
+//! Knows no value and no file.
+
+use super::checksum::Checksum;
+use super::{Problem, lzf};
+use crate::types::number;
+
+/// Why bytes did not come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotRead {
+    /// There are not that many.
+    End,
+    /// The system says.
+    Failed(String),
+}
+
+/// Bytes in order.
+pub trait Source {
+    /// Fills the whole buffer with the next bytes.
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<(), NotRead>;
+    /// How many bytes are left at most. Nothing longer is ever asked for, so this bounds what reading can allocate.
+    fn left(&self) -> u64;
+}
+
+impl Source for &[u8] {
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<(), NotRead> {
+        let (taken, rest) = self.split_at_checked(buffer.len()).ok_or(NotRead::End)?;
+        buffer.copy_from_slice(taken);
+        *self = rest;
+        Ok(())
+    }
+
+    fn left(&self) -> u64 {
+        self.len() as u64
+    }
+}
+
+/// A length, or what stands in its place before a string.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Length {
+    Plain(u64),
+    Integer8,
+    Integer16,
+    Integer32,
+    Packed,
+}
+
+/// Reads a source, counting and checksumming what it reads.
+pub(super) struct Reader<S> {
+    source: S,
+    offset: u64,
+    checksum: Checksum,
+}
+
+impl<S: Source> Reader<S> {
+    pub(super) fn new(source: S) -> Reader<S> {
+        Reader { source, offset: 0, checksum: Checksum::new() }
+    }
+
+    /// How many bytes were read.
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// At most how many are left.
+    pub(super) fn left(&self) -> u64 {
+        self.source.left()
+    }
+
+    /// Of the bytes read so far.
+    pub(super) fn checksum(&self) -> Checksum {
+        self.checksum
+    }
+
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<(), Problem> {
+        self.source.fill(buffer).map_err(|error| match error {
+            NotRead::End => Problem::Truncated,
+            NotRead::Failed(text) => Problem::Unreadable(text),
+        })?;
+        self.offset += buffer.len() as u64;
+        self.checksum.update(buffer);
+        Ok(())
+    }
+
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], Problem> {
+        let mut bytes = [0; N];
+        self.fill(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    pub(super) fn byte(&mut self) -> Result<u8, Problem> {
+        self.array::<1>().map(|[byte]| byte)
+    }
+
+    pub(super) fn bytes(&mut self, len: u64) -> Result<Vec<u8>, Problem> {
+        if len > self.left() {
+            return Err(Problem::Truncated);
+        }
+        let mut bytes = vec![0; usize::try_from(len).map_err(|_| Problem::Truncated)?];
+        self.fill(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn length_or_encoding(&mut self) -> Result<Length, Problem> {
+        let first = self.byte()?;
+        Ok(match (first >> 6, first) {
+            (0, _) => Length::Plain(u64::from(first)),
+            (1, _) => Length::Plain(u64::from(first & 0x3f) << 8 | u64::from(self.byte()?)),
+            (_, 0x80) => Length::Plain(u64::from(u32::from_be_bytes(self.array()?))),
+            (_, 0x81) => Length::Plain(u64::from_be_bytes(self.array()?)),
+            (_, 0xc0) => Length::Integer8,
+            (_, 0xc1) => Length::Integer16,
+            (_, 0xc2) => Length::Integer32,
+            (_, 0xc3) => Length::Packed,
+            _ => return Err(Problem::Malformed("a length")),
+        })
+    }
+
+    pub(super) fn length(&mut self) -> Result<u64, Problem> {
+        match self.length_or_encoding()? {
+            Length::Plain(len) => Ok(len),
+            _ => Err(Problem::Malformed("a length")),
+        }
+    }
+
+    /// How many elements follow, each of at least `bytes_min` bytes: more than can be there is refused at once.
+    pub(super) fn count(&mut self, bytes_min: u64) -> Result<u64, Problem> {
+        let count = self.length()?;
+        if count > self.left() / bytes_min { Err(Problem::Truncated) } else { Ok(count) }
+    }
+
+    pub(super) fn string(&mut self) -> Result<Vec<u8>, Problem> {
+        let integer = match self.length_or_encoding()? {
+            Length::Plain(len) => return self.bytes(len),
+            Length::Integer8 => i64::from(i8::from_le_bytes(self.array()?)),
+            Length::Integer16 => i64::from(i16::from_le_bytes(self.array()?)),
+            Length::Integer32 => i64::from(i32::from_le_bytes(self.array()?)),
+            Length::Packed => {
+                let packed_len = self.length()?;
+                let len = self.length()?;
+                let packed = self.bytes(packed_len)?;
+                return lzf::unpack(&packed, len).ok_or(Problem::Malformed("a packed string"));
+            }
+        };
+        Ok(number::format_i64(integer).to_vec())
+    }
+
+    pub(super) fn milliseconds(&mut self) -> Result<i64, Problem> {
+        self.array().map(i64::from_le_bytes)
+    }
+
+    pub(super) fn double(&mut self) -> Result<f64, Problem> {
+        self.array().map(f64::from_le_bytes)
+    }
+}

@@ -1,0 +1,430 @@
+//! Files and payloads of real servers, round trips of random values, and bytes nobody meant well.
+
+use super::{Checksum, FileError, FileReader, Problem, begin, end, part, payload, read_payload, record, sizes};
+use crate::dict::{NewValue, ValueRef};
+use crate::keyspace::{SpaceId, TenantId};
+use crate::testing::Engine;
+use crate::types::{End, Hash, Limits, List, Set, SortedSet, Value};
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+
+const VALKEY_9: &[u8] = include_bytes!("../../../../tests/golden/rdb/valkey-9.1.rdb");
+const REDIS_7: &[u8] = include_bytes!("../../../../tests/golden/rdb/redis-7.0.rdb");
+const REDIS_7_STREAM: &[u8] = include_bytes!("../../../../tests/golden/rdb/redis-7.0-stream.rdb");
+const REDIS_7_FUNCTION: &[u8] = include_bytes!("../../../../tests/golden/rdb/redis-7.0-function.rdb");
+const VALKEY_9_FIELD_EXPIRY: &[u8] = include_bytes!("../../../../tests/golden/rdb/valkey-9.1-field-expiry.rdb");
+const REDIS_ENCODINGS: &[u8] = include_bytes!("../../../../tests/golden/rdb/encodings.rdb");
+const REDIS_ZIPMAP: &[u8] = include_bytes!("../../../../tests/golden/rdb/hash-zipmap.rdb");
+const REDIS_HASH_ZIPLIST: &[u8] = include_bytes!("../../../../tests/golden/rdb/hash-ziplist.rdb");
+const REDIS_ZSET_ZIPLIST: &[u8] = include_bytes!("../../../../tests/golden/rdb/zset-ziplist.rdb");
+const REDIS_QUICKLIST: &[u8] = include_bytes!("../../../../tests/golden/rdb/list-quicklist.rdb");
+
+/// A value as text that does not depend on its form in memory; order counts where it means something.
+fn spelled(value: &ValueRef<'_, Value>) -> String {
+    let show = |bytes: &[u8]| bytes.escape_ascii().to_string();
+    let words = match value {
+        ValueRef::Int(integer) => return integer.to_string(),
+        ValueRef::Str(bytes) => return show(bytes),
+        ValueRef::Object(Value::List(list)) => list.iter().map(|element| show(&element)).collect(),
+        ValueRef::Object(Value::Set(set)) => {
+            let members: BTreeSet<String> = set.iter().map(|member| show(&member)).collect();
+            members.into_iter().collect::<Vec<_>>()
+        }
+        ValueRef::Object(Value::Hash(hash)) => {
+            let fields: BTreeSet<String> =
+                hash.iter().map(|pair| format!("{}={}", show(&pair.field), show(&pair.value))).collect();
+            fields.into_iter().collect()
+        }
+        ValueRef::Object(Value::SortedSet(set)) => {
+            // Small sorted sets keep no sign of zero.
+            set.iter().map(|(member, score)| format!("{}={}", show(&member), score + 0.0)).collect()
+        }
+    };
+    words.join(" ")
+}
+
+fn view<'a>(value: &'a NewValue<'_, Value>) -> ValueRef<'a, Value> {
+    match value {
+        NewValue::Int(integer) => ValueRef::Int(*integer),
+        NewValue::Str(bytes) => ValueRef::Str(bytes),
+        NewValue::Bytes(bytes) => ValueRef::Str(bytes),
+        NewValue::Object(object) => ValueRef::Object(object),
+    }
+}
+
+type Contents = BTreeMap<(SpaceId, String), (String, Option<i64>)>;
+
+fn contents(file: &[u8]) -> Result<Contents, FileError> {
+    let limits = Limits::default();
+    let mut reader = FileReader::open(file, &limits)?;
+    let mut found = Contents::new();
+    while let Some(record) = reader.next()? {
+        let key = record.key.escape_ascii().to_string();
+        found.insert((record.space, key), (spelled(&view(&record.value)), record.expires_at));
+    }
+    Ok(found)
+}
+
+fn shared(database: u32) -> SpaceId {
+    SpaceId { tenant: TenantId::SHARED, database }
+}
+
+fn value_at(contents: &Contents, key: &str) -> String {
+    contents[&(shared(0), key.to_owned())].0.clone()
+}
+
+#[test]
+fn every_form_that_two_servers_wrote_reads_as_what_was_put_in() {
+    let valkey = contents(VALKEY_9).unwrap();
+    assert_eq!(valkey, contents(REDIS_7).unwrap());
+    assert_eq!(valkey.len(), 32);
+    assert_eq!(value_at(&valkey, "string:text"), "hello");
+    assert_eq!(value_at(&valkey, "string:empty"), "");
+    assert_eq!(value_at(&valkey, "string:long"), "abcdefghij".repeat(200));
+    assert_eq!(value_at(&valkey, "12345"), "key is a number");
+    for number in [0, 12, -1, 127, 128, -129, 32767, 32768, -32769, 2147483647, 2147483648, i64::MIN, i64::MAX] {
+        assert_eq!(value_at(&valkey, &format!("int:{number}")), number.to_string());
+    }
+    assert_eq!(valkey[&(shared(0), "expires".to_owned())], ("later".to_owned(), Some(4_000_000_000_123)));
+    let small = format!("a 1 -5000 70000 -20000000 5000000000 {} {}", "x".repeat(70), "y".repeat(5000));
+    assert_eq!(value_at(&valkey, "list:small"), small);
+    let big: Vec<String> = (0..3000).map(|index| format!("element:{index}")).collect();
+    assert_eq!(value_at(&valkey, "list:big"), big.join(" "));
+    assert_eq!(value_at(&valkey, "list:plain"), format!("s {} t", "z".repeat(9000)));
+    assert_eq!(value_at(&valkey, "set:int"), "-3 1 2 400");
+    assert_eq!(value_at(&valkey, "set:int32"), "-7 100000");
+    assert_eq!(value_at(&valkey, "set:int64"), "10000000000 5");
+    assert_eq!(value_at(&valkey, "set:small"), "17 a b");
+    assert_eq!(value_at(&valkey, "set:big").split(' ').count(), 600);
+    assert_eq!(value_at(&valkey, "hash:small"), "f=v n=42");
+    assert_eq!(value_at(&valkey, "hash:big").split(' ').count(), 700);
+    let huge = 1e300f64;
+    let scored = format!("low=-inf one=1 two=2.5 3=3 huge={huge} high=inf");
+    assert_eq!(value_at(&valkey, "zset:small"), scored);
+    let third = format!("m1={}", 1.0 / 3.0);
+    assert!(value_at(&valkey, "zset:big").starts_with(&format!("m0=0 {third} ")));
+    assert_eq!(valkey[&(shared(3), "other".to_owned())].0, "database");
+}
+
+#[test]
+fn files_of_redis_2_and_later_with_the_packed_forms_of_their_time() {
+    assert_eq!(value_at(&contents(REDIS_ZIPMAP).unwrap(), "hash"), "f1=v1 f2=v2");
+    assert_eq!(value_at(&contents(REDIS_HASH_ZIPLIST).unwrap(), "hash"), "f1=v1 f2=v2");
+    assert_eq!(value_at(&contents(REDIS_ZSET_ZIPLIST).unwrap(), "zset"), "one=1 two=2");
+    let list = value_at(&contents(REDIS_QUICKLIST).unwrap(), "list");
+    assert_eq!(list, "7");
+    let all = contents(REDIS_ENCODINGS).unwrap();
+    assert_eq!(value_at(&all, "string"), "Hello World");
+    assert_eq!(value_at(&all, "number"), "10");
+    assert_eq!(value_at(&all, "compressible"), "a".repeat(137));
+    assert_eq!(
+        value_at(&all, "list"),
+        "1 2 3 a b c 100000 6000000000 1 2 3 a b c 100000 6000000000 1 2 3 a b c 100000 6000000000"
+    );
+    assert_eq!(value_at(&all, "list_zipped"), "1 2 3 a b c 100000 6000000000");
+    assert_eq!(value_at(&all, "set_zipped_3"), "1000000000 2000000000 3000000000 4000000000 5000000000 6000000000");
+    assert_eq!(value_at(&all, "hash_zipped"), "a=1 b=2 c=3");
+    assert_eq!(value_at(&all, "zset_zipped"), "a=1 b=2 c=3");
+    assert_eq!(value_at(&all, "zset").split(' ').count(), 12);
+}
+
+#[test]
+fn what_cannot_be_kept_is_refused_by_name() {
+    let error = contents(REDIS_7_STREAM).unwrap_err();
+    assert!(error.is_refusal());
+    assert!(error.to_string().ends_with("key 'some:stream': streams are not kept by this version"), "{error}");
+    let error = contents(VALKEY_9_FIELD_EXPIRY).unwrap_err();
+    assert!(error.to_string().ends_with("key 'h': hashes whose fields expire are not kept by this version"), "{error}");
+}
+
+#[test]
+fn functions_are_stepped_over_and_counted() {
+    let limits = Limits::default();
+    let mut reader = FileReader::open(REDIS_7_FUNCTION, &limits).unwrap();
+    assert_eq!(reader.next().unwrap().unwrap().key, b"k");
+    assert!(reader.next().unwrap().is_none());
+    assert!(reader.next().unwrap().is_none(), "the end stays the end");
+    assert_eq!(reader.skipped().functions, 1);
+    assert_eq!(reader.version(), 10);
+}
+
+#[test]
+fn other_files_and_other_versions_are_refused() {
+    let refused = |bytes: &[u8]| contents(bytes).unwrap_err().problem;
+    assert_eq!(refused(b""), Problem::NotRdb);
+    assert_eq!(refused(b"REDIS001"), Problem::NotRdb);
+    assert_eq!(refused(b"#!/bin/sh\n"), Problem::NotRdb);
+    assert_eq!(refused(b"REDIS0013\xff12345678"), Problem::Version(13));
+    assert_eq!(refused(b"REDIS0011\xfe\x00"), Problem::Truncated);
+    assert_eq!(refused(b"REDIS0011\x30\x01k\x01v"), Problem::UnknownType(0x30));
+}
+
+#[test]
+fn a_changed_byte_anywhere_is_noticed() {
+    for index in (0..REDIS_7.len()).step_by(61) {
+        let mut changed = REDIS_7.to_vec();
+        changed[index] ^= 0x40;
+        assert!(contents(&changed).is_err(), "byte {index}");
+    }
+}
+
+#[test]
+fn every_cut_is_noticed() {
+    for len in (0..REDIS_7.len()).step_by(397) {
+        assert!(contents(&REDIS_7[..len]).is_err(), "{len} bytes");
+    }
+}
+
+type Row<'a> = (SpaceId, &'a [u8], ValueRef<'a, Value>, Option<i64>);
+
+/// A file of these records.
+fn file(records: &[Row<'_>]) -> Vec<u8> {
+    let mut out = Vec::new();
+    begin(&mut out, &[("keyward-ver", "0.0.0")]);
+    sizes(&mut out, 0, records.len() as u64, 0);
+    for (space, key, value, expires_at) in records {
+        let mut bytes = Vec::new();
+        record(&mut bytes, key, value, *expires_at);
+        part(&mut out, *space, &bytes);
+    }
+    let so_far = Checksum::of(&out);
+    end(&mut out, so_far);
+    out
+}
+
+#[test]
+fn tenants_and_databases_come_back_where_they_were() {
+    let tenant = SpaceId { tenant: TenantId(7), database: 2 };
+    let written = file(&[
+        (shared(0), b"a", ValueRef::Str(b"1st"), None),
+        (tenant, b"a", ValueRef::Int(2), Some(5)),
+        (tenant, b"b", ValueRef::Str(b""), None),
+        (shared(1), b"a", ValueRef::Int(i64::MIN), Some(i64::MAX)),
+    ]);
+    let read = contents(&written).unwrap();
+    let expected = [
+        ((shared(0), "a".to_owned()), ("1st".to_owned(), None)),
+        ((tenant, "a".to_owned()), ("2".to_owned(), Some(5))),
+        ((tenant, "b".to_owned()), (String::new(), None)),
+        ((shared(1), "a".to_owned()), (i64::MIN.to_string(), Some(i64::MAX))),
+    ];
+    assert_eq!(read, Contents::from(expected));
+}
+
+#[test]
+fn a_file_without_a_checksum_is_read() {
+    let mut written = file(&[(shared(0), b"a", ValueRef::Int(1), None)]);
+    let len = written.len();
+    written[len - 8..].fill(0);
+    assert_eq!(contents(&written).unwrap().len(), 1);
+}
+
+#[test]
+fn an_old_file_with_an_empty_collection_loads_without_it() {
+    let mut bytes = b"REDIS0010\x02\x05empty\x00\x00\x01k\x01v".to_vec();
+    let so_far = Checksum::of(&bytes);
+    end(&mut bytes, so_far);
+    let limits = Limits::default();
+    let mut reader = FileReader::open(bytes.as_slice(), &limits).unwrap();
+    assert_eq!(reader.next().unwrap().unwrap().key, b"k");
+    assert!(reader.next().unwrap().is_none());
+    assert_eq!(reader.skipped().empty, 1);
+}
+
+/// As Valkey 9.1 and Redis 7.0 answered `DUMP`.
+#[test]
+fn payloads_of_real_servers() {
+    let limits = Limits::default();
+    let read = |bytes: &[u8]| read_payload(bytes, &limits).map(|value| spelled(&view(&value)));
+    for (bytes, value) in include!("tests/payloads.in") {
+        assert_eq!(read(bytes), Ok(value.to_owned()), "{}", bytes.escape_ascii());
+        let mut changed = bytes.to_vec();
+        changed[0] ^= 1;
+        assert_eq!(read(&changed), Err(Problem::Checksum));
+    }
+    assert_eq!(read(b""), Err(Problem::Truncated));
+}
+
+mod commands {
+    use super::*;
+
+    fn dumped(engine: &mut Engine, key: &str) -> Vec<u8> {
+        let reply = engine.run(&[b"DUMP", key.as_bytes()]);
+        let start = reply.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+        reply[start..reply.len() - 2].to_vec()
+    }
+
+    #[test]
+    fn what_was_dumped_is_restored() {
+        let mut engine = Engine::new(1);
+        engine.words("RPUSH list a 2 c");
+        let payload = dumped(&mut engine, "list");
+        assert_eq!(engine.run(&[b"RESTORE", b"copy", b"0", &payload]), b"+OK\r\n");
+        engine.converse(&[("LRANGE copy 0 -1", "*3\n$1\na\n$1\n2\n$1\nc\n"), ("PTTL copy", ":-1\n")]);
+        assert_eq!(engine.words("DUMP missing"), "$-1\r\n");
+    }
+
+    #[test]
+    fn a_key_in_the_way_is_replaced_only_if_told() {
+        let mut engine = Engine::new(1);
+        engine.words("SET a old");
+        engine.words("SET b new");
+        let payload = dumped(&mut engine, "b");
+        let busy = b"-BUSYKEY Target key name already exists.\r\n";
+        assert_eq!(engine.run(&[b"RESTORE", b"a", b"0", &payload]), busy);
+        assert_eq!(engine.run(&[b"RESTORE", b"a", b"0", &payload, b"replace"]), b"+OK\r\n");
+        engine.converse(&[("GET a", "$3\nnew\n")]);
+    }
+
+    #[test]
+    fn the_time_to_live_is_relative_or_absolute_and_the_journal_says_when() {
+        let mut engine = Engine::new(1);
+        engine.words("SET a 1");
+        let payload = dumped(&mut engine, "a");
+        engine.journal.clear();
+        assert_eq!(engine.run(&[b"RESTORE", b"b", b"1000", &payload]), b"+OK\r\n");
+        let at = (engine.now + 1000).to_string();
+        assert_eq!(engine.journal[0].1[2], at.as_bytes());
+        assert_eq!(engine.words("PTTL b"), ":1000\r\n");
+        let now = engine.now.to_string();
+        assert_eq!(engine.run(&[b"RESTORE", b"b", now.as_bytes(), &payload, b"REPLACE", b"ABSTTL"]), b"+OK\r\n");
+        assert_eq!(engine.words("EXISTS b"), ":0\r\n");
+        assert_eq!(engine.journal.last().unwrap().1, [b"DEL".to_vec(), b"b".to_vec()]);
+    }
+
+    #[test]
+    fn wrong_requests_are_refused_with_redis_words() {
+        let mut engine = Engine::new(1);
+        engine.words("SET a 1");
+        let payload = dumped(&mut engine, "a");
+        let mut refused = |argv: &[&[u8]], text: &str| {
+            let all = [&[b"RESTORE".as_slice(), b"b"], argv].concat();
+            assert_eq!(engine.run(&all), format!("-{text}\r\n").into_bytes());
+        };
+        let mut broken = payload.clone();
+        broken[0] ^= 0x20;
+        refused(&[b"0", &broken], "ERR DUMP payload version or checksum are wrong");
+        refused(&[b"0", b""], "ERR DUMP payload version or checksum are wrong");
+        let mut nonsense = b"\x10\x03abc\x0a\x00".to_vec();
+        nonsense.extend(Checksum::of(&nonsense).value().to_le_bytes());
+        refused(&[b"0", &nonsense], "ERR Bad data format");
+        refused(&[b"-1", &payload], "ERR Invalid TTL value, must be >= 0");
+        refused(&[b"x", &payload], "ERR value is not an integer or out of range");
+        refused(&[b"0", &payload, b"FREQ", b"256"], "ERR Invalid FREQ value, must be >= 0 and <= 255");
+        refused(&[b"0", &payload, b"IDLETIME", b"-1"], "ERR Invalid IDLETIME value, must be >= 0");
+        refused(&[b"0", &payload, b"IDLETIME", b"1", b"FREQ", b"1"], "ERR syntax error");
+        refused(&[b"0", &payload, b"NONSENSE"], "ERR syntax error");
+    }
+}
+
+/// Text, integers and bytes of all lengths that are stored in different ways.
+fn element() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        any::<i64>().prop_map(|integer| integer.to_string().into_bytes()),
+        (-5000i64..5000).prop_map(|integer| integer.to_string().into_bytes()),
+        proptest::collection::vec(any::<u8>(), 0..80),
+        (prop_oneof![Just(63usize), Just(64), Just(4095), Just(4096), 120usize..130, 16_370usize..16_390], any::<u8>())
+            .prop_map(|(len, byte)| vec![byte; len]),
+    ]
+}
+
+fn value() -> impl Strategy<Value = NewValue<'static, Value>> {
+    let limits = Limits::default();
+    let many = || proptest::collection::vec(element(), 1..40);
+    let pairs = proptest::collection::vec((element(), element()), 1..700);
+    let scores = proptest::collection::vec((element(), any::<f64>().prop_filter("a number", |n| !n.is_nan())), 1..200);
+    let (for_list, for_set, for_hash, for_sorted) = (limits.clone(), limits.clone(), limits.clone(), limits);
+    prop_oneof![
+        any::<i64>().prop_map(NewValue::Int),
+        element().prop_map(NewValue::Bytes),
+        many().prop_map(move |elements| {
+            let mut list = List::new();
+            elements.iter().for_each(|element| list.push(End::Back, &[element], &for_list));
+            NewValue::Object(Value::List(list))
+        }),
+        prop_oneof![many(), proptest::collection::vec(any::<i32>().prop_map(|n| n.to_string().into_bytes()), 1..600)]
+            .prop_map(move |members| {
+                let mut set = Set::new();
+                members.iter().for_each(|member| {
+                    set.add(member, &for_set);
+                });
+                NewValue::Object(Value::Set(set))
+            }),
+        pairs.prop_map(move |pairs| {
+            let mut hash = Hash::new();
+            pairs.iter().for_each(|(field, value)| {
+                hash.set(field, value, &for_hash);
+            });
+            NewValue::Object(Value::Hash(hash))
+        }),
+        scores.prop_map(move |pairs| {
+            let mut set = SortedSet::new();
+            pairs.iter().for_each(|(member, score)| {
+                set.set(member, *score, &for_sorted).expect("a number");
+            });
+            NewValue::Object(Value::SortedSet(set))
+        }),
+    ]
+}
+
+/// An edit that hostile or broken hands make.
+fn edited(mut bytes: Vec<u8>, edits: &[(u16, u8)]) -> Vec<u8> {
+    for (at, byte) in edits {
+        let len = bytes.len().max(1);
+        match bytes.get_mut(usize::from(*at) % len) {
+            Some(slot) => *slot = *byte,
+            None => bytes.push(*byte),
+        }
+    }
+    bytes
+}
+
+fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
+    bytes.extend(10u16.to_le_bytes());
+    let checksum = Checksum::of(&bytes);
+    bytes.extend(checksum.value().to_le_bytes());
+    bytes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn every_value_survives_a_payload(value in value()) {
+        let written = payload(&view(&value));
+        let read = read_payload(&written, &Limits::default()).unwrap();
+        prop_assert_eq!(spelled(&view(&read)), spelled(&view(&value)));
+    }
+
+    #[test]
+    fn every_value_survives_a_file(value in value(), key in element(), expires_at in any::<Option<i64>>()) {
+        let written = file(&[(shared(3), &key, view(&value), expires_at)]);
+        let read = contents(&written).unwrap();
+        let expected = (spelled(&view(&value)), expires_at);
+        prop_assert_eq!(read, Contents::from([((shared(3), key.escape_ascii().to_string()), expected)]));
+    }
+
+    #[test]
+    fn an_edited_payload_with_a_right_checksum_never_panics(
+        value in value(),
+        edits in proptest::collection::vec((any::<u16>(), any::<u8>()), 1..6),
+    ) {
+        let written = payload(&view(&value));
+        let edited = sealed(edited(written[..written.len() - 10].to_vec(), &edits));
+        let _ = read_payload(&edited, &Limits::default());
+    }
+
+    #[test]
+    fn random_bytes_of_every_kind_never_panic(kind in 0u8..32, bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let _ = read_payload(&sealed([&[kind][..], &bytes].concat()), &Limits::default());
+        let _ = contents(&[b"REDIS0011", &bytes[..]].concat());
+        let _ = contents(&[&b"REDIS0011"[..], &[kind], &bytes].concat());
+    }
+
+    #[test]
+    fn an_edited_file_never_panics(edits in proptest::collection::vec((any::<u16>(), any::<u8>()), 1..4)) {
+        for golden in [VALKEY_9, REDIS_7, REDIS_ENCODINGS, REDIS_ZIPMAP, REDIS_QUICKLIST] {
+            let _ = contents(&edited(golden.to_vec(), &edits));
+        }
+    }
+}

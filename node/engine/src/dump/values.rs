@@ -1,0 +1,224 @@
+//! Values taken out of their stored form, in every encoding a server of the last ten years wrote. Which form a value has in
+//! memory is decided by this node's own limits, not by the form it was stored in. Knows no file and no payload.
+
+use super::containers::{Run, each};
+use super::source::{Reader, Source};
+use super::{Problem, kind};
+use crate::dict::NewValue;
+use crate::types::{End, Hash, Limits, List, Set, SortedSet, Text, Value, number};
+
+/// What commands do not honor yet: loaded all the same, such a field would stay for ever.
+const EXPIRING_FIELDS: Problem = Problem::Unsupported("hashes whose fields expire");
+
+/// A node of a quicklist that is one element, not a listpack.
+const PLAIN_NODE: u64 = 1;
+
+/// A node of a quicklist that is a listpack.
+const PACKED_NODE: u64 = 2;
+
+/// Reads a value of this kind.
+pub(super) fn read<S: Source>(
+    reader: &mut Reader<S>,
+    kind: u8,
+    limits: &Limits,
+) -> Result<NewValue<'static, Value>, Problem> {
+    let value = match kind {
+        kind::STRING => return Ok(string(reader.string()?)),
+        kind::LIST => Value::List(list(reader, limits)?),
+        kind::LIST_QUICKLIST => Value::List(quicklist(reader, limits)?),
+        kind::LIST_QUICKLIST_2 => Value::List(quicklist_2(reader, limits)?),
+        kind::LIST_ZIPLIST => {
+            let mut list = List::new();
+            push_run(&mut list, Run::Ziplist, &reader.string()?, limits)?;
+            Value::List(list)
+        }
+        kind::SET => Value::Set(set(reader, limits)?),
+        kind::SET_INTSET => Value::Set(packed_set(Run::Intset, &reader.string()?, limits)?),
+        kind::SET_LISTPACK => Value::Set(packed_set(Run::Listpack, &reader.string()?, limits)?),
+        kind::HASH => Value::Hash(hash(reader, limits)?),
+        kind::HASH_ZIPMAP => Value::Hash(packed_hash(Run::Zipmap, &reader.string()?, limits)?),
+        kind::HASH_ZIPLIST => Value::Hash(packed_hash(Run::Ziplist, &reader.string()?, limits)?),
+        kind::HASH_LISTPACK => Value::Hash(packed_hash(Run::Listpack, &reader.string()?, limits)?),
+        kind::HASH_2 => Value::Hash(hash_2(reader, limits)?),
+        kind::HASH_METADATA | kind::HASH_LISTPACK_EX => return Err(EXPIRING_FIELDS),
+        kind::SORTED_SET => Value::SortedSet(sorted_set(reader, limits, text_score)?),
+        kind::SORTED_SET_2 => Value::SortedSet(sorted_set(reader, limits, Reader::double)?),
+        kind::SORTED_SET_ZIPLIST => Value::SortedSet(packed_sorted_set(Run::Ziplist, &reader.string()?, limits)?),
+        kind::SORTED_SET_LISTPACK => Value::SortedSet(packed_sorted_set(Run::Listpack, &reader.string()?, limits)?),
+        kind::STREAM | kind::STREAM_2 | kind::STREAM_3 => {
+            return Err(Problem::Unsupported("streams"));
+        }
+        kind::MODULE | kind::MODULE_2 => return Err(Problem::Unsupported("values of modules")),
+        unknown => return Err(Problem::UnknownType(unknown)),
+    };
+    if value.is_empty() { Err(Problem::Empty) } else { Ok(NewValue::Object(value)) }
+}
+
+fn string(bytes: Vec<u8>) -> NewValue<'static, Value> {
+    const DIGITS_MAX: usize = 20;
+    let integer = if bytes.len() <= DIGITS_MAX { number::parse_i64(&bytes) } else { None };
+    integer.map_or(NewValue::Bytes(bytes), NewValue::Int)
+}
+
+fn list<S: Source>(reader: &mut Reader<S>, limits: &Limits) -> Result<List, Problem> {
+    let mut list = List::new();
+    for _ in 0..reader.count(1)? {
+        list.push(End::Back, &[&reader.string()?], limits);
+    }
+    Ok(list)
+}
+
+fn quicklist<S: Source>(reader: &mut Reader<S>, limits: &Limits) -> Result<List, Problem> {
+    let mut list = List::new();
+    for _ in 0..reader.count(1)? {
+        push_run(&mut list, Run::Ziplist, &reader.string()?, limits)?;
+    }
+    Ok(list)
+}
+
+fn quicklist_2<S: Source>(reader: &mut Reader<S>, limits: &Limits) -> Result<List, Problem> {
+    let mut list = List::new();
+    for _ in 0..reader.count(2)? {
+        let node = reader.length()?;
+        let bytes = reader.string()?;
+        match node {
+            PLAIN_NODE => list.push(End::Back, &[&bytes], limits),
+            PACKED_NODE => push_run(&mut list, Run::Listpack, &bytes, limits)?,
+            _ => return Err(Problem::Malformed("a quicklist")),
+        }
+    }
+    Ok(list)
+}
+
+fn push_run(list: &mut List, run: Run, bytes: &[u8], limits: &Limits) -> Result<(), Problem> {
+    each(run, bytes, &mut |element| {
+        list.push(End::Back, &[&element], limits);
+        Ok(())
+    })
+}
+
+fn add_member(set: &mut Set, member: &[u8], limits: &Limits) -> Result<(), Problem> {
+    if set.add(member, limits) { Ok(()) } else { Err(Problem::Malformed("a set with a member twice")) }
+}
+
+fn set<S: Source>(reader: &mut Reader<S>, limits: &Limits) -> Result<Set, Problem> {
+    let mut set = Set::new();
+    for _ in 0..reader.count(1)? {
+        add_member(&mut set, &reader.string()?, limits)?;
+    }
+    Ok(set)
+}
+
+fn packed_set(run: Run, bytes: &[u8], limits: &Limits) -> Result<Set, Problem> {
+    let mut set = Set::new();
+    each(run, bytes, &mut |member| add_member(&mut set, &member, limits))?;
+    Ok(set)
+}
+
+fn set_field(hash: &mut Hash, field: &[u8], value: &[u8], limits: &Limits) -> Result<(), Problem> {
+    if hash.set(field, value, limits) { Ok(()) } else { Err(Problem::Malformed("a hash with a field twice")) }
+}
+
+/// The longest form a hash starts in is asked for at once: growing out of the small one costs as much as filling it.
+fn hash_of(fields: u64, limits: &Limits) -> Hash {
+    let mut hash = Hash::new();
+    hash.prepare(usize::try_from(fields).unwrap_or(usize::MAX), 0, limits);
+    hash
+}
+
+fn hash<S: Source>(reader: &mut Reader<S>, limits: &Limits) -> Result<Hash, Problem> {
+    let fields = reader.count(2)?;
+    let mut hash = hash_of(fields, limits);
+    for _ in 0..fields {
+        let field = reader.string()?;
+        set_field(&mut hash, &field, &reader.string()?, limits)?;
+    }
+    Ok(hash)
+}
+
+/// As Valkey 9 writes it: every field with its expiry, -1 for none.
+fn hash_2<S: Source>(reader: &mut Reader<S>, limits: &Limits) -> Result<Hash, Problem> {
+    const NEVER: i64 = -1;
+    let fields = reader.count(10)?;
+    let mut hash = hash_of(fields, limits);
+    for _ in 0..fields {
+        let field = reader.string()?;
+        let value = reader.string()?;
+        if reader.milliseconds()? != NEVER {
+            return Err(EXPIRING_FIELDS);
+        }
+        set_field(&mut hash, &field, &value, limits)?;
+    }
+    Ok(hash)
+}
+
+/// Visits the elements of a run two by two.
+fn each_pair(
+    run: Run,
+    bytes: &[u8],
+    odd: Problem,
+    mut visit: impl FnMut(&[u8], Text<'_>) -> Result<(), Problem>,
+) -> Result<(), Problem> {
+    let mut first: Option<Vec<u8>> = None;
+    each(run, bytes, &mut |element| match first.take() {
+        None => {
+            first = Some(element.into_vec());
+            Ok(())
+        }
+        Some(first) => visit(&first, element),
+    })?;
+    if first.is_some() { Err(odd) } else { Ok(()) }
+}
+
+fn packed_hash(run: Run, bytes: &[u8], limits: &Limits) -> Result<Hash, Problem> {
+    let mut hash = Hash::new();
+    let odd = Problem::Malformed("a hash with a field without a value");
+    each_pair(run, bytes, odd, |field, value| set_field(&mut hash, field, &value, limits))?;
+    Ok(hash)
+}
+
+fn add_scored(set: &mut SortedSet, member: &[u8], score: f64, limits: &Limits) -> Result<(), Problem> {
+    let len = set.len();
+    let scored = set.set(member, score, limits);
+    if scored.is_err() {
+        return Err(Problem::Malformed("a score"));
+    }
+    if set.len() > len { Ok(()) } else { Err(Problem::Malformed("a sorted set with a member twice")) }
+}
+
+fn sorted_set<S: Source>(
+    reader: &mut Reader<S>,
+    limits: &Limits,
+    score: impl Fn(&mut Reader<S>) -> Result<f64, Problem>,
+) -> Result<SortedSet, Problem> {
+    let members = reader.count(2)?;
+    let mut set = SortedSet::prepared(usize::try_from(members).unwrap_or(usize::MAX), 0, limits);
+    for _ in 0..members {
+        let member = reader.string()?;
+        add_scored(&mut set, &member, score(reader)?, limits)?;
+    }
+    Ok(set)
+}
+
+/// A score as servers before 4.0 wrote it: its digits with their number before them.
+fn text_score<S: Source>(reader: &mut Reader<S>) -> Result<f64, Problem> {
+    match reader.byte()? {
+        253 => Ok(f64::NAN),
+        254 => Ok(f64::INFINITY),
+        255 => Ok(f64::NEG_INFINITY),
+        len => parse_score(&reader.bytes(u64::from(len))?),
+    }
+}
+
+fn packed_sorted_set(run: Run, bytes: &[u8], limits: &Limits) -> Result<SortedSet, Problem> {
+    let mut set = SortedSet::new();
+    let odd = Problem::Malformed("a sorted set with a member without a score");
+    each_pair(run, bytes, odd, |member, score| add_scored(&mut set, member, parse_score(&score)?, limits))?;
+    Ok(set)
+}
+
+fn parse_score(text: &[u8]) -> Result<f64, Problem> {
+    // Not `number::parse_f64`, which also refuses what vanishes to zero, and a stored score may be denormal.
+    let text = std::str::from_utf8(text).map_err(|_| Problem::Malformed("a score"))?;
+    text.parse().map_err(|_| Problem::Malformed("a score"))
+}

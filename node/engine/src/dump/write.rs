@@ -1,0 +1,239 @@
+//! Values, records and the frame of a file, appended to a buffer. Knows no disk; who writes the buffer out keeps the
+//! checksum of what it wrote.
+
+use super::containers::{Listpack, intset};
+use super::{Checksum, SPACE_FIELD, VERSION, VERSION_FIELD_EXPIRY, kind, opcode};
+use crate::dict::ValueRef;
+use crate::keyspace::{SpaceId, TenantId, UnixMillis};
+use crate::types::{Hash, List, Set, SortedSet, Value, number};
+
+/// A node of a list is closed when it has grown to this, in bytes; an element that big is a node of its own. Redis' own
+/// default for `list-max-listpack-size`.
+const LIST_NODE_BYTES: usize = 8192;
+
+/// Starts a file; the fields are for people and tools, no server needs them.
+pub fn begin(out: &mut Vec<u8>, fields: &[(&str, &str)]) {
+    out.extend_from_slice(format!("REDIS{VERSION:04}").as_bytes());
+    for (name, value) in fields {
+        aux(out, name.as_bytes(), value.as_bytes());
+    }
+}
+
+/// Says how many keys a database of the shared keyspace will have, so that the reader makes room at once.
+pub fn sizes(out: &mut Vec<u8>, database: u32, keys: u64, expiring: u64) {
+    select(out, database);
+    out.push(opcode::RESIZE);
+    length(out, keys);
+    length(out, expiring);
+}
+
+/// Adds records, made by [`record`], of one keyspace.
+pub fn part(out: &mut Vec<u8>, space: SpaceId, records: &[u8]) {
+    if records.is_empty() {
+        return;
+    }
+    if space.tenant == TenantId::SHARED {
+        select(out, space.database);
+        out.extend_from_slice(records);
+        return;
+    }
+    // Another server would mix up the keys of two tenants, so it must not see them: it skips a field it does not know.
+    let mut head = Vec::new();
+    length(&mut head, u64::from(space.tenant.0));
+    length(&mut head, u64::from(space.database));
+    out.push(opcode::AUX);
+    string(out, SPACE_FIELD);
+    length(out, (head.len() + records.len()) as u64);
+    out.extend_from_slice(&head);
+    out.extend_from_slice(records);
+}
+
+/// Adds one key with its value and expiry.
+pub fn record(out: &mut Vec<u8>, key: &[u8], value: &ValueRef<'_, Value>, expires_at: Option<UnixMillis>) {
+    if let Some(at) = expires_at {
+        out.push(opcode::EXPIRES_MS);
+        out.extend_from_slice(&at.to_le_bytes());
+    }
+    out.push(kind_of(value));
+    string(out, key);
+    content(out, value);
+}
+
+/// Ends a file. `so_far` is the checksum of everything written before, what is in `out` included.
+pub fn end(out: &mut Vec<u8>, mut so_far: Checksum) {
+    so_far.update(&[opcode::EOF]);
+    out.push(opcode::EOF);
+    out.extend_from_slice(&so_far.value().to_le_bytes());
+}
+
+/// One value as `DUMP` answers it.
+pub fn payload(value: &ValueRef<'_, Value>) -> Vec<u8> {
+    let mut out = vec![kind_of(value)];
+    content(&mut out, value);
+    let version = if out[0] == kind::HASH_2 { VERSION_FIELD_EXPIRY } else { VERSION };
+    out.extend_from_slice(&version.to_le_bytes());
+    let checksum = Checksum::of(&out);
+    out.extend_from_slice(&checksum.value().to_le_bytes());
+    out
+}
+
+fn select(out: &mut Vec<u8>, database: u32) {
+    out.push(opcode::SELECT);
+    length(out, u64::from(database));
+}
+
+fn aux(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    out.push(opcode::AUX);
+    string(out, name);
+    string(out, value);
+}
+
+fn length(out: &mut Vec<u8>, len: u64) {
+    match len {
+        0..=0x3f => out.push(len as u8),
+        0x40..=0x3fff => out.extend([0x40 | (len >> 8) as u8, len as u8]),
+        0x4000..=0xffff_ffff => {
+            out.push(0x80);
+            out.extend_from_slice(&(len as u32).to_be_bytes());
+        }
+        _ => {
+            out.push(0x81);
+            out.extend_from_slice(&len.to_be_bytes());
+        }
+    }
+}
+
+/// A string, as an integer if it spells a small one.
+fn string(out: &mut Vec<u8>, bytes: &[u8]) {
+    const DIGITS_MAX: usize = 11;
+    let integer = if bytes.len() <= DIGITS_MAX { number::parse_i64(bytes) } else { None };
+    if !integer.is_some_and(|integer| small_integer(out, integer)) {
+        plain_string(out, bytes);
+    }
+}
+
+fn plain_string(out: &mut Vec<u8>, bytes: &[u8]) {
+    length(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+/// Writes the integer if it has at most four bytes.
+fn small_integer(out: &mut Vec<u8>, integer: i64) -> bool {
+    let (encoding, width) = match integer {
+        -0x80..=0x7f => (0xc0, 1),
+        -0x8000..=0x7fff => (0xc1, 2),
+        -0x8000_0000..=0x7fff_ffff => (0xc2, 4),
+        _ => return false,
+    };
+    out.push(encoding);
+    out.extend_from_slice(&integer.to_le_bytes()[..width]);
+    true
+}
+
+/// The oldest form that holds the value compactly.
+fn kind_of(value: &ValueRef<'_, Value>) -> u8 {
+    match value {
+        ValueRef::Int(_) | ValueRef::Str(_) => kind::STRING,
+        ValueRef::Object(Value::List(_)) => kind::LIST_QUICKLIST_2,
+        ValueRef::Object(Value::Set(set)) if set.encoding() == "intset" => kind::SET_INTSET,
+        // Sets as listpacks came with Redis 7.2 only.
+        ValueRef::Object(Value::Set(_)) => kind::SET,
+        ValueRef::Object(Value::Hash(hash)) if hash.expiring_len() > 0 => kind::HASH_2,
+        ValueRef::Object(Value::Hash(hash)) if hash.encoding() == "listpack" => kind::HASH_LISTPACK,
+        ValueRef::Object(Value::Hash(_)) => kind::HASH,
+        ValueRef::Object(Value::SortedSet(set)) if set.encoding() == "listpack" => kind::SORTED_SET_LISTPACK,
+        ValueRef::Object(Value::SortedSet(_)) => kind::SORTED_SET_2,
+    }
+}
+
+/// The value in the form that [`kind_of`] names.
+fn content(out: &mut Vec<u8>, value: &ValueRef<'_, Value>) {
+    match value {
+        ValueRef::Int(integer) => {
+            if !small_integer(out, *integer) {
+                plain_string(out, &number::format_i64(*integer));
+            }
+        }
+        ValueRef::Str(bytes) => string(out, bytes),
+        ValueRef::Object(Value::List(list)) => list_content(out, list),
+        ValueRef::Object(Value::Set(set)) => set_content(out, set),
+        ValueRef::Object(Value::Hash(hash)) => hash_content(out, hash),
+        ValueRef::Object(Value::SortedSet(set)) => sorted_set_content(out, set),
+    }
+}
+
+fn list_content(out: &mut Vec<u8>, list: &List) {
+    let mut nodes = Vec::new();
+    let mut count = 0u64;
+    let mut open = Listpack::new();
+    let mut close = |open: &mut Listpack, nodes: &mut Vec<u8>| {
+        if !open.is_empty() {
+            length(nodes, 2);
+            plain_string(nodes, &std::mem::replace(open, Listpack::new()).finish());
+            count += 1;
+        }
+    };
+    let mut plain = 0u64;
+    for element in list.iter() {
+        if element.len() >= LIST_NODE_BYTES {
+            close(&mut open, &mut nodes);
+            length(&mut nodes, 1);
+            plain_string(&mut nodes, &element);
+            plain += 1;
+            continue;
+        }
+        open.push(&element);
+        if open.len_bytes() >= LIST_NODE_BYTES {
+            close(&mut open, &mut nodes);
+        }
+    }
+    close(&mut open, &mut nodes);
+    length(out, count + plain);
+    out.extend_from_slice(&nodes);
+}
+
+fn set_content(out: &mut Vec<u8>, set: &Set) {
+    if set.encoding() == "intset" {
+        let integers: Vec<i64> = set.iter().filter_map(|member| number::parse_i64(&member)).collect();
+        return plain_string(out, &intset(&integers));
+    }
+    length(out, set.len() as u64);
+    set.iter().for_each(|member| string(out, &member));
+}
+
+fn hash_content(out: &mut Vec<u8>, hash: &Hash) {
+    let expiring = hash.expiring_len() > 0;
+    if hash.encoding() == "listpack" {
+        let mut packed = Listpack::new();
+        for pair in hash.iter() {
+            packed.push(&pair.field);
+            packed.push(&pair.value);
+        }
+        return plain_string(out, &packed.finish());
+    }
+    length(out, hash.len() as u64);
+    for pair in hash.iter() {
+        string(out, &pair.field);
+        string(out, &pair.value);
+        if expiring {
+            out.extend_from_slice(&pair.expires_at.unwrap_or(-1).to_le_bytes());
+        }
+    }
+}
+
+fn sorted_set_content(out: &mut Vec<u8>, set: &SortedSet) {
+    if set.encoding() == "listpack" {
+        let mut packed = Listpack::new();
+        for (member, score) in set.iter() {
+            packed.push(&member);
+            packed.push(number::format_f64(score).as_bytes());
+        }
+        return plain_string(out, &packed.finish());
+    }
+    length(out, set.len() as u64);
+    // From the highest down: what a server inserts at the front of its order finds its place fastest.
+    for (member, score) in set.iter().rev() {
+        string(out, &member);
+        out.extend_from_slice(&score.to_le_bytes());
+    }
+}

@@ -1,0 +1,1043 @@
+//! The keys of one node, cut into shards; and [`Keys`], the locked view a command is given.
+//!
+//! ```text
+//!   node          shard 0 … n-1, each behind a mutex the node owns     chosen by the hash of the key's tag
+//!   └ Shard       one Keyspace per (tenant, database)                  made when its first key is
+//!     └ Keyspace  a Dict: key → entry (value, expiry, access clock)
+//! ```
+//!
+//! The owner of a key is the tenant, not whoever wrote it. A handler sees only `Keys`: the shards of the keys it named,
+//! already locked, for one tenant and database. Asking for any other key is a broken promise and ends the request
+//! with a panic the node survives: the key that was checked is the key that is used.
+//!
+//! This file knows no clock: `now` is passed in once per batch. It is long because it is everything a handler may do to
+//! keys, one method after the other.
+
+use crate::dict::{self, Dict, Entry, NewValue, OldValue, OwnedEntry, ValueRef};
+use crate::effects::Effects;
+use crate::error::CommandError;
+use crate::types::{Hash, Limits, List, Set, SortedSet, Value, number};
+use std::collections::BTreeMap;
+use std::ops::Deref;
+
+/// Milliseconds since 1970, as Redis' `PEXPIREAT` counts.
+pub type UnixMillis = i64;
+
+/// Who owns keys.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct TenantId(pub u32);
+
+impl TenantId {
+    /// The keyspace every user without a namespace of its own works in.
+    pub const SHARED: TenantId = TenantId(0);
+}
+
+/// One tenant's database.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct SpaceId {
+    /// Whose keys.
+    pub tenant: TenantId,
+    /// Which of its databases.
+    pub database: u32,
+}
+
+/// How keys are hashed and spread over shards: the same for the whole life of the process.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    /// Secret, so that nobody can aim keys at one bucket.
+    pub seed: u64,
+    /// A power of two.
+    pub shard_count: u32,
+}
+
+/// Where a key lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Index of its shard.
+    pub shard: u32,
+    /// Its hash in the shard's table.
+    pub hash: u64,
+}
+
+impl Layout {
+    /// Where `key` lies. Keys with the same hash tag (`{…}`, the Redis Cluster rule) lie in the same shard.
+    #[inline]
+    pub fn place(&self, key: &[u8]) -> Place {
+        let hash = dict::hash_key(self.seed, key);
+        let tag = hash_tag(key);
+        let chooser = if tag.len() == key.len() { hash } else { dict::hash_key(self.seed, tag) };
+        Place { shard: (chooser as u32) & (self.shard_count - 1), hash }
+    }
+}
+
+/// The part of a key that chooses its slot and shard: what lies between the first `{` and the next `}` if that is
+/// not empty, else the whole key (<https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-tags>).
+#[inline]
+pub fn hash_tag(key: &[u8]) -> &[u8] {
+    let Some(open) = memchr::memchr(b'{', key) else { return key };
+    match memchr::memchr(b'}', &key[open + 1..]) {
+        Some(length) if length > 0 => &key[open + 1..open + 1 + length],
+        _ => key,
+    }
+}
+
+/// One tenant's database within one shard.
+pub struct Keyspace {
+    dict: Dict<Value>,
+    objects_bytes: usize,
+    sweep_cursor: u64,
+}
+
+impl Keyspace {
+    fn new(seed: u64) -> Keyspace {
+        Keyspace { dict: Dict::new(seed), objects_bytes: 0, sweep_cursor: 0 }
+    }
+
+    /// How many keys, expired ones not yet removed included.
+    pub fn len(&self) -> usize {
+        self.dict.len()
+    }
+
+    /// Whether it has no key.
+    pub fn is_empty(&self) -> bool {
+        self.dict.len() == 0
+    }
+
+    /// How many keys have an expiry.
+    pub fn expiring_len(&self) -> usize {
+        self.dict.expiring_len()
+    }
+
+    /// Bytes used by keys, values and tables.
+    pub fn memory_bytes(&self) -> usize {
+        self.dict.memory_bytes() + self.objects_bytes
+    }
+
+    /// Visits every entry, expired ones included.
+    pub fn for_each(&self, visit: &mut dyn FnMut(&Entry<Value>)) {
+        self.dict.for_each(visit);
+    }
+
+    /// Visits whole buckets from `cursor` on and returns where to go on; see [`Dict::scan`].
+    pub fn scan(&self, cursor: u64, visit: &mut dyn FnMut(&Entry<Value>)) -> u64 {
+        self.dict.scan(cursor, visit)
+    }
+
+    /// Removes up to `buckets` buckets' worth of keys that expired before `now`, going round; tells how many, and
+    /// names each.
+    pub fn remove_expired(&mut self, now: UnixMillis, buckets: usize, mut removed: impl FnMut(&[u8])) -> usize {
+        let mut expired: Vec<Vec<u8>> = Vec::new();
+        for _ in 0..buckets {
+            self.sweep_cursor = self.dict.scan(self.sweep_cursor, &mut |entry| {
+                if entry.expires_at().is_some_and(|at| at <= now) {
+                    expired.push(entry.key().to_vec());
+                }
+            });
+            if self.sweep_cursor == 0 {
+                break;
+            }
+        }
+        for key in &expired {
+            if let Some(entry) = self.dict.remove(self.dict.hash(key), key) {
+                self.forget_object(&entry.value());
+            }
+            removed(key);
+        }
+        expired.len()
+    }
+
+    fn forget_object(&mut self, value: &ValueRef<'_, Value>) {
+        if let ValueRef::Object(object) = value {
+            self.objects_bytes = self.objects_bytes.saturating_sub(object.memory_bytes());
+        }
+    }
+}
+
+/// A share of the node's keys, under one lock.
+pub struct Shard {
+    seed: u64,
+    shared: Keyspace,
+    others: BTreeMap<SpaceId, Keyspace>,
+    tally: Tally,
+}
+
+/// What happened in a shard since the start. Kept inside it, so that counting never touches a line two threads share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Changes, as handlers count them.
+    pub changes: u64,
+    /// Keys found expired and removed.
+    pub expired: u64,
+    /// Reads that found their key.
+    pub hits: u64,
+    /// Reads that found no key.
+    pub misses: u64,
+}
+
+impl Tally {
+    /// Both together.
+    pub fn plus(self, other: Tally) -> Tally {
+        Tally {
+            changes: self.changes + other.changes,
+            expired: self.expired + other.expired,
+            hits: self.hits + other.hits,
+            misses: self.misses + other.misses,
+        }
+    }
+}
+
+impl Shard {
+    /// An empty shard whose keys are hashed with `seed`, as the [`Layout`] says.
+    pub fn new(seed: u64) -> Shard {
+        Shard { seed, shared: Keyspace::new(seed), others: BTreeMap::new(), tally: Tally::default() }
+    }
+
+    /// What happened here since the start.
+    pub fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// Counts the effects of one call.
+    #[inline]
+    pub fn count(&mut self, effects: &Effects) {
+        self.tally.changes += effects.changes();
+        self.tally.expired += effects.expired_count() as u64;
+        let (hits, misses) = effects.lookups();
+        self.tally.hits += hits;
+        self.tally.misses += misses;
+    }
+
+    /// Counts keys the sweep removed.
+    pub fn count_expired(&mut self, keys: usize) {
+        self.tally.expired += keys as u64;
+    }
+
+    /// Starts counting anew (`CONFIG RESETSTAT`); changes go on, the save schedule needs them.
+    pub fn reset_tally(&mut self) {
+        self.tally = Tally { changes: self.tally.changes, ..Tally::default() };
+    }
+
+    /// The keyspace of `space`, if it has any key.
+    #[inline]
+    pub fn space(&self, space: SpaceId) -> Option<&Keyspace> {
+        if space == SpaceId::default() { Some(&self.shared) } else { self.others.get(&space) }
+    }
+
+    /// The keyspace of `space`, made if need be.
+    #[inline]
+    pub fn space_mut(&mut self, space: SpaceId) -> &mut Keyspace {
+        if space == SpaceId::default() {
+            return &mut self.shared;
+        }
+        self.others.entry(space).or_insert_with(|| Keyspace::new(self.seed))
+    }
+
+    /// Takes a whole keyspace away, leaving an empty one.
+    fn take_space(&mut self, space: SpaceId) -> Keyspace {
+        if space == SpaceId::default() {
+            return std::mem::replace(&mut self.shared, Keyspace::new(self.seed));
+        }
+        self.others.remove(&space).unwrap_or_else(|| Keyspace::new(self.seed))
+    }
+
+    /// Every keyspace with its id.
+    pub fn spaces(&self) -> impl Iterator<Item = (SpaceId, &Keyspace)> {
+        std::iter::once((SpaceId::default(), &self.shared)).chain(self.others.iter().map(|(id, space)| (*id, space)))
+    }
+
+    /// The ids of keyspaces that have expiring keys.
+    pub fn expiring_spaces(&self) -> Vec<SpaceId> {
+        self.spaces().filter(|(_, space)| space.expiring_len() > 0).map(|(id, _)| id).collect()
+    }
+
+    /// Bytes used by everything in it.
+    pub fn memory_bytes(&self) -> usize {
+        self.spaces().map(|(_, space)| space.memory_bytes()).sum()
+    }
+
+    /// Asks the processor to fetch the bucket of a key that will be needed soon.
+    #[inline]
+    pub fn prefetch_bucket(&self, space: SpaceId, hash: u64) {
+        if let Some(space) = self.space(space) {
+            space.dict.prefetch_bucket(hash);
+        }
+    }
+
+    /// Asks the processor to fetch the entry of a key that will be needed soon; its bucket is at hand by now.
+    #[inline]
+    pub fn prefetch_entry(&self, space: SpaceId, hash: u64) {
+        if let Some(space) = self.space(space) {
+            space.dict.prefetch_entry(hash);
+        }
+    }
+}
+
+/// The shards a call may touch.
+enum Locked<'a> {
+    One(u32, &'a mut Shard),
+    /// Ascending by index.
+    Many(Vec<(u32, &'a mut Shard)>),
+}
+
+impl Locked<'_> {
+    const UNNAMED: &'static str = "a command touches only the keys it names";
+
+    #[inline]
+    fn get(&self, index: u32) -> &Shard {
+        match self {
+            Locked::One(only, shard) => {
+                assert!(*only == index, "{}", Self::UNNAMED);
+                shard
+            }
+            Locked::Many(shards) => {
+                let found = shards.binary_search_by_key(&index, |(index, _)| *index).expect(Self::UNNAMED);
+                shards[found].1
+            }
+        }
+    }
+
+    #[inline]
+    fn get_mut(&mut self, index: u32) -> &mut Shard {
+        match self {
+            Locked::One(only, shard) => {
+                assert!(*only == index, "{}", Self::UNNAMED);
+                shard
+            }
+            Locked::Many(shards) => {
+                let found = shards.binary_search_by_key(&index, |(index, _)| *index).expect(Self::UNNAMED);
+                shards[found].1
+            }
+        }
+    }
+}
+
+/// What the node lends to every call, besides the locked shards.
+#[derive(Clone, Copy)]
+pub struct CallContext<'a> {
+    /// How keys are placed.
+    pub layout: Layout,
+    /// Whose keys, which database.
+    pub space: SpaceId,
+    /// The wall clock, read once per batch.
+    pub now: UnixMillis,
+    /// When values change their encoding.
+    pub limits: &'a Limits,
+    /// The longest string value, in bytes.
+    pub value_bytes_max: u64,
+    /// How many databases there are.
+    pub databases: u32,
+    /// Fresh randomness for this call.
+    pub random: u64,
+    /// Reads leave the access clock alone (`CLIENT NO-TOUCH`).
+    pub no_touch: bool,
+}
+
+/// The locked, filtered view of the data a command is given.
+pub struct Keys<'a> {
+    shards: Locked<'a>,
+    context: CallContext<'a>,
+    random: u64,
+    /// What the command did; see [`Effects`].
+    pub effects: &'a mut Effects,
+    /// Big values that were replaced or removed; the node drops them after the locks.
+    pub garbage: Vec<Garbage>,
+    /// The key the node already placed, which is usually the only one.
+    known: Option<(&'a [u8], Place)>,
+}
+
+/// Something big on its way out; dropping it takes time.
+pub enum Garbage {
+    /// A removed entry.
+    Entry(OwnedEntry<Value>),
+    /// What an overwritten entry held.
+    Value(OldValue<Value>),
+    /// A whole keyspace.
+    Keyspace(Box<Keyspace>),
+}
+
+/// What a write does to the expiry of the key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Expiry {
+    /// Leaves it.
+    Keep,
+    /// Removes it.
+    Never,
+    /// Sets it.
+    At(UnixMillis),
+}
+
+/// Whether an update may make the key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Missing {
+    /// A missing key is made, empty.
+    Create,
+    /// A missing key is left missing and the update does not run.
+    Skip,
+}
+
+/// A string value: bytes in place, or an integer spelled on the stack.
+pub enum StringRef<'a> {
+    /// As stored.
+    Bytes(&'a [u8]),
+    /// Stored as an integer: its digits, and how many bytes of them count.
+    Integer([u8; 20], u8),
+}
+
+impl<'a> StringRef<'a> {
+    /// The value as a string, if it is one.
+    #[inline]
+    fn of(value: ValueRef<'a, Value>) -> Result<StringRef<'a>, CommandError> {
+        match value {
+            ValueRef::Str(bytes) => Ok(StringRef::Bytes(bytes)),
+            ValueRef::Int(value) => Ok(StringRef::from_integer(value)),
+            ValueRef::Object(_) => Err(CommandError::WrongType),
+        }
+    }
+
+    fn from_integer(value: i64) -> Self {
+        let mut buffer = itoa::Buffer::new();
+        let text = buffer.format(value).as_bytes();
+        let mut digits = [0; 20];
+        digits[..text.len()].copy_from_slice(text);
+        StringRef::Integer(digits, text.len() as u8)
+    }
+}
+
+impl Deref for StringRef<'_> {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        match self {
+            StringRef::Bytes(bytes) => bytes,
+            StringRef::Integer(digits, len) => &digits[..usize::from(*len)],
+        }
+    }
+}
+
+/// A type of value that an entry holds as an object.
+pub trait Typed: Sized {
+    /// The value as this type, if it is.
+    fn of(value: &Value) -> Option<&Self>;
+    /// The value as this type, if it is.
+    fn of_mut(value: &mut Value) -> Option<&mut Self>;
+    /// An empty one.
+    fn empty(limits: &Limits) -> Value;
+    /// Whether nothing is left, so that the key goes.
+    fn is_gone(&self) -> bool;
+}
+
+macro_rules! typed {
+    ($($variant:ident),*) => {$(
+        impl Typed for $variant {
+            #[inline]
+            fn of(value: &Value) -> Option<&Self> {
+                if let Value::$variant(inner) = value { Some(inner) } else { None }
+            }
+            #[inline]
+            fn of_mut(value: &mut Value) -> Option<&mut Self> {
+                if let Value::$variant(inner) = value { Some(inner) } else { None }
+            }
+            fn empty(_limits: &Limits) -> Value {
+                Value::$variant($variant::new())
+            }
+            fn is_gone(&self) -> bool {
+                self.is_empty()
+            }
+        }
+    )*};
+}
+typed!(List, Hash, Set, SortedSet);
+
+/// A value lifted out of the keyspace, for RENAME, COPY, GETDEL and the like.
+pub struct Taken {
+    /// The value.
+    pub value: NewValue<'static, Value>,
+    /// Its expiry.
+    pub expires_at: Option<UnixMillis>,
+}
+
+impl<'a> Keys<'a> {
+    /// A view of one locked shard.
+    #[inline]
+    pub fn one(index: u32, shard: &'a mut Shard, context: CallContext<'a>, effects: &'a mut Effects) -> Keys<'a> {
+        let shards = Locked::One(index, shard);
+        Keys { shards, random: context.random, context, effects, garbage: Vec::new(), known: None }
+    }
+
+    /// The same, for a request whose one key was placed before.
+    #[inline]
+    pub fn placed(mut self, key: &'a [u8], place: Place) -> Keys<'a> {
+        self.known = Some((key, place));
+        self
+    }
+
+    /// A view of several locked shards, ascending by index.
+    pub fn many(shards: Vec<(u32, &'a mut Shard)>, context: CallContext<'a>, effects: &'a mut Effects) -> Keys<'a> {
+        let shards = Locked::Many(shards);
+        Keys { shards, random: context.random, context, effects, garbage: Vec::new(), known: None }
+    }
+
+    /// The wall clock.
+    #[inline]
+    pub fn now(&self) -> UnixMillis {
+        self.context.now
+    }
+
+    /// When values change their encoding.
+    pub fn limits(&self) -> &'a Limits {
+        self.context.limits
+    }
+
+    /// The longest string value, in bytes.
+    pub fn value_bytes_max(&self) -> u64 {
+        self.context.value_bytes_max
+    }
+
+    /// How many databases there are.
+    pub fn databases(&self) -> u32 {
+        self.context.databases
+    }
+
+    /// The database of this call.
+    pub fn database(&self) -> u32 {
+        self.context.space.database
+    }
+
+    /// A fresh pseudo-random number.
+    pub fn random(&mut self) -> u64 {
+        next_random(&mut self.random)
+    }
+
+    /// A source of pseudo-random numbers that does not borrow the keys.
+    pub fn dice(&mut self) -> impl FnMut() -> u64 + use<> {
+        let mut seed = self.random();
+        move || next_random(&mut seed)
+    }
+
+    /// The same view on another of the tenant's databases (MOVE, COPY … DB). Effects belong to the database of the call,
+    /// so nothing in there may remove expired keys: look with `exists` and `peek`, write with `put` and `put_taken`.
+    pub fn in_database<R>(&mut self, database: u32, call: impl FnOnce(&mut Keys<'_>) -> R) -> R {
+        let home = self.context.space.database;
+        self.context.space.database = database;
+        let result = call(self);
+        self.context.space.database = home;
+        result
+    }
+
+    /// Where the key lies. The request's own key was placed by the node; it is recognized by its address, which
+    /// nothing else can have while the request is borrowed.
+    #[inline]
+    fn place(&self, key: &[u8]) -> Place {
+        match self.known {
+            Some((known, place)) if std::ptr::eq(known, key) => place,
+            _ => self.context.layout.place(key),
+        }
+    }
+
+    // ---- looking: a key past its expiry looks missing; nothing is counted, nothing looks used ----
+    //
+    // A write that depends on what it peeked settles those keys first: its request is repeated elsewhere, where an expired
+    // key is still there until told otherwise.
+
+    /// The key's entry, for OBJECT, TYPE, DUMP, and for commands that read several keys at once.
+    #[inline]
+    pub fn peek(&self, key: &[u8]) -> Option<&Entry<Value>> {
+        let place = self.place(key);
+        let entry = self.shards.get(place.shard).space(self.context.space)?.dict.find(place.hash, key)?;
+        entry.expires_at().is_none_or(|at| at > self.context.now).then_some(entry)
+    }
+
+    /// The key as a list, hash, set or sorted set, for commands that read several keys at once.
+    pub fn peek_as<T: Typed>(&self, key: &[u8]) -> Result<Option<&T>, CommandError> {
+        match self.peek(key).map(Entry::value) {
+            None => Ok(None),
+            Some(ValueRef::Object(value)) => T::of(value).map(Some).ok_or(CommandError::WrongType),
+            Some(_) => Err(CommandError::WrongType),
+        }
+    }
+
+    /// The key as a string, for commands that read several keys at once.
+    pub fn peek_string(&self, key: &[u8]) -> Result<Option<StringRef<'_>>, CommandError> {
+        self.peek(key).map(|entry| StringRef::of(entry.value())).transpose()
+    }
+
+    /// Whether the key is there.
+    pub fn exists(&self, key: &[u8]) -> bool {
+        self.peek(key).is_some()
+    }
+
+    /// The Redis name of the key's type.
+    pub fn type_name(&self, key: &[u8]) -> Option<&'static str> {
+        self.peek(key).map(|entry| type_name(&entry.value()))
+    }
+
+    /// `None`: no such key. `Some(None)`: it never expires.
+    pub fn expires_at(&self, key: &[u8]) -> Option<Option<UnixMillis>> {
+        self.peek(key).map(Entry::expires_at)
+    }
+
+    // ---- reading: counted as a hit or a miss, looks used; a key past its expiry is removed ----
+
+    /// The key's entry.
+    #[inline]
+    pub fn entry(&mut self, key: &[u8]) -> Option<&Entry<Value>> {
+        let place = self.place(key);
+        let now = self.context.now;
+        let Keyspace { dict, objects_bytes, .. } = self.shards.get_mut(place.shard).space_mut(self.context.space);
+        let Some(mut entry) = dict.find_mut(place.hash, key) else {
+            self.effects.looked_up(false);
+            return None;
+        };
+        if entry.expires_at().is_some_and(|at| at <= now) {
+            let removed = entry.remove();
+            if let ValueRef::Object(object) = removed.value() {
+                *objects_bytes = objects_bytes.saturating_sub(object.memory_bytes());
+            }
+            discard_later(&mut self.garbage, removed);
+            self.effects.looked_up(false);
+            self.effects.expired(key);
+            return None;
+        }
+        self.effects.looked_up(true);
+        let clock = access_clock(now);
+        if entry.access() != clock && !self.context.no_touch {
+            entry.set_access(clock);
+        }
+        Some(entry.into_ref())
+    }
+
+    /// Makes the key look used (TOUCH); whether it is there.
+    pub fn touch(&mut self, key: &[u8]) -> bool {
+        self.entry(key).is_some()
+    }
+
+    /// The key's value.
+    #[inline]
+    pub fn value(&mut self, key: &[u8]) -> Option<ValueRef<'_, Value>> {
+        self.entry(key).map(Entry::value)
+    }
+
+    /// The key as a string.
+    #[inline]
+    pub fn string(&mut self, key: &[u8]) -> Result<Option<StringRef<'_>>, CommandError> {
+        self.value(key).map(StringRef::of).transpose()
+    }
+
+    /// The key as a list, hash, set or sorted set.
+    #[inline]
+    pub fn get<T: Typed>(&mut self, key: &[u8]) -> Result<Option<&T>, CommandError> {
+        match self.value(key) {
+            None => Ok(None),
+            Some(ValueRef::Object(value)) => T::of(value).map(Some).ok_or(CommandError::WrongType),
+            Some(_) => Err(CommandError::WrongType),
+        }
+    }
+
+    // ---- writing: a key past its expiry is removed first ----
+
+    #[inline]
+    fn place_of(&mut self, key: &[u8]) -> (u64, &mut Keyspace) {
+        let place = self.place(key);
+        (place.hash, self.shards.get_mut(place.shard).space_mut(self.context.space))
+    }
+
+    /// Removes the key if it is past its expiry; the removal becomes an effect of its own.
+    pub fn settle(&mut self, key: &[u8]) {
+        let now = self.context.now;
+        let (hash, space) = self.place_of(key);
+        let due = space.dict.find(hash, key).and_then(Entry::expires_at).is_some_and(|at| at <= now);
+        if due {
+            self.discard(key);
+            self.effects.expired(key);
+        }
+    }
+
+    fn discard(&mut self, key: &[u8]) -> bool {
+        let (hash, space) = self.place_of(key);
+        let Some(entry) = space.dict.remove(hash, key) else { return false };
+        space.forget_object(&entry.value());
+        discard_later(&mut self.garbage, entry);
+        true
+    }
+
+    fn bin(&mut self, old: OldValue<Value>) {
+        let big = match &old {
+            OldValue::Small => false,
+            OldValue::Bytes(bytes) => bytes.capacity() > GARBAGE_BYTES_MIN,
+            OldValue::Object(object) => object.memory_bytes() > GARBAGE_BYTES_MIN,
+        };
+        if big {
+            self.garbage.push(Garbage::Value(old));
+        }
+    }
+
+    /// Makes the key this string, whatever it was. Does not count as a change; the handler does that.
+    #[inline]
+    pub fn put_string(&mut self, key: &[u8], value: &[u8], expiry: Expiry) {
+        let expiry = match expiry {
+            Expiry::Keep => {
+                // What is kept must not be the expiry of a key that is already gone.
+                self.settle(key);
+                dict::Expiry::Keep
+            }
+            Expiry::Never => dict::Expiry::Set(None),
+            Expiry::At(at) => dict::Expiry::Set(Some(at)),
+        };
+        let clock = access_clock(self.context.now);
+        let (hash, space) = self.place_of(key);
+        let old = match compact_integer(value) {
+            None => {
+                let mut upserted = space.dict.upsert_string(hash, key, value, expiry);
+                upserted.entry.set_access(clock);
+                upserted.old_value
+            }
+            Some(number) => match space.dict.place_of(hash, key) {
+                dict::Place::Occupied(mut entry) => {
+                    if let dict::Expiry::Set(expires_at) = expiry {
+                        entry.set_expiry(expires_at);
+                    }
+                    entry.set_access(clock);
+                    entry.set_int(number)
+                }
+                dict::Place::Vacant(vacant) => {
+                    let expires_at = if let dict::Expiry::Set(expires_at) = expiry { expires_at } else { None };
+                    vacant.insert(NewValue::Int(number), expires_at).set_access(clock);
+                    OldValue::Small
+                }
+            },
+        };
+        if let OldValue::Object(object) = &old {
+            space.objects_bytes = space.objects_bytes.saturating_sub(object.memory_bytes());
+        }
+        self.bin(old);
+    }
+
+    /// Reads the string as an integer, a missing key as 0, and makes it what `change` answers. The expiry stays (INCR).
+    #[inline]
+    pub fn edit_integer(
+        &mut self,
+        key: &[u8],
+        change: impl FnOnce(i64) -> Result<i64, CommandError>,
+    ) -> Result<i64, CommandError> {
+        let now = self.context.now;
+        let (hash, space) = self.place_of(key);
+        match space.dict.place_of(hash, key) {
+            dict::Place::Occupied(mut entry) if entry.expires_at().is_none_or(|at| at > now) => {
+                let before = match entry.value() {
+                    ValueRef::Int(value) => value,
+                    ValueRef::Str(bytes) => number::parse_i64(bytes).ok_or(CommandError::NotInteger)?,
+                    ValueRef::Object(_) => return Err(CommandError::WrongType),
+                };
+                let after = change(before)?;
+                entry.set_access(access_clock(now));
+                entry.set_int(after);
+                return Ok(after);
+            }
+            dict::Place::Vacant(vacant) => {
+                let after = change(0)?;
+                vacant.insert(NewValue::Int(after), None).set_access(access_clock(now));
+                return Ok(after);
+            }
+            dict::Place::Occupied(_) => {}
+        }
+        self.settle(key);
+        self.edit_integer(key, change)
+    }
+
+    /// Makes the key this object, whatever it was, with this expiry.
+    pub fn put(&mut self, key: &[u8], value: Value, expires_at: Option<UnixMillis>) {
+        self.put_taken(key, Taken { value: NewValue::Object(value), expires_at });
+    }
+
+    /// Makes the key what was taken or copied.
+    pub fn put_taken(&mut self, key: &[u8], taken: Taken) {
+        self.discard(key);
+        let clock = access_clock(self.context.now);
+        let (hash, space) = self.place_of(key);
+        if let NewValue::Object(object) = &taken.value {
+            space.objects_bytes += object.memory_bytes();
+        }
+        space.dict.insert(hash, key, taken.value, taken.expires_at).set_access(clock);
+    }
+
+    /// Lifts the key's value out.
+    pub fn take(&mut self, key: &[u8]) -> Option<Taken> {
+        self.settle(key);
+        let (hash, space) = self.place_of(key);
+        let entry = space.dict.remove(hash, key)?;
+        space.forget_object(&entry.value());
+        Some(Taken { expires_at: entry.expires_at(), value: entry.into_value() })
+    }
+
+    /// A copy of the key's value.
+    pub fn copy(&self, key: &[u8]) -> Option<Taken> {
+        let entry = self.peek(key)?;
+        let value = match entry.value() {
+            ValueRef::Int(value) => NewValue::Int(value),
+            ValueRef::Str(bytes) => NewValue::Bytes(bytes.to_vec()),
+            ValueRef::Object(value) => NewValue::Object(value.clone()),
+        };
+        Some(Taken { value, expires_at: entry.expires_at() })
+    }
+
+    /// Appends to the string, making it if need be; its new length.
+    pub fn append_string(&mut self, key: &[u8], suffix: &[u8]) -> Result<usize, CommandError> {
+        let now = self.context.now;
+        let limit = self.context.value_bytes_max;
+        let (hash, space) = self.place_of(key);
+        match space.dict.place_of(hash, key) {
+            dict::Place::Occupied(mut entry) if entry.expires_at().is_none_or(|at| at > now) => {
+                let len = StringRef::of(entry.value())?.len();
+                if (len + suffix.len()) as u64 > limit {
+                    return Err(CommandError::StringTooLong);
+                }
+                entry.set_access(access_clock(now));
+                return entry.append(suffix).ok_or(CommandError::WrongType);
+            }
+            dict::Place::Vacant(vacant) => {
+                vacant.insert(NewValue::Str(suffix), None).set_access(access_clock(now));
+                return Ok(suffix.len());
+            }
+            dict::Place::Occupied(_) => {}
+        }
+        self.settle(key);
+        self.append_string(key, suffix)
+    }
+
+    /// Makes the string at least `len` bytes long, padding with zero bytes, and lets `change` write into it
+    /// (SETRANGE, SETBIT). A missing key begins empty; the expiry stays. The caller has checked the length limit.
+    pub fn edit_string<R>(
+        &mut self,
+        key: &[u8],
+        len: usize,
+        change: impl FnOnce(&mut [u8]) -> R,
+    ) -> Result<R, CommandError> {
+        self.settle(key);
+        let clock = access_clock(self.context.now);
+        let (hash, space) = self.place_of(key);
+        let mut entry = match space.dict.place_of(hash, key) {
+            dict::Place::Occupied(entry) => entry,
+            dict::Place::Vacant(vacant) => vacant.insert(NewValue::Str(b""), None),
+        };
+        entry.set_access(clock);
+        let length_now = match entry.value() {
+            ValueRef::Object(_) => return Err(CommandError::WrongType),
+            ValueRef::Str(bytes) => bytes.len(),
+            ValueRef::Int(value) => itoa::Buffer::new().format(value).len(),
+        };
+        // Resizing also turns a stored integer into bytes.
+        entry.resize(len.max(length_now));
+        match entry.value_mut() {
+            dict::ValueMut::Str(bytes) => Ok(change(bytes)),
+            _ => Err(CommandError::WrongType),
+        }
+    }
+
+    /// Changes an object in place. The key goes when nothing is left of it.
+    /// `Ok(None)`: the key is missing and `missing` says to leave it so.
+    pub fn update<T: Typed, R>(
+        &mut self,
+        key: &[u8],
+        missing: Missing,
+        change: impl FnOnce(&mut T) -> R,
+    ) -> Result<Option<R>, CommandError> {
+        self.settle(key);
+        let clock = access_clock(self.context.now);
+        let limits = self.context.limits;
+        let (hash, space) = self.place_of(key);
+        let mut entry = match space.dict.place_of(hash, key) {
+            dict::Place::Occupied(entry) => entry,
+            dict::Place::Vacant(_) if missing == Missing::Skip => return Ok(None),
+            dict::Place::Vacant(vacant) => {
+                let value = T::empty(limits);
+                space.objects_bytes += value.memory_bytes();
+                vacant.insert(NewValue::Object(value), None)
+            }
+        };
+        entry.set_access(clock);
+        let value = entry.object_mut().ok_or(CommandError::WrongType)?;
+        let bytes_before = value.memory_bytes();
+        let typed = T::of_mut(value).ok_or(CommandError::WrongType)?;
+        let result = change(typed);
+        let gone = typed.is_gone();
+        let bytes_after = value.memory_bytes();
+        space.objects_bytes = (space.objects_bytes + bytes_after).saturating_sub(bytes_before);
+        if gone {
+            self.discard(key);
+        }
+        Ok(Some(result))
+    }
+
+    /// Removes the key; whether it was there.
+    pub fn remove(&mut self, key: &[u8]) -> bool {
+        let now = self.context.now;
+        let (hash, space) = self.place_of(key);
+        let Some(entry) = space.dict.remove(hash, key) else { return false };
+        space.forget_object(&entry.value());
+        let expired = entry.expires_at().is_some_and(|at| at <= now);
+        discard_later(&mut self.garbage, entry);
+        if expired {
+            self.effects.expired(key);
+        }
+        !expired
+    }
+
+    /// Sets or clears the expiry; whether the key is there.
+    pub fn set_expiry(&mut self, key: &[u8], expires_at: Option<UnixMillis>) -> bool {
+        self.settle(key);
+        let (hash, space) = self.place_of(key);
+        match space.dict.find_mut(hash, key) {
+            Some(mut entry) => {
+                entry.set_expiry(expires_at);
+                true
+            }
+            None => false,
+        }
+    }
+
+    // ---- the whole space, as far as it is locked ----
+
+    fn locked_spaces(&self) -> impl Iterator<Item = &Keyspace> {
+        let space = self.context.space;
+        let shards: Box<dyn Iterator<Item = &Shard> + '_> = match &self.shards {
+            Locked::One(_, shard) => Box::new(std::iter::once(&**shard)),
+            Locked::Many(shards) => Box::new(shards.iter().map(|(_, shard)| &**shard)),
+        };
+        shards.filter_map(move |shard| shard.space(space))
+    }
+
+    /// How many keys the locked shards hold.
+    pub fn len(&self) -> usize {
+        self.locked_spaces().map(Keyspace::len).sum()
+    }
+
+    /// Whether the locked shards hold no key.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Visits every live entry of the locked shards.
+    pub fn for_each(&self, visit: &mut dyn FnMut(&Entry<Value>)) {
+        let now = self.context.now;
+        for space in self.locked_spaces() {
+            space.for_each(&mut |entry| {
+                if entry.expires_at().is_none_or(|at| at > now) {
+                    visit(entry);
+                }
+            });
+        }
+    }
+
+    /// Visits the live entries of the next bucket of the one locked shard; returns where to go on, 0 at the end.
+    pub fn scan(&self, cursor: u64, visit: &mut dyn FnMut(&Entry<Value>)) -> u64 {
+        let now = self.context.now;
+        let Some(space) = self.locked_spaces().next() else { return 0 };
+        space.scan(cursor, &mut |entry| {
+            if entry.expires_at().is_none_or(|at| at > now) {
+                visit(entry);
+            }
+        })
+    }
+
+    /// Some live key of the locked shards. Expired ones that are met are removed; the search ends after some tries.
+    pub fn random_key(&mut self) -> Option<Vec<u8>> {
+        const TRIES: usize = 100;
+        for _ in 0..TRIES {
+            let random = self.random();
+            let now = self.context.now;
+            let space = self.locked_spaces().find(|space| !space.is_empty())?;
+            let entry = space.dict.random(random)?;
+            let key = entry.key().to_vec();
+            if entry.expires_at().is_none_or(|at| at > now) {
+                return Some(key);
+            }
+            self.settle(&key);
+        }
+        None
+    }
+
+    /// Removes every key of this database in the locked shards; how many.
+    pub fn clear(&mut self) -> usize {
+        let space = self.context.space;
+        let taken: Vec<Keyspace> = self.locked_shards().map(|shard| shard.take_space(space)).collect();
+        let removed = taken.iter().map(Keyspace::len).sum();
+        let full = taken.into_iter().filter(|taken| !taken.is_empty());
+        self.garbage.extend(full.map(|taken| Garbage::Keyspace(Box::new(taken))));
+        removed
+    }
+
+    /// Exchanges two of the tenant's databases in the locked shards.
+    pub fn swap_databases(&mut self, first: u32, second: u32) {
+        let tenant = self.context.space.tenant;
+        let [a, b] = [first, second].map(|database| SpaceId { tenant, database });
+        if a == b {
+            return;
+        }
+        for shard in self.locked_shards() {
+            let (of_a, of_b) = (shard.take_space(a), shard.take_space(b));
+            *shard.space_mut(a) = of_b;
+            *shard.space_mut(b) = of_a;
+        }
+    }
+
+    fn locked_shards(&mut self) -> impl Iterator<Item = &mut Shard> {
+        let (one, many) = match &mut self.shards {
+            Locked::One(_, shard) => (Some(&mut **shard), None),
+            Locked::Many(shards) => (None, Some(shards.iter_mut().map(|(_, shard)| &mut **shard))),
+        };
+        one.into_iter().chain(many.into_iter().flatten())
+    }
+}
+
+/// Drops a removed entry: here if it is small, which is cheaper than carrying it away, else after the locks.
+fn discard_later(garbage: &mut Vec<Garbage>, entry: OwnedEntry<Value>) {
+    let object_bytes = if let ValueRef::Object(object) = entry.value() { object.memory_bytes() } else { 0 };
+    if entry.memory_bytes() + object_bytes > GARBAGE_BYTES_MIN {
+        garbage.push(Garbage::Entry(entry));
+    }
+}
+
+/// The integer a string is stored as, if it spells one exactly: shorter than the digits, and ready to count with.
+#[inline]
+fn compact_integer(value: &[u8]) -> Option<i64> {
+    const DIGITS_MAX: usize = 20;
+    let starts_like_one = value.first().is_some_and(|first| first.is_ascii_digit() || *first == b'-');
+    if value.len() > DIGITS_MAX || !starts_like_one { None } else { number::parse_i64(value) }
+}
+
+/// Where every-key commands get their shards from: one after the other, or all at once.
+pub trait EveryKey {
+    /// How many shards there are.
+    fn shard_count(&self) -> u32;
+    /// Calls `with` with one shard locked.
+    fn with_shard(&mut self, index: u32, with: &mut dyn FnMut(&mut Keys<'_>));
+    /// Calls `with` with every shard locked: one moment of the whole node.
+    fn with_all(&mut self, with: &mut dyn FnMut(&mut Keys<'_>));
+}
+
+/// A value at least this big is freed after the locks are released, in bytes.
+const GARBAGE_BYTES_MIN: usize = 4096;
+
+/// SplitMix64 (Steele, Lea, Flood 2014): evenly distributed, determined by where it starts.
+fn next_random(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// The 24-bit clock that access times are kept in: seconds, wrapping.
+#[inline]
+pub fn access_clock(now: UnixMillis) -> u32 {
+    ((now / 1000) as u32) & 0x00ff_ffff
+}
+
+/// The Redis name of a value's type.
+pub fn type_name(value: &ValueRef<'_, Value>) -> &'static str {
+    match value {
+        ValueRef::Str(_) | ValueRef::Int(_) => "string",
+        ValueRef::Object(value) => value.type_name(),
+    }
+}

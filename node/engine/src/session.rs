@@ -1,0 +1,160 @@
+//! What a connection remembers, and what it may look at freely.
+//!
+//! Both are plain data: a session has never heard of a socket, and the [`Surroundings`] are a snapshot the node lends
+//! for one call.
+
+use crate::keyspace::{TenantId, UnixMillis};
+use crate::reply::Protocol;
+use crate::table::Table;
+use keyward_acl::{Directory, Policy, User};
+use std::sync::Arc;
+
+/// Who a connection is logged in as.
+#[derive(Clone)]
+pub struct Login {
+    /// The user as of the policy version the session last saw.
+    pub user: Arc<User>,
+    /// Its rules, compiled for this process.
+    pub policy: Arc<Policy>,
+}
+
+/// Whether answers are sent (`CLIENT REPLY`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ReplyMode {
+    /// Every answer is sent.
+    #[default]
+    On,
+    /// No answer is sent.
+    Off,
+    /// The answer to the next command is not sent.
+    SkipNext,
+}
+
+/// What a connection remembers.
+pub struct Session {
+    /// Unique on this node, growing (`CLIENT ID`).
+    pub id: u64,
+    /// The client's address, `host:port`.
+    pub address: String,
+    /// Our own end, `host:port`.
+    pub local_address: String,
+    /// When it connected.
+    pub created_at: UnixMillis,
+    /// When its last command began.
+    pub active_at: UnixMillis,
+    /// The full name of its last command, empty before the first.
+    pub last_command: &'static str,
+    /// How many commands it sent.
+    pub commands: u64,
+    /// `CLIENT SETNAME`.
+    pub name: Vec<u8>,
+    /// `CLIENT SETINFO LIB-NAME`.
+    pub library_name: Vec<u8>,
+    /// `CLIENT SETINFO LIB-VER`.
+    pub library_version: Vec<u8>,
+    /// RESP2 or RESP3.
+    pub protocol: Protocol,
+    /// The tenant whose keys it sees.
+    pub tenant: TenantId,
+    /// `SELECT`.
+    pub database: u32,
+    /// Who it is; `None` before a login.
+    pub login: Option<Login>,
+    /// `CLIENT REPLY`.
+    pub replies: ReplyMode,
+    /// `CLIENT NO-EVICT`.
+    pub no_evict: bool,
+    /// `CLIENT NO-TOUCH`: commands do not make keys look used.
+    pub no_touch: bool,
+    /// The connection ends once everything answered so far is sent.
+    pub closing: bool,
+}
+
+impl Session {
+    /// A fresh connection.
+    pub fn new(id: u64, address: String, local_address: String, now: UnixMillis, login: Option<Login>) -> Session {
+        Session {
+            id,
+            address,
+            local_address,
+            created_at: now,
+            active_at: now,
+            last_command: "",
+            commands: 0,
+            name: Vec::new(),
+            library_name: Vec::new(),
+            library_version: Vec::new(),
+            protocol: Protocol::Resp2,
+            tenant: TenantId::SHARED,
+            database: 0,
+            login,
+            replies: ReplyMode::On,
+            no_evict: false,
+            no_touch: false,
+            closing: false,
+        }
+    }
+
+    /// The user's name, `default` before a login (as `CLIENT LIST` shows it).
+    pub fn user_name(&self) -> &[u8] {
+        self.login.as_ref().map_or(b"default", |login| login.user.name.as_bytes())
+    }
+
+    /// Forgets what `RESET` forgets: everything but who connected when. The login is set by the caller.
+    pub fn reset(&mut self) {
+        self.name.clear();
+        self.protocol = Protocol::Resp2;
+        self.database = 0;
+        self.replies = ReplyMode::On;
+        self.no_evict = false;
+        self.no_touch = false;
+    }
+}
+
+/// What a handler may look at while it decides: a snapshot, lent for one call.
+pub struct Surroundings<'a> {
+    /// Every command.
+    pub table: &'a Table,
+    /// Every user.
+    pub directory: &'a Directory,
+    /// The index of the last change applied here.
+    pub policy_version: u64,
+    /// The wall clock, in microseconds since 1970.
+    pub now_us: i64,
+    /// Gives fresh random bytes; costs a call to the operating system.
+    pub random: fn() -> [u8; 64],
+    /// How many databases there are.
+    pub databases: u32,
+    /// The longest string value, in bytes (`proto-max-bulk-len`).
+    pub value_bytes_max: u64,
+    /// New users may use every channel (`acl-pubsub-default allchannels`).
+    pub new_users_get_channels: bool,
+    /// The cluster as this node sees it, for `CLUSTER` and `ROLE`.
+    pub topology: &'a Topology,
+}
+
+/// A node of the cluster, as clients are told about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopologyNode {
+    /// 40 hex digits, stable for the node's life.
+    pub id: String,
+    /// Where clients reach it.
+    pub host: String,
+    /// Where clients reach it.
+    pub port: u16,
+    /// Serves this cluster's data.
+    pub primary: bool,
+    /// Is the node that answers.
+    pub myself: bool,
+}
+
+/// The cluster as one node sees it.
+#[derive(Clone, Debug, Default)]
+pub struct Topology {
+    /// Every registered node.
+    pub nodes: Vec<TopologyNode>,
+    /// The shard group's epoch.
+    pub epoch: u64,
+    /// Raft term, for `cluster_current_epoch`.
+    pub term: u64,
+}

@@ -1,0 +1,233 @@
+//! A whole engine in a test: shards, one tenant, a clock that stands still until it is moved. Requests go in as words,
+//! answers come out as RESP, and everything that would be written to the journal is kept.
+//!
+//! It refuses to know connections and permissions; commands of a session are tested where sessions are.
+
+use crate::args::Args;
+use crate::command::Run;
+use crate::dict::ValueRef;
+use crate::effects::{Effect, Effects};
+use crate::keyspace::{CallContext, EveryKey, Keys, Layout, Shard, SpaceId, TenantId, UnixMillis};
+use crate::reply::{Protocol, Reply};
+use crate::table::table;
+use crate::types::{Limits, Value};
+
+/// One engine under test.
+pub(crate) struct Engine {
+    /// When values change their encoding.
+    pub(crate) limits: Limits,
+    /// The clock.
+    pub(crate) now: UnixMillis,
+    /// The protocol of the answers.
+    pub(crate) protocol: Protocol,
+    /// The selected database.
+    pub(crate) database: u32,
+    /// The effects so far, each with its database; a key that was removed as expired reads as a DEL.
+    pub(crate) journal: Vec<(u32, Vec<Vec<u8>>)>,
+    /// How many changes the last request counted.
+    pub(crate) changes: u64,
+    layout: Layout,
+    shards: Vec<Shard>,
+    effects: Effects,
+    random: u64,
+}
+
+impl Engine {
+    /// An empty engine with this many shards, a power of two.
+    pub(crate) fn new(shard_count: u32) -> Engine {
+        let layout = Layout { seed: 7, shard_count };
+        Engine {
+            limits: Limits::default(),
+            now: 1_700_000_000_000,
+            protocol: Protocol::Resp2,
+            database: 0,
+            journal: Vec::new(),
+            changes: 0,
+            shards: (0..shard_count).map(|_| Shard::new(layout.seed)).collect(),
+            layout,
+            effects: Effects::new(),
+            random: 1,
+        }
+    }
+
+    /// Runs a request of words without spaces; `''` is the empty word. Returns the answer as text.
+    pub(crate) fn words(&mut self, request: &str) -> String {
+        let argv: Vec<&[u8]> =
+            request.split(' ').map(|word| if word == "''" { &b""[..] } else { word.as_bytes() }).collect();
+        String::from_utf8_lossy(&self.run(&argv)).into_owned()
+    }
+
+    /// Runs a request and returns the answer.
+    pub(crate) fn run(&mut self, argv: &[&[u8]]) -> Vec<u8> {
+        let mut reply = Reply::new(self.protocol);
+        self.random += 1;
+        self.effects.clear();
+        let resolved = match table().resolve(argv) {
+            Ok(resolved) => resolved,
+            Err(error) => {
+                reply.command_error(&error);
+                return reply.bytes;
+            }
+        };
+        let args = Args::new(argv, resolved.words);
+        let mark = reply.mark();
+        let result = match resolved.row.command.run {
+            Run::OnKeys(handler) => {
+                let mut uses = Vec::new();
+                table().keys_of(resolved.row, argv, &mut uses);
+                let named: Vec<&[u8]> = uses.iter().map(|used| used.key).collect();
+                self.with_keys(&named, |keys| handler(keys, args, &mut reply))
+            }
+            Run::OnEveryKey(handler) => handler(self, args, &mut reply),
+            Run::Refused(text) => {
+                reply.error(&format!("ERR {text}"));
+                Ok(())
+            }
+            Run::OnSession(_) | Run::Ask(_) | Run::AskOwner(_) | Run::Container(_) => {
+                panic!("not a command of data: {argv:?}")
+            }
+        };
+        if let Err(error) = result {
+            reply.rewind(mark);
+            reply.command_error(&error);
+        }
+        self.note(argv);
+        reply.bytes
+    }
+
+    /// Runs requests one after the other and expects these answers, line ends written as `\n`.
+    pub(crate) fn converse(&mut self, conversation: &[(&str, &str)]) {
+        for (request, answer) in conversation {
+            assert_eq!(self.words(request), answer.replace('\n', "\r\n"), "{request}");
+        }
+    }
+
+    /// The journal as text, a command a line.
+    pub(crate) fn journal_lines(&self) -> Vec<String> {
+        let words = |command: &[Vec<u8>]| -> Vec<String> {
+            command.iter().map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+        };
+        self.journal.iter().map(|(_database, command)| words(command).join(" ")).collect()
+    }
+
+    /// Makes a key this value, leaving nothing in the journal.
+    pub(crate) fn put(&mut self, key: &[u8], value: Value) {
+        self.with_keys(&[key], |keys| keys.put(key, value, None));
+        self.effects.clear();
+    }
+
+    /// Every live key with its type, value and expiry, sorted; two engines with the same text hold the same data.
+    pub(crate) fn contents(&mut self) -> Vec<String> {
+        let now = self.now;
+        let mut lines = Vec::new();
+        for shard in &self.shards {
+            for (space, keys) in shard.spaces() {
+                keys.for_each(&mut |entry| {
+                    if entry.expires_at().is_none_or(|at| at > now) {
+                        let value = spelled(entry.value());
+                        let key = entry.key().escape_ascii().to_string();
+                        lines.push(format!("{} {key} {:?} {value}", space.database, entry.expires_at()));
+                    }
+                });
+            }
+        }
+        lines.sort();
+        lines
+    }
+
+    /// Applies what another engine did, as a replica would: on a clock by which nothing ever expires.
+    pub(crate) fn apply(&mut self, journal: &[(u32, Vec<Vec<u8>>)]) {
+        let (now, database) = (self.now, self.database);
+        self.now = 0;
+        for (into, command) in journal {
+            self.database = *into;
+            let argv: Vec<&[u8]> = command.iter().map(Vec::as_slice).collect();
+            let answer = self.run(&argv);
+            assert!(!answer.starts_with(b"-"), "{command:?}: {}", answer.escape_ascii());
+        }
+        (self.now, self.database) = (now, database);
+    }
+
+    fn note(&mut self, argv: &[&[u8]]) {
+        let Engine { effects, journal, database, .. } = self;
+        effects.for_each(argv, |effect| {
+            let command = match effect {
+                Effect::Request(argv) => argv.iter().map(|argument| argument.to_vec()).collect(),
+                Effect::Command(command) => command.clone(),
+                Effect::Removed(key) => vec![b"DEL".to_vec(), key.to_vec()],
+            };
+            journal.push((*database, command));
+        });
+        self.changes = self.effects.changes();
+    }
+
+    fn with_keys<R>(&mut self, named: &[&[u8]], call: impl FnOnce(&mut Keys<'_>) -> R) -> R {
+        let mut wanted: Vec<u32> = named.iter().map(|key| self.layout.place(key).shard).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let Engine { shards, effects, limits, layout, random, now, database, .. } = self;
+        let context = context(*layout, limits, *now, *database, *random);
+        let mut locked: Vec<(u32, &mut Shard)> =
+            (0..).zip(shards.iter_mut()).filter(|(index, _)| wanted.contains(index)).collect();
+        if locked.len() == 1 {
+            let (index, shard) = locked.remove(0);
+            return call(&mut Keys::one(index, shard, context, effects));
+        }
+        call(&mut Keys::many(locked, context, effects))
+    }
+}
+
+fn context(layout: Layout, limits: &Limits, now: UnixMillis, database: u32, random: u64) -> CallContext<'_> {
+    CallContext {
+        layout,
+        space: SpaceId { tenant: TenantId::SHARED, database },
+        now,
+        limits,
+        value_bytes_max: 512 << 20,
+        databases: 16,
+        random,
+        no_touch: false,
+    }
+}
+
+impl EveryKey for Engine {
+    fn shard_count(&self) -> u32 {
+        self.layout.shard_count
+    }
+
+    fn with_shard(&mut self, index: u32, with: &mut dyn FnMut(&mut Keys<'_>)) {
+        let Engine { shards, effects, limits, layout, random, now, database, .. } = self;
+        let context = context(*layout, limits, *now, *database, *random);
+        with(&mut Keys::one(index, &mut shards[index as usize], context, effects));
+    }
+
+    fn with_all(&mut self, with: &mut dyn FnMut(&mut Keys<'_>)) {
+        let Engine { shards, effects, limits, layout, random, now, database, .. } = self;
+        let context = context(*layout, limits, *now, *database, *random);
+        with(&mut Keys::many((0..).zip(shards.iter_mut()).collect(), context, effects));
+    }
+}
+
+fn spelled(value: ValueRef<'_, Value>) -> String {
+    let mut parts: Vec<String> = match value {
+        ValueRef::Int(number) => return format!("string {number}"),
+        ValueRef::Str(bytes) => return format!("string {}", bytes.escape_ascii()),
+        ValueRef::Object(Value::List(list)) => {
+            let elements: Vec<String> = list.iter().map(|element| element.escape_ascii().to_string()).collect();
+            return format!("list {elements:?}");
+        }
+        ValueRef::Object(Value::Hash(hash)) => {
+            let field = |field: crate::types::HashField<'_>| {
+                let [name, value] = [&field.field, &field.value].map(|text| text.escape_ascii().to_string());
+                format!("{name}={value}@{:?}", hash.expiry(&field.field))
+            };
+            hash.iter().map(field).collect()
+        }
+        ValueRef::Object(Value::Set(set)) => set.iter().map(|member| member.escape_ascii().to_string()).collect(),
+        ValueRef::Object(Value::SortedSet(set)) => {
+            set.iter().map(|(member, score)| format!("{}={score}", member.escape_ascii())).collect()
+        }
+    };
+    parts.sort();
+    format!("collection {parts:?}")
+}

@@ -1,0 +1,400 @@
+//! Fields and their values. Knows no command and no clock: times come in, and what is past them stays until it is purged.
+//!
+//! Small hashes are one packed run of field, value, field, value. Big ones are a table of records; a record is the length of the
+//! field (and whether there is an expiry), the expiry, the field, the value, in one piece. A hash whose fields expire is a table.
+
+use std::collections::BTreeSet;
+
+use super::Limits;
+use super::compact::CompactBytes;
+use super::packed::{Item, Packed};
+use super::table::{Table, below, hash_bytes};
+use super::text::Text;
+
+/// A hash. Grows out of its small form by itself, and never back into it.
+#[derive(Clone)]
+pub struct Hash(Repr);
+
+#[derive(Clone)]
+enum Repr {
+    Packed(Packed),
+    Table(Box<Records>),
+}
+
+/// A field as the iterators show it.
+#[derive(Clone, Debug)]
+pub struct HashField<'a> {
+    /// The field's name.
+    pub field: Text<'a>,
+    /// Its value.
+    pub value: Text<'a>,
+    /// When it expires, in the unit the caller set it in.
+    pub expires_at: Option<i64>,
+}
+
+#[derive(Clone)]
+struct Records {
+    table: Table<Record>,
+    /// Expiries in ascending order, with their fields.
+    expiries: BTreeSet<(i64, Box<[u8]>)>,
+    seed: u64,
+    heap_bytes: usize,
+}
+
+/// Field, value and maybe an expiry in one piece: `varint(field length * 2 + has expiry)`, expiry, field, value.
+#[derive(Clone)]
+struct Record(CompactBytes);
+
+struct RecordView<'a> {
+    field: &'a [u8],
+    value: &'a [u8],
+    expires_at: Option<i64>,
+}
+
+impl Record {
+    fn new(field: &[u8], value: &[u8], expires_at: Option<i64>) -> Record {
+        let mut head = [0u8; 10];
+        let mut head_bytes = 0;
+        let mut rest = field.len() << 1 | usize::from(expires_at.is_some());
+        while rest > 0x7F {
+            head[head_bytes] = rest as u8 | 0x80;
+            rest >>= 7;
+            head_bytes += 1;
+        }
+        head[head_bytes] = rest as u8;
+        let expiry = expires_at.map(i64::to_le_bytes);
+        let expiry: &[u8] = expiry.as_ref().map_or(&[], |bytes| bytes);
+        Record(CompactBytes::concat(&[&head[..=head_bytes], expiry, field, value]))
+    }
+
+    #[inline]
+    fn view(&self) -> RecordView<'_> {
+        let bytes: &[u8] = &self.0;
+        let mut head = usize::from(bytes[0] & 0x7F);
+        let mut at = 1;
+        while bytes[at - 1] & 0x80 != 0 {
+            head |= usize::from(bytes[at] & 0x7F) << (7 * at);
+            at += 1;
+        }
+        let mut rest = &bytes[at..];
+        let mut expires_at = None;
+        if head & 1 == 1
+            && let Some((expiry, behind)) = rest.split_first_chunk::<8>()
+        {
+            expires_at = Some(i64::from_le_bytes(*expiry));
+            rest = behind;
+        }
+        let (field, value) = rest.split_at(head >> 1);
+        RecordView { field, value, expires_at }
+    }
+
+    #[inline]
+    fn field(&self) -> &[u8] {
+        self.view().field
+    }
+}
+
+impl<'a> RecordView<'a> {
+    fn shown(&self) -> HashField<'a> {
+        HashField { field: self.field.into(), value: self.value.into(), expires_at: self.expires_at }
+    }
+}
+
+impl Records {
+    fn new(seed: u64) -> Records {
+        Records { table: Table::new(), expiries: BTreeSet::new(), seed, heap_bytes: 0 }
+    }
+
+    fn get(&self, field: &[u8]) -> Option<&Record> {
+        self.table.find(hash_bytes(self.seed, field), |record| record.field() == field)
+    }
+
+    fn set(&mut self, field: &[u8], value: &[u8], expires_at: Option<i64>) -> bool {
+        let seed = self.seed;
+        let hash = hash_bytes(seed, field);
+        if let Some(record) = self.table.find_mut(hash, |record| record.field() == field) {
+            let old = record.view();
+            let (old_value_bytes, old_expiry) = (old.value.len(), old.expires_at);
+            if old_value_bytes == value.len() && old_expiry.is_none() && expires_at.is_none() {
+                let bytes = record.0.as_mut_slice();
+                let value_at = bytes.len() - value.len();
+                bytes[value_at..].copy_from_slice(value);
+                return false;
+            }
+            self.heap_bytes -= record.0.heap_bytes();
+            *record = Record::new(field, value, expires_at);
+            self.heap_bytes += record.0.heap_bytes();
+            self.note_expiry(field, old_expiry, expires_at);
+            return false;
+        }
+        let record = Record::new(field, value, expires_at);
+        self.heap_bytes += record.0.heap_bytes();
+        self.table.insert_new(hash, record, |record| hash_bytes(seed, record.field()));
+        self.note_expiry(field, None, expires_at);
+        true
+    }
+
+    fn note_expiry(&mut self, field: &[u8], old: Option<i64>, new: Option<i64>) {
+        if old == new {
+            return;
+        }
+        if let Some(old) = old {
+            self.expiries.remove(&(old, field.into()));
+        }
+        if let Some(new) = new {
+            self.expiries.insert((new, field.into()));
+        }
+    }
+
+    fn remove(&mut self, field: &[u8]) -> Option<Record> {
+        let seed = self.seed;
+        let is_field = |record: &Record| record.field() == field;
+        let removed =
+            self.table.remove(hash_bytes(seed, field), is_field, |record| hash_bytes(seed, record.field()))?;
+        self.heap_bytes -= removed.0.heap_bytes();
+        self.note_expiry(field, removed.view().expires_at, None);
+        Some(removed)
+    }
+}
+
+impl Default for Hash {
+    fn default() -> Hash {
+        Hash::new()
+    }
+}
+
+impl Hash {
+    /// A hash without fields.
+    pub fn new() -> Hash {
+        Hash(Repr::Packed(Packed::new()))
+    }
+
+    /// How many fields there are, expired ones that were not purged included.
+    pub fn len(&self) -> usize {
+        match &self.0 {
+            Repr::Packed(packed) => packed.len() / 2,
+            Repr::Table(records) => records.table.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The encoding's name in OBJECT ENCODING.
+    pub fn encoding(&self) -> &'static str {
+        match &self.0 {
+            Repr::Packed(_) => "listpack",
+            Repr::Table(_) => "hashtable",
+        }
+    }
+
+    /// About what this hash holds on the heap.
+    pub fn memory_bytes(&self) -> usize {
+        match &self.0 {
+            Repr::Packed(packed) => packed.heap_bytes(),
+            Repr::Table(records) => {
+                let expiry_bytes = records.expiries.len() * 64;
+                size_of::<Records>() + records.table.table_bytes() + records.heap_bytes + expiry_bytes
+            }
+        }
+    }
+
+    /// Says what is about to be set, so that the hash takes at once the form it would take in the end: up to `fields` pairs, the
+    /// longest field or value among them of `longest` bytes.
+    pub fn prepare(&mut self, fields: usize, longest: usize, limits: &Limits) {
+        if fields > limits.hash_listpack_entries_max || longest > limits.hash_listpack_value_bytes_max {
+            self.table(limits);
+        }
+    }
+
+    /// The value of a field.
+    pub fn get(&self, field: &[u8]) -> Option<Text<'_>> {
+        match &self.0 {
+            Repr::Packed(packed) => find_field(packed, field).map(|at| packed.get(packed.next(at)).text()),
+            Repr::Table(records) => records.get(field).map(|record| record.view().value.into()),
+        }
+    }
+
+    /// Whether there is such a field.
+    pub fn contains(&self, field: &[u8]) -> bool {
+        match &self.0 {
+            Repr::Packed(packed) => find_field(packed, field).is_some(),
+            Repr::Table(records) => records.get(field).is_some(),
+        }
+    }
+
+    /// Sets a field; says whether it is new. An expiry it had is gone.
+    pub fn set(&mut self, field: &[u8], value: &[u8], limits: &Limits) -> bool {
+        let longest = field.len().max(value.len());
+        if let Repr::Packed(packed) = &mut self.0
+            && longest <= limits.hash_listpack_value_bytes_max
+            && packed.fits(longest * 2)
+        {
+            let added = set_packed(packed, field, value);
+            if packed.len() / 2 > limits.hash_listpack_entries_max {
+                self.table(limits);
+            }
+            return added;
+        }
+        self.table(limits).set(field, value, None)
+    }
+
+    /// Sets a field's value and leaves its expiry as it is: what increments do.
+    pub fn set_value(&mut self, field: &[u8], value: &[u8], limits: &Limits) -> bool {
+        match self.expiry(field) {
+            None => self.set(field, value, limits),
+            kept => self.table(limits).set(field, value, kept),
+        }
+    }
+
+    /// Takes a field out; says whether it was there.
+    pub fn remove(&mut self, field: &[u8]) -> bool {
+        match &mut self.0 {
+            Repr::Packed(packed) => {
+                let found = find_field(packed, field);
+                found.inspect(|at| packed.remove(*at, 2)).is_some()
+            }
+            Repr::Table(records) => records.remove(field).is_some(),
+        }
+    }
+
+    /// All fields, in no order that means anything.
+    pub fn iter(&self) -> impl Iterator<Item = HashField<'_>> {
+        let (packed, records) = match &self.0 {
+            Repr::Packed(packed) => (Some(packed), None),
+            Repr::Table(records) => (None, Some(records)),
+        };
+        let small = packed.into_iter().flat_map(packed_fields);
+        small.chain(records.into_iter().flat_map(|records| records.table.iter().map(|record| record.view().shown())))
+    }
+
+    /// Shows about `count` fields from the cursor on, and returns the cursor to go on with; zero when all have been seen. A field
+    /// that is there from the first call to the last is shown, whatever happens in between.
+    pub fn scan(&self, cursor: u64, count: usize, mut visit: impl FnMut(HashField<'_>)) -> u64 {
+        match &self.0 {
+            Repr::Packed(packed) => {
+                packed_fields(packed).for_each(visit);
+                0
+            }
+            Repr::Table(records) => {
+                let hash_of = |record: &Record| hash_bytes(records.seed, record.field());
+                records.table.scan(cursor, count, hash_of, |record| visit(record.view().shown()))
+            }
+        }
+    }
+
+    /// A field, each as likely as every other. `random` gives evenly distributed numbers.
+    pub fn random(&self, random: &mut dyn FnMut() -> u64) -> Option<HashField<'_>> {
+        match &self.0 {
+            Repr::Packed(packed) if packed.is_empty() => None,
+            Repr::Packed(packed) => {
+                let at = packed.locate(2 * below(random(), packed.len() / 2))?;
+                let (field, value_at) = packed.read(at);
+                Some(HashField { field: field.text(), value: packed.get(value_at).text(), expires_at: None })
+            }
+            Repr::Table(records) => records.table.random(random).map(|record| record.view().shown()),
+        }
+    }
+
+    /// `count` different fields, or all if there are no more, in no order that means anything.
+    pub fn random_distinct(&self, count: usize, random: &mut dyn FnMut() -> u64) -> Vec<HashField<'_>> {
+        super::random_distinct(self.len(), count, random, self.iter())
+    }
+
+    /// When a field expires.
+    pub fn expiry(&self, field: &[u8]) -> Option<i64> {
+        match &self.0 {
+            Repr::Packed(_) => None,
+            Repr::Table(records) => records.get(field)?.view().expires_at,
+        }
+    }
+
+    /// Sets or takes away when a field expires; false if there is no such field.
+    pub fn set_expiry(&mut self, field: &[u8], expires_at: Option<i64>, limits: &Limits) -> bool {
+        if let Repr::Packed(packed) = &self.0 {
+            let found = find_field(packed, field).is_some();
+            if !found || expires_at.is_none() {
+                return found;
+            }
+        }
+        let records = self.table(limits);
+        let Some(record) = records.get(field) else {
+            return false;
+        };
+        let value = record.view().value.to_vec();
+        records.set(field, &value, expires_at);
+        true
+    }
+
+    /// How many fields have an expiry.
+    pub fn expiring_len(&self) -> usize {
+        match &self.0 {
+            Repr::Packed(_) => 0,
+            Repr::Table(records) => records.expiries.len(),
+        }
+    }
+
+    /// The earliest expiry of any field.
+    pub fn next_expiry(&self) -> Option<i64> {
+        match &self.0 {
+            Repr::Packed(_) => None,
+            Repr::Table(records) => records.expiries.first().map(|(expires_at, _)| *expires_at),
+        }
+    }
+
+    /// Takes out fields that expire at `now` or before, at most `max` of them, and returns their names.
+    pub fn purge(&mut self, now: i64, max: usize) -> Vec<Box<[u8]>> {
+        let mut purged = Vec::new();
+        let Repr::Table(records) = &mut self.0 else {
+            return purged;
+        };
+        while purged.len() < max {
+            let Some((_, field)) = records.expiries.first().filter(|(expires_at, _)| *expires_at <= now).cloned()
+            else {
+                break;
+            };
+            records.remove(&field);
+            purged.push(field);
+        }
+        purged
+    }
+
+    fn table(&mut self, limits: &Limits) -> &mut Records {
+        if let Repr::Packed(packed) = &self.0 {
+            let mut records = Records::new(limits.hash_seed);
+            for HashField { field, value, .. } in packed_fields(packed) {
+                records.set(&field, &value, None);
+            }
+            self.0 = Repr::Table(Box::new(records));
+        }
+        match &mut self.0 {
+            Repr::Table(records) => records,
+            Repr::Packed(_) => unreachable!("was made a table above"),
+        }
+    }
+}
+
+#[inline]
+fn find_field(packed: &Packed, field: &[u8]) -> Option<usize> {
+    packed.find(packed.start(), Item::of(field), 1)
+}
+
+fn set_packed(packed: &mut Packed, field: &[u8], value: &[u8]) -> bool {
+    if let Some(at) = find_field(packed, field) {
+        packed.replace(packed.next(at), Item::of(value));
+        return false;
+    }
+    packed.push_back(Item::of(field));
+    packed.push_back(Item::of(value));
+    true
+}
+
+fn packed_fields(packed: &Packed) -> impl Iterator<Item = HashField<'_>> {
+    let mut elements = packed.iter();
+    std::iter::from_fn(move || {
+        let (field, value) = (elements.next()?, elements.next()?);
+        Some(HashField { field: field.text(), value: value.text(), expires_at: None })
+    })
+}

@@ -1,0 +1,333 @@
+//! Members without order. Knows no command.
+//!
+//! A set of integers is a sorted array; a small set is a packed run; a big one is a table. A set grows out of its form by itself, and
+//! never back into it.
+
+use super::Limits;
+use super::compact::CompactBytes;
+use super::integer_set::IntegerSet;
+use super::number::{format_i64, parse_i64};
+use super::packed::{Item, Packed};
+use super::table::{Table, below, hash_bytes};
+use super::text::Text;
+
+/// A set.
+#[derive(Clone)]
+pub struct Set(Repr);
+
+#[derive(Clone)]
+enum Repr {
+    Integers(IntegerSet),
+    Packed(Packed),
+    Table(Box<Members>),
+}
+
+#[derive(Clone)]
+struct Members {
+    table: Table<CompactBytes>,
+    seed: u64,
+    heap_bytes: usize,
+}
+
+impl Members {
+    fn contains(&self, member: &[u8]) -> bool {
+        self.table.find(hash_bytes(self.seed, member), |other| **other == *member).is_some()
+    }
+
+    fn add(&mut self, member: &[u8]) -> bool {
+        let seed = self.seed;
+        let hash = hash_bytes(seed, member);
+        if self.table.find(hash, |other| **other == *member).is_some() {
+            return false;
+        }
+        let owned = CompactBytes::from(member);
+        self.heap_bytes += owned.heap_bytes();
+        self.table.insert_new(hash, owned, |other| hash_bytes(seed, other));
+        true
+    }
+
+    fn remove(&mut self, member: &[u8]) -> bool {
+        let seed = self.seed;
+        let is_member = |other: &CompactBytes| **other == *member;
+        let removed = self.table.remove(hash_bytes(seed, member), is_member, |other| hash_bytes(seed, other));
+        self.heap_bytes -= removed.as_ref().map_or(0, CompactBytes::heap_bytes);
+        removed.is_some()
+    }
+}
+
+impl Default for Set {
+    fn default() -> Set {
+        Set::new()
+    }
+}
+
+impl Set {
+    /// A set without members: whatever is added first decides about its form.
+    pub fn new() -> Set {
+        Set(Repr::Integers(IntegerSet::new()))
+    }
+
+    /// A set that is about to be given up to `members` members, `first` among them.
+    pub fn prepared(first: &[u8], members: usize, limits: &Limits) -> Set {
+        let mut set = Set::new();
+        if parse_i64(first).is_some() && members <= limits.set_intset_entries_max {
+            return set;
+        }
+        if members <= limits.set_listpack_entries_max {
+            set.0 = Repr::Packed(Packed::new());
+        } else {
+            set.table(limits);
+        }
+        set
+    }
+
+    /// Says what is about to be added, so that the set takes at once the form it would take in the end: up to `members` members,
+    /// `first` among them.
+    pub fn prepare(&mut self, first: &[u8], members: usize, limits: &Limits) {
+        match &self.0 {
+            _ if self.is_empty() => *self = Set::prepared(first, members, limits),
+            Repr::Integers(_) if members > limits.set_intset_entries_max => _ = self.table(limits),
+            Repr::Packed(_) if members > limits.set_listpack_entries_max => _ = self.table(limits),
+            _ => {}
+        }
+    }
+
+    /// How many members there are.
+    pub fn len(&self) -> usize {
+        match &self.0 {
+            Repr::Integers(integers) => integers.len(),
+            Repr::Packed(packed) => packed.len(),
+            Repr::Table(members) => members.table.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The encoding's name in OBJECT ENCODING.
+    pub fn encoding(&self) -> &'static str {
+        match &self.0 {
+            Repr::Integers(_) => "intset",
+            Repr::Packed(_) => "listpack",
+            Repr::Table(_) => "hashtable",
+        }
+    }
+
+    /// About what this set holds on the heap.
+    pub fn memory_bytes(&self) -> usize {
+        match &self.0 {
+            Repr::Integers(integers) => integers.heap_bytes(),
+            Repr::Packed(packed) => packed.heap_bytes(),
+            Repr::Table(members) => size_of::<Members>() + members.table.table_bytes() + members.heap_bytes,
+        }
+    }
+
+    /// Whether this is a member.
+    pub fn contains(&self, member: &[u8]) -> bool {
+        match &self.0 {
+            Repr::Integers(integers) => parse_i64(member).is_some_and(|integer| integers.contains(integer)),
+            Repr::Packed(packed) => packed.find(packed.start(), Item::of(member), 0).is_some(),
+            Repr::Table(members) => members.contains(member),
+        }
+    }
+
+    /// Adds a member; says whether it is new.
+    pub fn add(&mut self, member: &[u8], limits: &Limits) -> bool {
+        match &mut self.0 {
+            Repr::Integers(integers) => {
+                if let Some(integer) = parse_i64(member) {
+                    let added = integers.insert(integer);
+                    if integers.len() > limits.set_intset_entries_max {
+                        self.table(limits);
+                    }
+                    return added;
+                }
+                if integers.is_empty_or_fits_packed(member, limits) {
+                    let mut packed = Packed::new();
+                    integers.iter().for_each(|integer| packed.push_back(Item::Integer(integer)));
+                    packed.push_back(Item::Bytes(member));
+                    self.0 = Repr::Packed(packed);
+                    return true;
+                }
+            }
+            Repr::Packed(packed) => {
+                let item = Item::of(member);
+                if packed.find(packed.start(), item, 0).is_some() {
+                    return false;
+                }
+                let short = member.len() <= limits.set_listpack_value_bytes_max && packed.fits(member.len());
+                if short && packed.len() < limits.set_listpack_entries_max {
+                    packed.push_back(item);
+                    return true;
+                }
+            }
+            Repr::Table(members) => return members.add(member),
+        }
+        self.table(limits).add(member)
+    }
+
+    /// Takes a member out; says whether it was there.
+    pub fn remove(&mut self, member: &[u8]) -> bool {
+        match &mut self.0 {
+            Repr::Integers(integers) => parse_i64(member).is_some_and(|integer| integers.remove(integer)),
+            Repr::Packed(packed) => {
+                let found = packed.find(packed.start(), Item::of(member), 0);
+                found.inspect(|at| packed.remove(*at, 1)).is_some()
+            }
+            Repr::Table(members) => members.remove(member),
+        }
+    }
+
+    /// All members, in no order that means anything (integers in ascending order, while the set holds nothing else and is small).
+    pub fn iter(&self) -> impl Iterator<Item = Text<'_>> {
+        let (integers, packed, members) = match &self.0 {
+            Repr::Integers(integers) => (Some(integers), None, None),
+            Repr::Packed(packed) => (None, Some(packed), None),
+            Repr::Table(members) => (None, None, Some(members)),
+        };
+        let integers = integers.into_iter().flat_map(|integers| integers.iter().map(Text::from));
+        let packed = packed.into_iter().flat_map(|packed| packed.iter().map(Item::text));
+        let members = members.into_iter().flat_map(|members| members.table.iter().map(|member| Text::from(&**member)));
+        integers.chain(packed).chain(members)
+    }
+
+    /// Shows about `count` members from the cursor on, and returns the cursor to go on with; zero when all have been seen. A member
+    /// that is there from the first call to the last is shown, whatever happens in between.
+    pub fn scan(&self, cursor: u64, count: usize, mut visit: impl FnMut(Text<'_>)) -> u64 {
+        let Repr::Table(members) = &self.0 else {
+            self.iter().for_each(visit);
+            return 0;
+        };
+        members.table.scan(
+            cursor,
+            count,
+            |member| hash_bytes(members.seed, member),
+            |member| visit(Text::from(&**member)),
+        )
+    }
+
+    /// A member, each as likely as every other. `random` gives evenly distributed numbers.
+    pub fn random(&self, random: &mut dyn FnMut() -> u64) -> Option<Text<'_>> {
+        match &self.0 {
+            Repr::Integers(integers) => {
+                (integers.len() > 0).then(|| integers.at(below(random(), integers.len())).into())
+            }
+            Repr::Packed(packed) => packed.locate(below(random(), packed.len())).map(|at| packed.get(at).text()),
+            Repr::Table(members) => members.table.random(random).map(|member| Text::from(&**member)),
+        }
+    }
+
+    /// `count` different members, or all if there are no more, in no order that means anything.
+    pub fn random_distinct(&self, count: usize, random: &mut dyn FnMut() -> u64) -> Vec<Text<'_>> {
+        super::random_distinct(self.len(), count, random, self.iter())
+    }
+
+    /// Takes a random member out.
+    pub fn pop_random(&mut self, random: &mut dyn FnMut() -> u64) -> Option<Vec<u8>> {
+        let member = self.random(random)?.into_vec();
+        self.remove(&member);
+        Some(member)
+    }
+
+    fn table(&mut self, limits: &Limits) -> &mut Members {
+        if !matches!(self.0, Repr::Table(_)) {
+            let mut members = Box::new(Members { table: Table::new(), seed: limits.hash_seed, heap_bytes: 0 });
+            self.iter().for_each(|member| {
+                members.add(&member);
+            });
+            self.0 = Repr::Table(members);
+        }
+        match &mut self.0 {
+            Repr::Table(members) => members,
+            Repr::Integers(_) | Repr::Packed(_) => unreachable!("was made a table above"),
+        }
+    }
+}
+
+impl IntegerSet {
+    /// Whether these and a member that is no integer may be one packed run.
+    fn is_empty_or_fits_packed(&self, member: &[u8], limits: &Limits) -> bool {
+        let widest = match self.len() {
+            0 => 0,
+            len => format_i64(self.at(0)).len().max(format_i64(self.at(len - 1)).len()),
+        };
+        let short = widest.max(member.len()) <= limits.set_listpack_value_bytes_max;
+        short && self.len() < limits.set_listpack_entries_max
+    }
+}
+
+/// Members that are in all of the sets.
+pub fn intersection(sets: &[&Set], limits: &Limits) -> Set {
+    let mut result = Set::new();
+    visit_intersection(sets, |member| {
+        result.add(member, limits);
+        true
+    });
+    result
+}
+
+/// How many members are in all of the sets; counting stops at `max`, unless that is zero.
+pub fn intersection_len(sets: &[&Set], max: usize) -> usize {
+    let mut count = 0;
+    visit_intersection(sets, |_| {
+        count += 1;
+        count != max
+    });
+    count
+}
+
+/// Shows members that are in all of the sets, until told to stop by `false`.
+pub fn visit_intersection(sets: &[&Set], mut visit: impl FnMut(&[u8]) -> bool) {
+    // The smallest is walked through; the smaller the others, the sooner they say no.
+    let mut ascending = sets.to_vec();
+    ascending.sort_by_key(|set| set.len());
+    let Some((smallest, others)) = ascending.split_first() else {
+        return;
+    };
+    for member in smallest.iter() {
+        if others.iter().all(|set| set.contains(&member)) && !visit(&member) {
+            return;
+        }
+    }
+}
+
+/// Members that are in any of the sets.
+pub fn union(sets: &[&Set], limits: &Limits) -> Set {
+    // Starting with a copy of a big one saves adding its members one by one; small ones may yet change their form.
+    let biggest = (0..sets.len()).max_by_key(|index| sets[*index].len());
+    let copied = biggest.filter(|index| sets[*index].len() > limits.set_intset_entries_max);
+    let mut result = copied.map_or_else(Set::new, |index| sets[index].clone());
+    for (index, set) in sets.iter().enumerate() {
+        if copied != Some(index) {
+            set.iter().for_each(|member| {
+                result.add(&member, limits);
+            });
+        }
+    }
+    result
+}
+
+/// Members of the first set that are in none of the others.
+pub fn difference(sets: &[&Set], limits: &Limits) -> Set {
+    let Some((first, others)) = sets.split_first() else {
+        return Set::new();
+    };
+    let total: usize = others.iter().map(|set| set.len()).sum();
+    if total < first.len() / 2 && first.len() > limits.set_intset_entries_max {
+        let mut result = Set::clone(first);
+        others.iter().flat_map(|set| set.iter()).for_each(|member| {
+            result.remove(&member);
+        });
+        return result;
+    }
+    // The bigger a set, the likelier it says no first.
+    let mut descending = others.to_vec();
+    descending.sort_by_key(|set| std::cmp::Reverse(set.len()));
+    let mut result = Set::new();
+    for member in first.iter().filter(|member| !descending.iter().any(|set| set.contains(member))) {
+        result.add(&member, limits);
+    }
+    result
+}
