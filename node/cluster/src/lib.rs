@@ -1,0 +1,22 @@
+//! The replicated state of a cluster, and nothing of how it is replicated.
+//!
+//! Raft hands every node the same [`Stamped`] changes in the same order; [`State::apply`] turns them into the same
+//! state, byte for byte, on each. That is the whole promise, and everything here serves it: `apply` never fails, never
+//! waits, reads no clock, no file and no command table. A change that makes no sense is answered with an [`Outcome`]
+//! that says so, and leaves the state as it was.
+//!
+//! What this crate refuses to know: Raft, sockets, disks, time, and the keys of the cache.
+//!
+//! Reading order: [`change`] (what can happen), [`state`] (what is), [`record`] (how it is written down).
+
+pub mod change;
+pub mod record;
+pub mod state;
+
+mod digest;
+mod names;
+
+pub use change::{Change, Founder, Outcome, Refusal, Stamped};
+pub use names::{Addresses, ClusterId, Epoch, GroupId, JoinToken, NodeId, RequestId, UnixMillis};
+pub use record::{AppliedRequest, StateRecord};
+pub use state::{ChangeRecord, NodeInfo, ShardGroup, State};

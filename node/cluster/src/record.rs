@@ -1,0 +1,75 @@
+//! The state as it is written down: plain, text-shaped structs without sharing or indexes.
+//!
+//! Users are written as the texts of their rules, never as what some version of the program compiled them to; so a
+//! snapshot of an older version means the same to a newer one.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use keyward_acl::{Directory, RestoreError, UserRecord};
+
+use crate::{ChangeRecord, ClusterId, NodeInfo, Outcome, RequestId, ShardGroup, State};
+
+/// A whole state, ready to be written or just read.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StateRecord {
+    /// The name of the cluster.
+    pub cluster_id: Option<ClusterId>,
+    /// The last entry applied.
+    pub applied_index: u64,
+    /// All users, by name.
+    pub users: Vec<UserRecord>,
+    /// All nodes, by id.
+    pub nodes: Vec<NodeInfo>,
+    /// All groups, by id.
+    pub groups: Vec<ShardGroup>,
+    /// All settings, by name.
+    pub settings: Vec<(String, String)>,
+    /// The last changes, oldest first.
+    pub history: Vec<ChangeRecord>,
+    /// The last requests, oldest first.
+    pub requests: Vec<AppliedRequest>,
+}
+
+/// A request that was applied, remembered so that a repetition gets the same answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AppliedRequest {
+    /// The proposer's id for it.
+    pub id: RequestId,
+    /// The entry that carried it first.
+    pub index: u64,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+impl From<&State> for StateRecord {
+    fn from(state: &State) -> Self {
+        Self {
+            cluster_id: state.cluster_id,
+            applied_index: state.applied_index,
+            users: state.directory.to_records(),
+            nodes: state.nodes.values().cloned().collect(),
+            groups: state.groups.values().cloned().collect(),
+            settings: state.settings.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+            history: state.history().cloned().collect(),
+            requests: state.requests.iter().cloned().collect(),
+        }
+    }
+}
+
+impl TryFrom<StateRecord> for State {
+    type Error = RestoreError;
+
+    fn try_from(record: StateRecord) -> Result<Self, RestoreError> {
+        Ok(Self {
+            cluster_id: record.cluster_id,
+            directory: Directory::from_records(&record.users)?,
+            nodes: Arc::new(record.nodes.into_iter().map(|node| (node.id, node)).collect()),
+            groups: Arc::new(record.groups.into_iter().map(|group| (group.id, group)).collect()),
+            settings: Arc::new(record.settings.into_iter().collect()),
+            history: Arc::new(record.history.into_iter().map(Arc::new).collect::<VecDeque<_>>()),
+            requests: Arc::new(record.requests.into()),
+            applied_index: record.applied_index,
+        })
+    }
+}

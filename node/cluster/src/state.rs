@@ -1,0 +1,349 @@
+//! The replicated state, and the one function that moves it.
+//!
+//! Cheap to clone (every part is shared until it changes), so that each node can publish the state it has applied as
+//! an immutable view while the next entry is being applied.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use keyward_acl::{Directory, UserChange};
+
+use crate::record::AppliedRequest;
+use crate::{
+    Addresses, Change, ClusterId, Epoch, Founder, GroupId, JoinToken, NodeId, Outcome, Refusal, RequestId, Stamped,
+    StateRecord, UnixMillis,
+};
+
+/// Everything the nodes of a cluster agree on. Not the keys.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct State {
+    pub(crate) cluster_id: Option<ClusterId>,
+    pub(crate) directory: Directory,
+    pub(crate) nodes: Arc<BTreeMap<NodeId, NodeInfo>>,
+    pub(crate) groups: Arc<BTreeMap<GroupId, ShardGroup>>,
+    pub(crate) settings: Arc<BTreeMap<String, String>>,
+    pub(crate) history: Arc<VecDeque<Arc<ChangeRecord>>>,
+    pub(crate) requests: Arc<VecDeque<AppliedRequest>>,
+    pub(crate) applied_index: u64,
+}
+
+/// A registered node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeInfo {
+    /// Its id, never used before or again.
+    pub id: NodeId,
+    /// Its stable name; an empty disk under the same name joins under a new id.
+    pub name: String,
+    /// Where it is found.
+    pub addresses: Addresses,
+    /// The entry that registered it.
+    pub joined_index: u64,
+    /// The attempt to join that this registration answered.
+    pub token: JoinToken,
+}
+
+/// A set of slots, who serves it, and since which reign. One group holds every slot for now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardGroup {
+    /// Its id.
+    pub id: GroupId,
+    /// First and last slot, both included.
+    pub slots: (u16, u16),
+    /// Which reign this is.
+    pub epoch: Epoch,
+    /// Who serves it.
+    pub primary: NodeId,
+    /// Who has every acknowledged write.
+    pub in_sync: BTreeSet<NodeId>,
+}
+
+/// One line of the history of changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangeRecord {
+    /// The entry.
+    pub index: u64,
+    /// The proposer's clock.
+    pub at: UnixMillis,
+    /// Who asked.
+    pub actor: String,
+    /// Through which door.
+    pub source: String,
+    /// What happened, without secrets.
+    pub summary: String,
+}
+
+impl State {
+    /// Registered nodes at most. Beyond this, one leader that tells everybody itself is the wrong shape.
+    pub const NODES_MAX: usize = 100;
+    /// Cluster-wide settings at most: there are a few dozen, and a caller's mistake must not fill every node.
+    pub const SETTINGS_MAX: usize = 256;
+    /// Lines of history kept: months of a quiet cluster, about 200 KB of a busy one.
+    pub const HISTORY_MAX: usize = 1024;
+    /// Request ids remembered. A proposer retries for seconds; this many changes take minutes.
+    pub const REQUESTS_MAX: usize = 512;
+
+    /// The state before the first entry.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The name of the cluster; `None` before it is formed.
+    pub fn cluster_id(&self) -> Option<ClusterId> {
+        self.cluster_id
+    }
+
+    /// All users.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// All registered nodes, by id.
+    pub fn nodes(&self) -> &BTreeMap<NodeId, NodeInfo> {
+        &self.nodes
+    }
+
+    /// The registered node of this stable name.
+    pub fn node_named(&self, name: &str) -> Option<&NodeInfo> {
+        self.nodes.values().find(|node| node.name == name)
+    }
+
+    /// All shard groups, by id.
+    pub fn groups(&self) -> &BTreeMap<GroupId, ShardGroup> {
+        &self.groups
+    }
+
+    /// Who serves this slot.
+    pub fn group_of_slot(&self, slot: u16) -> Option<&ShardGroup> {
+        self.groups.values().find(|group| (group.slots.0..=group.slots.1).contains(&slot))
+    }
+
+    /// A cluster-wide setting, if somebody set it.
+    pub fn setting(&self, name: &str) -> Option<&str> {
+        self.settings.get(name).map(String::as_str)
+    }
+
+    /// All cluster-wide settings that somebody set.
+    pub fn settings(&self) -> &BTreeMap<String, String> {
+        &self.settings
+    }
+
+    /// The last changes, oldest first.
+    pub fn history(&self) -> impl DoubleEndedIterator<Item = &ChangeRecord> + ExactSizeIterator {
+        self.history.iter().map(Arc::as_ref)
+    }
+
+    /// The last entry applied.
+    pub fn applied_index(&self) -> u64 {
+        self.applied_index
+    }
+
+    /// A number that is equal on two nodes exactly if (up to chance) they hold the same state. Costs a walk over
+    /// everything: for snapshots and checks, not for the path of a change.
+    pub fn digest(&self) -> u64 {
+        crate::digest::of(&StateRecord::from(self))
+    }
+
+    /// Moves the state past the entry `index` without a change: entries that are Raft's own business.
+    pub fn skip(&mut self, index: u64) {
+        self.applied_index = index;
+    }
+
+    /// Applies one entry. Total and deterministic: every node gets the same state and the same outcome.
+    pub fn apply(&mut self, index: u64, stamped: &Stamped) -> Outcome {
+        self.applied_index = index;
+        if let Some(earlier) = stamped.request.and_then(|id| self.applied(id)) {
+            return earlier.outcome.clone();
+        }
+        let outcome = self.change(index, &stamped.change);
+        if let Some(id) = stamped.request {
+            let requests = Arc::make_mut(&mut self.requests);
+            requests.push_back(AppliedRequest { id, index, outcome: outcome.clone() });
+            if requests.len() > Self::REQUESTS_MAX {
+                requests.pop_front();
+            }
+        }
+        if changed_something(&outcome) {
+            self.remember(index, stamped);
+        }
+        outcome
+    }
+
+    /// What became of a request, if it is among the last [`Self::REQUESTS_MAX`].
+    pub fn applied(&self, id: RequestId) -> Option<&AppliedRequest> {
+        self.requests.iter().rev().find(|request| request.id == id)
+    }
+
+    fn change(&mut self, index: u64, change: &Change) -> Outcome {
+        if let Change::FormCluster { cluster_id, founder } = change {
+            return self.form(index, *cluster_id, founder);
+        }
+        if self.cluster_id.is_none() {
+            return Outcome::Refused(Refusal::NotFormed);
+        }
+        match change {
+            Change::FormCluster { .. } => Outcome::Refused(Refusal::AlreadyFormed),
+            Change::User(change) => self.change_users(index, change),
+            Change::AddNode { name, addresses, token } => self.add_node(index, name, addresses, *token),
+            Change::RemoveNode { node } => self.remove_node(*node),
+            Change::UpdateNodeAddresses { node, addresses } => self.move_node(*node, addresses),
+            Change::SetPrimary { group, node, expect_epoch } => self.set_primary(*group, *node, *expect_epoch),
+            Change::SetSetting { name, value } => self.set_setting(name, value.as_deref()),
+            Change::Noop => Outcome::Unchanged,
+        }
+    }
+
+    fn form(&mut self, index: u64, cluster_id: ClusterId, founder: &Founder) -> Outcome {
+        if self.cluster_id == Some(cluster_id) {
+            return Outcome::Unchanged;
+        }
+        if self.cluster_id.is_some() {
+            return Outcome::Refused(Refusal::AlreadyFormed);
+        }
+        let id = NodeId::FOUNDER;
+        let node = NodeInfo {
+            id,
+            name: founder.name.clone(),
+            addresses: founder.addresses.clone(),
+            joined_index: index,
+            token: JoinToken::default(),
+        };
+        let group = ShardGroup {
+            id: GroupId(0),
+            slots: (0, 16383),
+            epoch: Epoch(1),
+            primary: id,
+            in_sync: BTreeSet::from([id]),
+        };
+        self.cluster_id = Some(cluster_id);
+        Arc::make_mut(&mut self.nodes).insert(id, node);
+        Arc::make_mut(&mut self.groups).insert(group.id, group);
+        Outcome::Done
+    }
+
+    fn change_users(&mut self, index: u64, change: &UserChange) -> Outcome {
+        Outcome::User(self.directory.apply(index, change))
+    }
+
+    fn add_node(&mut self, index: u64, name: &str, addresses: &Addresses, token: JoinToken) -> Outcome {
+        let known = self.node_named(name).map(|node| (node.id, node.token));
+        if let Some((node, known_token)) = known
+            && known_token == token
+        {
+            return Outcome::NodeAdded { node, replaced: None };
+        }
+        if known.is_none() && self.nodes.len() >= Self::NODES_MAX {
+            return Outcome::Refused(Refusal::TooManyNodes);
+        }
+        let id = NodeId(index);
+        let replaced = known.map(|(old, _)| old);
+        let nodes = Arc::make_mut(&mut self.nodes);
+        if let Some(old) = replaced {
+            nodes.remove(&old);
+        }
+        nodes.insert(
+            id,
+            NodeInfo { id, name: name.to_owned(), addresses: addresses.clone(), joined_index: index, token },
+        );
+        if let Some(old) = replaced {
+            self.inherit(old, id);
+        }
+        Outcome::NodeAdded { node: id, replaced }
+    }
+
+    /// What a lost disk was primary of, its successor of the same name is: nobody else has been asked to be.
+    fn inherit(&mut self, old: NodeId, new: NodeId) {
+        for group in Arc::make_mut(&mut self.groups).values_mut() {
+            group.in_sync.remove(&old);
+            if group.primary == old {
+                group.primary = new;
+                group.epoch = Epoch(group.epoch.0 + 1);
+                group.in_sync = BTreeSet::from([new]);
+            }
+        }
+    }
+
+    fn remove_node(&mut self, node: NodeId) -> Outcome {
+        if !self.nodes.contains_key(&node) {
+            return Outcome::Refused(Refusal::UnknownNode(node));
+        }
+        if let Some(group) = self.groups.values().find(|group| group.primary == node) {
+            return Outcome::Refused(Refusal::StillPrimary(group.id));
+        }
+        Arc::make_mut(&mut self.nodes).remove(&node);
+        for group in Arc::make_mut(&mut self.groups).values_mut() {
+            group.in_sync.remove(&node);
+        }
+        Outcome::Done
+    }
+
+    fn move_node(&mut self, node: NodeId, addresses: &Addresses) -> Outcome {
+        let Some(known) = Arc::make_mut(&mut self.nodes).get_mut(&node) else {
+            return Outcome::Refused(Refusal::UnknownNode(node));
+        };
+        if known.addresses == *addresses {
+            return Outcome::Unchanged;
+        }
+        known.addresses = addresses.clone();
+        Outcome::Done
+    }
+
+    fn set_primary(&mut self, group: GroupId, node: NodeId, expect_epoch: Epoch) -> Outcome {
+        if !self.nodes.contains_key(&node) {
+            return Outcome::Refused(Refusal::UnknownNode(node));
+        }
+        let Some(group) = Arc::make_mut(&mut self.groups).get_mut(&group) else {
+            return Outcome::Refused(Refusal::UnknownGroup(group));
+        };
+        if group.epoch != expect_epoch {
+            return Outcome::Refused(Refusal::StaleEpoch(group.epoch));
+        }
+        if group.primary == node {
+            return Outcome::Unchanged;
+        }
+        group.primary = node;
+        group.epoch = Epoch(group.epoch.0 + 1);
+        group.in_sync = BTreeSet::from([node]);
+        Outcome::Done
+    }
+
+    fn set_setting(&mut self, name: &str, value: Option<&str>) -> Outcome {
+        if self.setting(name) == value {
+            return Outcome::Unchanged;
+        }
+        if value.is_some() && !self.settings.contains_key(name) && self.settings.len() >= Self::SETTINGS_MAX {
+            return Outcome::Refused(Refusal::TooManySettings);
+        }
+        let settings = Arc::make_mut(&mut self.settings);
+        match value {
+            Some(value) => settings.insert(name.to_owned(), value.to_owned()),
+            None => settings.remove(name),
+        };
+        Outcome::Done
+    }
+
+    fn remember(&mut self, index: u64, stamped: &Stamped) {
+        let record = ChangeRecord {
+            index,
+            at: stamped.at,
+            actor: stamped.actor.clone(),
+            source: stamped.source.clone(),
+            summary: stamped.change.summary(),
+        };
+        let history = Arc::make_mut(&mut self.history);
+        history.push_back(Arc::new(record));
+        if history.len() > Self::HISTORY_MAX {
+            history.pop_front();
+        }
+    }
+}
+
+fn changed_something(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Done | Outcome::NodeAdded { .. } => true,
+        Outcome::User(outcome) => outcome.changed(),
+        Outcome::Unchanged | Outcome::Refused(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;
