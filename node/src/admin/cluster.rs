@@ -1,0 +1,292 @@
+//! `keyward.admin.v1.Cluster`: nodes, who leads, who serves, and the history of changes.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use keyward_cluster::{ChangeRecord, GroupId, NodeId, NodeInfo, State};
+use keyward_proto::admin::cluster_server::Cluster;
+use keyward_proto::admin::{
+    AddNodeRequest, AddNodeResponse, Addresses, Change, ControlRole, GetStatusRequest, GetStatusResponse,
+    ListChangesRequest, ListChangesResponse, ListNodesRequest, ListNodesResponse, MovePrimaryRequest,
+    MovePrimaryResponse, Node, RemoveNodeRequest, RemoveNodeResponse, ShardGroup, TransferLeadershipRequest,
+    TransferLeadershipResponse, WatchChangesRequest, WatchChangesResponse,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::auth::Door;
+use super::backend::{AdminBackend, ControlStatus, Member, Origin};
+
+/// The lines of history listed if the caller does not say.
+const CHANGES_LISTED: usize = 100;
+/// Changes under way to a watcher; one that reads more slowly holds only itself up.
+const CHANGES_QUEUED: usize = 16;
+
+/// The cluster.
+pub struct ClusterService<B: AdminBackend> {
+    door: Arc<Door<B>>,
+}
+
+impl<B: AdminBackend> ClusterService<B> {
+    /// The service behind `door`.
+    pub fn new(door: Arc<Door<B>>) -> Self {
+        Self { door }
+    }
+
+    fn backend(&self) -> &B {
+        self.door.backend()
+    }
+
+    async fn nodes(&self) -> Result<Vec<Node>, Status> {
+        let control = self.backend().control().await?;
+        Ok(nodes(&self.backend().state(), &control, self.backend().node_id()))
+    }
+}
+
+#[tonic::async_trait]
+impl<B: AdminBackend> Cluster for ClusterService<B> {
+    async fn get_status(&self, request: Request<GetStatusRequest>) -> Result<Response<GetStatusResponse>, Status> {
+        let _caller = self.door.admit(&request, &[b"CLUSTER", b"INFO"]).await?;
+        let control = self.backend().control().await?;
+        let (state, me) = (self.backend().state(), self.backend().node_id());
+        let readiness = self.backend().readiness();
+        Ok(Response::new(GetStatusResponse {
+            cluster_id: state.cluster_id().map(|id| id.to_string()).unwrap_or_default(),
+            node_id: me.map_or(0, |node| node.0),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            leader_id: control.leader.map_or(0, |leader| leader.0),
+            term: control.term,
+            applied_index: state.applied_index(),
+            ready: readiness.is_ok(),
+            not_ready_reason: readiness.err().unwrap_or_default(),
+            nodes: nodes(&state, &control, me),
+            groups: state.groups().values().map(group).collect(),
+            users: state.directory().iter().count() as u64,
+        }))
+    }
+
+    async fn list_nodes(&self, request: Request<ListNodesRequest>) -> Result<Response<ListNodesResponse>, Status> {
+        let _caller = self.door.admit(&request, &[b"CLUSTER", b"NODES"]).await?;
+        Ok(Response::new(ListNodesResponse { nodes: self.nodes().await? }))
+    }
+
+    async fn add_node(&self, request: Request<AddNodeRequest>) -> Result<Response<AddNodeResponse>, Status> {
+        let AddNodeRequest { peer_address, name } = request.get_ref();
+        let (host, port) = peer_address.rsplit_once(':').unwrap_or((peer_address, ""));
+        let argv: [&[u8]; 4] = [b"CLUSTER", b"MEET", host.as_bytes(), port.as_bytes()];
+        let caller = self.door.admit(&request, &argv).await?;
+        if host.is_empty() || port.parse::<u16>().is_err() {
+            return Err(Status::invalid_argument("a peer address looks like host:port"));
+        }
+        let name = Some(name.as_str()).filter(|name| !name.is_empty());
+        let origin = Origin { actor: caller.name.clone(), request: None };
+        let id = self.backend().add_node(peer_address, name, origin).await?;
+        let node = self.nodes().await?.into_iter().find(|node| node.id == id.0);
+        Ok(Response::new(AddNodeResponse { node }))
+    }
+
+    async fn remove_node(&self, request: Request<RemoveNodeRequest>) -> Result<Response<RemoveNodeResponse>, Status> {
+        let node = NodeId(request.get_ref().node_id);
+        let id = node.to_string();
+        let argv: [&[u8]; 3] = [b"CLUSTER", b"FORGET", id.as_bytes()];
+        let caller = self.door.admit(&request, &argv).await?;
+        let state = self.backend().state();
+        known_node(&state, node.0)?;
+        if let Some(group) = state.groups().values().find(|group| group.primary == node) {
+            let text = format!("node {node} is primary of group {}; hand it over first", group.id.0);
+            return Err(Status::failed_precondition(text));
+        }
+        let origin = Origin { actor: caller.name.clone(), request: None };
+        self.backend().remove_node(node, origin).await?;
+        Ok(Response::new(RemoveNodeResponse {}))
+    }
+
+    async fn transfer_leadership(
+        &self,
+        request: Request<TransferLeadershipRequest>,
+    ) -> Result<Response<TransferLeadershipResponse>, Status> {
+        let _caller = self.door.admit(&request, &[b"CLUSTER", b"FAILOVER"]).await?;
+        let to = known_node(&self.backend().state(), request.get_ref().to_node)?;
+        let leader = self.backend().transfer_leadership(to).await?;
+        Ok(Response::new(TransferLeadershipResponse { leader_id: leader.0 }))
+    }
+
+    async fn move_primary(
+        &self,
+        request: Request<MovePrimaryRequest>,
+    ) -> Result<Response<MovePrimaryResponse>, Status> {
+        let caller = self.door.admit(&request, &[b"CLUSTER", b"FAILOVER"]).await?;
+        let id = GroupId(request.get_ref().group_id);
+        let state = self.backend().state();
+        if !state.groups().contains_key(&id) {
+            return Err(Status::not_found(format!("no shard group has the id {}", id.0)));
+        }
+        let to = known_node(&state, request.get_ref().to_node)?;
+        let origin = Origin { actor: caller.name.clone(), request: None };
+        self.backend().move_primary(id, to, origin).await?;
+        let group = self.backend().state().groups().get(&id).map(group);
+        Ok(Response::new(MovePrimaryResponse { group }))
+    }
+
+    async fn list_changes(
+        &self,
+        request: Request<ListChangesRequest>,
+    ) -> Result<Response<ListChangesResponse>, Status> {
+        let _caller = self.door.admit(&request, &[b"ACL", b"LOG"]).await?;
+        let ListChangesRequest { since, limit } = *request.get_ref();
+        let limit = if limit == 0 { CHANGES_LISTED } else { limit as usize };
+        let state = self.backend().state();
+        let newer = state.history().filter(|record| record.index > since).count();
+        let skipped = newer.saturating_sub(limit);
+        let listed = state.history().filter(|record| record.index > since).skip(skipped);
+        Ok(Response::new(ListChangesResponse {
+            changes: listed.map(change).collect(),
+            truncated: skipped > 0 || is_gone(&state, since),
+            applied_index: state.applied_index(),
+        }))
+    }
+
+    type WatchChangesStream = ReceiverStream<Result<WatchChangesResponse, Status>>;
+
+    async fn watch_changes(
+        &self,
+        request: Request<WatchChangesRequest>,
+    ) -> Result<Response<Self::WatchChangesStream>, Status> {
+        let caller = self.door.admit(&request, &[b"ACL", b"LOG"]).await?;
+        let permit = self.door.begin_watch()?;
+        let state = self.backend().state();
+        let since = request.get_ref().since.unwrap_or(state.applied_index());
+        if is_gone(&state, since) {
+            let text = "the history no longer reaches back that far; list the users and watch from there";
+            return Err(Status::out_of_range(text));
+        }
+        let peer = request.remote_addr().map(|peer| peer.to_string()).unwrap_or_default();
+        let (sender, receiver) = mpsc::channel(CHANGES_QUEUED);
+        let watcher = Watcher { door: Arc::clone(&self.door), login: caller.login, peer, sender };
+        tokio::spawn(async move {
+            watcher.run(since).await;
+            drop(permit);
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+/// Sends changes to one caller for as long as it listens and may.
+struct Watcher<B: AdminBackend> {
+    door: Arc<Door<B>>,
+    login: B::Login,
+    peer: String,
+    sender: mpsc::Sender<Result<WatchChangesResponse, Status>>,
+}
+
+impl<B: AdminBackend> Watcher<B> {
+    async fn run(mut self, since: u64) {
+        let mut stopping = self.door.stopping();
+        let (sender, last_words) = (self.sender.clone(), self.sender.clone());
+        let status = tokio::select! {
+            () = sender.closed() => return,
+            _ = stopping.wait_for(|stopping| *stopping) => Status::unavailable("the node is stopping"),
+            status = self.send_changes(since) => status,
+        };
+        // A caller that does not read is told nothing more.
+        let _ = last_words.try_send(Err(status));
+    }
+
+    /// Sends what happens after `last`; answers why it ended.
+    async fn send_changes(&mut self, mut last: u64) -> Status {
+        loop {
+            let state = self.door.backend().state_past(last).await;
+            // Whoever was deleted or lost the right since the last change learns nothing of this one.
+            let Some(login) = self.door.backend().renew(&self.login) else {
+                return Status::unauthenticated("the user is gone or its password has changed");
+            };
+            let permitted = self.door.backend().permit(&login, &[b"ACL", b"LOG"], &self.peer);
+            if let Err(denial) = permitted {
+                return denial.into();
+            }
+            self.login = login;
+            if is_gone(&state, last) {
+                return Status::out_of_range("changes came faster than they were read");
+            }
+            for record in state.history().filter(|record| record.index > last) {
+                let response = WatchChangesResponse { change: Some(change(record)) };
+                if self.sender.send(Ok(response)).await.is_err() {
+                    return Status::cancelled("the caller left");
+                }
+            }
+            last = state.applied_index();
+        }
+    }
+}
+
+/// Whether changes after `index` may have left the bounded history.
+fn is_gone(state: &State, index: u64) -> bool {
+    let mut history = state.history();
+    history.len() >= State::HISTORY_MAX && history.next().is_some_and(|oldest| oldest.index > index.saturating_add(1))
+}
+
+/// The node of this id; `None` for 0, which lets the cluster choose.
+fn known_node(state: &State, id: u64) -> Result<Option<NodeId>, Status> {
+    match id {
+        0 => Ok(None),
+        id if state.nodes().contains_key(&NodeId(id)) => Ok(Some(NodeId(id))),
+        id => Err(Status::not_found(format!("no node has the id {id}"))),
+    }
+}
+
+fn nodes(state: &State, control: &ControlStatus, me: Option<NodeId>) -> Vec<Node> {
+    let primaries: BTreeSet<NodeId> = state.groups().values().map(|group| group.primary).collect();
+    let describe = |info: &NodeInfo| {
+        let primary = primaries.contains(&info.id);
+        Node { primary, answering: me == Some(info.id), ..node(info, control) }
+    };
+    state.nodes().values().map(describe).collect()
+}
+
+fn node(info: &NodeInfo, control: &ControlStatus) -> Node {
+    let member = control.members.get(&info.id);
+    let role = match member {
+        _ if control.leader == Some(info.id) => ControlRole::Leader,
+        Some(Member { voter: true, .. }) => ControlRole::Follower,
+        Some(Member { voter: false, .. }) => ControlRole::Learner,
+        None => ControlRole::Unspecified,
+    };
+    let addresses = Addresses {
+        client: info.addresses.client.clone(),
+        admin: info.addresses.admin.clone(),
+        http: info.addresses.http.clone(),
+        peer: info.addresses.peer.clone(),
+    };
+    Node {
+        id: info.id.0,
+        name: info.name.clone(),
+        addresses: Some(addresses),
+        role: role.into(),
+        reachable: member.map(|member| member.applied_index.is_some()),
+        applied_index: member.and_then(|member| member.applied_index),
+        joined_index: info.joined_index,
+        ..Node::default()
+    }
+}
+
+fn group(group: &keyward_cluster::ShardGroup) -> ShardGroup {
+    ShardGroup {
+        id: group.id.0,
+        first_slot: u32::from(group.slots.0),
+        last_slot: u32::from(group.slots.1),
+        epoch: group.epoch.0,
+        primary_node: group.primary.0,
+        in_sync_nodes: group.in_sync.iter().map(|node| node.0).collect(),
+    }
+}
+
+fn change(record: &ChangeRecord) -> Change {
+    Change {
+        index: record.index,
+        at_unix_ms: record.at.0 as i64,
+        actor: record.actor.clone(),
+        source: record.source.clone(),
+        summary: record.summary.clone(),
+    }
+}

@@ -1,0 +1,327 @@
+//! The node behind the admin port: what the services ask for, asked of the rooms that have it. The one file of this
+//! folder that knows them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyward_acl::{LogContext, LogEvent, LogReason, UserChange};
+use keyward_cluster::{Change, GroupId, NodeId, Outcome, State};
+use keyward_engine::args::Args;
+use keyward_engine::asks::Ask;
+use keyward_engine::command::Run;
+use keyward_engine::error::CommandError;
+use keyward_engine::reply::{Protocol, Reply};
+use keyward_engine::session::{Login, Session, Surroundings};
+use keyward_engine::table::Resolved;
+use tokio::time::{Instant, sleep, timeout};
+use tonic::transport::{Certificate, Identity, ServerTlsConfig};
+
+use super::backend::{AdminBackend, AdminFailure, ControlStatus, Member, Origin, SnapshotFile, SnapshotList};
+use crate::config::Config;
+use crate::control::{self, ControlError, InviteError};
+use crate::gate::{Conditions, KeyBuffer, Refusal, admit};
+use crate::node::{Node, now_ms};
+use crate::view::View;
+
+/// How long a new leader may take to be seen from here. An election after a hand-over takes milliseconds.
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the view of a change may take to be compiled, and how often to look.
+const VISIBLE_TIMEOUT: Duration = Duration::from_secs(1);
+const VISIBLE_PAUSE: Duration = Duration::from_millis(1);
+
+/// The node, as the admin services see it.
+pub struct NodeBackend {
+    node: Arc<Node>,
+}
+
+impl NodeBackend {
+    /// The admin port's view of `node`.
+    pub fn new(node: Arc<Node>) -> Self {
+        Self { node }
+    }
+
+    /// A session like a client's, for one command.
+    fn session(&self, login: Option<Login>, peer: &str) -> Session {
+        Session::new(0, peer.to_owned(), self.node.config.admin_bind.to_string(), now_ms(), login)
+    }
+
+    /// Waits, briefly, until requests here see the change `index`: it is applied, but the view of it is compiled by
+    /// another task, and the answer to this call is read off that view.
+    async fn wait_visible(&self, index: u64) {
+        let deadline = Instant::now() + VISIBLE_TIMEOUT;
+        while self.node.views.load().1.index < index && Instant::now() < deadline {
+            sleep(VISIBLE_PAUSE).await;
+        }
+    }
+
+    /// Notes a refusal in ACL LOG.
+    fn note(&self, reason: LogReason, object: &[u8], username: &[u8], session: &Session) {
+        let client = crate::clients::info(session, now_ms());
+        let client_info = client.as_bytes();
+        let event = LogEvent { reason, context: LogContext::Toplevel, object, username, client_info };
+        self.node.acl_log.lock().record(&event, now_ms().unsigned_abs());
+    }
+
+    /// Runs `run` on what the command table makes of `argv`, with what a handler may look at.
+    fn with_command<T>(
+        &self,
+        argv: &[&[u8]],
+        run: impl FnOnce(Resolved<'static>, &Surroundings<'_>) -> Result<T, CommandError>,
+    ) -> Result<T, CommandError> {
+        let resolved = self.node.table.resolve(argv)?;
+        let (_, view) = self.node.views.load();
+        run(resolved, &self.surroundings(&view))
+    }
+
+    fn surroundings<'v>(&self, view: &'v View) -> Surroundings<'v> {
+        Surroundings {
+            table: self.node.table,
+            directory: view.state.directory(),
+            policy_version: view.index,
+            now_us: now_ms() * 1000,
+            random: crate::random::bytes,
+            databases: self.node.config.databases,
+            value_bytes_max: self.node.live.hot().value_bytes_max,
+            new_users_get_channels: self.node.live.hot().new_users_get_channels,
+            topology: &view.topology,
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl AdminBackend for NodeBackend {
+    type Login = Login;
+
+    fn login(&self, user: &[u8], password: &[u8], peer: &str) -> Option<Login> {
+        let (_, view) = self.node.views.load();
+        match view.state.directory().authenticate(user, password) {
+            Ok(known) => view.login(known.name.as_bytes()).cloned(),
+            Err(failure) => {
+                let cause = failure.cause();
+                tracing::warn!(client = %peer, user = %user.escape_ascii(), cause, "admin login failed");
+                self.note(LogReason::Auth, b"AUTH", user, &self.session(None, peer));
+                None
+            }
+        }
+    }
+
+    fn renew(&self, login: &Login) -> Option<Login> {
+        self.node.views.load().1.renew(&login.user)
+    }
+
+    fn permit(&self, login: &Login, argv: &[&[u8]], peer: &str) -> Result<(), AdminFailure> {
+        let row = self.node.table.resolve(argv).map_err(|error| AdminFailure::Invalid(error.to_string()))?.row;
+        let session = self.session(Some(login.clone()), peer);
+        let detail = self.node.live.hot().detail;
+        // No admin call touches data, so where that is served and whether it fits does not matter here.
+        let conditions = Conditions { primary: true, loading: false, memory_full: false, detail };
+        let mut buffer = KeyBuffer::new();
+        match admit(self.node.table, row, argv, &session, &conditions, &mut buffer) {
+            Ok(_) => Ok(()),
+            Err(refusal) => {
+                if let Refusal::Denied(denial) = &refusal {
+                    self.note(denial.log_reason(), &denial.object, session.user_name(), &session);
+                }
+                Err(AdminFailure::Denied(refusal.text(detail)))
+            }
+        }
+    }
+
+    fn answer(&self, login: &Login, argv: &[&[u8]]) -> Vec<u8> {
+        let mut session = self.session(Some(login.clone()), "");
+        let mut reply = Reply::new(Protocol::Resp3);
+        let answered = self.with_command(argv, |resolved, surroundings| match resolved.row.run {
+            Run::OnSession(handler) => handler(&mut session, surroundings, Args::new(argv, resolved.words), &mut reply),
+            _ => Err(CommandError::err("this command is not answered here")),
+        });
+        if let Err(error) = answered {
+            reply.command_error(&error);
+        }
+        reply.bytes
+    }
+
+    fn user_change(&self, login: &Login, argv: &[&[u8]]) -> Result<UserChange, AdminFailure> {
+        let session = self.session(Some(login.clone()), "");
+        let asked = self.with_command(argv, |resolved, surroundings| match resolved.row.run {
+            Run::Ask(handler) => handler(&session, surroundings, Args::new(argv, resolved.words)),
+            _ => Err(CommandError::err("this command changes no user")),
+        });
+        match asked {
+            Ok(Ask::ChangeUsers { change, .. }) => Ok(change),
+            Ok(_) => Err(AdminFailure::Invalid("this command changes no user".to_owned())),
+            Err(error) => Err(AdminFailure::Invalid(error.to_string())),
+        }
+    }
+
+    async fn propose_users(&self, change: UserChange, origin: Origin) -> Result<Outcome, AdminFailure> {
+        let request = origin.request;
+        let proposed = self.node.control.propose_as(Change::User(change), door(origin), request);
+        let committed = proposed.await?;
+        self.wait_visible(committed.index).await;
+        Ok(committed.outcome)
+    }
+
+    fn state(&self) -> Arc<State> {
+        Arc::clone(&self.node.views.load().1.state)
+    }
+
+    async fn state_past(&self, index: u64) -> Arc<State> {
+        let mut views = self.node.control.views();
+        // The borrow of a view must not live across the second wait, so only the state leaves the first.
+        let found = views.wait_for(|view| view.index > index).await.map(|view| Arc::clone(&view.state));
+        match found {
+            Ok(state) => state,
+            // The control plane has ended, and nothing more will ever be applied.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    fn node_id(&self) -> Option<NodeId> {
+        self.node.control.view().node
+    }
+
+    async fn control(&self) -> Result<ControlStatus, AdminFailure> {
+        let status = self.node.control.status().await?;
+        let members = status.nodes.into_iter().map(|node| {
+            let member = Member { voter: node.voter, applied_index: node.applied_index };
+            (node.info.id, member)
+        });
+        Ok(ControlStatus { leader: status.leader, term: status.term, members: members.collect() })
+    }
+
+    fn readiness(&self) -> Result<(), String> {
+        if !self.node.control.view().ready {
+            return Err("the node has not caught up with the cluster".to_owned());
+        }
+        if self.node.is_loading() {
+            return Err("the node is loading its data".to_owned());
+        }
+        Ok(())
+    }
+
+    async fn add_node(&self, peer_address: &str, name: Option<&str>, origin: Origin) -> Result<NodeId, AdminFailure> {
+        tracing::info!(peer_address, actor = origin.actor, "inviting a node");
+        let invited = self.node.control.invite(peer_address.to_owned(), name.map(str::to_owned)).await;
+        invited.map_err(|error| match error {
+            InviteError::Refused(text) => AdminFailure::Refused(text),
+            InviteError::Late(text) => AdminFailure::Unknown(text),
+            InviteError::Unavailable(text) => AdminFailure::Unavailable(text),
+        })
+    }
+
+    async fn remove_node(&self, node: NodeId, origin: Origin) -> Result<(), AdminFailure> {
+        match self.node.control.remove_node(node, door(origin)).await?.outcome {
+            Outcome::Refused(refusal) => Err(AdminFailure::Refused(refusal.to_string())),
+            _ => Ok(()),
+        }
+    }
+
+    async fn transfer_leadership(&self, to: Option<NodeId>) -> Result<NodeId, AdminFailure> {
+        let mut views = self.node.control.views();
+        let before = self.node.control.view().leader;
+        if let Some(leader) = before.filter(|leader| to == Some(*leader)) {
+            return Ok(leader);
+        }
+        self.node.control.transfer_leadership(to).await?;
+        let arrived = views.wait_for(|view| match to {
+            Some(to) => view.leader == Some(to),
+            None => view.leader.is_some() && view.leader != before,
+        });
+        let leader = match timeout(HANDOVER_TIMEOUT, arrived).await {
+            Ok(Ok(view)) => view.leader,
+            _ => None,
+        };
+        leader.ok_or_else(|| AdminFailure::Unknown("no new leader was seen in time".to_owned()))
+    }
+
+    async fn move_primary(&self, group: GroupId, to: Option<NodeId>, _origin: Origin) -> Result<(), AdminFailure> {
+        let state = self.state();
+        let primary = state.groups().get(&group).map(|group| group.primary);
+        if to.is_some() && to == primary {
+            return Ok(());
+        }
+        // Data is not replicated yet: a new primary would begin with none of it.
+        let text = "the data is kept by its primary alone; handing it over would leave the data behind";
+        Err(AdminFailure::Refused(text.to_owned()))
+    }
+
+    async fn save(&self, wait: bool) -> Result<Option<SnapshotFile>, AdminFailure> {
+        if !wait {
+            let text = "a save is running already";
+            let begun = self.node.snapshots.request();
+            return if begun { Ok(None) } else { Err(AdminFailure::Refused(text.to_owned())) };
+        }
+        crate::snapshot::save(&self.node).await.map_err(AdminFailure::Refused)?;
+        let files = self.snapshots().await?.files;
+        Ok(files.into_iter().max_by_key(|file| file.saved_unix_ms))
+    }
+
+    async fn snapshots(&self) -> Result<SnapshotList, AdminFailure> {
+        let (folder, name) = (self.node.config.data_dir.clone(), self.node.config.dbfilename.clone());
+        let listed = tokio::task::spawn_blocking(move || snapshot_files(&folder, &name)).await;
+        let failed = |error: String| AdminFailure::Unavailable(format!("the data folder cannot be read: {error}"));
+        let files = listed.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(error.to_string()))?;
+        let snapshots = &self.node.snapshots;
+        let last_save_ms = u64::try_from(snapshots.last_save_ms()).unwrap_or(0);
+        Ok(SnapshotList {
+            files,
+            saving: snapshots.is_running(),
+            last_save_unix_ms: Some(last_save_ms).filter(|ms| *ms > 0),
+            last_error: (!snapshots.last_succeeded()).then(|| "see the log of the node".to_owned()),
+        })
+    }
+}
+
+/// TLS for the admin port from the files that the configuration names; `None` if it names none. The error is a sentence.
+pub fn tls(config: &Config) -> Result<Option<ServerTlsConfig>, String> {
+    let read = |path: &std::path::Path| {
+        std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+    };
+    let tls = match (&config.admin_tls_cert, &config.admin_tls_key, &config.admin_tls_client_ca) {
+        (None, None, None) => return Ok(None),
+        (Some(certificate), Some(key), _) => {
+            ServerTlsConfig::new().identity(Identity::from_pem(read(certificate)?, read(key)?))
+        }
+        _ => {
+            return Err("the admin port needs admin-tls-cert and admin-tls-key, both or neither".to_owned());
+        }
+    };
+    match &config.admin_tls_client_ca {
+        None => Ok(Some(tls)),
+        Some(authority) => Ok(Some(tls.client_ca_root(Certificate::from_pem(read(authority)?)))),
+    }
+}
+
+/// The data snapshots in a folder: files that begin with the configured name and are not being written.
+fn snapshot_files(folder: &std::path::Path, name: &str) -> std::io::Result<Vec<SnapshotFile>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        let file_name = entry.file_name().to_string_lossy().into_owned();
+        if !metadata.is_file() || !file_name.starts_with(name) || file_name.ends_with(".tmp") {
+            continue;
+        }
+        let saved = metadata.modified()?.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let saved_unix_ms = saved.as_millis() as u64;
+        files.push(SnapshotFile { name: file_name, bytes: metadata.len(), saved_unix_ms });
+    }
+    Ok(files)
+}
+
+/// The origin as the control plane records it.
+fn door(origin: Origin) -> control::Origin {
+    control::Origin { actor: origin.actor, source: Origin::SOURCE.to_owned() }
+}
+
+impl From<ControlError> for AdminFailure {
+    fn from(error: ControlError) -> Self {
+        let text = error.to_string();
+        match error {
+            ControlError::NoLeader | ControlError::Stopped => Self::Unavailable(text),
+            ControlError::Unknown => Self::Unknown(text),
+            ControlError::Refused(_) => Self::Refused(text),
+        }
+    }
+}

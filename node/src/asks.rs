@@ -1,0 +1,292 @@
+//! Carries out what commands ask of the outside world: the one place that does, and may wait.
+//!
+//! The handler decided and did nothing; here it is done, and the answer appended. Every arm of the `match` is one ask.
+//! No plaintext password leaves this file: it is compared and dropped.
+
+use crate::connection::{Connection, renew};
+use crate::forward::ForwardBatch;
+use crate::gate::Refusal;
+use crate::info;
+use crate::node::Node;
+use crate::worker::{Job, Worker, now_us};
+use keyward_acl::{ErrorDetail, UserChange, UserOutcome};
+use keyward_cluster::{Change, Outcome};
+use keyward_engine::asks::{Ask, ClientFilter, KillReply, LoginAttempt};
+use keyward_engine::reply::{Protocol, Reply};
+use keyward_proto::resp::{ReplyLimits, Value, parse_reply};
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+const WRONGPASS: &str = "WRONGPASS invalid username-password pair or user is disabled.";
+
+const NO_DEFAULT_PASSWORD: &str = "ERR AUTH <password> called without any password configured for the default user. \
+    Are you sure your configuration is correct?";
+
+const NO_ACL_FILE: &str = "ERR This instance is not configured to use an ACL file. Users are kept by the cluster and \
+    survive restarts without one; give the node an ACL file with --acl-file to load or save it.";
+
+/// Does what was asked and appends the answer.
+pub async fn carry_out(worker: &Rc<Worker>, connection: &Rc<Connection>, ask: Ask, output: &mut Vec<u8>) {
+    let protocol = connection.session.borrow().protocol;
+    let mut reply = Reply::new(protocol);
+    match ask {
+        Ask::Login(attempt) => {
+            if log_in(worker, connection, attempt, &mut reply) {
+                reply.ok();
+            }
+        }
+        Ask::Hello { protocol, login, name } => hello(worker, connection, protocol, login, name, &mut reply),
+        Ask::Reset => {
+            let mut session = connection.session.borrow_mut();
+            session.reset();
+            session.login = worker.node.views.load().1.anonymous();
+            reply.protocol = session.protocol;
+            reply.simple("RESET");
+        }
+        Ask::Quit => {
+            connection.session.borrow_mut().closing = true;
+            reply.ok();
+        }
+        Ask::ChangeUsers { change, count } => change_users(worker, connection, change, count, &mut reply).await,
+        Ask::LoadUsers => load_users(worker, connection, &mut reply).await,
+        Ask::SaveUsers => save_users(&worker.node, &mut reply).await,
+        Ask::ShowAclLog { count } => worker.node.show_acl_log(count, now_us() / 1000, &mut reply),
+        Ask::ResetAclLog => {
+            worker.node.acl_log.lock().reset();
+            reply.ok();
+        }
+        Ask::ListClients(filter) => list_clients(&worker.node, connection, filter, &mut reply).await,
+        Ask::ShowClient => {
+            let line = crate::clients::line(&connection.session.borrow(), connection, worker.now_ms());
+            reply.verbatim(format!("{line}\n").as_bytes());
+        }
+        Ask::KillClients(filter, how) => kill_clients(&worker.node, connection, filter, how, &mut reply).await,
+        Ask::ShowConfig(patterns) => {
+            let shown = worker.node.live.show(&patterns);
+            reply.map(shown.len());
+            for (name, value) in shown {
+                reply.bulk(name.as_bytes());
+                reply.bulk(value.as_bytes());
+            }
+        }
+        Ask::SetConfig(pairs) => set_config(&worker.node, &pairs, &mut reply),
+        Ask::ResetStatistics => {
+            worker.node.reset_statistics();
+            reply.ok();
+        }
+        Ask::ShowInfo(sections) => show_info(worker, connection, &sections, &mut reply).await,
+        Ask::ShowLastSave => reply.integer(worker.node.snapshots.last_save_ms() / 1000),
+        Ask::Save => save(&worker.node, &mut reply).await,
+        Ask::SaveInBackground => {
+            if worker.node.snapshots.request() {
+                reply.simple("Background saving started");
+            } else {
+                reply.error("ERR Background save already in progress");
+            }
+        }
+        Ask::Shutdown { save } => {
+            tracing::warn!(client = %connection.session.borrow().address, "shutdown was asked for by a client");
+            worker.node.stop.request(save);
+            connection.session.borrow_mut().closing = true;
+        }
+        Ask::Sleep { ms } => {
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+            reply.ok();
+        }
+        Ask::PurgeMemory => reply.ok(),
+    }
+    let replies = connection.session.borrow().replies;
+    if replies == keyward_engine::session::ReplyMode::On {
+        output.append(&mut reply.bytes);
+    } else if replies == keyward_engine::session::ReplyMode::SkipNext {
+        connection.session.borrow_mut().replies = keyward_engine::session::ReplyMode::On;
+    }
+}
+
+/// Whether the session is logged in now; if not, the reply says why.
+fn log_in(worker: &Worker, connection: &Connection, attempt: LoginAttempt, reply: &mut Reply) -> bool {
+    let (_, view) = worker.node.views.load();
+    if attempt.without_name && view.login(b"default").is_some_and(|login| login.user.nopass) {
+        reply.error(NO_DEFAULT_PASSWORD);
+        return false;
+    }
+    match view.state.directory().authenticate(&attempt.user, &attempt.password) {
+        Ok(user) => {
+            let mut session = connection.session.borrow_mut();
+            session.login = view.login(user.name.as_bytes()).cloned();
+            // The view may have moved on while the password was compared; the next request notices.
+            session.login.is_some()
+        }
+        Err(failure) => {
+            worker.login_failed(&connection.session.borrow(), &attempt.user, &attempt.word, failure);
+            reply.error(WRONGPASS);
+            false
+        }
+    }
+}
+
+fn hello(
+    worker: &Worker,
+    connection: &Connection,
+    protocol: Option<Protocol>,
+    login: Option<LoginAttempt>,
+    name: Option<Vec<u8>>,
+    reply: &mut Reply,
+) {
+    if let Some(attempt) = login
+        && !log_in(worker, connection, attempt, reply)
+    {
+        return;
+    }
+    let mut session = connection.session.borrow_mut();
+    if session.login.is_none() {
+        return reply.error(&Refusal::HelloNotAuthenticated.text(ErrorDetail::Full));
+    }
+    if let Some(name) = name {
+        session.name = name;
+    }
+    if let Some(protocol) = protocol {
+        session.protocol = protocol;
+        reply.protocol = protocol;
+    }
+    reply.map(7);
+    reply.bulk(b"server");
+    reply.bulk(b"redis");
+    reply.bulk(b"version");
+    reply.bulk(info::REDIS_VERSION.as_bytes());
+    reply.bulk(b"proto");
+    reply.integer(if session.protocol == Protocol::Resp3 { 3 } else { 2 });
+    reply.bulk(b"id");
+    reply.integer(session.id as i64);
+    reply.bulk(b"mode");
+    reply.bulk(b"standalone");
+    reply.bulk(b"role");
+    reply.bulk(b"master");
+    reply.bulk(b"modules");
+    reply.array(0);
+}
+
+async fn change_users(
+    worker: &Rc<Worker>,
+    connection: &Rc<Connection>,
+    change: UserChange,
+    count: bool,
+    reply: &mut Reply,
+) {
+    let (actor, source) = {
+        let session = connection.session.borrow();
+        (String::from_utf8_lossy(session.user_name()).into_owned(), format!("resp {}", session.address))
+    };
+    connection.changes_users.set(true);
+    let outcome = worker.node.propose(Change::User(change), actor, source).await;
+    connection.changes_users.set(false);
+    match outcome {
+        Ok(Outcome::User(UserOutcome::Deleted { count: gone })) if count => reply.integer(gone as i64),
+        Ok(Outcome::Refused(refusal)) => reply.error(&format!("ERR {refusal}")),
+        Ok(_) => reply.ok(),
+        Err(error) => reply.error(&error),
+    }
+    end_if_own_user_is_gone(worker, connection);
+}
+
+/// `ACL DELUSER` of oneself: the answer is sent, then the connection ends.
+fn end_if_own_user_is_gone(worker: &Worker, connection: &Connection) {
+    let (_, view) = worker.node.views.load();
+    let mut session = connection.session.borrow_mut();
+    if !renew(&mut session, &view) {
+        session.closing = true;
+    }
+}
+
+async fn load_users(worker: &Rc<Worker>, connection: &Rc<Connection>, reply: &mut Reply) {
+    let Some(path) = worker.node.config.acl_file.clone() else { return reply.error(NO_ACL_FILE) };
+    let (table, password) = (worker.node.table, worker.node.config.requirepass.clone());
+    let load = move || crate::acl_file::load_now(&path, table, password.as_ref());
+    let loaded = tokio::task::spawn_blocking(load).await;
+    match loaded {
+        Ok(Ok(users)) => change_users(worker, connection, UserChange::ReplaceAll { users }, false, reply).await,
+        Ok(Err(error)) => reply.error(&format!("ERR {error}")),
+        Err(_) => reply.error("ERR the ACL file could not be read"),
+    }
+}
+
+async fn save_users(node: &Node, reply: &mut Reply) {
+    let Some(path) = node.config.acl_file.clone() else { return reply.error(NO_ACL_FILE) };
+    let (_, view) = node.views.load();
+    let lines = view.state.directory().lines();
+    match tokio::task::spawn_blocking(move || crate::acl_file::export(&path, &lines)).await {
+        Ok(Ok(())) => reply.ok(),
+        Ok(Err(error)) => reply.error(&format!("ERR There was an error trying to save the ACLs: {error}")),
+        Err(_) => reply.error("ERR There was an error trying to save the ACLs. Please check the server logs."),
+    }
+}
+
+async fn list_clients(node: &Node, connection: &Connection, filter: ClientFilter, reply: &mut Reply) {
+    let asking = connection.session.borrow().id;
+    let mut lines: Vec<(u64, String)> = Vec::new();
+    for inbox in &node.inboxes {
+        let (sender, answer) = oneshot::channel();
+        if inbox.send(Job::List(filter.clone(), asking, sender)).await.is_ok() {
+            lines.extend(answer.await.unwrap_or_default());
+        }
+    }
+    lines.sort_unstable_by_key(|(id, _)| *id);
+    let text: String = lines.into_iter().flat_map(|(_, line)| [line, "\n".to_owned()]).collect();
+    reply.verbatim(text.as_bytes());
+}
+
+async fn kill_clients(node: &Node, connection: &Connection, filter: ClientFilter, how: KillReply, reply: &mut Reply) {
+    let asking = connection.session.borrow().id;
+    let mut killed = 0;
+    for inbox in &node.inboxes {
+        let (sender, answer) = oneshot::channel();
+        if inbox.send(Job::Kill(filter.clone(), asking, sender)).await.is_ok() {
+            killed += answer.await.unwrap_or(0);
+        }
+    }
+    match how {
+        KillReply::Count => reply.count(killed),
+        KillReply::OkOrError if killed > 0 => reply.ok(),
+        KillReply::OkOrError => reply.error("ERR No such client"),
+    }
+}
+
+fn set_config(node: &Node, pairs: &[(Vec<u8>, Vec<u8>)], reply: &mut Reply) {
+    match node.live.change(pairs) {
+        Ok(()) => {
+            node.settings_changed();
+            reply.ok();
+        }
+        Err(text) => reply.error(&text),
+    }
+}
+
+/// Every section is this node's own, but the keyspace: that is the cache's, wherever it is held.
+async fn show_info(worker: &Rc<Worker>, connection: &Connection, sections: &[String], reply: &mut Reply) {
+    let mut text = info::text(&worker.node, sections);
+    let (_, view) = worker.node.views.load();
+    if let Some(at) = text.find(info::KEYSPACE_TITLE).filter(|_| !view.is_primary()) {
+        let mut batch = ForwardBatch::default();
+        batch.push(&[b"INFO", b"keyspace"]);
+        batch.describe(&connection.session.borrow(), &view);
+        let mut answer = Vec::new();
+        worker.forward(batch, &mut answer).await;
+        // An owner out of reach leaves the section empty, as a node without data would.
+        let at = at + info::KEYSPACE_TITLE.len();
+        if let Ok(Some((Value::Bulk(section) | Value::Verbatim { text: section, .. }, _))) =
+            parse_reply(&answer, &ReplyLimits::default())
+            && let Some(lines) = section.strip_prefix(info::KEYSPACE_TITLE.as_bytes())
+        {
+            text.insert_str(at, &String::from_utf8_lossy(lines));
+        }
+    }
+    reply.verbatim(text.as_bytes());
+}
+
+async fn save(node: &std::sync::Arc<Node>, reply: &mut Reply) {
+    match crate::snapshot::save(node).await {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(&format!("ERR {error}")),
+    }
+}

@@ -1,0 +1,141 @@
+//! What the http port and the admin port are told about the node.
+//!
+//! Metrics are named once, here. None of them carries a key, a value or a password.
+
+use crate::admin::{self, NodeBackend};
+use crate::control::Control;
+use crate::http::{HttpFacts, MetricsText};
+use crate::info;
+use crate::node::{Node, StartError};
+use keyward_acl::LogReason;
+use std::net::TcpListener;
+use std::sync::{Arc, OnceLock};
+
+/// The node, to the http port.
+pub struct Facts(pub Arc<Node>);
+
+impl HttpFacts for Facts {
+    /// A node that cannot go on ends by itself, so one that answers is alive.
+    fn live(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        let (_, view) = self.0.views.load();
+        let control = self.0.control.view();
+        if self.0.is_loading() {
+            return Err("the data is being loaded".to_owned());
+        }
+        if control.removed {
+            return Err("the cluster has removed this node".to_owned());
+        }
+        if !control.ready || control.leader.is_none() {
+            return Err("the control plane has no leader yet".to_owned());
+        }
+        if view.primary.is_none() {
+            return Err("no node serves the data yet".to_owned());
+        }
+        Ok(())
+    }
+
+    fn metrics(&self) -> String {
+        let node = &*self.0;
+        let (_, view) = node.views.load();
+        let mut text = MetricsText::default();
+        let sum = |of: fn(&crate::counters::ThreadCounters) -> u64| -> u64 {
+            node.counters.iter().map(|counters| of(counters)).sum()
+        };
+        let tally = node.shards.tally();
+        text.gauge("keyward_clients", "Connected clients.", node.client_count() as f64);
+        text.counter("keyward_connections_total", "Clients accepted.", sum(|counters| counters.accepted.get()));
+        text.counter(
+            "keyward_connections_rejected_total",
+            "Clients turned away for maxclients.",
+            sum(|counters| counters.rejected.get()),
+        );
+        text.counter("keyward_commands_total", "Commands let through.", sum(|counters| counters.commands.get()));
+        text.counter(
+            "keyward_commands_forwarded_total",
+            "Commands another node ran.",
+            sum(|counters| counters.forwarded.get()),
+        );
+        text.counter("keyward_error_replies_total", "Error replies.", sum(|counters| counters.errors.get()));
+        text.counter(
+            "keyward_input_bytes_total",
+            "Bytes read from clients.",
+            sum(|counters| counters.input_bytes.get()),
+        );
+        text.counter(
+            "keyward_output_bytes_total",
+            "Bytes sent to clients.",
+            sum(|counters| counters.output_bytes.get()),
+        );
+        text.counter("keyward_keyspace_hits_total", "Reads that found their key.", tally.hits);
+        text.counter("keyward_keyspace_misses_total", "Reads that found no key.", tally.misses);
+        text.counter("keyward_expired_keys_total", "Keys removed because they expired.", tally.expired);
+        text.counter("keyward_changes_total", "Changes to data.", tally.changes);
+        text.gauge("keyward_memory_data_bytes", "Bytes the data uses.", node.memory_bytes() as f64);
+        text.gauge("keyward_memory_max_bytes", "maxmemory; 0 is no limit.", node.live.hot().memory_bytes_max as f64);
+        text.gauge("keyward_memory_resident_bytes", "Bytes of the process in memory.", info::resident_bytes() as f64);
+        text.gauge("keyward_users", "Users of the cluster.", view.state.directory().len() as f64);
+        text.gauge("keyward_policy_index", "Index of the last change in force here.", view.index as f64);
+        text.gauge("keyward_nodes", "Registered nodes.", view.state.nodes().len() as f64);
+        text.gauge("keyward_serves_data", "1 if this node serves the data.", f64::from(u8::from(view.is_primary())));
+        text.gauge(
+            "keyward_last_save_seconds",
+            "When the last data snapshot was written, Unix time.",
+            node.snapshots.last_save_ms() as f64 / 1000.0,
+        );
+        let log = node.acl_log.lock();
+        for (name, help, reason) in [
+            ("keyward_denied_logins_total", "Failed logins.", LogReason::Auth),
+            ("keyward_denied_commands_total", "Commands denied.", LogReason::Command),
+            ("keyward_denied_keys_total", "Keys denied.", LogReason::Key),
+            ("keyward_denied_channels_total", "Channels denied.", LogReason::Channel),
+        ] {
+            text.counter(name, help, log.counter(reason));
+        }
+        text.into_text()
+    }
+}
+
+/// A node that waits to be invited, to the http port. A connection that outlives the wait is told about the node.
+pub struct Waiting {
+    /// Knows whether it still waits.
+    pub control: Control,
+    /// Filled once clients are served.
+    pub node: Arc<OnceLock<Arc<Node>>>,
+}
+
+impl HttpFacts for Waiting {
+    fn live(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        match self.node.get() {
+            Some(node) => Facts(Arc::clone(node)).ready(),
+            None if self.control.awaits_invitation() => Err("waiting to be invited".to_owned()),
+            None => Err("joining the cluster".to_owned()),
+        }
+    }
+
+    fn metrics(&self) -> String {
+        self.node.get().map(|node| Facts(Arc::clone(node)).metrics()).unwrap_or_default()
+    }
+}
+
+/// Opens the admin port.
+pub fn serve_admin(node: &Arc<Node>, listener: TcpListener) -> Result<(), StartError> {
+    let failed = |error| StartError::Listen(node.config.admin_bind.to_string(), error);
+    listener.set_nonblocking(true).map_err(failed)?;
+    let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
+    let tls = admin::for_node::tls(&node.config).map_err(StartError::Config)?;
+    let backend = Arc::new(NodeBackend::new(Arc::clone(node)));
+    tokio::spawn(async move {
+        if let Err(error) = admin::serve(listener, backend, tls, std::future::pending()).await {
+            tracing::error!(%error, "the admin port has closed");
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,336 @@
+//! Everything a node can be told, in one table: each entry below is a TOML key `like-this`, a flag `--like-this` and an
+//! environment variable `KEYWARD_LIKE_THIS`, and the same entry writes the help, the default file and `config show`.
+//! A flag wins over the environment, that over the file, that over the default. Opens no socket and starts nothing.
+//!
+//! To add a setting, add one entry to the table; if it depends on another setting, a check to `config/check.rs`.
+//!
+//! Unknown keys of the file and unknown flags are errors. Unknown `KEYWARD_…` variables are not: for a service called
+//! `keyward` Kubernetes puts `KEYWARD_PORT=tcp://…`, `KEYWARD_SERVICE_HOST`, `KEYWARD_PORT_6379_TCP` and more into the
+//! environment of every pod. For the same reason no setting may ever be named `port`, `port-…` or `service-…`.
+
+mod check;
+mod machine;
+mod source;
+mod value;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+pub use check::{Formation, PolicySource};
+pub use machine::{Machine, raise_open_files};
+pub use source::Flags;
+use source::Given;
+pub use value::{
+    AclErrorDetail, AclPubsubDefault, Address, LogFormat, LogLevel, MaxmemoryPolicy, Member, Memory, SaveRule,
+    SaveRules, Secret, Size,
+};
+use value::{Shape, Value};
+
+/// One entry of the table.
+pub(crate) struct Setting {
+    /// Heading it stands under.
+    section: &'static str,
+    /// As in the file and, with two dashes, on the command line.
+    key: String,
+    /// As in the environment.
+    variable: String,
+    /// Text of the default.
+    default: &'static str,
+    /// Smallest and largest value.
+    bounds: Option<(&'static str, &'static str)>,
+    /// What it means, a sentence or more.
+    help: String,
+    /// How it is written in the file.
+    shape: Shape,
+}
+
+macro_rules! settings {
+    ($( $section:literal { $(
+        $(#[doc = $doc:literal])+
+        $field:ident: $kind:ty = $default:literal $(in $low:literal ..= $high:literal)?;
+    )+ } )+) => {
+        /// The effective configuration. Every field is checked against its bounds and against the others.
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct Config {
+            $($( $(#[doc = $doc])+ pub $field: $kind, )+)+
+            /// What is odd but usable; to be logged once at start.
+            pub warnings: Vec<String>,
+        }
+
+        pub(crate) static SETTINGS: LazyLock<Vec<Setting>> = LazyLock::new(|| vec![$($(
+            Setting::new($section, stringify!($field), $default, &[$(($low, $high))?], &[$($doc),+], <$kind as Value>::SHAPE),
+        )+)+]);
+
+        impl Config {
+            fn read(given: &mut Given) -> Self {
+                Self { $($( $field: given.read(stringify!($field), $default, &[$(($low, $high))?]), )+)+ warnings: Vec::new() }
+            }
+
+            /// The canonical text of every setting, in the order of the table.
+            fn texts(&self) -> Vec<String> {
+                vec![$($( self.$field.text(), )+)+]
+            }
+        }
+    };
+}
+
+settings! {
+    "Identity and places" {
+        /// Name of this node, unique in the cluster and the same after every restart. Letters, digits, `.`, `_`, `-`.
+        /// Empty: the host name.
+        name: String = "";
+        /// Folder of everything the node keeps: Raft log, snapshots, its identity. One node, one folder.
+        data_dir: PathBuf = "./keyward-data";
+        /// Where Redis clients connect.
+        bind: Address = "127.0.0.1:6379";
+        /// Where `keywardctl` and other admin clients connect (gRPC).
+        admin_bind: Address = "127.0.0.1:7379";
+        /// Where `/livez`, `/readyz` and `/metrics` are served.
+        http_bind: Address = "127.0.0.1:8379";
+        /// Where the other nodes connect. Never open: each connection proves that it knows the cluster secret.
+        peer_bind: Address = "127.0.0.1:9379";
+        /// Host under which clients and other nodes reach this node. Empty: the host of `bind`, or the host name if
+        /// that is 0.0.0.0 or [::]. In Kubernetes the pod's DNS name, never its IP address.
+        advertise_host: String = "";
+        /// Port told to cluster clients, if it is not the one of `bind`. 0: that one.
+        advertise_client_port: u16 = "0";
+        /// Port told to admin clients, if it is not the one of `admin-bind`. 0: that one.
+        advertise_admin_port: u16 = "0";
+        /// Port told to other nodes, if it is not the one of `peer-bind`. 0: that one.
+        advertise_peer_port: u16 = "0";
+    }
+    "Cluster" {
+        /// The members the cluster is formed of, once: a list of `name=host:peerport`, the same on each of them. Empty: a
+        /// single node forms a cluster by itself. A node whose `name` is not listed joins through those that are, so
+        /// that all pods of a growing StatefulSet can share one list.
+        members: Vec<Member> = "";
+        /// Peer addresses of a running cluster that this node is to join: a list of `host:peerport`.
+        join: Vec<Address> = "";
+        /// Wait until `keywardctl node add` on a running cluster invites this node, then join that cluster: `true` or
+        /// `false`. Instead of `members` and `join`; a node that belongs to a cluster already does not wait.
+        await_invitation: bool = "false";
+        /// Secret that nodes of one cluster share, at least 16 bytes. Needed with `members`, `join` or
+        /// `await-invitation`, or if `peer-bind` is not a loopback address. Better kept in a file: flags are visible to
+        /// other users.
+        cluster_secret: Option<Secret> = "";
+        /// File that holds the cluster secret; line ends around it do not count.
+        cluster_secret_file: Option<PathBuf> = "";
+        /// Time between two heartbeats of the Raft leader.
+        raft_heartbeat: Duration = "200ms" in "20ms" ..= "10s";
+        /// Shortest time without a heartbeat after which a follower calls an election; at least three heartbeats.
+        raft_election_min: Duration = "1s" in "100ms" ..= "60s";
+        /// Longest such time; more than the shortest, so that two followers seldom call at once.
+        raft_election_max: Duration = "2s" in "150ms" ..= "120s";
+    }
+    "Admin port" {
+        /// TLS certificate of the admin port (PEM). Together with its key, or not at all.
+        admin_tls_cert: Option<PathBuf> = "";
+        /// Key of that certificate (PEM).
+        admin_tls_key: Option<PathBuf> = "";
+        /// Admin clients must show a certificate that one of these authorities signed (PEM).
+        admin_tls_client_ca: Option<PathBuf> = "";
+    }
+    "Users" {
+        /// File of `user …` lines, watched: a valid change takes effect on every node without a restart, an invalid one
+        /// changes nothing and is logged. Users it does not mention stay; a `default` it does not mention is off.
+        acl_file: Option<PathBuf> = "";
+        /// Password of the user `default`, who may then do everything. Not together with an ACL file that declares
+        /// `default`. Better kept in a file: flags are visible to other users.
+        requirepass: Option<Secret> = "";
+        /// File that holds that password; line ends around it do not count.
+        requirepass_file: Option<PathBuf> = "";
+        /// Channels that a new user may use: `resetchannels` (none) or `allchannels`.
+        acl_pubsub_default: AclPubsubDefault = "resetchannels";
+        /// What a denial says: `full` names the command, key or channel; `redis` is Redis' own text.
+        acl_error_detail: AclErrorDetail = "full";
+        /// Longest wait of `ACL SETUSER` and its like for the nodes in contact to apply the change.
+        acl_change_wait: Duration = "2s" in "10ms" ..= "60s";
+        /// Entries that `ACL LOG` keeps; the oldest go first. 0: none.
+        acllog_max_len: usize = "128" in "0" ..= "100000";
+    }
+    "Clients" {
+        /// Connections at a time; more are refused. Also bounded by the files the process may open.
+        maxclients: u32 = "10000" in "1" ..= "1000000";
+        /// A connection that was silent for so long is closed. 0: never.
+        timeout: Duration = "0s" in "0s" ..= "365d";
+        /// TCP asks a silent peer for a sign of life this often. 0: never.
+        tcp_keepalive: Duration = "300s" in "0s" ..= "1d";
+        /// Connections that wait to be accepted; the kernel has a bound of its own (net.core.somaxconn).
+        tcp_backlog: u32 = "511" in "1" ..= "65535";
+        /// Longest argument of a request.
+        proto_max_bulk_len: Size = "512mb" in "1mb" ..= "512mb";
+        /// Bytes a request may take before it is complete.
+        client_query_buffer_limit: Size = "1gb" in "1mb" ..= "2gb";
+        /// Bytes of answers that may wait for a slow reader; one more closes its connection.
+        client_output_buffer_limit: Size = "256mb" in "1mb" ..= "16gb";
+        /// A connection must authenticate within this time. 0: no such bound.
+        unauthenticated_timeout: Duration = "60s" in "0s" ..= "1h";
+        /// Arguments of a request before authentication.
+        unauthenticated_max_arguments: u32 = "10" in "3" ..= "1024";
+        /// Longest argument before authentication.
+        unauthenticated_max_bulk_len: Size = "16kb" in "1kb" ..= "1mb";
+    }
+    "Data" {
+        /// Threads that serve clients. 0: one for each core.
+        threads: usize = "0" in "0" ..= "1024";
+        /// Parts the keys are divided into, each behind its own lock; a power of two, many times the threads.
+        shards: u32 = "256" in "16" ..= "4096";
+        /// Databases a client can `SELECT`.
+        databases: u32 = "16" in "1" ..= "1024";
+        /// Memory for data: a size, or a percentage of what the cgroup or the machine grants. 0: no limit.
+        maxmemory: Memory = "75%";
+        /// What happens at `maxmemory`. This release knows `noeviction`: writes that need memory are refused.
+        maxmemory_policy: MaxmemoryPolicy = "noeviction";
+        /// When to save by itself: pairs of `seconds changes`. Empty: only on request and at shutdown.
+        save: SaveRules = "3600 1 300 100 60 10000";
+        /// Name of the data snapshot, in `data-dir`.
+        dbfilename: String = "dump.rdb";
+        /// Data snapshots to keep, the newest included.
+        snapshot_keep: u32 = "2" in "1" ..= "100";
+        /// Longest time that a stopping node spends on finishing: hand-over, last snapshot, connections.
+        shutdown_timeout: Duration = "30s" in "1s" ..= "1h";
+    }
+    "Telling" {
+        /// How much is logged: `error`, `warn`, `info`, `debug` or `trace`.
+        log_level: LogLevel = "info";
+        /// How: `text` for people or `json` for collectors.
+        log_format: LogFormat = "text";
+    }
+}
+
+impl Setting {
+    fn new(
+        section: &'static str,
+        field: &'static str,
+        default: &'static str,
+        bounds: &[(&'static str, &'static str)],
+        docs: &[&'static str],
+        shape: Shape,
+    ) -> Self {
+        let key = field.replace('_', "-");
+        let variable = format!("KEYWARD_{}", field.to_ascii_uppercase());
+        let help = docs.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ");
+        Self { section, key, variable, default, bounds: bounds.first().copied(), help, shape }
+    }
+
+    /// One line of a TOML file.
+    fn line(&self, text: &str) -> String {
+        let value = match self.shape {
+            Shape::Bare => text.to_owned(),
+            Shape::Quoted => quoted(text),
+            Shape::List => {
+                let items: Vec<String> = text.split(',').filter(|item| !item.is_empty()).map(quoted).collect();
+                format!("[{}]", items.join(", "))
+            }
+        };
+        format!("{} = {value}", self.key)
+    }
+}
+
+impl Config {
+    /// Reads the flags, the environment, the file and the secret files, and checks everything.
+    pub fn load(flags: &Flags) -> Result<Self, Problems> {
+        let environment: Vec<_> = std::env::vars_os().collect();
+        Self::from_sources(flags, &environment, &Machine::look())
+    }
+
+    fn from_sources(
+        flags: &Flags,
+        environment: &[(std::ffi::OsString, std::ffi::OsString)],
+        machine: &Machine,
+    ) -> Result<Self, Problems> {
+        let mut given = Given::collect(flags, environment);
+        let mut config = Self::read(&mut given);
+        let mut problems = std::mem::take(&mut given.problems);
+        // Without the file, half of the settings would be blamed for standing at their defaults.
+        if given.complete {
+            check::settle(&mut config, machine, &mut problems);
+        }
+        if problems.is_empty() { Ok(config) } else { Err(Problems(problems)) }
+    }
+
+    /// The effective configuration as a TOML file, secrets masked.
+    pub fn to_toml(&self) -> String {
+        let mut out = String::new();
+        for (setting, text) in SETTINGS.iter().zip(self.texts()) {
+            // A masked secret must not read like one.
+            let comment = if text == "********" { "# " } else { "" };
+            out.push_str(&format!("{comment}{}\n", setting.line(&text)));
+        }
+        out
+    }
+
+    /// The file of all defaults, each commented out and explained.
+    pub fn default_toml() -> String {
+        let mut out =
+            String::from("# Keyward: every setting with its default. Also --like-this and KEYWARD_LIKE_THIS.\n");
+        let mut section = "";
+        for setting in SETTINGS.iter() {
+            if setting.section != section {
+                section = setting.section;
+                out.push_str(&format!("\n# ---- {section} ----\n"));
+            }
+            out.push('\n');
+            for line in wrap(&setting.help, 110) {
+                out.push_str(&format!("# {line}\n"));
+            }
+            if let Some((low, high)) = setting.bounds {
+                out.push_str(&format!("# From {low} to {high}.\n"));
+            }
+            out.push_str(&format!("# {}\n", setting.line(setting.default)));
+        }
+        out
+    }
+}
+
+/// Everything wrong with a configuration; never empty.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Problems(Vec<String>);
+
+impl Problems {
+    /// One sentence each.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// A basic string of TOML.
+fn quoted(text: &str) -> String {
+    let mut out = String::from('"');
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => out.extend(['\\', character]),
+            control if control.is_control() => out.push_str(&format!("\\u{:04X}", u32::from(control))),
+            plain => out.push(plain),
+        }
+    }
+    out.push('"');
+    out
+}
+
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let last = lines.len() - 1;
+        if !lines[last].is_empty() && lines[last].len() + 1 + word.len() > width {
+            lines.push(word.to_owned());
+        } else {
+            let space = if lines[last].is_empty() { "" } else { " " };
+            lines[last].push_str(&format!("{space}{word}"));
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,427 @@
+//! Raft's and the cluster's types to and from protobuf, by hand, in one place.
+//!
+//! The same messages go to peers, into the log and into snapshots. Reading refuses what it does not understand: a node
+//! that skips an unknown change would silently hold another state than its peers.
+//!
+//! Users are the business of [`super::codec_users`]; Raft, nodes and the written state are here.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use keyward_cluster as cluster;
+use keyward_cluster::{
+    Addresses, AppliedRequest, Change, ChangeRecord, ClusterId, Epoch, Founder, GroupId, JoinToken, NodeId, NodeInfo,
+    Outcome, Refusal, RequestId, ShardGroup, Stamped, StateRecord, UnixMillis,
+};
+use keyward_proto::control as wire;
+use openraft::EntryPayload;
+
+use super::codec_users as users;
+use super::raft_types::{Entry, LeaderId, LogId, Membership, SnapshotMeta, StoredMembership, Vote};
+
+/// Bytes that are not what they should be. Names the field, never its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CodecError(pub &'static str);
+
+impl fmt::Display for CodecError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot read {}: written by a newer version, or damaged", self.0)
+    }
+}
+
+impl std::error::Error for CodecError {}
+
+impl From<CodecError> for std::io::Error {
+    fn from(error: CodecError) -> Self {
+        Self::new(std::io::ErrorKind::InvalidData, error)
+    }
+}
+
+// ---- Raft ----
+
+pub(crate) fn vote_to(vote: &Vote) -> wire::Vote {
+    wire::Vote { leader: Some(leader_to(vote.leader_id())), committed: vote.is_committed() }
+}
+
+pub(crate) fn vote_from(vote: Option<wire::Vote>) -> Result<Vote, CodecError> {
+    let vote = vote.ok_or(CodecError("a vote"))?;
+    let leader = leader_from(vote.leader)?;
+    Ok(match vote.committed {
+        true => Vote::new_committed(leader.term, leader.node_id),
+        false => Vote::new(leader.term, leader.node_id),
+    })
+}
+
+fn leader_to(leader: &LeaderId) -> wire::LeaderId {
+    wire::LeaderId { term: leader.term, node: leader.node_id.0 }
+}
+
+fn leader_from(leader: Option<wire::LeaderId>) -> Result<LeaderId, CodecError> {
+    let leader = leader.ok_or(CodecError("a leader id"))?;
+    Ok(LeaderId { term: leader.term, node_id: NodeId(leader.node) })
+}
+
+pub(crate) fn log_id_to(log_id: &LogId) -> wire::LogId {
+    wire::LogId { leader: Some(leader_to(log_id.committed_leader_id())), index: log_id.index() }
+}
+
+pub(crate) fn log_id_from(log_id: Option<wire::LogId>) -> Result<Option<LogId>, CodecError> {
+    let Some(log_id) = log_id else { return Ok(None) };
+    Ok(Some(LogId::new(leader_from(log_id.leader)?, log_id.index)))
+}
+
+pub(crate) fn entry_to(entry: &Entry) -> wire::Entry {
+    let payload = match &entry.payload {
+        EntryPayload::Blank => wire::entry::Payload::Blank(wire::Blank {}),
+        EntryPayload::Normal(stamped) => wire::entry::Payload::Change(stamped_to(stamped)),
+        EntryPayload::Membership(membership) => wire::entry::Payload::Membership(membership_to(membership)),
+    };
+    wire::Entry { log_id: Some(log_id_to(&entry.log_id)), payload: Some(payload) }
+}
+
+pub(crate) fn entry_from(entry: wire::Entry) -> Result<Entry, CodecError> {
+    let log_id = log_id_from(entry.log_id)?.ok_or(CodecError("the id of an entry"))?;
+    let payload = match entry.payload.ok_or(CodecError("the payload of an entry"))? {
+        wire::entry::Payload::Blank(_) => EntryPayload::Blank,
+        wire::entry::Payload::Change(stamped) => EntryPayload::Normal(stamped_from(stamped)?),
+        wire::entry::Payload::Membership(membership) => EntryPayload::Membership(membership_from(membership)?),
+    };
+    Ok(Entry { log_id, payload })
+}
+
+fn membership_to(membership: &Membership) -> wire::Membership {
+    let configs = membership.get_joint_config().iter();
+    let members = membership.nodes();
+    wire::Membership {
+        configs: configs.map(|set| wire::VoterSet { nodes: set.iter().map(|id| id.0).collect() }).collect(),
+        members: members.map(|(id, node)| wire::Member { node: id.0, peer_address: node.addr.clone() }).collect(),
+    }
+}
+
+fn membership_from(membership: wire::Membership) -> Result<Membership, CodecError> {
+    let configs: Vec<BTreeSet<NodeId>> =
+        membership.configs.into_iter().map(|set| set.nodes.into_iter().map(NodeId).collect()).collect();
+    let members: std::collections::BTreeMap<NodeId, openraft::BasicNode> = membership
+        .members
+        .into_iter()
+        .map(|member| (NodeId(member.node), openraft::BasicNode::new(member.peer_address)))
+        .collect();
+    if configs.is_empty() && members.is_empty() {
+        return Ok(Membership::default());
+    }
+    Membership::new(configs, members).map_err(|_| CodecError("a membership"))
+}
+
+fn stored_membership_to(stored: &StoredMembership) -> wire::StoredMembership {
+    wire::StoredMembership {
+        log_id: stored.log_id().as_ref().map(log_id_to),
+        membership: Some(membership_to(stored.membership())),
+    }
+}
+
+fn stored_membership_from(stored: Option<wire::StoredMembership>) -> Result<StoredMembership, CodecError> {
+    let stored = stored.ok_or(CodecError("a stored membership"))?;
+    let membership = membership_from(stored.membership.ok_or(CodecError("a membership"))?)?;
+    Ok(StoredMembership::new(log_id_from(stored.log_id)?, membership))
+}
+
+pub(crate) fn snapshot_meta_to(meta: &SnapshotMeta) -> wire::SnapshotMeta {
+    wire::SnapshotMeta {
+        last_log_id: meta.last_log_id.as_ref().map(log_id_to),
+        membership: Some(stored_membership_to(&meta.last_membership)),
+    }
+}
+
+pub(crate) fn snapshot_meta_from(meta: Option<wire::SnapshotMeta>) -> Result<SnapshotMeta, CodecError> {
+    let meta = meta.ok_or(CodecError("what a snapshot holds"))?;
+    Ok(SnapshotMeta {
+        last_log_id: log_id_from(meta.last_log_id)?,
+        last_membership: stored_membership_from(meta.membership)?,
+    })
+}
+
+// ---- Changes ----
+
+pub(crate) fn stamped_to(stamped: &Stamped) -> wire::StampedChange {
+    wire::StampedChange {
+        at_unix_ms: stamped.at.0,
+        actor: stamped.actor.clone(),
+        source: stamped.source.clone(),
+        request: stamped.request.map(|id| sixteen_to(id.0)).unwrap_or_default(),
+        change: Some(change_to(&stamped.change)),
+    }
+}
+
+pub(crate) fn stamped_from(stamped: wire::StampedChange) -> Result<Stamped, CodecError> {
+    let request = if stamped.request.is_empty() { None } else { Some(RequestId(sixteen_from(&stamped.request)?)) };
+    Ok(Stamped {
+        at: UnixMillis(stamped.at_unix_ms),
+        actor: stamped.actor,
+        source: stamped.source,
+        request,
+        change: change_from(stamped.change.ok_or(CodecError("a change"))?)?,
+    })
+}
+
+fn change_to(change: &Change) -> wire::stamped_change::Change {
+    use wire::stamped_change::Change as Wire;
+    match change {
+        Change::FormCluster { cluster_id, founder } => Wire::FormCluster(wire::FormCluster {
+            cluster_id: cluster_id_to(*cluster_id),
+            node_name: founder.name.clone(),
+            addresses: Some(addresses_to(&founder.addresses)),
+        }),
+        Change::User(change) => users::change_to(change),
+        Change::AddNode { name, addresses, token } => Wire::AddNode(wire::AddNode {
+            name: name.clone(),
+            addresses: Some(addresses_to(addresses)),
+            token: token_to(*token),
+        }),
+        Change::RemoveNode { node } => Wire::RemoveNode(wire::RemoveNode { node: node.0 }),
+        Change::UpdateNodeAddresses { node, addresses } => Wire::UpdateNodeAddresses(wire::UpdateNodeAddresses {
+            node: node.0,
+            addresses: Some(addresses_to(addresses)),
+        }),
+        Change::SetPrimary { group, node, expect_epoch } => {
+            Wire::SetPrimary(wire::SetPrimary { group: group.0, node: node.0, expect_epoch: expect_epoch.0 })
+        }
+        Change::SetSetting { name, value } => {
+            Wire::SetSetting(wire::SetSetting { name: name.clone(), value: value.clone() })
+        }
+        Change::Noop => Wire::Noop(wire::Blank {}),
+    }
+}
+
+fn change_from(change: wire::stamped_change::Change) -> Result<Change, CodecError> {
+    use wire::stamped_change::Change as Wire;
+    Ok(match change {
+        Wire::FormCluster(form) => Change::FormCluster {
+            cluster_id: cluster_id_from(&form.cluster_id)?,
+            founder: Founder { name: form.node_name, addresses: addresses_from(form.addresses)? },
+        },
+        Wire::AddNode(add) => Change::AddNode {
+            name: add.name,
+            addresses: addresses_from(add.addresses)?,
+            token: token_from(&add.token)?,
+        },
+        Wire::RemoveNode(remove) => Change::RemoveNode { node: NodeId(remove.node) },
+        Wire::UpdateNodeAddresses(update) => {
+            Change::UpdateNodeAddresses { node: NodeId(update.node), addresses: addresses_from(update.addresses)? }
+        }
+        Wire::SetPrimary(set) => Change::SetPrimary {
+            group: GroupId(set.group),
+            node: NodeId(set.node),
+            expect_epoch: Epoch(set.expect_epoch),
+        },
+        Wire::SetSetting(set) => Change::SetSetting { name: set.name, value: set.value },
+        Wire::Noop(_) => Change::Noop,
+        Wire::SetUser(_) | Wire::DeleteUsers(_) | Wire::ReplaceUsers(_) | Wire::ImportUsers(_) => {
+            Change::User(users::change_from(change)?)
+        }
+    })
+}
+
+pub(crate) fn addresses_to(addresses: &Addresses) -> wire::Addresses {
+    wire::Addresses {
+        client: addresses.client.clone(),
+        admin: addresses.admin.clone(),
+        http: addresses.http.clone(),
+        peer: addresses.peer.clone(),
+    }
+}
+
+pub(crate) fn addresses_from(addresses: Option<wire::Addresses>) -> Result<Addresses, CodecError> {
+    let wire::Addresses { client, admin, http, peer } = addresses.ok_or(CodecError("addresses"))?;
+    Ok(Addresses { client, admin, http, peer })
+}
+
+pub(crate) fn cluster_id_to(id: ClusterId) -> Vec<u8> {
+    id.0.to_vec()
+}
+
+pub(crate) fn cluster_id_from(bytes: &[u8]) -> Result<ClusterId, CodecError> {
+    bytes.try_into().map(ClusterId).map_err(|_| CodecError("a cluster id"))
+}
+
+pub(crate) fn token_to(token: JoinToken) -> Vec<u8> {
+    sixteen_to(token.0)
+}
+
+pub(crate) fn token_from(bytes: &[u8]) -> Result<JoinToken, CodecError> {
+    sixteen_from(bytes).map(JoinToken)
+}
+
+fn sixteen_to(number: u128) -> Vec<u8> {
+    number.to_be_bytes().to_vec()
+}
+
+fn sixteen_from(bytes: &[u8]) -> Result<u128, CodecError> {
+    bytes.try_into().map(u128::from_be_bytes).map_err(|_| CodecError("a 16 byte id"))
+}
+
+// ---- Outcomes ----
+
+pub(crate) fn outcome_to(outcome: &Outcome) -> wire::Outcome {
+    use wire::outcome::Outcome as Wire;
+    let outcome = match outcome {
+        Outcome::Done => Wire::Done(wire::Blank {}),
+        Outcome::Unchanged => Wire::Unchanged(wire::Blank {}),
+        Outcome::User(outcome) => Wire::User(users::outcome_to(outcome)),
+        Outcome::NodeAdded { node, replaced } => {
+            Wire::NodeAdded(wire::NodeAdded { node: node.0, replaced: replaced.map(|id| id.0) })
+        }
+        Outcome::Refused(refusal) => Wire::Refused(wire::Refusal { reason: Some(refusal_to(refusal)) }),
+    };
+    wire::Outcome { outcome: Some(outcome) }
+}
+
+pub(crate) fn outcome_from(outcome: Option<wire::Outcome>) -> Result<Outcome, CodecError> {
+    use wire::outcome::Outcome as Wire;
+    let outcome = outcome.and_then(|outcome| outcome.outcome).ok_or(CodecError("an outcome"))?;
+    Ok(match outcome {
+        Wire::Done(_) => Outcome::Done,
+        Wire::Unchanged(_) => Outcome::Unchanged,
+        Wire::User(outcome) => Outcome::User(users::outcome_from(outcome)?),
+        Wire::NodeAdded(added) => Outcome::NodeAdded { node: NodeId(added.node), replaced: added.replaced.map(NodeId) },
+        Wire::Refused(refusal) => Outcome::Refused(refusal_from(refusal)?),
+    })
+}
+
+fn refusal_to(refusal: &Refusal) -> wire::refusal::Reason {
+    use wire::refusal::Reason as Wire;
+    match refusal {
+        Refusal::AlreadyFormed => Wire::AlreadyFormed(wire::Blank {}),
+        Refusal::NotFormed => Wire::NotFormed(wire::Blank {}),
+        Refusal::UnknownNode(node) => Wire::UnknownNode(node.0),
+        Refusal::UnknownGroup(group) => Wire::UnknownGroup(group.0),
+        Refusal::StaleEpoch(epoch) => Wire::StaleEpoch(epoch.0),
+        Refusal::StillPrimary(group) => Wire::StillPrimary(group.0),
+        Refusal::TooManyNodes => Wire::TooManyNodes(wire::Blank {}),
+        Refusal::TooManySettings => Wire::TooManySettings(wire::Blank {}),
+    }
+}
+
+fn refusal_from(refusal: wire::Refusal) -> Result<Refusal, CodecError> {
+    use wire::refusal::Reason as Wire;
+    Ok(match refusal.reason.ok_or(CodecError("why a change was refused"))? {
+        Wire::AlreadyFormed(_) => Refusal::AlreadyFormed,
+        Wire::NotFormed(_) => Refusal::NotFormed,
+        Wire::UnknownNode(node) => Refusal::UnknownNode(NodeId(node)),
+        Wire::UnknownGroup(group) => Refusal::UnknownGroup(GroupId(group)),
+        Wire::StaleEpoch(epoch) => Refusal::StaleEpoch(Epoch(epoch)),
+        Wire::StillPrimary(group) => Refusal::StillPrimary(GroupId(group)),
+        Wire::TooManyNodes(_) => Refusal::TooManyNodes,
+        Wire::TooManySettings(_) => Refusal::TooManySettings,
+    })
+}
+
+// ---- The written state ----
+
+pub(crate) fn record_to(record: &StateRecord) -> wire::StateRecord {
+    wire::StateRecord {
+        cluster_id: record.cluster_id.map(cluster_id_to).unwrap_or_default(),
+        applied_index: record.applied_index,
+        users: record.users.iter().map(users::record_to).collect(),
+        nodes: record.nodes.iter().map(node_to).collect(),
+        groups: record.groups.iter().map(group_to).collect(),
+        settings: record
+            .settings
+            .iter()
+            .map(|(name, value)| wire::SettingRecord { name: name.clone(), value: value.clone() })
+            .collect(),
+        history: record.history.iter().map(history_to).collect(),
+        requests: record.requests.iter().map(request_to).collect(),
+    }
+}
+
+pub(crate) fn record_from(record: wire::StateRecord) -> Result<StateRecord, CodecError> {
+    let cluster_id = if record.cluster_id.is_empty() { None } else { Some(cluster_id_from(&record.cluster_id)?) };
+    Ok(StateRecord {
+        cluster_id,
+        applied_index: record.applied_index,
+        users: record.users.into_iter().map(users::record_from).collect::<Result<_, _>>()?,
+        nodes: record.nodes.into_iter().map(node_from).collect::<Result<_, _>>()?,
+        groups: record.groups.into_iter().map(group_from).collect::<Result<_, _>>()?,
+        settings: record.settings.into_iter().map(|setting| (setting.name, setting.value)).collect(),
+        history: record.history.into_iter().map(history_from).collect(),
+        requests: record.requests.into_iter().map(request_from).collect::<Result<_, _>>()?,
+    })
+}
+
+fn node_to(node: &NodeInfo) -> wire::NodeRecord {
+    wire::NodeRecord {
+        node: node.id.0,
+        name: node.name.clone(),
+        addresses: Some(addresses_to(&node.addresses)),
+        joined_index: node.joined_index,
+        token: token_to(node.token),
+    }
+}
+
+fn node_from(node: wire::NodeRecord) -> Result<NodeInfo, CodecError> {
+    Ok(NodeInfo {
+        id: NodeId(node.node),
+        name: node.name,
+        addresses: addresses_from(node.addresses)?,
+        joined_index: node.joined_index,
+        token: token_from(&node.token)?,
+    })
+}
+
+fn group_to(group: &ShardGroup) -> wire::GroupRecord {
+    wire::GroupRecord {
+        group: group.id.0,
+        first_slot: u32::from(group.slots.0),
+        last_slot: u32::from(group.slots.1),
+        epoch: group.epoch.0,
+        primary: group.primary.0,
+        in_sync: group.in_sync.iter().map(|node| node.0).collect(),
+    }
+}
+
+fn group_from(group: wire::GroupRecord) -> Result<ShardGroup, CodecError> {
+    let slot = |slot: u32| u16::try_from(slot).map_err(|_| CodecError("a slot"));
+    Ok(ShardGroup {
+        id: GroupId(group.group),
+        slots: (slot(group.first_slot)?, slot(group.last_slot)?),
+        epoch: Epoch(group.epoch),
+        primary: NodeId(group.primary),
+        in_sync: group.in_sync.into_iter().map(NodeId).collect(),
+    })
+}
+
+fn history_to(record: &ChangeRecord) -> wire::HistoryRecord {
+    wire::HistoryRecord {
+        index: record.index,
+        at_unix_ms: record.at.0,
+        actor: record.actor.clone(),
+        source: record.source.clone(),
+        summary: record.summary.clone(),
+    }
+}
+
+fn history_from(record: wire::HistoryRecord) -> ChangeRecord {
+    ChangeRecord {
+        index: record.index,
+        at: UnixMillis(record.at_unix_ms),
+        actor: record.actor,
+        source: record.source,
+        summary: record.summary,
+    }
+}
+
+fn request_to(request: &AppliedRequest) -> wire::RequestRecord {
+    wire::RequestRecord {
+        request: sixteen_to(request.id.0),
+        index: request.index,
+        outcome: Some(outcome_to(&request.outcome)),
+    }
+}
+
+fn request_from(request: wire::RequestRecord) -> Result<AppliedRequest, CodecError> {
+    Ok(cluster::AppliedRequest {
+        id: RequestId(sixteen_from(&request.request)?),
+        index: request.index,
+        outcome: outcome_from(request.outcome)?,
+    })
+}

@@ -1,0 +1,113 @@
+//! What this node has applied, published to everybody who reads it.
+//!
+//! One writer (the state machine), any number of readers who never wait: a reader keeps the version it saw and compares
+//! one integer per request; only when that differs does it fetch the new view. The version moves before anybody is told
+//! that a change is applied here, so "applied on every node" means that the next request on each node sees it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use keyward_cluster::{ClusterId, NodeId, State};
+use tokio::sync::watch;
+
+/// The replicated state as of one entry, and what this node knows about who leads.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// The state.
+    pub state: Arc<State>,
+    /// The last entry applied here.
+    pub index: u64,
+    /// The leader of the Raft group, as far as this node knows.
+    pub leader: Option<NodeId>,
+    /// This node's id; `None` until it has formed or joined a cluster.
+    pub node: Option<NodeId>,
+    /// True once this node has caught up with the cluster since it started. Before, the state may be an old one: serve
+    /// nobody from it.
+    pub ready: bool,
+    /// True when the cluster has removed this node.
+    pub removed: bool,
+}
+
+impl View {
+    fn new() -> Self {
+        let state = Arc::new(State::new());
+        Self { state, index: 0, leader: None, node: None, ready: false, removed: false }
+    }
+
+    /// The name of the cluster, once this node is part of one.
+    pub fn cluster_id(&self) -> Option<ClusterId> {
+        self.state.cluster_id()
+    }
+
+    /// Whether this node is the primary of the group that holds `slot`.
+    pub fn is_primary_of(&self, slot: u16) -> bool {
+        let primary = self.state.group_of_slot(slot).map(|group| group.primary);
+        primary.is_some() && primary == self.node
+    }
+}
+
+/// Where views are published and read. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Views {
+    sender: Arc<watch::Sender<Arc<View>>>,
+    version: Arc<AtomicU64>,
+    observer: Arc<OnceLock<Observer>>,
+}
+
+/// Called with every view before it is announced.
+pub(crate) type Observer = Box<dyn Fn(&View) + Send + Sync>;
+
+impl Views {
+    pub(crate) fn new() -> Self {
+        let (sender, _) = watch::channel(Arc::new(View::new()));
+        Self { sender: Arc::new(sender), version: Arc::new(AtomicU64::new(0)), observer: Arc::default() }
+    }
+
+    /// Changes the view; readers see the new one from here on.
+    pub(crate) fn publish(&self, change: impl FnOnce(&mut View)) {
+        self.sender.send_modify(|view| {
+            change(Arc::make_mut(view));
+            if let Some(observer) = self.observer.get() {
+                observer(view);
+            }
+            // Before anybody is woken: whoever hears that a change is applied here finds the version moved. A reader
+            // that sees it sooner waits for this closure to end before it gets the view.
+            self.version.fetch_add(1, Ordering::Release);
+        });
+    }
+
+    pub(crate) fn publish_state(&self, state: &State) {
+        let (state, index) = (Arc::new(state.clone()), state.applied_index());
+        self.publish(|view| {
+            view.removed |= view.node.is_some_and(|node| left(&view.state, &state, node));
+            view.state = state;
+            view.index = index;
+        });
+    }
+
+    /// Sets the observer, once, and shows it the current view.
+    pub(crate) fn observe(&self, observer: Observer) {
+        if self.observer.set(observer).is_ok() {
+            self.publish(|_| {});
+        }
+    }
+
+    pub(crate) fn current(&self) -> Arc<View> {
+        self.sender.borrow().clone()
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<View>> {
+        self.sender.subscribe()
+    }
+
+    pub(crate) fn version(&self) -> Arc<AtomicU64> {
+        self.version.clone()
+    }
+}
+
+/// Whether the node was registered and no longer is. A snapshot may skip the moment in between, so an id that the new
+/// state has passed by counts as well.
+fn left(before: &State, after: &State, node: NodeId) -> bool {
+    let absent = !after.nodes().contains_key(&node) && after.cluster_id().is_some();
+    absent && (before.nodes().contains_key(&node) || after.applied_index() >= node.0)
+}

@@ -1,0 +1,164 @@
+//! Admission: every check a request passes before it may run, in one function and one order.
+//!
+//! ```text
+//!   logged in? ─► command, keys, channels, database allowed? ─► data served here? ─► memory left? ─► Admitted
+//!                                                                └─ served elsewhere: Refusal::Elsewhere
+//! ```
+//! An [`Admitted`] can be made nowhere else, and nothing runs without one. The name and the number of arguments were
+//! settled before by the command table. This file refuses; it runs nothing.
+
+use keyward_acl::{ChannelUse, CommandId, DatabaseUse, Denial, ErrorDetail, KeyUse, Request};
+use keyward_engine::command::{Flags, Run};
+use keyward_engine::session::Session;
+use keyward_engine::table::{Row, Table};
+use std::fmt;
+
+/// What the gate must know about the node; read once per batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Conditions {
+    /// This node serves the data.
+    pub primary: bool,
+    /// The data is still being loaded.
+    pub loading: bool,
+    /// `maxmemory` is reached.
+    pub memory_full: bool,
+    /// How much a denial tells.
+    pub detail: ErrorDetail,
+}
+
+/// A request that may run now, with the keys that were checked.
+pub struct Admitted<'a, 'b> {
+    row: &'static Row,
+    argv: &'a [&'a [u8]],
+    keys: &'b [KeyUse<'a>],
+}
+
+impl<'a, 'b> Admitted<'a, 'b> {
+    /// The command.
+    #[inline]
+    pub fn row(&self) -> &'static Row {
+        self.row
+    }
+
+    /// The request, name first.
+    #[inline]
+    pub fn argv(&self) -> &'a [&'a [u8]] {
+        self.argv
+    }
+
+    /// The keys it names: those that were checked.
+    #[inline]
+    pub fn keys(&self) -> &'b [KeyUse<'a>] {
+        self.keys
+    }
+}
+
+/// Why a request does not run.
+pub enum Refusal {
+    /// Nobody is logged in.
+    NotAuthenticated,
+    /// `HELLO` without a login says more.
+    HelloNotAuthenticated,
+    /// The rules forbid it.
+    Denied(Box<Denial>),
+    /// Another node serves the data.
+    Elsewhere,
+    /// The data is still being loaded.
+    Loading,
+    /// `maxmemory` is reached and the command may need more.
+    MemoryFull,
+}
+
+impl Refusal {
+    /// The reply, without the leading `-`.
+    pub fn text(&self, detail: ErrorDetail) -> String {
+        match self {
+            Refusal::NotAuthenticated => "NOAUTH Authentication required.".to_owned(),
+            Refusal::HelloNotAuthenticated => HELLO_NOAUTH.to_owned(),
+            Refusal::Denied(denial) => denial.to_text(detail),
+            Refusal::Elsewhere => "CLUSTERDOWN the data is served by another node".to_owned(),
+            Refusal::Loading => "LOADING Keyward is loading the dataset in memory".to_owned(),
+            Refusal::MemoryFull => "OOM command not allowed when used memory > 'maxmemory'.".to_owned(),
+        }
+    }
+}
+
+impl fmt::Debug for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text(ErrorDetail::Redis))
+    }
+}
+
+const HELLO_NOAUTH: &str = "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO \
+    <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at \
+    the same time";
+
+/// Reusable memory for the keys of one request.
+#[derive(Default)]
+pub struct KeyBuffer<'a> {
+    keys: Vec<KeyUse<'a>>,
+}
+
+impl<'a> KeyBuffer<'a> {
+    /// Empty.
+    pub fn new() -> KeyBuffer<'a> {
+        KeyBuffer { keys: Vec::with_capacity(4) }
+    }
+}
+
+/// Checks a request of `session`. The buffer receives the keys it names.
+#[inline]
+pub fn admit<'a, 'b>(
+    table: &'static Table,
+    row: &'static Row,
+    argv: &'a [&'a [u8]],
+    session: &Session,
+    conditions: &Conditions,
+    buffer: &'b mut KeyBuffer<'a>,
+) -> Result<Admitted<'a, 'b>, Refusal> {
+    buffer.keys.clear();
+    table.keys_of(row, argv, &mut buffer.keys);
+    match &session.login {
+        Some(login) if login.policy.is_unrestricted() => {}
+        Some(login) => permitted(table, row, argv, session, login, &buffer.keys)?,
+        None if row.command.flags.has(Flags::NO_AUTH) => {}
+        None => return Err(Refusal::NotAuthenticated),
+    }
+    let flags = row.command.flags;
+    if matches!(row.run, Run::OnKeys(_) | Run::OnEveryKey(_) | Run::AskOwner(_)) {
+        if !conditions.primary {
+            return Err(Refusal::Elsewhere);
+        }
+        if conditions.loading {
+            return Err(Refusal::Loading);
+        }
+        if conditions.memory_full && flags.has(Flags::DENYOOM) {
+            return Err(Refusal::MemoryFull);
+        }
+    }
+    Ok(Admitted { row, argv, keys: &buffer.keys })
+}
+
+/// Whether the rules of the session's user allow it.
+#[inline]
+fn permitted(
+    table: &'static Table,
+    row: &'static Row,
+    argv: &[&[u8]],
+    session: &Session,
+    login: &keyward_engine::session::Login,
+    keys: &[KeyUse<'_>],
+) -> Result<(), Refusal> {
+    // The everyday case: one key, no channel, no rule about databases.
+    if let [only] = keys
+        && login.policy.allows_simple(row.id, only.key, only.access)
+    {
+        return Ok(());
+    }
+    let mut channels: Vec<ChannelUse<'_>> = Vec::new();
+    table.channels_of(row, argv, &mut channels);
+    let mut databases: Vec<DatabaseUse> = Vec::new();
+    table.databases_of(row, argv, session.database, &mut databases);
+    let request = Request { command: row.id as CommandId, argv, keys, channels: &channels, databases: &databases };
+    login.policy.check(&request).map_err(|denial| Refusal::Denied(Box::new(denial)))
+}

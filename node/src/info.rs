@@ -1,0 +1,269 @@
+//! `INFO`: what this node tells about itself, in Redis' sections and field names.
+//!
+//! Every field is measured or agreed on; what does not exist here is left out or says so with the value Redis uses for
+//! "none". The strings that make client libraries take the server for another product appear nowhere.
+
+use crate::counters::ThreadCounters;
+use crate::node::Node;
+use keyward_acl::LogReason;
+use keyward_engine::keyspace::SpaceId;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The Redis version whose behavior clients may expect.
+pub const REDIS_VERSION: &str = "7.2.4";
+
+/// How the section about the data begins.
+pub const KEYSPACE_TITLE: &str = "# Keyspace\r\n";
+
+/// Sections shown when none is named, in order.
+const DEFAULT: &[&str] = &[
+    "server",
+    "clients",
+    "memory",
+    "persistence",
+    "stats",
+    "replication",
+    "cpu",
+    "errorstats",
+    "cluster",
+    "keyspace",
+    "keyward",
+];
+
+/// Sections shown only by name, or by `all` and `everything`.
+const ON_REQUEST: &[&str] = &["commandstats"];
+
+/// The text for these sections (lower case); none means the default ones.
+pub fn text(node: &Node, wanted: &[String]) -> String {
+    let everything = wanted.iter().any(|name| name == "all" || name == "everything");
+    let default = wanted.is_empty() || wanted.iter().any(|name| name == "default");
+    let is_wanted = |name: &str| everything || wanted.iter().any(|wanted| wanted == name);
+    let shown = DEFAULT.iter().filter(|name| default || is_wanted(name));
+    let shown = shown.chain(ON_REQUEST.iter().filter(|name| is_wanted(name)));
+    let mut out = String::new();
+    for name in shown {
+        if !out.is_empty() {
+            out.push_str("\r\n");
+        }
+        let title = name[..1].to_uppercase() + &name[1..];
+        let title = if *name == "cpu" { "CPU".to_owned() } else { title };
+        let _ = write!(out, "# {title}\r\n");
+        for (field, value) in section(node, name) {
+            let _ = write!(out, "{field}:{value}\r\n");
+        }
+    }
+    out
+}
+
+type Fields = Vec<(String, String)>;
+
+macro_rules! fields {
+    ($($name:literal => $value:expr),* $(,)?) => { vec![$(($name.to_owned(), $value.to_string())),*] };
+}
+
+fn section(node: &Node, name: &str) -> Fields {
+    match name {
+        "server" => server(node),
+        "clients" => fields! {
+            "connected_clients" => node.client_count(),
+            "maxclients" => node.live.hot().clients_max,
+            "blocked_clients" => 0,
+            "tracking_clients" => 0,
+            "pubsub_clients" => 0,
+        },
+        "memory" => memory(node),
+        "persistence" => persistence(node),
+        "stats" => stats(node),
+        "replication" => replication(node),
+        "cpu" => cpu(),
+        "errorstats" => Vec::new(),
+        "cluster" => fields! { "cluster_enabled" => 0 },
+        "keyspace" => keyspace(node),
+        "keyward" => keyward(node),
+        "commandstats" => commandstats(node),
+        _ => Vec::new(),
+    }
+}
+
+fn server(node: &Node) -> Fields {
+    let uptime_s = node.started.elapsed().as_secs();
+    let now_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros());
+    fields! {
+        "redis_version" => REDIS_VERSION,
+        "redis_git_sha1" => "00000000",
+        "redis_git_dirty" => 0,
+        "redis_build_id" => "0",
+        "redis_mode" => "standalone",
+        "server_name" => "keyward",
+        "keyward_version" => env!("CARGO_PKG_VERSION"),
+        "os" => std::env::consts::OS,
+        "arch_bits" => usize::BITS,
+        "monotonic_clock" => "POSIX clock_gettime",
+        "multiplexing_api" => "epoll",
+        "process_id" => std::process::id(),
+        "run_id" => &node.run_id,
+        "tcp_port" => node.config.bind.port(),
+        "server_time_usec" => now_us,
+        "uptime_in_seconds" => uptime_s,
+        "uptime_in_days" => uptime_s / 86_400,
+        "hz" => 10,
+        "configured_hz" => 10,
+        "io_threads_active" => 0,
+    }
+}
+
+fn memory(node: &Node) -> Fields {
+    let used = node.memory_bytes();
+    let resident = resident_bytes();
+    let limit = node.live.hot().memory_bytes_max;
+    let ratio = if used > 0 { resident as f64 / used as f64 } else { 1.0 };
+    fields! {
+        "used_memory" => used,
+        "used_memory_human" => human(used),
+        "used_memory_rss" => resident,
+        "used_memory_rss_human" => human(resident),
+        "used_memory_dataset" => used,
+        "maxmemory" => limit,
+        "maxmemory_human" => human(limit),
+        "maxmemory_policy" => "noeviction",
+        "mem_fragmentation_ratio" => format!("{ratio:.2}"),
+        "mem_allocator" => "jemalloc",
+    }
+}
+
+fn persistence(node: &Node) -> Fields {
+    let snapshots = &node.snapshots;
+    let ok = |good: bool| if good { "ok" } else { "err" };
+    fields! {
+        "loading" => u8::from(node.is_loading()),
+        "async_loading" => 0,
+        "rdb_changes_since_last_save" => node.shards.tally().changes.saturating_sub(snapshots.changes_saved()),
+        "rdb_bgsave_in_progress" => u8::from(snapshots.is_running()),
+        "rdb_last_save_time" => snapshots.last_save_ms() / 1000,
+        "rdb_last_bgsave_status" => ok(snapshots.last_succeeded()),
+        "rdb_last_bgsave_time_sec" => snapshots.last_duration_s(),
+        "rdb_current_bgsave_time_sec" => -1,
+        "rdb_saves" => snapshots.count(),
+        "aof_enabled" => 0,
+    }
+}
+
+fn sum(node: &Node, of: impl Fn(&ThreadCounters) -> u64) -> u64 {
+    node.counters.iter().map(|counters| of(counters)).sum()
+}
+
+fn stats(node: &Node) -> Fields {
+    let tally = node.shards.tally();
+    let denied = |reason| node.acl_log.lock().counter(reason);
+    fields! {
+        "total_connections_received" => sum(node, |counters| counters.accepted.get()),
+        "total_commands_processed" => sum(node, |counters| counters.commands.get()),
+        "instantaneous_ops_per_sec" => node.ops_per_second(),
+        "total_net_input_bytes" => sum(node, |counters| counters.input_bytes.get()),
+        "total_net_output_bytes" => sum(node, |counters| counters.output_bytes.get()),
+        "rejected_connections" => sum(node, |counters| counters.rejected.get()),
+        "expired_keys" => tally.expired,
+        "evicted_keys" => 0,
+        "keyspace_hits" => tally.hits,
+        "keyspace_misses" => tally.misses,
+        "pubsub_channels" => 0,
+        "pubsub_patterns" => 0,
+        "latest_fork_usec" => 0,
+        "total_forks" => 0,
+        "total_error_replies" => sum(node, |counters| counters.errors.get()),
+        "total_forwarded_commands" => sum(node, |counters| counters.forwarded.get()),
+        "acl_access_denied_auth" => denied(LogReason::Auth),
+        "acl_access_denied_cmd" => denied(LogReason::Command),
+        "acl_access_denied_key" => denied(LogReason::Key),
+        "acl_access_denied_channel" => denied(LogReason::Channel),
+        "acl_access_denied_db" => denied(LogReason::Database),
+    }
+}
+
+/// Every node answers for the whole cache, so to a client it is a master without replicas.
+fn replication(node: &Node) -> Fields {
+    fields! {
+        "role" => "master",
+        "connected_slaves" => 0,
+        "master_failover_state" => "no-failover",
+        "master_replid" => &node.run_id,
+        "master_repl_offset" => 0,
+    }
+}
+
+fn cpu() -> Fields {
+    let times = std::fs::read_to_string("/proc/self/stat").ok();
+    // Fields 14 and 15 of proc(5), counted after the closing parenthesis of the name, in ticks of 10 ms.
+    let ticks: Vec<f64> = times
+        .as_deref()
+        .and_then(|text| text.rsplit_once(')'))
+        .map(|(_, rest)| rest.split_whitespace().skip(11).take(2).filter_map(|word| word.parse().ok()).collect())
+        .unwrap_or_default();
+    let seconds = |index: usize| format!("{:.6}", ticks.get(index).copied().unwrap_or(0.0) / 100.0);
+    fields! { "used_cpu_sys" => seconds(1), "used_cpu_user" => seconds(0) }
+}
+
+fn keyspace(node: &Node) -> Fields {
+    let mut databases: BTreeMap<u32, (usize, usize)> = BTreeMap::new();
+    for index in 0..node.shards.count() {
+        node.shards.with(index, |shard| {
+            for (SpaceId { database, .. }, space) in shard.spaces() {
+                let (keys, expires) = databases.entry(database).or_default();
+                *keys += space.len();
+                *expires += space.expiring_len();
+            }
+        });
+    }
+    let shown = databases.into_iter().filter(|(_, (keys, _))| *keys > 0);
+    shown
+        .map(|(index, (keys, expires))| (format!("db{index}"), format!("keys={keys},expires={expires},avg_ttl=0")))
+        .collect()
+}
+
+fn keyward(node: &Node) -> Fields {
+    let (_, view) = node.views.load();
+    let control = node.control.view();
+    fields! {
+        "node_id" => view.me.0,
+        "node_name" => node.config.name,
+        "cluster_id" => view.state.cluster_id().map(|id| id.to_string()).unwrap_or_default(),
+        "nodes" => view.state.nodes().len(),
+        "control_leader" => control.leader.map_or(0, |id| id.0),
+        "policy_index" => view.index,
+        "policy_digest" => format!("{:016x}", view.state.digest()),
+        "users" => view.state.directory().len(),
+        "primary" => view.primary.map_or(0, |id| id.0),
+        "serves_data" => u8::from(view.is_primary()),
+    }
+}
+
+fn commandstats(node: &Node) -> Fields {
+    let rows = node.table.rows().iter();
+    let counted = rows.map(|row| {
+        let index = usize::from(row.id);
+        let calls = sum(node, |counters| counters.calls[index].get());
+        let rejected = sum(node, |counters| counters.refusals[index].get());
+        (row.full_name, calls, rejected)
+    });
+    let shown = counted.filter(|(_, calls, rejected)| calls + rejected > 0);
+    shown
+        .map(|(name, calls, rejected)| (format!("cmdstat_{name}"), format!("calls={calls},rejected_calls={rejected}")))
+        .collect()
+}
+
+/// Bytes of the process in memory, from proc(5).
+pub fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().next()).and_then(|kb| kb.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+fn human(bytes: u64) -> String {
+    let units = [(1u64 << 40, "T"), (1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K")];
+    match units.into_iter().find(|(unit, _)| bytes >= *unit) {
+        Some((unit, letter)) => format!("{:.2}{letter}", bytes as f64 / unit as f64),
+        None => format!("{bytes}B"),
+    }
+}

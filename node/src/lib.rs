@@ -1,0 +1,35 @@
+//! The Keyward node: sockets, disks, peers, time. The crates it stands on think; this one acts.
+//!
+//! Read in this order: [`node`] (who knows whom), [`connection`] and [`gate`] (a request's way), [`shards`] (memory),
+//! [`asks`] (what commands ask of the world), [`forward`] and [`link`] (other nodes' clients), [`control`] (what is
+//! agreed on), [`view`] (what of it requests see), [`snapshot`], [`admin`].
+#![forbid(unsafe_code)]
+
+pub mod acl_file;
+pub mod acl_log;
+pub mod admin;
+pub mod asks;
+pub mod backend;
+pub mod clients;
+pub mod config;
+pub mod connection;
+pub mod control;
+pub mod counters;
+pub mod demo;
+pub mod expiry;
+pub mod forward;
+pub mod gate;
+pub mod http;
+pub mod info;
+pub mod journal;
+pub mod link;
+pub mod listen;
+pub mod live;
+pub mod node;
+pub mod random;
+pub mod seed;
+pub mod shards;
+pub mod snapshot;
+pub mod telemetry;
+pub mod view;
+pub mod worker;

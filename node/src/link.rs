@@ -1,0 +1,201 @@
+//! Links between nodes: a proof on both sides, then frames.
+//!
+//! ```text
+//!   caller                               owner
+//!   magic · its nonce · its node id ───►
+//!                                   ◄─── its nonce · HMAC(secret, "owner"  · both nonces · cluster · owner's id)
+//!   HMAC(secret, "caller" · …) ─────────►                                   then frames, both ways
+//! ```
+//! Neither side sends the secret, an old proof is worth nothing (fresh nonces), and a proof made by one side is none
+//! for the other (the label). Frames are a 32-bit little-endian length and a protobuf message. Where it listens: on the
+//! peer port, beside the Raft service, told apart by the first bytes.
+
+use crate::node::Node;
+use hmac::{Hmac, Mac};
+use prost::Message;
+use sha2::Sha256;
+use std::io;
+use std::time::Duration;
+use subtle::ConstantTimeEq;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::timeout;
+
+/// The first bytes of a link; a gRPC connection begins with `PRI *`.
+pub const MAGIC: &[u8; 8] = b"KWLINK1\n";
+
+/// Everything before the first frame must be done in this time.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A frame is no longer than this, in bytes: the largest value, and room for its command.
+const FRAME_BYTES_MAX: usize = 1 << 30;
+
+/// What one field of a message may hold, in bytes: the rest of the frame is room for the other fields.
+pub const MESSAGE_BYTES_MAX: usize = FRAME_BYTES_MAX - (1 << 20);
+
+/// A buffer that grew larger than this is given back once it is empty, in bytes.
+const KEPT_BUFFER_BYTES: usize = 1 << 20;
+
+/// The writer is emptied once it holds this much, in bytes.
+const WRITE_BYTES_SOFT: usize = 1 << 20;
+
+const NONCE_BYTES: usize = 32;
+const PROOF_BYTES: usize = 32;
+
+/// A link after its proof.
+pub struct LinkStream(TcpStream);
+
+impl LinkStream {
+    /// Its two directions.
+    pub fn into_halves(self) -> (FrameReader, FrameWriter) {
+        let (reader, writer) = self.0.into_split();
+        (FrameReader { reader, buffer: Vec::new(), start: 0 }, FrameWriter { writer, buffer: Vec::new() })
+    }
+}
+
+/// Connects to a node's peer port and proves the secret both ways. The error is for people.
+pub async fn connect(node: &Node, owner: u64, address: &str) -> Result<LinkStream, String> {
+    let work = async {
+        let mut stream = TcpStream::connect(address).await.map_err(|error| format!("{address}: {error}"))?;
+        let _ = stream.set_nodelay(true);
+        let nonce: [u8; NONCE_BYTES] = crate::random::bytes();
+        let mut hello = Vec::with_capacity(MAGIC.len() + NONCE_BYTES + 8);
+        hello.extend_from_slice(MAGIC);
+        hello.extend_from_slice(&nonce);
+        hello.extend_from_slice(&node.id().to_le_bytes());
+        stream.write_all(&hello).await.map_err(broke)?;
+        let mut answer = [0; NONCE_BYTES + PROOF_BYTES];
+        stream.read_exact(&mut answer).await.map_err(broke)?;
+        let (their_nonce, their_proof) = answer.split_at(NONCE_BYTES);
+        let expected = proof(node, b"owner", &nonce, their_nonce, owner);
+        if !bool::from(expected.as_slice().ct_eq(their_proof)) {
+            return Err(format!("{address} does not know the cluster secret, or is another node"));
+        }
+        let mine = proof(node, b"caller", &nonce, their_nonce, node.id());
+        stream.write_all(&mine).await.map_err(broke)?;
+        Ok(LinkStream(stream))
+    };
+    timeout(HANDSHAKE_TIMEOUT, work).await.map_err(|_| format!("{address} did not answer in time"))?
+}
+
+/// The other side of [`connect`]; the magic is still to be read. The error is for people.
+pub async fn accept(node: &Node, stream: std::net::TcpStream) -> Result<LinkStream, String> {
+    let work = async {
+        stream.set_nonblocking(true).map_err(broke)?;
+        let mut stream = TcpStream::from_std(stream).map_err(broke)?;
+        let _ = stream.set_nodelay(true);
+        let mut hello = [0; 8 + NONCE_BYTES + 8];
+        stream.read_exact(&mut hello).await.map_err(broke)?;
+        let (magic, rest) = hello.split_at(MAGIC.len());
+        let (their_nonce, caller) = rest.split_at(NONCE_BYTES);
+        if magic != MAGIC {
+            return Err("not a link".to_owned());
+        }
+        let caller = caller.try_into().map(u64::from_le_bytes).expect("the last eight bytes of the greeting");
+        let nonce: [u8; NONCE_BYTES] = crate::random::bytes();
+        let mut answer = nonce.to_vec();
+        answer.extend_from_slice(&proof(node, b"owner", their_nonce, &nonce, node.id()));
+        stream.write_all(&answer).await.map_err(broke)?;
+        let mut their_proof = [0; PROOF_BYTES];
+        stream.read_exact(&mut their_proof).await.map_err(broke)?;
+        let expected = proof(node, b"caller", their_nonce, &nonce, caller);
+        if !bool::from(expected.as_slice().ct_eq(&their_proof)) {
+            return Err("the caller does not know the cluster secret".to_owned());
+        }
+        Ok(LinkStream(stream))
+    };
+    timeout(HANDSHAKE_TIMEOUT, work).await.map_err(|_| "no proof in time".to_owned())?
+}
+
+fn broke(error: io::Error) -> String {
+    format!("the link broke: {error}")
+}
+
+fn proof(node: &Node, label: &[u8], caller_nonce: &[u8], owner_nonce: &[u8], prover: u64) -> [u8; PROOF_BYTES] {
+    let mut mac = Hmac::<Sha256>::new_from_slice(node.cluster_secret()).expect("HMAC takes a key of any length");
+    for part in [b"keyward link 1 ".as_slice(), label, caller_nonce, owner_nonce, &node.cluster_id()] {
+        mac.update(part);
+    }
+    mac.update(&prover.to_le_bytes());
+    mac.finalize().into_bytes().into()
+}
+
+/// Reads frames.
+pub struct FrameReader {
+    reader: OwnedReadHalf,
+    buffer: Vec<u8>,
+    /// Bytes at the front of the buffer that are done with.
+    start: usize,
+}
+
+impl FrameReader {
+    /// The next message; `None` when the other side closed. An error ends the link.
+    pub async fn next<M: Message + Default>(&mut self) -> io::Result<Option<M>> {
+        loop {
+            if let Some(length) = self.complete()? {
+                let body = self.start + 4;
+                let message = M::decode(&self.buffer[body..body + length]).map_err(io::Error::other)?;
+                self.start = body + length;
+                return Ok(Some(message));
+            }
+            self.buffer.drain(..self.start);
+            self.start = 0;
+            if self.buffer.is_empty() && self.buffer.capacity() > KEPT_BUFFER_BYTES {
+                self.buffer = Vec::new();
+            }
+            // Grows with what arrives, not with what a length claims.
+            self.buffer.reserve(64 * 1024);
+            if self.reader.read_buf(&mut self.buffer).await? == 0 {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Whether no whole frame is waiting in memory.
+    pub fn is_drained(&self) -> bool {
+        !matches!(self.complete(), Ok(Some(_)))
+    }
+
+    fn complete(&self) -> io::Result<Option<usize>> {
+        let Some(head) = self.buffer.get(self.start..self.start + 4) else { return Ok(None) };
+        let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
+        if length > FRAME_BYTES_MAX {
+            return Err(io::Error::other("a frame longer than any may be"));
+        }
+        Ok((self.buffer.len() - self.start - 4 >= length).then_some(length))
+    }
+}
+
+/// Writes frames.
+pub struct FrameWriter {
+    writer: OwnedWriteHalf,
+    buffer: Vec<u8>,
+}
+
+impl FrameWriter {
+    /// Adds a message to what the next flush sends.
+    pub fn push<M: Message>(&mut self, message: &M) {
+        let length = message.encoded_len();
+        // The other side would take a longer one for the end of the link, or for other frames.
+        assert!(length <= FRAME_BYTES_MAX, "who makes a message keeps it shorter than a frame");
+        let length = length as u32;
+        self.buffer.extend_from_slice(&length.to_le_bytes());
+        message.encode(&mut self.buffer).expect("a vector grows as needed");
+    }
+
+    /// Whether it is time to flush.
+    pub fn is_full(&self) -> bool {
+        self.buffer.len() > WRITE_BYTES_SOFT
+    }
+
+    /// Sends everything.
+    pub async fn flush(&mut self) -> io::Result<()> {
+        self.writer.write_all(&self.buffer).await?;
+        self.buffer.clear();
+        if self.buffer.capacity() > 4 * WRITE_BYTES_SOFT {
+            self.buffer = Vec::new();
+        }
+        Ok(())
+    }
+}

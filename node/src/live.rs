@@ -1,0 +1,415 @@
+//! Settings that can change while the node runs: `CONFIG GET` and `CONFIG SET`, by their Redis names.
+//!
+//! ```text
+//!   PARAMETERS  one line per parameter: name, default, what a value must look like, whether CONFIG SET may change it
+//!   Live        their current texts; and `Hot`, the few that requests look at, as plain numbers
+//! ```
+//! A data thread keeps a copy of [`Hot`] and compares one number per batch to notice a newer one. Parameters that mean
+//! nothing here (an append-only file, listpack depth) are kept and shown, since clients and test suites set them.
+
+use crate::config::Config;
+use keyward_acl::{ErrorDetail, Glob};
+use keyward_engine::types::Limits;
+use keyward_proto::resp;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// What a parameter's value must look like.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    /// Any text.
+    Text,
+    /// A whole number in this range.
+    Number(i64, i64),
+    /// A size: a number, perhaps with `kb`, `mb`, `gb`.
+    Bytes(u64, u64),
+    /// `yes` or `no`.
+    Switch,
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// Pairs of seconds and changes.
+    SaveRules,
+}
+
+struct Parameter {
+    name: &'static str,
+    default: &'static str,
+    kind: Kind,
+    /// False: fixed when the node starts.
+    changeable: bool,
+}
+
+const fn fixed(name: &'static str, default: &'static str) -> Parameter {
+    Parameter { name, default, kind: Kind::Text, changeable: false }
+}
+
+const fn set(name: &'static str, default: &'static str, kind: Kind) -> Parameter {
+    Parameter { name, default, kind, changeable: true }
+}
+
+const MANY: i64 = i64::MAX;
+const POLICIES: &[&str] = &["noeviction"];
+const LOG_LEVELS: &[&str] = &["debug", "verbose", "notice", "warning", "nothing"];
+
+/// Every parameter, alphabetically.
+const PARAMETERS: &[Parameter] = &[
+    set("acllog-max-len", "128", Kind::Number(0, 100_000)),
+    fixed("aclfile", ""),
+    set("acl-error-detail", "full", Kind::Word(&["full", "redis"])),
+    set("acl-pubsub-default", "resetchannels", Kind::Word(&["resetchannels", "allchannels"])),
+    set("active-expire-effort", "1", Kind::Number(1, 10)),
+    set("activedefrag", "no", Kind::Switch),
+    set("appendfsync", "everysec", Kind::Word(&["always", "everysec", "no"])),
+    set("appendonly", "no", Kind::Word(&["no"])),
+    fixed("bind", ""),
+    set("busy-reply-threshold", "5000", Kind::Number(0, MANY)),
+    set(
+        "client-output-buffer-limit",
+        "normal 0 0 0 slave 268435456 67108864 60 pubsub 33554432 8388608 60",
+        Kind::Text,
+    ),
+    set("client-query-buffer-limit", "1073741824", Kind::Bytes(1 << 20, 2 << 30)),
+    fixed("cluster-enabled", "no"),
+    fixed("databases", "16"),
+    fixed("dbfilename", "dump.rdb"),
+    fixed("dir", ""),
+    set("hash-max-listpack-entries", "128", Kind::Number(0, MANY)),
+    set("hash-max-listpack-value", "64", Kind::Number(0, MANY)),
+    set("hz", "10", Kind::Number(1, 500)),
+    set("latency-monitor-threshold", "0", Kind::Number(0, MANY)),
+    set("latency-tracking", "yes", Kind::Switch),
+    set("lazyfree-lazy-eviction", "yes", Kind::Switch),
+    set("lazyfree-lazy-expire", "yes", Kind::Switch),
+    set("lazyfree-lazy-server-del", "yes", Kind::Switch),
+    set("lazyfree-lazy-user-del", "yes", Kind::Switch),
+    set("lazyfree-lazy-user-flush", "yes", Kind::Switch),
+    set("list-compress-depth", "0", Kind::Number(0, MANY)),
+    set("list-max-listpack-size", "-2", Kind::Number(-5, MANY)),
+    set("loglevel", "notice", Kind::Word(LOG_LEVELS)),
+    set("lua-time-limit", "5000", Kind::Number(0, MANY)),
+    set("maxclients", "10000", Kind::Number(1, 1_000_000)),
+    set("maxmemory", "0", Kind::Bytes(0, u64::MAX)),
+    set("maxmemory-clients", "0", Kind::Bytes(0, u64::MAX)),
+    set("maxmemory-policy", "noeviction", Kind::Word(POLICIES)),
+    set("maxmemory-samples", "5", Kind::Number(1, 64)),
+    set("min-replicas-to-write", "0", Kind::Number(0, 100)),
+    set("notify-keyspace-events", "", Kind::Text),
+    fixed("port", "6379"),
+    set("proto-max-bulk-len", "536870912", Kind::Bytes(1 << 20, 512 << 20)),
+    set("replica-serve-stale-data", "yes", Kind::Switch),
+    set("save", "", Kind::SaveRules),
+    set("set-max-intset-entries", "512", Kind::Number(0, MANY)),
+    set("set-max-listpack-entries", "128", Kind::Number(0, MANY)),
+    set("set-max-listpack-value", "64", Kind::Number(0, MANY)),
+    set("slowlog-log-slower-than", "10000", Kind::Number(-1, MANY)),
+    set("slowlog-max-len", "128", Kind::Number(0, 1_000_000)),
+    set("stream-node-max-bytes", "4096", Kind::Bytes(0, u64::MAX)),
+    set("stream-node-max-entries", "100", Kind::Number(0, MANY)),
+    set("tcp-keepalive", "300", Kind::Number(0, 86_400)),
+    fixed("threads", "0"),
+    set("timeout", "0", Kind::Number(0, 31_536_000)),
+    set("tracking-table-max-keys", "1000000", Kind::Number(0, MANY)),
+    set("zset-max-listpack-entries", "128", Kind::Number(0, MANY)),
+    set("zset-max-listpack-value", "64", Kind::Number(0, MANY)),
+];
+
+/// Names of old that Redis still understands.
+const ALIASES: &[(&str, &str)] = &[
+    ("hash-max-ziplist-entries", "hash-max-listpack-entries"),
+    ("hash-max-ziplist-value", "hash-max-listpack-value"),
+    ("list-max-ziplist-size", "list-max-listpack-size"),
+    ("zset-max-ziplist-entries", "zset-max-listpack-entries"),
+    ("zset-max-ziplist-value", "zset-max-listpack-value"),
+    ("min-slaves-to-write", "min-replicas-to-write"),
+    ("slave-serve-stale-data", "replica-serve-stale-data"),
+];
+
+/// The settings requests look at, as plain numbers.
+#[derive(Clone, Debug)]
+pub struct Hot {
+    /// When values change their encoding.
+    pub limits: Limits,
+    /// The longest string value, in bytes.
+    pub value_bytes_max: u64,
+    /// What a request may be like.
+    pub decoder: resp::Limits,
+    /// How much a denial tells.
+    pub detail: ErrorDetail,
+    /// Replies of one client that may wait, in bytes.
+    pub output_bytes_max: u64,
+    /// Connections at a time.
+    pub clients_max: u64,
+    /// A silent client is closed after this, in milliseconds; 0: never.
+    pub idle_ms: i64,
+    /// A client must log in within this, in milliseconds; 0: no bound.
+    pub login_ms: i64,
+    /// Memory for data, in bytes; 0: no limit.
+    pub memory_bytes_max: u64,
+    /// When to save by itself: seconds and changes.
+    pub save_rules: Vec<(u64, u64)>,
+    /// Entries of ACL LOG.
+    pub acl_log_max: usize,
+    /// New users may use every channel.
+    pub new_users_get_channels: bool,
+}
+
+impl Hot {
+    /// The longest reply, in bytes: one value of the greatest length always fits.
+    #[inline]
+    pub fn reply_bytes_max(&self) -> usize {
+        const ENVELOPE_BYTES: u64 = 1 << 20;
+        self.output_bytes_max.max(self.value_bytes_max + ENVELOPE_BYTES) as usize
+    }
+}
+
+/// The settings of one node.
+pub struct Live {
+    texts: Mutex<BTreeMap<&'static str, String>>,
+    generation: AtomicU64,
+    hot: Mutex<Arc<Hot>>,
+    memory_full: AtomicBool,
+    fixed: Fixed,
+}
+
+/// What [`Hot`] holds besides parameters: fixed when the node starts.
+#[derive(Clone, Copy)]
+struct Fixed {
+    login_ms: i64,
+    unauthenticated_arguments_max: usize,
+    unauthenticated_bulk_bytes_max: usize,
+    output_bytes_max: u64,
+    hash_seed: u64,
+}
+
+impl Live {
+    /// As the configuration says.
+    pub fn new(config: &Config) -> Live {
+        let mut texts: BTreeMap<&'static str, String> =
+            PARAMETERS.iter().map(|parameter| (parameter.name, parameter.default.to_owned())).collect();
+        let given = [
+            ("acllog-max-len", config.acllog_max_len.to_string()),
+            ("aclfile", config.acl_file.as_ref().map(|path| path.display().to_string()).unwrap_or_default()),
+            ("acl-error-detail", config.acl_error_detail.to_string()),
+            ("acl-pubsub-default", config.acl_pubsub_default.to_string()),
+            ("bind", config.bind.host().to_owned()),
+            ("port", config.bind.port().to_string()),
+            ("databases", config.databases.to_string()),
+            ("dbfilename", config.dbfilename.clone()),
+            ("dir", config.data_dir.display().to_string()),
+            ("threads", config.threads.to_string()),
+            ("maxclients", config.maxclients.to_string()),
+            ("maxmemory", config.maxmemory.bytes().to_string()),
+            ("proto-max-bulk-len", config.proto_max_bulk_len.bytes().to_string()),
+            ("client-query-buffer-limit", config.client_query_buffer_limit.bytes().to_string()),
+            ("timeout", config.timeout.as_secs().to_string()),
+            ("tcp-keepalive", config.tcp_keepalive.as_secs().to_string()),
+            ("save", config.save.to_string()),
+        ];
+        texts.extend(given);
+        let fixed = Fixed {
+            login_ms: config.unauthenticated_timeout.as_millis() as i64,
+            unauthenticated_arguments_max: config.unauthenticated_max_arguments as usize,
+            unauthenticated_bulk_bytes_max: config.unauthenticated_max_bulk_len.bytes() as usize,
+            output_bytes_max: config.client_output_buffer_limit.bytes(),
+            hash_seed: crate::random::u64(),
+        };
+        let hot = Mutex::new(Arc::new(hot(&texts, fixed)));
+        Live {
+            texts: Mutex::new(texts),
+            generation: AtomicU64::new(1),
+            hot,
+            memory_full: AtomicBool::new(false),
+            fixed,
+        }
+    }
+
+    /// A number that changes whenever a setting does.
+    #[inline]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// The settings requests look at.
+    pub fn hot(&self) -> Arc<Hot> {
+        Arc::clone(&self.hot.lock())
+    }
+
+    /// Whether `maxmemory` is reached, as of the last look.
+    #[inline]
+    pub fn is_memory_full(&self) -> bool {
+        self.memory_full.load(Ordering::Relaxed)
+    }
+
+    /// Notes how much memory the data uses.
+    pub fn note_memory(&self, used_bytes: u64) {
+        let limit = self.hot().memory_bytes_max;
+        let full = limit > 0 && used_bytes > limit;
+        if full != self.is_memory_full() {
+            self.memory_full.store(full, Ordering::Relaxed);
+        }
+    }
+
+    /// `CONFIG GET`: the parameters that match any pattern, each once.
+    pub fn show(&self, patterns: &[Vec<u8>]) -> Vec<(String, String)> {
+        let globs: Vec<(Glob, &[u8])> =
+            patterns.iter().map(|pattern| (Glob::compile(&pattern.to_ascii_lowercase()), pattern.as_slice())).collect();
+        let texts = self.texts.lock();
+        let names = texts.keys().copied().map(|name| (name, name)).chain(ALIASES.iter().copied());
+        let shown = names.filter(|(name, _)| globs.iter().any(|(glob, _)| glob.matches(name.as_bytes())));
+        shown.map(|(name, canonical)| (name.to_owned(), texts[canonical].clone())).collect()
+    }
+
+    /// `CONFIG SET`: all of them, or none and the text of the error.
+    pub fn change(&self, pairs: &[(Vec<u8>, Vec<u8>)]) -> Result<(), String> {
+        let mut accepted: Vec<(&'static str, String)> = Vec::new();
+        for (name, value) in pairs {
+            let shown = String::from_utf8_lossy(name).to_ascii_lowercase();
+            let canonical = ALIASES.iter().find(|(alias, _)| *alias == shown).map_or(shown.as_str(), |(_, name)| name);
+            let parameter = PARAMETERS
+                .iter()
+                .find(|parameter| parameter.name == canonical)
+                .ok_or_else(|| format!("ERR Unknown option or number of arguments for CONFIG SET - '{shown}'"))?;
+            let failed = |why: &str| format!("ERR CONFIG SET failed (possibly related to argument '{shown}') - {why}");
+            if !parameter.changeable {
+                return Err(failed("can't set immutable config"));
+            }
+            if accepted.iter().any(|(name, _)| *name == parameter.name) {
+                return Err(failed("duplicate parameter"));
+            }
+            let value = std::str::from_utf8(value).map_err(|_| failed("argument is not valid text"))?;
+            accepted.push((parameter.name, normalize(parameter.kind, value).map_err(|why| failed(&why))?));
+        }
+        let mut texts = self.texts.lock();
+        texts.extend(accepted);
+        *self.hot.lock() = Arc::new(hot(&texts, self.fixed));
+        self.generation.fetch_add(1, Ordering::Release);
+        Ok(())
+    }
+}
+
+/// The text a value is kept as, or why it is none.
+fn normalize(kind: Kind, value: &str) -> Result<String, String> {
+    match kind {
+        Kind::Text => Ok(value.to_owned()),
+        Kind::Number(low, high) => {
+            let number: i64 = value.parse().map_err(|_| "argument couldn't be parsed into an integer".to_owned())?;
+            if number < low || number > high {
+                return Err(format!("argument must be between {low} and {high} inclusive"));
+            }
+            Ok(number.to_string())
+        }
+        Kind::Bytes(low, high) => {
+            let bytes = parse_bytes(value).ok_or_else(|| "argument must be a memory value".to_owned())?;
+            if bytes < low || bytes > high {
+                return Err(format!("argument must be between {low} and {high} inclusive"));
+            }
+            Ok(bytes.to_string())
+        }
+        Kind::Switch => match value.to_ascii_lowercase().as_str() {
+            word @ ("yes" | "no") => Ok(word.to_owned()),
+            _ => Err("argument must be 'yes' or 'no'".to_owned()),
+        },
+        Kind::Word(words) => {
+            let word = value.to_ascii_lowercase();
+            if words.contains(&word.as_str()) {
+                return Ok(word);
+            }
+            Err(format!("argument(s) must be one of the following: {}", words.join(", ")))
+        }
+        Kind::SaveRules => {
+            save_rules(value).ok_or_else(|| "Invalid save parameters".to_owned())?;
+            Ok(value.split_whitespace().collect::<Vec<_>>().join(" "))
+        }
+    }
+}
+
+/// Pairs of seconds and changes, both at least 1.
+fn save_rules(text: &str) -> Option<Vec<(u64, u64)>> {
+    let numbers: Option<Vec<u64>> = text.split_whitespace().map(|word| word.parse().ok().filter(|n| *n > 0)).collect();
+    let numbers = numbers?;
+    (numbers.len() % 2 == 0).then(|| numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
+}
+
+/// `100`, `64kb`, `1gb`: with a `b` powers of 1024, without (`k`, `m`, `g`) powers of 1000, as in redis.conf.
+fn parse_bytes(text: &str) -> Option<u64> {
+    let text = text.to_ascii_lowercase();
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let factor = match &text[digits.len()..] {
+        "" | "b" => 1,
+        "k" => 1000,
+        "kb" => 1 << 10,
+        "m" => 1_000_000,
+        "mb" => 1 << 20,
+        "g" => 1_000_000_000,
+        "gb" => 1 << 30,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+fn hot(texts: &BTreeMap<&'static str, String>, fixed: Fixed) -> Hot {
+    // Every text was checked before it was kept; a default that does not parse is caught by a test.
+    let number = |name: &str| texts.get(name).and_then(|text| text.parse::<i64>().ok()).unwrap_or(0);
+    let size = |name: &str| texts.get(name).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+    let count = |name: &str| usize::try_from(number(name)).unwrap_or(0);
+    let limits = Limits {
+        hash_listpack_entries_max: count("hash-max-listpack-entries"),
+        hash_listpack_value_bytes_max: count("hash-max-listpack-value"),
+        list_listpack_size: number("list-max-listpack-size"),
+        set_intset_entries_max: count("set-max-intset-entries"),
+        set_listpack_entries_max: count("set-max-listpack-entries"),
+        set_listpack_value_bytes_max: count("set-max-listpack-value"),
+        sorted_set_listpack_entries_max: count("zset-max-listpack-entries"),
+        sorted_set_listpack_value_bytes_max: count("zset-max-listpack-value"),
+        hash_seed: fixed.hash_seed,
+    };
+    let decoder = resp::Limits {
+        bulk_bytes_max: size("proto-max-bulk-len") as usize,
+        request_bytes_max: size("client-query-buffer-limit") as usize,
+        unauthenticated_arguments_max: fixed.unauthenticated_arguments_max,
+        unauthenticated_bulk_bytes_max: fixed.unauthenticated_bulk_bytes_max,
+        ..resp::Limits::default()
+    };
+    let redis = texts.get("acl-error-detail").is_some_and(|text| text == "redis");
+    Hot {
+        limits,
+        value_bytes_max: size("proto-max-bulk-len"),
+        decoder,
+        detail: if redis { ErrorDetail::Redis } else { ErrorDetail::Full },
+        output_bytes_max: fixed.output_bytes_max,
+        clients_max: size("maxclients"),
+        idle_ms: number("timeout") * 1000,
+        login_ms: fixed.login_ms,
+        memory_bytes_max: size("maxmemory"),
+        save_rules: texts.get("save").and_then(|text| save_rules(text)).unwrap_or_default(),
+        acl_log_max: count("acllog-max-len"),
+        new_users_get_channels: texts.get("acl-pubsub-default").is_some_and(|text| text == "allchannels"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_is_a_value_its_parameter_accepts() {
+        for parameter in PARAMETERS.iter().filter(|parameter| parameter.changeable) {
+            assert!(normalize(parameter.kind, parameter.default).is_ok(), "{}", parameter.name);
+        }
+        let mut names: Vec<_> = PARAMETERS.iter().map(|parameter| parameter.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), PARAMETERS.len());
+    }
+
+    #[test]
+    fn sizes_are_read_as_redis_conf_reads_them() {
+        assert_eq!(parse_bytes("1kb"), Some(1024));
+        assert_eq!(parse_bytes("1k"), Some(1000));
+        assert_eq!(parse_bytes("2GB"), Some(2 << 30));
+        assert_eq!(parse_bytes("-1"), None);
+        assert_eq!(parse_bytes("12xb"), None);
+    }
+}

@@ -1,0 +1,504 @@
+//! Builds every room of a node and hands each what it needs: the only file that knows everybody.
+//!
+//! ```text
+//!   start:  policy file read ─► control plane up (own threads) ─► users seeded ─► data loaded ─► doors open, last
+//!   stop:   doors closed ─► leadership handed over ─► data saved ─► control plane down
+//! ```
+//! Data threads, the control plane and the service thread (admin port, http port, timers) are apart, so that load on one
+//! never starves the other.
+
+use crate::acl_file;
+use crate::backend::Waiting;
+use crate::config::{Config, Formation, PolicySource, Secret};
+use crate::control::{self, Bootstrap, ClusterSecret, Control, ControlConfig, Origin};
+use crate::counters::ThreadCounters;
+use crate::journal::Journal;
+use crate::live::Live;
+use crate::seed;
+use crate::shards::Shards;
+use crate::snapshot::Snapshots;
+use crate::view::{View, ViewCell};
+use crate::worker::{INBOX_MESSAGES_MAX, Job, Worker, now_us};
+use keyward_acl::AclLog;
+use keyward_cluster::{Addresses, Change, Outcome, State};
+use keyward_engine::keyspace::Layout;
+use keyward_engine::reply::Reply;
+use keyward_engine::table::{Table, table};
+use parking_lot::Mutex;
+use std::fmt;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+/// Between two looks at idle clients, memory and the save schedule.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Between two looks at how much memory the data uses: how far past `maxmemory` a burst can get.
+const MEMORY_TICK: Duration = Duration::from_millis(100);
+
+/// Why a node cannot start, or had to stop: one sentence.
+#[derive(Debug)]
+pub enum StartError {
+    /// The ACL file.
+    AclFile(acl_file::AclFileError),
+    /// The control plane.
+    Control(control::StartError),
+    /// A port.
+    Listen(String, std::io::Error),
+    /// Threads or runtimes.
+    System(std::io::Error),
+    /// The data on disk.
+    Data(String),
+    /// It ran, and must not go on.
+    Fatal(String),
+    /// Something else about the configuration.
+    Config(String),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::AclFile(error) => write!(f, "{error}"),
+            StartError::Control(error) => write!(f, "{error}"),
+            StartError::Listen(address, error) => write!(f, "cannot listen on {address}: {error}"),
+            StartError::System(error) => write!(f, "the operating system refuses: {error}"),
+            StartError::Data(text) | StartError::Fatal(text) | StartError::Config(text) => f.write_str(text),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// Asks the node to stop, once.
+pub struct Stop {
+    sender: watch::Sender<Option<Option<bool>>>,
+}
+
+impl Stop {
+    fn new() -> Stop {
+        Stop { sender: watch::channel(None).0 }
+    }
+
+    /// Begins the stop; `save` as in `SHUTDOWN`. A second request changes nothing.
+    pub fn request(&self, save: Option<bool>) {
+        self.sender.send_if_modified(|wanted| {
+            let first = wanted.is_none();
+            if first {
+                *wanted = Some(save);
+            }
+            first
+        });
+    }
+
+    async fn wait(&self) -> Option<bool> {
+        let mut receiver = self.sender.subscribe();
+        let wanted = receiver.wait_for(Option::is_some).await.map(|wanted| *wanted);
+        wanted.ok().flatten().flatten()
+    }
+}
+
+/// Everything the parts of a node share.
+pub struct Node {
+    /// What it was told at start.
+    pub config: Config,
+    /// What can change while it runs.
+    pub live: Live,
+    /// Every command.
+    pub table: &'static Table,
+    /// Every key.
+    pub shards: Shards,
+    /// What writes did.
+    pub journal: Journal,
+    /// What is agreed on.
+    pub views: ViewCell,
+    /// The way to agree on more.
+    pub control: Control,
+    /// Who was denied what.
+    pub acl_log: Mutex<AclLog>,
+    /// How to reach each data thread.
+    pub inboxes: Vec<mpsc::Sender<Job>>,
+    /// What each data thread counted.
+    pub counters: Vec<Arc<ThreadCounters>>,
+    /// Data on disk.
+    pub snapshots: Snapshots,
+    /// Asks it to stop.
+    pub stop: Stop,
+    /// When it started.
+    pub started: Instant,
+    /// 40 hex digits, new at every start.
+    pub run_id: String,
+    secret: Vec<u8>,
+    clients: AtomicU64,
+    next_client: AtomicU64,
+    next_link: AtomicU64,
+    loading: AtomicBool,
+    memory_bytes: AtomicU64,
+    ops_per_second: AtomicU64,
+}
+
+/// A place among `maxclients`; given back when dropped by [`Node::leave_client`].
+pub struct ClientPlace;
+
+impl Node {
+    /// This node's id in the cluster.
+    pub fn id(&self) -> u64 {
+        self.views.load().1.me.0
+    }
+
+    /// The cluster's id.
+    pub fn cluster_id(&self) -> [u8; 16] {
+        self.views.load().1.state.cluster_id().map_or([0; 16], |id| id.0)
+    }
+
+    /// What nodes prove to each other that they know.
+    pub fn cluster_secret(&self) -> &[u8] {
+        &self.secret
+    }
+
+    /// Counts a new client, if there is room.
+    pub fn enter_client(&self) -> Option<ClientPlace> {
+        let max = self.live.hot().clients_max;
+        let entered =
+            self.clients.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| (count < max).then_some(count + 1));
+        entered.is_ok().then_some(ClientPlace)
+    }
+
+    /// A client left.
+    pub fn leave_client(&self) {
+        self.clients.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// How many clients are connected.
+    pub fn client_count(&self) -> u64 {
+        self.clients.load(Ordering::Relaxed)
+    }
+
+    /// An id no other client of this node has or had.
+    pub fn next_client_id(&self) -> u64 {
+        self.next_client.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Whether data is still being loaded.
+    #[inline]
+    pub fn is_loading(&self) -> bool {
+        self.loading.load(Ordering::Relaxed)
+    }
+
+    /// Bytes the data used at the last look.
+    pub fn memory_bytes(&self) -> u64 {
+        self.memory_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Commands per second, over the last tick.
+    pub fn ops_per_second(&self) -> u64 {
+        self.ops_per_second.load(Ordering::Relaxed)
+    }
+
+    /// Proposes a change and waits until it is in force. The error is a reply.
+    pub async fn propose(&self, change: Change, actor: String, source: String) -> Result<Outcome, String> {
+        match self.control.propose(change, Origin { actor, source }).await {
+            Ok(committed) => {
+                if !committed.unconfirmed.is_empty() {
+                    tracing::warn!(index = committed.index, nodes = ?committed.unconfirmed, "nodes out of contact did not confirm a change");
+                }
+                Ok(committed.outcome)
+            }
+            Err(error) => Err(format!("CLUSTERDOWN {error}")),
+        }
+    }
+
+    /// Takes over what `CONFIG SET` changed and other rooms must know.
+    pub fn settings_changed(&self) {
+        self.acl_log.lock().set_max_len(self.live.hot().acl_log_max);
+    }
+
+    /// `CONFIG RESETSTAT`.
+    pub fn reset_statistics(&self) {
+        self.counters.iter().for_each(|counters| counters.reset());
+        (0..self.shards.count()).for_each(|index| self.shards.with(index, |shard| shard.reset_tally()));
+    }
+
+    /// `ACL LOG`, newest first.
+    pub fn show_acl_log(&self, count: usize, now_ms: i64, reply: &mut Reply) {
+        crate::acl_log::show(&self.acl_log.lock(), count, now_ms, reply);
+    }
+
+    /// Tells every data thread to look at its sessions again.
+    pub async fn sweep(&self) {
+        for inbox in &self.inboxes {
+            let (done, swept) = oneshot::channel();
+            if inbox.send(Job::Sweep(done)).await.is_ok() {
+                // An error means that the thread is ending, and its sessions with it.
+                let _ = swept.await;
+            }
+        }
+    }
+
+    /// Removes expired keys of one shard, a slice of it; how many. Their removal is journaled like any other.
+    pub fn sweep_shard(&self, index: u32, now_ms: i64, buckets: usize) -> usize {
+        self.shards.with(index, |shard| {
+            let mut removed = 0;
+            for space in shard.expiring_spaces() {
+                removed +=
+                    shard.space_mut(space).remove_expired(now_ms, buckets, |key| self.journal.expired(space, key));
+            }
+            shard.count_expired(removed);
+            removed
+        })
+    }
+
+    /// Gives a link another node opened to one of the data threads, in turn.
+    fn take_link(&self, stream: std::net::TcpStream) {
+        let turn = self.next_link.fetch_add(1, Ordering::Relaxed) as usize % self.inboxes.len();
+        // A full inbox drops the link; its caller tries again.
+        let _ = self.inboxes[turn].try_send(Job::Link(stream));
+    }
+
+    fn look_at_memory(&self) {
+        let used: usize =
+            (0..self.shards.count()).map(|index| self.shards.with(index, |shard| shard.memory_bytes())).sum();
+        self.memory_bytes.store(used as u64, Ordering::Relaxed);
+        self.live.note_memory(used as u64);
+    }
+}
+
+/// Runs a node until SIGTERM, SIGINT, `SHUTDOWN` or a failure it must not survive.
+pub fn run(config: Config) -> Result<(), StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::System)?;
+    runtime.block_on(serve(config))
+}
+
+async fn serve(mut config: Config) -> Result<(), StartError> {
+    // A node alone on loopback may be given no secret; then nobody knows it, and still nobody gets in without it.
+    config.cluster_secret.get_or_insert_with(|| {
+        Secret::of(&crate::random::bytes::<32>().iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+    });
+    let table = table();
+    let seed = seed::read(&config, table)?;
+    // Links may arrive before there is anybody to take them: their callers try again.
+    let taker: Arc<OnceLock<Arc<Node>>> = Arc::default();
+    let links = Arc::clone(&taker);
+    let take = Arc::new(move |stream| {
+        if let Some(node) = links.get() {
+            node.take_link(stream);
+        }
+    });
+    let control = Control::start(control_config(&config)?, Some(take)).map_err(StartError::Control)?;
+    let outcome = serve_with(config, table, seed, control.clone(), &taker).await;
+    control.shutdown().await;
+    outcome
+}
+
+fn control_config(config: &Config) -> Result<ControlConfig, StartError> {
+    let bootstrap = match config.formation() {
+        Formation::Alone => Bootstrap::Form { members: Vec::new() },
+        Formation::Founder(members) => Bootstrap::Form {
+            members: members.iter().map(|member| (member.name.clone(), member.address.to_string())).collect(),
+        },
+        Formation::Joiner(seeds) => Bootstrap::Join { seeds: seeds.iter().map(ToString::to_string).collect() },
+        Formation::Invited => Bootstrap::AwaitInvitation,
+    };
+    let addresses = Addresses {
+        client: config.advertised_client().to_string(),
+        admin: config.advertised_admin().to_string(),
+        http: format!("{}:{}", config.advertise_host, config.http_bind.port()),
+        peer: config.advertised_peer().to_string(),
+    };
+    let secret = config.cluster_secret.as_ref().and_then(|secret| ClusterSecret::new(secret.expose()));
+    let secret = secret.ok_or_else(|| {
+        StartError::Config("cluster-secret must be at least 16 printable ASCII characters".to_owned())
+    })?;
+    let mut control = ControlConfig::new(
+        config.data_dir.clone(),
+        config.name.clone(),
+        addresses,
+        config.peer_bind.to_string(),
+        secret,
+        bootstrap,
+    );
+    control.heartbeat = config.raft_heartbeat;
+    control.election_timeout = (config.raft_election_min, config.raft_election_max);
+    control.confirm_timeout = config.acl_change_wait;
+    Ok(control)
+}
+
+async fn serve_with(
+    config: Config,
+    table: &'static Table,
+    seed: seed::Seed,
+    control: Control,
+    taker: &Arc<OnceLock<Arc<Node>>>,
+) -> Result<(), StartError> {
+    let listeners = crate::listen::bind(&config)?;
+    let waiting = control.awaits_invitation().then(|| Waiting { control: control.clone(), node: Arc::clone(taker) });
+    let waiting = waiting.map(|waiting| crate::listen::open_http_early(&listeners, waiting)).transpose()?;
+    let mut fatal = control.fatal();
+    let ready = tokio::select! {
+        view = control.wait_ready() => view,
+        reason = fatal.wait_for(Option::is_some) => return Err(fatal_reason(reason.ok().and_then(|reason| reason.clone()))),
+        () = crate::listen::terminated() => return Ok(()),
+    };
+    let me = ready.node.ok_or_else(|| StartError::Fatal("the node has no id".to_owned()))?;
+    let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..config.threads).map(|_| mpsc::channel(INBOX_MESSAGES_MAX)).unzip();
+    let counters = (0..config.threads).map(|_| Arc::new(ThreadCounters::new(table.rows().len()))).collect();
+    let layout = Layout { seed: crate::random::u64(), shard_count: config.shards };
+    let live = Live::new(&config);
+    let secret = config.cluster_secret.as_ref().map(|secret| secret.expose().as_bytes().to_vec()).unwrap_or_default();
+    let node = Arc::new(Node {
+        snapshots: Snapshots::new(&config),
+        acl_log: Mutex::new(AclLog::new(live.hot().acl_log_max)),
+        live,
+        table,
+        shards: Shards::new(layout),
+        journal: Journal::new(),
+        views: ViewCell::new(View::build(Arc::clone(&ready.state), me, table, None)),
+        control,
+        inboxes,
+        counters,
+        stop: Stop::new(),
+        started: Instant::now(),
+        run_id: crate::random::bytes::<20>().iter().map(|byte| format!("{byte:02x}")).collect(),
+        secret,
+        clients: AtomicU64::new(0),
+        next_client: AtomicU64::new(1),
+        next_link: AtomicU64::new(0),
+        loading: AtomicBool::new(true),
+        memory_bytes: AtomicU64::new(0),
+        ops_per_second: AtomicU64::new(0),
+        config,
+    });
+    let observing = Arc::downgrade(&node);
+    node.control.observe(move |applied| {
+        if let Some(node) = observing.upgrade() {
+            take_over(&node, applied);
+        }
+    });
+    tokio::spawn(follow_views(Arc::clone(&node)));
+    tokio::select! {
+        planted = seed::plant(&node, &seed) => planted?,
+        () = crate::listen::terminated() => return Ok(()),
+    }
+    crate::snapshot::load(&node).await.map_err(StartError::Data)?;
+    node.loading.store(false, Ordering::Relaxed);
+    if let Some(waiting) = waiting {
+        waiting.abort();
+    }
+    let threads = crate::listen::open(&node, listeners, receivers)?;
+    let _ = taker.set(Arc::clone(&node));
+    tracing::info!(node = me.0, clients = %node.config.bind, admin = %node.config.admin_bind, http = %node.config.http_bind, "ready");
+    let background = start_background(&node, seed.file)?;
+    let save = tokio::select! {
+        save = node.stop.wait() => save,
+        () = crate::listen::terminated() => None,
+        reason = fatal.wait_for(Option::is_some) => {
+            let reason = fatal_reason(reason.ok().and_then(|reason| reason.clone()));
+            // What is in memory is still worth saving: the data does not depend on the control plane's disk.
+            save_at_stop(&node, None).await;
+            return Err(reason);
+        }
+    };
+    tracing::info!("stopping");
+    threads.close();
+    background.iter().for_each(JoinHandle::abort);
+    save_at_stop(&node, save).await;
+    Ok(())
+}
+
+fn fatal_reason(reason: Option<String>) -> StartError {
+    StartError::Fatal(reason.unwrap_or_else(|| "the control plane has ended".to_owned()))
+}
+
+/// As Redis: without a word about it, data is saved if saving is configured at all.
+async fn save_at_stop(node: &Arc<Node>, save: Option<bool>) {
+    if save.unwrap_or_else(|| !node.live.hot().save_rules.is_empty()) {
+        match tokio::time::timeout(node.config.shutdown_timeout, crate::snapshot::save_at_last(node)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the data was not saved"),
+            Err(_) => tracing::error!("the data was not saved in time"),
+        }
+    }
+}
+
+/// After each change, closes the sessions it ends. Their next request would be refused anyway.
+async fn follow_views(node: Arc<Node>) {
+    let mut views = node.control.views();
+    while views.changed().await.is_ok() {
+        views.borrow_and_update();
+        node.sweep().await;
+    }
+}
+
+/// Makes an applied state the view that requests see. Called before the change is reported as applied here.
+fn take_over(node: &Node, applied: &control::View) {
+    let (_, current) = node.views.load();
+    let Some(me) = applied.node else { return };
+    if applied.index > current.index || me != current.me {
+        let next = View::build(Arc::clone(&applied.state), me, node.table, Some(&current));
+        node.views.publish(Arc::new(next));
+    }
+}
+
+fn start_background(node: &Arc<Node>, digest: Option<acl_file::Digest>) -> Result<Vec<JoinHandle<()>>, StartError> {
+    start_upkeep(node)?;
+    let mut tasks =
+        vec![tokio::spawn(tick(Arc::clone(node))), tokio::spawn(crate::snapshot::schedule(Arc::clone(node)))];
+    if let PolicySource::AclFile(path, password) = node.config.policy_source() {
+        let (sender, changes) = mpsc::channel(1);
+        tasks.push(tokio::spawn(acl_file::watch(path, digest, node.table, password, sender)));
+        tasks.push(tokio::spawn(seed::follow(Arc::clone(node), changes)));
+    }
+    Ok(tasks)
+}
+
+/// What waits for shards' locks has a thread of its own: a slow command must not hold up probes and admin calls. It ends
+/// with the process.
+fn start_upkeep(node: &Arc<Node>) -> Result<(), StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(StartError::System)?;
+    let node = Arc::clone(node);
+    let upkeep = move || {
+        runtime.block_on(async {
+            tokio::join!(watch_memory(Arc::clone(&node)), crate::expiry::sweep(node));
+        });
+    };
+    let thread = std::thread::Builder::new().name("keyward-upkeep".to_owned()).spawn(upkeep);
+    thread.map(drop).map_err(StartError::System)
+}
+
+async fn tick(node: Arc<Node>) {
+    let mut commands_before = 0;
+    loop {
+        tokio::time::sleep(TICK).await;
+        let commands: u64 = node.counters.iter().map(|counters| counters.commands.get()).sum();
+        node.ops_per_second.store(commands.saturating_sub(commands_before) / TICK.as_secs(), Ordering::Relaxed);
+        commands_before = commands;
+        for inbox in &node.inboxes {
+            // A full inbox means a busy thread; the next tick will do.
+            let _ = inbox.try_send(Job::Tidy);
+        }
+    }
+}
+
+async fn watch_memory(node: Arc<Node>) {
+    loop {
+        node.look_at_memory();
+        tokio::time::sleep(MEMORY_TICK).await;
+    }
+}
+
+/// A worker for tests and data threads alike.
+pub(crate) fn worker(node: &Arc<Node>, index: usize) -> Rc<Worker> {
+    Rc::new(Worker::new(Arc::clone(node), Arc::clone(&node.counters[index])))
+}
+
+/// The wall clock, in milliseconds since 1970.
+pub fn now_ms() -> i64 {
+    now_us() / 1000
+}
+
+/// The state this node has applied.
+pub fn state(node: &Node) -> Arc<State> {
+    Arc::clone(&node.views.load().1.state)
+}

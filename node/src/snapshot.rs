@@ -1,0 +1,226 @@
+//! Data on disk: snapshots written while the node serves, by schedule, on request and when it stops; loaded when it starts.
+//!
+//! ```text
+//!   write:  shards, one after the other ─► dump.rdb.tmp ─► fsync ─► dump.rdb kept as dump.rdb.1 ─► renamed to dump.rdb ─► fsync
+//!   load:   dump.rdb, or the newest older one if there is none; a damaged file stops the start
+//! ```
+//! Each shard is written as it is at one moment; two shards may be a little apart. A crash at any step leaves the last good
+//! file under its name. The files are RDB files, which Redis and Valkey load too. Only one is written at a time, and
+//! only by a node that has data. It refuses to know what the records mean: `keyward_engine::dump` does.
+
+mod files;
+mod reader;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use crate::config::Config;
+use crate::node::{Node, now_ms};
+use files::Files;
+pub use files::SnapshotFile;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
+
+/// Between two looks at the save rules.
+const SCHEDULE_TICK: Duration = Duration::from_secs(1);
+
+/// After a failure the schedule waits this long, as Redis does: a full disk is not helped by hurry.
+const RETRY_PAUSE_MS: i64 = 5_000;
+
+const BUSY: &str = "Background save already in progress";
+
+/// What is known about the snapshots of this node.
+pub struct Snapshots {
+    files: Files,
+    /// Held while one is written.
+    turn: Arc<Mutex<()>>,
+    running: AtomicBool,
+    /// One was asked for and has not begun.
+    wanted: AtomicBool,
+    wake: Notify,
+    last_save_ms: AtomicI64,
+    last_failure_ms: AtomicI64,
+    changes_saved: AtomicU64,
+    succeeded: AtomicBool,
+    duration_s: AtomicI64,
+    longest_pause_us: AtomicU64,
+    count: AtomicU64,
+}
+
+impl Snapshots {
+    /// As configured. Nothing has to be saved yet, so the last save is now, as in Redis.
+    pub fn new(config: &Config) -> Snapshots {
+        Snapshots {
+            files: Files::new(&config.data_dir, &config.dbfilename, config.snapshot_keep),
+            turn: Arc::new(Mutex::new(())),
+            running: AtomicBool::new(false),
+            wanted: AtomicBool::new(false),
+            wake: Notify::new(),
+            last_save_ms: AtomicI64::new(now_ms()),
+            last_failure_ms: AtomicI64::new(0),
+            changes_saved: AtomicU64::new(0),
+            succeeded: AtomicBool::new(true),
+            duration_s: AtomicI64::new(-1),
+            longest_pause_us: AtomicU64::new(0),
+            count: AtomicU64::new(0),
+        }
+    }
+
+    /// When the last good one was finished, in milliseconds since 1970; at first, when the node started.
+    pub fn last_save_ms(&self) -> i64 {
+        self.last_save_ms.load(Ordering::Relaxed)
+    }
+
+    /// Asks for one in the background. `false`: one is being written or was asked for already.
+    pub fn request(&self) -> bool {
+        if self.is_running() || self.wanted.swap(true, Ordering::AcqRel) {
+            return false;
+        }
+        self.wake.notify_one();
+        true
+    }
+
+    /// How many changes the last good one includes, counted as [`crate::shards::Shards::tally`] does.
+    pub fn changes_saved(&self) -> u64 {
+        self.changes_saved.load(Ordering::Relaxed)
+    }
+
+    /// Whether one is being written.
+    pub fn is_running(&self) -> bool {
+        self.running.load(Ordering::Acquire)
+    }
+
+    /// Whether the last one succeeded; true before the first.
+    pub fn last_succeeded(&self) -> bool {
+        self.succeeded.load(Ordering::Relaxed)
+    }
+
+    /// How long the last one took, in seconds; -1 before the first.
+    pub fn last_duration_s(&self) -> i64 {
+        self.duration_s.load(Ordering::Relaxed)
+    }
+
+    /// How many were written since the start.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// The longest time that the last one kept a shard's keys waiting at a stretch, in microseconds.
+    pub fn longest_pause_us(&self) -> u64 {
+        self.longest_pause_us.load(Ordering::Relaxed)
+    }
+
+    /// The files there are, newest first. Reads the folder.
+    pub fn list(&self) -> std::io::Result<Vec<SnapshotFile>> {
+        self.files.list()
+    }
+
+    fn note(&self, began: Instant, changes: u64, written: &Result<writer::Written, String>) {
+        self.duration_s.store(began.elapsed().as_secs() as i64, Ordering::Relaxed);
+        self.succeeded.store(written.is_ok(), Ordering::Relaxed);
+        match written {
+            Ok(written) => {
+                self.longest_pause_us.store(written.longest_pause.as_micros() as u64, Ordering::Relaxed);
+                self.changes_saved.store(changes, Ordering::Relaxed);
+                self.last_save_ms.store(now_ms(), Ordering::Relaxed);
+                self.count.fetch_add(1, Ordering::Relaxed);
+                tracing::info!(
+                    keys = written.keys,
+                    bytes = written.bytes,
+                    ms = began.elapsed().as_millis() as u64,
+                    longest_pause_us = written.longest_pause.as_micros() as u64,
+                    "snapshot written"
+                );
+            }
+            Err(error) => {
+                self.last_failure_ms.store(now_ms(), Ordering::Relaxed);
+                tracing::error!(%error, "the snapshot was not written");
+            }
+        }
+    }
+
+    /// Whether one of the rules (seconds, changes) says that it is time.
+    fn is_due(&self, rules: &[(u64, u64)], changes: u64, now_ms: i64) -> bool {
+        if !self.last_succeeded() && now_ms - self.last_failure_ms.load(Ordering::Relaxed) < RETRY_PAUSE_MS {
+            return false;
+        }
+        let unsaved = changes.saturating_sub(self.changes_saved());
+        let age_s = u64::try_from(now_ms - self.last_save_ms()).unwrap_or(0) / 1000;
+        rules.iter().any(|(seconds, least)| unsaved > 0 && unsaved >= *least && age_s >= *seconds)
+    }
+}
+
+/// Writes one and waits for it; refused while another is being written. The error is a sentence.
+pub async fn save(node: &Arc<Node>) -> Result<(), String> {
+    let turn = Arc::clone(&node.snapshots.turn).try_lock_owned().map_err(|_| BUSY.to_owned())?;
+    run(node, turn).await
+}
+
+/// Writes one when the one being written is done: the last thing a node does with its data.
+pub async fn save_at_last(node: &Arc<Node>) -> Result<(), String> {
+    let turn = Arc::clone(&node.snapshots.turn).lock_owned().await;
+    run(node, turn).await
+}
+
+async fn run(node: &Arc<Node>, turn: OwnedMutexGuard<()>) -> Result<(), String> {
+    let node = Arc::clone(node);
+    let writing = tokio::task::spawn_blocking(move || {
+        // Whoever waits may give up waiting; the turn ends with the writing all the same.
+        let _turn = turn;
+        node.snapshots.running.store(true, Ordering::Release);
+        let written = write_if_needed(&node);
+        node.snapshots.running.store(false, Ordering::Release);
+        written
+    });
+    writing.await.map_err(|error| format!("the snapshot was not written: {error}"))?
+}
+
+fn write_if_needed(node: &Node) -> Result<(), String> {
+    if !holds_data(node) {
+        node.snapshots.last_save_ms.store(now_ms(), Ordering::Relaxed);
+        return Ok(());
+    }
+    let began = Instant::now();
+    let changes = node.shards.tally().changes;
+    let written = writer::write(&node.shards, &node.snapshots.files, now_ms());
+    node.snapshots.note(began, changes, &written);
+    written.map(drop)
+}
+
+/// Whether there is anything to save here: an empty primary too, so that flushed keys stay away.
+fn holds_data(node: &Node) -> bool {
+    node.views.load().1.is_primary()
+        || (0..node.shards.count())
+            .any(|index| node.shards.with(index, |shard| shard.spaces().any(|(_, space)| !space.is_empty())))
+}
+
+/// Loads what the disk has. The error is a sentence that says what to do.
+pub async fn load(node: &Arc<Node>) -> Result<(), String> {
+    let node = Arc::clone(node);
+    let loading = tokio::task::spawn_blocking(move || {
+        let limits = node.live.hot().limits.clone();
+        let files = &node.snapshots.files;
+        reader::load(&node.shards, files, &limits, node.config.databases, now_ms())
+    });
+    loading.await.map_err(|error| format!("the data could not be loaded: {error}"))?
+}
+
+/// Writes by the save rules and on request, until the node stops.
+pub async fn schedule(node: Arc<Node>) {
+    let snapshots = &node.snapshots;
+    loop {
+        // Running out of time is the usual outcome, and as good a reason to look as a request.
+        let _ = tokio::time::timeout(SCHEDULE_TICK, snapshots.wake.notified()).await;
+        let asked = snapshots.wanted.load(Ordering::Acquire);
+        let rules = node.live.hot().save_rules.clone();
+        let due = asked || snapshots.is_due(&rules, node.shards.tally().changes, now_ms());
+        if !due || snapshots.is_running() {
+            continue;
+        }
+        // What goes wrong was logged; the next tick tries again.
+        let _ = save(&node).await;
+        snapshots.wanted.store(false, Ordering::Release);
+    }
+}

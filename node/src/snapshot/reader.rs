@@ -1,0 +1,148 @@
+//! Loads a snapshot into empty shards. It knows no record's form and repairs nothing: what cannot be loaded is told with
+//! file, place and what to do.
+
+use super::files::Files;
+use crate::shards::Shards;
+use keyward_engine::dump::{FileReader, NotRead, Record, Source};
+use keyward_engine::effects::Effects;
+use keyward_engine::keyspace::{CallContext, Keys, Taken, UnixMillis};
+use keyward_engine::types::Limits;
+use std::fs::File;
+use std::io::{BufReader, ErrorKind, Read};
+use std::path::Path;
+use std::time::Instant;
+
+/// Read from the file at a time, in bytes.
+const READ_AHEAD_BYTES: usize = 256 << 10;
+
+/// A file as the engine wants to read it.
+struct FileSource {
+    file: BufReader<File>,
+    left: u64,
+}
+
+impl Source for FileSource {
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<(), NotRead> {
+        self.file.read_exact(buffer).map_err(|error| match error.kind() {
+            ErrorKind::UnexpectedEof => NotRead::End,
+            _ => NotRead::Failed(error.to_string()),
+        })?;
+        self.left = self.left.saturating_sub(buffer.len() as u64);
+        Ok(())
+    }
+
+    fn left(&self) -> u64 {
+        self.left
+    }
+}
+
+#[derive(Default)]
+struct Loaded {
+    keys: u64,
+    expired: u64,
+}
+
+/// Loads the newest file, if there is any. The error is a sentence that says what to do.
+pub(super) fn load(
+    shards: &Shards,
+    files: &Files,
+    limits: &Limits,
+    databases: u32,
+    now_ms: UnixMillis,
+) -> Result<(), String> {
+    let (newest, older) = files.newest();
+    let Some(path) = newest else { return Ok(()) };
+    if path != files.path_of_newest() {
+        tracing::warn!(file = %path.display(), "the newest snapshot is missing, so an older one is loaded");
+    }
+    let began = Instant::now();
+    let without = older.map_or("without data".to_owned(), |older| format!("with the older {}", older.display()));
+    let loaded = load_file(shards, &path, limits, databases, now_ms).map_err(|error| {
+        format!("the data in {} cannot be loaded {error}, or move it away to start {without}", path.display())
+    })?;
+    tracing::info!(
+        file = %path.display(),
+        keys = loaded.keys,
+        expired = loaded.expired,
+        ms = began.elapsed().as_millis() as u64,
+        "data loaded"
+    );
+    Ok(())
+}
+
+fn load_file(
+    shards: &Shards,
+    path: &Path,
+    limits: &Limits,
+    databases: u32,
+    now_ms: UnixMillis,
+) -> Result<Loaded, String> {
+    let unreadable = |error: std::io::Error| format!("({error}): give this process the right to read it");
+    let file = File::open(path).map_err(unreadable)?;
+    let left = file.metadata().map_err(unreadable)?.len();
+    let source = FileSource { file: BufReader::with_capacity(READ_AHEAD_BYTES, file), left };
+    let hint = |error: keyward_engine::dump::FileError| {
+        let advice = if error.is_refusal() {
+            "remove that from its origin and save again"
+        } else {
+            "put an intact copy in its place"
+        };
+        format!("({error}): {advice}")
+    };
+    let mut reader = FileReader::open(source, limits).map_err(hint)?;
+    let mut target = Target { shards, limits, databases, now_ms, effects: Effects::new() };
+    let mut loaded = Loaded::default();
+    while let Some(record) = reader.next().map_err(hint)? {
+        if record.space.database >= databases {
+            let database = record.space.database;
+            return Err(format!("(it has keys in database {database}): set `databases` to more than {database}"));
+        }
+        if record.expires_at.is_some_and(|at| at <= now_ms) {
+            loaded.expired += 1;
+            continue;
+        }
+        loaded.keys += 1;
+        target.put(record);
+    }
+    let skipped = reader.skipped();
+    if skipped.functions + skipped.module_notes + skipped.empty > 0 {
+        tracing::warn!(
+            functions = skipped.functions,
+            module_notes = skipped.module_notes,
+            empty_keys = skipped.empty,
+            "the file holds what this version does not keep"
+        );
+    }
+    Ok(loaded)
+}
+
+/// Where records go.
+struct Target<'a> {
+    shards: &'a Shards,
+    limits: &'a Limits,
+    databases: u32,
+    now_ms: UnixMillis,
+    effects: Effects,
+}
+
+impl Target<'_> {
+    fn put(&mut self, record: Record) {
+        let layout = self.shards.layout();
+        let place = layout.place(&record.key);
+        let context = CallContext {
+            layout,
+            space: record.space,
+            now: self.now_ms,
+            limits: self.limits,
+            // Only commands that grow strings look at this.
+            value_bytes_max: u64::MAX,
+            databases: self.databases,
+            random: 0,
+            no_touch: false,
+        };
+        self.shards.with(place.shard, |shard| {
+            let taken = Taken { value: record.value, expires_at: record.expires_at };
+            Keys::one(place.shard, shard, context, &mut self.effects).put_taken(&record.key, taken);
+        });
+    }
+}

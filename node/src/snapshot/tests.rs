@@ -1,0 +1,191 @@
+//! Snapshots on a real disk: what is written is loaded, whatever is broken in between is told.
+
+use super::files::Files;
+use super::{reader, writer};
+use crate::shards::Shards;
+use keyward_engine::effects::Effects;
+use keyward_engine::keyspace::{CallContext, Expiry, Keys, Layout, SpaceId, TenantId, UnixMillis};
+use keyward_engine::types::Limits;
+use std::fs;
+use std::path::Path;
+
+const NOW: UnixMillis = 1_700_000_000_000;
+
+const DATABASES: u32 = 16;
+
+fn shards() -> Shards {
+    Shards::new(Layout { seed: 7, shard_count: 16 })
+}
+
+fn with_key<R>(shards: &Shards, space: SpaceId, key: &[u8], call: impl FnOnce(&mut Keys<'_>) -> R) -> R {
+    let layout = shards.layout();
+    let limits = Limits::default();
+    let context = CallContext {
+        layout,
+        space,
+        now: NOW,
+        limits: &limits,
+        value_bytes_max: 512 << 20,
+        databases: DATABASES,
+        random: 1,
+        no_touch: false,
+    };
+    let index = layout.place(key).shard;
+    shards.with(index, |shard| call(&mut Keys::one(index, shard, context, &mut Effects::new())))
+}
+
+fn set(shards: &Shards, space: SpaceId, key: &str, value: &str, expiry: Expiry) {
+    with_key(shards, space, key.as_bytes(), |keys| keys.put_string(key.as_bytes(), value.as_bytes(), expiry));
+}
+
+fn get(shards: &Shards, space: SpaceId, key: &str) -> Option<String> {
+    with_key(shards, space, key.as_bytes(), |keys| {
+        let value = keys.string(key.as_bytes()).unwrap();
+        value.map(|value| String::from_utf8_lossy(&value).into_owned())
+    })
+}
+
+fn count(shards: &Shards) -> usize {
+    let of = |index| shards.with(index, |shard| shard.spaces().map(|(_, space)| space.len()).sum::<usize>());
+    (0..shards.count()).map(of).sum()
+}
+
+fn files(folder: &Path, keep: u32) -> Files {
+    Files::new(folder, "dump.rdb", keep)
+}
+
+fn load(files: &Files) -> Result<Shards, String> {
+    let shards = shards();
+    reader::load(&shards, files, &Limits::default(), DATABASES, NOW).map(|()| shards)
+}
+
+fn space(tenant: u32, database: u32) -> SpaceId {
+    SpaceId { tenant: TenantId(tenant), database }
+}
+
+#[test]
+fn what_was_saved_is_there_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = files(folder.path(), 2);
+    let before = shards();
+    for number in 0..5000 {
+        set(&before, space(0, 0), &format!("key:{number}"), &format!("value {number}"), Expiry::Never);
+    }
+    set(&before, space(0, 3), "key:1", "of another database", Expiry::At(NOW + 1));
+    set(&before, space(9, 0), "key:1", "of a tenant", Expiry::Never);
+    set(&before, space(0, 0), "gone", "long ago", Expiry::At(NOW));
+    let written = writer::write(&before, &files, NOW).unwrap();
+    assert_eq!(written.keys, 5002);
+    assert_eq!(written.bytes, fs::metadata(folder.path().join("dump.rdb")).unwrap().len());
+
+    let after = load(&files).unwrap();
+    assert_eq!(count(&after), 5002);
+    assert_eq!(get(&after, space(0, 0), "key:4711").as_deref(), Some("value 4711"));
+    assert_eq!(get(&after, space(0, 3), "key:1").as_deref(), Some("of another database"));
+    assert_eq!(get(&after, space(9, 0), "key:1").as_deref(), Some("of a tenant"));
+    assert_eq!(get(&after, space(0, 0), "gone"), None);
+}
+
+#[test]
+fn without_a_file_a_node_starts_empty() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(count(&load(&files(folder.path(), 2)).unwrap()), 0);
+}
+
+#[test]
+fn as_many_files_are_kept_as_configured() {
+    for keep in [1, 2, 4] {
+        let folder = tempfile::tempdir().unwrap();
+        let files = files(folder.path(), keep);
+        let shards = shards();
+        for number in 0..6 {
+            set(&shards, space(0, 0), "number", &number.to_string(), Expiry::Never);
+            writer::write(&shards, &files, NOW).unwrap();
+        }
+        let names: Vec<String> = files.list().unwrap().into_iter().map(|file| file.name).collect();
+        let expected: Vec<String> =
+            (0..keep).map(|age| if age == 0 { "dump.rdb".to_owned() } else { format!("dump.rdb.{age}") }).collect();
+        assert_eq!(names, expected);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), keep as usize, "nothing else is left");
+        for age in 0..keep {
+            let older = tempfile::tempdir().unwrap();
+            fs::copy(folder.path().join(&names[age as usize]), older.path().join("dump.rdb")).unwrap();
+            let loaded = load(&super::files::Files::new(older.path(), "dump.rdb", 1)).unwrap();
+            assert_eq!(get(&loaded, space(0, 0), "number"), Some((5 - age).to_string()));
+        }
+    }
+}
+
+#[test]
+fn an_unfinished_file_is_never_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = files(folder.path(), 2);
+    fs::write(folder.path().join("dump.rdb.tmp"), b"REDIS0010 half a").unwrap();
+    assert_eq!(count(&load(&files).unwrap()), 0);
+    writer::write(&shards(), &files, NOW).unwrap();
+    assert!(!folder.path().join("dump.rdb.tmp").exists());
+}
+
+#[test]
+fn if_only_an_older_file_is_left_it_is_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = files(folder.path(), 2);
+    let before = shards();
+    set(&before, space(0, 0), "a", "1", Expiry::Never);
+    writer::write(&before, &files, NOW).unwrap();
+    fs::rename(folder.path().join("dump.rdb"), folder.path().join("dump.rdb.1")).unwrap();
+    assert_eq!(get(&load(&files).unwrap(), space(0, 0), "a").as_deref(), Some("1"));
+}
+
+#[test]
+fn a_save_that_fails_leaves_the_last_good_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = files(folder.path(), 2);
+    let before = shards();
+    set(&before, space(0, 0), "a", "1", Expiry::Never);
+    writer::write(&before, &files, NOW).unwrap();
+    // A folder stands where the unfinished file would go.
+    fs::create_dir(folder.path().join("dump.rdb.tmp")).unwrap();
+    set(&before, space(0, 0), "a", "2", Expiry::Never);
+    let error = writer::write(&before, &files, NOW).unwrap_err();
+    assert!(error.contains("dump.rdb cannot be written"), "{error}");
+    assert_eq!(get(&load(&files).unwrap(), space(0, 0), "a").as_deref(), Some("1"));
+}
+
+#[test]
+fn a_damaged_file_stops_the_start_with_file_place_and_advice() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = files(folder.path(), 2);
+    let before = shards();
+    set(&before, space(0, 0), "a", "text that is long enough", Expiry::Never);
+    writer::write(&before, &files, NOW).unwrap();
+    writer::write(&before, &files, NOW).unwrap();
+    let path = folder.path().join("dump.rdb");
+    let mut bytes = fs::read(&path).unwrap();
+    let len = bytes.len();
+    bytes[len - 20] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    let shown = path.display();
+    assert_eq!(
+        load(&files).map(drop).unwrap_err(),
+        format!(
+            "the data in {shown} cannot be loaded (at byte {}: the checksum does not fit the content): put an intact \
+             copy in its place, or move it away to start with the older {shown}.1",
+            len - 9
+        )
+    );
+    fs::write(&path, &bytes[..len - 12]).unwrap();
+    assert!(load(&files).map(drop).unwrap_err().contains("the data ends too early"));
+}
+
+#[test]
+fn files_of_other_servers_load() {
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/rdb");
+    for name in ["redis-7.0.rdb", "valkey-9.1.rdb"] {
+        let loaded = load(&Files::new(Path::new(golden), name, 1)).unwrap();
+        assert_eq!(count(&loaded), 32);
+        assert_eq!(get(&loaded, space(0, 3), "other").as_deref(), Some("database"));
+    }
+    let error = load(&Files::new(Path::new(golden), "redis-7.0-stream.rdb", 1)).map(drop).unwrap_err();
+    assert!(error.contains("key 'some:stream': streams are not kept by this version"), "{error}");
+}

@@ -1,0 +1,132 @@
+//! What this node currently believes: users with their compiled rules, nodes, who serves the data.
+//!
+//! A [`View`] is immutable and shared; a new one is published for every change that was applied. A connection keeps
+//! the one it last saw and compares a single number per request to notice a newer one.
+
+use keyward_acl::{Policy, User, UserName};
+use keyward_cluster::{GroupId, NodeId, State};
+use keyward_engine::session::{Login, Topology, TopologyNode};
+use keyward_engine::table::Table;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// One moment of the agreed state, ready to use.
+pub struct View {
+    /// The agreed state.
+    pub state: Arc<State>,
+    /// The index of the last change in it.
+    pub index: u64,
+    /// Which node this is.
+    pub me: NodeId,
+    /// Who serves the data; `None` while nobody was ever named.
+    pub primary: Option<NodeId>,
+    /// Clients of this node are told this.
+    pub topology: Topology,
+    logins: HashMap<UserName, Login>,
+}
+
+impl View {
+    /// Compiles `state`; rules that did not change since `before` are taken from there.
+    pub fn build(state: Arc<State>, me: NodeId, table: &Table, before: Option<&View>) -> View {
+        let logins = state.directory().iter().map(|user| {
+            let name = &user.name;
+            let known = before.and_then(|view| view.logins.get(name)).filter(|login| Arc::ptr_eq(&login.user, user));
+            let login = known
+                .cloned()
+                .unwrap_or_else(|| Login { user: Arc::clone(user), policy: Arc::new(Policy::compile(user, table)) });
+            (name.clone(), login)
+        });
+        let logins = logins.collect();
+        let primary = state.groups().get(&GroupId(0)).map(|group| group.primary);
+        let topology = topology(&state, me, primary);
+        View { index: state.applied_index(), me, primary, topology, logins, state }
+    }
+
+    /// Whether this node serves the data.
+    #[inline]
+    pub fn is_primary(&self) -> bool {
+        self.primary == Some(self.me)
+    }
+
+    /// The user with its compiled rules.
+    pub fn login(&self, name: &[u8]) -> Option<&Login> {
+        let user = self.state.directory().get(name)?;
+        self.logins.get(&user.name)
+    }
+
+    /// Whether nobody ever said who may do what, so that `default` is as open as it was made.
+    pub fn is_unconfigured(&self) -> bool {
+        let directory = self.state.directory();
+        directory.len() == 1 && directory.get(b"default").is_some_and(|user| user.nopass && user.revision == 0)
+    }
+
+    /// The login a new connection begins with: `default`, if it is on and needs no password.
+    pub fn anonymous(&self) -> Option<Login> {
+        let login = self.login(b"default")?;
+        (login.user.enabled && login.user.nopass).then(|| login.clone())
+    }
+
+    /// The login of a session, as of this view: `None` if the user is gone, was made anew, is off, or a way to log in
+    /// was withdrawn since, so that the session must end. A second password beside the first withdraws nothing.
+    pub fn renew(&self, held: &User) -> Option<Login> {
+        let login = self.login(held.name.as_bytes())?;
+        let same = login.user.created == held.created && login.user.withdrawn_revision == held.withdrawn_revision;
+        (same && login.user.enabled).then(|| login.clone())
+    }
+}
+
+/// 40 hex digits for a node, as Redis Cluster clients expect an id.
+pub fn node_id_hex(state: &State, id: NodeId) -> String {
+    let cluster = state.cluster_id().map_or([0; 16], |cluster| cluster.0);
+    let cluster: String = cluster.iter().take(12).map(|byte| format!("{byte:02x}")).collect();
+    format!("{cluster}{:016x}", id.0)
+}
+
+fn topology(state: &State, me: NodeId, primary: Option<NodeId>) -> Topology {
+    let nodes = state.nodes().values().map(|node| {
+        let (host, port) = node.addresses.client.rsplit_once(':').unwrap_or((node.addresses.client.as_str(), "0"));
+        TopologyNode {
+            id: node_id_hex(state, node.id),
+            host: host.trim_matches(['[', ']']).to_owned(),
+            port: port.parse().unwrap_or(0),
+            primary: Some(node.id) == primary,
+            myself: node.id == me,
+        }
+    });
+    let epoch = state.groups().get(&GroupId(0)).map_or(0, |group| group.epoch.0);
+    Topology { nodes: nodes.collect(), epoch, term: 0 }
+}
+
+/// The place the current view is published in.
+pub struct ViewCell {
+    generation: AtomicU64,
+    current: Mutex<Arc<View>>,
+}
+
+impl ViewCell {
+    /// Begins with `view`.
+    pub fn new(view: View) -> ViewCell {
+        ViewCell { generation: AtomicU64::new(1), current: Mutex::new(Arc::new(view)) }
+    }
+
+    /// A number that changes whenever the view does.
+    #[inline]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// The current view and its number. The number may be older than the view, never newer: at worst a session looks
+    /// twice.
+    pub fn load(&self) -> (u64, Arc<View>) {
+        let generation = self.generation();
+        (generation, Arc::clone(&self.current.lock()))
+    }
+
+    /// Publishes a newer view.
+    pub fn publish(&self, view: Arc<View>) {
+        *self.current.lock() = view;
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+}

@@ -1,0 +1,333 @@
+//! One data thread: its clients, its buffers, its clock; and the inbox through which the rest of the node reaches it.
+//!
+//! A data thread runs a single-threaded runtime. Sessions never leave it, so listing, closing and sweeping clients is a
+//! message to every thread, answered between two batches. It shares nothing with other threads on the way of a
+//! command but the shards; its counters are its own.
+
+use crate::connection::{self, Connection};
+use crate::counters::ThreadCounters;
+use crate::forward::{ForwardBatch, ForwardLink};
+use crate::gate::{Conditions, Refusal};
+use crate::live::Hot;
+use crate::node::Node;
+use crate::shards::CallSpace;
+use crate::view::View;
+use keyward_acl::{AuthFailure, LogContext, LogEvent, LogReason};
+use keyward_engine::asks::ClientFilter;
+use keyward_engine::keyspace::{Place, UnixMillis};
+use keyward_engine::reply::{Protocol, Reply};
+use keyward_engine::session::{Session, Surroundings};
+use keyward_engine::table::Row;
+use keyward_proto::resp::ArgRange;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+
+/// Messages waiting for a thread; senders wait when it is full.
+pub const INBOX_MESSAGES_MAX: usize = 1024;
+
+/// Bytes one read asks for: what a socket usually has at most, and small enough to stay in the second-level cache.
+pub const READ_BYTES: usize = 64 * 1024;
+
+/// How much of the name of a failed login is logged, in bytes.
+const SHOWN_NAME_BYTES: usize = 128;
+
+/// Memory of the batch being run; belongs to the thread.
+pub struct Scratch {
+    /// Where reads go.
+    pub input: Vec<u8>,
+    /// Where replies go.
+    pub reply: Reply,
+    /// Arguments of the batch.
+    pub ranges: Vec<ArgRange>,
+    /// Requests of the batch.
+    pub requests: Vec<connection::Decoded>,
+    /// Keys of the batch, to be prefetched.
+    pub places: Vec<Place>,
+    /// Memory of single calls.
+    pub calls: CallSpace,
+}
+
+/// A request to a data thread.
+pub enum Job {
+    /// Take over a node's link.
+    Link(std::net::TcpStream),
+    /// The lines of `CLIENT LIST` for matching clients; the second field is the asking client's id.
+    List(ClientFilter, u64, oneshot::Sender<Vec<(u64, String)>>),
+    /// Close matching clients; how many. The second field is the asking client's id, which ends after its reply.
+    Kill(ClientFilter, u64, oneshot::Sender<usize>),
+    /// A new view was published: close sessions that it ends.
+    Sweep(oneshot::Sender<()>),
+    /// Close clients that have been idle for too long or never logged in.
+    Tidy,
+}
+
+/// One data thread.
+pub struct Worker {
+    /// The node.
+    pub node: Arc<Node>,
+    /// What it counted.
+    pub stats: Arc<ThreadCounters>,
+    /// Memory of the batch being run.
+    pub scratch: RefCell<Scratch>,
+    connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
+    link: RefCell<Option<Rc<ForwardLink>>>,
+    random: Cell<u64>,
+    hot: RefCell<(u64, Arc<Hot>)>,
+}
+
+impl Worker {
+    /// A thread without clients.
+    pub fn new(node: Arc<Node>, stats: Arc<ThreadCounters>) -> Worker {
+        let scratch = Scratch {
+            input: vec![0; READ_BYTES],
+            reply: Reply::new(Protocol::Resp2),
+            ranges: Vec::new(),
+            requests: Vec::new(),
+            places: Vec::new(),
+            calls: CallSpace::default(),
+        };
+        let random = Cell::new(crate::random::u64());
+        let hot = RefCell::new((node.live.generation(), node.live.hot()));
+        Worker {
+            node,
+            stats,
+            scratch: RefCell::new(scratch),
+            connections: RefCell::default(),
+            link: RefCell::new(None),
+            random,
+            hot,
+        }
+    }
+
+    /// The settings requests look at, as of now.
+    #[inline]
+    pub fn hot(&self) -> Arc<Hot> {
+        let generation = self.node.live.generation();
+        let mut held = self.hot.borrow_mut();
+        if held.0 != generation {
+            *held = (generation, self.node.live.hot());
+        }
+        Arc::clone(&held.1)
+    }
+
+    /// The wall clock.
+    #[inline]
+    pub fn now_ms(&self) -> UnixMillis {
+        now_us() / 1000
+    }
+
+    /// A new client: greets nobody, counts it, serves it until it ends.
+    pub async fn serve(self: Rc<Self>, stream: TcpStream) {
+        let Some(_place) = self.node.enter_client() else {
+            self.stats.rejected.add(1);
+            // Best effort: whoever floods us need not read why.
+            let _ = stream.try_write(b"-ERR max number of clients reached\r\n");
+            return;
+        };
+        // Without it, a small reply waits for the acknowledgement of the one before.
+        let _ = stream.set_nodelay(true);
+        let address = stream.peer_addr().map(|address| address.to_string()).unwrap_or_default();
+        let local = stream.local_addr().map(|address| address.to_string()).unwrap_or_default();
+        let id = self.node.next_client_id();
+        let session = Session::new(id, address, local, self.now_ms(), None);
+        let connection = Rc::new(Connection::new(session));
+        self.stats.accepted.add(1);
+        self.connections.borrow_mut().insert(id, Rc::clone(&connection));
+        let registered = Registered { worker: &self, id };
+        connection::serve(Rc::clone(&self), stream, connection).await;
+        drop(registered);
+    }
+
+    /// Does what the inbox says until the node stops.
+    pub async fn answer_inbox(self: Rc<Self>, mut inbox: mpsc::Receiver<Job>) {
+        while let Some(job) = inbox.recv().await {
+            match job {
+                Job::Link(stream) => {
+                    tokio::task::spawn_local(crate::forward::serve_link(Rc::clone(&self), stream));
+                }
+                // Whoever asked may have left meanwhile; then nobody wants the answer.
+                Job::List(filter, asking, answer) => drop(answer.send(self.list(&filter, asking))),
+                Job::Kill(filter, asking, answer) => drop(answer.send(self.kill(&filter, asking))),
+                Job::Sweep(done) => {
+                    self.sweep();
+                    let _ = done.send(());
+                }
+                Job::Tidy => self.tidy(),
+            }
+        }
+    }
+
+    fn list(&self, filter: &ClientFilter, asking: u64) -> Vec<(u64, String)> {
+        let now = self.now_ms();
+        let connections = self.connections.borrow();
+        let matching = connections.iter().filter_map(|(id, connection)| {
+            let session = connection.session.try_borrow().ok()?;
+            let included = matches(filter, &session, asking, now);
+            included.then(|| (*id, crate::clients::line(&session, connection, now)))
+        });
+        matching.collect()
+    }
+
+    fn kill(&self, filter: &ClientFilter, asking: u64) -> usize {
+        let now = self.now_ms();
+        let mut killed = 0;
+        for connection in self.connections.borrow().values() {
+            let Ok(mut session) = connection.session.try_borrow_mut() else { continue };
+            if !matches(filter, &session, asking, now) {
+                continue;
+            }
+            killed += 1;
+            if session.id == asking {
+                session.closing = true;
+            } else {
+                connection.kill();
+            }
+        }
+        killed
+    }
+
+    /// Closes every session whose user is gone, off, or has other credentials, and gives the others their new rules.
+    fn sweep(&self) {
+        let (_, view) = self.node.views.load();
+        for connection in self.connections.borrow().values() {
+            let Ok(mut session) = connection.session.try_borrow_mut() else { continue };
+            if connection::renew(&mut session, &view) {
+                continue;
+            }
+            if connection.changes_users.get() {
+                // It ends its own session: the answer is sent first.
+                session.closing = true;
+            } else {
+                connection.kill();
+            }
+        }
+    }
+
+    fn tidy(&self) {
+        let now = self.now_ms();
+        let hot = self.hot();
+        let (idle_ms, login_ms) = (hot.idle_ms, hot.login_ms);
+        for connection in self.connections.borrow().values() {
+            let Ok(session) = connection.session.try_borrow() else { continue };
+            let idle = idle_ms > 0 && now - session.active_at > idle_ms;
+            let stranger = session.login.is_none() && login_ms > 0 && now - session.created_at > login_ms;
+            if idle || stranger {
+                connection.kill();
+            }
+        }
+    }
+
+    /// What the gate must know.
+    pub fn conditions(&self, view: &View, hot: &Hot) -> Conditions {
+        Conditions {
+            primary: view.is_primary(),
+            loading: self.node.is_loading(),
+            memory_full: self.node.live.is_memory_full(),
+            detail: hot.detail,
+        }
+    }
+
+    /// What a handler may look at.
+    pub fn surroundings<'v>(&self, view: &'v View, hot: &Hot) -> Surroundings<'v> {
+        Surroundings {
+            table: self.node.table,
+            directory: view.state.directory(),
+            policy_version: view.index,
+            now_us: now_us(),
+            random: crate::random::bytes,
+            databases: self.node.config.databases,
+            value_bytes_max: hot.value_bytes_max,
+            new_users_get_channels: hot.new_users_get_channels,
+            topology: &view.topology,
+        }
+    }
+
+    /// A number no other call of the process gets, and nobody outside can tell.
+    #[inline]
+    pub fn next_random(&self) -> u64 {
+        let next = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.random.set(next);
+        next
+    }
+
+    /// Counts a command that was let through.
+    #[inline]
+    pub fn count(&self, row: &Row) {
+        self.stats.commands.add(1);
+        self.stats.calls[usize::from(row.id)].add(1);
+    }
+
+    /// Notes a refusal where operators look: the counters and ACL LOG.
+    pub fn refused(&self, session: &Session, row: &'static Row, refusal: &Refusal) {
+        self.stats.errors.add(1);
+        self.stats.refusals[usize::from(row.id)].add(1);
+        if let Refusal::Denied(denial) = refusal {
+            let client = crate::clients::info(session, self.now_ms());
+            let event = LogEvent {
+                reason: denial.log_reason(),
+                context: LogContext::Toplevel,
+                object: &denial.object,
+                username: session.user_name(),
+                client_info: client.as_bytes(),
+            };
+            self.node.acl_log.lock().record(&event, now_us() as u64 / 1000);
+        }
+    }
+
+    /// Notes a failed login.
+    pub fn login_failed(&self, session: &Session, user: &[u8], word: &[u8], failure: AuthFailure) {
+        let client = crate::clients::info(session, self.now_ms());
+        // Chosen by a stranger, and as long as they like.
+        let shown = &user[..user.len().min(SHOWN_NAME_BYTES)];
+        tracing::warn!(client = %session.address, user = %shown.escape_ascii(), cause = failure.cause(), "login failed");
+        let event = LogEvent {
+            reason: LogReason::Auth,
+            context: LogContext::Toplevel,
+            object: word,
+            username: user,
+            client_info: client.as_bytes(),
+        };
+        self.node.acl_log.lock().record(&event, now_us() as u64 / 1000);
+    }
+
+    /// Has the node that serves the data run these, and appends its replies.
+    pub async fn forward(self: &Rc<Self>, batch: ForwardBatch, output: &mut Vec<u8>) {
+        crate::forward::send(self, &self.link, batch, output).await;
+    }
+}
+
+/// Takes the connection off the list however its task ends.
+struct Registered<'a> {
+    worker: &'a Worker,
+    id: u64,
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        self.worker.connections.borrow_mut().remove(&self.id);
+        self.worker.node.leave_client();
+    }
+}
+
+/// Whether a client is meant by the filter.
+fn matches(filter: &ClientFilter, session: &Session, asking: u64, now: UnixMillis) -> bool {
+    let kind_fits = filter.kind.as_deref().is_none_or(|kind| kind == "normal");
+    filter.ids.as_ref().is_none_or(|ids| ids.contains(&session.id))
+        && filter.address.as_ref().is_none_or(|address| session.address.as_bytes() == address)
+        && filter.local_address.as_ref().is_none_or(|address| session.local_address.as_bytes() == address)
+        && filter.user.as_ref().is_none_or(|user| session.login.is_some() && session.user_name() == user)
+        && filter.age_min_s.is_none_or(|age| (now - session.created_at) / 1000 >= age)
+        && kind_fits
+        && !(filter.skip_me && session.id == asking)
+}
+
+/// Microseconds since 1970.
+#[inline]
+pub fn now_us() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64)
+}
