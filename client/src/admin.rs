@@ -1,0 +1,161 @@
+//! The admin service as methods: one per call, in the order of `admin.proto`.
+
+use std::sync::Arc;
+
+use keyward_proto::admin::cluster_client::ClusterClient;
+use keyward_proto::admin::snapshots_client::SnapshotsClient;
+use keyward_proto::admin::users_client::UsersClient;
+use keyward_proto::admin::{self as pb};
+use tonic::transport::Channel;
+
+use crate::error::ClientError;
+use crate::link::{Links, MESSAGE_BYTES_MAX, Repeat, new_request_id};
+use crate::options::Options;
+use crate::watch::ChangeWatch;
+
+/// A client of one cluster. Cheap to clone; clones share their connection.
+#[derive(Debug, Clone)]
+pub struct AdminClient {
+    pub(crate) links: Arc<Links>,
+    options: Arc<Options>,
+}
+
+impl AdminClient {
+    /// A client that connects at its first call.
+    pub fn new(options: Options) -> Result<Self, ClientError> {
+        Ok(Self { links: Arc::new(Links::new(&options)?), options: Arc::new(options) })
+    }
+
+    /// A client that talks to one node only, at the address the node registered: for what belongs to a node
+    /// rather than to the cluster, such as snapshots.
+    pub fn of_node(&self, node: &pb::Node) -> Result<Self, ClientError> {
+        let addresses = node.addresses.iter().map(|addresses| addresses.admin.clone()).collect();
+        Self::new(Options { addresses, ..self.options.as_ref().clone() })
+    }
+
+    /// All users, by name.
+    pub async fn list_users(&self) -> Result<pb::ListUsersResponse, ClientError> {
+        let send = |channel, request| async { users(channel).list_users(request).await };
+        self.links.call(Repeat::Safe, pb::ListUsersRequest {}, send).await
+    }
+
+    /// One user.
+    pub async fn get_user(&self, name: &str) -> Result<pb::User, ClientError> {
+        let message = pb::GetUserRequest { name: name.to_owned() };
+        let send = |channel, request| async { users(channel).get_user(request).await };
+        let response = self.links.call(Repeat::Safe, message, send).await?;
+        response.user.ok_or_else(|| ClientError::Unknown("the answer holds no user".to_owned()))
+    }
+
+    /// Creates or changes a user, all rules or none. Safe to lose the connection during: it is applied once.
+    pub async fn set_user<R: AsRef<str>>(
+        &self,
+        name: &str,
+        rules: &[R],
+        reset: bool,
+    ) -> Result<pb::SetUserResponse, ClientError> {
+        let message = pb::SetUserRequest {
+            name: name.to_owned(),
+            rules: rules.iter().map(|rule| rule.as_ref().to_owned()).collect(),
+            reset,
+            request_id: new_request_id(),
+        };
+        let send = |channel, request| async { users(channel).set_user(request).await };
+        self.links.call(Repeat::Safe, message, send).await
+    }
+
+    /// Deletes users; answers how many there were.
+    pub async fn delete_users<N: AsRef<str>>(&self, names: &[N]) -> Result<u64, ClientError> {
+        let message = pb::DeleteUserRequest {
+            names: names.iter().map(|name| name.as_ref().to_owned()).collect(),
+            request_id: new_request_id(),
+        };
+        let send = |channel, request| async { users(channel).delete_user(request).await };
+        Ok(self.links.call(Repeat::Safe, message, send).await?.deleted)
+    }
+
+    /// Whether `user` may run `command`.
+    pub async fn dry_run<A: AsRef<str>>(&self, user: &str, command: &[A]) -> Result<pb::DryRunResponse, ClientError> {
+        let message = pb::DryRunRequest {
+            user: user.to_owned(),
+            command: command.iter().map(|arg| arg.as_ref().to_owned()).collect(),
+        };
+        let send = |channel, request| async { users(channel).dry_run(request).await };
+        self.links.call(Repeat::Safe, message, send).await
+    }
+
+    /// The cluster as the answering node sees it.
+    pub async fn status(&self) -> Result<pb::GetStatusResponse, ClientError> {
+        let send = |channel, request| async { cluster(channel).get_status(request).await };
+        self.links.call(Repeat::Safe, pb::GetStatusRequest {}, send).await
+    }
+
+    /// All registered nodes.
+    pub async fn list_nodes(&self) -> Result<pb::ListNodesResponse, ClientError> {
+        let send = |channel, request| async { cluster(channel).list_nodes(request).await };
+        self.links.call(Repeat::Safe, pb::ListNodesRequest {}, send).await
+    }
+
+    /// Takes the node that waits at `peer_address` into the cluster. A second time finds it there already.
+    pub async fn add_node(&self, peer_address: &str, name: &str) -> Result<pb::AddNodeResponse, ClientError> {
+        let message = pb::AddNodeRequest { peer_address: peer_address.to_owned(), name: name.to_owned() };
+        let send = |channel, request| async { cluster(channel).add_node(request).await };
+        self.links.call(Repeat::Safe, message, send).await
+    }
+
+    /// Retires a node for ever.
+    pub async fn remove_node(&self, node_id: u64) -> Result<(), ClientError> {
+        let send = |channel, request| async { cluster(channel).remove_node(request).await };
+        self.links.call(Repeat::Unsafe, pb::RemoveNodeRequest { node_id }, send).await?;
+        Ok(())
+    }
+
+    /// Hands over the leadership of the control group; 0 lets the cluster choose. Answers the new leader.
+    pub async fn transfer_leadership(&self, to_node: u64) -> Result<u64, ClientError> {
+        let message = pb::TransferLeadershipRequest { to_node };
+        let send = |channel, request| async { cluster(channel).transfer_leadership(request).await };
+        Ok(self.links.call(Repeat::Unsafe, message, send).await?.leader_id)
+    }
+
+    /// Hands over a shard group; 0 lets the cluster choose. Answers the group as it is then.
+    pub async fn move_primary(&self, group_id: u32, to_node: u64) -> Result<pb::MovePrimaryResponse, ClientError> {
+        let message = pb::MovePrimaryRequest { group_id, to_node };
+        let send = |channel, request| async { cluster(channel).move_primary(request).await };
+        self.links.call(Repeat::Unsafe, message, send).await
+    }
+
+    /// The newest `limit` changes after the index `since`, oldest first.
+    pub async fn list_changes(&self, since: u64, limit: u32) -> Result<pb::ListChangesResponse, ClientError> {
+        let send = |channel, request| async { cluster(channel).list_changes(request).await };
+        self.links.call(Repeat::Safe, pb::ListChangesRequest { since, limit }, send).await
+    }
+
+    /// Changes as they happen, after the index `since`. Goes on at another node when one is lost.
+    pub fn watch_changes(&self, since: u64) -> ChangeWatch {
+        ChangeWatch::new(self.clone(), since)
+    }
+
+    /// Saves the data of the answering node: begun, or with `wait` done.
+    pub async fn save(&self, wait: bool) -> Result<pb::SaveResponse, ClientError> {
+        let send = |channel, request| async { snapshots(channel).save(request).await };
+        self.links.call(Repeat::Unsafe, pb::SaveRequest { wait }, send).await
+    }
+
+    /// The snapshots of the answering node.
+    pub async fn list_snapshots(&self) -> Result<pb::ListSnapshotsResponse, ClientError> {
+        let send = |channel, request| async { snapshots(channel).list_snapshots(request).await };
+        self.links.call(Repeat::Safe, pb::ListSnapshotsRequest {}, send).await
+    }
+}
+
+fn users(channel: Channel) -> UsersClient<Channel> {
+    UsersClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+pub(crate) fn cluster(channel: Channel) -> ClusterClient<Channel> {
+    ClusterClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+fn snapshots(channel: Channel) -> SnapshotsClient<Channel> {
+    SnapshotsClient::new(channel)
+}

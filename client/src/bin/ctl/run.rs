@@ -1,0 +1,382 @@
+//! Carries out one command: asks the cluster, prints the answer.
+
+use std::io::Read as _;
+use std::process::ExitCode;
+
+use clap::CommandFactory as _;
+use keyward_client::messages as pb;
+use keyward_client::{AdminClient, ClientError};
+use serde_json::json;
+
+use crate::args::{Arguments, Command, HandoverCommand, NodeCommand, Output, Shell, SnapshotCommand, UserCommand};
+use crate::output::{Table, print, size, time};
+
+pub async fn run(arguments: &Arguments) -> Result<ExitCode, ClientError> {
+    if let Command::Completions { shell } = arguments.command {
+        return completions(shell);
+    }
+    let client = AdminClient::new(arguments.options()?)?;
+    let screen = Screen { output: arguments.output };
+    match &arguments.command {
+        Command::User(command) => user(&client, &screen, command).await,
+        Command::Node(command) => node(&client, &screen, command).await,
+        Command::Status => status(&client, &screen).await,
+        Command::History { since, limit, follow } => history(&client, &screen, *since, *limit, *follow).await,
+        Command::Handover(command) => handover(&client, &screen, command).await,
+        Command::Snapshot(command) => snapshot(&client, &screen, command).await,
+        Command::Completions { .. } => unreachable!("answered before connecting"),
+    }
+}
+
+/// Prints each result in the one form that was asked for.
+struct Screen {
+    output: Output,
+}
+
+impl Screen {
+    fn show(&self, result: &impl serde::Serialize, text: impl FnOnce() -> String) -> Result<ExitCode, ClientError> {
+        match self.output {
+            Output::Table => print(&text())?,
+            Output::Json => print(&format!("{:#}\n", json!(result)))?,
+        };
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+async fn user(client: &AdminClient, screen: &Screen, command: &UserCommand) -> Result<ExitCode, ClientError> {
+    match command {
+        UserCommand::List => {
+            let response = client.list_users().await?;
+            screen.show(&response, || users_table(&response.users))
+        }
+        UserCommand::Get { name } => {
+            let user = client.get_user(name).await?;
+            screen.show(&user, || user_table(&user))
+        }
+        UserCommand::Set { reset, rules_stdin, name, rules } => {
+            let rules = with_rules_from_stdin(rules, *rules_stdin)?;
+            let response = client.set_user(name, &rules, *reset).await?;
+            screen.show(&response, || {
+                let verb = match (response.created, response.changed) {
+                    (true, _) => "created",
+                    (_, true) => "changed",
+                    (_, false) => "unchanged",
+                };
+                format!("user {name} {verb}\n")
+            })
+        }
+        UserCommand::Delete { names } => {
+            let deleted = client.delete_users(names).await?;
+            screen.show(&json!({ "deleted": deleted }), || format!("{deleted} deleted\n"))
+        }
+        UserCommand::DryRun { name, command } => {
+            let response = client.dry_run(name, command).await?;
+            screen.show(&response, || {
+                let answer = if response.allowed { "allowed" } else { &response.reason };
+                format!("{}\n", crate::output::printable(answer))
+            })?;
+            Ok(if response.allowed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+    }
+}
+
+async fn node(client: &AdminClient, screen: &Screen, command: &NodeCommand) -> Result<ExitCode, ClientError> {
+    match command {
+        NodeCommand::List => {
+            let response = client.list_nodes().await?;
+            screen.show(&response, || nodes_table(&response.nodes))
+        }
+        NodeCommand::Add { peer_address, name } => {
+            let response = client.add_node(peer_address, name).await?;
+            screen.show(&response, || match &response.node {
+                Some(node) => format!("node {} added as {}\n", node.name, node.id),
+                None => "node added\n".to_owned(),
+            })
+        }
+        NodeCommand::Remove { node } => {
+            let node_id = node_id(client, node).await?;
+            client.remove_node(node_id).await?;
+            screen.show(&json!({ "removed": node_id }), || format!("node {node_id} removed\n"))
+        }
+    }
+}
+
+async fn status(client: &AdminClient, screen: &Screen) -> Result<ExitCode, ClientError> {
+    let status = client.status().await?;
+    screen.show(&status, || {
+        let mut facts = Table::of_pairs();
+        let formed = !status.cluster_id.is_empty();
+        facts.row(&["cluster", if formed { &status.cluster_id } else { "not formed" }]);
+        facts.row(&["answering", &format!("node {} (version {})", status.node_id, status.version)]);
+        let leader = match status.leader_id {
+            0 => "none known".to_owned(),
+            id => format!("node {id}"),
+        };
+        facts.row(&["leader", &format!("{leader} (term {})", status.term)]);
+        facts.row(&["ready", if status.ready { "yes" } else { &status.not_ready_reason }]);
+        facts.row(&["applied", &status.applied_index.to_string()]);
+        facts.row(&["users", &status.users.to_string()]);
+        let mut groups = Table::new(&["group", "slots", "epoch", "primary", "in sync"]);
+        for group in &status.groups {
+            let in_sync: Vec<String> = group.in_sync_nodes.iter().map(u64::to_string).collect();
+            groups.row(&[
+                group.id.to_string(),
+                format!("{}-{}", group.first_slot, group.last_slot),
+                group.epoch.to_string(),
+                group.primary_node.to_string(),
+                in_sync.join(","),
+            ]);
+        }
+        format!("{}\n{}\n{}", facts.render(), nodes_table(&status.nodes), groups.render())
+    })
+}
+
+async fn history(
+    client: &AdminClient,
+    screen: &Screen,
+    since: u64,
+    limit: u32,
+    follow: bool,
+) -> Result<ExitCode, ClientError> {
+    let response = client.list_changes(since, limit).await?;
+    if !follow {
+        return screen.show(&response, || changes_table(&response.changes));
+    }
+    let mut last_index = response.applied_index;
+    for change in &response.changes {
+        last_index = last_index.max(change.index);
+        if !print(&change_line(screen.output, change))? {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+    let mut watch = client.watch_changes(last_index);
+    loop {
+        let change = watch.next().await?;
+        if !print(&change_line(screen.output, &change))? {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+}
+
+async fn handover(client: &AdminClient, screen: &Screen, command: &HandoverCommand) -> Result<ExitCode, ClientError> {
+    match command {
+        HandoverCommand::Primary { to, group } => {
+            let to_node = chosen_node(client, to.as_deref()).await?;
+            let response = client.move_primary(*group, to_node).await?;
+            screen.show(&response, || match &response.group {
+                Some(group) => format!(
+                    "node {} is primary of group {} since epoch {}\n",
+                    group.primary_node, group.id, group.epoch
+                ),
+                None => "handed over\n".to_owned(),
+            })
+        }
+        HandoverCommand::Leader { to } => {
+            let to_node = chosen_node(client, to.as_deref()).await?;
+            let leader_id = client.transfer_leadership(to_node).await?;
+            screen.show(&json!({ "leader_id": leader_id }), || format!("node {leader_id} is leader\n"))
+        }
+    }
+}
+
+async fn snapshot(client: &AdminClient, screen: &Screen, command: &SnapshotCommand) -> Result<ExitCode, ClientError> {
+    match command {
+        SnapshotCommand::Save { wait, node } => {
+            let response = data_node(client, node.as_deref()).await?.save(*wait).await?;
+            screen.show(&response, || match &response.snapshot {
+                Some(snapshot) => {
+                    format!("node {} saved {} ({})\n", response.node_id, snapshot.name, size(snapshot.bytes))
+                }
+                None => format!("node {} is saving\n", response.node_id),
+            })
+        }
+        SnapshotCommand::List { node } => {
+            let response = data_node(client, node.as_deref()).await?.list_snapshots().await?;
+            screen.show(&response, || snapshots_text(&response))
+        }
+    }
+}
+
+fn completions(shell: Shell) -> Result<ExitCode, ClientError> {
+    let shell = match shell {
+        Shell::Bash => clap_complete::Shell::Bash,
+        Shell::Zsh => clap_complete::Shell::Zsh,
+        Shell::Fish => clap_complete::Shell::Fish,
+    };
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "keywardctl", &mut script);
+    print(&String::from_utf8_lossy(&script))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The node that was named, or 0: the cluster chooses.
+async fn chosen_node(client: &AdminClient, node: Option<&str>) -> Result<u64, ClientError> {
+    match node {
+        None => Ok(0),
+        Some(node) => node_id(client, node).await,
+    }
+}
+
+/// The id of a node given by id or name.
+async fn node_id(client: &AdminClient, node: &str) -> Result<u64, ClientError> {
+    match node.parse() {
+        Ok(id) => Ok(id),
+        Err(_) => Ok(find_node(&client.list_nodes().await?.nodes, node)?.id),
+    }
+}
+
+fn find_node<'a>(nodes: &'a [pb::Node], wanted: &str) -> Result<&'a pb::Node, ClientError> {
+    let id: Option<u64> = wanted.parse().ok();
+    nodes
+        .iter()
+        .find(|node| node.name == wanted || Some(node.id) == id)
+        .ok_or_else(|| ClientError::NotFound(format!("no node is called '{wanted}'")))
+}
+
+/// A client of the node that was named, or of the one that holds the data.
+async fn data_node(client: &AdminClient, node: Option<&str>) -> Result<AdminClient, ClientError> {
+    let status = client.status().await?;
+    let node = match (node, status.groups.first()) {
+        (Some(wanted), _) => find_node(&status.nodes, wanted)?,
+        (None, Some(group)) => find_node(&status.nodes, &group.primary_node.to_string())?,
+        (None, None) => {
+            return Err(ClientError::Refused("the cluster is not formed yet".to_owned()));
+        }
+    };
+    if node.answering { Ok(client.clone()) } else { client.of_node(node) }
+}
+
+fn with_rules_from_stdin(rules: &[String], read: bool) -> Result<Vec<String>, ClientError> {
+    let mut rules = rules.to_vec();
+    if read {
+        let mut text = String::new();
+        std::io::stdin()
+            .read_to_string(&mut text)
+            .map_err(|error| ClientError::Options(format!("standard input: {error}")))?;
+        rules.extend(text.lines().filter(|line| !line.is_empty()).map(str::to_owned));
+    }
+    Ok(rules)
+}
+
+fn users_table(users: &[pb::User]) -> String {
+    let mut table = Table::new(&["name", "state", "passwords", "keys", "channels", "commands", "more"]);
+    for user in users {
+        let permissions = user.permissions.clone().unwrap_or_default();
+        let passwords = user.password_hashes.len();
+        table.row(&[
+            user.name.clone(),
+            if user.enabled { "on" } else { "off" }.to_owned(),
+            if user.nopass { "nopass".to_owned() } else { passwords.to_string() },
+            or_dash(&permissions.keys),
+            or_dash(&permissions.channels),
+            permissions.commands,
+            match user.selectors.len() {
+                0 => String::new(),
+                1 => "1 selector".to_owned(),
+                count => format!("{count} selectors"),
+            },
+        ]);
+    }
+    table.render()
+}
+
+fn user_table(user: &pb::User) -> String {
+    let mut table = Table::of_pairs();
+    table.row(&["name", &user.name]);
+    table.row(&["state", if user.enabled { "on" } else { "off" }]);
+    table.row(&["passwords", &if user.nopass { "nopass".to_owned() } else { user.password_hashes.join(" ") }]);
+    let alternatives = user.permissions.iter().chain(&user.selectors);
+    for (number, set) in alternatives.enumerate() {
+        // Indented under "or", so that it is plain what belongs together.
+        let indent = if number == 0 { "" } else { "   " };
+        table.row(&[format!("{}commands", if number == 0 { "" } else { "or " }), set.commands.clone()]);
+        table.row(&[format!("{indent}keys"), or_dash(&set.keys)]);
+        table.row(&[format!("{indent}channels"), or_dash(&set.channels)]);
+        table.row(&[format!("{indent}databases"), or_dash(&set.databases)]);
+    }
+    table.row(&["revision", &user.revision.to_string()]);
+    table.row(&["created", &user.created.to_string()]);
+    table.row(&["line", &user.line]);
+    table.render()
+}
+
+fn nodes_table(nodes: &[pb::Node]) -> String {
+    let mut table = Table::new(&["id", "name", "control", "data", "contact", "clients", "admin", "http", "peers"]);
+    for node in nodes {
+        let addresses = node.addresses.clone().unwrap_or_default();
+        table.row(&[
+            format!("{}{}", node.id, if node.answering { "*" } else { "" }),
+            node.name.clone(),
+            role_text(node.role()).to_owned(),
+            if node.primary { "primary" } else { "-" }.to_owned(),
+            match node.reachable {
+                Some(true) => "yes",
+                Some(false) => "no",
+                None => "?",
+            }
+            .to_owned(),
+            addresses.client,
+            addresses.admin,
+            addresses.http,
+            addresses.peer,
+        ]);
+    }
+    table.render()
+}
+
+fn role_text(role: pb::ControlRole) -> &'static str {
+    match role {
+        pb::ControlRole::Unspecified => "?",
+        pb::ControlRole::Learner => "learner",
+        pb::ControlRole::Follower => "follower",
+        pb::ControlRole::Leader => "leader",
+    }
+}
+
+fn changes_table(changes: &[pb::Change]) -> String {
+    let mut table = Table::new(&["index", "time", "actor", "source", "change"]);
+    for change in changes {
+        table.row(&change_cells(change));
+    }
+    table.render()
+}
+
+fn change_cells(change: &pb::Change) -> [String; 5] {
+    [
+        change.index.to_string(),
+        time(change.at_unix_ms),
+        change.actor.clone(),
+        change.source.clone(),
+        change.summary.clone(),
+    ]
+}
+
+fn change_line(output: Output, change: &pb::Change) -> String {
+    match output {
+        Output::Json => format!("{}\n", json!(change)),
+        Output::Table => {
+            let mut table = Table::of_pairs();
+            table.row(&change_cells(change));
+            table.render()
+        }
+    }
+}
+
+fn snapshots_text(response: &pb::ListSnapshotsResponse) -> String {
+    let mut table = Table::new(&["snapshot", "size", "saved"]);
+    for snapshot in &response.snapshots {
+        table.row(&[snapshot.name.clone(), size(snapshot.bytes), time(snapshot.saved_unix_ms)]);
+    }
+    let mut text = table.render();
+    if response.saving {
+        text.push_str("a save is running\n");
+    }
+    if !response.last_error.is_empty() {
+        text.push_str(&format!("the last save failed: {}\n", crate::output::printable(&response.last_error)));
+    }
+    text
+}
+
+fn or_dash(text: &str) -> String {
+    if text.is_empty() { "-".to_owned() } else { text.to_owned() }
+}
