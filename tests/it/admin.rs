@@ -1,0 +1,83 @@
+//! Operators: `keywardctl` against the admin port, and the http port.
+
+use keyward_tests::{Client, Cluster, Finished, Node, binary, http_get, run, wait_until};
+
+#[test]
+fn keywardctl_lists_sets_shows_and_deletes_users() {
+    let cluster = Cluster::start(3);
+    let set = ctl(cluster.node(2), &["user", "set", "alice", "on", ">secret", "~cache:*", "+@read"]);
+    assert!(set.success, "{set:?}");
+    for node in cluster.nodes() {
+        let listed = ctl(node, &["user", "list"]);
+        assert!(listed.success && listed.stdout.contains("alice"), "{listed:?}");
+        node.client_as("alice", "secret");
+    }
+    let shown = ctl(cluster.node(3), &["user", "get", "alice"]);
+    assert!(shown.success && shown.stdout.contains("~cache:*"), "{shown:?}");
+    let json = ctl(cluster.node(3), &["--output", "json", "user", "list"]);
+    assert!(json.success && json.stdout.trim_start().starts_with(['{', '[']), "{json:?}");
+    let deleted = ctl(cluster.node(1), &["user", "delete", "alice"]);
+    assert!(deleted.success, "{deleted:?}");
+    assert!(Client::login(cluster.node(2).address(), "alice", "secret").is_err());
+}
+
+#[test]
+fn keywardctl_refuses_a_bad_rule_and_changes_nothing() {
+    let cluster = Cluster::start(1);
+    let refused = ctl(cluster.node(1), &["user", "set", "alice", "on", "+nosuchcommand"]);
+    assert!(!refused.success, "{refused:?}");
+    assert!(refused.stderr.contains("nosuchcommand"), "{refused:?}");
+    assert_eq!(cluster.node(1).client().ask(&["ACL", "USERS"]).texts(), ["default"]);
+}
+
+#[test]
+fn the_admin_port_knows_who_calls() {
+    let policy = "user default on >admin ~* &* +@all\nuser app on >secret ~app:* +@read\n";
+    let cluster = Cluster::of(1).acl_text(policy).start();
+    let node = cluster.node(1);
+    let anonymous = ctl(node, &["user", "list"]);
+    assert!(!anonymous.success, "an anonymous call got through: {anonymous:?}");
+    let password = cluster.folder().join("password");
+    std::fs::write(&password, "admin\n").expect("a file can be written");
+    let password = password.to_string_lossy().into_owned();
+    let allowed = ctl(node, &["--user", "default", "--password-file", &password, "user", "list"]);
+    assert!(allowed.success && allowed.stdout.contains("app"), "{allowed:?}");
+    std::fs::write(&password, "secret\n").expect("a file can be written");
+    let app = ctl(node, &["--user", "app", "--password-file", &password, "user", "set", "app", "+@all"]);
+    assert!(!app.success, "a user without +acl changed users: {app:?}");
+}
+
+#[test]
+fn keywardctl_shows_the_cluster() {
+    let cluster = Cluster::start(3);
+    let status = ctl(cluster.node(2), &["status"]);
+    assert!(status.success, "{status:?}");
+    for node in 1..=3 {
+        assert!(status.stdout.contains(&format!("node-{node}")), "{}", status.stdout);
+    }
+}
+
+#[test]
+fn the_http_port_tells_life_readiness_and_metrics() {
+    let mut cluster = Cluster::start(3);
+    let get = |cluster: &Cluster, number: usize, path: &str| http_get(cluster.node(number).http_address(), path);
+    assert_eq!(get(&cluster, 1, "/livez").map(|(status, _)| status), Some(200));
+    let (status, metrics) = get(&cluster, 1, "/metrics").expect("the port answers");
+    assert_eq!(status, 200);
+    assert!(metrics.contains("# TYPE "), "{metrics}");
+    assert_eq!(get(&cluster, 1, "/nothing").map(|(status, _)| status), Some(404));
+    cluster.kill(2);
+    cluster.kill(3);
+    wait_until("a node without a quorum is alive but not ready", || {
+        let ready = get(&cluster, 1, "/readyz")?.0;
+        let alive = get(&cluster, 1, "/livez")?.0;
+        (ready != 200 && alive == 200).then_some(())
+    });
+}
+
+fn ctl(node: &Node, arguments: &[&str]) -> Finished {
+    let address = node.admin_address().to_string();
+    let mut all = vec!["--addr", &address];
+    all.extend(arguments);
+    run(&binary("keywardctl"), &all, "")
+}

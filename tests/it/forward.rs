@@ -1,0 +1,92 @@
+//! One cache: whatever node a client talks to, it sees the same data, and hears clearly when the data is away.
+
+use keyward_tests::{Client, Cluster, Value, wait_until};
+
+#[test]
+fn what_is_written_through_one_node_is_read_through_every_other() {
+    let cluster = Cluster::start(3);
+    for writer in cluster.nodes() {
+        let key = format!("from:{}", writer.number());
+        writer.client().ok(&["SET", &key, "value"]);
+        for reader in cluster.nodes() {
+            assert_eq!(reader.client().text(&["GET", &key]), "value", "through node {}", reader.number());
+        }
+    }
+    for node in cluster.nodes() {
+        assert_eq!(node.client().ask(&["DBSIZE"]), Value::Integer(3));
+    }
+}
+
+#[test]
+fn databases_and_protocols_are_kept_through_every_node() {
+    let cluster = Cluster::start(3);
+    for node in cluster.nodes() {
+        let mut client = node.client();
+        client.ok(&["SELECT", "3"]);
+        client.ok(&["SET", "only-in-3", "x"]);
+        client.ask(&["HELLO", "3"]);
+        client.ask(&["HSET", "h", "f", "v"]);
+        let map = client.ask(&["HGETALL", "h"]);
+        assert!(matches!(map, Value::Map(_)), "through node {}: {map}", node.number());
+        assert_eq!(node.client().ask(&["GET", "only-in-3"]), Value::Nil);
+    }
+}
+
+#[test]
+fn a_pipeline_is_answered_in_order_through_every_node() {
+    let cluster = Cluster::start(3);
+    for node in cluster.nodes() {
+        let mut client = node.client();
+        let key = format!("counter:{}", node.number());
+        for number in 0..1000 {
+            client.send(&["INCR", &key]).expect("the node reads");
+            if number % 10 == 0 {
+                client.send(&["PING", &number.to_string()]).expect("the node reads");
+            }
+        }
+        for number in 0..1000 {
+            assert_eq!(client.read().expect("the node answers"), Value::Integer(number + 1));
+            if number % 10 == 0 {
+                assert_eq!(client.read().expect("the node answers"), Value::Bulk(number.to_string().into_bytes()));
+            }
+        }
+    }
+}
+
+#[test]
+fn large_values_and_binary_keys_pass_through_every_node() {
+    let cluster = Cluster::start(3);
+    let value: Vec<u8> = (0..2_000_000_u32).map(|i| (i % 251) as u8).collect();
+    for node in cluster.nodes() {
+        let mut client = node.client();
+        let reply = client.ask(&[b"SET".as_slice(), b"bin\0\r\n\xff", &value]);
+        assert!(reply.is_ok(), "{reply}");
+        assert_eq!(client.ask(&[b"GET".as_slice(), b"bin\0\r\n\xff"]), Value::Bulk(value.clone()));
+    }
+}
+
+#[test]
+fn without_the_primary_data_commands_fail_clearly_and_come_back_with_it() {
+    let mut cluster = Cluster::start(3);
+    let mut client = cluster.node(1).client();
+    client.ok(&["SET", "k", "v"]);
+    let primary = cluster.primary();
+    client.ok(&["ACL", "SETUSER", "alice", "on", ">secret", "~*", "+@all"]);
+    cluster.node(primary).client().ok(&["SAVE"]);
+    cluster.kill(primary);
+    for number in (1..=3).filter(|number| *number != primary) {
+        let mut client = cluster.node(number).client();
+        let reply = client.ask(&["GET", "k"]);
+        assert!(matches!(reply, Value::Error(_)), "node {number} answered {reply} without the primary");
+        println!("node {number} says: {reply}");
+        assert_eq!(client.text(&["PING"]), "PONG");
+        Client::login(cluster.node(number).address(), "alice", "secret").expect("logging in needs no data");
+    }
+    cluster.restart(primary);
+    for number in 1..=3 {
+        wait_until("the data is served again", || {
+            let reply = cluster.node(number).client().call(&["GET", "k"]).ok()?;
+            (reply.text().as_deref() == Some("v")).then_some(())
+        });
+    }
+}

@@ -1,0 +1,198 @@
+//! What strangers and slow or broken clients can do to a node: little, and bounded.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use keyward_tests::{Client, Cluster, Peer, Value, resp, wait_until, wait_until_for};
+
+const CLOSED: &str = "user default off\nuser alice on >secret ~* &* +@all\n";
+
+/// Bytes that are not a request, and the error that ends the connection.
+const MALFORMED: [(&[u8], &str); 8] = [
+    (b"*abc\r\n", "ERR Protocol error: invalid multibulk length"),
+    (b"*99999999999\r\n", "ERR Protocol error: invalid multibulk length"),
+    (b"*1\r\n+PING\r\n", "ERR Protocol error: expected '$', got '+'"),
+    (b"*1\r\n\r\n", "ERR Protocol error: expected '$', got '\r'"),
+    (b"*1\r\n$abc\r\n", "ERR Protocol error: invalid bulk length"),
+    (b"*1\r\n$-5\r\n", "ERR Protocol error: invalid bulk length"),
+    (b"*1\r\n$99999999999\r\n", "ERR Protocol error: invalid bulk length"),
+    (b"SET \"a b\r\n", "ERR Protocol error: unbalanced quotes in request"),
+];
+
+#[test]
+fn malformed_requests_get_one_error_and_the_door() {
+    let cluster = Cluster::start(1);
+    malformed_requests_are_refused_by(cluster.node(1).address());
+}
+
+#[test]
+fn malformed_requests_get_the_same_on_valkey() {
+    if let Some(valkey) = Peer::valkey(&[]) {
+        malformed_requests_are_refused_by(valkey.address());
+    }
+}
+
+fn malformed_requests_are_refused_by(address: SocketAddr) {
+    for (bytes, error) in MALFORMED {
+        let mut client = Client::connect(address).expect("the server accepts");
+        client.send_raw(b"*1\r\n$4\r\nPING\r\n").expect("the server reads");
+        client.send_raw(bytes).expect("the server reads");
+        assert_eq!(client.read().expect("the server answers"), Value::Simple("PONG".to_owned()));
+        let shown = String::from_utf8_lossy(bytes);
+        match client.read().expect("the server answers") {
+            // A carriage return inside an error text would end it early; a server may show it otherwise.
+            Value::Error(text) => {
+                assert!(text.starts_with(error.trim_end_matches(['\r', '\''])), "{shown:?}: {text}")
+            }
+            other => panic!("{shown:?} was answered with {other}"),
+        }
+        wait_until("the connection is closed", || client.is_closed().then_some(()));
+    }
+    // An inline request without an end is cut off as well.
+    let mut client = Client::connect(address).expect("the server accepts");
+    client.send_raw(&vec![b'a'; 70_000]).expect("the server reads");
+    assert!(client.read().expect("the server answers").is_error("ERR Protocol error: too big inline request"));
+}
+
+#[test]
+fn inline_commands_work_as_typed_into_a_terminal() {
+    let cluster = Cluster::start(1);
+    let mut client = cluster.node(1).client();
+    client
+        .send_raw(b"\r\n\r\nPING\r\nSET k \"a b\\x41\"\nget k\r\n*0\r\n*-1\r\nEXISTS  k\r\n")
+        .expect("the node reads");
+    assert_eq!(client.read().expect("the node answers"), Value::Simple("PONG".to_owned()));
+    assert!(client.read().expect("the node answers").is_ok());
+    assert_eq!(client.read().expect("the node answers"), Value::Bulk(b"a bA".to_vec()));
+    assert_eq!(client.read().expect("the node answers"), Value::Integer(1));
+}
+
+#[test]
+fn a_request_may_arrive_byte_by_byte() {
+    let cluster = Cluster::start(1);
+    let mut client = cluster.node(1).client();
+    for byte in resp::encode(&["SET", "key", "value"]) {
+        client.send_raw(&[byte]).expect("the node reads");
+    }
+    assert!(client.read().expect("the node answers").is_ok());
+}
+
+#[test]
+fn strangers_may_send_little() {
+    let cluster = Cluster::of(1).acl_text(CLOSED).start();
+    let node = cluster.node(1);
+    let mut client = node.client();
+    client.send_raw(b"*11\r\n").expect("the node reads");
+    let reply = client.read().expect("the node answers");
+    assert!(reply.is_error("ERR Protocol error: unauthenticated multibulk length"), "{reply}");
+    wait_until("the connection is closed", || client.is_closed().then_some(()));
+
+    let mut client = node.client();
+    client.send_raw(b"*2\r\n$4\r\nAUTH\r\n$16385\r\n").expect("the node reads");
+    let reply = client.read().expect("the node answers");
+    assert!(reply.is_error("ERR Protocol error: unauthenticated bulk length"), "{reply}");
+    wait_until("the connection is closed", || client.is_closed().then_some(()));
+
+    let mut alice = node.client_as("alice", "secret");
+    let mut command = vec!["DEL".to_owned()];
+    command.extend((0..100).map(|i| format!("{i:020000}")));
+    assert_eq!(alice.ask(&command), Value::Integer(0), "who has logged in may send much");
+}
+
+#[test]
+fn answers_a_stranger_does_not_read_are_bounded() {
+    let cluster = Cluster::of(1).acl_text(CLOSED).start();
+    let before = resident_bytes(&cluster);
+    let mut client = cluster.node(1).client();
+    client.set_patience(Duration::from_secs(2));
+    let junk = resp::encode(&["GET", "k"]).repeat(1000);
+    let cut_off = (0..2000).any(|_| client.send_raw(&junk).is_err());
+    let grown = resident_bytes(&cluster).saturating_sub(before);
+    assert!(grown < 64 << 20, "the node grew by {grown} bytes for a stranger (cut off: {cut_off})");
+}
+
+#[test]
+fn a_slow_reader_does_not_make_the_node_grow() {
+    let cluster = Cluster::of(1).flag("client-output-buffer-limit", "32mb").start();
+    let mut writer = cluster.node(1).client();
+    writer.ok(&["SET", "big", &"x".repeat(1 << 20)]);
+    let before = resident_bytes(&cluster);
+    let mut slow = cluster.node(1).client();
+    let request = resp::encode(&["GET", "big"]).repeat(2000);
+    // Two gigabytes are asked for and nothing is read.
+    let _ = slow.send_raw(&request);
+    for _ in 0..200 {
+        assert_eq!(writer.text(&["PING"]), "PONG");
+    }
+    let grown = resident_bytes(&cluster).saturating_sub(before);
+    assert!(grown < 200 << 20, "the node grew by {grown} bytes");
+}
+
+#[test]
+fn more_clients_than_allowed_are_told_so() {
+    let cluster = Cluster::of(1).flag("maxclients", "5").start();
+    let node = cluster.node(1);
+    let mut held: Vec<Client> = Vec::new();
+    let refused = wait_until("the node refuses one more", || {
+        let mut client = Client::connect(node.address()).ok()?;
+        match client.call(&["PING"]) {
+            Ok(Value::Error(text)) => Some(text),
+            Ok(_) => {
+                held.push(client);
+                None
+            }
+            Err(_) => None,
+        }
+    });
+    assert_eq!(refused, "ERR max number of clients reached");
+    assert_eq!(held.len(), 5);
+    held.pop();
+    wait_until("a place is free again", || {
+        let reply = Client::connect(node.address()).ok()?.call(&["PING"]).ok()?;
+        (reply == Value::Simple("PONG".to_owned())).then_some(())
+    });
+}
+
+#[test]
+fn a_silent_connection_is_closed_after_the_timeout() {
+    let cluster = Cluster::of(1).flag("timeout", "1s").start();
+    let mut silent = cluster.node(1).client();
+    let mut talking = cluster.node(1).client();
+    silent.ask(&["PING"]);
+    wait_until_for(Duration::from_secs(10), "the silent one is closed", || {
+        assert_eq!(talking.text(&["PING"]), "PONG");
+        silent.is_closed().then_some(())
+    });
+}
+
+#[test]
+fn one_connection_that_pipelines_does_not_starve_another() {
+    let cluster = Cluster::start(1);
+    let mut busy = cluster.node(1).client();
+    busy.send_raw(&resp::encode(&["INCR", "n"]).repeat(20_000)).expect("the node reads");
+    assert_eq!(cluster.node(1).client().text(&["PING"]), "PONG");
+    for expected in 1..=20_000 {
+        assert_eq!(busy.read().expect("the node answers"), Value::Integer(expected));
+    }
+}
+
+#[test]
+fn the_peer_and_admin_ports_tell_a_stranger_nothing() {
+    let cluster = Cluster::start(3);
+    for address in [cluster.node(1).peer_address(), cluster.node(1).admin_address()] {
+        let mut stranger = Client::connect(address).expect("the port is open");
+        stranger.set_patience(Duration::from_secs(5));
+        let _ = stranger.send(&["PING"]);
+        let reply = stranger.read();
+        assert!(!matches!(&reply, Ok(Value::Simple(_) | Value::Bulk(_))), "{address} answered a stranger: {reply:?}");
+    }
+    assert_eq!(cluster.node(1).client().text(&["PING"]), "PONG");
+}
+
+fn resident_bytes(cluster: &Cluster) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", cluster.node(1).pid())).expect("the node runs");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("the kernel tells the resident size");
+    let kilobytes: u64 = line.split_whitespace().nth(1).and_then(|text| text.parse().ok()).expect("a number of kB");
+    kilobytes * 1024
+}

@@ -1,0 +1,19 @@
+//! The one integration binary: what only real processes show. Every file is a module, so that the world is linked once.
+//!
+//! `tests/run it` runs it; one module alone: `cargo test -p keyward-tests --test it acl::`. A failing test prints each
+//! node's last log lines. Random tests print their seed.
+
+mod acl;
+mod acl_differential;
+mod admin;
+mod demo;
+mod documents;
+mod forward;
+mod fuzzing;
+mod kill;
+mod limits;
+mod startup;
+mod sweep;
+mod tidy;
+mod transcripts;
+mod watch;

@@ -1,0 +1,190 @@
+//! When a node must not start, it says why in a sentence and exits; it never starts open or on damaged state.
+
+use std::fs::{self, OpenOptions};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use keyward_tests::{Cluster, Process, binary, poll, wait_until};
+
+use crate::acl::list;
+
+#[test]
+fn a_loopback_node_without_a_policy_is_open_and_warns() {
+    let cluster = Cluster::start(1);
+    assert_eq!(cluster.node(1).client().text(&["ACL", "WHOAMI"]), "default");
+    let log = cluster.node(1).log().to_lowercase();
+    assert!(log.contains("warn"), "{log}");
+}
+
+#[test]
+fn a_reachable_node_without_a_policy_refuses_to_start_and_says_how_to_set_one() {
+    let mut cluster = Cluster::of(1).lay_out();
+    let port = cluster.node(1).address().port();
+    let said = refusal(&mut cluster, &["--bind", &format!("0.0.0.0:{port}"), "--advertise-host", "127.0.0.1"]);
+    assert!(said.contains("acl-file") && said.contains("requirepass"), "{said}");
+}
+
+#[test]
+fn a_bad_acl_file_stops_the_start_and_names_the_line() {
+    let text = "# comment\nuser default on >admin ~* +@all\nuser app on >x ~a +nosuchcommand\n";
+    let mut cluster = Cluster::of(1).acl_text(text).lay_out();
+    let said = refusal(&mut cluster, &[]);
+    assert!(said.contains("users.acl:3"), "{said}");
+}
+
+#[test]
+fn a_missing_acl_file_stops_the_start() {
+    let mut cluster = Cluster::of(1).acl_file(Path::new("/nonexistent/users.acl")).lay_out();
+    let said = refusal(&mut cluster, &[]);
+    assert!(said.contains("/nonexistent/users.acl"), "{said}");
+}
+
+#[test]
+fn an_unknown_setting_stops_the_start() {
+    let mut cluster = Cluster::of(1).lay_out();
+    assert!(refusal(&mut cluster, &["--no-such-setting", "1"]).contains("no-such-setting"));
+    let file = cluster.folder().join("keyward.toml");
+    fs::write(&file, "maxclient = 10\n").expect("a file can be written");
+    let file = file.to_string_lossy().into_owned();
+    assert!(refusal(&mut cluster, &["--config", &file]).contains("maxclient"));
+    let checked = keyward_tests::run(&binary("keyward"), &["config", "check", "--config", &file], "");
+    assert!(!checked.success && checked.stderr.contains("maxclient"), "{checked:?}");
+    fs::write(&file, "maxclients = 10\n").expect("a file can be written");
+    let checked = keyward_tests::run(&binary("keyward"), &["config", "check", "--config", &file], "");
+    assert!(checked.success, "{checked:?}");
+}
+
+#[test]
+fn settings_come_from_the_file_the_environment_and_the_flags_in_that_order() {
+    let mut cluster = Cluster::of(1).lay_out();
+    let file = cluster.folder().join("keyward.toml");
+    fs::write(&file, "maxclients = 11\nacllog-max-len = 12\n").expect("a file can be written");
+    cluster.node_mut(1).set_flag("config", &file.to_string_lossy());
+    cluster.node_mut(1).set_flag("acllog-max-len", "13");
+    cluster.restart(1);
+    let mut client = cluster.node(1).client();
+    assert_eq!(client.ask(&["CONFIG", "GET", "maxclients"]).texts(), ["maxclients", "11"]);
+    assert_eq!(client.ask(&["CONFIG", "GET", "acllog-max-len"]).texts(), ["acllog-max-len", "13"]);
+}
+
+#[test]
+fn an_empty_disk_never_takes_up_the_old_identity() {
+    let mut cluster = Cluster::start(3);
+    cluster.node(1).client().ok(&["ACL", "SETUSER", "alice", "on"]);
+    let old = raft_id(&cluster);
+    cluster.stop(3);
+    fs::remove_dir_all(cluster.node(3).folder()).expect("the folder can be removed");
+    cluster.spawn(3);
+    let ended = poll(Duration::from_secs(30), || {
+        if cluster.node(3).is_ready() { Some(None) } else { cluster.node_mut(3).process().exited().map(Some) }
+    });
+    match ended.expect("it neither refuses nor joins") {
+        // It came back as a new node: with everything it must know, and under an id nobody had before.
+        None => {
+            assert_ne!(raft_id(&cluster), old, "an empty disk voted under an old id");
+            assert_eq!(list(&cluster, 3), list(&cluster, 1));
+        }
+        Some(status) => assert!(!status.success() && cluster.node(3).log().contains("node-3")),
+    }
+}
+
+/// The id that node 3 last said it had.
+fn raft_id(cluster: &Cluster) -> String {
+    let log = cluster.node(3).log();
+    let ready = log.lines().rfind(|line| line.contains(" ready ")).expect("a node says when it is ready");
+    ready.split_whitespace().find(|word| word.starts_with("node=")).expect("it says its id").to_owned()
+}
+
+#[test]
+fn a_damaged_raft_store_refuses_to_start_and_says_so() {
+    let mut cluster = Cluster::start(3);
+    for number in 0..50 {
+        cluster.node(1).client().ok(&["ACL", "SETUSER", &format!("user-{number}"), "on", ">secret", "~*"]);
+    }
+    cluster.stop(3);
+    let store = largest_file_named(cluster.node(3).folder(), "db").expect("the Raft store is a file called db");
+    let mut file = OpenOptions::new().write(true).open(&store).expect("the store can be written");
+    let length = file.metadata().expect("the store has a size").len();
+    file.seek(SeekFrom::Start(length / 4)).expect("within the file");
+    let garbage = vec![0xA5; usize::try_from(length / 2).expect("the store is small")];
+    file.write_all(&garbage).expect("the store can be written");
+    drop(file);
+    let said = refusal(&mut cluster, &[]);
+    println!("the node says: {said}");
+    assert!(!said.contains("panicked"), "{said}");
+    assert_eq!(cluster.node(1).client().text(&["PING"]), "PONG");
+}
+
+#[test]
+fn two_nodes_cannot_share_a_folder_or_a_port() {
+    let mut cluster = Cluster::start(1);
+    let said = refusal(&mut cluster, &[]);
+    assert!(!said.is_empty());
+    assert_eq!(cluster.node(1).client().text(&["PING"]), "PONG", "the first one goes on");
+}
+
+#[test]
+fn a_node_with_another_secret_is_not_let_in() {
+    let mut cluster = Cluster::start(3);
+    cluster.stop(3);
+    let other = cluster.folder().join("other-secret");
+    fs::write(&other, "quite-another-secret-0123456789abcdef\n").expect("a file can be written");
+    let mut command = cluster.node(3).command();
+    replace_argument(&mut command, "--cluster-secret-file", &other.to_string_lossy());
+    let log = cluster.folder().join("stranger.log");
+    let mut stranger = Process::spawn(command, &log);
+    cluster.node(1).client().ok(&["ACL", "SETUSER", "alice", "on"]);
+    wait_until("somebody says that the secret is wrong", || {
+        let complained = stranger.log().contains("secret is missing or wrong")
+            || cluster.node(1).log().contains("secret is missing or wrong");
+        (stranger.exited().is_some() || complained).then_some(())
+    });
+    assert!(!cluster.node(3).is_ready());
+}
+
+/// Starts the last node with more flags, which must end it with a message and no success.
+fn refusal(cluster: &mut Cluster, flags: &[&str]) -> String {
+    let number = cluster.size();
+    fs::create_dir_all(cluster.node(number).folder()).expect("a node's folder can be made");
+    let mut command = cluster.node(number).command();
+    for pair in flags.chunks(2) {
+        replace_argument(&mut command, pair[0], pair[1]);
+    }
+    let log = cluster.folder().join("refusal.log");
+    let _ = fs::remove_file(&log);
+    let mut process = Process::spawn(command, &log);
+    let status = poll(Duration::from_secs(30), || process.exited());
+    let status = status.unwrap_or_else(|| panic!("it goes on:\n{}", process.log()));
+    assert!(!status.success(), "it ended with success:\n{}", process.log());
+    process.log()
+}
+
+/// Flags may be given once: a changed one replaces the harness' own.
+fn replace_argument(command: &mut Command, flag: &str, value: &str) {
+    let mut arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+    match arguments.iter().position(|argument| argument == flag) {
+        Some(at) => arguments[at + 1] = value.into(),
+        None => arguments.extend([flag.into(), value.into()]),
+    }
+    let mut changed = Command::new(command.get_program());
+    changed.args(arguments);
+    *command = changed;
+}
+
+fn largest_file_named(folder: &Path, name: &str) -> Option<PathBuf> {
+    let mut found: Vec<(u64, PathBuf)> = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a node's folder can be read").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.file_name().is_some_and(|file| file == name) {
+                found.push((entry.metadata().map_or(0, |meta| meta.len()), path));
+            }
+        }
+    }
+    found.into_iter().max().map(|(_, path)| path)
+}

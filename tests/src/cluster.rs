@@ -1,0 +1,342 @@
+//! A cluster of real `keyward serve` processes on loopback, each with its folder, its ports and its log.
+//!
+//! Every flag of the node is spelled in `Node::command` and nowhere else. Nodes are counted from 1, as the demo does.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::thread;
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::process::write_file;
+use crate::{Client, Process, binary, free_ports, http_get, wait_until};
+
+/// How many of the log's last lines a failing test prints per node.
+const LOG_LINES: usize = 80;
+
+/// What a cluster is made of.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    nodes: usize,
+    flags: Vec<(String, String)>,
+    acl_file: Option<PathBuf>,
+    acl_text: Option<String>,
+}
+
+impl Builder {
+    /// One more flag for every node: `.flag("maxclients", "10")` becomes `--maxclients 10`.
+    #[must_use]
+    pub fn flag(mut self, name: &str, value: &str) -> Self {
+        self.flags.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Every node watches this ACL file.
+    #[must_use]
+    pub fn acl_file(mut self, path: &Path) -> Self {
+        self.acl_file = Some(path.to_owned());
+        self
+    }
+
+    /// Every node watches an ACL file with this content, kept in the cluster's folder.
+    #[must_use]
+    pub fn acl_text(mut self, text: &str) -> Self {
+        self.acl_text = Some(text.to_owned());
+        self
+    }
+
+    /// Starts every node and waits until each says it is ready.
+    pub fn start(self) -> Cluster {
+        let mut cluster = self.lay_out();
+        for number in 1..=cluster.nodes.len() {
+            cluster.spawn(number);
+        }
+        for number in 1..=cluster.nodes.len() {
+            cluster.wait_ready(number);
+        }
+        cluster
+    }
+
+    /// Folders, ports and flags, with nothing started.
+    pub fn lay_out(self) -> Cluster {
+        let folder =
+            tempfile::Builder::new().prefix("keyward-test-").tempdir().expect("a temporary folder can be made");
+        let secret = folder.path().join("cluster-secret");
+        write_file(&secret, "an-example-secret-for-tests-only-0123456789\n");
+        let acl_file = match (&self.acl_text, &self.acl_file) {
+            (Some(text), _) => {
+                let path = folder.path().join("acl").join("users.acl");
+                write_file(&path, text);
+                Some(path)
+            }
+            (None, path) => path.clone(),
+        };
+        let ports = free_ports(self.nodes * 4);
+        let members: Vec<String> =
+            (0..self.nodes).map(|i| format!("node-{}=127.0.0.1:{}", i + 1, ports[i * 4 + 3])).collect();
+        let nodes = (0..self.nodes)
+            .map(|i| Node {
+                number: i + 1,
+                ports: [ports[i * 4], ports[i * 4 + 1], ports[i * 4 + 2], ports[i * 4 + 3]],
+                folder: folder.path().join(format!("node-{}", i + 1)),
+                members: members.join(","),
+                secret: secret.clone(),
+                acl_file: acl_file.clone(),
+                flags: self.flags.clone(),
+                process: None,
+            })
+            .collect();
+        Cluster { nodes, folder }
+    }
+}
+
+/// Real nodes that live as long as this value.
+#[derive(Debug)]
+pub struct Cluster {
+    nodes: Vec<Node>,
+    folder: TempDir,
+}
+
+impl Cluster {
+    /// `nodes` ready nodes with no policy source: `default` is open on loopback.
+    pub fn start(nodes: usize) -> Self {
+        Self::of(nodes).start()
+    }
+
+    /// A cluster of `nodes` nodes still to be described.
+    pub fn of(nodes: usize) -> Builder {
+        Builder { nodes, flags: Vec::new(), acl_file: None, acl_text: None }
+    }
+
+    /// How many nodes it was made of, running or not.
+    pub fn size(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// A node by its number, from 1.
+    pub fn node(&self, number: usize) -> &Node {
+        &self.nodes[number - 1]
+    }
+
+    /// A node by its number, from 1, to be changed before it is spawned again.
+    pub fn node_mut(&mut self, number: usize) -> &mut Node {
+        &mut self.nodes[number - 1]
+    }
+
+    /// Every node.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The cluster's own folder.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Starts a node's process and returns at once.
+    pub fn spawn(&mut self, number: usize) {
+        let node = self.node_mut(number);
+        fs::create_dir_all(&node.folder).expect("a node's folder can be made");
+        let process = Process::spawn(node.command(), &node.log_path());
+        node.process = Some(process);
+    }
+
+    /// Starts a node and waits until it says it is ready.
+    pub fn restart(&mut self, number: usize) {
+        self.spawn(number);
+        self.wait_ready(number);
+    }
+
+    /// Waits until a node says it is ready; panics at once when it has ended instead.
+    pub fn wait_ready(&mut self, number: usize) {
+        let node = self.node_mut(number);
+        wait_until(&format!("node {number} is ready"), || {
+            let ended = node.process.as_mut().and_then(Process::exited);
+            if let Some(status) = ended {
+                panic!("node {number} ended with {status} instead of becoming ready:\n{}", node.log_tail());
+            }
+            node.is_ready().then_some(())
+        });
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self, number: usize) {
+        if let Some(mut process) = self.node_mut(number).process.take() {
+            process.kill();
+        }
+    }
+
+    /// SIGTERM, and the exit status.
+    pub fn stop(&mut self, number: usize) -> ExitStatus {
+        let mut process = self.node_mut(number).process.take().expect("only a running node is stopped");
+        process.terminate()
+    }
+
+    /// Freezes a node's process: it keeps its sockets and answers nothing.
+    pub fn pause(&self, number: usize) {
+        self.node(number).signal(Signal::STOP);
+    }
+
+    /// Thaws a paused node.
+    pub fn resume(&self, number: usize) {
+        self.node(number).signal(Signal::CONT);
+    }
+
+    /// The number of the node that serves the data, as the nodes' `INFO replication` says.
+    pub fn primary(&self) -> usize {
+        wait_until("a node says that it is the primary", || {
+            self.nodes.iter().find(|node| node.is_primary()).map(|node| node.number)
+        })
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            return;
+        }
+        for node in &self.nodes {
+            eprintln!("---- log of node {} ----\n{}", node.number, node.log_tail());
+        }
+    }
+}
+
+/// One node: its addresses, its folder and, while it runs, its process.
+#[derive(Debug)]
+pub struct Node {
+    number: usize,
+    /// Clients, admin, http, peers.
+    ports: [u16; 4],
+    folder: PathBuf,
+    members: String,
+    secret: PathBuf,
+    acl_file: Option<PathBuf>,
+    flags: Vec<(String, String)>,
+    process: Option<Process>,
+}
+
+impl Node {
+    /// Its number, from 1.
+    pub fn number(&self) -> usize {
+        self.number
+    }
+
+    /// Where clients connect.
+    pub fn address(&self) -> SocketAddr {
+        loopback(self.ports[0])
+    }
+
+    /// Where `keywardctl` connects.
+    pub fn admin_address(&self) -> SocketAddr {
+        loopback(self.ports[1])
+    }
+
+    /// `/livez`, `/readyz`, `/metrics`.
+    pub fn http_address(&self) -> SocketAddr {
+        loopback(self.ports[2])
+    }
+
+    /// Where other nodes connect.
+    pub fn peer_address(&self) -> SocketAddr {
+        loopback(self.ports[3])
+    }
+
+    /// Its data folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The ACL file it watches.
+    pub fn acl_file(&self) -> Option<&Path> {
+        self.acl_file.as_deref()
+    }
+
+    /// The running process.
+    pub fn process(&mut self) -> &mut Process {
+        self.process.as_mut().expect("the node runs")
+    }
+
+    /// The running process' id.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("the node runs").pid()
+    }
+
+    /// Gives a flag another value from the next start on.
+    pub fn set_flag(&mut self, name: &str, value: &str) {
+        self.flags.retain(|(known, _)| known != name);
+        self.flags.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// A connection as `default`.
+    pub fn client(&self) -> Client {
+        Client::connect(self.address()).unwrap_or_else(|error| panic!("node {} refuses: {error}", self.number))
+    }
+
+    /// A connection logged in as `user`.
+    pub fn client_as(&self, user: &str, password: &str) -> Client {
+        Client::login(self.address(), user, password)
+            .unwrap_or_else(|error| panic!("node {} refuses {user}: {error}", self.number))
+    }
+
+    /// Whether it says it is ready.
+    pub fn is_ready(&self) -> bool {
+        http_get(self.http_address(), "/readyz").is_some_and(|(status, _)| status == 200)
+    }
+
+    /// Everything it has logged, over all its starts.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// The command that starts this node.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(binary("keyward"));
+        command
+            .arg("serve")
+            .args(["--name", &format!("node-{}", self.number)])
+            .arg("--data-dir")
+            .arg(&self.folder)
+            .args(["--bind", &self.address().to_string()])
+            .args(["--admin-bind", &self.admin_address().to_string()])
+            .args(["--http-bind", &self.http_address().to_string()])
+            .args(["--peer-bind", &self.peer_address().to_string()])
+            .args(["--advertise-host", "127.0.0.1"])
+            .args(["--members", &self.members])
+            .arg("--cluster-secret-file")
+            .arg(&self.secret);
+        if let Some(path) = &self.acl_file {
+            command.arg("--acl-file").arg(path);
+        }
+        for (name, value) in &self.flags {
+            command.arg(format!("--{name}")).arg(value);
+        }
+        command
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.folder.with_extension("log")
+    }
+
+    fn log_tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+    }
+
+    fn signal(&self, signal: Signal) {
+        self.process.as_ref().expect("the node runs").signal(signal);
+    }
+
+    fn is_primary(&self) -> bool {
+        let Ok(mut client) = Client::connect(self.address()) else { return false };
+        let info = client.call(&["INFO", "replication"]).ok().and_then(|reply| reply.text());
+        info.is_some_and(|info| info.lines().any(|line| line.trim() == "role:master"))
+    }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
