@@ -4,6 +4,7 @@
 //! [`super::propose`]'s business.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -73,6 +74,8 @@ pub(crate) struct Core {
     pub(crate) raft: OnceLock<Raft>,
     /// The first reason why this node must not go on.
     pub(crate) fatal: watch::Sender<Option<String>>,
+    /// The node is going down on purpose: that raft ends then is no failure.
+    pub(crate) stopping: AtomicBool,
     /// Raft changes its membership one step at a time; so do we.
     pub(crate) membership: Mutex<()>,
     /// Who invited this node, if it waits for that.
@@ -86,6 +89,9 @@ impl Core {
 
     /// Says that this node must stop, unless it is known already.
     pub(crate) fn fail(&self, reason: impl Into<String>) {
+        if self.stopping.load(Ordering::Relaxed) {
+            return;
+        }
         let reason = reason.into();
         self.fatal.send_if_modified(|known| {
             let first = known.is_none();

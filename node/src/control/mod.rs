@@ -38,7 +38,7 @@ mod state_machine;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -378,6 +378,7 @@ fn open(config: ControlConfig) -> Result<Core, StartError> {
         machine,
         raft: OnceLock::new(),
         fatal,
+        stopping: AtomicBool::new(false),
         membership: tokio::sync::Mutex::new(()),
         invited: watch::channel(None).0,
     })
@@ -402,13 +403,13 @@ async fn serve(core: SharedCore, listener: TcpListener, links: Option<LinkTaker>
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     // Without a taker nobody serves data here: such a link ends at once.
     let links = links.unwrap_or_else(|| Arc::new(drop));
-    let secret = core.config.cluster_secret.clone();
+    let checker = Arc::new(peers::Checker::new(core.config.cluster_secret.clone()));
     let served = Server::builder()
         .max_concurrent_streams(STREAMS_MAX)
         // A caller that vanished must not keep its place.
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
-        .layer(InterceptorLayer::new(move |request| secret.check(request)))
+        .layer(InterceptorLayer::new(move |request| checker.check(request)))
         .add_service(peer)
         .serve_with_incoming_shutdown(door::open(listener, links), async move {
             let _ = stop.wait_for(|stop| *stop).await;
@@ -509,6 +510,7 @@ impl Core {
     }
 
     async fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
         if let Some(raft) = self.raft() {
             if self.leader() == Some(*raft.node_id())
                 && let Err(HereError::Unknown | HereError::Stopped) = self.hand_over_here(None).await

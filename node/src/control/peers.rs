@@ -64,6 +64,33 @@ impl ClusterSecret {
     }
 }
 
+/// Between two log lines about refused peers: one of them asks several times a second, for as long as it is wrong.
+const COMPLAINT_PAUSE: Duration = Duration::from_secs(10);
+
+/// The door's check of the secret, which says now and then that it refuses somebody: usually a node of this cluster that
+/// was given another secret.
+pub(crate) struct Checker {
+    secret: ClusterSecret,
+    complained: Mutex<Option<Instant>>,
+}
+
+impl Checker {
+    pub(crate) fn new(secret: ClusterSecret) -> Self {
+        Self { secret, complained: Mutex::new(None) }
+    }
+
+    /// As [`ClusterSecret::check`].
+    pub(crate) fn check(&self, request: Request<()>) -> Result<Request<()>, Status> {
+        self.secret.check(request).inspect_err(|_| {
+            let mut complained = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
+            if complained.is_none_or(|last| last.elapsed() >= COMPLAINT_PAUSE) {
+                *complained = Some(Instant::now());
+                tracing::warn!("a peer was refused: its cluster secret is missing or wrong, or this node's is");
+            }
+        })
+    }
+}
+
 impl fmt::Debug for ClusterSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ClusterSecret(…)")
