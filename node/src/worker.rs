@@ -36,6 +36,9 @@ pub const READ_BYTES: usize = 64 * 1024;
 /// How much of the name of a failed login is logged, in bytes.
 const SHOWN_NAME_BYTES: usize = 128;
 
+/// Failed logins that one thread logs in one second: enough to see what happens, too few to fill a disk.
+const FAILED_LOGINS_TOLD: u64 = 10;
+
 /// Memory of the batch being run; belongs to the thread.
 pub struct Scratch {
     /// Where reads go.
@@ -78,6 +81,8 @@ pub struct Worker {
     link: RefCell<Option<Rc<ForwardLink>>>,
     random: Cell<u64>,
     hot: RefCell<(u64, Arc<Hot>)>,
+    /// The second in which logins last failed, and how many did.
+    failed_logins: Cell<(i64, u64)>,
 }
 
 impl Worker {
@@ -101,6 +106,7 @@ impl Worker {
             link: RefCell::new(None),
             random,
             hot,
+            failed_logins: Cell::new((0, 0)),
         }
     }
 
@@ -284,7 +290,9 @@ impl Worker {
         let client = crate::clients::info(session, self.now_ms());
         // Chosen by a stranger, and as long as they like.
         let shown = &user[..user.len().min(SHOWN_NAME_BYTES)];
-        tracing::warn!(client = %session.address, user = %shown.escape_ascii(), cause = failure.cause(), "login failed");
+        if self.may_log_failed_login() {
+            tracing::warn!(client = %session.address, user = %shown.escape_ascii(), cause = failure.cause(), "login failed");
+        }
         let event = LogEvent {
             reason: LogReason::Auth,
             context: LogContext::Toplevel,
@@ -293,6 +301,21 @@ impl Worker {
             client_info: client.as_bytes(),
         };
         self.node.acl_log.lock().record(&event, now_us() as u64 / 1000);
+    }
+
+    /// Strangers choose how often this happens: only the first few of a second are told one by one, then their number.
+    fn may_log_failed_login(&self) -> bool {
+        let second = self.now_ms() / 1000;
+        let (last, count) = self.failed_logins.get();
+        if last == second {
+            self.failed_logins.set((second, count + 1));
+            return count < FAILED_LOGINS_TOLD;
+        }
+        if count > FAILED_LOGINS_TOLD {
+            tracing::warn!(untold = count - FAILED_LOGINS_TOLD, "more logins failed");
+        }
+        self.failed_logins.set((second, 1));
+        true
     }
 
     /// Has the node that serves the data run these, and appends its replies.

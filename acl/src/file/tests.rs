@@ -34,6 +34,14 @@ fn comments_blank_lines_indentation_and_windows_are_fine() {
     assert!(file.names_default);
 }
 
+/// A vertical tab ended a word and was then no white space to step over: the reader of a redis.conf went round for ever,
+/// taking memory as it went. Found by fuzzing.
+#[test]
+fn every_white_space_that_ends_a_word_is_stepped_over() {
+    let file = parse_conf("user a on\x0b~a:* \x0c +get\nuser default off").unwrap();
+    assert_eq!(users(&file), ["a on ~a:* +get", "default off"]);
+}
+
 #[test]
 fn a_file_that_does_not_name_default_switches_it_off() {
     let file = parse("user a on").unwrap();

@@ -72,6 +72,14 @@ fn blank_requests_are_stepped_over() {
     assert_eq!((requests, error), (vec![vec![b"PING".to_vec()]], None));
 }
 
+/// The search for the end of a half-arrived first line was remembered beyond the request it belonged to, so that the next
+/// short line was looked at from its middle. Found by fuzzing.
+#[test]
+fn a_header_that_arrived_in_halves_leaves_nothing_behind() {
+    let (requests, error) = feed(&mut decoder(), b"*1\r\n$4\r\nPING\r\n\nPING\n", &[3, 13, 1, 5]);
+    assert_eq!((requests, error), (vec![vec![b"PING".to_vec()], vec![b"PING".to_vec()]], None));
+}
+
 #[test]
 fn arguments_may_hold_anything() {
     let mut value = b"\r\n$5\r\n\0*1".to_vec();
