@@ -12,6 +12,14 @@ use crate::reply::{Protocol, Reply};
 use crate::table::table;
 use crate::types::{Limits, Value};
 
+// Errors as `Engine::words` shows them.
+
+pub(crate) const WRONG_TYPE: &str = "-WRONGTYPE Operation against a key holding the wrong kind of value\n";
+pub(crate) const NOT_POSITIVE: &str = "-ERR value is out of range, must be positive\n";
+pub(crate) const NOT_INTEGER: &str = "-ERR value is not an integer or out of range\n";
+pub(crate) const NOT_FLOAT: &str = "-ERR value is not a valid float\n";
+pub(crate) const SYNTAX: &str = "-ERR syntax error\n";
+
 /// One engine under test.
 pub(crate) struct Engine {
     /// When values change their encoding.
@@ -33,6 +41,14 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
+    /// Four shards, after these requests; what they left in the journal is forgotten.
+    pub(crate) fn after(requests: &[&str]) -> Engine {
+        let mut engine = Engine::new(4);
+        requests.iter().for_each(|request| _ = engine.words(request));
+        engine.journal.clear();
+        engine
+    }
+
     /// An empty engine with this many shards, a power of two.
     pub(crate) fn new(shard_count: u32) -> Engine {
         let layout = Layout { seed: 7, shard_count };

@@ -2,23 +2,12 @@
 
 use crate::commands::collections::replay;
 use crate::reply::Protocol;
-use crate::testing::Engine;
+use crate::testing::{Engine, NOT_INTEGER, SYNTAX, WRONG_TYPE};
 use proptest::prelude::*;
-
-const WRONG_TYPE: &str = "-WRONGTYPE Operation against a key holding the wrong kind of value\n";
-const NOT_INTEGER: &str = "-ERR value is not an integer or out of range\n";
-const SYNTAX: &str = "-ERR syntax error\n";
-
-fn engine_with(requests: &[&str]) -> Engine {
-    let mut engine = Engine::new(4);
-    requests.iter().for_each(|request| _ = engine.words(request));
-    engine.journal.clear();
-    engine
-}
 
 #[test]
 fn fields_are_set_and_read() {
-    let mut engine = engine_with(&["SET str x"]);
+    let mut engine = Engine::after(&["SET str x"]);
     engine.converse(&[
         ("HSET h a 1 b", "-ERR wrong number of arguments for 'hset' command\n"),
         ("HMSET h a 1 b", "-ERR wrong number of arguments for 'hmset' command\n"),
@@ -62,7 +51,7 @@ fn fields_are_set_and_read() {
 
 #[test]
 fn numbers_in_fields_are_counted_with() {
-    let mut engine = engine_with(&["HSET h a 1 b x c 1.5", "SET str x"]);
+    let mut engine = Engine::after(&["HSET h a 1 b x c 1.5", "SET str x"]);
     engine.converse(&[
         ("HINCRBY h a x", NOT_INTEGER),
         ("HINCRBY str a x", NOT_INTEGER),
@@ -83,7 +72,7 @@ fn numbers_in_fields_are_counted_with() {
 
 #[test]
 fn fields_are_drawn_at_random() {
-    let mut engine = engine_with(&["HSET h a 1", "HSET big a 1 b 2 c 3"]);
+    let mut engine = Engine::after(&["HSET h a 1", "HSET big a 1 b 2 c 3"]);
     let range = "-ERR value is out of range, value must between -9223372036854775807 and 9223372036854775807\n";
     engine.converse(&[
         ("HRANDFIELD h", "$1\na\n"),
@@ -108,7 +97,7 @@ fn fields_are_drawn_at_random() {
 
 #[test]
 fn a_walk_shows_every_field() {
-    let mut engine = engine_with(&["HSET h a 1 b 2", "SET str x"]);
+    let mut engine = Engine::after(&["HSET h a 1 b 2", "SET str x"]);
     engine.converse(&[
         ("HSCAN h 0", "*2\n$1\n0\n*4\n$1\na\n$1\n1\n$1\nb\n$1\n2\n"),
         ("HSCAN h +0 MATCH b* COUNT 5 NOVALUES", "*2\n$1\n0\n*1\n$1\nb\n"),
@@ -141,7 +130,7 @@ fn a_walk_shows_every_field() {
 
 #[test]
 fn hgetdel_returns_what_it_deletes() {
-    let mut engine = engine_with(&["HSET h a 1 b 2", "SET str x"]);
+    let mut engine = Engine::after(&["HSET h a 1 b 2", "SET str x"]);
     let refused = "-ERR numfields should be greater than 0 and match the provided number of fields\n";
     engine.converse(&[
         ("HGETDEL h FIELDS 2 a", refused),

@@ -2,24 +2,12 @@
 
 use crate::commands::collections::replay;
 use crate::reply::Protocol;
-use crate::testing::Engine;
+use crate::testing::{Engine, NOT_INTEGER, NOT_POSITIVE, SYNTAX, WRONG_TYPE};
 use proptest::prelude::*;
-
-const WRONG_TYPE: &str = "-WRONGTYPE Operation against a key holding the wrong kind of value\n";
-const NOT_POSITIVE: &str = "-ERR value is out of range, must be positive\n";
-const NOT_INTEGER: &str = "-ERR value is not an integer or out of range\n";
-const SYNTAX: &str = "-ERR syntax error\n";
-
-fn engine_with(requests: &[&str]) -> Engine {
-    let mut engine = Engine::new(4);
-    requests.iter().for_each(|request| _ = engine.words(request));
-    engine.journal.clear();
-    engine
-}
 
 #[test]
 fn elements_are_pushed_and_popped_at_both_ends() {
-    let mut engine = engine_with(&["SET str x"]);
+    let mut engine = Engine::after(&["SET str x"]);
     engine.converse(&[
         ("LPUSHX l a", ":0\n"),
         ("RPUSH l a b c", ":3\n"),
@@ -47,7 +35,7 @@ fn elements_are_pushed_and_popped_at_both_ends() {
 
 #[test]
 fn elements_are_found_by_index() {
-    let mut engine = engine_with(&["RPUSH l a b c", "SET str x"]);
+    let mut engine = Engine::after(&["RPUSH l a b c", "SET str x"]);
     engine.converse(&[
         ("LINDEX l -1", "$1\nc\n"),
         ("LINDEX l 3", "$-1\n"),
@@ -70,7 +58,7 @@ fn elements_are_found_by_index() {
 
 #[test]
 fn elements_are_inserted_removed_and_trimmed() {
-    let mut engine = engine_with(&["RPUSH l a b a c a"]);
+    let mut engine = Engine::after(&["RPUSH l a b a c a"]);
     engine.converse(&[
         ("LINSERT l UP a b", SYNTAX),
         ("LINSERT nope before a b", ":0\n"),
@@ -97,7 +85,7 @@ fn elements_are_inserted_removed_and_trimmed() {
 
 #[test]
 fn positions_are_searched_from_either_end() {
-    let mut engine = engine_with(&["RPUSH l a b a c a", "SET str x"]);
+    let mut engine = Engine::after(&["RPUSH l a b a c a", "SET str x"]);
     let range = "-ERR value is out of range, value must between -9223372036854775807 and 9223372036854775807\n";
     engine.converse(&[
         ("LPOS l a", ":0\n"),
@@ -123,7 +111,7 @@ fn positions_are_searched_from_either_end() {
 
 #[test]
 fn elements_move_between_lists() {
-    let mut engine = engine_with(&["RPUSH l a b c", "SET str x"]);
+    let mut engine = Engine::after(&["RPUSH l a b c", "SET str x"]);
     engine.converse(&[
         ("LMOVE l m LEFT RIGHT", "$1\na\n"),
         ("RPOPLPUSH l m", "$1\nc\n"),
@@ -141,7 +129,7 @@ fn elements_move_between_lists() {
 
 #[test]
 fn lmpop_pops_from_the_first_list_there_is() {
-    let mut engine = engine_with(&["RPUSH l a b c d", "SET str x"]);
+    let mut engine = Engine::after(&["RPUSH l a b c d", "SET str x"]);
     engine.converse(&[
         ("LMPOP 0 l LEFT", "-ERR numkeys should be greater than 0\n"),
         ("LMPOP x l LEFT", "-ERR numkeys should be greater than 0\n"),

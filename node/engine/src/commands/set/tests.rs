@@ -2,23 +2,12 @@
 
 use crate::commands::collections::replay;
 use crate::reply::Protocol;
-use crate::testing::Engine;
+use crate::testing::{Engine, NOT_POSITIVE, SYNTAX, WRONG_TYPE};
 use proptest::prelude::*;
-
-const WRONG_TYPE: &str = "-WRONGTYPE Operation against a key holding the wrong kind of value\n";
-const NOT_POSITIVE: &str = "-ERR value is out of range, must be positive\n";
-const SYNTAX: &str = "-ERR syntax error\n";
-
-fn engine_with(requests: &[&str]) -> Engine {
-    let mut engine = Engine::new(4);
-    requests.iter().for_each(|request| _ = engine.words(request));
-    engine.journal.clear();
-    engine
-}
 
 #[test]
 fn members_are_added_and_removed() {
-    let mut engine = engine_with(&["SET str x"]);
+    let mut engine = Engine::after(&["SET str x"]);
     engine.converse(&[
         ("SADD s 3 1 2 1", ":3\n"),
         ("SADD s 1", ":0\n"),
@@ -44,7 +33,7 @@ fn members_are_added_and_removed() {
 
 #[test]
 fn a_member_moves() {
-    let mut engine = engine_with(&["SADD s a b", "SADD t b", "SET str x"]);
+    let mut engine = Engine::after(&["SADD s a b", "SADD t b", "SET str x"]);
     engine.converse(&[
         ("SMOVE nope str a", ":0\n"),
         ("SMOVE s str a", WRONG_TYPE),
@@ -62,7 +51,7 @@ fn a_member_moves() {
 
 #[test]
 fn what_was_drawn_is_what_is_journaled() {
-    let mut engine = engine_with(&["SADD s a", "SADD t a b c", "SET str x"]);
+    let mut engine = Engine::after(&["SADD s a", "SADD t a b c", "SET str x"]);
     engine.converse(&[
         ("SPOP s x", NOT_POSITIVE),
         ("SPOP s -1", NOT_POSITIVE),
@@ -85,7 +74,7 @@ fn what_was_drawn_is_what_is_journaled() {
 
 #[test]
 fn members_are_drawn_at_random() {
-    let mut engine = engine_with(&["SADD s a"]);
+    let mut engine = Engine::after(&["SADD s a"]);
     engine.converse(&[
         ("SRANDMEMBER s", "$1\na\n"),
         ("SRANDMEMBER s 5", "*1\n$1\na\n"),
@@ -101,14 +90,14 @@ fn members_are_drawn_at_random() {
 
 #[test]
 fn an_answer_without_end_is_refused() {
-    let mut engine = engine_with(&[]);
+    let mut engine = Engine::after(&[]);
     engine.run(&[b"SADD", b"s", &vec![b'x'; 64 << 20]]);
     engine.converse(&[("SRANDMEMBER s -9223372036854775807", "-ERR value is out of range\n")]);
 }
 
 #[test]
 fn sets_are_combined() {
-    let mut engine = engine_with(&["SADD s 1 2 3", "SADD t 2 3 4", "SET str x"]);
+    let mut engine = Engine::after(&["SADD s 1 2 3", "SADD t 2 3 4", "SET str x"]);
     engine.converse(&[
         ("SINTER s t", "*2\n$1\n2\n$1\n3\n"),
         ("SINTER s nope", "*0\n"),
@@ -135,7 +124,7 @@ fn sets_are_combined() {
 
 #[test]
 fn a_combination_replaces_what_was_there() {
-    let mut engine = engine_with(&["SADD s 1 2 3", "SADD t 2 3 4", "SET d x"]);
+    let mut engine = Engine::after(&["SADD s 1 2 3", "SADD t 2 3 4", "SET d x"]);
     engine.converse(&[
         ("SINTERSTORE d s t", ":2\n"),
         ("SMEMBERS d", "*2\n$1\n2\n$1\n3\n"),
@@ -150,7 +139,7 @@ fn a_combination_replaces_what_was_there() {
 
 #[test]
 fn an_expired_source_is_removed_before_the_combination_is_repeated() {
-    let mut engine = engine_with(&["SADD s 1 2", "SADD t 3", "PEXPIRE s 5"]);
+    let mut engine = Engine::after(&["SADD s 1 2", "SADD t 3", "PEXPIRE s 5"]);
     engine.now += 10;
     engine.converse(&[("SUNIONSTORE d s t", ":1\n")]);
     assert_eq!(engine.journal_lines(), ["DEL s", "SUNIONSTORE d s t"]);
@@ -158,7 +147,7 @@ fn an_expired_source_is_removed_before_the_combination_is_repeated() {
 
 #[test]
 fn a_walk_shows_matching_members() {
-    let mut engine = engine_with(&["SADD s a b ab"]);
+    let mut engine = Engine::after(&["SADD s a b ab"]);
     engine.converse(&[
         ("SSCAN s 0 MATCH a* COUNT 100", "*2\n$1\n0\n*2\n$1\na\n$2\nab\n"),
         ("SSCAN s 0 NOVALUES", "-ERR NOVALUES option can only be used in HSCAN\n"),
@@ -189,7 +178,7 @@ proptest! {
 
 #[test]
 fn a_small_request_does_not_draw_without_end() {
-    let mut engine = engine_with(&["SADD s a", "HSET h f v", "ZADD z 1 m"]);
+    let mut engine = Engine::after(&["SADD s a", "HSET h f v", "ZADD z 1 m"]);
     for request in ["SRANDMEMBER s -2147483648", "HRANDFIELD h -2147483648", "ZRANDMEMBER z -2147483648"] {
         engine.converse(&[(request, "-ERR value is out of range\n")]);
     }

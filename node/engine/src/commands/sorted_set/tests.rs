@@ -2,27 +2,15 @@
 
 use crate::commands::collections::replay;
 use crate::reply::Protocol;
-use crate::testing::Engine;
+use crate::testing::{Engine, NOT_FLOAT, NOT_INTEGER, NOT_POSITIVE, SYNTAX, WRONG_TYPE};
 use proptest::prelude::*;
 
-const WRONG_TYPE: &str = "-WRONGTYPE Operation against a key holding the wrong kind of value\n";
-const NOT_POSITIVE: &str = "-ERR value is out of range, must be positive\n";
-const NOT_INTEGER: &str = "-ERR value is not an integer or out of range\n";
-const NOT_FLOAT: &str = "-ERR value is not a valid float\n";
 const BOUND_NOT_FLOAT: &str = "-ERR min or max is not a float\n";
 const BOUND_NOT_STRING: &str = "-ERR min or max not valid string range item\n";
-const SYNTAX: &str = "-ERR syntax error\n";
-
-fn engine_with(requests: &[&str]) -> Engine {
-    let mut engine = Engine::new(4);
-    requests.iter().for_each(|request| _ = engine.words(request));
-    engine.journal.clear();
-    engine
-}
 
 #[test]
 fn scores_are_given_under_conditions() {
-    let mut engine = engine_with(&["SET str x"]);
+    let mut engine = Engine::after(&["SET str x"]);
     engine.converse(&[
         ("ZADD z XX 1 a", ":0\n"),
         ("EXISTS z", ":0\n"),
@@ -69,7 +57,7 @@ fn scores_are_given_under_conditions() {
 
 #[test]
 fn members_tell_score_and_rank() {
-    let mut engine = engine_with(&["ZADD z 1 a 2.5 b 1e21 c"]);
+    let mut engine = Engine::after(&["ZADD z 1 a 2.5 b 1e21 c"]);
     engine.converse(&[
         ("ZCARD z", ":3\n"),
         ("ZSCORE z c", "$5\n1e+21\n"),
@@ -99,7 +87,7 @@ fn members_tell_score_and_rank() {
 
 #[test]
 fn ranges_are_read_by_rank() {
-    let mut engine = engine_with(&["ZADD z 1 a 2 b 3 c", "SET str x"]);
+    let mut engine = Engine::after(&["ZADD z 1 a 2 b 3 c", "SET str x"]);
     let limit = "-ERR syntax error, LIMIT is only supported in combination with either BYSCORE or BYLEX\n";
     engine.converse(&[
         ("ZRANGE z 0 -1 WITHSCORES", "*6\n$1\na\n$1\n1\n$1\nb\n$1\n2\n$1\nc\n$1\n3\n"),
@@ -124,7 +112,7 @@ fn ranges_are_read_by_rank() {
 
 #[test]
 fn ranges_are_read_by_score() {
-    let mut engine = engine_with(&["ZADD z 1 a 2 b 3 c 4 d"]);
+    let mut engine = Engine::after(&["ZADD z 1 a 2 b 3 c 4 d"]);
     engine.converse(&[
         ("ZRANGE z (1 3 BYSCORE", "*2\n$1\nb\n$1\nc\n"),
         ("ZRANGE z +inf -inf BYSCORE REV LIMIT 1 2", "*2\n$1\nc\n$1\nb\n"),
@@ -146,7 +134,7 @@ fn ranges_are_read_by_score() {
 
 #[test]
 fn ranges_are_read_by_name() {
-    let mut engine = engine_with(&["ZADD z 0 a 0 b 0 c 0 d"]);
+    let mut engine = Engine::after(&["ZADD z 0 a 0 b 0 c 0 d"]);
     engine.converse(&[
         ("ZRANGE z [b (d BYLEX", "*2\n$1\nb\n$1\nc\n"),
         ("ZRANGE z + - BYLEX REV LIMIT 0 1", "*1\n$1\nd\n"),
@@ -163,7 +151,7 @@ fn ranges_are_read_by_name() {
 
 #[test]
 fn ranges_are_stored_and_removed() {
-    let mut engine = engine_with(&["ZADD z 1 a 2 b 3 c 4 d 5 e", "SET str x"]);
+    let mut engine = Engine::after(&["ZADD z 1 a 2 b 3 c 4 d 5 e", "SET str x"]);
     engine.converse(&[
         ("ZRANGESTORE d z 0 -1 WITHSCORES", SYNTAX),
         ("ZRANGESTORE d z 1 (4 BYSCORE LIMIT 1 2", ":2\n"),
@@ -194,7 +182,7 @@ fn ranges_are_stored_and_removed() {
 
 #[test]
 fn pops_journal_the_members_they_took() {
-    let mut engine = engine_with(&["ZADD z 1 a 2 b 3 c 4 d 5 e 6 f", "SET str x"]);
+    let mut engine = Engine::after(&["ZADD z 1 a 2 b 3 c 4 d 5 e 6 f", "SET str x"]);
     engine.converse(&[
         ("ZPOPMIN z x", NOT_POSITIVE),
         ("ZPOPMIN z 1 1", SYNTAX),
@@ -220,7 +208,7 @@ fn pops_journal_the_members_they_took() {
 
 #[test]
 fn members_are_drawn_at_random() {
-    let mut engine = engine_with(&["ZADD z 1 a"]);
+    let mut engine = Engine::after(&["ZADD z 1 a"]);
     engine.converse(&[
         ("ZRANDMEMBER z", "$1\na\n"),
         ("ZRANDMEMBER z 3 WITHSCORES", "*2\n$1\na\n$1\n1\n"),
@@ -236,7 +224,7 @@ fn members_are_drawn_at_random() {
 
 #[test]
 fn sorted_sets_and_sets_are_combined() {
-    let mut engine = engine_with(&["ZADD z 1 a 2 b 3 c", "SADD s a b 1", "SET str x"]);
+    let mut engine = Engine::after(&["ZADD z 1 a 2 b 3 c", "SADD s a b 1", "SET str x"]);
     engine.converse(&[
         ("ZUNION 2 z s AGGREGATE MAX WITHSCORES", "*8\n$1\n1\n$1\n1\n$1\na\n$1\n1\n$1\nb\n$1\n2\n$1\nc\n$1\n3\n"),
         ("ZUNION 1 z WEIGHTS -1", "*3\n$1\nc\n$1\nb\n$1\na\n"),
@@ -272,7 +260,7 @@ fn sorted_sets_and_sets_are_combined() {
 
 #[test]
 fn a_walk_shows_scores_as_redis_stores_them() {
-    let mut engine = engine_with(&["ZADD z 3.3 a 1 b"]);
+    let mut engine = Engine::after(&["ZADD z 3.3 a 1 b"]);
     engine.converse(&[
         ("ZSCAN z 0", "*2\n$1\n0\n*4\n$1\nb\n$1\n1\n$1\na\n$3\n3.3\n"),
         ("ZSCAN z 0 NOSCORES MATCH a", "*2\n$1\n0\n*1\n$1\na\n"),
