@@ -5,10 +5,32 @@
 //! replaces it by commands that do not. The node appends the effects to the shard group's journal while the shard is
 //! still locked: journal order is memory order. Replicas apply effects without deciding anything.
 
+use crate::events::{Event, EventClass};
+use crate::keyspace::UnixMillis;
 use std::cell::Cell;
 
 /// One effect: a command with its arguments, deterministic.
 pub type EffectCommand = Vec<Vec<u8>>;
+
+/// What a client gets that waited in vain.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WaitedInVain {
+    /// The null of a bulk string.
+    Null,
+    /// The null of an array.
+    NullArray,
+}
+
+/// A command found nothing and waits: it is run again, as a whole, when one of its keys was written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Wait {
+    /// When it gives up; `None` never does.
+    pub until: Option<UnixMillis>,
+    /// The answer then, and at once where nothing may wait (transactions, scripts).
+    pub in_vain: WaitedInVain,
+    /// Run this instead of the request: `XREAD … $` means the end of the stream as of now.
+    pub again: Option<EffectCommand>,
+}
 
 /// What the commands of one call did.
 #[derive(Default, Debug)]
@@ -17,6 +39,12 @@ pub struct Effects {
     replaced: bool,
     commands: Vec<EffectCommand>,
     removed: Vec<Vec<u8>>,
+    /// Somebody observes keys of the locked shards: what is touched is noted.
+    observed: bool,
+    touched: Vec<(u32, Vec<u8>)>,
+    wanted_events: EventClass,
+    events: Vec<Event>,
+    wait: Option<Wait>,
     // Reading borrows the keys shared, so these two count through a cell.
     hits: Cell<u64>,
     misses: Cell<u64>,
@@ -38,6 +66,50 @@ impl Effects {
         Effects::default()
     }
 
+    /// What must be noted in the next call: the keys it touches, and these events.
+    #[inline]
+    pub fn observe(&mut self, touched: bool, events: EventClass) {
+        self.observed = touched;
+        self.wanted_events = events;
+    }
+
+    /// The key was written, made or removed.
+    #[inline]
+    pub fn touched(&mut self, database: u32, key: &[u8]) {
+        if self.observed {
+            self.touched.push((database, key.to_vec()));
+        }
+    }
+
+    /// The keys the call wrote, if somebody observes, each with its database; a key may be named twice.
+    pub fn touched_keys(&self) -> &[(u32, Vec<u8>)] {
+        &self.touched
+    }
+
+    /// Something happened that `notify-keyspace-events` may want told.
+    #[inline]
+    pub fn event(&mut self, class: EventClass, name: &'static str, database: u32, key: &[u8]) {
+        if self.wanted_events.has(class) {
+            self.events.push(Event { class, name, database, key: key.to_vec() });
+        }
+    }
+
+    /// What happened, in order.
+    pub fn events(&self) -> &[Event] {
+        &self.events
+    }
+
+    /// The command waits.
+    pub fn wait(&mut self, wait: Wait) {
+        self.wait = Some(wait);
+    }
+
+    /// Whether the command waits, and for how long.
+    #[inline]
+    pub fn take_wait(&mut self) -> Option<Wait> {
+        self.wait.take()
+    }
+
     /// `count` things changed.
     #[inline]
     pub fn changed(&mut self, count: u64) {
@@ -51,8 +123,10 @@ impl Effects {
     }
 
     /// A key was found expired and removed, before the request did anything.
-    pub fn expired(&mut self, key: &[u8]) {
+    pub fn expired(&mut self, database: u32, key: &[u8]) {
         self.removed.push(key.to_vec());
+        self.touched(database, key);
+        self.event(EventClass::EXPIRED, "expired", database, key);
     }
 
     /// How many things the request changed (the `dirty` count of `INFO persistence`).
@@ -105,6 +179,9 @@ impl Effects {
         self.replaced = false;
         self.commands.clear();
         self.removed.clear();
+        self.touched.clear();
+        self.events.clear();
+        self.wait = None;
         self.hits.set(0);
         self.misses.set(0);
     }

@@ -14,8 +14,9 @@
 //! keys, one method after the other.
 
 use crate::dict::{self, Dict, Entry, NewValue, OldValue, OwnedEntry, ValueRef};
-use crate::effects::Effects;
+use crate::effects::{Effects, Wait};
 use crate::error::CommandError;
+use crate::events::EventClass;
 use crate::types::{Hash, Limits, List, Set, SortedSet, Value, number};
 use std::collections::BTreeMap;
 use std::ops::Deref;
@@ -515,6 +516,35 @@ impl<'a> Keys<'a> {
         move || next_random(&mut seed)
     }
 
+    /// Nothing to answer yet: the request is run again when one of its keys was written. The handler has written no reply.
+    pub fn wait(&mut self, wait: Wait) -> Result<(), CommandError> {
+        self.effects.wait(wait);
+        Ok(())
+    }
+
+    /// Something happened that `notify-keyspace-events` may want told. Costs one test when nobody does.
+    #[inline]
+    pub fn event(&mut self, class: EventClass, name: &'static str, key: &[u8]) {
+        self.effects.event(class, name, self.context.space.database, key);
+    }
+
+    /// The key was written, made or removed.
+    #[inline]
+    fn touched(&mut self, key: &[u8]) {
+        self.effects.touched(self.context.space.database, key);
+    }
+
+    /// The key was made.
+    #[inline]
+    fn made(&mut self, key: &[u8]) {
+        self.event(EventClass::NEW, "new", key);
+    }
+
+    /// The key was found expired and removed.
+    fn found_expired(&mut self, key: &[u8]) {
+        self.effects.expired(self.context.space.database, key);
+    }
+
     /// The same view on another of the tenant's databases (MOVE, COPY … DB). Effects belong to the database of the call,
     /// so nothing in there may remove expired keys: look with `exists` and `peek`, write with `put` and `put_taken`.
     pub fn in_database<R>(&mut self, database: u32, call: impl FnOnce(&mut Keys<'_>) -> R) -> R {
@@ -587,6 +617,7 @@ impl<'a> Keys<'a> {
         let Keyspace { dict, objects_bytes, .. } = self.shards.get_mut(place.shard).space_mut(self.context.space);
         let Some(mut entry) = dict.find_mut(place.hash, key) else {
             self.effects.looked_up(false);
+            self.effects.event(EventClass::KEY_MISS, "keymiss", self.context.space.database, key);
             return None;
         };
         if entry.expires_at().is_some_and(|at| at <= now) {
@@ -596,7 +627,9 @@ impl<'a> Keys<'a> {
             }
             discard_later(&mut self.garbage, removed);
             self.effects.looked_up(false);
-            self.effects.expired(key);
+            let database = self.context.space.database;
+            self.effects.expired(database, key);
+            self.effects.event(EventClass::KEY_MISS, "keymiss", database, key);
             return None;
         }
         self.effects.looked_up(true);
@@ -649,7 +682,7 @@ impl<'a> Keys<'a> {
         let due = space.dict.find(hash, key).and_then(Entry::expires_at).is_some_and(|at| at <= now);
         if due {
             self.discard(key);
-            self.effects.expired(key);
+            self.found_expired(key);
         }
     }
 
@@ -686,10 +719,12 @@ impl<'a> Keys<'a> {
         };
         let clock = access_clock(self.context.now);
         let (hash, space) = self.place_of(key);
+        let mut made = false;
         let old = match compact_integer(value) {
             None => {
                 let mut upserted = space.dict.upsert_string(hash, key, value, expiry);
                 upserted.entry.set_access(clock);
+                made = !upserted.existed;
                 upserted.old_value
             }
             Some(number) => match space.dict.place_of(hash, key) {
@@ -703,6 +738,7 @@ impl<'a> Keys<'a> {
                 dict::Place::Vacant(vacant) => {
                     let expires_at = if let dict::Expiry::Set(expires_at) = expiry { expires_at } else { None };
                     vacant.insert(NewValue::Int(number), expires_at).set_access(clock);
+                    made = true;
                     OldValue::Small
                 }
             },
@@ -711,6 +747,10 @@ impl<'a> Keys<'a> {
             space.objects_bytes = space.objects_bytes.saturating_sub(object.memory_bytes());
         }
         self.bin(old);
+        self.touched(key);
+        if made {
+            self.made(key);
+        }
     }
 
     /// Reads the string as an integer, a missing key as 0, and makes it what `change` answers. The expiry stays (INCR).
@@ -732,11 +772,14 @@ impl<'a> Keys<'a> {
                 let after = change(before)?;
                 entry.set_access(access_clock(now));
                 entry.set_int(after);
+                self.touched(key);
                 return Ok(after);
             }
             dict::Place::Vacant(vacant) => {
                 let after = change(0)?;
                 vacant.insert(NewValue::Int(after), None).set_access(access_clock(now));
+                self.touched(key);
+                self.made(key);
                 return Ok(after);
             }
             dict::Place::Occupied(_) => {}
@@ -752,7 +795,10 @@ impl<'a> Keys<'a> {
 
     /// Makes the key what was taken or copied.
     pub fn put_taken(&mut self, key: &[u8], taken: Taken) {
-        self.discard(key);
+        if !self.discard(key) {
+            self.made(key);
+        }
+        self.touched(key);
         let clock = access_clock(self.context.now);
         let (hash, space) = self.place_of(key);
         if let NewValue::Object(object) = &taken.value {
@@ -767,6 +813,7 @@ impl<'a> Keys<'a> {
         let (hash, space) = self.place_of(key);
         let entry = space.dict.remove(hash, key)?;
         space.forget_object(&entry.value());
+        self.touched(key);
         Some(Taken { expires_at: entry.expires_at(), value: entry.into_value() })
     }
 
@@ -793,10 +840,14 @@ impl<'a> Keys<'a> {
                     return Err(CommandError::StringTooLong);
                 }
                 entry.set_access(access_clock(now));
-                return entry.append(suffix).ok_or(CommandError::WrongType);
+                let len = entry.append(suffix).ok_or(CommandError::WrongType);
+                self.touched(key);
+                return len;
             }
             dict::Place::Vacant(vacant) => {
                 vacant.insert(NewValue::Str(suffix), None).set_access(access_clock(now));
+                self.touched(key);
+                self.made(key);
                 return Ok(suffix.len());
             }
             dict::Place::Occupied(_) => {}
@@ -814,6 +865,10 @@ impl<'a> Keys<'a> {
         change: impl FnOnce(&mut [u8]) -> R,
     ) -> Result<R, CommandError> {
         self.settle(key);
+        if !self.exists(key) {
+            self.made(key);
+        }
+        self.touched(key);
         let clock = access_clock(self.context.now);
         let (hash, space) = self.place_of(key);
         let mut entry = match space.dict.place_of(hash, key) {
@@ -845,6 +900,7 @@ impl<'a> Keys<'a> {
         self.settle(key);
         let clock = access_clock(self.context.now);
         let limits = self.context.limits;
+        let mut made = false;
         let (hash, space) = self.place_of(key);
         let mut entry = match space.dict.place_of(hash, key) {
             dict::Place::Occupied(entry) => entry,
@@ -852,6 +908,7 @@ impl<'a> Keys<'a> {
             dict::Place::Vacant(vacant) => {
                 let value = T::empty(limits);
                 space.objects_bytes += value.memory_bytes();
+                made = true;
                 vacant.insert(NewValue::Object(value), None)
             }
         };
@@ -863,8 +920,11 @@ impl<'a> Keys<'a> {
         let gone = typed.is_gone();
         let bytes_after = value.memory_bytes();
         space.objects_bytes = (space.objects_bytes + bytes_after).saturating_sub(bytes_before);
+        self.touched(key);
         if gone {
             self.discard(key);
+        } else if made {
+            self.made(key);
         }
         Ok(Some(result))
     }
@@ -878,7 +938,9 @@ impl<'a> Keys<'a> {
         let expired = entry.expires_at().is_some_and(|at| at <= now);
         discard_later(&mut self.garbage, entry);
         if expired {
-            self.effects.expired(key);
+            self.found_expired(key);
+        } else {
+            self.touched(key);
         }
         !expired
     }
@@ -890,6 +952,7 @@ impl<'a> Keys<'a> {
         match space.dict.find_mut(hash, key) {
             Some(mut entry) => {
                 entry.set_expiry(expires_at);
+                self.touched(key);
                 true
             }
             None => false,

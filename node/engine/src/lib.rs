@@ -16,6 +16,7 @@ pub mod dict;
 pub mod dump;
 pub mod effects;
 pub mod error;
+pub mod events;
 pub mod introspect;
 pub mod keyspace;
 pub mod reply;

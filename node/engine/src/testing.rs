@@ -6,7 +6,8 @@
 use crate::args::Args;
 use crate::command::Run;
 use crate::dict::ValueRef;
-use crate::effects::{Effect, Effects};
+use crate::effects::{Effect, Effects, Wait, WaitedInVain};
+use crate::events::EventClass;
 use crate::keyspace::{CallContext, EveryKey, Keys, Layout, Shard, SpaceId, TenantId, UnixMillis};
 use crate::reply::{Protocol, Reply};
 use crate::table::table;
@@ -34,6 +35,10 @@ pub(crate) struct Engine {
     pub(crate) journal: Vec<(u32, Vec<Vec<u8>>)>,
     /// How many changes the last request counted.
     pub(crate) changes: u64,
+    /// What the last request waits for, if it does; its answer is the one it gets in vain.
+    pub(crate) waits: Option<Wait>,
+    /// The keyspace events of the last request: `name key`.
+    pub(crate) events: Vec<String>,
     layout: Layout,
     shards: Vec<Shard>,
     effects: Effects,
@@ -59,6 +64,8 @@ impl Engine {
             database: 0,
             journal: Vec::new(),
             changes: 0,
+            waits: None,
+            events: Vec::new(),
             shards: (0..shard_count).map(|_| Shard::new(layout.seed)).collect(),
             layout,
             effects: Effects::new(),
@@ -78,6 +85,7 @@ impl Engine {
         let mut reply = Reply::new(self.protocol);
         self.random += 1;
         self.effects.clear();
+        self.effects.observe(true, EventClass::parse(b"KEAmn").unwrap_or_default());
         let resolved = match table().resolve(argv) {
             Ok(resolved) => resolved,
             Err(error) => {
@@ -107,6 +115,14 @@ impl Engine {
             reply.rewind(mark);
             reply.command_error(&error);
         }
+        self.waits = self.effects.take_wait();
+        match self.waits.as_ref().map(|wait| wait.in_vain) {
+            Some(WaitedInVain::Null) => reply.null(),
+            Some(WaitedInVain::NullArray) => reply.null_array(),
+            None => {}
+        }
+        let told = |event: &crate::events::Event| format!("{} {}", event.name, event.key.escape_ascii());
+        self.events = self.effects.events().iter().map(told).collect();
         self.note(argv);
         reply.bytes
     }
