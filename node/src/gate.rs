@@ -7,7 +7,7 @@
 //! An [`Admitted`] can be made nowhere else, and nothing runs without one. The name and the number of arguments were
 //! settled before by the command table. This file refuses; it runs nothing.
 
-use keyward_acl::{ChannelUse, CommandId, DatabaseUse, Denial, ErrorDetail, KeyUse, Request};
+use keyward_acl::{ChannelUse, CommandId, DatabaseUse, Denial, ErrorDetail, KeyAccess, KeyUse, Request};
 use keyward_engine::command::{Flags, Run};
 use keyward_engine::session::Session;
 use keyward_engine::table::{Row, Table};
@@ -61,6 +61,8 @@ pub enum Refusal {
     HelloNotAuthenticated,
     /// The rules forbid it.
     Denied(Box<Denial>),
+    /// This option reads keys whose names nobody knows beforehand, and the user may not read every key.
+    ReadsEveryKey(&'static str, &'static Row),
     /// Another node serves the data.
     Elsewhere,
     /// The data is still being loaded.
@@ -76,6 +78,10 @@ impl Refusal {
             Refusal::NotAuthenticated => "NOAUTH Authentication required.".to_owned(),
             Refusal::HelloNotAuthenticated => HELLO_NOAUTH.to_owned(),
             Refusal::Denied(denial) => denial.to_text(detail),
+            Refusal::ReadsEveryKey(option, row) => {
+                let command = row.command.name.trim_end_matches("_RO");
+                format!("ERR {option} option of {command} denied due to insufficient ACL permissions.")
+            }
             Refusal::Elsewhere => "CLUSTERDOWN the data is served by another node".to_owned(),
             Refusal::Loading => "LOADING Keyward is loading the dataset in memory".to_owned(),
             Refusal::MemoryFull => "OOM command not allowed when used memory > 'maxmemory'.".to_owned(),
@@ -120,7 +126,14 @@ pub fn admit<'a, 'b>(
     table.keys_of(row, argv, &mut buffer.keys);
     match &session.login {
         Some(login) if login.policy.is_unrestricted() => {}
-        Some(login) => permitted(table, row, argv, session, login, &buffer.keys)?,
+        Some(login) => {
+            permitted(table, row, argv, session, login, &buffer.keys)?;
+            if let Some(looks_further) = row.command.extra.looks_further
+                && let Some(option) = looks_further(argv)
+            {
+                reads_every_key(row, argv, login, &buffer.keys, option)?;
+            }
+        }
         None if row.command.flags.has(Flags::NO_AUTH) => {}
         None => return Err(Refusal::NotAuthenticated),
     }
@@ -161,4 +174,18 @@ fn permitted(
     table.databases_of(row, argv, session.database, &mut databases);
     let request = Request { command: row.id as CommandId, argv, keys, channels: &channels, databases: &databases };
     login.policy.check(&request).map_err(|denial| Refusal::Denied(Box::new(denial)))
+}
+
+/// Whether one set of the user's permissions allows the request and the reading of every key.
+#[cold]
+fn reads_every_key(
+    row: &'static Row,
+    argv: &[&[u8]],
+    login: &keyward_engine::session::Login,
+    keys: &[KeyUse<'_>],
+    option: &'static str,
+) -> Result<(), Refusal> {
+    let request = Request { command: row.id as CommandId, argv, keys, channels: &[], databases: &[] };
+    let allowed = login.policy.allows_with_every_key(&request, KeyAccess { read: true, write: false });
+    if allowed { Ok(()) } else { Err(Refusal::ReadsEveryKey(option, row)) }
 }

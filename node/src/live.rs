@@ -77,6 +77,7 @@ const PARAMETERS: &[Parameter] = &[
     fixed("dir", ""),
     set("hash-max-listpack-entries", "128", Kind::Number(0, MANY)),
     set("hash-max-listpack-value", "64", Kind::Number(0, MANY)),
+    set("hll-sparse-max-bytes", "3000", Kind::Bytes(0, u64::MAX)),
     set("hz", "10", Kind::Number(1, 500)),
     set("latency-monitor-threshold", "0", Kind::Number(0, MANY)),
     set("latency-tracking", "yes", Kind::Switch),
@@ -362,6 +363,7 @@ fn hot(texts: &BTreeMap<&'static str, String>, fixed: Fixed) -> Hot {
         set_listpack_entries_max: count("set-max-listpack-entries"),
         set_listpack_value_bytes_max: count("set-max-listpack-value"),
         sorted_set_listpack_entries_max: count("zset-max-listpack-entries"),
+        hyperloglog_sparse_bytes_max: usize::try_from(size("hll-sparse-max-bytes")).unwrap_or(usize::MAX),
         sorted_set_listpack_value_bytes_max: count("zset-max-listpack-value"),
         hash_seed: fixed.hash_seed,
     };

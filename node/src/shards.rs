@@ -192,6 +192,24 @@ struct Every<'a, 'b> {
     journal: &'a Journal,
 }
 
+impl Every<'_, '_> {
+    /// Locks these shards, ascending, for one call.
+    fn with_many(&mut self, indexes: &[u32], with: &mut dyn FnMut(&mut Keys<'_>)) {
+        let mut guards = self.shards.lock(indexes);
+        self.memory.effects.clear();
+        let shards = indexes.iter().copied().zip(guards.iter_mut().map(|guard| &mut **guard)).collect();
+        let mut keys = Keys::many(shards, self.call.context, &mut self.memory.effects);
+        with(&mut keys);
+        let garbage = std::mem::take(&mut keys.garbage);
+        if let Some(first) = guards.first_mut() {
+            first.count(&self.memory.effects);
+        }
+        self.journal.append(self.call.context.space, self.call.argv, &self.memory.effects);
+        drop(guards);
+        drop(garbage);
+    }
+}
+
 impl EveryKey for Every<'_, '_> {
     fn shard_count(&self) -> u32 {
         self.shards.count()
@@ -211,17 +229,13 @@ impl EveryKey for Every<'_, '_> {
 
     fn with_all(&mut self, with: &mut dyn FnMut(&mut Keys<'_>)) {
         let indexes: Vec<u32> = (0..self.shards.count()).collect();
-        let mut guards = self.shards.lock(&indexes);
-        self.memory.effects.clear();
-        let shards = indexes.iter().copied().zip(guards.iter_mut().map(|guard| &mut **guard)).collect();
-        let mut keys = Keys::many(shards, self.call.context, &mut self.memory.effects);
-        with(&mut keys);
-        let garbage = std::mem::take(&mut keys.garbage);
-        if let Some(first) = guards.first_mut() {
-            first.count(&self.memory.effects);
-        }
-        self.journal.append(self.call.context.space, self.call.argv, &self.memory.effects);
-        drop(guards);
-        drop(garbage);
+        self.with_many(&indexes, with);
+    }
+
+    fn with_keys(&mut self, named: &[&[u8]], with: &mut dyn FnMut(&mut Keys<'_>)) {
+        let mut indexes: Vec<u32> = named.iter().map(|key| self.shards.layout.place(key).shard).collect();
+        indexes.sort_unstable();
+        indexes.dedup();
+        self.with_many(&indexes, with);
     }
 }

@@ -390,6 +390,9 @@ pub struct Docs {
     pub complexity: &'static str,
 }
 
+/// Tells which option of a request, if any, makes it read keys that it does not name.
+pub type LooksFurther = fn(&[&[u8]]) -> Option<&'static str>;
+
 /// What few commands need.
 #[derive(Clone, Copy)]
 pub struct Extra {
@@ -401,12 +404,19 @@ pub struct Extra {
     pub databases: DatabaseRule,
     /// Hints for cluster clients.
     pub tips: &'static [&'static str],
+    /// Some options read keys that the request does not name: only for users who may read every key.
+    pub looks_further: Option<LooksFurther>,
 }
 
 impl Extra {
     /// Nothing special.
-    pub const NONE: Extra =
-        Extra { categories: &[], channels: ChannelRule::None, databases: DatabaseRule::Own, tips: &[] };
+    pub const NONE: Extra = Extra {
+        categories: &[],
+        channels: ChannelRule::None,
+        databases: DatabaseRule::Own,
+        tips: &[],
+        looks_further: None,
+    };
 
     /// Only more categories.
     pub const fn categories(categories: &'static [Category]) -> Extra {

@@ -1077,6 +1077,10 @@ pub trait EveryKey {
     fn with_shard(&mut self, index: u32, with: &mut dyn FnMut(&mut Keys<'_>));
     /// Calls `with` with every shard locked: one moment of the whole node.
     fn with_all(&mut self, with: &mut dyn FnMut(&mut Keys<'_>));
+    /// Calls `with` with the shards of these keys locked, at least.
+    fn with_keys(&mut self, _named: &[&[u8]], with: &mut dyn FnMut(&mut Keys<'_>)) {
+        self.with_all(with);
+    }
 }
 
 /// A value at least this big is freed after the locks are released, in bytes.

@@ -233,6 +233,10 @@ impl EveryKey for Engine {
         with(&mut Keys::one(index, &mut shards[index as usize], context, effects));
     }
 
+    fn with_keys(&mut self, named: &[&[u8]], with: &mut dyn FnMut(&mut Keys<'_>)) {
+        Engine::with_keys(self, named, with);
+    }
+
     fn with_all(&mut self, with: &mut dyn FnMut(&mut Keys<'_>)) {
         let Engine { shards, effects, limits, layout, random, now, database, .. } = self;
         let context = context(*layout, limits, *now, *database, *random);

@@ -7,6 +7,7 @@ use super::{CHANGES, OVERWRITES, READS};
 use crate::args::Args;
 use crate::command::{Arity, Command, Docs, Extra, Flags, Group, KeyFlags, KeyList, KeyRule, KeySpec, Run};
 use crate::error::CommandError;
+use crate::events::EventClass;
 use crate::keyspace::{Expiry, Keys};
 use crate::reply::Reply;
 use crate::types::number;
@@ -165,6 +166,7 @@ fn setbit(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer 
     })?;
     if was_on != on || offset / 8 >= len_before {
         keys.effects.changed(1);
+        keys.event(EventClass::STRING, "setbit", key);
     }
     reply.flag(was_on);
     Ok(())
@@ -310,10 +312,12 @@ fn bitop(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
     if result.is_empty() {
         if keys.remove(destination) {
             keys.effects.changed(1);
+            keys.event(EventClass::GENERIC, "del", destination);
         }
     } else {
         keys.put_string(destination, &result, Expiry::Never);
         keys.effects.changed(1);
+        keys.event(EventClass::STRING, "set", destination);
     }
     reply.count(result.len());
     Ok(())

@@ -11,6 +11,7 @@ use crate::command::{
 };
 use crate::dict::ValueRef;
 use crate::error::CommandError;
+use crate::events::EventClass;
 use crate::introspect;
 use crate::keyspace::{Keys, access_clock};
 use crate::reply::Reply;
@@ -326,13 +327,17 @@ pub(super) const COMMANDS: &[Command] = &[
             &[KeySpec::at(1, READS), KeySpec::unknown(READS), KeySpec::unknown(OVERWRITES)],
             sort_keys,
         ),
-        run: Run::OnKeys(sort::sort),
+        run: Run::OnEveryKey(sort::sort),
         docs: Docs {
             summary: "Sorts the elements of a list, set or sorted set, and may store the result.",
             since: "1.0.0",
             complexity: "O(N+M*log(M))",
         },
-        extra: Extra::categories(&[Category::Set, Category::Sortedset, Category::List, Category::Dangerous]),
+        extra: Extra {
+            categories: &[Category::Set, Category::Sortedset, Category::List, Category::Dangerous],
+            looks_further: Some(sort::looks_further),
+            ..Extra::NONE
+        },
     },
     Command {
         name: "SORT_RO",
@@ -340,13 +345,17 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::Generic,
         keys: KeyRule::Parsed(&[KeySpec::at(1, READS), KeySpec::unknown(READS)], sort_keys),
-        run: Run::OnKeys(sort::sort),
+        run: Run::OnEveryKey(sort::sort),
         docs: Docs {
             summary: "Sorts the elements of a list, set or sorted set without storing.",
             since: "7.0.0",
             complexity: "O(N+M*log(M))",
         },
-        extra: Extra::categories(&[Category::Set, Category::Sortedset, Category::List, Category::Dangerous]),
+        extra: Extra {
+            categories: &[Category::Set, Category::Sortedset, Category::List, Category::Dangerous],
+            looks_further: Some(sort::looks_further),
+            ..Extra::NONE
+        },
     },
     Command {
         name: "OBJECT",
@@ -525,8 +534,8 @@ pub(super) fn parse_sort<'a>(argv: &'a [&'a [u8]]) -> Result<SortOptions<'a>, Co
     Ok(options)
 }
 
-/// SORT reads its key and overwrites the destination of STORE. What BY and GET look up depends on the data:
-/// permissions on those keys are the handler's business.
+/// SORT reads its key and overwrites the destination of STORE. What BY and GET look up depends on the data: the gate
+/// asks [`sort::looks_further`] about them.
 fn sort_keys(list: &mut KeyList<'_, '_>) {
     list.push(1, READS);
     if let Ok(SortOptions { store: Some(store), .. }) = parse_sort(list.argv) {
@@ -568,7 +577,13 @@ fn migrate_keys(list: &mut KeyList<'_, '_>) {
 
 fn del(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
     // What is big is freed after the locks anyway, so UNLINK has nothing to add.
-    let removed = args.rest().iter().filter(|key| keys.remove(key)).count();
+    let mut removed = 0;
+    for key in args.rest() {
+        if keys.remove(key) {
+            keys.event(EventClass::GENERIC, "del", key);
+            removed += 1;
+        }
+    }
     keys.effects.changed(removed as u64);
     reply.count(removed);
     Ok(())
@@ -630,6 +645,8 @@ fn move_value(keys: &mut Keys<'_>, from: &[u8], to: &[u8]) {
     if let Some(taken) = keys.take(from) {
         keys.put_taken(to, taken);
         keys.effects.changed(1);
+        keys.event(EventClass::GENERIC, "rename_from", from);
+        keys.event(EventClass::GENERIC, "rename_to", to);
     }
 }
 
@@ -656,6 +673,7 @@ fn copy(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
         let allowed = replace || !keys.exists(to);
         if allowed {
             keys.put_taken(to, copied);
+            keys.event(EventClass::GENERIC, "copy_to", to);
         }
         allowed
     });
@@ -679,6 +697,8 @@ fn move_key(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answe
     if let Some(moved) = moved {
         keys.in_database(database, |keys| keys.put_taken(key, moved));
         keys.effects.changed(1);
+        keys.event(EventClass::GENERIC, "move_from", key);
+        keys.in_database(database, |keys| keys.event(EventClass::GENERIC, "move_to", key));
         copy_elsewhere(keys, key, key, database);
         keys.effects.replace(&[b"DEL", key]);
     }

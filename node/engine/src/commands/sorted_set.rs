@@ -597,7 +597,7 @@ fn put(set: &mut SortedSet, member: &[u8], score: f64, limits: &Limits) -> Resul
     }
 }
 
-fn zadd(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
+pub(super) fn zadd(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
     let key = args.take()?;
     let options = AddOptions::parse(&mut args);
     let pairs = args.rest();

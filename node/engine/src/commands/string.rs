@@ -10,6 +10,7 @@ use crate::command::{
     Arity, Begin, Command, Docs, Extra, Find, Flags, Group, KeyFlags, KeyList, KeyRule, KeySpec, Run,
 };
 use crate::error::CommandError;
+use crate::events::EventClass;
 use crate::keyspace::{self, Keys, UnixMillis};
 use crate::reply::Reply;
 use crate::types::number::{self, LongDouble};
@@ -557,6 +558,7 @@ fn set(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
     }
     keys.put_string(key, value, keyspace::Expiry::Never);
     keys.effects.changed(1);
+    keys.event(EventClass::STRING, "set", key);
     reply.ok();
     Ok(())
 }
@@ -584,6 +586,7 @@ fn set_with_options(keys: &mut Keys<'_>, args: Args<'_>, reply: &mut Reply) -> A
                 let keep = options.expiry == Expiry::Keep;
                 keys.put_string(key, value, if keep { keyspace::Expiry::Keep } else { keyspace::Expiry::Never });
                 keys.effects.changed(1);
+                keys.event(EventClass::STRING, "set", key);
             }
         }
     }
@@ -603,6 +606,8 @@ fn put_until(keys: &mut Keys<'_>, key: &[u8], value: &[u8], deadline: UnixMillis
     }
     keys.put_string(key, value, keyspace::Expiry::At(deadline));
     keys.effects.changed(1);
+    keys.event(EventClass::STRING, "set", key);
+    keys.event(EventClass::GENERIC, "expire", key);
     keys.effects.replace(&[b"SET", key, value, b"PXAT", &number::format_i64(deadline)]);
 }
 
@@ -611,6 +616,7 @@ fn delete(keys: &mut Keys<'_>, key: &[u8]) {
     if keys.remove(key) {
         keys.effects.changed(1);
         keys.effects.replace(&[b"DEL", key]);
+        keys.event(EventClass::GENERIC, "del", key);
     }
 }
 
@@ -621,6 +627,7 @@ fn setnx(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
     if absent {
         keys.put_string(key, value, keyspace::Expiry::Never);
         keys.effects.changed(1);
+        keys.event(EventClass::STRING, "set", key);
     }
     reply.flag(absent);
     Ok(())
@@ -654,6 +661,7 @@ fn getset(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer 
     answer_string(keys, key, reply)?;
     keys.put_string(key, value, keyspace::Expiry::Never);
     keys.effects.changed(1);
+    keys.event(EventClass::STRING, "set", key);
     Ok(())
 }
 
@@ -678,11 +686,13 @@ fn getex(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
             keys.set_expiry(key, Some(deadline));
             keys.effects.changed(1);
             keys.effects.replace(&[b"PEXPIREAT", key, &number::format_i64(deadline)]);
+            keys.event(EventClass::GENERIC, "expire", key);
         }
         None if expiry == Expiry::Persist && keys.expires_at(key).flatten().is_some() => {
             keys.set_expiry(key, None);
             keys.effects.changed(1);
             keys.effects.replace(&[b"PERSIST", key]);
+            keys.event(EventClass::GENERIC, "persist", key);
         }
         None => {}
     }
@@ -738,6 +748,7 @@ fn meets(keys: &mut Keys<'_>, pairs: &[&[u8]], condition: Condition<'_>) -> bool
 fn put_pairs(keys: &mut Keys<'_>, pairs: &[&[u8]]) {
     for pair in pairs.chunks_exact(2) {
         keys.put_string(pair[0], pair[1], keyspace::Expiry::Never);
+        keys.event(EventClass::STRING, "set", pair[0]);
     }
     keys.effects.changed(pairs.len() as u64 / 2);
 }
@@ -753,6 +764,7 @@ fn msetex(keys: &mut Keys<'_>, args: Args<'_>, reply: &mut Reply) -> Answer {
                 for pair in pairs.chunks_exact(2) {
                     keys.put_string(pair[0], pair[1], keyspace::Expiry::Keep);
                     keys.effects.changed(1);
+                    keys.event(EventClass::STRING, "set", pair[0]);
                 }
             }
             None => put_pairs(keys, pairs),
@@ -768,6 +780,7 @@ fn append(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer 
     let (key, suffix) = (args.take()?, args.take()?);
     let len = keys.append_string(key, suffix)?;
     keys.effects.changed(1);
+    keys.event(EventClass::STRING, "append", key);
     reply.count(len);
     Ok(())
 }
@@ -793,6 +806,7 @@ fn setrange(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answe
         bytes.len()
     })?;
     keys.effects.changed(1);
+    keys.event(EventClass::STRING, "setrange", key);
     reply.count(len);
     Ok(())
 }
@@ -820,6 +834,7 @@ fn decrby(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer 
 fn add(keys: &mut Keys<'_>, key: &[u8], amount: i64, reply: &mut Reply) -> Answer {
     let sum = keys.edit_integer(key, |value| value.checked_add(amount).ok_or(CommandError::Overflow))?;
     keys.effects.changed(1);
+    keys.event(EventClass::STRING, "incrby", key);
     reply.integer(sum);
     Ok(())
 }
@@ -836,6 +851,7 @@ fn incrbyfloat(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> An
     let text = number::format_incr_float(&sum);
     keys.put_string(key, text.as_bytes(), keyspace::Expiry::Keep);
     keys.effects.changed(1);
+    keys.event(EventClass::STRING, "incrbyfloat", key);
     // The sum, not the summand: rounding happens once.
     keys.effects.replace(&[b"SET", key, text.as_bytes(), b"KEEPTTL"]);
     reply.bulk(text.as_bytes());

@@ -3,6 +3,7 @@
 use super::{Payload, payload};
 use crate::args::Args;
 use crate::error::CommandError;
+use crate::events::EventClass;
 use crate::keyspace::{Keys, Taken, UnixMillis};
 use crate::reply::Reply;
 use crate::types::number;
@@ -37,6 +38,7 @@ pub(crate) fn restore(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply
         if existed {
             keys.effects.changed(1);
             keys.effects.replace(&[b"DEL", key]);
+            keys.event(EventClass::GENERIC, "del", key);
         }
         reply.ok();
         return Ok(());
@@ -45,6 +47,7 @@ pub(crate) fn restore(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply
     keys.effects.changed(1);
     let at = number::format_i64(expires_at.unwrap_or(0));
     keys.effects.replace(&[b"RESTORE", key, &at, bytes, b"REPLACE", b"ABSTTL"]);
+    keys.event(EventClass::GENERIC, "restore", key);
     reply.ok();
     Ok(())
 }

@@ -5,7 +5,9 @@ pub mod number;
 pub mod text;
 
 pub mod hash;
+pub mod hyperloglog;
 pub mod list;
+pub mod place;
 pub mod set;
 pub mod sorted_set;
 
@@ -46,6 +48,8 @@ pub struct Limits {
     pub sorted_set_listpack_entries_max: usize,
     /// `zset-max-listpack-value`
     pub sorted_set_listpack_value_bytes_max: usize,
+    /// `hll-sparse-max-bytes`
+    pub hyperloglog_sparse_bytes_max: usize,
     /// What the hash functions of new tables are seeded with: a secret of the process, so that nobody can choose colliding keys.
     pub hash_seed: u64,
 }
@@ -61,6 +65,7 @@ impl Default for Limits {
             set_listpack_value_bytes_max: 64,
             sorted_set_listpack_entries_max: 128,
             sorted_set_listpack_value_bytes_max: 64,
+            hyperloglog_sparse_bytes_max: 3000,
             hash_seed: 0,
         }
     }

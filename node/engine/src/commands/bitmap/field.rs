@@ -5,6 +5,7 @@
 use super::{Answer, bit_at, parse_offset};
 use crate::args::Args;
 use crate::error::CommandError;
+use crate::events::EventClass;
 use crate::keyspace::Keys;
 use crate::reply::Reply;
 use crate::types::number;
@@ -55,6 +56,7 @@ pub(super) fn bitfield(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Repl
             let changed = changed.inspect_err(|_| reply.rewind(mark))?;
             if changed > 0 || len > len_before {
                 keys.effects.changed(changed.max(1));
+                keys.event(EventClass::STRING, "setbit", key);
             }
             Ok(())
         }

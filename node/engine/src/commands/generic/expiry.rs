@@ -5,6 +5,7 @@
 use super::Answer;
 use crate::args::Args;
 use crate::error::CommandError;
+use crate::events::EventClass;
 use crate::keyspace::{Keys, UnixMillis};
 use crate::reply::Reply;
 use crate::types::number;
@@ -74,9 +75,11 @@ fn set_expiry(keys: &mut Keys<'_>, mut args: Args<'_>, unit: Unit, reply: &mut R
     if deadline <= keys.now() {
         keys.remove(key);
         keys.effects.replace(&[b"DEL", key]);
+        keys.event(EventClass::GENERIC, "del", key);
     } else {
         keys.set_expiry(key, Some(deadline));
         keys.effects.replace(&[b"PEXPIREAT", key, &number::format_i64(deadline)]);
+        keys.event(EventClass::GENERIC, "expire", key);
     }
     keys.effects.changed(1);
     reply.flag(true);
@@ -150,6 +153,7 @@ pub(super) fn persist(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply
     if expires {
         keys.set_expiry(key, None);
         keys.effects.changed(1);
+        keys.event(EventClass::GENERIC, "persist", key);
     }
     reply.flag(expires);
     Ok(())

@@ -1,66 +1,132 @@
 //! SORT and SORT_RO: the elements of a list, set or sorted set in another order.
 //!
-//! BY and GET with a pattern would read keys the request does not name; they are refused, as Redis Cluster does, because
-//! only named keys are locked, routed and checked. A pattern without `*` names no key: `BY` with one keeps the stored
-//! order, `GET` with one answers null.
+//! BY and GET with a pattern read keys the request does not name: `weight_*` is one key for every element. Such a request
+//! locks every shard, and the gate lets it through only for users who may read every key (see [`looks_further`]). Others
+//! lock the shards of the keys they name, as everybody does. A pattern without `*` names no key: `BY` with one keeps the
+//! stored order, `GET` with one answers null.
 
 use super::{Answer, SortOptions, parse_sort};
 use crate::args::Args;
 use crate::dict::ValueRef;
 use crate::error::CommandError;
-use crate::keyspace::Keys;
+use crate::events::EventClass;
+use crate::keyspace::{EveryKey, Keys};
 use crate::reply::Reply;
-use crate::types::{End, List, Value, number};
+use crate::types::{End, Hash, List, Value, number};
 use std::cmp::Ordering;
 
-/// Elements that several GETs may make of fewer: a small request must not hold the shard, and memory, without end.
+/// Elements that several GETs may make of fewer: a small request must not hold the shards, and memory, without end.
 const RESULTS_MAX: usize = 1 << 22;
 
-pub(super) fn sort(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
-    let options = parse_sort(args.argv())?;
-    refuse_patterns(&options)?;
-    let key = args.take()?;
+/// Which option makes a request read keys it does not name, as far as permissions go: Redis takes every GET for one.
+pub(super) fn looks_further(argv: &[&[u8]]) -> Option<&'static str> {
+    let options = parse_sort(argv).ok()?;
+    if options.by.is_some_and(is_pattern) {
+        return Some("BY");
+    }
+    (!options.get.is_empty()).then_some("GET")
+}
+
+fn is_pattern(text: &[u8]) -> bool {
+    text.contains(&b'*')
+}
+
+pub(super) fn sort(all: &mut dyn EveryKey, args: Args<'_>, reply: &mut Reply) -> Answer {
+    let argv = args.argv();
+    let options = parse_sort(argv)?;
+    let external = options.by.is_some_and(is_pattern) || options.get.iter().any(|pattern| is_pattern(pattern));
+    let mut result = Ok(());
+    let run = &mut |keys: &mut Keys<'_>| result = sort_locked(keys, argv, &options, external, reply);
+    if external {
+        all.with_all(run);
+    } else {
+        let named: Vec<&[u8]> = std::iter::once(argv[1]).chain(options.store.map(|store| argv[store])).collect();
+        all.with_keys(&named, run);
+    }
+    result
+}
+
+fn sort_locked(
+    keys: &mut Keys<'_>,
+    argv: &[&[u8]],
+    options: &SortOptions<'_>,
+    external: bool,
+    reply: &mut Reply,
+) -> Answer {
+    let key = argv[1];
     keys.touch(key);
-    let elements = sorted(keys, key, &options)?;
+    let elements = sorted(keys, key, options)?;
     if options.get.len() > 1 && elements.len().saturating_mul(options.get.len()) > RESULTS_MAX {
         return Err(CommandError::err("GET options of SORT make too many elements"));
     }
-    let Some(store) = options.store else {
-        answer(&elements, &options, reply);
-        return Ok(());
-    };
-    let destination = args.argv()[store];
-    let values = results(&elements, &options).map(|value| value.unwrap_or_default());
-    let values: Vec<&[u8]> = values.collect();
+    match options.store {
+        None => answer(keys, &elements, options, reply),
+        Some(store) => {
+            let stored = store_results(keys, argv[store], &elements, options, external)?;
+            reply.count(stored);
+        }
+    }
+    Ok(())
+}
+
+/// Makes the destination a list of the results, or removes it if there are none; how many there are.
+fn store_results(
+    keys: &mut Keys<'_>,
+    destination: &[u8],
+    elements: &[Vec<u8>],
+    options: &SortOptions<'_>,
+    external: bool,
+) -> Result<usize, CommandError> {
+    let mut values: Vec<Vec<u8>> = Vec::with_capacity(elements.len());
+    let mut budget = Budget(keys.value_bytes_max());
+    for_each_result(keys, elements, options, |value| {
+        if budget.covers(value) {
+            values.push(value.unwrap_or_default().to_vec());
+        }
+    });
+    budget.check()?;
     let removed = keys.remove(destination);
     if values.is_empty() {
         if removed {
             keys.effects.changed(1);
             keys.effects.replace(&[b"DEL", destination]);
+            keys.event(EventClass::GENERIC, "del", destination);
         }
-    } else {
-        let mut list = List::new();
-        list.push(End::Back, &values, keys.limits());
-        keys.put(destination, Value::List(list), None);
-        keys.effects.changed(values.len() as u64);
+        return Ok(0);
     }
-    reply.count(values.len());
-    Ok(())
+    let values: Vec<&[u8]> = values.iter().map(Vec::as_slice).collect();
+    let mut list = List::new();
+    list.push(End::Back, &values, keys.limits());
+    keys.put(destination, Value::List(list), None);
+    keys.effects.changed(values.len() as u64);
+    keys.event(EventClass::LIST, "sortstore", destination);
+    if external {
+        // What the patterns found here may have expired elsewhere.
+        let push: Vec<&[u8]> = [&b"RPUSH"[..], destination].into_iter().chain(values.iter().copied()).collect();
+        keys.effects.replace(&[b"DEL", destination]);
+        keys.effects.replace(&push);
+    }
+    Ok(values.len())
 }
 
-fn refuse_patterns(options: &SortOptions<'_>) -> Answer {
-    let external = |pattern: &[u8]| pattern.contains(&b'*');
-    let option = if options.by.is_some_and(external) {
-        "BY"
-    } else if options.get.iter().any(|pattern| external(pattern)) {
-        "GET"
-    } else {
-        return Ok(());
-    };
-    Err(CommandError::err(format!(
-        "{option} option of SORT denied in cluster mode when keys formed by the pattern may be in different slots."
-    )))
+/// Bytes that may still be copied: a pattern can find the same long string for every element.
+struct Budget(u64);
+
+impl Budget {
+    /// Whether a value fits; once one did not, none does.
+    fn covers(&mut self, value: Option<&[u8]>) -> bool {
+        const ENTRY_BYTES: u64 = 24;
+        let bytes = value.map_or(0, |value| value.len() as u64) + ENTRY_BYTES;
+        self.0 = self.0.saturating_sub(bytes);
+        self.0 > 0
+    }
+
+    fn check(&self) -> Answer {
+        if self.0 == 0 { Err(CommandError::err("patterns of SORT find too much")) } else { Ok(()) }
+    }
 }
+
+// ---- the order ----
 
 /// The elements asked for, in the order asked for.
 fn sorted(keys: &Keys<'_>, key: &[u8], options: &SortOptions<'_>) -> Result<Vec<Vec<u8>>, CommandError> {
@@ -69,7 +135,7 @@ fn sorted(keys: &Keys<'_>, key: &[u8], options: &SortOptions<'_>) -> Result<Vec<
         Some(ValueRef::Object(value)) => value,
         Some(_) => return Err(CommandError::WrongType),
     };
-    let mut keep_order = options.by.is_some();
+    let mut keep_order = options.by.is_some_and(|by| !is_pattern(by));
     let mut alpha = options.alpha;
     if keep_order && options.store.is_some() && matches!(value, Value::Set(_)) {
         // A set has no order of its own, and what is stored must be the same everywhere.
@@ -79,39 +145,70 @@ fn sorted(keys: &Keys<'_>, key: &[u8], options: &SortOptions<'_>) -> Result<Vec<
         Value::List(list) => list.iter().map(|element| element.to_vec()).collect(),
         Value::Set(set) => set.iter().map(|member| member.to_vec()).collect(),
         Value::SortedSet(set) => set.iter().map(|(member, _score)| member.to_vec()).collect(),
-        Value::Hash(_) => return Err(CommandError::WrongType),
+        _ => return Err(CommandError::WrongType),
     };
-    if !keep_order {
-        elements = if alpha { sorted_as_texts(elements) } else { sorted_as_numbers(elements)? };
+    if keep_order {
+        if options.descending && matches!(value, Value::SortedSet(_) | Value::List(_)) {
+            elements.reverse();
+        }
+        return Ok(limited(elements, options.limit));
     }
-    let descends = options.descending && (!keep_order || matches!(value, Value::SortedSet(_) | Value::List(_)));
-    if descends {
-        elements.reverse();
-    }
+    let by = options.by.filter(|by| is_pattern(by));
+    let elements = if alpha {
+        sorted_as_texts(keys, elements, by, options.descending)?
+    } else {
+        sorted_as_numbers(keys, elements, by, options.descending)?
+    };
     Ok(limited(elements, options.limit))
 }
 
-fn sorted_as_texts(mut elements: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
-    elements.sort_unstable();
-    elements
+fn directed(order: Ordering, descending: bool) -> Ordering {
+    if descending { order.reverse() } else { order }
 }
 
-fn sorted_as_numbers(elements: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, CommandError> {
+fn sorted_as_texts(
+    keys: &Keys<'_>,
+    mut elements: Vec<Vec<u8>>,
+    by: Option<&[u8]>,
+    descending: bool,
+) -> Result<Vec<Vec<u8>>, CommandError> {
+    let Some(by) = by else {
+        elements.sort_unstable_by(|a, b| directed(a.cmp(b), descending));
+        return Ok(elements);
+    };
+    let mut budget = Budget(keys.value_bytes_max());
+    let mut weighed: Vec<(Option<Vec<u8>>, Vec<u8>)> = Vec::with_capacity(elements.len());
+    for element in elements {
+        let weight = look_up(keys, by, &element, |found| found.filter(|_| budget.covers(found)).map(<[u8]>::to_vec));
+        weighed.push((weight, element));
+    }
+    budget.check()?;
+    weighed.sort_by(|(weight, _), (other, _)| directed(weight.cmp(other), descending));
+    Ok(weighed.into_iter().map(|(_weight, element)| element).collect())
+}
+
+fn sorted_as_numbers(
+    keys: &Keys<'_>,
+    elements: Vec<Vec<u8>>,
+    by: Option<&[u8]>,
+    descending: bool,
+) -> Result<Vec<Vec<u8>>, CommandError> {
     let mut weighed = Vec::with_capacity(elements.len());
     for element in elements {
-        let weight =
-            weight(&element).ok_or_else(|| CommandError::err("One or more scores can't be converted into double"))?;
+        let weight = match by {
+            None => number::parse_f64(&element),
+            // What has no weight weighs nothing.
+            Some(by) => look_up(keys, by, &element, |found| found.map_or(Some(0.0), number::parse_f64)),
+        };
+        let weight = weight.ok_or_else(|| CommandError::err("One or more scores can't be converted into double"))?;
         weighed.push((weight, element));
     }
     // Equal numbers are ordered as texts: the result depends on nothing but the elements.
     weighed.sort_unstable_by(|(weight, element), (other_weight, other)| {
-        weight.partial_cmp(other_weight).unwrap_or(Ordering::Equal).then_with(|| element.cmp(other))
+        let by_weight = weight.partial_cmp(other_weight).unwrap_or(Ordering::Equal);
+        directed(by_weight.then_with(|| element.cmp(other)), descending)
     });
     Ok(weighed.into_iter().map(|(_weight, element)| element).collect())
-}
-
-fn weight(element: &[u8]) -> Option<f64> {
-    number::parse_f64(element)
 }
 
 fn limited(mut elements: Vec<Vec<u8>>, limit: Option<(i64, i64)>) -> Vec<Vec<u8>> {
@@ -124,19 +221,58 @@ fn limited(mut elements: Vec<Vec<u8>>, limit: Option<(i64, i64)>) -> Vec<Vec<u8>
     elements
 }
 
-/// What is answered or stored: for each element itself, or every GET in turn.
-fn results<'a>(elements: &'a [Vec<u8>], options: &'a SortOptions<'_>) -> impl Iterator<Item = Option<&'a [u8]>> {
-    const ITSELF: &[&[u8]] = &[b"#"];
-    let gets = if options.get.is_empty() { ITSELF } else { &options.get };
-    elements.iter().flat_map(move |element| gets.iter().map(move |get| (*get == b"#").then_some(&**element)))
-}
+// ---- patterns ----
 
-fn answer(elements: &[Vec<u8>], options: &SortOptions<'_>, reply: &mut Reply) {
-    reply.array(elements.len() * options.get.len().max(1));
-    for value in results(elements, options) {
-        match value {
-            Some(value) => reply.bulk(value),
-            None => reply.null(),
+/// Gives `with` what a pattern finds for an element: the string at the key that has the element in place of the first `*`,
+/// or the field of the hash at it that stands behind `->`; the element itself for `#`.
+fn look_up<R>(keys: &Keys<'_>, pattern: &[u8], element: &[u8], with: impl FnOnce(Option<&[u8]>) -> R) -> R {
+    if pattern == b"#" {
+        return with(Some(element));
+    }
+    let Some(star) = memchr::memchr(b'*', pattern) else { return with(None) };
+    let (before, behind) = (&pattern[..star], &pattern[star + 1..]);
+    let arrow = memchr::memmem::find(behind, b"->").filter(|arrow| arrow + 2 < behind.len());
+    let (after, field) = match arrow {
+        Some(arrow) => (&behind[..arrow], Some(&behind[arrow + 2..])),
+        None => (behind, None),
+    };
+    let key = [before, element, after].concat();
+    match field {
+        // A key of another type is as good as missing.
+        None => with(keys.peek_string(&key).ok().flatten().as_deref()),
+        Some(field) => {
+            let now = keys.now();
+            let value = keys.peek_as::<Hash>(&key).ok().flatten().and_then(|hash| live_field(hash, field, now));
+            with(value.as_deref())
         }
     }
+}
+
+fn live_field(hash: &Hash, field: &[u8], now: i64) -> Option<Vec<u8>> {
+    let live = hash.expiry(field).is_none_or(|at| at > now);
+    hash.get(field).filter(|_| live).map(|value| value.to_vec())
+}
+
+/// What is answered or stored: for each element itself, or every GET in turn.
+fn for_each_result(
+    keys: &Keys<'_>,
+    elements: &[Vec<u8>],
+    options: &SortOptions<'_>,
+    mut with: impl FnMut(Option<&[u8]>),
+) {
+    const ITSELF: &[&[u8]] = &[b"#"];
+    let gets = if options.get.is_empty() { ITSELF } else { &options.get };
+    for element in elements {
+        for get in gets {
+            look_up(keys, get, element, &mut with);
+        }
+    }
+}
+
+fn answer(keys: &Keys<'_>, elements: &[Vec<u8>], options: &SortOptions<'_>, reply: &mut Reply) {
+    reply.array(elements.len() * options.get.len().max(1));
+    for_each_result(keys, elements, options, |value| match value {
+        Some(value) => reply.bulk(value),
+        None => reply.null(),
+    });
 }

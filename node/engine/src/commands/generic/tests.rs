@@ -216,20 +216,38 @@ fn elements_are_sorted() {
     engine.put(b"x", list(&[b"a", b"b"]));
     engine.words("SET k v");
     engine.converse(&[
-            ("SORT nope", "*0\n"),
-            ("SORT l", "*3\n$1\n1\n$1\n2\n$2\n10\n"),
-            ("SORT l ALPHA DESC", "*3\n$1\n2\n$2\n10\n$1\n1\n"),
-            ("SORT l LIMIT 1 -1", "*2\n$1\n2\n$2\n10\n"),
-            ("SORT l BY nosort DESC", "*3\n$1\n1\n$2\n10\n$1\n2\n"),
-            ("SORT l LIMIT 0 1 GET # GET const", "*2\n$1\n1\n$-1\n"),
-            ("SORT x", "-ERR One or more scores can't be converted into double\n"),
-            ("SORT_RO x ALPHA DESC", "*2\n$1\nb\n$1\na\n"),
-            ("SORT k", "-WRONGTYPE Operation against a key holding the wrong kind of value\n"),
-            (
-                "SORT l BY w_*",
-                "-ERR BY option of SORT denied in cluster mode when keys formed by the pattern may be in different slots.\n",
-            ),
-        ]);
+        ("SORT nope", "*0\n"),
+        ("SORT l", "*3\n$1\n1\n$1\n2\n$2\n10\n"),
+        ("SORT l ALPHA DESC", "*3\n$1\n2\n$2\n10\n$1\n1\n"),
+        ("SORT l LIMIT 1 -1", "*2\n$1\n2\n$2\n10\n"),
+        ("SORT l BY nosort DESC", "*3\n$1\n1\n$2\n10\n$1\n2\n"),
+        ("SORT l LIMIT 0 1 GET # GET const", "*2\n$1\n1\n$-1\n"),
+        ("SORT x", "-ERR One or more scores can't be converted into double\n"),
+        ("SORT_RO x ALPHA DESC", "*2\n$1\nb\n$1\na\n"),
+        ("SORT k", "-WRONGTYPE Operation against a key holding the wrong kind of value\n"),
+    ]);
+}
+
+#[test]
+fn patterns_of_a_sort_look_at_other_keys() {
+    let mut engine = Engine::after(&["RPUSH l 3 1 2 10 4", "MSET w_1 30 w_2 20 w_3 10 w_10 0 t_1 b t_2 a t_3 c"]);
+    engine.words("HSET h_1 n one w 5");
+    engine.words("HSET h_2 n two w 7");
+    engine.journal.clear();
+    engine.converse(&[
+        ("SORT l BY w_*", "*5\n$2\n10\n$1\n4\n$1\n3\n$1\n2\n$1\n1\n"),
+        ("SORT l BY w_* DESC LIMIT 0 2 GET w_* GET #", "*4\n$2\n30\n$1\n1\n$2\n20\n$1\n2\n"),
+        ("SORT l BY t_* ALPHA GET t_*", "*5\n$-1\n$-1\n$1\na\n$1\nb\n$1\nc\n"),
+        (
+            "SORT l BY h_*->w DESC LIMIT 0 2 GET h_*->n GET h_*-> GET h_* GET w_*->n",
+            "*8\n$3\ntwo\n$-1\n$-1\n$-1\n$3\none\n$-1\n$-1\n$-1\n",
+        ),
+        ("SORT l BY t_*", "-ERR One or more scores can't be converted into double\n"),
+        ("SORT_RO l BY w_* LIMIT 0 1", "*1\n$2\n10\n"),
+        ("SORT l BY w_* GET w_* STORE d", ":5\n"),
+        ("LRANGE d 0 -1", "*5\n$1\n0\n$0\n\n$2\n10\n$2\n20\n$2\n30\n"),
+    ]);
+    assert_eq!(engine.journal_lines(), ["DEL d", "RPUSH d 0  10 20 30"]);
 }
 
 #[test]

@@ -31,6 +31,7 @@ fn tiny_limits() -> Limits {
         set_listpack_value_bytes_max: 8,
         sorted_set_listpack_entries_max: 4,
         sorted_set_listpack_value_bytes_max: 8,
+        hyperloglog_sparse_bytes_max: 100,
         hash_seed: 7,
     }
 }
