@@ -38,8 +38,11 @@ pub async fn carry_out(worker: &Rc<Worker>, connection: &Rc<Connection>, ask: As
         }
         Ask::Hello { protocol, login, name } => hello(worker, connection, protocol, login, name, &mut reply),
         Ask::Reset => {
+            connection.forget(worker);
             let mut session = connection.session.borrow_mut();
             session.reset();
+            session.subscribed = false;
+            connection.mailbox.set_protocol(session.protocol);
             session.login = worker.node.views.load().1.anonymous();
             reply.protocol = session.protocol;
             reply.simple("RESET");
@@ -148,6 +151,7 @@ fn hello(
     }
     if let Some(protocol) = protocol {
         session.protocol = protocol;
+        connection.mailbox.set_protocol(protocol);
         reply.protocol = protocol;
     }
     reply.map(7);

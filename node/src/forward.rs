@@ -12,7 +12,7 @@
 //! A batch that was perhaps run is never sent again. One that certainly was not (the link could not be made, the owner
 //! refused it) is sent again until a deadline passes.
 
-use crate::connection::{self, Connection};
+use crate::connection::Connection;
 use crate::link::{self, LinkStream, MESSAGE_BYTES_MAX};
 use crate::view::View;
 use crate::worker::Worker;
@@ -322,10 +322,16 @@ async fn run(worker: &Rc<Worker>, batch: Batch) -> BatchReply {
     session.database = batch.database.min(worker.node.config.databases - 1);
     session.tenant = TenantId::SHARED;
     if let [only] = requests.as_slice()
-        && let Some(ask) = connection::ask_forwarded(worker, &mut session, &view, only)
+        && let Some(ask) = crate::batch::ask_forwarded(worker, &mut session, &view, only)
     {
         let mut replies = Vec::new();
-        crate::asks::carry_out(worker, &Rc::new(Connection::new(session)), ask, &mut replies).await;
+        crate::asks::carry_out(
+            worker,
+            &Rc::new(Connection::new(session, worker.hot().mail_bytes_max)),
+            ask,
+            &mut replies,
+        )
+        .await;
         return BatchReply {
             sequence: batch.sequence,
             replies: replies.into(),
@@ -334,7 +340,12 @@ async fn run(worker: &Rc<Worker>, batch: Batch) -> BatchReply {
             error_text: String::new(),
         };
     }
-    let (reply, answered) = connection::run_forwarded(worker, &mut session, &view, &requests);
+    let (reply, answered) = loop {
+        match crate::batch::run_forwarded(worker, &mut session, &view, &requests) {
+            Some(done) => break done,
+            None => worker.node.corridor.opened().await,
+        }
+    };
     BatchReply {
         sequence: batch.sequence,
         replies: reply.bytes.into(),

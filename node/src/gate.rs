@@ -9,6 +9,7 @@
 
 use keyward_acl::{ChannelUse, CommandId, DatabaseUse, Denial, ErrorDetail, KeyAccess, KeyUse, Request};
 use keyward_engine::command::{Flags, Run};
+use keyward_engine::reply::Protocol;
 use keyward_engine::session::Session;
 use keyward_engine::table::{Row, Table};
 use std::fmt;
@@ -22,6 +23,8 @@ pub struct Conditions {
     pub loading: bool,
     /// `maxmemory` is reached.
     pub memory_full: bool,
+    /// A slow script has the node to itself.
+    pub busy: bool,
     /// How much a denial tells.
     pub detail: ErrorDetail,
 }
@@ -69,6 +72,10 @@ pub enum Refusal {
     Loading,
     /// `maxmemory` is reached and the command may need more.
     MemoryFull,
+    /// A slow script has the node to itself.
+    Busy,
+    /// In RESP2 nobody could tell replies from messages; the command's name.
+    Subscribed(&'static str),
 }
 
 impl Refusal {
@@ -84,6 +91,10 @@ impl Refusal {
             }
             Refusal::Elsewhere => "CLUSTERDOWN the data is served by another node".to_owned(),
             Refusal::Loading => "LOADING Keyward is loading the dataset in memory".to_owned(),
+            Refusal::Busy => BUSY.to_owned(),
+            Refusal::Subscribed(name) => format!(
+                "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context"
+            ),
             Refusal::MemoryFull => "OOM command not allowed when used memory > 'maxmemory'.".to_owned(),
         }
     }
@@ -94,6 +105,8 @@ impl fmt::Debug for Refusal {
         f.write_str(&self.text(ErrorDetail::Redis))
     }
 }
+
+const BUSY: &str = "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.";
 
 const HELLO_NOAUTH: &str = "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO \
     <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at \
@@ -138,6 +151,12 @@ pub fn admit<'a, 'b>(
         None => return Err(Refusal::NotAuthenticated),
     }
     let flags = row.command.flags;
+    if session.subscribed && session.protocol == Protocol::Resp2 && !is_allowed_while_subscribed(row) {
+        return Err(Refusal::Subscribed(row.full_name));
+    }
+    if conditions.busy && !flags.has(Flags::ALLOW_BUSY) {
+        return Err(Refusal::Busy);
+    }
     if matches!(row.run, Run::OnKeys(_) | Run::OnEveryKey(_) | Run::AskOwner(_)) {
         if !conditions.primary {
             return Err(Refusal::Elsewhere);
@@ -150,6 +169,11 @@ pub fn admit<'a, 'b>(
         }
     }
     Ok(Admitted { row, argv, keys: &buffer.keys })
+}
+
+fn is_allowed_while_subscribed(row: &Row) -> bool {
+    let listens = row.command.flags.has(Flags::PUBSUB) && row.full_name.ends_with("subscribe");
+    listens || matches!(row.full_name, "ping" | "quit" | "reset")
 }
 
 /// Whether the rules of the session's user allow it.

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub trait Sink: Send {
     /// One effect on space `space`.
     fn record(&mut self, space: SpaceId, effect: Effect<'_>);
+    /// Effects between a beginning (true) and the next end (false) are applied together or not at all.
+    fn group(&mut self, begins: bool);
 }
 
 /// The journal of one node.
@@ -38,6 +40,24 @@ impl Journal {
     fn write(&self, space: SpaceId, request: &[&[u8]], effects: &Effects) {
         if let Some(sink) = self.sink.lock().as_mut() {
             effects.for_each(request, |effect| sink.record(space, effect));
+        }
+    }
+
+    /// What follows, up to [`Journal::end_group`], is one step: a transaction or a script. The caller is alone in the corridor.
+    pub fn begin_group(&self) {
+        if self.attached.load(Ordering::Relaxed)
+            && let Some(sink) = self.sink.lock().as_mut()
+        {
+            sink.group(true);
+        }
+    }
+
+    /// The step is over.
+    pub fn end_group(&self) {
+        if self.attached.load(Ordering::Relaxed)
+            && let Some(sink) = self.sink.lock().as_mut()
+        {
+            sink.group(false);
         }
     }
 

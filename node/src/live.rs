@@ -9,6 +9,7 @@
 
 use crate::config::Config;
 use keyward_acl::{ErrorDetail, Glob};
+use keyward_engine::events::EventClass;
 use keyward_engine::types::Limits;
 use keyward_proto::resp;
 use parking_lot::Mutex;
@@ -127,6 +128,9 @@ const ALIASES: &[(&str, &str)] = &[
     ("slave-serve-stale-data", "replica-serve-stale-data"),
 ];
 
+/// Messages that may wait for a client, in bytes, unless `client-output-buffer-limit pubsub` says otherwise: Redis' default.
+const MAIL_BYTES_MAX: usize = 32 << 20;
+
 /// The settings requests look at, as plain numbers.
 #[derive(Clone, Debug)]
 pub struct Hot {
@@ -140,6 +144,10 @@ pub struct Hot {
     pub detail: ErrorDetail,
     /// Replies of one client that may wait, in bytes.
     pub output_bytes_max: u64,
+    /// Messages of other clients that may wait for one that does not read, in bytes.
+    pub mail_bytes_max: usize,
+    /// The keyspace events that are published.
+    pub events: EventClass,
     /// Connections at a time.
     pub clients_max: u64,
     /// A silent client is closed after this, in milliseconds; 0: never.
@@ -381,6 +389,12 @@ fn hot(texts: &BTreeMap<&'static str, String>, fixed: Fixed) -> Hot {
         decoder,
         detail: if redis { ErrorDetail::Redis } else { ErrorDetail::Full },
         output_bytes_max: fixed.output_bytes_max,
+        mail_bytes_max: MAIL_BYTES_MAX,
+        events: texts
+            .get("notify-keyspace-events")
+            .and_then(|text| EventClass::parse(text.as_bytes()))
+            .unwrap_or_default()
+            .effective(),
         clients_max: size("maxclients"),
         idle_ms: number("timeout") * 1000,
         login_ms: fixed.login_ms,

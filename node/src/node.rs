@@ -9,11 +9,14 @@
 
 use crate::acl_file;
 use crate::backend::Waiting;
+use crate::blocked::Blocked;
 use crate::config::{Config, Formation, PolicySource, Secret};
 use crate::control::{self, Bootstrap, ClusterSecret, Control, ControlConfig, Origin};
+use crate::corridor::{Corridor, Entry, InLane};
 use crate::counters::ThreadCounters;
 use crate::journal::Journal;
 use crate::live::Live;
+use crate::pubsub::PubSub;
 use crate::seed;
 use crate::shards::Shards;
 use crate::snapshot::Snapshots;
@@ -21,7 +24,8 @@ use crate::view::{View, ViewCell};
 use crate::worker::{INBOX_MESSAGES_MAX, Job, Worker, now_us};
 use keyward_acl::AclLog;
 use keyward_cluster::{Addresses, Change, Outcome, State};
-use keyward_engine::keyspace::Layout;
+use keyward_engine::events::{Event, EventClass};
+use keyward_engine::keyspace::{Layout, SpaceId};
 use keyward_engine::reply::Reply;
 use keyward_engine::table::{Table, table};
 use parking_lot::Mutex;
@@ -110,6 +114,12 @@ pub struct Node {
     pub table: &'static Table,
     /// Every key.
     pub shards: Shards,
+    /// Who may run now.
+    pub corridor: Corridor,
+    /// Who listens to what.
+    pub pubsub: Arc<PubSub>,
+    /// Who waits for keys.
+    pub blocked: Blocked,
     /// What writes did.
     pub journal: Journal,
     /// What is agreed on.
@@ -239,15 +249,31 @@ impl Node {
 
     /// Removes expired keys of one shard, a slice of it; how many. Their removal is journaled like any other.
     pub fn sweep_shard(&self, index: u32, now_ms: i64, buckets: usize) -> usize {
-        self.shards.with(index, |shard| {
+        let lane = self.corridor.upkeep_lane();
+        if self.corridor.enter(lane) != Entry::Entered {
+            return 0;
+        }
+        let _in_lane = InLane::new(&self.corridor, lane);
+        self.shards.with_observers(index, |shard, observers| {
             let mut removed = 0;
             for space in shard.expiring_spaces() {
-                removed +=
-                    shard.space_mut(space).remove_expired(now_ms, buckets, |key| self.journal.expired(space, key));
+                removed += shard.space_mut(space).remove_expired(now_ms, buckets, |key| {
+                    self.journal.expired(space, key);
+                    observers.touched(space, key, false);
+                    self.tell_expired(space, key);
+                });
             }
             shard.count_expired(removed);
             removed
         })
+    }
+
+    fn tell_expired(&self, space: SpaceId, key: &[u8]) {
+        let wanted = self.live.hot().events;
+        if wanted.has(EventClass::EXPIRED) {
+            let (class, database, key) = (EventClass::EXPIRED, space.database, key.to_vec());
+            self.pubsub.tell(wanted, &[Event { class, name: "expired", database, key }]);
+        }
     }
 
     /// Gives a link another node opened to one of the data threads, in turn.
@@ -346,13 +372,17 @@ async fn serve_with(
     let counters = (0..config.threads).map(|_| Arc::new(ThreadCounters::new(table.rows().len()))).collect();
     let layout = Layout { seed: crate::random::u64(), shard_count: config.shards };
     let live = Live::new(&config);
+    let pubsub: Arc<PubSub> = Arc::default();
     let secret = config.cluster_secret.as_ref().map(|secret| secret.expose().as_bytes().to_vec()).unwrap_or_default();
     let node = Arc::new(Node {
         snapshots: Snapshots::new(&config),
         acl_log: Mutex::new(AclLog::new(live.hot().acl_log_max)),
         live,
         table,
-        shards: Shards::new(layout),
+        shards: Shards::new(layout, Arc::clone(&pubsub)),
+        corridor: Corridor::new(config.threads + 1),
+        pubsub: Arc::clone(&pubsub),
+        blocked: Blocked::default(),
         journal: Journal::new(),
         views: ViewCell::new(View::build(Arc::clone(&ready.state), me, table, None)),
         control,
@@ -490,7 +520,7 @@ async fn watch_memory(node: Arc<Node>) {
 
 /// A worker for tests and data threads alike.
 pub(crate) fn worker(node: &Arc<Node>, index: usize) -> Rc<Worker> {
-    Rc::new(Worker::new(Arc::clone(node), Arc::clone(&node.counters[index])))
+    Rc::new(Worker::new(Arc::clone(node), index, Arc::clone(&node.counters[index])))
 }
 
 /// The wall clock, in milliseconds since 1970.

@@ -10,13 +10,17 @@
 //! journal order is memory order. This file decides which locks a command takes and nothing else.
 
 use crate::journal::Journal;
+use crate::observers::{Observers, Waiter, Watch};
+use crate::pubsub::PubSub;
 use keyward_acl::KeyUse;
 use keyward_engine::args::Args;
-use keyward_engine::effects::Effects;
+use keyward_engine::effects::{Effects, Wait, WaitedInVain};
 use keyward_engine::error::CommandError;
+use keyward_engine::events::EventClass;
 use keyward_engine::keyspace::{CallContext, EveryKey, Garbage, Keys, Layout, Place, Shard, SpaceId, Tally};
 use keyward_engine::reply::Reply;
 use parking_lot::{Mutex, MutexGuard};
+use std::sync::Arc;
 
 /// A handler of data commands.
 pub type KeysHandler = fn(&mut Keys<'_>, Args<'_>, &mut Reply) -> Result<(), CommandError>;
@@ -26,12 +30,19 @@ pub type EveryKeyHandler = fn(&mut dyn EveryKey, Args<'_>, &mut Reply) -> Result
 
 /// A shard on cache lines of its own: two threads working on neighbors must not slow each other down.
 #[repr(align(128))]
-struct Slot(Mutex<Shard>);
+struct Slot(Mutex<Held>);
+
+/// What a shard's lock guards.
+struct Held {
+    shard: Shard,
+    observers: Observers,
+}
 
 /// Every key of this node.
 pub struct Shards {
     layout: Layout,
     slots: Box<[Slot]>,
+    pubsub: Arc<PubSub>,
 }
 
 /// A request, ready to run on keys.
@@ -46,6 +57,10 @@ pub struct Call<'a> {
     pub place: Option<(&'a [u8], Place)>,
     /// Time, database, limits.
     pub context: CallContext<'a>,
+    /// The keyspace events somebody wants told.
+    pub events: EventClass,
+    /// How the client may wait; without it, what finds nothing answers so at once.
+    pub park: Option<&'a dyn Fn(Wait) -> Arc<Waiter>>,
 }
 
 /// Reusable memory of one thread's calls.
@@ -53,13 +68,30 @@ pub struct Call<'a> {
 pub struct CallSpace {
     effects: Effects,
     garbage: Vec<Garbage>,
+    /// Keys somebody waits for that were written: to be served once no lock is held.
+    pub ready: Vec<(SpaceId, Vec<u8>)>,
+    /// The client of the last call waits.
+    pub parked: Option<Arc<Waiter>>,
+}
+
+impl CallSpace {
+    #[inline]
+    fn begin(&mut self, observed: bool, events: EventClass) {
+        self.effects.clear();
+        self.effects.observe(observed, events);
+    }
 }
 
 impl Shards {
-    /// Empty shards.
-    pub fn new(layout: Layout) -> Shards {
-        let slots = (0..layout.shard_count).map(|_| Slot(Mutex::new(Shard::new(layout.seed)))).collect();
-        Shards { layout, slots }
+    /// Empty shards, whose events are told through `pubsub`.
+    pub fn new(layout: Layout, pubsub: Arc<PubSub>) -> Shards {
+        let slots = (0..layout.shard_count)
+            .map(|_| {
+                let held = Held { shard: Shard::new(layout.seed), observers: Observers::default() };
+                Slot(Mutex::new(held))
+            })
+            .collect();
+        Shards { layout, slots, pubsub }
     }
 
     /// How keys are placed.
@@ -73,13 +105,13 @@ impl Shards {
     #[inline]
     pub fn prefetch(&self, space: SpaceId, places: &[Place]) {
         for place in places {
-            if let Some(shard) = self.slots[place.shard as usize].0.try_lock() {
-                shard.prefetch_bucket(space, place.hash);
+            if let Some(held) = self.slots[place.shard as usize].0.try_lock() {
+                held.shard.prefetch_bucket(space, place.hash);
             }
         }
         for place in places {
-            if let Some(shard) = self.slots[place.shard as usize].0.try_lock() {
-                shard.prefetch_entry(space, place.hash);
+            if let Some(held) = self.slots[place.shard as usize].0.try_lock() {
+                held.shard.prefetch_entry(space, place.hash);
             }
         }
     }
@@ -98,13 +130,17 @@ impl Shards {
             let known = call.place.filter(|(key, _)| std::ptr::eq(*key, only.key));
             let place = known.map_or_else(|| self.layout.place(only.key), |(_, place)| place);
             let index = place.shard;
-            let mut shard = self.slots[index as usize].0.lock();
-            memory.effects.clear();
-            let keys = Keys::one(index, &mut shard, call.context, &mut memory.effects).placed(only.key, place);
+            let mut held = self.slots[index as usize].0.lock();
+            let Held { shard, observers } = &mut *held;
+            memory.begin(!observers.is_empty(), call.events);
+            let keys = Keys::one(index, shard, call.context, &mut memory.effects).placed(only.key, place);
             let result = finish(handler, keys, call, &mut memory.garbage, reply);
             shard.count(&memory.effects);
             journal.append(call.context.space, call.argv, &memory.effects);
-            drop(shard);
+            if memory.effects.has_aftermath() {
+                self.aftermath(&mut [(index, &mut held)], call, memory, reply);
+            }
+            drop(held);
             memory.garbage.clear();
             return result;
         }
@@ -123,14 +159,19 @@ impl Shards {
         indexes.sort_unstable();
         indexes.dedup();
         let mut guards = self.lock(&indexes);
-        memory.effects.clear();
-        let shards = indexes.iter().copied().zip(guards.iter_mut().map(|guard| &mut **guard)).collect();
+        memory.begin(guards.iter().any(|held| !held.observers.is_empty()), call.events);
+        let shards = indexes.iter().copied().zip(guards.iter_mut().map(|guard| &mut guard.shard)).collect();
         let keys = Keys::many(shards, call.context, &mut memory.effects);
         let result = finish(handler, keys, call, &mut memory.garbage, reply);
         if let Some(first) = guards.first_mut() {
-            first.count(&memory.effects);
+            first.shard.count(&memory.effects);
         }
         journal.append(call.context.space, call.argv, &memory.effects);
+        if memory.effects.has_aftermath() {
+            let mut held: Vec<(u32, &mut Held)> =
+                indexes.iter().copied().zip(guards.iter_mut().map(|guard| &mut **guard)).collect();
+            self.aftermath(&mut held, call, memory, reply);
+        }
         drop(guards);
         memory.garbage.clear();
         result
@@ -146,12 +187,101 @@ impl Shards {
         reply: &mut Reply,
     ) -> Result<(), CommandError> {
         let mut every = Every { shards: self, call, memory, journal };
-        handler(&mut every, Args::new(call.argv, call.words), reply)
+        let result = handler(&mut every, Args::new(call.argv, call.words), reply);
+        memory.garbage.clear();
+        result
     }
 
     /// Calls `with` with one shard locked: sweeps, snapshots, statistics.
     pub fn with<R>(&self, index: u32, with: impl FnOnce(&mut Shard) -> R) -> R {
-        with(&mut self.slots[index as usize].0.lock())
+        with(&mut self.slots[index as usize].0.lock().shard)
+    }
+
+    /// The same, with those who observe its keys.
+    pub fn with_observers<R>(&self, index: u32, with: impl FnOnce(&mut Shard, &mut Observers) -> R) -> R {
+        let mut held = self.slots[index as usize].0.lock();
+        let Held { shard, observers } = &mut *held;
+        with(shard, observers)
+    }
+
+    /// What a call means to others, told while its locks are held: watchers are marked, those who wait are noted to be
+    /// served, the client itself perhaps begins to wait.
+    #[cold]
+    fn aftermath(&self, held: &mut [(u32, &mut Held)], call: &Call<'_>, memory: &mut CallSpace, reply: &mut Reply) {
+        let tenant = call.context.space.tenant;
+        if !memory.effects.is_empty() {
+            for (database, key) in memory.effects.touched_keys() {
+                let (place, space) = (self.layout.place(key), SpaceId { tenant, database: *database });
+                let Some(of) = held_at(held, place.shard) else { continue };
+                let exists = of.shard.holds(space, place.hash, key);
+                if of.observers.touched(space, key, exists) {
+                    note_ready(&mut memory.ready, space, key);
+                }
+            }
+        }
+        // Under the lock, so that the events of one key are told in order.
+        self.pubsub.tell(call.events, memory.effects.events());
+        let Some(wait) = memory.effects.take_wait() else { return };
+        match call.park {
+            None if wait.in_vain == WaitedInVain::Null => reply.null(),
+            None => reply.null_array(),
+            Some(park) => {
+                let waiter = park(wait);
+                for key in &waiter.keys {
+                    if let Some(of) = held_at(held, self.layout.place(key).shard) {
+                        of.observers.wait(key, &waiter);
+                    }
+                }
+                memory.parked = Some(waiter);
+            }
+        }
+    }
+
+    /// Calls `with` with the shard a key lies in, locked, and its observers.
+    fn observe<R>(&self, key: &[u8], with: impl FnOnce(&mut Observers, &Shard, Place) -> R) -> R {
+        let place = self.layout.place(key);
+        let mut held = self.slots[place.shard as usize].0.lock();
+        let Held { shard, observers } = &mut *held;
+        with(observers, shard, place)
+    }
+
+    /// A client watches a key.
+    pub fn watch(&self, space: SpaceId, key: &[u8], now: i64, watch: &Arc<Watch>) {
+        self.observe(key, |observers, shard, place| {
+            let was_expired = shard.is_overdue(space, place.hash, key, now);
+            if watch.add(space, key, was_expired) {
+                observers.watch(space, key, watch);
+            }
+        });
+    }
+
+    /// A client forgets what it watched.
+    pub fn unwatch(&self, watch: &Arc<Watch>) {
+        for (space, key, _) in watch.keys() {
+            self.observe(&key, |observers, _, _| observers.unwatch(space, &key, watch));
+        }
+    }
+
+    /// Whether a watched key was written since, or has come to its expiry.
+    pub fn is_touched(&self, watch: &Watch, now: i64) -> bool {
+        let overdue = |(space, key, was_expired): &(SpaceId, Vec<u8>, bool)| {
+            !was_expired && self.observe(key, |_, shard, place| shard.is_overdue(*space, place.hash, key, now))
+        };
+        watch.is_touched() || watch.keys().iter().any(overdue)
+    }
+
+    /// Those who wait for a key, first come first, and the key's type.
+    pub fn queue(&self, space: SpaceId, key: &[u8], now: i64) -> (Vec<Arc<Waiter>>, Option<&'static str>) {
+        self.observe(key, |observers, shard, place| {
+            (observers.queue(space, key), shard.type_of(space, place.hash, key, now))
+        })
+    }
+
+    /// A client waits no longer.
+    pub fn leave(&self, waiter: &Arc<Waiter>) {
+        for key in &waiter.keys {
+            self.observe(key, |observers, _, _| observers.leave(key, waiter));
+        }
     }
 
     /// What happened in all shards since the start.
@@ -165,7 +295,7 @@ impl Shards {
     }
 
     /// Ascending order, always: two commands that share two shards never wait for each other crosswise.
-    fn lock(&self, ascending: &[u32]) -> Vec<MutexGuard<'_, Shard>> {
+    fn lock(&self, ascending: &[u32]) -> Vec<MutexGuard<'_, Held>> {
         ascending.iter().map(|index| self.slots[*index as usize].0.lock()).collect()
     }
 }
@@ -192,39 +322,14 @@ struct Every<'a, 'b> {
     journal: &'a Journal,
 }
 
-impl Every<'_, '_> {
-    /// Locks these shards, ascending, for one call.
-    fn with_many(&mut self, indexes: &[u32], with: &mut dyn FnMut(&mut Keys<'_>)) {
-        let mut guards = self.shards.lock(indexes);
-        self.memory.effects.clear();
-        let shards = indexes.iter().copied().zip(guards.iter_mut().map(|guard| &mut **guard)).collect();
-        let mut keys = Keys::many(shards, self.call.context, &mut self.memory.effects);
-        with(&mut keys);
-        let garbage = std::mem::take(&mut keys.garbage);
-        if let Some(first) = guards.first_mut() {
-            first.count(&self.memory.effects);
-        }
-        self.journal.append(self.call.context.space, self.call.argv, &self.memory.effects);
-        drop(guards);
-        drop(garbage);
-    }
-}
-
 impl EveryKey for Every<'_, '_> {
     fn shard_count(&self) -> u32 {
         self.shards.count()
     }
 
     fn with_shard(&mut self, index: u32, with: &mut dyn FnMut(&mut Keys<'_>)) {
-        let mut shard = self.shards.slots[index as usize].0.lock();
-        self.memory.effects.clear();
-        let mut keys = Keys::one(index, &mut shard, self.call.context, &mut self.memory.effects);
-        with(&mut keys);
-        let garbage = std::mem::take(&mut keys.garbage);
-        shard.count(&self.memory.effects);
-        self.journal.append(self.call.context.space, self.call.argv, &self.memory.effects);
-        drop(shard);
-        drop(garbage);
+        let mut held = self.shards.slots[index as usize].0.lock();
+        self.run(&mut [(index, &mut held)], with);
     }
 
     fn with_all(&mut self, with: &mut dyn FnMut(&mut Keys<'_>)) {
@@ -237,5 +342,61 @@ impl EveryKey for Every<'_, '_> {
         indexes.sort_unstable();
         indexes.dedup();
         self.with_many(&indexes, with);
+    }
+}
+
+impl Every<'_, '_> {
+    /// Locks these shards, ascending, for one call.
+    fn with_many(&mut self, ascending: &[u32], with: &mut dyn FnMut(&mut Keys<'_>)) {
+        let mut guards = self.shards.lock(ascending);
+        let mut held: Vec<(u32, &mut Held)> =
+            ascending.iter().copied().zip(guards.iter_mut().map(|guard| &mut **guard)).collect();
+        self.run(&mut held, with);
+    }
+
+    fn run(&mut self, held: &mut [(u32, &mut Held)], with: &mut dyn FnMut(&mut Keys<'_>)) {
+        let (context, layout) = (self.call.context, self.shards.layout);
+        let concerned = |space: SpaceId| space.tenant == context.space.tenant;
+        // What may change is every key: the observed ones are looked at before and after.
+        let there = |of: &Held, space, key: &[u8]| of.shard.holds(space, layout.place(key).hash, key);
+        let mut observed: Vec<(usize, SpaceId, Vec<u8>, bool)> = Vec::new();
+        for (at, (_, of)) in held.iter().enumerate().filter(|(_, (_, of))| !of.observers.is_empty()) {
+            let keys = of.observers.keys_in(concerned).into_iter();
+            observed.extend(keys.map(|(space, key)| (at, space, key.clone(), there(of, space, &key))));
+        }
+        self.memory.begin(!observed.is_empty(), self.call.events);
+        let shards = held.iter_mut().map(|(index, of)| (*index, &mut of.shard)).collect();
+        let mut keys = Keys::many(shards, context, &mut self.memory.effects);
+        with(&mut keys);
+        let garbage = std::mem::take(&mut keys.garbage);
+        if let Some((_, first)) = held.first_mut() {
+            first.shard.count(&self.memory.effects);
+        }
+        self.journal.append(context.space, self.call.argv, &self.memory.effects);
+        self.shards.pubsub.tell(self.call.events, self.memory.effects.events());
+        if !self.memory.effects.is_empty() {
+            let effects = &self.memory.effects;
+            for (at, space, key, before) in observed {
+                let of = &held[at].1;
+                let exists = there(of, space, &key);
+                let named = || effects.touched_keys().iter().any(|(of, name)| *of == space.database && *name == key);
+                let concerned = if effects.are_of_every_key() { before || exists } else { named() };
+                if concerned && of.observers.touched(space, &key, exists) {
+                    note_ready(&mut self.memory.ready, space, &key);
+                }
+            }
+        }
+        // Dropping it takes time: the caller's locks go first.
+        self.memory.garbage.extend(garbage);
+    }
+}
+
+fn held_at<'h>(held: &'h mut [(u32, &mut Held)], index: u32) -> Option<&'h mut Held> {
+    held.iter_mut().find(|(at, _)| *at == index).map(|(_, of)| &mut **of)
+}
+
+fn note_ready(ready: &mut Vec<(SpaceId, Vec<u8>)>, space: SpaceId, key: &[u8]) {
+    if !ready.iter().any(|(in_space, known)| *in_space == space && known == key) {
+        ready.push((space, key.to_vec()));
     }
 }

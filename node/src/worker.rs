@@ -73,6 +73,8 @@ pub enum Job {
 pub struct Worker {
     /// The node.
     pub node: Arc<Node>,
+    /// Its lane in the corridor.
+    pub lane: usize,
     /// What it counted.
     pub stats: Arc<ThreadCounters>,
     /// Memory of the batch being run.
@@ -87,7 +89,7 @@ pub struct Worker {
 
 impl Worker {
     /// A thread without clients.
-    pub fn new(node: Arc<Node>, stats: Arc<ThreadCounters>) -> Worker {
+    pub fn new(node: Arc<Node>, lane: usize, stats: Arc<ThreadCounters>) -> Worker {
         let scratch = Scratch {
             input: vec![0; READ_BYTES],
             reply: Reply::new(Protocol::Resp2),
@@ -100,6 +102,7 @@ impl Worker {
         let hot = RefCell::new((node.live.generation(), node.live.hot()));
         Worker {
             node,
+            lane,
             stats,
             scratch: RefCell::new(scratch),
             connections: RefCell::default(),
@@ -141,7 +144,7 @@ impl Worker {
         let local = stream.local_addr().map(|address| address.to_string()).unwrap_or_default();
         let id = self.node.next_client_id();
         let session = Session::new(id, address, local, self.now_ms(), None);
-        let connection = Rc::new(Connection::new(session));
+        let connection = Rc::new(Connection::new(session, self.hot().mail_bytes_max));
         self.stats.accepted.add(1);
         self.connections.borrow_mut().insert(id, Rc::clone(&connection));
         let registered = Registered { worker: &self, id };
@@ -202,7 +205,7 @@ impl Worker {
         let (_, view) = self.node.views.load();
         for connection in self.connections.borrow().values() {
             let Ok(mut session) = connection.session.try_borrow_mut() else { continue };
-            if connection::renew(&mut session, &view) {
+            if connection::renew(&mut session, &view) && may_listen(&session, connection) {
                 continue;
             }
             if connection.changes_users.get() {
@@ -234,6 +237,7 @@ impl Worker {
             primary: view.is_primary(),
             loading: self.node.is_loading(),
             memory_full: self.node.live.is_memory_full(),
+            busy: self.node.corridor.is_busy(),
             detail: hot.detail,
         }
     }
@@ -335,6 +339,13 @@ impl Drop for Registered<'_> {
         self.worker.connections.borrow_mut().remove(&self.id);
         self.worker.node.leave_client();
     }
+}
+
+/// Whether the client may still use every channel it listens to.
+fn may_listen(session: &Session, connection: &Connection) -> bool {
+    let Some(login) = session.login.as_ref().filter(|_| session.subscribed) else { return true };
+    let subscriptions = connection.subscriptions.borrow();
+    subscriptions.names().all(|(name, pattern)| login.policy.may_use_channel(name, pattern))
 }
 
 /// Whether a client is meant by the filter.

@@ -46,6 +46,68 @@ pub enum KillReply {
     Count,
 }
 
+/// What a subscription names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ChannelKind {
+    /// A channel.
+    Channel,
+    /// Channels that match a pattern.
+    Pattern,
+    /// A shard channel.
+    Shard,
+}
+
+/// What a command asks of the node that it does at once, without waiting: also between the commands of a transaction and
+/// of a script.
+pub enum Now {
+    /// `MULTI`.
+    Begin,
+    /// `EXEC`.
+    Execute,
+    /// `DISCARD`.
+    Discard,
+    /// `WATCH`: the keys are those the request names.
+    Watch,
+    /// `UNWATCH`.
+    Unwatch,
+    /// `PUBLISH`, `SPUBLISH`; answers how many got it.
+    Publish {
+        /// On a shard channel.
+        shard: bool,
+        /// The channel.
+        channel: Vec<u8>,
+        /// The message.
+        message: Vec<u8>,
+    },
+    /// `SUBSCRIBE` and its kin.
+    Subscribe(ChannelKind, Vec<Vec<u8>>),
+    /// `UNSUBSCRIBE` and its kin; no names mean all.
+    Unsubscribe(ChannelKind, Vec<Vec<u8>>),
+    /// `PUBSUB CHANNELS`, `PUBSUB SHARDCHANNELS`.
+    ShowChannels {
+        /// Shard channels.
+        shard: bool,
+        /// Only those that match.
+        pattern: Option<Vec<u8>>,
+    },
+    /// `PUBSUB NUMSUB`, `PUBSUB SHARDNUMSUB`.
+    ShowListeners {
+        /// Shard channels.
+        shard: bool,
+        /// Of these channels.
+        channels: Vec<Vec<u8>>,
+    },
+    /// `PUBSUB NUMPAT`.
+    CountPatterns,
+    /// `CLIENT UNBLOCK`.
+    Unblock {
+        /// Whom.
+        client: u64,
+        /// With an error instead of the answer of one who waited in vain.
+        error: bool,
+    },
+}
+
 /// What a command asks of the outside world.
 pub enum Ask {
     /// Log in; answers OK.

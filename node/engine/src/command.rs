@@ -8,7 +8,7 @@
 //! This file knows no command by name.
 
 use crate::{args::Args, error::CommandError, keyspace::EveryKey, keyspace::Keys, reply::Reply, session::Surroundings};
-use crate::{asks::Ask, session::Session};
+use crate::{asks::Ask, asks::Now, session::Session};
 use keyward_acl::{Category, CategorySet, KeyAccess, KeyUse};
 
 /// How many arguments a request has, the name included (for a subcommand: both words).
@@ -369,6 +369,8 @@ pub enum Run {
     OnEveryKey(fn(&mut dyn EveryKey, Args<'_>, &mut Reply) -> Result<(), CommandError>),
     /// On the connection's own state and what a node may read freely: CLIENT SETNAME, SELECT, COMMAND, ACL LIST.
     OnSession(fn(&mut Session, &Surroundings<'_>, Args<'_>, &mut Reply) -> Result<(), CommandError>),
+    /// Asks for something the node does at once: MULTI, WATCH, PUBLISH, SUBSCRIBE.
+    AtOnce(fn(&Session, &Surroundings<'_>, Args<'_>) -> Result<Now, CommandError>),
     /// Asks for something only the outside world can do: ACL SETUSER, CLIENT KILL, BGSAVE.
     Ask(fn(&Session, &Surroundings<'_>, Args<'_>) -> Result<Ask, CommandError>),
     /// As `Ask`, but about the data: it is carried out by the node that holds it. SAVE, BGSAVE, LASTSAVE.

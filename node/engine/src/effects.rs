@@ -42,6 +42,7 @@ pub struct Effects {
     /// Somebody observes keys of the locked shards: what is touched is noted.
     observed: bool,
     touched: Vec<(u32, Vec<u8>)>,
+    every_key: bool,
     wanted_events: EventClass,
     events: Vec<Event>,
     wait: Option<Wait>,
@@ -81,6 +82,16 @@ impl Effects {
         }
     }
 
+    /// Whole databases were emptied or exchanged.
+    pub fn touched_every_key(&mut self) {
+        self.every_key = true;
+    }
+
+    /// Whether whole databases were emptied or exchanged.
+    pub fn are_of_every_key(&self) -> bool {
+        self.every_key
+    }
+
     /// The keys the call wrote, if somebody observes, each with its database; a key may be named twice.
     pub fn touched_keys(&self) -> &[(u32, Vec<u8>)] {
         &self.touched
@@ -97,6 +108,12 @@ impl Effects {
     /// What happened, in order.
     pub fn events(&self) -> &[Event] {
         &self.events
+    }
+
+    /// Whether anybody but the journal must be told about this call.
+    #[inline]
+    pub fn has_aftermath(&self) -> bool {
+        !self.touched.is_empty() || !self.events.is_empty() || self.wait.is_some()
     }
 
     /// The command waits.
@@ -180,6 +197,7 @@ impl Effects {
         self.commands.clear();
         self.removed.clear();
         self.touched.clear();
+        self.every_key = false;
         self.events.clear();
         self.wait = None;
         self.hits.set(0);

@@ -233,6 +233,23 @@ impl Shard {
         self.others.entry(space).or_insert_with(|| Keyspace::new(self.seed))
     }
 
+    /// Whether the key is there, past its expiry or not.
+    pub fn holds(&self, space: SpaceId, hash: u64, key: &[u8]) -> bool {
+        self.space(space).is_some_and(|space| space.dict.find(hash, key).is_some())
+    }
+
+    /// Whether the key is there and past its expiry.
+    pub fn is_overdue(&self, space: SpaceId, hash: u64, key: &[u8], now: UnixMillis) -> bool {
+        let expires_at = self.space(space).and_then(|space| space.dict.find(hash, key)).and_then(Entry::expires_at);
+        expires_at.is_some_and(|at| at <= now)
+    }
+
+    /// The Redis name of a live key's type.
+    pub fn type_of(&self, space: SpaceId, hash: u64, key: &[u8], now: UnixMillis) -> Option<&'static str> {
+        let entry = self.space(space)?.dict.find(hash, key)?;
+        entry.expires_at().is_none_or(|at| at > now).then(|| type_name(&entry.value()))
+    }
+
     /// Takes a whole keyspace away, leaving an empty one.
     fn take_space(&mut self, space: SpaceId) -> Keyspace {
         if space == SpaceId::default() {
@@ -1024,6 +1041,7 @@ impl<'a> Keys<'a> {
     pub fn clear(&mut self) -> usize {
         let space = self.context.space;
         let taken: Vec<Keyspace> = self.locked_shards().map(|shard| shard.take_space(space)).collect();
+        self.effects.touched_every_key();
         let removed = taken.iter().map(Keyspace::len).sum();
         let full = taken.into_iter().filter(|taken| !taken.is_empty());
         self.garbage.extend(full.map(|taken| Garbage::Keyspace(Box::new(taken))));
@@ -1032,6 +1050,7 @@ impl<'a> Keys<'a> {
 
     /// Exchanges two of the tenant's databases in the locked shards.
     pub fn swap_databases(&mut self, first: u32, second: u32) {
+        self.effects.touched_every_key();
         let tenant = self.context.space.tenant;
         let [a, b] = [first, second].map(|database| SpaceId { tenant, database });
         if a == b {

@@ -3,7 +3,7 @@
 //! Both are plain data: a session has never heard of a socket, and the [`Surroundings`] are a snapshot the node lends
 //! for one call.
 
-use crate::keyspace::{TenantId, UnixMillis};
+use crate::keyspace::{SpaceId, TenantId, UnixMillis};
 use crate::reply::Protocol;
 use crate::table::Table;
 use keyward_acl::{Directory, Policy, User};
@@ -28,6 +28,17 @@ pub enum ReplyMode {
     Off,
     /// The answer to the next command is not sent.
     SkipNext,
+}
+
+/// The commands between MULTI and EXEC.
+#[derive(Clone, Debug, Default)]
+pub struct Transaction {
+    /// In order, each as it came.
+    pub requests: Vec<Vec<Vec<u8>>>,
+    /// Bytes of all arguments.
+    pub bytes: usize,
+    /// A command was refused while it was queued: EXEC will run none.
+    pub broken: bool,
 }
 
 /// What a connection remembers.
@@ -66,6 +77,10 @@ pub struct Session {
     pub no_evict: bool,
     /// `CLIENT NO-TOUCH`: commands do not make keys look used.
     pub no_touch: bool,
+    /// Begun by MULTI.
+    pub transaction: Option<Transaction>,
+    /// It listens to a channel.
+    pub subscribed: bool,
     /// The connection ends once everything answered so far is sent.
     pub closing: bool,
 }
@@ -91,6 +106,8 @@ impl Session {
             replies: ReplyMode::On,
             no_evict: false,
             no_touch: false,
+            transaction: None,
+            subscribed: false,
             closing: false,
         }
     }
@@ -98,6 +115,32 @@ impl Session {
     /// The user's name, `default` before a login (as `CLIENT LIST` shows it).
     pub fn user_name(&self) -> &[u8] {
         self.login.as_ref().map_or(b"default", |login| login.user.name.as_bytes())
+    }
+
+    /// Whose keys it sees, in which database.
+    #[inline]
+    pub fn space(&self) -> SpaceId {
+        SpaceId { tenant: self.tenant, database: self.database }
+    }
+
+    /// A copy of what matters to a request that is run later, elsewhere, for this client.
+    pub fn for_later(&self) -> Session {
+        let mut copy = Session::new(
+            self.id,
+            self.address.clone(),
+            self.local_address.clone(),
+            self.created_at,
+            self.login.clone(),
+        );
+        copy.name.clone_from(&self.name);
+        copy.library_name.clone_from(&self.library_name);
+        copy.library_version.clone_from(&self.library_version);
+        copy.last_command = self.last_command;
+        copy.protocol = self.protocol;
+        copy.tenant = self.tenant;
+        copy.database = self.database;
+        copy.no_touch = self.no_touch;
+        copy
     }
 
     /// Forgets what `RESET` forgets: everything but who connected when. The login is set by the caller.
@@ -108,6 +151,7 @@ impl Session {
         self.replies = ReplyMode::On;
         self.no_evict = false;
         self.no_touch = false;
+        self.transaction = None;
     }
 }
 

@@ -107,7 +107,7 @@ impl Engine {
                 reply.error(&format!("ERR {text}"));
                 Ok(())
             }
-            Run::OnSession(_) | Run::Ask(_) | Run::AskOwner(_) | Run::Container(_) => {
+            Run::OnSession(_) | Run::AtOnce(_) | Run::Ask(_) | Run::AskOwner(_) | Run::Container(_) => {
                 panic!("not a command of data: {argv:?}")
             }
         };

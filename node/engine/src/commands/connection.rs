@@ -5,7 +5,7 @@
 
 use super::{ADMIN_ANY_TIME, ANY_TIME, BEFORE_LOGIN};
 use crate::args::Args;
-use crate::asks::{Ask, ClientFilter, KillReply, LoginAttempt};
+use crate::asks::{Ask, ClientFilter, KillReply, LoginAttempt, Now};
 use crate::command::{Arity, Command, DatabaseRule, Docs, Extra, Flags, Group, KeyRule, Run};
 use crate::error::CommandError;
 use crate::introspect;
@@ -201,7 +201,7 @@ const CLIENT: &[Command] = &[
         flags: ADMIN_ANY_TIME,
         group: Group::Connection,
         keys: KeyRule::None,
-        run: Run::Refused("blocking commands are not served by this version yet"),
+        run: Run::AtOnce(unblock),
         docs: Docs {
             summary: "Wakes a connection that waits in a blocking command.",
             since: "5.0.0",
@@ -335,7 +335,19 @@ const CLIENT: &[Command] = &[
     },
 ];
 
-fn ping(_: &mut Session, _: &Surroundings<'_>, mut args: Args<'_>, reply: &mut Reply) -> Result<(), CommandError> {
+fn ping(
+    session: &mut Session,
+    _: &Surroundings<'_>,
+    mut args: Args<'_>,
+    reply: &mut Reply,
+) -> Result<(), CommandError> {
+    if args.len() < 2 && session.subscribed && session.protocol == Protocol::Resp2 {
+        // Among messages, a message.
+        reply.array(2);
+        reply.bulk(b"pong");
+        reply.bulk(if args.is_empty() { b"" } else { args.take()? });
+        return Ok(());
+    }
     match args.len() {
         0 => reply.simple("PONG"),
         1 => reply.bulk(args.take()?),
@@ -438,6 +450,21 @@ fn client_kill(_: &Session, surroundings: &Surroundings<'_>, args: Args<'_>) -> 
         return Err(CommandError::err(format!("No such user '{}'", user.escape_ascii())));
     }
     Ok(Ask::KillClients(filter, KillReply::Count))
+}
+
+fn unblock(_: &Session, _: &Surroundings<'_>, mut args: Args<'_>) -> Result<Now, CommandError> {
+    let client = number::parse_i64(args.take()?).ok_or(CommandError::NotInteger)?;
+    let how = args.peek().map(<[u8]>::to_ascii_lowercase);
+    let error = match how.as_deref() {
+        None | Some(b"timeout") => false,
+        Some(b"error") => true,
+        Some(_) => return Err(CommandError::err("CLIENT UNBLOCK reason should be TIMEOUT or ERROR")),
+    };
+    if how.is_some() {
+        args.take()?;
+    }
+    args.finish()?;
+    Ok(Now::Unblock { client: u64::try_from(client).unwrap_or(0), error })
 }
 
 fn parse_filter(mut args: Args<'_>, skip_me: bool) -> Result<ClientFilter, CommandError> {

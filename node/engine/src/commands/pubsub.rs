@@ -3,8 +3,12 @@
 //! It refuses to know who listens, and on which node. Declarations on top, one entry per command; parsers and
 //! handlers below.
 
+use crate::args::Args;
+use crate::asks::{ChannelKind, Now};
 use crate::command::{Arity, ChannelRule, Command, Docs, Extra, Flags, Group, KeyFlags, KeyRule, KeySpec, Run};
+use crate::error::CommandError;
 use crate::introspect;
+use crate::session::{Session, Surroundings};
 
 pub(super) const COMMANDS: &[Command] = &[
     Command {
@@ -13,7 +17,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::PUBSUB.and(Flags::NOSCRIPT).and(Flags::LOADING).and(Flags::STALE),
         group: Group::PubSub,
         keys: KeyRule::None,
-        run: Run::Refused("publish and subscribe are not served by this version yet"),
+        run: Run::AtOnce(subscribe),
         docs: Docs {
             summary: "Listens for messages on channels.",
             since: "2.0.0",
@@ -27,7 +31,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::PUBSUB.and(Flags::NOSCRIPT).and(Flags::LOADING).and(Flags::STALE),
         group: Group::PubSub,
         keys: KeyRule::None,
-        run: Run::Refused("publish and subscribe are not served by this version yet"),
+        run: Run::AtOnce(unsubscribe),
         docs: Docs { summary: "Stops listening on channels.", since: "2.0.0", complexity: "O(N)" },
         extra: Extra::NONE,
     },
@@ -37,7 +41,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::PUBSUB.and(Flags::NOSCRIPT).and(Flags::LOADING).and(Flags::STALE),
         group: Group::PubSub,
         keys: KeyRule::None,
-        run: Run::Refused("publish and subscribe are not served by this version yet"),
+        run: Run::AtOnce(psubscribe),
         docs: Docs {
             summary: "Listens for messages on channels that match patterns.",
             since: "2.0.0",
@@ -51,7 +55,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::PUBSUB.and(Flags::NOSCRIPT).and(Flags::LOADING).and(Flags::STALE),
         group: Group::PubSub,
         keys: KeyRule::None,
-        run: Run::Refused("publish and subscribe are not served by this version yet"),
+        run: Run::AtOnce(punsubscribe),
         docs: Docs {
             summary: "Stops listening on channels that match patterns.",
             since: "2.0.0",
@@ -65,7 +69,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::PUBSUB.and(Flags::LOADING).and(Flags::STALE).and(Flags::FAST),
         group: Group::PubSub,
         keys: KeyRule::None,
-        run: Run::Refused("publish and subscribe are not served by this version yet"),
+        run: Run::AtOnce(publish),
         docs: Docs { summary: "Sends a message to a channel.", since: "2.0.0", complexity: "O(N+M)" },
         extra: Extra::channels(ChannelRule::At(1)),
     },
@@ -75,7 +79,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::PUBSUB.and(Flags::NOSCRIPT).and(Flags::LOADING).and(Flags::STALE),
         group: Group::PubSub,
         keys: KeyRule::At(&[KeySpec::range(1, -1, 1, KeyFlags::NOT_KEY)]),
-        run: Run::Refused("publish and subscribe are not served by this version yet"),
+        run: Run::AtOnce(ssubscribe),
         docs: Docs {
             summary: "Listens for messages on shard channels.",
             since: "7.0.0",
@@ -89,7 +93,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::PUBSUB.and(Flags::NOSCRIPT).and(Flags::LOADING).and(Flags::STALE),
         group: Group::PubSub,
         keys: KeyRule::At(&[KeySpec::range(1, -1, 1, KeyFlags::NOT_KEY)]),
-        run: Run::Refused("publish and subscribe are not served by this version yet"),
+        run: Run::AtOnce(sunsubscribe),
         docs: Docs {
             summary: "Stops listening on shard channels.",
             since: "7.0.0",
@@ -103,7 +107,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::PUBSUB.and(Flags::LOADING).and(Flags::STALE).and(Flags::FAST),
         group: Group::PubSub,
         keys: KeyRule::At(&[KeySpec::at(1, KeyFlags::NOT_KEY)]),
-        run: Run::Refused("publish and subscribe are not served by this version yet"),
+        run: Run::AtOnce(spublish),
         docs: Docs { summary: "Sends a message to a shard channel.", since: "7.0.0", complexity: "O(N)" },
         extra: Extra::channels(ChannelRule::At(1)),
     },
@@ -126,7 +130,7 @@ const PUBSUB: &[Command] = &[
         flags: Flags::PUBSUB.and(Flags::LOADING).and(Flags::STALE),
         group: Group::PubSub,
         keys: KeyRule::None,
-        run: Run::Refused("publish and subscribe are not served by this version yet"),
+        run: Run::AtOnce(channels),
         docs: Docs { summary: "Lists the channels somebody listens to.", since: "2.8.0", complexity: "O(N)" },
         extra: Extra::NONE,
     },
@@ -136,7 +140,7 @@ const PUBSUB: &[Command] = &[
         flags: Flags::PUBSUB.and(Flags::LOADING).and(Flags::STALE),
         group: Group::PubSub,
         keys: KeyRule::None,
-        run: Run::Refused("publish and subscribe are not served by this version yet"),
+        run: Run::AtOnce(numpat),
         docs: Docs { summary: "Counts the patterns somebody listens to.", since: "2.8.0", complexity: "O(1)" },
         extra: Extra::NONE,
     },
@@ -146,7 +150,7 @@ const PUBSUB: &[Command] = &[
         flags: Flags::PUBSUB.and(Flags::LOADING).and(Flags::STALE),
         group: Group::PubSub,
         keys: KeyRule::None,
-        run: Run::Refused("publish and subscribe are not served by this version yet"),
+        run: Run::AtOnce(numsub),
         docs: Docs { summary: "Counts the listeners of channels.", since: "2.8.0", complexity: "O(N)" },
         extra: Extra::NONE,
     },
@@ -156,7 +160,7 @@ const PUBSUB: &[Command] = &[
         flags: Flags::PUBSUB.and(Flags::LOADING).and(Flags::STALE),
         group: Group::PubSub,
         keys: KeyRule::None,
-        run: Run::Refused("publish and subscribe are not served by this version yet"),
+        run: Run::AtOnce(shardchannels),
         docs: Docs { summary: "Lists the shard channels somebody listens to.", since: "7.0.0", complexity: "O(N)" },
         extra: Extra::NONE,
     },
@@ -166,7 +170,7 @@ const PUBSUB: &[Command] = &[
         flags: Flags::PUBSUB.and(Flags::LOADING).and(Flags::STALE),
         group: Group::PubSub,
         keys: KeyRule::None,
-        run: Run::Refused("publish and subscribe are not served by this version yet"),
+        run: Run::AtOnce(shardnumsub),
         docs: Docs { summary: "Counts the listeners of shard channels.", since: "7.0.0", complexity: "O(N)" },
         extra: Extra::NONE,
     },
@@ -181,3 +185,72 @@ const PUBSUB: &[Command] = &[
         extra: Extra::NONE,
     },
 ];
+
+/// What `AtOnce` handlers get and give.
+type Decided = Result<Now, CommandError>;
+
+fn names(mut args: Args<'_>) -> Vec<Vec<u8>> {
+    args.rest().iter().map(|name| name.to_vec()).collect()
+}
+
+fn subscribe(_: &Session, _: &Surroundings<'_>, args: Args<'_>) -> Decided {
+    Ok(Now::Subscribe(ChannelKind::Channel, names(args)))
+}
+
+fn psubscribe(_: &Session, _: &Surroundings<'_>, args: Args<'_>) -> Decided {
+    Ok(Now::Subscribe(ChannelKind::Pattern, names(args)))
+}
+
+fn ssubscribe(_: &Session, _: &Surroundings<'_>, args: Args<'_>) -> Decided {
+    Ok(Now::Subscribe(ChannelKind::Shard, names(args)))
+}
+
+fn unsubscribe(_: &Session, _: &Surroundings<'_>, args: Args<'_>) -> Decided {
+    Ok(Now::Unsubscribe(ChannelKind::Channel, names(args)))
+}
+
+fn punsubscribe(_: &Session, _: &Surroundings<'_>, args: Args<'_>) -> Decided {
+    Ok(Now::Unsubscribe(ChannelKind::Pattern, names(args)))
+}
+
+fn sunsubscribe(_: &Session, _: &Surroundings<'_>, args: Args<'_>) -> Decided {
+    Ok(Now::Unsubscribe(ChannelKind::Shard, names(args)))
+}
+
+fn publish(_: &Session, _: &Surroundings<'_>, args: Args<'_>) -> Decided {
+    message(false, args)
+}
+
+fn spublish(_: &Session, _: &Surroundings<'_>, args: Args<'_>) -> Decided {
+    message(true, args)
+}
+
+fn message(shard: bool, mut args: Args<'_>) -> Decided {
+    Ok(Now::Publish { shard, channel: args.take()?.to_vec(), message: args.take()?.to_vec() })
+}
+
+fn channels(_: &Session, _: &Surroundings<'_>, args: Args<'_>) -> Decided {
+    listed(false, args)
+}
+
+fn shardchannels(_: &Session, _: &Surroundings<'_>, args: Args<'_>) -> Decided {
+    listed(true, args)
+}
+
+fn listed(shard: bool, mut args: Args<'_>) -> Decided {
+    let pattern = if args.is_empty() { None } else { Some(args.take()?.to_vec()) };
+    args.finish()?;
+    Ok(Now::ShowChannels { shard, pattern })
+}
+
+fn numsub(_: &Session, _: &Surroundings<'_>, args: Args<'_>) -> Decided {
+    Ok(Now::ShowListeners { shard: false, channels: names(args) })
+}
+
+fn shardnumsub(_: &Session, _: &Surroundings<'_>, args: Args<'_>) -> Decided {
+    Ok(Now::ShowListeners { shard: true, channels: names(args) })
+}
+
+fn numpat(_: &Session, _: &Surroundings<'_>, _: Args<'_>) -> Decided {
+    Ok(Now::CountPatterns)
+}

@@ -4,6 +4,7 @@
 //! handlers below.
 
 use super::LOOKS_AT;
+use crate::asks::Now;
 use crate::command::{Arity, Command, Docs, Extra, Flags, Group, KeyRule, KeySpec, Run};
 
 pub(super) const COMMANDS: &[Command] = &[
@@ -18,7 +19,7 @@ pub(super) const COMMANDS: &[Command] = &[
             .and(Flags::ALLOW_BUSY),
         group: Group::Transactions,
         keys: KeyRule::None,
-        run: Run::Refused("transactions are not served by this version yet"),
+        run: Run::AtOnce(|_, _, _| Ok(Now::Begin)),
         docs: Docs { summary: "Starts a transaction.", since: "1.2.0", complexity: "O(1)" },
         extra: Extra::NONE,
     },
@@ -28,7 +29,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::NOSCRIPT.and(Flags::LOADING).and(Flags::STALE).and(Flags::SKIP_SLOWLOG),
         group: Group::Transactions,
         keys: KeyRule::None,
-        run: Run::Refused("transactions are not served by this version yet"),
+        run: Run::AtOnce(|_, _, _| Ok(Now::Execute)),
         docs: Docs {
             summary: "Runs the commands of a transaction.",
             since: "1.2.0",
@@ -42,7 +43,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::NOSCRIPT.and(Flags::LOADING).and(Flags::STALE).and(Flags::FAST).and(Flags::ALLOW_BUSY),
         group: Group::Transactions,
         keys: KeyRule::None,
-        run: Run::Refused("transactions are not served by this version yet"),
+        run: Run::AtOnce(|_, _, _| Ok(Now::Discard)),
         docs: Docs {
             summary: "Forgets the commands of a transaction.",
             since: "2.0.0",
@@ -61,7 +62,7 @@ pub(super) const COMMANDS: &[Command] = &[
             .and(Flags::ALLOW_BUSY),
         group: Group::Transactions,
         keys: KeyRule::At(&[KeySpec::range(1, -1, 1, LOOKS_AT)]),
-        run: Run::Refused("transactions are not served by this version yet"),
+        run: Run::AtOnce(|_, _, _| Ok(Now::Watch)),
         docs: Docs {
             summary: "Makes the next transaction fail if a key changes before it.",
             since: "2.2.0",
@@ -75,7 +76,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::NOSCRIPT.and(Flags::LOADING).and(Flags::STALE).and(Flags::FAST).and(Flags::ALLOW_BUSY),
         group: Group::Transactions,
         keys: KeyRule::None,
-        run: Run::Refused("transactions are not served by this version yet"),
+        run: Run::AtOnce(|_, _, _| Ok(Now::Unwatch)),
         docs: Docs { summary: "Forgets the watched keys.", since: "2.2.0", complexity: "O(1)" },
         extra: Extra::NONE,
     },

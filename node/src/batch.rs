@@ -1,0 +1,522 @@
+//! A batch of requests: admitted, run and answered one after the other, without waiting.
+//!
+//! ```text
+//!   decoded requests ─► keys prefetched ─► each: gate ─► run ─► reply appended ─► those who waited for its keys are served
+//!                                          │             └ a request that must wait ends the batch (Flow::Stop)
+//!                                          └ between MULTI and EXEC: queued
+//! ```
+//! The same path runs a client's requests, a transaction's ([`crate::transaction`]), those another node forwarded and those
+//! of clients that waited. It reads and writes no socket.
+
+use crate::connection::{Connection, Decoded, Lane, Next, OUTPUT_BYTES_SOFT, renew};
+use crate::corridor::{Entry, InLane};
+use crate::forward::ForwardBatch;
+use crate::gate::{self, Conditions, KeyBuffer, Refusal};
+use crate::live::Hot;
+use crate::observers::Waiter;
+use crate::shards::Call;
+use crate::view::View;
+use crate::worker::{Scratch, Worker};
+use keyward_engine::args::Args;
+use keyward_engine::asks::Ask;
+use keyward_engine::command::{Flags, Group, Run};
+use keyward_engine::effects::Wait;
+use keyward_engine::error::CommandError;
+use keyward_engine::keyspace::{CallContext, Place, SpaceId};
+use keyward_engine::reply::Reply;
+use keyward_engine::session::{ReplyMode, Session};
+use keyward_engine::table::{Resolved, Row};
+use keyward_proto::resp::{ArgRange, Decoder};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// What a client gets whose request has an answer longer than `client-output-buffer-limit`. What it changed is changed.
+const REPLY_TOO_LONG: &str = "ERR the reply is longer than client-output-buffer-limit allows";
+
+/// A request whose command and place are known.
+pub(crate) struct Prepared<'a> {
+    argv: &'a [&'a [u8]],
+    resolved: Result<Resolved<'static>, CommandError>,
+    /// Where its first key lies, if that can be told without looking at its options.
+    place: Option<(&'a [u8], Place)>,
+    end: usize,
+}
+
+impl<'a> Prepared<'a> {
+    /// A request that did not come in a batch.
+    pub(crate) fn of(worker: &Worker, argv: &'a [&'a [u8]]) -> Prepared<'a> {
+        Prepared { argv, resolved: worker.node.table.resolve(argv), place: None, end: 0 }
+    }
+}
+
+/// Runs one batch. `Some`: it ended early, and `consumed` says after which byte.
+pub(crate) fn run_batch(
+    worker: &Worker,
+    connection: &Rc<Connection>,
+    session: &mut Session,
+    lane: &mut Lane,
+    input: &[u8],
+    (ranges, requests): (&[ArgRange], &[Decoded]),
+    consumed: &mut usize,
+    scratch: &mut Scratch,
+) -> Option<Next> {
+    if requests.is_empty() {
+        return None;
+    }
+    let node = &*worker.node;
+    let arguments: Vec<&[u8]> = ranges.iter().map(|range| range.of(input)).collect();
+    let space = SpaceId { tenant: session.tenant, database: session.database };
+    let layout = node.shards.layout();
+    scratch.places.clear();
+    let mut prepared: Vec<Prepared<'_>> = Vec::with_capacity(requests.len());
+    for request in requests {
+        let argv = &arguments[request.first as usize..(request.first + request.count) as usize];
+        let resolved = node.table.resolve(argv);
+        let index = resolved.as_ref().ok().and_then(|resolved| resolved.row.first_key);
+        let key = index.and_then(|index| argv.get(usize::from(index))).copied();
+        let place = key.map(|key| (key, layout.place(key)));
+        scratch.places.extend(place.map(|(_, place)| place));
+        prepared.push(Prepared { argv, resolved, place, end: request.end });
+    }
+    if scratch.places.len() > 1 && lane.view.is_primary() {
+        node.shards.prefetch(space, &scratch.places);
+    }
+    scratch.reply.protocol = session.protocol;
+    let now = worker.now_ms();
+    session.active_at = now;
+    let hot = worker.hot();
+    scratch.reply.bytes_max = hot.reply_bytes_max();
+    let conditions = worker.conditions(&lane.view, &hot);
+    let mut batch = Batch::new(worker, Some(connection), now, conditions, hot);
+    worker.stats.batches.add(1);
+    for request in prepared {
+        if !lane_is_current(worker, lane, session, &mut batch) {
+            return Some(Next::Close);
+        }
+        let end = request.end;
+        let flow = batch.step(session, lane, request, scratch);
+        match flow {
+            Flow::Continue => {
+                *consumed = end;
+                if batch.forward.complete {
+                    break;
+                }
+            }
+            Flow::StopBefore => break,
+            Flow::Closed => return Some(Next::Wait),
+            Flow::Stop(next) => {
+                *consumed = end;
+                return Some(*next);
+            }
+        }
+        if scratch.reply.bytes.len() > OUTPUT_BYTES_SOFT && batch.forward.is_empty() {
+            return Some(Next::Flush);
+        }
+    }
+    if !batch.forward.is_empty() {
+        batch.forward.describe(session, &lane.view);
+        return Some(Next::Forward(batch.forward));
+    }
+    None
+}
+
+/// Takes over a newer view, if there is one. False: the session's user is gone, off, or has other credentials.
+#[inline]
+fn lane_is_current(worker: &Worker, lane: &mut Lane, session: &mut Session, batch: &mut Batch<'_, '_>) -> bool {
+    if worker.node.views.generation() == lane.generation {
+        return true;
+    }
+    (lane.generation, lane.view) = worker.node.views.load();
+    batch.conditions = worker.conditions(&lane.view, &batch.hot);
+    renew(session, &lane.view)
+}
+
+pub(crate) enum Flow {
+    /// Answered.
+    Continue,
+    /// Not done: what came before must be awaited first.
+    StopBefore,
+    /// Not done: somebody else runs alone.
+    Closed,
+    /// Done as far as can be without waiting.
+    Stop(Box<Next>),
+}
+
+/// What the requests of one batch share.
+pub(crate) struct Batch<'w, 'a> {
+    pub(crate) worker: &'w Worker,
+    /// The client's own connection; none where it is connected elsewhere.
+    pub(crate) connection: Option<&'w Rc<Connection>>,
+    pub(crate) now: i64,
+    pub(crate) conditions: Conditions,
+    pub(crate) hot: Arc<Hot>,
+    keys: KeyBuffer<'a>,
+    forward: ForwardBatch,
+    /// These are the requests of a transaction that is being carried out: nothing is queued, nothing waits, and those who
+    /// wait for their keys are served when it is over.
+    executing: bool,
+}
+
+impl<'w, 'a> Batch<'w, 'a> {
+    /// Of no request yet.
+    pub(crate) fn new(
+        worker: &'w Worker,
+        connection: Option<&'w Rc<Connection>>,
+        now: i64,
+        conditions: Conditions,
+        hot: Arc<Hot>,
+    ) -> Batch<'w, 'a> {
+        let (keys, forward) = (KeyBuffer::new(), ForwardBatch::default());
+        Batch { worker, connection, now, conditions, hot, keys, forward, executing: false }
+    }
+
+    /// A batch for the requests of a transaction of this one's client.
+    pub(crate) fn for_transaction<'t>(&self) -> Batch<'w, 't> {
+        let inner = Batch::new(self.worker, self.connection, self.now, self.conditions, Arc::clone(&self.hot));
+        Batch { executing: true, ..inner }
+    }
+
+    /// One request: gate, run, answer.
+    #[inline]
+    pub(crate) fn step(
+        &mut self,
+        session: &mut Session,
+        lane: &Lane,
+        request: Prepared<'a>,
+        scratch: &mut Scratch,
+    ) -> Flow {
+        let mark = scratch.reply.mark();
+        let flow = self.answer(session, lane, request, scratch);
+        if session.replies != ReplyMode::On && !matches!(flow, Flow::StopBefore | Flow::Closed) {
+            self.hold_back(session, &flow, mark, scratch);
+        }
+        if !scratch.calls.ready.is_empty() && !self.executing {
+            self.serve_ready(&lane.view, scratch);
+        }
+        flow
+    }
+
+    /// `CLIENT REPLY`: the answer is dropped. (`SkipNext` is set by the handler of the command before.)
+    fn hold_back(&self, session: &mut Session, flow: &Flow, mark: keyward_engine::reply::Mark, scratch: &mut Scratch) {
+        scratch.reply.rewind(mark);
+        // What is asked of the outside is answered later, by whoever carries it out.
+        let answered = !matches!(&flow, Flow::Stop(next) if matches!(**next, Next::Ask(_)));
+        if answered && session.replies == ReplyMode::SkipNext && session.last_command != "client|reply" {
+            session.replies = ReplyMode::On;
+        }
+    }
+
+    pub(crate) fn answer(
+        &mut self,
+        session: &mut Session,
+        lane: &Lane,
+        request: Prepared<'a>,
+        scratch: &mut Scratch,
+    ) -> Flow {
+        let Resolved { row, words } = match request.resolved {
+            Ok(resolved) => resolved,
+            Err(_) if !self.forward.is_empty() => return Flow::StopBefore,
+            // Before a login nobody learns which commands exist.
+            Err(_) if session.login.is_none() => {
+                scratch.reply.error(&Refusal::NotAuthenticated.text(self.conditions.detail));
+                return Flow::Continue;
+            }
+            Err(error) => {
+                self.worker.stats.errors.add(1);
+                self.break_transaction(session);
+                scratch.reply.command_error(&error);
+                return Flow::Continue;
+            }
+        };
+        let admitted =
+            match gate::admit(self.worker.node.table, row, request.argv, session, &self.conditions, &mut self.keys) {
+                Ok(admitted) => admitted,
+                Err(Refusal::Elsewhere) => return self.send_elsewhere(session, row, request.argv),
+                Err(_) if !self.forward.is_empty() => return Flow::StopBefore,
+                Err(refusal) => {
+                    self.break_transaction(session);
+                    session.last_command = row.full_name;
+                    self.worker.refused(session, row, &refusal);
+                    scratch.reply.error(&refusal.text(self.conditions.detail));
+                    return Flow::Continue;
+                }
+            };
+        if !self.forward.is_empty() {
+            return Flow::StopBefore;
+        }
+        if session.transaction.is_some() && !self.executing && crate::transaction::is_queued(row) {
+            let limit = self.hot.decoder.request_bytes_max;
+            crate::transaction::queue(session, row, request.argv, limit, &mut scratch.reply);
+            return Flow::Continue;
+        }
+        session.commands += 1;
+        session.last_command = row.full_name;
+        self.worker.count(row);
+        let (run, argv) = (admitted.row().run, admitted.argv());
+        let context = call_context(self.worker, &self.hot, session, self.now);
+        let mark = scratch.reply.mark();
+        let result = match run {
+            Run::OnKeys(handler) => {
+                let node = &self.worker.node;
+                let parking = |wait| park(self.connection, session, context.space, argv, admitted.keys(), wait);
+                let may_wait = row.command.flags.has(Flags::BLOCKING) && !self.executing && self.connection.is_some();
+                let park: Option<&dyn Fn(Wait) -> Arc<Waiter>> = if may_wait { Some(&parking) } else { None };
+                let (keys, place, events) = (admitted.keys(), request.place, self.hot.events);
+                let call = Call { argv, words, keys, place, context, events, park };
+                node.shards.run(handler, &call, &mut scratch.calls, &node.journal, &mut scratch.reply)
+            }
+            Run::OnEveryKey(handler) => {
+                let events = self.hot.events;
+                let call = Call { argv, words, keys: &[], place: None, context, events, park: None };
+                let node = &self.worker.node;
+                node.shards.run_on_every_key(handler, &call, &mut scratch.calls, &node.journal, &mut scratch.reply)
+            }
+            Run::AtOnce(handler) => {
+                let surroundings = self.worker.surroundings(&lane.view, &self.hot);
+                match handler(session, &surroundings, Args::new(argv, words)) {
+                    Ok(now) => {
+                        let keys: Vec<Vec<u8>> = admitted.keys().iter().map(|named| named.key.to_vec()).collect();
+                        return self.at_once(now, session, lane, &keys, scratch);
+                    }
+                    Err(error) => Err(error),
+                }
+            }
+            Run::OnSession(handler) => {
+                let surroundings = self.worker.surroundings(&lane.view, &self.hot);
+                let result = handler(session, &surroundings, Args::new(argv, words), &mut scratch.reply);
+                scratch.reply.protocol = session.protocol;
+                result
+            }
+            Run::Ask(handler) | Run::AskOwner(handler) => {
+                let surroundings = self.worker.surroundings(&lane.view, &self.hot);
+                match handler(session, &surroundings, Args::new(argv, words)) {
+                    Ok(ask) => return Flow::Stop(Box::new(Next::Ask(ask))),
+                    Err(error) => Err(error),
+                }
+            }
+            Run::Container(_) => Err(CommandError::Arity(row.full_name.to_owned())),
+            Run::Refused(text) => {
+                Err(CommandError::err(format!("{} is not available: {text}", row.full_name.to_uppercase())))
+            }
+        };
+        if let Err(error) = result {
+            self.worker.stats.errors.add(1);
+            scratch.reply.rewind(mark);
+            scratch.reply.command_error(&error);
+        } else if scratch.reply.is_too_long() {
+            self.worker.stats.errors.add(1);
+            scratch.reply.rewind(mark);
+            scratch.reply.error(REPLY_TOO_LONG);
+        }
+        if let Some(waiter) = scratch.calls.parked.take() {
+            return Flow::Stop(Box::new(Next::Blocked(waiter)));
+        }
+        if session.closing { Flow::Stop(Box::new(Next::Close)) } else { Flow::Continue }
+    }
+
+    /// A request was refused between MULTI and EXEC.
+    fn break_transaction(&self, session: &mut Session) {
+        if let Some(transaction) = session.transaction.as_mut().filter(|_| !self.executing) {
+            transaction.broken = true;
+        }
+    }
+
+    /// Runs the requests of those who waited for keys that were written, first come first.
+    pub(crate) fn serve_ready(&mut self, view: &Arc<View>, scratch: &mut Scratch) {
+        // What is served may write keys others wait for: they join at the end.
+        let mut at = 0;
+        while let Some((space, key)) = scratch.calls.ready.get(at).cloned() {
+            at += 1;
+            let shards = &self.worker.node.shards;
+            let (queue, kind) = shards.queue(space, &key, self.now);
+            for waiter in queue {
+                if waiter.is_waiting() && self.concerns(&waiter, kind) {
+                    let served = waiter.try_serve(|| self.answer_waiting(&waiter, view, scratch));
+                    if served {
+                        shards.leave(&waiter);
+                    }
+                }
+            }
+        }
+        scratch.calls.ready.clear();
+    }
+
+    /// Whether a key of this type may end the wait: a list ends BLPOP, a string does not. A consumer group may also be told
+    /// that its stream is gone.
+    fn concerns(&self, waiter: &Waiter, kind: Option<&'static str>) -> bool {
+        let argv: Vec<&[u8]> = waiter.argv.iter().map(Vec::as_slice).collect();
+        let Ok(Resolved { row, .. }) = self.worker.node.table.resolve(&argv) else { return false };
+        match row.command.group {
+            Group::List => kind == Some("list"),
+            Group::SortedSet => kind == Some("zset"),
+            Group::Stream => kind == Some("stream") || row.command.flags.has(Flags::WRITE),
+            _ => true,
+        }
+    }
+
+    /// Runs a waiting request again. `None`: it still finds nothing.
+    fn answer_waiting(&self, waiter: &Waiter, view: &Arc<View>, scratch: &mut Scratch) -> Option<Vec<u8>> {
+        let argv: Vec<&[u8]> = waiter.argv.iter().map(Vec::as_slice).collect();
+        let mut session = waiter.session.lock();
+        let mut reply = Reply::new(session.protocol);
+        // A user that is gone loses the connection too; until then it gets nothing.
+        let resolved = renew(&mut session, view).then(|| self.worker.node.table.resolve(&argv).ok()).flatten()?;
+        let Run::OnKeys(handler) = resolved.row.run else { return None };
+        let mut keys = KeyBuffer::new();
+        let table = self.worker.node.table;
+        match gate::admit(table, resolved.row, &argv, &session, &self.conditions, &mut keys) {
+            Err(refusal) => {
+                self.worker.refused(&session, resolved.row, &refusal);
+                reply.error(&refusal.text(self.conditions.detail));
+            }
+            Ok(admitted) => {
+                let waits = std::cell::Cell::new(false);
+                let park = |_| {
+                    waits.set(true);
+                    waiter.again()
+                };
+                let call = Call {
+                    argv: &argv,
+                    words: resolved.words,
+                    keys: admitted.keys(),
+                    place: None,
+                    context: call_context(self.worker, &self.hot, &session, self.now),
+                    events: self.hot.events,
+                    park: Some(&park),
+                };
+                let node = &self.worker.node;
+                let result = node.shards.run(handler, &call, &mut scratch.calls, &node.journal, &mut reply);
+                scratch.calls.parked = None;
+                if waits.get() {
+                    return None;
+                }
+                if let Err(error) = result {
+                    reply.bytes.clear();
+                    reply.command_error(&error);
+                }
+            }
+        }
+        Some(reply.bytes)
+    }
+
+    /// Another node serves the data: the request joins those that travel there together.
+    fn send_elsewhere(&mut self, session: &mut Session, row: &'static Row, argv: &[&[u8]]) -> Flow {
+        // Without replies the count would not tell which answer belongs to what; and what may wait there must not keep
+        // others waiting: one at a time.
+        let silent = session.replies != ReplyMode::On;
+        let alone = silent || matches!(row.run, Run::AskOwner(_));
+        if alone && !self.forward.is_empty() {
+            return Flow::StopBefore;
+        }
+        session.commands += 1;
+        session.last_command = row.full_name;
+        self.worker.count(row);
+        self.forward.push(argv);
+        self.forward.complete = alone;
+        if silent {
+            self.forward.silent = true;
+            if session.replies == ReplyMode::SkipNext {
+                session.replies = ReplyMode::On;
+            }
+        }
+        Flow::Continue
+    }
+}
+
+/// A client begins to wait for the keys of its request.
+fn park(
+    connection: Option<&Rc<Connection>>,
+    session: &Session,
+    space: SpaceId,
+    argv: &[&[u8]],
+    keys: &[keyward_acl::KeyUse<'_>],
+    mut wait: Wait,
+) -> Arc<Waiter> {
+    let request = wait.again.take().unwrap_or_else(|| argv.iter().map(|argument| argument.to_vec()).collect());
+    let keys = keys.iter().map(|named| named.key.to_vec()).collect();
+    let mailbox = connection.expect("only a connected client waits").mailbox.clone();
+    Waiter::new(request, keys, space, session.for_later(), wait, mailbox)
+}
+
+/// What a call on data is lent.
+#[inline]
+fn call_context<'h>(worker: &Worker, hot: &'h Hot, session: &Session, now: i64) -> CallContext<'h> {
+    CallContext {
+        layout: worker.node.shards.layout(),
+        space: SpaceId { tenant: session.tenant, database: session.database },
+        now,
+        limits: &hot.limits,
+        value_bytes_max: hot.value_bytes_max,
+        databases: worker.node.config.databases,
+        random: worker.next_random(),
+        no_touch: session.no_touch,
+    }
+}
+
+/// What a forwarded request asks of the node that holds the data, if it is of that kind and the user may. What other
+/// asks do concerns the node the client is connected to, and is refused by [`run_forwarded`].
+pub fn ask_forwarded(worker: &Worker, session: &mut Session, view: &Arc<View>, request: &[Vec<u8>]) -> Option<Ask> {
+    let argv: Vec<&[u8]> = request.iter().map(Vec::as_slice).collect();
+    let hot = worker.hot();
+    let Resolved { row, words } = worker.node.table.resolve(&argv).ok()?;
+    let (Run::AskOwner(handler) | Run::Ask(handler)) = row.run else { return None };
+    let mut keys = KeyBuffer::new();
+    gate::admit(worker.node.table, row, &argv, session, &worker.conditions(view, &hot), &mut keys).ok()?;
+    let ask = handler(session, &worker.surroundings(view, &hot), Args::new(&argv, words)).ok()?;
+    matches!(ask, Ask::Save | Ask::SaveInBackground | Ask::ShowLastSave | Ask::ShowInfo(_)).then_some(ask)
+}
+
+/// Runs a batch that another node forwarded, as the user it names. Returns the replies and how many requests they answer:
+/// once they are long, the sender must ask for the rest again, so that a batch of large reads is not held as a whole.
+/// `None`: somebody runs alone, try again when the corridor is open.
+pub fn run_forwarded(
+    worker: &Worker,
+    session: &mut Session,
+    view: &Arc<View>,
+    requests: &[Vec<Vec<u8>>],
+) -> Option<(Reply, usize)> {
+    let entry = worker.node.corridor.enter(worker.lane);
+    let _in_lane = match entry {
+        Entry::Entered => InLane::new(&worker.node.corridor, worker.lane),
+        Entry::Closed => return None,
+        Entry::Busy => {
+            let mut reply = Reply::new(session.protocol);
+            requests.iter().for_each(|_| reply.error(&Refusal::Busy.text(worker.hot().detail)));
+            return Some((reply, requests.len()));
+        }
+    };
+    let mut scratch = worker.scratch.borrow_mut();
+    let scratch = &mut *scratch;
+    let outer = std::mem::replace(&mut scratch.reply, Reply::new(session.protocol));
+    let now = worker.now_ms();
+    let lane = Lane::new(Decoder::new(worker.hot().decoder.clone()), 0, Arc::clone(view));
+    let argvs: Vec<Vec<&[u8]>> = requests.iter().map(|request| request.iter().map(Vec::as_slice).collect()).collect();
+    let hot = worker.hot();
+    let mut conditions = worker.conditions(view, &hot);
+    // Whoever forwards believes this node serves the data; if that is over, the request must not travel on.
+    let serves = conditions.primary;
+    conditions.primary = true;
+    // A reply must also fit the frame it travels in.
+    scratch.reply.bytes_max = hot.reply_bytes_max().min(crate::link::MESSAGE_BYTES_MAX);
+    let mut batch = Batch::new(worker, None, now, conditions, hot);
+    let mut answered = 0;
+    for argv in &argvs {
+        if scratch.reply.bytes.len() > OUTPUT_BYTES_SOFT {
+            break;
+        }
+        answered += 1;
+        if !serves {
+            scratch.reply.error(crate::forward::NOT_SERVED_HERE);
+            continue;
+        }
+        let request = Prepared::of(worker, argv);
+        let data = |resolved: &Resolved<'_>| matches!(resolved.row.run, Run::OnKeys(_) | Run::OnEveryKey(_));
+        let data = request.resolved.as_ref().is_ok_and(data);
+        if !data {
+            scratch.reply.error("ERR only data commands are forwarded");
+            continue;
+        }
+        batch.step(session, &lane, request, scratch);
+    }
+    Some((std::mem::replace(&mut scratch.reply, outer), answered))
+}

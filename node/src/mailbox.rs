@@ -1,0 +1,129 @@
+//! What other threads put into a client's stream: messages, invalidations, the wake-up of one who waits.
+//!
+//! A connection belongs to one data thread; its mailbox is the part that any thread may reach. Mail is written to the
+//! client between two batches, after their replies. It is bounded: a client that does not read loses its connection, not
+//! the node its memory. This file does not know what the bytes mean.
+
+use keyward_engine::reply::Protocol;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use tokio::sync::Notify;
+
+/// The way to one client.
+pub struct Mailbox {
+    mail: Mutex<Vec<u8>>,
+    filled: AtomicBool,
+    killed: AtomicBool,
+    bytes_max: AtomicUsize,
+    speaks_resp3: AtomicBool,
+    wake: Notify,
+}
+
+impl Mailbox {
+    /// An empty one; `bytes_max` is what may lie in it unsent.
+    pub fn new(bytes_max: usize) -> Arc<Mailbox> {
+        Arc::new(Mailbox {
+            mail: Mutex::new(Vec::new()),
+            filled: AtomicBool::new(false),
+            killed: AtomicBool::new(false),
+            bytes_max: AtomicUsize::new(bytes_max),
+            speaks_resp3: AtomicBool::new(false),
+            wake: Notify::new(),
+        })
+    }
+
+    /// Puts a whole message in. False: there is no room, and the client is cut off.
+    pub fn put(&self, message: &[u8]) -> bool {
+        let mut mail = self.mail.lock();
+        if mail.len() + message.len() > self.bytes_max.load(Ordering::Relaxed) {
+            drop(mail);
+            self.kill();
+            return false;
+        }
+        mail.extend_from_slice(message);
+        drop(mail);
+        self.filled.store(true, Ordering::Release);
+        self.wake.notify_one();
+        true
+    }
+
+    /// Whether mail lies in it.
+    #[inline]
+    pub fn is_filled(&self) -> bool {
+        self.filled.load(Ordering::Acquire)
+    }
+
+    /// Appends what lies in it.
+    pub fn collect(&self, into: &mut Vec<u8>) {
+        self.filled.store(false, Ordering::Relaxed);
+        into.append(&mut self.mail.lock());
+    }
+
+    /// Bytes that lie in it.
+    pub fn len_bytes(&self) -> usize {
+        self.mail.lock().len()
+    }
+
+    /// Changes what may lie in it.
+    pub fn set_bytes_max(&self, bytes_max: usize) {
+        self.bytes_max.store(bytes_max, Ordering::Relaxed);
+    }
+
+    /// In which protocol the client wants its mail.
+    pub fn protocol(&self) -> Protocol {
+        if self.speaks_resp3.load(Ordering::Relaxed) { Protocol::Resp3 } else { Protocol::Resp2 }
+    }
+
+    /// The client changed its protocol.
+    pub fn set_protocol(&self, protocol: Protocol) {
+        self.speaks_resp3.store(protocol == Protocol::Resp3, Ordering::Relaxed);
+    }
+
+    /// Ends the connection at once, whatever it is doing.
+    pub fn kill(&self) {
+        self.killed.store(true, Ordering::Release);
+        self.wake.notify_one();
+    }
+
+    /// Whether it was told to end.
+    #[inline]
+    pub fn is_killed(&self) -> bool {
+        self.killed.load(Ordering::Acquire)
+    }
+
+    /// Makes the connection look around: what it waits for may be there.
+    pub fn stir(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Waits until it is stirred, mail comes or the end does; may return for nothing.
+    pub async fn stirred(&self) {
+        self.wake.notified().await;
+    }
+
+    /// Waits until the connection is told to end.
+    pub async fn killed(&self) {
+        while !self.is_killed() {
+            self.wake.notified().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_does_not_read_is_cut_off() {
+        let mailbox = Mailbox::new(10);
+        assert!(mailbox.put(b"12345"));
+        assert!(mailbox.put(b"67890"));
+        assert!(!mailbox.put(b"x"));
+        assert!(mailbox.is_killed());
+        let mut out = Vec::new();
+        mailbox.collect(&mut out);
+        assert_eq!(out, b"1234567890");
+        assert!(!mailbox.is_filled());
+    }
+}

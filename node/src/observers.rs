@@ -1,0 +1,228 @@
+//! Who watches keys of a shard, and who waits for them.
+//!
+//! Kept beside the shard, under its lock: whoever writes a key learns in the same moment whom that concerns. Watchers
+//! (`WATCH`) are marked there and then; those who wait (`BLPOP`) are served in the order they came, once the writer has let
+//! go of its locks, by the thread that wrote. With nobody observing a shard, a write pays one test.
+//!
+//! It refuses to know what a command does: a waiting request is run again, as a whole, through the gate.
+
+use crate::mailbox::Mailbox;
+use keyward_engine::effects::Wait;
+use keyward_engine::keyspace::{SpaceId, UnixMillis};
+use keyward_engine::session::Session;
+use parking_lot::Mutex;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// One client's `WATCH`.
+pub struct Watch {
+    touched: AtomicBool,
+    /// Each key, and whether it was past its expiry already when it was watched: its removal then changes nothing.
+    keys: Mutex<Vec<(SpaceId, Vec<u8>, bool)>>,
+}
+
+impl Watch {
+    /// Of nothing yet.
+    pub fn new() -> Arc<Watch> {
+        Arc::new(Watch { touched: AtomicBool::new(false), keys: Mutex::default() })
+    }
+
+    /// A key was written.
+    pub fn touch(&self) {
+        self.touched.store(true, Ordering::Release);
+    }
+
+    /// Whether a key was written since.
+    pub fn is_touched(&self) -> bool {
+        self.touched.load(Ordering::Acquire)
+    }
+
+    /// Notes a key; false if it was noted before.
+    pub fn add(&self, space: SpaceId, key: &[u8], was_expired: bool) -> bool {
+        let mut keys = self.keys.lock();
+        let known = keys.iter().any(|(in_space, known, _)| *in_space == space && known == key);
+        if !known {
+            keys.push((space, key.to_vec(), was_expired));
+        }
+        !known
+    }
+
+    /// The keys.
+    pub fn keys(&self) -> Vec<(SpaceId, Vec<u8>, bool)> {
+        self.keys.lock().clone()
+    }
+
+    /// How many keys.
+    pub fn len(&self) -> usize {
+        self.keys.lock().len()
+    }
+
+    fn was_expired(&self, space: SpaceId, key: &[u8]) -> bool {
+        self.keys.lock().iter().any(|(in_space, known, was)| *was && *in_space == space && known == key)
+    }
+}
+
+/// How far a waiting request is.
+enum Progress {
+    Waiting,
+    /// Its answer, ready to be sent.
+    Served(Vec<u8>),
+    /// It gave up or its client left.
+    Gone,
+}
+
+/// A client that waits for keys: its request, and what is needed to run it for the client on another thread.
+pub struct Waiter {
+    /// The request to run again.
+    pub argv: Vec<Vec<u8>>,
+    /// The keys it waits for.
+    pub keys: Vec<Vec<u8>>,
+    /// Where they are.
+    pub space: SpaceId,
+    /// Who waits: a copy for the gate.
+    pub session: Mutex<Session>,
+    /// When it gives up, and with which answer.
+    pub wait: Wait,
+    /// Wakes its connection.
+    pub mailbox: Arc<Mailbox>,
+    progress: Mutex<Progress>,
+}
+
+impl Waiter {
+    /// A client begins to wait.
+    pub fn new(
+        argv: Vec<Vec<u8>>,
+        keys: Vec<Vec<u8>>,
+        space: SpaceId,
+        session: Session,
+        wait: Wait,
+        mailbox: Arc<Mailbox>,
+    ) -> Arc<Waiter> {
+        let (session, progress) = (Mutex::new(session), Mutex::new(Progress::Waiting));
+        Arc::new(Waiter { argv, keys, space, session, wait, mailbox, progress })
+    }
+
+    /// Runs `serve` unless it is too late; `Some` is the answer, and ends the wait.
+    pub fn try_serve(&self, serve: impl FnOnce() -> Option<Vec<u8>>) -> bool {
+        let mut progress = self.progress.lock();
+        if !matches!(*progress, Progress::Waiting) {
+            return false;
+        }
+        let Some(answer) = serve() else { return false };
+        *progress = Progress::Served(answer);
+        drop(progress);
+        self.mailbox.stir();
+        true
+    }
+
+    /// The answer, once there is one.
+    pub fn take_answer(&self) -> Option<Vec<u8>> {
+        let mut progress = self.progress.lock();
+        match std::mem::replace(&mut *progress, Progress::Gone) {
+            Progress::Served(answer) => Some(answer),
+            other => {
+                *progress = other;
+                None
+            }
+        }
+    }
+
+    /// Ends the wait. `Some`: it was served just before.
+    pub fn give_up(&self) -> Option<Vec<u8>> {
+        match std::mem::replace(&mut *self.progress.lock(), Progress::Gone) {
+            Progress::Served(answer) => Some(answer),
+            Progress::Waiting | Progress::Gone => None,
+        }
+    }
+
+    /// Whether it still waits.
+    pub fn is_waiting(&self) -> bool {
+        // Locked means that somebody serves it right now.
+        self.progress.try_lock().is_none_or(|progress| matches!(*progress, Progress::Waiting))
+    }
+
+    /// Itself, once more: for a request that is run again and still finds nothing.
+    pub fn again(&self) -> Arc<Waiter> {
+        let session = self.session.lock().for_later();
+        let parts = (Vec::new(), Vec::new(), self.space, session, self.wait.clone(), Arc::clone(&self.mailbox));
+        Waiter::new(parts.0, parts.1, parts.2, parts.3, parts.4, parts.5)
+    }
+
+    /// Whether its time is over.
+    pub fn is_overdue(&self, now: UnixMillis) -> bool {
+        self.wait.until.is_some_and(|until| until <= now)
+    }
+}
+
+/// A key of a shard, whoever's.
+type KeyOf = (SpaceId, Vec<u8>);
+
+/// Everybody who watches keys of one shard or waits for them.
+#[derive(Default)]
+pub struct Observers {
+    watched: HashMap<KeyOf, Vec<Arc<Watch>>>,
+    waiting: HashMap<KeyOf, VecDeque<Arc<Waiter>>>,
+}
+
+impl Observers {
+    /// Whether there is nobody.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.watched.is_empty() && self.waiting.is_empty()
+    }
+
+    /// A client watches a key.
+    pub fn watch(&mut self, space: SpaceId, key: &[u8], watch: &Arc<Watch>) {
+        self.watched.entry((space, key.to_vec())).or_default().push(Arc::clone(watch));
+    }
+
+    /// It does no longer.
+    pub fn unwatch(&mut self, space: SpaceId, key: &[u8], watch: &Arc<Watch>) {
+        let of = (space, key.to_vec());
+        if let Some(watches) = self.watched.get_mut(&of) {
+            watches.retain(|other| !Arc::ptr_eq(other, watch));
+            if watches.is_empty() {
+                self.watched.remove(&of);
+            }
+        }
+    }
+
+    /// A client waits for a key, behind those who did before.
+    pub fn wait(&mut self, key: &[u8], waiter: &Arc<Waiter>) {
+        self.waiting.entry((waiter.space, key.to_vec())).or_default().push_back(Arc::clone(waiter));
+    }
+
+    /// It does no longer.
+    pub fn leave(&mut self, key: &[u8], waiter: &Arc<Waiter>) {
+        let of = (waiter.space, key.to_vec());
+        if let Some(queue) = self.waiting.get_mut(&of) {
+            queue.retain(|other| !Arc::ptr_eq(other, waiter));
+            if queue.is_empty() {
+                self.waiting.remove(&of);
+            }
+        }
+    }
+
+    /// A key was written: its watchers are marked. True if somebody waits for it. `exists` as of now.
+    pub fn touched(&self, space: SpaceId, key: &[u8], exists: bool) -> bool {
+        let of = (space, key.to_vec());
+        for watch in self.watched.get(&of).into_iter().flatten() {
+            if exists || !watch.was_expired(space, key) {
+                watch.touch();
+            }
+        }
+        self.waiting.contains_key(&of)
+    }
+
+    /// Those who wait for the key, first come first.
+    pub fn queue(&self, space: SpaceId, key: &[u8]) -> Vec<Arc<Waiter>> {
+        self.waiting.get(&(space, key.to_vec())).into_iter().flatten().cloned().collect()
+    }
+
+    /// Every observed key of these spaces.
+    pub fn keys_in(&self, concerns: impl Fn(SpaceId) -> bool) -> Vec<KeyOf> {
+        let all = self.watched.keys().chain(self.waiting.keys());
+        all.filter(|(space, _)| concerns(*space)).cloned().collect()
+    }
+}

@@ -1,0 +1,357 @@
+//! Who listens to which channel, and the delivery of messages.
+//!
+//! ```text
+//!   PUBLISH ─► channel's listeners ─┐
+//!              patterns that match ─┴► each one's mailbox ─► its data thread writes it between two batches
+//! ```
+//! Messages to one listener arrive in the order in which they were published on one thread; nothing is kept for those who do
+//! not listen. Channels are spread over locks by their hash, so that publishers rarely meet. Keyspace events are messages
+//! too. Whether a client may use a channel was asked at the gate; this file checks nothing and knows no key.
+
+use crate::mailbox::Mailbox;
+use keyward_acl::Glob;
+use keyward_engine::asks::ChannelKind;
+use keyward_engine::events::{Event, EventClass};
+use keyward_engine::reply::{Protocol, Reply};
+use parking_lot::RwLock;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Locks the channels are spread over.
+const PARTS: usize = 64;
+
+/// Channels and patterns one client may listen to: bounds what it makes the node remember.
+pub const SUBSCRIPTIONS_MAX: usize = 100_000;
+
+type Listeners = Vec<Arc<Mailbox>>;
+
+/// Every channel of one kind.
+struct Channels {
+    parts: Box<[RwLock<HashMap<Vec<u8>, Listeners>>]>,
+    hasher: RandomState,
+}
+
+impl Channels {
+    fn new() -> Channels {
+        Channels { parts: (0..PARTS).map(|_| RwLock::default()).collect(), hasher: RandomState::new() }
+    }
+
+    fn part(&self, channel: &[u8]) -> &RwLock<HashMap<Vec<u8>, Listeners>> {
+        &self.parts[self.hasher.hash_one(channel) as usize % PARTS]
+    }
+
+    fn names(&self, fits: impl Fn(&[u8]) -> bool) -> Vec<Vec<u8>> {
+        let names = |part: &RwLock<HashMap<Vec<u8>, Listeners>>| {
+            part.read().keys().filter(|name| fits(name)).cloned().collect::<Vec<_>>()
+        };
+        self.parts.iter().flat_map(names).collect()
+    }
+}
+
+struct Pattern {
+    glob: Glob,
+    listeners: Listeners,
+}
+
+/// Everybody who listens.
+pub struct PubSub {
+    channels: Channels,
+    shard_channels: Channels,
+    patterns: RwLock<BTreeMap<Vec<u8>, Pattern>>,
+    /// Subscriptions of all kinds: with none, publishing looks no further.
+    count: AtomicUsize,
+    clients: AtomicUsize,
+}
+
+impl Default for PubSub {
+    fn default() -> PubSub {
+        PubSub {
+            channels: Channels::new(),
+            shard_channels: Channels::new(),
+            patterns: RwLock::default(),
+            count: AtomicUsize::new(0),
+            clients: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl PubSub {
+    fn of(&self, kind: ChannelKind) -> &Channels {
+        if kind == ChannelKind::Shard { &self.shard_channels } else { &self.channels }
+    }
+
+    fn add(&self, kind: ChannelKind, name: &[u8], listener: &Arc<Mailbox>) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        if kind == ChannelKind::Pattern {
+            let mut patterns = self.patterns.write();
+            let made = || Pattern { glob: Glob::compile(name), listeners: Vec::new() };
+            return patterns.entry(name.to_vec()).or_insert_with(made).listeners.push(Arc::clone(listener));
+        }
+        self.of(kind).part(name).write().entry(name.to_vec()).or_default().push(Arc::clone(listener));
+    }
+
+    fn remove(&self, kind: ChannelKind, name: &[u8], listener: &Arc<Mailbox>) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        let without = |listeners: &mut Listeners| {
+            listeners.retain(|other| !Arc::ptr_eq(other, listener));
+            listeners.is_empty()
+        };
+        if kind == ChannelKind::Pattern {
+            let mut patterns = self.patterns.write();
+            if patterns.get_mut(name).is_some_and(|pattern| without(&mut pattern.listeners)) {
+                patterns.remove(name);
+            }
+            return;
+        }
+        let mut part = self.of(kind).part(name).write();
+        if part.get_mut(name).is_some_and(without) {
+            part.remove(name);
+        }
+    }
+
+    /// Sends a message to everybody who listens; how many got it.
+    pub fn publish(&self, shard: bool, channel: &[u8], message: &[u8]) -> usize {
+        if self.count.load(Ordering::Relaxed) == 0 {
+            return 0;
+        }
+        let kind = if shard { ChannelKind::Shard } else { ChannelKind::Channel };
+        let word: &[u8] = if shard { b"smessage" } else { b"message" };
+        let mut reached = 0;
+        if let Some(listeners) = self.of(kind).part(channel).read().get(channel) {
+            reached += deliver(listeners, &[word, channel, message]);
+        }
+        if !shard {
+            for (name, pattern) in self.patterns.read().iter().filter(|(_, pattern)| pattern.glob.matches(channel)) {
+                reached += deliver(&pattern.listeners, &[b"pmessage", name, channel, message]);
+            }
+        }
+        reached
+    }
+
+    /// Publishes what happened to keys, on the kinds of channels `wanted` names.
+    pub fn tell(&self, wanted: EventClass, events: &[Event]) {
+        if self.count.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        for event in events {
+            if wanted.has(EventClass::KEYSPACE) {
+                let channel = [format!("__keyspace@{}__:", event.database).as_bytes(), &event.key].concat();
+                self.publish(false, &channel, event.name.as_bytes());
+            }
+            if wanted.has(EventClass::KEYEVENT) {
+                let channel = format!("__keyevent@{}__:{}", event.database, event.name);
+                self.publish(false, channel.as_bytes(), &event.key);
+            }
+        }
+    }
+
+    /// Channels somebody listens to, of those that match, in no order.
+    pub fn channels(&self, shard: bool, pattern: Option<&[u8]>) -> Vec<Vec<u8>> {
+        let glob = pattern.map(Glob::compile);
+        let kind = if shard { ChannelKind::Shard } else { ChannelKind::Channel };
+        self.of(kind).names(|name| glob.as_ref().is_none_or(|glob| glob.matches(name)))
+    }
+
+    /// How many listen to a channel.
+    pub fn listeners(&self, shard: bool, channel: &[u8]) -> usize {
+        let kind = if shard { ChannelKind::Shard } else { ChannelKind::Channel };
+        self.of(kind).part(channel).read().get(channel).map_or(0, Vec::len)
+    }
+
+    /// How many different patterns somebody listens to.
+    pub fn pattern_count(&self) -> usize {
+        self.patterns.read().len()
+    }
+
+    /// How many different channels somebody listens to.
+    pub fn channel_count(&self, shard: bool) -> usize {
+        self.channels(shard, None).len()
+    }
+
+    /// How many clients listen to anything.
+    pub fn client_count(&self) -> usize {
+        self.clients.load(Ordering::Relaxed)
+    }
+}
+
+/// Puts a message into every mailbox, spelled once for each protocol.
+fn deliver(listeners: &[Arc<Mailbox>], parts: &[&[u8]]) -> usize {
+    let spell = |protocol| {
+        let mut reply = Reply::new(protocol);
+        reply.push(parts.len());
+        parts.iter().for_each(|part| reply.bulk(part));
+        reply.bytes
+    };
+    let (mut old, mut new) = (None, None);
+    for listener in listeners {
+        let protocol = listener.protocol();
+        let spelled = if protocol == Protocol::Resp3 { &mut new } else { &mut old };
+        // No room means that the listener is being cut off: it counts as reached, as a slow one does.
+        listener.put(spelled.get_or_insert_with(|| spell(protocol)));
+    }
+    listeners.len()
+}
+
+/// What one client listens to.
+#[derive(Default)]
+pub struct Subscriptions {
+    channels: BTreeSet<Vec<u8>>,
+    patterns: BTreeSet<Vec<u8>>,
+    shard_channels: BTreeSet<Vec<u8>>,
+}
+
+impl Subscriptions {
+    fn of(&mut self, kind: ChannelKind) -> &mut BTreeSet<Vec<u8>> {
+        match kind {
+            ChannelKind::Channel => &mut self.channels,
+            ChannelKind::Pattern => &mut self.patterns,
+            ChannelKind::Shard => &mut self.shard_channels,
+        }
+    }
+
+    /// Channels, patterns, shard channels.
+    pub fn counts(&self) -> (usize, usize, usize) {
+        (self.channels.len(), self.patterns.len(), self.shard_channels.len())
+    }
+
+    /// Whether it listens to nothing.
+    pub fn is_empty(&self) -> bool {
+        self.counts() == (0, 0, 0)
+    }
+
+    /// What confirmations of this kind count.
+    fn told(&self, kind: ChannelKind) -> usize {
+        let (channels, patterns, shard_channels) = self.counts();
+        if kind == ChannelKind::Shard { shard_channels } else { channels + patterns }
+    }
+
+    /// Every name, with whether it is a pattern.
+    pub fn names(&self) -> impl Iterator<Item = (&[u8], bool)> {
+        let plain = self.channels.iter().chain(&self.shard_channels).map(|name| (name.as_slice(), false));
+        plain.chain(self.patterns.iter().map(|name| (name.as_slice(), true)))
+    }
+
+    /// Listens to more, and confirms each.
+    pub fn subscribe(
+        &mut self,
+        pubsub: &PubSub,
+        kind: ChannelKind,
+        names: &[Vec<u8>],
+        listener: &Arc<Mailbox>,
+        reply: &mut Reply,
+    ) {
+        let was_empty = self.is_empty();
+        for name in names {
+            let (channels, patterns, shard_channels) = self.counts();
+            if channels + patterns + shard_channels >= SUBSCRIPTIONS_MAX {
+                reply.error("ERR too many subscriptions on one connection");
+                continue;
+            }
+            if self.of(kind).insert(name.clone()) {
+                pubsub.add(kind, name, listener);
+            }
+            confirm(kind, true, Some(name), self.told(kind), reply);
+        }
+        if was_empty && !self.is_empty() {
+            pubsub.clients.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Listens to less, and confirms each; no names mean all of the kind.
+    pub fn unsubscribe(
+        &mut self,
+        pubsub: &PubSub,
+        kind: ChannelKind,
+        names: &[Vec<u8>],
+        listener: &Arc<Mailbox>,
+        reply: &mut Reply,
+    ) {
+        let was_empty = self.is_empty();
+        let all: Vec<Vec<u8>> = if names.is_empty() { self.of(kind).iter().cloned().collect() } else { names.to_vec() };
+        if all.is_empty() {
+            confirm(kind, false, None, self.told(kind), reply);
+        }
+        for name in &all {
+            if self.of(kind).remove(name) {
+                pubsub.remove(kind, name, listener);
+            }
+            confirm(kind, false, Some(name), self.told(kind), reply);
+        }
+        if !was_empty && self.is_empty() {
+            pubsub.clients.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Listens to nothing any more; nothing is confirmed.
+    pub fn clear(&mut self, pubsub: &PubSub, listener: &Arc<Mailbox>) {
+        let mut unread = Reply::new(Protocol::Resp2);
+        for kind in [ChannelKind::Channel, ChannelKind::Pattern, ChannelKind::Shard] {
+            self.unsubscribe(pubsub, kind, &[], listener, &mut unread);
+        }
+    }
+}
+
+fn confirm(kind: ChannelKind, begins: bool, name: Option<&[u8]>, count: usize, reply: &mut Reply) {
+    let word: &[u8] = match (kind, begins) {
+        (ChannelKind::Channel, true) => b"subscribe",
+        (ChannelKind::Channel, false) => b"unsubscribe",
+        (ChannelKind::Pattern, true) => b"psubscribe",
+        (ChannelKind::Pattern, false) => b"punsubscribe",
+        (ChannelKind::Shard, true) => b"ssubscribe",
+        (ChannelKind::Shard, false) => b"sunsubscribe",
+    };
+    reply.push(3);
+    reply.bulk(word);
+    match name {
+        Some(name) => reply.bulk(name),
+        None => reply.null(),
+    }
+    reply.count(count);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mail(mailbox: &Mailbox) -> String {
+        let mut bytes = Vec::new();
+        mailbox.collect(&mut bytes);
+        String::from_utf8_lossy(&bytes).replace("\r\n", " ")
+    }
+
+    #[test]
+    fn a_message_reaches_channels_and_patterns_once_each() {
+        let pubsub = PubSub::default();
+        let (one, two) = (Mailbox::new(1000), Mailbox::new(1000));
+        let mut reply = Reply::new(Protocol::Resp2);
+        let (mut first, mut second) = (Subscriptions::default(), Subscriptions::default());
+        first.subscribe(&pubsub, ChannelKind::Channel, &[b"news".to_vec(), b"news".to_vec()], &one, &mut reply);
+        second.subscribe(&pubsub, ChannelKind::Pattern, &[b"n*".to_vec()], &two, &mut reply);
+        assert_eq!(pubsub.publish(false, b"news", b"hi"), 2);
+        assert_eq!(mail(&one), "*3 $7 message $4 news $2 hi ");
+        assert_eq!(mail(&two), "*4 $8 pmessage $2 n* $4 news $2 hi ");
+        assert_eq!(pubsub.publish(true, b"news", b"hi"), 0);
+        assert_eq!((pubsub.client_count(), pubsub.pattern_count()), (2, 1));
+        first.clear(&pubsub, &one);
+        second.clear(&pubsub, &two);
+        assert_eq!((pubsub.client_count(), pubsub.publish(false, b"news", b"hi")), (0, 0));
+        assert!(pubsub.channels(false, None).is_empty());
+    }
+
+    #[test]
+    fn keyspace_events_are_messages_of_two_kinds() {
+        let pubsub = PubSub::default();
+        let listener = Mailbox::new(1000);
+        let mut reply = Reply::new(Protocol::Resp3);
+        listener.set_protocol(Protocol::Resp3);
+        let mut subscriptions = Subscriptions::default();
+        subscriptions.subscribe(&pubsub, ChannelKind::Pattern, &[b"__key*".to_vec()], &listener, &mut reply);
+        let event = Event { class: EventClass::STRING, name: "set", database: 9, key: b"k".to_vec() };
+        pubsub.tell(EventClass::KEYSPACE, std::slice::from_ref(&event));
+        assert_eq!(mail(&listener), ">4 $8 pmessage $6 __key* $16 __keyspace@9__:k $3 set ");
+        pubsub.tell(EventClass::KEYEVENT, &[event]);
+        assert_eq!(mail(&listener), ">4 $8 pmessage $6 __key* $18 __keyevent@9__:set $1 k ");
+    }
+}

@@ -1,0 +1,173 @@
+//! MULTI, EXEC, DISCARD, WATCH: requests that run together or not at all.
+//!
+//! ```text
+//!   MULTI ─► requests are checked and queued ─► EXEC: alone in the corridor, each through gate and shards as any other
+//!                                                     └ one that must wait for the world (ACL SETUSER, SAVE) opens the
+//!                                                       corridor for that time; the rest goes on afterwards
+//! ```
+//! Being alone is what makes them one step: no other request runs between two of them, whatever keys they touch.
+//! This file knows no socket and no data.
+
+use crate::batch::{Batch, Flow, Prepared};
+use crate::connection::{Connection, Lane, Next};
+use crate::observers::{Waiter, Watch};
+use crate::worker::{Scratch, Worker};
+use keyward_engine::command::{Flags, Group};
+use keyward_engine::effects::WaitedInVain;
+use keyward_engine::reply::Reply;
+use keyward_engine::session::Session;
+use keyward_engine::table::Row;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// The requests of a transaction that are still to be run.
+pub type Remaining = VecDeque<Vec<Vec<u8>>>;
+
+/// What a queued request takes besides its bytes, in bytes: many tiny arguments must count for something.
+const ARGUMENT_OVERHEAD_BYTES: usize = 32;
+
+/// Whether a request between MULTI and EXEC waits for EXEC.
+pub fn is_queued(row: &Row) -> bool {
+    let control = row.command.group == Group::Transactions && row.full_name != "unwatch";
+    !control && !matches!(row.full_name, "quit" | "reset")
+}
+
+/// Keeps a request for EXEC.
+pub fn queue(session: &mut Session, row: &Row, argv: &[&[u8]], bytes_max: usize, reply: &mut Reply) {
+    let Some(transaction) = &mut session.transaction else { return };
+    if row.command.flags.has(Flags::NO_MULTI) {
+        transaction.broken = true;
+        return reply.error("ERR Command not allowed inside a transaction");
+    }
+    let bytes: usize = argv.iter().map(|argument| argument.len() + ARGUMENT_OVERHEAD_BYTES).sum();
+    if transaction.bytes + bytes > bytes_max {
+        transaction.broken = true;
+        return reply.error("ERR the transaction is longer than client-query-buffer-limit allows");
+    }
+    transaction.bytes += bytes;
+    transaction.requests.push(argv.iter().map(|argument| argument.to_vec()).collect());
+    reply.simple("QUEUED");
+}
+
+/// Forgets what the client watched.
+pub fn unwatch(worker: &Worker, connection: &Connection) {
+    if let Some(watch) = connection.watch.borrow_mut().take() {
+        worker.node.shards.unwatch(&watch);
+    }
+}
+
+/// What a client gets that waited in vain.
+pub fn in_vain(waiter: &Waiter) -> Vec<u8> {
+    let mut reply = Reply::new(waiter.session.lock().protocol);
+    match waiter.wait.in_vain {
+        WaitedInVain::Null => reply.null(),
+        WaitedInVain::NullArray => reply.null_array(),
+    }
+    reply.bytes
+}
+
+impl<'a> Batch<'_, 'a> {
+    pub(crate) fn forget_watch(&self) {
+        if let Some(connection) = self.connection {
+            unwatch(self.worker, connection);
+        }
+    }
+
+    pub(crate) fn watch(&self, session: &Session, keys: &[Vec<u8>]) {
+        let Some(connection) = self.connection else { return };
+        let mut watch = connection.watch.borrow_mut();
+        let watch = watch.get_or_insert_with(Watch::new);
+        // Already lost: more keys change nothing.
+        if watch.is_touched() {
+            return;
+        }
+        for key in keys {
+            self.worker.node.shards.watch(session.space(), key, self.now, watch);
+        }
+    }
+
+    pub(crate) fn execute(&mut self, session: &mut Session, lane: &Lane, scratch: &mut Scratch) -> Flow {
+        let Some(transaction) = session.transaction.take() else {
+            scratch.reply.error("ERR EXEC without MULTI");
+            return Flow::Continue;
+        };
+        if transaction.broken {
+            self.forget_watch();
+            scratch.reply.error("EXECABORT Transaction discarded because of previous errors.");
+            return Flow::Continue;
+        }
+        let corridor = &self.worker.node.corridor;
+        let Some(closed) = corridor.try_close(Some(self.worker.lane)) else {
+            session.transaction = Some(transaction);
+            return Flow::Closed;
+        };
+        let watch = self.connection.and_then(|connection| connection.watch.borrow_mut().take());
+        if let Some(watch) = watch {
+            let shards = &self.worker.node.shards;
+            let touched = shards.is_touched(&watch, self.now);
+            shards.unwatch(&watch);
+            if touched {
+                scratch.reply.null_array();
+                return Flow::Continue;
+            }
+        }
+        scratch.reply.array(transaction.requests.len());
+        let flow = self.run_queued(session, lane, transaction.requests.into(), scratch);
+        drop(closed);
+        flow
+    }
+
+    /// Runs queued requests; the caller is alone in the corridor.
+    fn run_queued(
+        &mut self,
+        session: &mut Session,
+        lane: &Lane,
+        mut requests: Remaining,
+        scratch: &mut Scratch,
+    ) -> Flow {
+        self.worker.node.journal.begin_group();
+        let mut flow = Flow::Continue;
+        while let Some(request) = requests.pop_front() {
+            let argv: Vec<&[u8]> = request.iter().map(Vec::as_slice).collect();
+            let mut inner = self.for_transaction();
+            match inner.answer(session, lane, Prepared::of(self.worker, &argv), scratch) {
+                Flow::Stop(next) if matches!(*next, Next::Close) => {}
+                Flow::Stop(next) => {
+                    if let Some(connection) = self.connection {
+                        *connection.remaining.borrow_mut() = Some(requests);
+                    }
+                    flow = Flow::Stop(next);
+                    break;
+                }
+                Flow::Continue | Flow::StopBefore | Flow::Closed => {}
+            }
+        }
+        self.worker.node.journal.end_group();
+        flow
+    }
+}
+
+/// Goes on with a transaction after one of its requests had to wait for the world.
+pub fn go_on(worker: &Worker, connection: &Rc<Connection>, lane: &mut Lane, remaining: Remaining) -> Next {
+    let Some(closed) = worker.node.corridor.try_close(None) else {
+        *connection.remaining.borrow_mut() = Some(remaining);
+        return Next::Wait;
+    };
+    let mut scratch = worker.scratch.borrow_mut();
+    let mut session = connection.session.borrow_mut();
+    scratch.reply.protocol = session.protocol;
+    let hot = worker.hot();
+    scratch.reply.bytes_max = hot.reply_bytes_max();
+    let conditions = worker.conditions(&lane.view, &hot);
+    let mut batch = Batch::new(worker, Some(connection), worker.now_ms(), conditions, hot);
+    let flow = batch.run_queued(&mut session, lane, remaining, &mut scratch);
+    batch.serve_ready(&Arc::clone(&lane.view), &mut scratch);
+    drop(closed);
+    lane.take_replies(&mut scratch.reply);
+    match flow {
+        Flow::Stop(next) => *next,
+        _ if session.closing => Next::Close,
+        _ => Next::Flush,
+    }
+}
