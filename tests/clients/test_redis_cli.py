@@ -2,7 +2,11 @@
 
 import re
 import subprocess
+import tempfile
+import time
 
+import pytest
+import redis
 from conftest import AGAINST_VALKEY
 
 
@@ -64,3 +68,107 @@ def test_redis_cli_modes(open_cluster):
     assert "redis_version:7." in cli(open_cluster, 1, "INFO", "server", terminal=False)
     if not AGAINST_VALKEY:
         assert "valkey" not in cli(open_cluster, 1, "INFO", "everything", terminal=False).lower()
+
+
+@pytest.mark.needs("XLEN nothing")
+def test_redis_cli_looks_over_the_keys(open_cluster):
+    admin = open_cluster.connect(1)
+    admin.flushall()
+    admin.set("big:string", "x" * 5000)
+    admin.rpush("big:list", *range(300))
+    admin.hset("big:hash", mapping={f"f{number}": number for number in range(40)})
+    admin.sadd("big:set", "a", "b")
+    admin.zadd("big:zset", {"m": 1})
+    admin.xadd("big:stream", {"f": "v"})
+    for node in (1, 2, 3):
+        found = cli(open_cluster, node, "--bigkeys", terminal=False)
+        assert "Sampled 6 keys" in found and """'"big:string"' has 5000 bytes""" in found
+        assert """'"big:list"' has 300 items""" in found
+        assert "1 streams with 1 entries" in found and "1 sets with 2 members" in found
+        weighed = cli(open_cluster, node, "--memkeys", terminal=False)
+        assert "Sampled 6 keys" in weighed and 'string found \'"big:string"\'' in weighed
+        assert sorted(cli(open_cluster, node, "--scan", terminal=False).splitlines()) == sorted(admin.keys("big:*"))
+
+
+def test_redis_cli_finds_hot_keys_under_lfu(open_cluster):
+    admin = open_cluster.connect(1)
+    try:
+        admin.config_set("maxmemory-policy", "allkeys-lfu")
+    except redis.exceptions.ResponseError as refused:
+        assert "must be one of the following: noeviction" in str(refused)
+        pytest.skip("no eviction policy is served yet")
+    try:
+        admin.set("hot", "x")
+        for _ in range(2000):
+            admin.get("hot")
+        assert 'Hot key \'"hot"\' found so far' in cli(open_cluster, 1, "--hotkeys", terminal=False)
+    finally:
+        admin.config_set("maxmemory-policy", "noeviction")
+
+
+def watched(cluster, node, *arguments, until, typed=None):
+    """What redis-cli prints until it says `until`, of a mode that would go on for ever."""
+    command = ["redis-cli", "-h", "127.0.0.1", "-p", str(cluster.ports[node - 1]), *arguments]
+    with tempfile.TemporaryFile("w+") as printed:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=printed, stderr=subprocess.STDOUT, text=True)
+        try:
+            if typed:
+                process.stdin.write(typed)
+                process.stdin.flush()
+            deadline = time.monotonic() + 20
+            while time.monotonic() < deadline:
+                printed.seek(0)
+                shown = printed.read()
+                if re.search(until, shown, re.MULTILINE):
+                    return shown
+                time.sleep(0.02)
+            raise AssertionError(f"{arguments} never said {until}:\n{shown}")
+        finally:
+            process.kill()
+            process.wait()
+            process.stdin.close()
+
+
+def test_redis_cli_measures(open_cluster):
+    assert re.search(r"keys +mem +clients", watched(open_cluster, 2, "--stat", "-i", "0.05", until=r"^\d+ +[\d.]+[BKMG]"))
+    assert re.match(r"\d+ \d+ [\d.]+ \d+$", cli(open_cluster, 3, "--latency", "-i", "0.2", terminal=False))
+
+
+@pytest.mark.needs("MULTI", "EVAL x 0")
+def test_redis_cli_transactions_and_scripts(open_cluster):
+    typed = "MULTI\nSET tx 1\nINCR tx\nEXEC\nDISCARD\n"
+    for node, protocol in ((1, "-2"), (2, "-3"), (3, "-3")):
+        shown = cli(open_cluster, node, protocol, typed=typed)
+        assert shown.splitlines() == ["OK", "QUEUED", "QUEUED", "1) OK", "2) (integer) 2", "(error) ERR DISCARD without MULTI"]
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+        script.write("redis.call('SET', KEYS[1], ARGV[1]) return {KEYS[1], ARGV[1], 3}")
+        script.flush()
+        shown = cli(open_cluster, 2, "--eval", script.name, "evaluated", ",", "said")
+    assert shown.splitlines() == ['1) "evaluated"', '2) "said"', "3) (integer) 3"]
+    assert cli(open_cluster, 3, "GET", "evaluated") == '"said"'
+
+
+@pytest.mark.needs("PUBLISH x y")
+def test_redis_cli_subscribes(open_cluster):
+    admin = open_cluster.connect(3)
+    for node, protocol in ((1, "-2"), (2, "-3")):
+        command = ["redis-cli", protocol, "-h", "127.0.0.1", "-p", str(open_cluster.ports[node - 1]), "SUBSCRIBE", f"news:{node}"]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        try:
+            assert [process.stdout.readline().strip() for _ in range(3)] == ["subscribe", f"news:{node}", "1"]
+            admin.publish(f"news:{node}", "told")
+            assert [process.stdout.readline().strip() for _ in range(3)] == ["message", f"news:{node}", "told"]
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+
+def test_redis_cli_asks_about_a_cluster(open_cluster):
+    address = f"127.0.0.1:{open_cluster.ports[0]}"
+    for question in ("info", "check"):
+        shown = cli(open_cluster, 1, "--cluster", question, address, terminal=False)
+        if AGAINST_VALKEY:
+            assert "is not configured as a cluster node" in shown
+        elif "is not configured as a cluster node" not in shown:
+            assert "All 16384 slots covered" in shown or "keys in" in shown
