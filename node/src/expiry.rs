@@ -1,6 +1,6 @@
-//! Removes keys nobody asks for any more: a slow walk over everything that expires.
+//! Removes keys and fields of hashes nobody asks for any more: a slow walk over everything that expires.
 //!
-//! A key past its expiry reads as missing at once; this only gives its memory back. Each round visits a slice of every
+//! What is past its expiry reads as missing at once; this only gives its memory back. Each round visits a slice of every
 //! shard that has expiring keys and goes round faster while it finds much to remove.
 
 use crate::node::{Node, now_ms};
@@ -15,6 +15,10 @@ const PAUSE_BUSY: Duration = Duration::from_millis(5);
 
 /// Buckets of one keyspace visited in one round: some hundred keys, tens of microseconds under the shard's lock.
 const BUCKETS_PER_ROUND: usize = 32;
+
+/// Expired fields of hashes removed in one round from one keyspace of a shard, the longest expired first: tens of
+/// microseconds under the shard's lock.
+const FIELDS_PER_ROUND: usize = 128;
 
 /// Walks until the node stops.
 pub async fn sweep(node: Arc<Node>) {
@@ -32,5 +36,5 @@ fn round(node: &Node) -> usize {
         return 0;
     }
     let now = now_ms();
-    (0..node.shards.count()).map(|index| node.sweep_shard(index, now, BUCKETS_PER_ROUND)).sum()
+    (0..node.shards.count()).map(|index| node.sweep_shard(index, now, BUCKETS_PER_ROUND, FIELDS_PER_ROUND)).sum()
 }

@@ -12,7 +12,7 @@ use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The Redis version whose behavior clients may expect.
-pub const REDIS_VERSION: &str = "7.2.4";
+pub const REDIS_VERSION: &str = "7.4.2";
 
 /// How the section about the data begins.
 pub const KEYSPACE_TITLE: &str = "# Keyspace\r\n";

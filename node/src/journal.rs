@@ -3,7 +3,7 @@
 //! Appended under the lock of the shard that was written. With nobody attached it costs one relaxed load.
 
 use keyward_engine::effects::{Effect, Effects};
-use keyward_engine::keyspace::SpaceId;
+use keyward_engine::keyspace::{ExpiredFields, SpaceId};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -67,6 +67,15 @@ impl Journal {
             && let Some(sink) = self.sink.lock().as_mut()
         {
             sink.record(space, Effect::Removed(key));
+        }
+    }
+
+    /// Fields the sweep found expired. The caller holds the lock of the hash's shard.
+    pub fn expired_fields(&self, space: SpaceId, expired: &ExpiredFields<'_>) {
+        if self.attached.load(Ordering::Relaxed)
+            && let Some(sink) = self.sink.lock().as_mut()
+        {
+            sink.record(space, Effect::Command(&expired.effect()));
         }
     }
 

@@ -247,8 +247,9 @@ impl Node {
         }
     }
 
-    /// Removes expired keys of one shard, a slice of it; how many. Their removal is journaled like any other.
-    pub fn sweep_shard(&self, index: u32, now_ms: i64, buckets: usize) -> usize {
+    /// Removes expired keys of one shard, a slice of it, and up to `fields` expired fields of the hashes of each of its
+    /// keyspaces; how many of both. Their removal is journaled like any other.
+    pub fn sweep_shard(&self, index: u32, now_ms: i64, buckets: usize, fields: usize) -> usize {
         let lane = self.corridor.upkeep_lane();
         if self.corridor.enter(lane) != Entry::Entered {
             return 0;
@@ -264,6 +265,16 @@ impl Node {
                 });
             }
             shard.count_expired(removed);
+            for space in shard.spaces_of_expiring_fields() {
+                removed += shard.space_mut(space).remove_expired_fields(now_ms, fields, |expired| {
+                    self.journal.expired_fields(space, &expired);
+                    observers.touched(space, expired.key, false);
+                    self.tell(space, EventClass::HASH, "hexpired", expired.key);
+                    if expired.emptied {
+                        self.tell(space, EventClass::GENERIC, "del", expired.key);
+                    }
+                });
+            }
             removed
         })
     }

@@ -2,7 +2,7 @@
 //! input or output and reads no clock: bytes come in through [`Source`] and go out into buffers.
 //!
 //! ```text
-//!   file      "REDIS0010"  (AUX name value)*  (SELECTDB n, RESIZEDB keys expiring)*  part*  EOF  CRC-64
+//!   file      "REDIS0010" or "VALKEY080"  (AUX name value)*  (SELECTDB n, RESIZEDB keys expiring)*  part*  EOF  CRC-64
 //!   part      SELECTDB n, record*                     keys of the shared keyspace
 //!             AUX "keyward-space" (tenant, database, record*)    keys of a tenant: skipped by any other server
 //!   record    [EXPIRETIME_MS at]  type  key  value
@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Written is the newest form that Redis 7.0 and everything after it can read, and a newer one only for what that cannot
-//! express: a hash whose fields expire is written as Valkey 9 does. Read are the versions 6 to 12 of Redis and those of
+//! express: a hash whose fields expire is written as Valkey 9 does, and makes a file one of Valkey 9. Read are the versions 6 to 12 of Redis and those of
 //! Valkey, every encoding of strings, lists, hashes, sets and sorted sets. What cannot be kept (streams, values of modules)
 //! is refused by name; nothing is dropped in silence.
 //!
@@ -84,8 +84,12 @@ mod kind {
     pub(super) const STREAM_2: u8 = 19;
     pub(super) const SET_LISTPACK: u8 = 20;
     pub(super) const STREAM_3: u8 = 21;
-    /// Of Valkey 9: every field with its expiry.
+    /// Of Valkey 9, which files of its version hold: every field with its expiry.
     pub(super) const HASH_2: u8 = 22;
+    /// The same number in files of Redis: [`HASH_METADATA`] as release candidates of 7.4 wrote it.
+    pub(super) const HASH_METADATA_EARLY: u8 = 22;
+    /// [`HASH_LISTPACK_EX`] as they wrote it.
+    pub(super) const HASH_LISTPACK_EX_EARLY: u8 = 23;
     /// Of Redis 7.4 and later: every field with its expiry.
     pub(super) const HASH_METADATA: u8 = 24;
     /// The same, packed.

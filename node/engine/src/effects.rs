@@ -46,6 +46,8 @@ pub struct Effects {
     wanted_events: EventClass,
     events: Vec<Event>,
     wait: Option<Wait>,
+    /// Removals of expired fields, as commands.
+    removed_fields: Vec<EffectCommand>,
     // Reading borrows the keys shared, so these two count through a cell.
     hits: Cell<u64>,
     misses: Cell<u64>,
@@ -146,6 +148,12 @@ impl Effects {
         self.event(EventClass::EXPIRED, "expired", database, key);
     }
 
+    /// Fields of a hash were found expired and removed, before the request did anything.
+    pub fn expired_fields<'a>(&mut self, key: &'a [u8], fields: impl IntoIterator<Item = &'a [u8]>) {
+        let words = [&b"HDEL"[..], key].into_iter().chain(fields);
+        self.removed_fields.push(words.map(<[u8]>::to_vec).collect());
+    }
+
     /// How many things the request changed (the `dirty` count of `INFO persistence`).
     #[inline]
     pub fn changes(&self) -> u64 {
@@ -173,13 +181,16 @@ impl Effects {
     /// Whether there is anything to append.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.changes == 0 && self.removed.is_empty()
+        self.changes == 0 && self.removed.is_empty() && self.removed_fields.is_empty()
     }
 
     /// The effects in the order they must be applied.
     pub fn for_each<'a>(&'a self, request: &'a [&'a [u8]], mut visit: impl FnMut(Effect<'a>)) {
         for key in &self.removed {
             visit(Effect::Removed(key));
+        }
+        for command in &self.removed_fields {
+            visit(Effect::Command(command));
         }
         if self.changes > 0 && !self.replaced {
             visit(Effect::Request(request));
@@ -200,6 +211,7 @@ impl Effects {
         self.every_key = false;
         self.events.clear();
         self.wait = None;
+        self.removed_fields.clear();
         self.hits.set(0);
         self.misses.set(0);
     }

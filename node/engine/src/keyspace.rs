@@ -14,11 +14,11 @@
 //! keys, one method after the other.
 
 use crate::dict::{self, Dict, Entry, NewValue, OldValue, OwnedEntry, ValueRef};
-use crate::effects::{Effects, Wait};
+use crate::effects::{EffectCommand, Effects, Wait};
 use crate::error::CommandError;
 use crate::events::EventClass;
 use crate::types::{Hash, Limits, List, Set, SortedSet, Value, number};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
 
 /// Milliseconds since 1970, as Redis' `PEXPIREAT` counts.
@@ -87,11 +87,59 @@ pub struct Keyspace {
     dict: Dict<Value>,
     objects_bytes: usize,
     sweep_cursor: u64,
+    field_expiries: FieldExpiries,
+}
+
+/// The keys whose hashes have fields that expire, each under the earliest of its expiries, so that the sweep finds them
+/// without looking at every hash there is.
+#[derive(Default)]
+struct FieldExpiries(BTreeSet<(UnixMillis, Box<[u8]>)>);
+
+impl FieldExpiries {
+    #[inline]
+    fn moved(&mut self, key: &[u8], before: Option<UnixMillis>, after: Option<UnixMillis>) {
+        if before != after {
+            self.note(key, before, after);
+        }
+    }
+
+    #[cold]
+    fn note(&mut self, key: &[u8], before: Option<UnixMillis>, after: Option<UnixMillis>) {
+        if let Some(before) = before {
+            self.0.remove(&(before, key.into()));
+        }
+        if let Some(after) = after {
+            self.0.insert((after, key.into()));
+        }
+    }
+
+    fn memory_bytes(&self) -> usize {
+        const ABOUT_BYTES_EACH: usize = 64;
+        self.0.len() * ABOUT_BYTES_EACH
+    }
+}
+
+/// What the sweep did to one hash.
+pub struct ExpiredFields<'a> {
+    /// Its key.
+    pub key: &'a [u8],
+    /// The fields that were removed.
+    pub fields: &'a [Box<[u8]>],
+    /// Nothing was left, so the key was removed too.
+    pub emptied: bool,
+}
+
+impl ExpiredFields<'_> {
+    /// What must happen elsewhere.
+    pub fn effect(&self) -> EffectCommand {
+        let fields = self.fields.iter().map(|field| field.to_vec());
+        [b"HDEL".to_vec(), self.key.to_vec()].into_iter().chain(fields).collect()
+    }
 }
 
 impl Keyspace {
     fn new(seed: u64) -> Keyspace {
-        Keyspace { dict: Dict::new(seed), objects_bytes: 0, sweep_cursor: 0 }
+        Keyspace { dict: Dict::new(seed), objects_bytes: 0, sweep_cursor: 0, field_expiries: FieldExpiries::default() }
     }
 
     /// How many keys, expired ones not yet removed included.
@@ -111,7 +159,7 @@ impl Keyspace {
 
     /// Bytes used by keys, values and tables.
     pub fn memory_bytes(&self) -> usize {
-        self.dict.memory_bytes() + self.objects_bytes
+        self.dict.memory_bytes() + self.objects_bytes + self.field_expiries.memory_bytes()
     }
 
     /// Visits every entry, expired ones included.
@@ -140,17 +188,63 @@ impl Keyspace {
         }
         for key in &expired {
             if let Some(entry) = self.dict.remove(self.dict.hash(key), key) {
-                self.forget_object(&entry.value());
+                self.forget(&entry);
             }
             removed(key);
         }
         expired.len()
     }
 
-    fn forget_object(&mut self, value: &ValueRef<'_, Value>) {
-        if let ValueRef::Object(object) = value {
-            self.objects_bytes = self.objects_bytes.saturating_sub(object.memory_bytes());
+    /// How many hashes have fields that expire.
+    pub fn expiring_hashes(&self) -> usize {
+        self.field_expiries.0.len()
+    }
+
+    /// Removes up to about `max` fields that expired before `now`, the longest expired first; tells how many, and names
+    /// them hash by hash. A hash nothing is left of goes.
+    pub fn remove_expired_fields(
+        &mut self,
+        now: UnixMillis,
+        max: usize,
+        mut removed: impl FnMut(ExpiredFields<'_>),
+    ) -> usize {
+        let mut count = 0;
+        while count < max {
+            if self.field_expiries.0.first().is_none_or(|(at, _)| *at > now) {
+                break;
+            }
+            let Some((_, key)) = self.field_expiries.0.pop_first() else { break };
+            let Some(mut entry) = self.dict.find_mut(self.dict.hash(&key), &key) else { continue };
+            let Some(Value::Hash(hash)) = entry.object_mut() else { continue };
+            let bytes_before = hash.memory_bytes();
+            let fields = hash.purge(now, max - count);
+            let emptied = hash.is_empty();
+            let (bytes_after, next) = (hash.memory_bytes(), hash.next_expiry());
+            self.objects_bytes = (self.objects_bytes + bytes_after).saturating_sub(bytes_before);
+            if emptied {
+                self.objects_bytes = self.objects_bytes.saturating_sub(bytes_after);
+                entry.remove();
+            }
+            count += fields.len();
+            removed(ExpiredFields { key: &key, fields: &fields, emptied });
+            if let Some(next) = next {
+                self.field_expiries.0.insert((next, key));
+            }
         }
+        count
+    }
+
+    /// An entry was removed.
+    fn forget(&mut self, entry: &Entry<Value>) {
+        if let ValueRef::Object(object) = entry.value() {
+            self.forget_object(entry.key(), object);
+        }
+    }
+
+    /// The object at a key was removed or replaced.
+    fn forget_object(&mut self, key: &[u8], object: &Value) {
+        self.objects_bytes = self.objects_bytes.saturating_sub(object.memory_bytes());
+        self.field_expiries.moved(key, object.next_field_expiry(), None);
     }
 }
 
@@ -268,6 +362,16 @@ impl Shard {
         self.spaces().filter(|(_, space)| space.expiring_len() > 0).map(|(id, _)| id).collect()
     }
 
+    /// Whether it holds a hash whose fields expire.
+    pub fn has_expiring_fields(&self) -> bool {
+        self.spaces().any(|(_, space)| space.expiring_hashes() > 0)
+    }
+
+    /// The ids of keyspaces that have hashes whose fields expire.
+    pub fn spaces_of_expiring_fields(&self) -> Vec<SpaceId> {
+        self.spaces().filter(|(_, space)| space.expiring_hashes() > 0).map(|(id, _)| id).collect()
+    }
+
     /// Bytes used by everything in it.
     pub fn memory_bytes(&self) -> usize {
         self.spaces().map(|(_, space)| space.memory_bytes()).sum()
@@ -361,6 +465,8 @@ pub struct Keys<'a> {
     pub garbage: Vec<Garbage>,
     /// The key the node already placed, which is usually the only one.
     known: Option<(&'a [u8], Place)>,
+    /// The last update left nothing of its key.
+    emptied: bool,
 }
 
 /// Something big on its way out; dropping it takes time.
@@ -443,10 +549,14 @@ pub trait Typed: Sized {
     fn empty(limits: &Limits) -> Value;
     /// Whether nothing is left, so that the key goes.
     fn is_gone(&self) -> bool;
+    /// About what it holds on the heap.
+    fn heap_bytes(&self) -> usize;
+    /// The earliest expiry of anything in it.
+    fn next_part_expiry(&self) -> Option<UnixMillis>;
 }
 
 macro_rules! typed {
-    ($($variant:ident),*) => {$(
+    ($($variant:ident, $next_expiry:expr;)*) => {$(
         impl Typed for $variant {
             #[inline]
             fn of(value: &Value) -> Option<&Self> {
@@ -459,13 +569,27 @@ macro_rules! typed {
             fn empty(_limits: &Limits) -> Value {
                 Value::$variant($variant::new())
             }
+            #[inline]
             fn is_gone(&self) -> bool {
                 self.is_empty()
+            }
+            #[inline]
+            fn heap_bytes(&self) -> usize {
+                self.memory_bytes()
+            }
+            #[inline]
+            fn next_part_expiry(&self) -> Option<UnixMillis> {
+                $next_expiry(self)
             }
         }
     )*};
 }
-typed!(List, Hash, Set, SortedSet);
+typed! {
+    List, |_| None;
+    Hash, Hash::next_expiry;
+    Set, |_| None;
+    SortedSet, |_| None;
+}
 
 /// A value lifted out of the keyspace, for RENAME, COPY, GETDEL and the like.
 pub struct Taken {
@@ -480,7 +604,7 @@ impl<'a> Keys<'a> {
     #[inline]
     pub fn one(index: u32, shard: &'a mut Shard, context: CallContext<'a>, effects: &'a mut Effects) -> Keys<'a> {
         let shards = Locked::One(index, shard);
-        Keys { shards, random: context.random, context, effects, garbage: Vec::new(), known: None }
+        Keys { shards, random: context.random, context, effects, garbage: Vec::new(), known: None, emptied: false }
     }
 
     /// The same, for a request whose one key was placed before.
@@ -493,7 +617,7 @@ impl<'a> Keys<'a> {
     /// A view of several locked shards, ascending by index.
     pub fn many(shards: Vec<(u32, &'a mut Shard)>, context: CallContext<'a>, effects: &'a mut Effects) -> Keys<'a> {
         let shards = Locked::Many(shards);
-        Keys { shards, random: context.random, context, effects, garbage: Vec::new(), known: None }
+        Keys { shards, random: context.random, context, effects, garbage: Vec::new(), known: None, emptied: false }
     }
 
     /// The wall clock.
@@ -543,6 +667,31 @@ impl<'a> Keys<'a> {
     #[inline]
     pub fn event(&mut self, class: EventClass, name: &'static str, key: &[u8]) {
         self.effects.event(class, name, self.context.space.database, key);
+    }
+
+    /// The same, after an update that took something away: if that left nothing, the key is told to be gone too.
+    #[inline]
+    pub fn event_of_removal(&mut self, class: EventClass, name: &'static str, key: &[u8]) {
+        self.event(class, name, key);
+        self.event_if_emptied(key);
+    }
+
+    /// Whether the last update left nothing of its key.
+    pub fn emptied(&self) -> bool {
+        self.emptied
+    }
+
+    /// If the last update left nothing of the key, it is told to be gone.
+    pub fn event_if_emptied(&mut self, key: &[u8]) {
+        if self.emptied {
+            self.event(EventClass::GENERIC, "del", key);
+        }
+    }
+
+    /// Fields of a hash were found expired and removed by the last update, before the request did anything.
+    pub fn expired_fields<'f>(&mut self, key: &'f [u8], fields: impl IntoIterator<Item = &'f [u8]>) {
+        self.effects.expired_fields(key, fields);
+        self.event(EventClass::HASH, "hexpired", key);
     }
 
     /// The key was written, made or removed.
@@ -631,7 +780,8 @@ impl<'a> Keys<'a> {
     pub fn entry(&mut self, key: &[u8]) -> Option<&Entry<Value>> {
         let place = self.place(key);
         let now = self.context.now;
-        let Keyspace { dict, objects_bytes, .. } = self.shards.get_mut(place.shard).space_mut(self.context.space);
+        let space = self.shards.get_mut(place.shard).space_mut(self.context.space);
+        let Keyspace { dict, objects_bytes, field_expiries, .. } = space;
         let Some(mut entry) = dict.find_mut(place.hash, key) else {
             self.effects.looked_up(false);
             self.effects.event(EventClass::KEY_MISS, "keymiss", self.context.space.database, key);
@@ -641,6 +791,7 @@ impl<'a> Keys<'a> {
             let removed = entry.remove();
             if let ValueRef::Object(object) = removed.value() {
                 *objects_bytes = objects_bytes.saturating_sub(object.memory_bytes());
+                field_expiries.moved(key, object.next_field_expiry(), None);
             }
             discard_later(&mut self.garbage, removed);
             self.effects.looked_up(false);
@@ -706,7 +857,7 @@ impl<'a> Keys<'a> {
     fn discard(&mut self, key: &[u8]) -> bool {
         let (hash, space) = self.place_of(key);
         let Some(entry) = space.dict.remove(hash, key) else { return false };
-        space.forget_object(&entry.value());
+        space.forget(&entry);
         discard_later(&mut self.garbage, entry);
         true
     }
@@ -761,7 +912,7 @@ impl<'a> Keys<'a> {
             },
         };
         if let OldValue::Object(object) = &old {
-            space.objects_bytes = space.objects_bytes.saturating_sub(object.memory_bytes());
+            space.forget_object(key, object);
         }
         self.bin(old);
         self.touched(key);
@@ -820,6 +971,7 @@ impl<'a> Keys<'a> {
         let (hash, space) = self.place_of(key);
         if let NewValue::Object(object) = &taken.value {
             space.objects_bytes += object.memory_bytes();
+            space.field_expiries.moved(key, None, object.next_field_expiry());
         }
         space.dict.insert(hash, key, taken.value, taken.expires_at).set_access(clock);
     }
@@ -829,7 +981,7 @@ impl<'a> Keys<'a> {
         self.settle(key);
         let (hash, space) = self.place_of(key);
         let entry = space.dict.remove(hash, key)?;
-        space.forget_object(&entry.value());
+        space.forget(&entry);
         self.touched(key);
         Some(Taken { expires_at: entry.expires_at(), value: entry.into_value() })
     }
@@ -914,33 +1066,39 @@ impl<'a> Keys<'a> {
         missing: Missing,
         change: impl FnOnce(&mut T) -> R,
     ) -> Result<Option<R>, CommandError> {
-        self.settle(key);
-        let clock = access_clock(self.context.now);
-        let limits = self.context.limits;
+        let (now, limits, place) = (self.context.now, self.context.limits, self.place(key));
+        let space = self.shards.get_mut(place.shard).space_mut(self.context.space);
+        let Keyspace { dict, objects_bytes, field_expiries, .. } = space;
         let mut made = false;
-        let (hash, space) = self.place_of(key);
-        let mut entry = match space.dict.place_of(hash, key) {
+        let mut entry = match dict.place_of(place.hash, key) {
+            dict::Place::Occupied(entry) if entry.expires_at().is_some_and(|at| at <= now) => {
+                self.settle(key);
+                return self.update(key, missing, change);
+            }
             dict::Place::Occupied(entry) => entry,
             dict::Place::Vacant(_) if missing == Missing::Skip => return Ok(None),
             dict::Place::Vacant(vacant) => {
                 let value = T::empty(limits);
-                space.objects_bytes += value.memory_bytes();
+                *objects_bytes += value.memory_bytes();
                 made = true;
                 vacant.insert(NewValue::Object(value), None)
             }
         };
-        entry.set_access(clock);
-        let value = entry.object_mut().ok_or(CommandError::WrongType)?;
-        let bytes_before = value.memory_bytes();
-        let typed = T::of_mut(value).ok_or(CommandError::WrongType)?;
+        entry.set_access(access_clock(now));
+        let typed = entry.object_mut().and_then(T::of_mut).ok_or(CommandError::WrongType)?;
+        let (bytes_before, expiry_before) = (typed.heap_bytes(), typed.next_part_expiry());
         let result = change(typed);
-        let gone = typed.is_gone();
-        let bytes_after = value.memory_bytes();
-        space.objects_bytes = (space.objects_bytes + bytes_after).saturating_sub(bytes_before);
+        self.emptied = typed.is_gone();
+        if self.emptied {
+            *objects_bytes = objects_bytes.saturating_sub(bytes_before);
+            field_expiries.moved(key, expiry_before, None);
+            discard_later(&mut self.garbage, entry.remove());
+        } else {
+            *objects_bytes = (*objects_bytes + typed.heap_bytes()).saturating_sub(bytes_before);
+            field_expiries.moved(key, expiry_before, typed.next_part_expiry());
+        }
         self.touched(key);
-        if gone {
-            self.discard(key);
-        } else if made {
+        if made && !self.emptied {
             self.made(key);
         }
         Ok(Some(result))
@@ -951,7 +1109,7 @@ impl<'a> Keys<'a> {
         let now = self.context.now;
         let (hash, space) = self.place_of(key);
         let Some(entry) = space.dict.remove(hash, key) else { return false };
-        space.forget_object(&entry.value());
+        space.forget(&entry);
         let expired = entry.expires_at().is_some_and(|at| at <= now);
         discard_later(&mut self.garbage, entry);
         if expired {

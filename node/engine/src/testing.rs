@@ -180,6 +180,20 @@ impl Engine {
         (self.now, self.database) = (now, database);
     }
 
+    /// Removes up to about `max` expired fields of hashes in each keyspace, as the sweep does; how many.
+    pub(crate) fn sweep_fields(&mut self, max: usize) -> usize {
+        let Engine { shards, journal, now, .. } = self;
+        let mut removed = 0;
+        for shard in shards {
+            for space in shard.spaces_of_expiring_fields() {
+                removed += shard.space_mut(space).remove_expired_fields(*now, max, |expired| {
+                    journal.push((space.database, expired.effect()));
+                });
+            }
+        }
+        removed
+    }
+
     fn note(&mut self, argv: &[&[u8]]) {
         let Engine { effects, journal, database, .. } = self;
         effects.for_each(argv, |effect| {

@@ -26,21 +26,49 @@ pub(super) struct Written {
 /// Writes a snapshot and makes it the newest; on any error the newest stays what it was. Keys past their expiry are
 /// left out. The error is a sentence.
 pub(super) fn write(shards: &Shards, files: &Files, now_ms: UnixMillis) -> Result<Written, String> {
-    let written = write_file(shards, files, now_ms);
+    // Only a file that says so at its beginning may hold fields that expire.
+    let expected = (0..shards.count()).any(|index| shards.with(index, |shard| shard.has_expiring_fields()));
+    let mut written = write_file(shards, files, now_ms, expected);
+    if matches!(&written, Err(error) if is_surprise(error)) {
+        files.discard();
+        written = write_file(shards, files, now_ms, true);
+    }
     if written.is_err() {
         files.discard();
     }
     written.map_err(|error| format!("{} cannot be written: {error}", files.path_of_newest().display()))
 }
 
-fn write_file(shards: &Shards, files: &Files, now_ms: UnixMillis) -> io::Result<Written> {
+/// A field got its first expiry while the file was being written.
+#[derive(Debug)]
+struct Surprise;
+
+impl std::fmt::Display for Surprise {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("fields of hashes began to expire meanwhile")
+    }
+}
+
+impl std::error::Error for Surprise {}
+
+fn is_surprise(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<Surprise>())
+}
+
+fn write_file(shards: &Shards, files: &Files, now_ms: UnixMillis, fields_expire: bool) -> io::Result<Written> {
     let mut output = Output { file: files.create()?, checksum: Checksum::new(), written: Written::default() };
     let mut buffer = Vec::new();
-    begin(&mut buffer, shards, now_ms);
+    begin(&mut buffer, shards, now_ms, fields_expire);
     let mut records = Vec::new();
     for index in 0..shards.count() {
         let locked_since = Instant::now();
-        output.written.keys += shards.with(index, |shard| collect(shard, now_ms, &mut records, &mut buffer));
+        let (keys, surprised) = shards.with(index, |shard| {
+            (collect(shard, now_ms, &mut records, &mut buffer), shard.has_expiring_fields() && !fields_expire)
+        });
+        if surprised {
+            return Err(io::Error::other(Surprise));
+        }
+        output.written.keys += keys;
         output.written.longest_pause = output.written.longest_pause.max(locked_since.elapsed());
         output.flush(&mut buffer)?;
     }
@@ -68,9 +96,10 @@ impl Output {
     }
 }
 
-fn begin(out: &mut Vec<u8>, shards: &Shards, now_ms: UnixMillis) {
+fn begin(out: &mut Vec<u8>, shards: &Shards, now_ms: UnixMillis, fields_expire: bool) {
     let seconds = (now_ms / 1000).to_string();
-    dump::begin(out, &[("keyward-ver", env!("CARGO_PKG_VERSION")), ("redis-bits", "64"), ("ctime", &seconds)]);
+    let notes = [("keyward-ver", env!("CARGO_PKG_VERSION")), ("redis-bits", "64"), ("ctime", &seconds)];
+    dump::begin(out, fields_expire, &notes);
     let mut sizes: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
     for index in 0..shards.count() {
         shards.with(index, |shard| {

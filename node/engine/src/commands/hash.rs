@@ -1,19 +1,21 @@
 //! Hashes: fields with values under one key.
 //!
-//! It refuses to know how fields are stored. Declarations on top, one entry per command; parsers and
+//! It refuses to know how fields are stored. A field that has expired is missing for every reader, and removed when a write
+//! comes upon it, as an effect of its own, or by the sweep. Declarations on top, one entry per command; parsers and
 //! handlers below.
 
-use super::collections::{
-    Answer, Draw, Page, answer_repeated, cursor, pair_head, pairs_head, parse_draw, parse_walk, upsert,
-};
+use super::collections::{Answer, Draw, Page, answer_repeated, cursor, pair_head, pairs_head, parse_draw, parse_walk};
 use super::{ADDS, CHANGES, LOOKS_AT, READS, REMOVES, TAKES, UPDATES};
 use crate::args::Args;
 use crate::command::{Arity, Command, Docs, Extra, Flags, Group, KeyRule, KeySpec, Run};
 use crate::error::CommandError;
+use crate::events::EventClass;
 use crate::keyspace::{Keys, Missing};
 use crate::reply::Reply;
 use crate::types::number::{self, LongDouble};
-use crate::types::{Hash, HashField};
+use crate::types::{Hash, HashField, Limits, LiveHash};
+
+mod field_expiry;
 
 pub(super) const COMMANDS: &[Command] = &[
     Command {
@@ -224,7 +226,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::FAST),
         group: Group::Hash,
         keys: KeyRule::At(&[KeySpec::at(1, CHANGES)]),
-        run: Run::Refused("times to live of hash fields are not served by this version yet"),
+        run: Run::OnKeys(field_expiry::hgetex),
         docs: Docs {
             summary: "Returns the values of fields of a hash and changes their time to live.",
             since: "9.0.0",
@@ -238,7 +240,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM).and(Flags::FAST),
         group: Group::Hash,
         keys: KeyRule::At(&[KeySpec::at(1, ADDS)]),
-        run: Run::Refused("times to live of hash fields are not served by this version yet"),
+        run: Run::OnKeys(field_expiry::hsetex),
         docs: Docs {
             summary: "Sets fields of a hash with a time to live.",
             since: "9.0.0",
@@ -252,7 +254,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::FAST),
         group: Group::Hash,
         keys: KeyRule::At(&[KeySpec::at(1, UPDATES)]),
-        run: Run::Refused("times to live of hash fields are not served by this version yet"),
+        run: Run::OnKeys(field_expiry::hexpire),
         docs: Docs {
             summary: "Sets how many seconds fields of a hash have to live.",
             since: "9.0.0",
@@ -266,7 +268,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::FAST),
         group: Group::Hash,
         keys: KeyRule::At(&[KeySpec::at(1, UPDATES)]),
-        run: Run::Refused("times to live of hash fields are not served by this version yet"),
+        run: Run::OnKeys(field_expiry::hpexpire),
         docs: Docs {
             summary: "Sets how many milliseconds fields of a hash have to live.",
             since: "9.0.0",
@@ -280,7 +282,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::FAST),
         group: Group::Hash,
         keys: KeyRule::At(&[KeySpec::at(1, UPDATES)]),
-        run: Run::Refused("times to live of hash fields are not served by this version yet"),
+        run: Run::OnKeys(field_expiry::hexpireat),
         docs: Docs {
             summary: "Sets the Unix second at which fields of a hash expire.",
             since: "9.0.0",
@@ -294,7 +296,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::FAST),
         group: Group::Hash,
         keys: KeyRule::At(&[KeySpec::at(1, UPDATES)]),
-        run: Run::Refused("times to live of hash fields are not served by this version yet"),
+        run: Run::OnKeys(field_expiry::hpexpireat),
         docs: Docs {
             summary: "Sets the Unix millisecond at which fields of a hash expire.",
             since: "9.0.0",
@@ -308,7 +310,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY.and(Flags::FAST),
         group: Group::Hash,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
-        run: Run::Refused("times to live of hash fields are not served by this version yet"),
+        run: Run::OnKeys(field_expiry::httl),
         docs: Docs {
             summary: "Tells how many seconds fields of a hash have left to live.",
             since: "9.0.0",
@@ -322,7 +324,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY.and(Flags::FAST),
         group: Group::Hash,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
-        run: Run::Refused("times to live of hash fields are not served by this version yet"),
+        run: Run::OnKeys(field_expiry::hpttl),
         docs: Docs {
             summary: "Tells how many milliseconds fields of a hash have left to live.",
             since: "9.0.0",
@@ -336,7 +338,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY.and(Flags::FAST),
         group: Group::Hash,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
-        run: Run::Refused("times to live of hash fields are not served by this version yet"),
+        run: Run::OnKeys(field_expiry::hexpiretime),
         docs: Docs {
             summary: "Tells the Unix second at which fields of a hash expire.",
             since: "9.0.0",
@@ -350,7 +352,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY.and(Flags::FAST),
         group: Group::Hash,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
-        run: Run::Refused("times to live of hash fields are not served by this version yet"),
+        run: Run::OnKeys(field_expiry::hpexpiretime),
         docs: Docs {
             summary: "Tells the Unix millisecond at which fields of a hash expire.",
             since: "9.0.0",
@@ -364,7 +366,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::FAST),
         group: Group::Hash,
         keys: KeyRule::At(&[KeySpec::at(1, UPDATES)]),
-        run: Run::Refused("times to live of hash fields are not served by this version yet"),
+        run: Run::OnKeys(field_expiry::hpersist),
         docs: Docs {
             summary: "Makes fields of a hash live until they are deleted.",
             since: "9.0.0",
@@ -373,6 +375,47 @@ pub(super) const COMMANDS: &[Command] = &[
         extra: Extra::NONE,
     },
 ];
+
+/// The hash at a key as readers see it.
+fn live<'k>(keys: &'k mut Keys<'_>, key: &[u8]) -> Result<Option<LiveHash<'k>>, CommandError> {
+    let now = keys.now();
+    Ok(keys.get::<Hash>(key)?.map(|hash| hash.at(now)))
+}
+
+/// Changes the hash at a key. Those of the fields the request names that have expired are removed first.
+#[inline]
+fn edit<'f, R>(
+    keys: &mut Keys<'_>,
+    key: &'f [u8],
+    missing: Missing,
+    mut named: impl Iterator<Item = &'f [u8]>,
+    change: impl FnOnce(&mut Hash) -> R,
+) -> Result<Option<R>, CommandError> {
+    let now = keys.now();
+    let mut expired = Vec::new();
+    let result = keys.update(key, missing, |hash: &mut Hash| {
+        if hash.is_due(now) {
+            expired = hash.purge_of(now, &mut named);
+        }
+        change(hash)
+    })?;
+    if !expired.is_empty() {
+        keys.expired_fields(key, expired);
+    }
+    Ok(result)
+}
+
+/// The same; a missing key is made.
+#[inline]
+fn edit_one<R>(
+    keys: &mut Keys<'_>,
+    key: &[u8],
+    field: &[u8],
+    change: impl FnOnce(&mut Hash) -> R,
+) -> Result<R, CommandError> {
+    let changed = edit(keys, key, Missing::Create, std::iter::once(field), change)?;
+    Ok(changed.expect("an update that may make the key always runs"))
+}
 
 // ---- setting ----
 
@@ -392,35 +435,49 @@ fn hmset(keys: &mut Keys<'_>, args: Args<'_>, reply: &mut Reply) -> Answer {
 #[inline]
 fn set_pairs(keys: &mut Keys<'_>, mut args: Args<'_>, command: &str) -> Result<usize, CommandError> {
     let (key, pairs, limits) = (args.take()?, args.rest(), keys.limits());
+    let added = if let [field, value] = pairs {
+        usize::from(edit_one(keys, key, field, |hash| hash.set(field, value, limits))?)
+    } else {
+        set_many(keys, key, pairs, limits, command)?
+    };
+    keys.effects.changed(pairs.len() as u64 / 2);
+    keys.event(EventClass::HASH, "hset", key);
+    Ok(added)
+}
+
+fn set_many(
+    keys: &mut Keys<'_>,
+    key: &[u8],
+    pairs: &[&[u8]],
+    limits: &Limits,
+    command: &str,
+) -> Result<usize, CommandError> {
     if !pairs.len().is_multiple_of(2) {
         return Err(CommandError::Arity(command.to_owned()));
     }
     let longest = pairs.iter().map(|text| text.len()).max().unwrap_or(0);
-    let added = upsert(keys, key, |hash: &mut Hash| {
+    let named = pairs.iter().step_by(2).copied();
+    let added = edit(keys, key, Missing::Create, named, |hash| {
         hash.prepare(pairs.len() / 2, longest, limits);
         pairs.chunks_exact(2).filter(|pair| hash.set(pair[0], pair[1], limits)).count()
     })?;
-    keys.effects.changed(pairs.len() as u64 / 2);
-    Ok(added)
+    Ok(added.unwrap_or(0))
 }
 
 fn hsetnx(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
     let (key, field, value, limits) = (args.take()?, args.take()?, args.take()?, keys.limits());
-    let set = upsert(keys, key, |hash: &mut Hash| {
-        let absent = !hash.contains(field);
-        if absent {
-            hash.set(field, value, limits);
-        }
-        absent
-    })?;
-    keys.effects.changed(u64::from(set));
+    let set = edit_one(keys, key, field, |hash| !hash.contains(field) && hash.set(field, value, limits))?;
+    if set {
+        keys.effects.changed(1);
+        keys.event(EventClass::HASH, "hset", key);
+    }
     reply.flag(set);
     Ok(())
 }
 
 fn hincrby(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
     let (key, field, amount, limits) = (args.take()?, args.take()?, args.integer()?, keys.limits());
-    let sum = upsert(keys, key, |hash: &mut Hash| {
+    let sum = edit_one(keys, key, field, |hash| {
         let value = match hash.get(field) {
             Some(text) => number::parse_i64(&text).ok_or_else(|| CommandError::err("hash value is not an integer"))?,
             None => 0,
@@ -430,6 +487,7 @@ fn hincrby(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer
         Ok(sum)
     })??;
     keys.effects.changed(1);
+    keys.event(EventClass::HASH, "hincrby", key);
     reply.integer(sum);
     Ok(())
 }
@@ -440,7 +498,7 @@ fn hincrbyfloat(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> A
     if !amount.is_finite() {
         return Err(CommandError::err("value is NaN or Infinity"));
     }
-    let sum = upsert(keys, key, |hash: &mut Hash| {
+    let (sum, expires) = edit_one(keys, key, field, |hash| {
         let text = hash.get(field);
         let value = LongDouble::parse(text.as_deref().unwrap_or(b"0"))
             .ok_or_else(|| CommandError::err("hash value is not a float"))?;
@@ -448,11 +506,16 @@ fn hincrbyfloat(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> A
         let sum = sum.ok_or_else(|| CommandError::err("increment would produce NaN or Infinity"))?;
         let sum = number::format_incr_float(&sum);
         hash.set_value(field, sum.as_bytes(), limits);
-        Ok(sum)
+        Ok((sum, hash.expiry(field).is_some()))
     })??;
     keys.effects.changed(1);
+    keys.event(EventClass::HASH, "hincrbyfloat", key);
     // The sum, not the summand: rounding happens once.
-    keys.effects.replace(&[b"HSET", key, field, sum.as_bytes()]);
+    if expires {
+        keys.effects.replace(&[b"HSETEX", key, b"KEEPTTL", b"FIELDS", b"1", field, sum.as_bytes()]);
+    } else {
+        keys.effects.replace(&[b"HSET", key, field, sum.as_bytes()]);
+    }
     reply.bulk(sum.as_bytes());
     Ok(())
 }
@@ -461,12 +524,12 @@ fn hincrbyfloat(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> A
 
 fn hget(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
     let (key, field) = (args.take()?, args.take()?);
-    answer_value(keys.get::<Hash>(key)?, field, reply);
+    answer_value(live(keys, key)?, field, reply);
     Ok(())
 }
 
 #[inline]
-fn answer_value(hash: Option<&Hash>, field: &[u8], reply: &mut Reply) {
+fn answer_value(hash: Option<LiveHash<'_>>, field: &[u8], reply: &mut Reply) {
     match hash.and_then(|hash| hash.get(field)) {
         Some(value) => reply.bulk(&value),
         None => reply.null(),
@@ -475,16 +538,16 @@ fn answer_value(hash: Option<&Hash>, field: &[u8], reply: &mut Reply) {
 
 fn hmget(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
     let (key, fields) = (args.take()?, args.rest());
-    let hash = keys.get::<Hash>(key)?;
+    let hash = live(keys, key)?;
     reply.array(fields.len());
     fields.iter().for_each(|field| answer_value(hash, field, reply));
     Ok(())
 }
 
 fn hgetall(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
-    let hash = keys.get::<Hash>(args.take()?)?;
-    reply.map(hash.map_or(0, Hash::len));
-    for shown in hash.into_iter().flat_map(Hash::iter) {
+    let hash = live(keys, args.take()?)?;
+    reply.map(hash.map_or(0, LiveHash::len));
+    for shown in hash.into_iter().flat_map(LiveHash::iter) {
         reply.bulk(&shown.field);
         reply.bulk(&shown.value);
     }
@@ -492,33 +555,33 @@ fn hgetall(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer
 }
 
 fn hkeys(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
-    let hash = keys.get::<Hash>(args.take()?)?;
-    reply.array(hash.map_or(0, Hash::len));
-    hash.into_iter().flat_map(Hash::iter).for_each(|shown| reply.bulk(&shown.field));
+    let hash = live(keys, args.take()?)?;
+    reply.array(hash.map_or(0, LiveHash::len));
+    hash.into_iter().flat_map(LiveHash::iter).for_each(|shown| reply.bulk(&shown.field));
     Ok(())
 }
 
 fn hvals(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
-    let hash = keys.get::<Hash>(args.take()?)?;
-    reply.array(hash.map_or(0, Hash::len));
-    hash.into_iter().flat_map(Hash::iter).for_each(|shown| reply.bulk(&shown.value));
+    let hash = live(keys, args.take()?)?;
+    reply.array(hash.map_or(0, LiveHash::len));
+    hash.into_iter().flat_map(LiveHash::iter).for_each(|shown| reply.bulk(&shown.value));
     Ok(())
 }
 
 fn hexists(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
     let (key, field) = (args.take()?, args.take()?);
-    reply.flag(keys.get::<Hash>(key)?.is_some_and(|hash| hash.contains(field)));
+    reply.flag(live(keys, key)?.is_some_and(|hash| hash.contains(field)));
     Ok(())
 }
 
 fn hlen(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
-    reply.count(keys.get::<Hash>(args.take()?)?.map_or(0, Hash::len));
+    reply.count(live(keys, args.take()?)?.map_or(0, LiveHash::len));
     Ok(())
 }
 
 fn hstrlen(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
     let (key, field) = (args.take()?, args.take()?);
-    let value = keys.get::<Hash>(key)?.and_then(|hash| hash.get(field));
+    let value = live(keys, key)?.and_then(|hash| hash.get(field));
     reply.count(value.map_or(0, |value| value.len()));
     Ok(())
 }
@@ -527,7 +590,7 @@ fn hrandfield(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Ans
     let key = args.take()?;
     let (draw, with_values) = parse_draw(&mut args, Some("WITHVALUES"))?;
     let (mut dice, bytes_max) = (keys.dice(), keys.value_bytes_max());
-    let Some(hash) = keys.get::<Hash>(key)? else {
+    let Some(hash) = live(keys, key)?.filter(|hash| !hash.is_empty()) else {
         if draw == Draw::One {
             reply.null()
         } else {
@@ -556,8 +619,9 @@ fn hrandfield(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Ans
         }
         Draw::Repeated(count) => {
             head(reply, count);
+            let mut draw = hash.draws();
             answer_repeated(reply, count, bytes_max, |reply| {
-                hash.random(&mut dice).into_iter().for_each(|shown| show(reply, shown));
+                draw(&mut dice).into_iter().for_each(|shown| show(reply, shown));
             })?;
         }
     }
@@ -567,7 +631,7 @@ fn hrandfield(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Ans
 fn hscan(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
     let (key, cursor) = (args.take()?, cursor(&mut args)?);
     let mut page = Page::new(reply);
-    let Some(hash) = keys.get::<Hash>(key)? else {
+    let Some(hash) = live(keys, key)? else {
         page.answer(0, reply);
         return Ok(());
     };
@@ -588,38 +652,43 @@ fn hscan(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
 
 fn hdel(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
     let (key, fields) = (args.take()?, args.rest());
-    let deleted =
-        keys.update(key, Missing::Skip, |hash: &mut Hash| fields.iter().filter(|field| hash.remove(field)).count())?;
-    let deleted = deleted.unwrap_or(0);
-    keys.effects.changed(deleted as u64);
-    reply.count(deleted);
+    let deleted = edit(keys, key, Missing::Skip, fields.iter().copied(), |hash| {
+        fields.iter().filter(|field| hash.remove(field)).count()
+    })?;
+    told_deleted(keys, key, deleted);
+    reply.count(deleted.unwrap_or(0));
     Ok(())
 }
 
 fn hgetdel(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
-    let key = args.take()?;
-    if !args.accept("FIELDS") {
-        return Err(CommandError::Syntax);
-    }
-    let promised = args.integer()?;
-    let fields = args.rest();
-    if promised < 1 || promised as usize != fields.len() {
-        let text = "numfields should be greater than 0 and match the provided number of fields";
-        return Err(CommandError::err(text));
-    }
-    reply.array(fields.len());
-    let deleted = keys.update(key, Missing::Skip, |hash: &mut Hash| {
+    let (key, now) = (args.take()?, keys.now());
+    let fields = field_expiry::fields(&mut args, 1)?;
+    let head = reply.deferred_array();
+    let deleted = edit(keys, key, Missing::Skip, fields.iter().copied(), |hash| {
         let take = |field: &&&[u8]| {
-            answer_value(Some(hash), field, reply);
+            answer_value(Some(hash.at(now)), field, reply);
             hash.remove(field)
         };
         fields.iter().filter(take).count()
     })?;
-    match deleted {
-        Some(deleted) => keys.effects.changed(deleted as u64),
-        None => fields.iter().for_each(|_| reply.null()),
+    if deleted.is_none() {
+        fields.iter().for_each(|_| reply.null());
     }
+    reply.finish_array(head, fields.len());
+    told_deleted(keys, key, deleted);
     Ok(())
+}
+
+/// `None`: there was no such key.
+fn told_deleted(keys: &mut Keys<'_>, key: &[u8], deleted: Option<usize>) {
+    match deleted {
+        None => {}
+        Some(0) => keys.event_if_emptied(key),
+        Some(deleted) => {
+            keys.effects.changed(deleted as u64);
+            keys.event_of_removal(EventClass::HASH, "hdel", key);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -112,7 +112,7 @@ impl<'l, S: Source> FileReader<'l, S> {
             let offset = self.reader.offset();
             let mut key = None;
             let step = match self.inner.as_mut().filter(|inner| inner.at < inner.bytes.len()) {
-                Some(inner) => next_inner(inner, self.limits, &mut key),
+                Some(inner) => next_inner(inner, self.version, self.limits, &mut key),
                 None => self.step(&mut key),
             };
             match step {
@@ -179,7 +179,8 @@ impl<'l, S: Source> FileReader<'l, S> {
                 self.skipped.module_notes += 1;
             }
             kind => {
-                return key_of(reader, kind, announced, self.space, self.limits, key).map(Step::Key);
+                let form = Form { kind, version: self.version, limits: self.limits };
+                return key_of(reader, form, announced, self.space, key).map(Step::Key);
             }
         }
         Ok(Step::Other)
@@ -226,20 +227,27 @@ fn announcement<S: Source>(reader: &mut Reader<S>, byte: u8, announced: &mut Ann
     reader.byte().map(Some)
 }
 
+/// How the value of a record is to be read.
+#[derive(Clone, Copy)]
+struct Form<'l> {
+    kind: u8,
+    version: u32,
+    limits: &'l Limits,
+}
+
 fn key_of<S: Source>(
     reader: &mut Reader<S>,
-    kind: u8,
+    form: Form<'_>,
     announced: Announced,
     space: SpaceId,
-    limits: &Limits,
     met: &mut Option<Vec<u8>>,
 ) -> Result<Record, Problem> {
-    if kind > kind::HASH_LISTPACK_EX {
-        return Err(Problem::UnknownType(kind));
+    if form.kind > kind::HASH_LISTPACK_EX {
+        return Err(Problem::UnknownType(form.kind));
     }
     let key = reader.string()?;
     *met = Some(key.clone());
-    let value = values::read(reader, kind, limits)?;
+    let value = values::read(reader, form.kind, form.version, form.limits)?;
     Ok(Record { space, key, value, expires_at: announced.expires_at })
 }
 
@@ -251,14 +259,15 @@ fn inner(bytes: Vec<u8>) -> Result<Inner, Problem> {
     Ok(Inner { space, bytes, at })
 }
 
-fn next_inner(inner: &mut Inner, limits: &Limits, key: &mut Option<Vec<u8>>) -> Result<Step, Problem> {
+fn next_inner(inner: &mut Inner, version: u32, limits: &Limits, key: &mut Option<Vec<u8>>) -> Result<Step, Problem> {
     let mut reader = Reader::new(&inner.bytes[inner.at..]);
     let mut announced = Announced::default();
     let mut byte = reader.byte()?;
     while let Some(next) = announcement(&mut reader, byte, &mut announced)? {
         byte = next;
     }
-    let record = key_of(&mut reader, byte, announced, inner.space, limits, key);
+    let form = Form { kind: byte, version, limits };
+    let record = key_of(&mut reader, form, announced, inner.space, key);
     inner.at += reader.offset() as usize;
     record.map(Step::Key)
 }
@@ -281,6 +290,7 @@ fn skip_module_note<S: Source>(reader: &mut Reader<S>) -> Result<(), Problem> {
 /// A payload of `DUMP` whose version and checksum are right.
 pub struct Payload<'a> {
     kind: u8,
+    version: u32,
     content: &'a [u8],
 }
 
@@ -297,13 +307,13 @@ impl<'a> Payload<'a> {
             return Err(Problem::Checksum);
         }
         let (kind, content) = rest.split_first().ok_or(Problem::Truncated)?;
-        Ok(Payload { kind: *kind, content })
+        Ok(Payload { kind: *kind, version, content })
     }
 
     /// The value in it.
     pub fn value(&self, limits: &Limits) -> Result<NewValue<'static, Value>, Problem> {
         let mut reader = Reader::new(self.content);
-        let value = values::read(&mut reader, self.kind, limits)?;
+        let value = values::read(&mut reader, self.kind, self.version, limits)?;
         if reader.left() == 0 { Ok(value) } else { Err(Problem::Malformed("a payload")) }
     }
 }

@@ -13,6 +13,7 @@ const REDIS_7: &[u8] = include_bytes!("../../../../tests/golden/rdb/redis-7.0.rd
 const REDIS_7_STREAM: &[u8] = include_bytes!("../../../../tests/golden/rdb/redis-7.0-stream.rdb");
 const REDIS_7_FUNCTION: &[u8] = include_bytes!("../../../../tests/golden/rdb/redis-7.0-function.rdb");
 const VALKEY_9_FIELD_EXPIRY: &[u8] = include_bytes!("../../../../tests/golden/rdb/valkey-9.1-field-expiry.rdb");
+const REDIS_8_FIELD_EXPIRY: &[u8] = include_bytes!("../../../../tests/golden/rdb/redis-8.2-field-expiry.rdb");
 const REDIS_ENCODINGS: &[u8] = include_bytes!("../../../../tests/golden/rdb/encodings.rdb");
 const REDIS_ZIPMAP: &[u8] = include_bytes!("../../../../tests/golden/rdb/hash-zipmap.rdb");
 const REDIS_HASH_ZIPLIST: &[u8] = include_bytes!("../../../../tests/golden/rdb/hash-ziplist.rdb");
@@ -31,8 +32,13 @@ fn spelled(value: &ValueRef<'_, Value>) -> String {
             members.into_iter().collect::<Vec<_>>()
         }
         ValueRef::Object(Value::Hash(hash)) => {
-            let fields: BTreeSet<String> =
-                hash.iter().map(|pair| format!("{}={}", show(&pair.field), show(&pair.value))).collect();
+            let fields: BTreeSet<String> = hash
+                .iter()
+                .map(|pair| {
+                    let expiry = pair.expires_at.map_or(String::new(), |at| format!("@{at}"));
+                    format!("{}={}{expiry}", show(&pair.field), show(&pair.value))
+                })
+                .collect();
             fields.into_iter().collect()
         }
         ValueRef::Object(Value::SortedSet(set)) => {
@@ -133,8 +139,38 @@ fn what_cannot_be_kept_is_refused_by_name() {
     let error = contents(REDIS_7_STREAM).unwrap_err();
     assert!(error.is_refusal());
     assert!(error.to_string().ends_with("key 'some:stream': streams are not kept by this version"), "{error}");
-    let error = contents(VALKEY_9_FIELD_EXPIRY).unwrap_err();
-    assert!(error.to_string().ends_with("key 'h': hashes whose fields expire are not kept by this version"), "{error}");
+}
+
+#[test]
+fn fields_that_expire_read_from_both_servers() {
+    assert_eq!(value_at(&contents(VALKEY_9_FIELD_EXPIRY).unwrap(), "h"), "f=v@4000000000000");
+    let redis = contents(REDIS_8_FIELD_EXPIRY).unwrap();
+    assert_eq!(value_at(&redis, "h"), "a=1@4000000000123 b=2@4000000000999 c=-77");
+    assert_eq!(value_at(&redis, "plain"), "x=y");
+    let big = value_at(&redis, "big");
+    assert!(big.contains("f1=v1@4000000000456 f200=v200 "), "{big}");
+    assert!(big.contains("f600=v600@4000000001000"), "{big}");
+    assert_eq!(big.split(' ').count(), 600);
+}
+
+#[test]
+fn fields_that_expire_make_a_file_of_valkey() {
+    let mut hash = Hash::new();
+    let limits = Limits::default();
+    hash.set(b"f", b"v", &limits);
+    hash.set_expiring(b"g", b"w", 4_000_000_000_000, &limits);
+    let value = Value::Hash(hash);
+    let mut out = Vec::new();
+    begin(&mut out, true, &[]);
+    let mut bytes = Vec::new();
+    record(&mut bytes, b"h", &ValueRef::Object(&value), None);
+    part(&mut out, shared(0), &bytes);
+    part(&mut out, SpaceId { tenant: TenantId(7), database: 2 }, &bytes);
+    let so_far = Checksum::of(&out);
+    end(&mut out, so_far);
+    assert!(out.starts_with(b"VALKEY080"));
+    let read = contents(&out).unwrap();
+    assert_eq!(read.values().map(|(value, _)| value.as_str()).collect::<Vec<_>>(), ["f=v g=w@4000000000000"; 2]);
 }
 
 #[test]
@@ -180,7 +216,7 @@ type Row<'a> = (SpaceId, &'a [u8], ValueRef<'a, Value>, Option<i64>);
 /// A file of these records.
 fn file(records: &[Row<'_>]) -> Vec<u8> {
     let mut out = Vec::new();
-    begin(&mut out, &[("keyward-ver", "0.0.0")]);
+    begin(&mut out, false, &[("keyward-ver", "0.0.0")]);
     sizes(&mut out, 0, records.len() as u64, 0);
     for (space, key, value, expires_at) in records {
         let mut bytes = Vec::new();

@@ -3,12 +3,9 @@
 
 use super::containers::{Run, each};
 use super::source::{Reader, Source};
-use super::{Problem, kind};
+use super::{Problem, VERSION_FIELD_EXPIRY, kind};
 use crate::dict::NewValue;
 use crate::types::{End, Hash, Limits, List, Set, SortedSet, Text, Value, number};
-
-/// What commands do not honor yet: loaded all the same, such a field would stay for ever.
-const EXPIRING_FIELDS: Problem = Problem::Unsupported("hashes whose fields expire");
 
 /// A node of a quicklist that is one element, not a listpack.
 const PLAIN_NODE: u64 = 1;
@@ -16,10 +13,11 @@ const PLAIN_NODE: u64 = 1;
 /// A node of a quicklist that is a listpack.
 const PACKED_NODE: u64 = 2;
 
-/// Reads a value of this kind.
+/// Reads a value of this kind, out of a file or payload of this version.
 pub(super) fn read<S: Source>(
     reader: &mut Reader<S>,
     kind: u8,
+    version: u32,
     limits: &Limits,
 ) -> Result<NewValue<'static, Value>, Problem> {
     let value = match kind {
@@ -39,8 +37,14 @@ pub(super) fn read<S: Source>(
         kind::HASH_ZIPMAP => Value::Hash(packed_hash(Run::Zipmap, &reader.string()?, limits)?),
         kind::HASH_ZIPLIST => Value::Hash(packed_hash(Run::Ziplist, &reader.string()?, limits)?),
         kind::HASH_LISTPACK => Value::Hash(packed_hash(Run::Listpack, &reader.string()?, limits)?),
-        kind::HASH_2 => Value::Hash(hash_2(reader, limits)?),
-        kind::HASH_METADATA | kind::HASH_LISTPACK_EX => return Err(EXPIRING_FIELDS),
+        kind::HASH_2 if version >= u32::from(VERSION_FIELD_EXPIRY) => Value::Hash(hash_2(reader, limits)?),
+        kind::HASH_METADATA_EARLY => Value::Hash(hash_metadata(reader, Since::Epoch, limits)?),
+        kind::HASH_METADATA => Value::Hash(hash_metadata(reader, Since::Earliest, limits)?),
+        kind::HASH_LISTPACK_EX_EARLY => Value::Hash(hash_listpack_ex(reader, limits)?),
+        kind::HASH_LISTPACK_EX => {
+            let _earliest = reader.milliseconds()?;
+            Value::Hash(hash_listpack_ex(reader, limits)?)
+        }
         kind::SORTED_SET => Value::SortedSet(sorted_set(reader, limits, text_score)?),
         kind::SORTED_SET_2 => Value::SortedSet(sorted_set(reader, limits, Reader::double)?),
         kind::SORTED_SET_ZIPLIST => Value::SortedSet(packed_sorted_set(Run::Ziplist, &reader.string()?, limits)?),
@@ -144,12 +148,71 @@ fn hash_2<S: Source>(reader: &mut Reader<S>, limits: &Limits) -> Result<Hash, Pr
     for _ in 0..fields {
         let field = reader.string()?;
         let value = reader.string()?;
-        if reader.milliseconds()? != NEVER {
-            return Err(EXPIRING_FIELDS);
-        }
-        set_field(&mut hash, &field, &value, limits)?;
+        let expires_at = Some(reader.milliseconds()?).filter(|at| *at != NEVER);
+        set_expiring_field(&mut hash, &field, &value, expires_at, limits)?;
     }
     Ok(hash)
+}
+
+fn set_expiring_field(
+    hash: &mut Hash,
+    field: &[u8],
+    value: &[u8],
+    expires_at: Option<i64>,
+    limits: &Limits,
+) -> Result<(), Problem> {
+    let is_new = match expires_at {
+        None => hash.set(field, value, limits),
+        Some(at) if at < 0 => return Err(Problem::Malformed("the expiry of a field")),
+        Some(at) => hash.set_expiring(field, value, at, limits),
+    };
+    if is_new { Ok(()) } else { Err(Problem::Malformed("a hash with a field twice")) }
+}
+
+/// From when on the expiries of a hash are counted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Since {
+    /// From 1970.
+    Epoch,
+    /// From one before the earliest, which is told first.
+    Earliest,
+}
+
+/// As Redis 7.4 and later write it: every field behind its expiry, 0 for none.
+fn hash_metadata<S: Source>(reader: &mut Reader<S>, since: Since, limits: &Limits) -> Result<Hash, Problem> {
+    let start = if since == Since::Earliest { reader.milliseconds()?.checked_sub(1) } else { Some(0) };
+    let start = start.ok_or(Problem::Malformed("the expiry of a field"))?;
+    let fields = reader.count(3)?;
+    let mut hash = hash_of(fields, limits);
+    for _ in 0..fields {
+        let at = match i64::try_from(reader.length()?) {
+            Ok(0) => None,
+            Ok(after) => Some(start.checked_add(after).ok_or(Problem::Malformed("the expiry of a field"))?),
+            Err(_) => return Err(Problem::Malformed("the expiry of a field")),
+        };
+        let field = reader.string()?;
+        let value = reader.string()?;
+        set_expiring_field(&mut hash, &field, &value, at, limits)?;
+    }
+    Ok(hash)
+}
+
+/// The same, packed: field, value and expiry in turn.
+fn hash_listpack_ex<S: Source>(reader: &mut Reader<S>, limits: &Limits) -> Result<Hash, Problem> {
+    let mut hash = Hash::new();
+    let mut met: Vec<Vec<u8>> = Vec::with_capacity(2);
+    each(Run::Listpack, &reader.string()?, &mut |element| {
+        if met.len() < 2 {
+            met.push(element.into_vec());
+            return Ok(());
+        }
+        let at = number::parse_i64(&element).ok_or(Problem::Malformed("the expiry of a field"))?;
+        let at = if at == 0 { None } else { Some(at) };
+        set_expiring_field(&mut hash, &met[0], &met[1], at, limits)?;
+        met.clear();
+        Ok(())
+    })?;
+    if met.is_empty() { Ok(hash) } else { Err(Problem::Malformed("a hash with a field without an expiry")) }
 }
 
 /// Visits the elements of a run two by two.

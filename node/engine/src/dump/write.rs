@@ -11,9 +11,11 @@ use crate::types::{Hash, List, Set, SortedSet, Value, number};
 /// default for `list-max-listpack-size`.
 const LIST_NODE_BYTES: usize = 8192;
 
-/// Starts a file; the fields are for people and tools, no server needs them.
-pub fn begin(out: &mut Vec<u8>, fields: &[(&str, &str)]) {
-    out.extend_from_slice(format!("REDIS{VERSION:04}").as_bytes());
+/// Starts a file; the fields are for people and tools, no server needs them. Only a file begun with `fields_expire` may hold
+/// hashes whose fields do: it names the first version of Valkey that knows them, and Redis does not read it.
+pub fn begin(out: &mut Vec<u8>, fields_expire: bool, fields: &[(&str, &str)]) {
+    let head = if fields_expire { format!("VALKEY{VERSION_FIELD_EXPIRY:03}") } else { format!("REDIS{VERSION:04}") };
+    out.extend_from_slice(head.as_bytes());
     for (name, value) in fields {
         aux(out, name.as_bytes(), value.as_bytes());
     }

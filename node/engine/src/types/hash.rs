@@ -94,6 +94,14 @@ impl Record {
     }
 }
 
+/// The fields of a hash that have not expired at some moment: what readers see.
+#[derive(Clone, Copy)]
+pub struct LiveHash<'a> {
+    hash: &'a Hash,
+    /// Fields that expire then or before are not shown. Before all time if there are none such, which is the usual case.
+    due: i64,
+}
+
 impl<'a> RecordView<'a> {
     fn shown(&self) -> HashField<'a> {
         HashField { field: self.field.into(), value: self.value.into(), expires_at: self.expires_at }
@@ -249,6 +257,11 @@ impl Hash {
         }
     }
 
+    /// Sets a field that expires; says whether it is new.
+    pub fn set_expiring(&mut self, field: &[u8], value: &[u8], expires_at: i64, limits: &Limits) -> bool {
+        self.table(limits).set(field, value, Some(expires_at))
+    }
+
     /// Takes a field out; says whether it was there.
     pub fn remove(&mut self, field: &[u8]) -> bool {
         match &mut self.0 {
@@ -344,6 +357,24 @@ impl Hash {
         }
     }
 
+    /// The hash as it looks at `now`.
+    #[inline]
+    pub fn at(&self, now: i64) -> LiveHash<'_> {
+        LiveHash { hash: self, due: if self.is_due(now) { now } else { i64::MIN } }
+    }
+
+    /// Whether a field expires at `now` or before.
+    #[inline]
+    pub fn is_due(&self, now: i64) -> bool {
+        self.next_expiry().is_some_and(|at| at <= now)
+    }
+
+    /// Takes out those of the fields that expire at `now` or before, and returns their names.
+    pub fn purge_of<'f>(&mut self, now: i64, fields: impl Iterator<Item = &'f [u8]>) -> Vec<&'f [u8]> {
+        let due = |hash: &mut Hash, field: &[u8]| hash.expiry(field).is_some_and(|at| at <= now) && hash.remove(field);
+        fields.filter(|field| due(self, field)).collect()
+    }
+
     /// Takes out fields that expire at `now` or before, at most `max` of them, and returns their names.
     pub fn purge(&mut self, now: i64, max: usize) -> Vec<Box<[u8]>> {
         let mut purged = Vec::new();
@@ -373,6 +404,102 @@ impl Hash {
             Repr::Table(records) => records,
             Repr::Packed(_) => unreachable!("was made a table above"),
         }
+    }
+}
+
+impl<'a> LiveHash<'a> {
+    #[inline]
+    fn shows(self, expires_at: Option<i64>) -> bool {
+        expires_at.is_none_or(|at| at > self.due)
+    }
+
+    #[inline]
+    fn hides_some(self) -> bool {
+        self.due != i64::MIN
+    }
+
+    /// How many fields there are.
+    pub fn len(self) -> usize {
+        match &self.hash.0 {
+            Repr::Table(records) if self.hides_some() => {
+                let end = (self.due.saturating_add(1), Box::default());
+                records.table.len() - records.expiries.range(..end).count()
+            }
+            _ => self.hash.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+
+    /// The value of a field.
+    #[inline]
+    pub fn get(self, field: &[u8]) -> Option<Text<'a>> {
+        match &self.hash.0 {
+            Repr::Table(records) if self.hides_some() => {
+                let record = records.get(field)?.view();
+                self.shows(record.expires_at).then(|| record.value.into())
+            }
+            _ => self.hash.get(field),
+        }
+    }
+
+    /// Whether there is such a field.
+    pub fn contains(self, field: &[u8]) -> bool {
+        if self.hides_some() { self.get(field).is_some() } else { self.hash.contains(field) }
+    }
+
+    /// When a field expires. `None`: there is no such field. `Some(None)`: it never does.
+    pub fn expiry(self, field: &[u8]) -> Option<Option<i64>> {
+        match &self.hash.0 {
+            Repr::Packed(packed) => find_field(packed, field).map(|_| None),
+            Repr::Table(records) => {
+                records.get(field).map(|record| record.view().expires_at).filter(|expires_at| self.shows(*expires_at))
+            }
+        }
+    }
+
+    /// All fields, in no order that means anything.
+    pub fn iter(self) -> impl Iterator<Item = HashField<'a>> {
+        self.hash.iter().filter(move |shown| self.shows(shown.expires_at))
+    }
+
+    /// As [`Hash::scan`].
+    pub fn scan(self, cursor: u64, count: usize, mut visit: impl FnMut(HashField<'_>)) -> u64 {
+        self.hash.scan(cursor, count, |shown| {
+            if self.shows(shown.expires_at) {
+                visit(shown);
+            }
+        })
+    }
+
+    /// A field, each as likely as every other. `random` gives evenly distributed numbers.
+    pub fn random(self, random: &mut dyn FnMut() -> u64) -> Option<HashField<'a>> {
+        const TRIES: usize = 16;
+        for _ in 0..TRIES {
+            let drawn = self.hash.random(random)?;
+            if self.shows(drawn.expires_at) {
+                return Some(drawn);
+            }
+        }
+        // Most of them are hidden: count them out.
+        self.random_distinct(1, random).pop()
+    }
+
+    /// Draws fields again and again, each from all. To be dropped before the hash changes, which the borrow sees to.
+    pub fn draws(self) -> impl FnMut(&mut dyn FnMut() -> u64) -> Option<HashField<'a>> {
+        let pool: Vec<HashField<'a>> = if self.hides_some() { self.iter().collect() } else { Vec::new() };
+        move |random| match pool.len() {
+            0 => self.random(random),
+            len => pool.get(below(random(), len)).cloned(),
+        }
+    }
+
+    /// `count` different fields, or all if there are no more, in no order that means anything.
+    pub fn random_distinct(self, count: usize, random: &mut dyn FnMut() -> u64) -> Vec<HashField<'a>> {
+        super::random_distinct(self.len(), count, random, self.iter())
     }
 }
 

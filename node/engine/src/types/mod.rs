@@ -23,7 +23,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use hash::{Hash, HashField};
+pub use hash::{Hash, HashField, LiveHash};
 pub use list::{End, List, Side};
 pub use set::Set;
 pub use sorted_set::{LexBound, NotANumber, ScoreBound, ScoreSet, SortedSet};
@@ -116,6 +116,12 @@ impl Value {
             Value::Set(set) => set.memory_bytes(),
             Value::SortedSet(sorted_set) => sorted_set.memory_bytes(),
         }
+    }
+
+    /// The earliest expiry of a field, if it is a hash that has any such.
+    #[inline]
+    pub fn next_field_expiry(&self) -> Option<i64> {
+        if let Value::Hash(hash) = self { hash.next_expiry() } else { None }
     }
 
     /// How many elements there are.

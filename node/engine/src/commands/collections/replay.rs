@@ -46,6 +46,10 @@ pub(crate) fn check(requests: &[String]) {
     for request in requests {
         if request == "later" {
             engine.now += 2;
+            // Now and then the sweep is faster than the next request.
+            if engine.now % 3 == 0 {
+                engine.sweep_fields(2);
+            }
             continue;
         }
         let (before, noted) = (engine.contents(), engine.journal.len());

@@ -148,6 +148,176 @@ fn hgetdel_returns_what_it_deletes() {
     assert_eq!(engine.journal_lines(), ["HGETDEL h FIELDS 2 a a", "HGETDEL h FIELDS 1 b"]);
 }
 
+#[test]
+fn fields_are_given_a_time_to_live() {
+    let mut engine = Engine::after(&["HSET h a 1 b 2 c 3", "SET str x"]);
+    let mismatch = "-ERR numfields should be greater than 0 and match the provided number of fields\n";
+    engine.converse(&[
+        ("HEXPIRE h 100 FIELDS 2 a zz", "*2\n:1\n:-2\n"),
+        ("HEXPIRE h 50 NX FIELDS 2 a b", "*2\n:0\n:1\n"),
+        ("HEXPIRE h 40 XX FIELDS 2 b c", "*2\n:1\n:0\n"),
+        ("HEXPIRE h 50 GT FIELDS 3 a b c", "*3\n:0\n:1\n:0\n"),
+        ("HEXPIRE h 90 LT FIELDS 3 a b c", "*3\n:1\n:0\n:1\n"),
+        ("HTTL h FIELDS 4 a b c zz", "*4\n:90\n:50\n:90\n:-2\n"),
+        ("HPTTL h FIELDS 1 b", "*1\n:50000\n"),
+        ("HEXPIRETIME h FIELDS 1 b", "*1\n:1700000050\n"),
+        ("HPEXPIRETIME h FIELDS 1 b", "*1\n:1700000050000\n"),
+        ("HPERSIST h FIELDS 3 a zz b", "*3\n:1\n:-2\n:1\n"),
+        ("HPERSIST h FIELDS 1 a", "*1\n:-1\n"),
+        ("HTTL h FIELDS 1 a", "*1\n:-1\n"),
+        ("HTTL nope FIELDS 2 a b", "*2\n:-2\n:-2\n"),
+        ("HEXPIRE nope 10 FIELDS 1 a", "*1\n:-2\n"),
+        ("HEXPIRE h 0 FIELDS 2 a zz", "*2\n:2\n:-2\n"),
+        ("HEXPIREAT h 1 FIELDS 1 b", "*1\n:2\n"),
+        ("HPEXPIREAT h 1 FIELDS 1 c", "*1\n:2\n"),
+        ("EXISTS h", ":0\n"),
+        ("HEXPIRE str 10 FIELDS 1 a", WRONG_TYPE),
+        ("HTTL str FIELDS 1 a", WRONG_TYPE),
+        ("HEXPIRE h x FIELDS 1 a", NOT_INTEGER),
+        ("HEXPIRE h -1 FIELDS 1 a", "-ERR invalid expire time in 'hexpire' command\n"),
+        ("HPEXPIRE h 9223372036854775807 FIELDS 1 a", "-ERR invalid expire time in 'hpexpire' command\n"),
+        ("HEXPIRE h 1 FIELDS 2 a", mismatch),
+        ("HEXPIRE h 1 a b c", mismatch),
+        ("HEXPIRE h 1 BLA FIELDS 1 a", "-ERR Unsupported option BLA\n"),
+        ("HEXPIRE h 1 GT LT FIELDS 1 a", "-ERR GT and LT options at the same time are not compatible\n"),
+        ("HEXPIRE h 1 NX XX FIELDS 1 a", "-ERR NX and XX, GT or LT options at the same time are not compatible\n"),
+        ("HTTL h FIELDS 2 a", SYNTAX),
+        ("HPERSIST h FIELDS 2 a", mismatch),
+    ]);
+}
+
+#[test]
+fn an_expired_field_is_missing_for_every_reader() {
+    let mut engine = Engine::after(&["HSETEX h PX 5 FIELDS 2 a 1 b 2", "HSET h c 3"]);
+    engine.now += 5;
+    engine.converse(&[
+        ("HGET h a", "$-1\n"),
+        ("HMGET h a c", "*2\n$-1\n$1\n3\n"),
+        ("HGETALL h", "*2\n$1\nc\n$1\n3\n"),
+        ("HKEYS h", "*1\n$1\nc\n"),
+        ("HVALS h", "*1\n$1\n3\n"),
+        ("HLEN h", ":1\n"),
+        ("HEXISTS h a", ":0\n"),
+        ("HSTRLEN h a", ":0\n"),
+        ("HTTL h FIELDS 1 a", "*1\n:-2\n"),
+        ("HRANDFIELD h", "$1\nc\n"),
+        ("HRANDFIELD h 9", "*1\n$1\nc\n"),
+        ("HRANDFIELD h -2", "*2\n$1\nc\n$1\nc\n"),
+        ("HSCAN h 0", "*2\n$1\n0\n*2\n$1\nc\n$1\n3\n"),
+        ("HGETEX h PX 100 FIELDS 1 a", "*1\n$-1\n"),
+        ("HPERSIST h FIELDS 1 a", "*1\n:-2\n"),
+        ("HPEXPIRE h 100 FIELDS 1 a", "*1\n:-2\n"),
+    ]);
+    assert_eq!(engine.journal_lines(), [""; 0], "reading removes nothing");
+    engine.converse(&[("HINCRBY h a 7", ":7\n"), ("HTTL h FIELDS 1 a", "*1\n:-1\n"), ("HSETNX h b 8", ":1\n")]);
+    assert_eq!(engine.journal_lines(), ["HDEL h a", "HINCRBY h a 7", "HDEL h b", "HSETNX h b 8"]);
+}
+
+#[test]
+fn a_hash_whose_fields_all_expired_reads_empty_and_is_swept() {
+    let mut engine = Engine::after(&["HSETEX h PX 5 FIELDS 3 a 1 b 2 c 3", "HSETEX later EX 5 FIELDS 1 a 1"]);
+    engine.now += 5;
+    engine.converse(&[
+        ("HLEN h", ":0\n"),
+        ("HGETALL h", "*0\n"),
+        ("HRANDFIELD h", "$-1\n"),
+        ("HRANDFIELD h -3", "*0\n"),
+        ("EXISTS h", ":1\n"),
+    ]);
+    assert_eq!(engine.sweep_fields(2), 2);
+    assert_eq!(engine.words("EXISTS h"), ":1\r\n");
+    assert_eq!(engine.sweep_fields(2), 1);
+    assert_eq!(engine.words("EXISTS h"), ":0\r\n");
+    assert_eq!(engine.sweep_fields(2), 0, "what expires later stays");
+    let mut removed: Vec<String> =
+        engine.journal_lines().iter().flat_map(|line| line.split(' ').skip(2)).map(str::to_owned).collect();
+    removed.sort();
+    assert_eq!(removed, ["a", "b", "c"]);
+    engine.now += 5000;
+    assert_eq!(engine.sweep_fields(2), 1, "and goes when its time has come");
+}
+
+#[test]
+fn setting_clears_an_expiry_and_counting_keeps_it() {
+    let mut engine = Engine::after(&["HSETEX h EX 100 FIELDS 3 a 1 b 2 c 3"]);
+    engine.converse(&[
+        ("HSET h a 2", ":0\n"),
+        ("HINCRBY h b 1", ":3\n"),
+        ("HINCRBYFLOAT h c 0.5", "$3\n3.5\n"),
+        ("HTTL h FIELDS 3 a b c", "*3\n:-1\n:100\n:100\n"),
+        ("COPY h h2", ":1\n"),
+        ("RENAME h2 h3", "+OK\n"),
+        ("HTTL h3 FIELDS 3 a b c", "*3\n:-1\n:100\n:100\n"),
+    ]);
+    let journal =
+        ["HSET h a 2", "HINCRBY h b 1", "HSETEX h KEEPTTL FIELDS 1 c 3.5", "COPY h h2 DB 0 REPLACE", "RENAME h2 h3"];
+    assert_eq!(engine.journal_lines(), journal);
+}
+
+#[test]
+fn hgetex_and_hsetex() {
+    let mut engine = Engine::after(&["HSET h a 1 b 2"]);
+    let mismatch = "-ERR numfields should be greater than 0 and match the provided number of fields\n";
+    engine.converse(&[
+        ("HGETEX h FIELDS 2 a zz", "*2\n$1\n1\n$-1\n"),
+        ("HGETEX h EX 10 FIELDS 2 a zz", "*2\n$1\n1\n$-1\n"),
+        ("HGETEX h PERSIST FIELDS 2 a b", "*2\n$1\n1\n$1\n2\n"),
+        ("HGETEX h PX 0 FIELDS 1 a", "*1\n$1\n1\n"),
+        ("HGETALL h", "*2\n$1\nb\n$1\n2\n"),
+        ("HGETEX nope EX 10 FIELDS 2 b c", "*2\n$-1\n$-1\n"),
+        ("HGETEX h EX 10 PX 10 FIELDS 1 b", SYNTAX),
+        ("HGETEX h KEEPTTL FIELDS 1 b", SYNTAX),
+        ("HGETEX h X 1 b", mismatch),
+        ("HSETEX h FNX EX 10 FIELDS 2 b 9 c 9", ":0\n"),
+        ("HSETEX h FXX EX 10 FIELDS 2 b 9 c 9", ":0\n"),
+        ("HSETEX h NX FIELDS 1 b 9", ":0\n"),
+        ("HSETEX nope XX FIELDS 1 b 9", ":0\n"),
+        ("HSETEX h XX FXX EX 10 FIELDS 1 b 9", ":1\n"),
+        ("HSETEX h KEEPTTL FIELDS 1 b 8", ":1\n"),
+        ("HTTL h FIELDS 1 b", "*1\n:10\n"),
+        ("HSETEX h FIELDS 1 b 7", ":1\n"),
+        ("HTTL h FIELDS 1 b", "*1\n:-1\n"),
+        ("HSETEX h PXAT 1 FIELDS 2 b 6 c 6", ":1\n"),
+        ("EXISTS h", ":0\n"),
+        ("HSETEX h PXAT 1 FIELDS 1 b 6", ":1\n"),
+        ("HSETEX h EX 10 KEEPTTL FIELDS 1 a 1", SYNTAX),
+        ("HSETEX h EX 10 FIELDS 2 a 1 b", mismatch),
+    ]);
+    let journal = [
+        "HPEXPIREAT h 1700000010000 FIELDS 1 a",
+        "HPERSIST h FIELDS 1 a",
+        "HDEL h a",
+        "HSETEX h PXAT 1700000010000 FIELDS 1 b 9",
+        "HSETEX h KEEPTTL FIELDS 1 b 8",
+        "HSET h b 7",
+        "HDEL h b",
+    ];
+    assert_eq!(engine.journal_lines(), journal);
+}
+
+#[test]
+fn what_happens_to_fields_is_told() {
+    let mut engine = Engine::after(&[]);
+    for (request, events) in [
+        ("HSET h a 1 b 2", "new h, hset h"),
+        ("HINCRBY h a 1", "hincrby h"),
+        ("HINCRBYFLOAT h a 1", "hincrbyfloat h"),
+        ("HSETNX h a 1", ""),
+        ("HEXPIRE h 10 FIELDS 1 a", "hexpire h"),
+        ("HPERSIST h FIELDS 1 a", "hpersist h"),
+        ("HSETEX h EX 10 FIELDS 1 a 1", "hset h, hexpire h"),
+        ("HDEL h zz", ""),
+        ("HDEL h b", "hdel h"),
+        ("HEXPIRE h 0 FIELDS 1 a", "hexpired h, del h"),
+        ("HSETEX h PX 0 FIELDS 1 a 1", "hset h, hexpire h, hexpired h, del h"),
+        ("HSET h a 1", "new h, hset h"),
+        ("HGETDEL h FIELDS 1 a", "hdel h, del h"),
+    ] {
+        engine.words(request);
+        assert_eq!(engine.events.join(", "), events, "{request}");
+    }
+}
+
 const TEMPLATES: replay::Templates = &[
     "HSET K M M",
     "HSET K M N M N",
@@ -160,6 +330,25 @@ const TEMPLATES: replay::Templates = &[
     "HGETALL K",
     "HRANDFIELD K -5",
     "HMGET K M M",
+    "HPEXPIRE K 2 FIELDS 2 M M",
+    "HPEXPIRE K 5 GT FIELDS 1 M",
+    "HPEXPIRE K 4 XX FIELDS 2 M M",
+    "HPEXPIRE K 0 FIELDS 1 M",
+    "HEXPIRE K 100 NX FIELDS 3 M M M",
+    "HPERSIST K FIELDS 2 M M",
+    "HGETEX K PX 3 FIELDS 2 M M",
+    "HGETEX K PERSIST FIELDS 1 M",
+    "HGETEX K PXAT 1 FIELDS 1 M",
+    "HSETEX K PX 3 FIELDS 2 M N M N",
+    "HSETEX K FNX PX 1 FIELDS 2 M N M M",
+    "HSETEX K FXX EX 1 FIELDS 1 M N",
+    "HSETEX K XX KEEPTTL FIELDS 1 M M",
+    "HSETEX K PXAT 1 FIELDS 2 M M M M",
+    "HSETEX K FIELDS 1 M N",
+    "HTTL K FIELDS 1 M",
+    "RENAME K K",
+    "COPY K K REPLACE",
+    "DEL K",
 ];
 
 proptest! {
