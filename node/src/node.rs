@@ -261,7 +261,7 @@ impl Node {
                 removed += shard.space_mut(space).remove_expired(now_ms, buckets, |key| {
                     self.journal.expired(space, key);
                     observers.touched(space, key, false);
-                    self.tell_expired(space, key);
+                    self.tell(space, EventClass::EXPIRED, "expired", key);
                 });
             }
             shard.count_expired(removed);
@@ -279,11 +279,10 @@ impl Node {
         })
     }
 
-    fn tell_expired(&self, space: SpaceId, key: &[u8]) {
+    fn tell(&self, space: SpaceId, class: EventClass, name: &'static str, key: &[u8]) {
         let wanted = self.live.hot().events;
-        if wanted.has(EventClass::EXPIRED) {
-            let (class, database, key) = (EventClass::EXPIRED, space.database, key.to_vec());
-            self.pubsub.tell(wanted, &[Event { class, name: "expired", database, key }]);
+        if wanted.has(class) {
+            self.pubsub.tell(wanted, &[Event { class, name, database: space.database, key: key.to_vec() }]);
         }
     }
 

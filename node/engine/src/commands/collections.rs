@@ -2,8 +2,10 @@
 //! a result under another key. It knows no command by name and no value from the inside.
 
 use crate::args::Args;
+use crate::effects::{Wait, WaitedInVain};
 use crate::error::CommandError;
-use crate::keyspace::{Keys, Missing, Typed};
+use crate::events::EventClass;
+use crate::keyspace::{Keys, Missing, Typed, UnixMillis};
 use crate::reply::Reply;
 use crate::types::{Value, number};
 use keyward_acl::Glob;
@@ -23,14 +25,23 @@ pub(super) fn upsert<T: Typed, R>(
     Ok(changed.expect("an update that may make the key always runs"))
 }
 
-/// Makes `destination` this value, or removes it if the value is empty; answers how many elements were stored.
-pub(super) fn store(keys: &mut Keys<'_>, destination: &[u8], value: Value, reply: &mut Reply) {
+/// Makes `destination` this value, or removes it if the value is empty; answers how many elements were stored. `event` is
+/// what is told of a value that was stored.
+pub(super) fn store(
+    keys: &mut Keys<'_>,
+    destination: &[u8],
+    value: Value,
+    (class, event): (EventClass, &'static str),
+    reply: &mut Reply,
+) {
     let len = value.len();
     if len > 0 {
         keys.put(destination, value, None);
         keys.effects.changed(1);
+        keys.event(class, event, destination);
     } else if keys.remove(destination) {
         keys.effects.changed(1);
+        keys.event(EventClass::GENERIC, "del", destination);
     }
     reply.count(len);
 }
@@ -80,10 +91,15 @@ pub(super) struct PopFirst<'a> {
     pub(super) count: usize,
 }
 
-/// Reads the arguments of LMPOP and ZMPOP; `ends` are the words for the two ends.
-pub(super) fn parse_pop_first<'a>(argv: &'a [&'a [u8]], ends: [&str; 2]) -> Result<PopFirst<'a>, CommandError> {
-    check_numkeys(argv, 1)?;
-    let names = super::counted(argv, 1, 2, 1).ok_or(CommandError::Syntax)?;
+/// Reads the arguments of LMPOP, ZMPOP and their blocking versions, whose count of keys stands at `numkeys`; `ends` are
+/// the words for the two ends.
+pub(super) fn parse_pop_first<'a>(
+    argv: &'a [&'a [u8]],
+    numkeys: usize,
+    ends: [&str; 2],
+) -> Result<PopFirst<'a>, CommandError> {
+    check_numkeys(argv, numkeys)?;
+    let names = super::counted(argv, numkeys, numkeys + 1, 1).ok_or(CommandError::Syntax)?;
     let mut args = Args::new(argv, names.end);
     let back = args.accept(ends[1]);
     if !back && !args.accept(ends[0]) {
@@ -102,6 +118,37 @@ pub(super) fn parse_pop_first<'a>(argv: &'a [&'a [u8]], ends: [&str; 2]) -> Resu
         args.finish()?;
     }
     Ok(PopFirst { names: &argv[names], back, count })
+}
+
+// ---- waiting ----
+
+/// How long a command waits for an element.
+#[derive(Clone, Copy)]
+pub(super) struct Timeout(Option<UnixMillis>);
+
+impl Timeout {
+    /// Reads a number of seconds, which may have a fraction; zero is for ever.
+    pub(super) fn parse(text: &[u8], now: UnixMillis) -> Result<Timeout, CommandError> {
+        let seconds =
+            number::parse_f64(text).ok_or_else(|| CommandError::err("timeout is not a float or out of range"))?;
+        let wait_ms = (seconds * 1000.0).ceil();
+        if wait_ms > i64::MAX as f64 {
+            return Err(CommandError::err("timeout is out of range"));
+        }
+        if wait_ms < 0.0 {
+            return Err(CommandError::err("timeout is negative"));
+        }
+        if wait_ms == 0.0 {
+            return Ok(Timeout(None));
+        }
+        let until = now.checked_add(wait_ms as i64);
+        until.map(|until| Timeout(Some(until))).ok_or_else(|| CommandError::err("timeout is out of range"))
+    }
+
+    /// Waits that long for one of the keys the request names.
+    pub(super) fn wait(self, keys: &mut Keys<'_>, in_vain: WaitedInVain) -> Answer {
+        keys.wait(Wait { until: self.0, in_vain, again: None })
+    }
 }
 
 // ---- random draws ----

@@ -1,13 +1,15 @@
 //! Lists: elements in the order they were pushed, from both ends.
 //!
-//! It refuses to know who waits for an element. Declarations on top, one entry per command; parsers and
+//! It refuses to know who waits for an element: a command that finds none says so, and is run again. Declarations on top, one entry per command; parsers and
 //! handlers below.
 
-use super::collections::{Answer, negatable, parse_pop_first, positive, span, upsert};
+use super::collections::{Answer, PopFirst, Timeout, negatable, parse_pop_first, positive, span, upsert};
 use super::{ADDS, LOOKS_AT, READS, REMOVES, TAKES, UPDATES};
 use crate::args::Args;
 use crate::command::{Arity, Command, Docs, Extra, Flags, Group, KeyRule, KeySpec, Run};
+use crate::effects::WaitedInVain;
 use crate::error::CommandError;
+use crate::events::EventClass;
 use crate::keyspace::{Keys, Missing};
 use crate::reply::Reply;
 use crate::types::{End, List, Side, Text, number};
@@ -217,7 +219,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::BLOCKING),
         group: Group::List,
         keys: KeyRule::At(&[KeySpec::range(1, -2, 1, TAKES)]),
-        run: Run::Refused("blocking commands are not served by this version yet"),
+        run: Run::OnKeys(blpop),
         docs: Docs {
             summary: "Removes and returns the first element of one of several lists, waiting for one.",
             since: "2.0.0",
@@ -231,7 +233,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::BLOCKING),
         group: Group::List,
         keys: KeyRule::At(&[KeySpec::range(1, -2, 1, TAKES)]),
-        run: Run::Refused("blocking commands are not served by this version yet"),
+        run: Run::OnKeys(brpop),
         docs: Docs {
             summary: "Removes and returns the last element of one of several lists, waiting for one.",
             since: "2.0.0",
@@ -245,7 +247,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM).and(Flags::BLOCKING),
         group: Group::List,
         keys: KeyRule::At(&[KeySpec::at(1, TAKES), KeySpec::at(2, ADDS)]),
-        run: Run::Refused("blocking commands are not served by this version yet"),
+        run: Run::OnKeys(blmove),
         docs: Docs {
             summary: "Moves an element from one list to another, waiting for one.",
             since: "6.2.0",
@@ -259,7 +261,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM).and(Flags::BLOCKING),
         group: Group::List,
         keys: KeyRule::At(&[KeySpec::at(1, TAKES), KeySpec::at(2, ADDS)]),
-        run: Run::Refused("blocking commands are not served by this version yet"),
+        run: Run::OnKeys(brpoplpush),
         docs: Docs {
             summary: "Moves the last element of a list to the head of another, waiting for one.",
             since: "2.2.0",
@@ -273,7 +275,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::BLOCKING),
         group: Group::List,
         keys: KeyRule::At(&[KeySpec::numkeys(2, TAKES)]),
-        run: Run::Refused("blocking commands are not served by this version yet"),
+        run: Run::OnKeys(blmpop),
         docs: Docs {
             summary: "Removes and returns elements of one of several lists, waiting for some.",
             since: "7.0.0",
@@ -310,6 +312,7 @@ fn push(keys: &mut Keys<'_>, mut args: Args<'_>, end: End, missing: Missing, rep
     })?;
     if len.is_some() {
         keys.effects.changed(elements.len() as u64);
+        told_pushed(keys, key, end);
     }
     reply.count(len.unwrap_or(0));
     Ok(())
@@ -332,6 +335,7 @@ fn linsert(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer
         Some(None) => reply.integer(-1),
         Some(Some(len)) => {
             keys.effects.changed(1);
+            keys.event(EventClass::LIST, "linsert", key);
             reply.count(len);
         }
     }
@@ -359,7 +363,10 @@ fn pop(keys: &mut Keys<'_>, mut args: Args<'_>, end: End, command: &str, reply: 
             list.drop_many(end, 1, limits);
         })?;
         match popped {
-            Some(()) => keys.effects.changed(1),
+            Some(()) => {
+                keys.effects.changed(1);
+                told_popped(keys, key, end);
+            }
             None => reply.null(),
         }
         return Ok(());
@@ -389,7 +396,7 @@ fn pop_many(
     reply: &mut Reply,
 ) -> Result<Option<usize>, CommandError> {
     let limits = keys.limits();
-    keys.update(key, Missing::Skip, |list: &mut List| {
+    let popped = keys.update(key, Missing::Skip, |list: &mut List| {
         let len = list.len();
         let count = count.min(len);
         reply.array(count);
@@ -399,11 +406,23 @@ fn pop_many(
         }
         list.drop_many(end, count, limits);
         count
-    })
+    })?;
+    if popped.is_some_and(|popped| popped > 0) {
+        told_popped(keys, key, end);
+    }
+    Ok(popped)
 }
 
 fn lmpop(keys: &mut Keys<'_>, args: Args<'_>, reply: &mut Reply) -> Answer {
-    let asked = parse_pop_first(args.argv(), ["LEFT", "RIGHT"])?;
+    let asked = parse_pop_first(args.argv(), 1, ["LEFT", "RIGHT"])?;
+    if !pop_first(keys, &asked, reply)? {
+        reply.null_array();
+    }
+    Ok(())
+}
+
+/// Pops from the first of the lists there is; false if there is none.
+fn pop_first(keys: &mut Keys<'_>, asked: &PopFirst<'_>, reply: &mut Reply) -> Result<bool, CommandError> {
     let end = if asked.back { End::Back } else { End::Front };
     for key in asked.names {
         let mark = reply.mark();
@@ -411,14 +430,28 @@ fn lmpop(keys: &mut Keys<'_>, args: Args<'_>, reply: &mut Reply) -> Answer {
         reply.bulk(key);
         if let Some(popped) = pop_many(keys, key, end, asked.count, reply)? {
             keys.effects.changed(popped as u64);
-            let command: &[u8] = if asked.back { b"RPOP" } else { b"LPOP" };
-            keys.effects.replace(&[command, key, &number::format_i64(popped as i64)]);
-            return Ok(());
+            keys.effects.replace(&[pop_command(end), key, &number::format_i64(popped as i64)]);
+            return Ok(true);
         }
         reply.rewind(mark);
     }
-    reply.null_array();
-    Ok(())
+    Ok(false)
+}
+
+fn pop_command(end: End) -> &'static [u8] {
+    match end {
+        End::Front => b"LPOP",
+        End::Back => b"RPOP",
+    }
+}
+
+/// An element was taken off an end, which may have been the last.
+fn told_popped(keys: &mut Keys<'_>, key: &[u8], end: End) {
+    keys.event_of_removal(EventClass::LIST, if end == End::Front { "lpop" } else { "rpop" }, key);
+}
+
+fn told_pushed(keys: &mut Keys<'_>, key: &[u8], end: End) {
+    keys.event(EventClass::LIST, if end == End::Front { "lpush" } else { "rpush" }, key);
 }
 
 // ---- moving ----
@@ -426,11 +459,17 @@ fn lmpop(keys: &mut Keys<'_>, args: Args<'_>, reply: &mut Reply) -> Answer {
 fn lmove(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
     let (source, destination) = (args.take()?, args.take()?);
     let (from, to) = (end(&mut args)?, end(&mut args)?);
-    move_element(keys, [source, destination], [from, to], reply)
+    if !move_element(keys, [source, destination], [from, to], reply)? {
+        reply.null();
+    }
+    Ok(())
 }
 
 fn rpoplpush(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
-    move_element(keys, [args.take()?, args.take()?], [End::Back, End::Front], reply)
+    if !move_element(keys, [args.take()?, args.take()?], [End::Back, End::Front], reply)? {
+        reply.null();
+    }
+    Ok(())
 }
 
 fn end(args: &mut Args<'_>) -> Result<End, CommandError> {
@@ -443,12 +482,13 @@ fn end(args: &mut Args<'_>) -> Result<End, CommandError> {
     }
 }
 
+/// Moves an element and answers it; false if there is none.
 fn move_element(
     keys: &mut Keys<'_>,
     [source, destination]: [&[u8]; 2],
     [from, to]: [End; 2],
     reply: &mut Reply,
-) -> Answer {
+) -> Result<bool, CommandError> {
     let limits = keys.limits();
     // Whatever happens is decided before anything is taken.
     if keys.peek_as::<List>(source)?.is_some() {
@@ -462,16 +502,76 @@ fn move_element(
         }
         Some(element)
     })?;
-    let Some(element) = moved.flatten() else {
-        reply.null();
-        return Ok(());
-    };
+    let Some(element) = moved.flatten() else { return Ok(false) };
+    let emptied = keys.emptied();
     if !same {
         upsert(keys, destination, |list: &mut List| list.push(to, &[&element], limits))?;
     }
     keys.effects.changed(1);
+    told_pushed(keys, destination, to);
+    keys.event(EventClass::LIST, if from == End::Front { "lpop" } else { "rpop" }, source);
+    if emptied {
+        keys.event(EventClass::GENERIC, "del", source);
+    }
     reply.bulk(&element);
+    Ok(true)
+}
+
+// ---- popping and moving, with patience ----
+
+fn blpop(keys: &mut Keys<'_>, args: Args<'_>, reply: &mut Reply) -> Answer {
+    pop_waiting(keys, args, End::Front, reply)
+}
+
+fn brpop(keys: &mut Keys<'_>, args: Args<'_>, reply: &mut Reply) -> Answer {
+    pop_waiting(keys, args, End::Back, reply)
+}
+
+fn pop_waiting(keys: &mut Keys<'_>, mut args: Args<'_>, end: End, reply: &mut Reply) -> Answer {
+    let (timeout, names) = args.rest().split_last().ok_or(CommandError::Syntax)?;
+    let (timeout, limits) = (Timeout::parse(timeout, keys.now())?, keys.limits());
+    for key in names {
+        let popped = keys.update(key, Missing::Skip, |list: &mut List| list.pop(end, limits))?;
+        if let Some(element) = popped.flatten() {
+            told_popped(keys, key, end);
+            keys.effects.changed(1);
+            keys.effects.replace(&[pop_command(end), key]);
+            reply.array(2);
+            reply.bulk(key);
+            reply.bulk(&element);
+            return Ok(());
+        }
+    }
+    timeout.wait(keys, WaitedInVain::NullArray)
+}
+
+fn blmove(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
+    let (source, destination) = (args.take()?, args.take()?);
+    let words = args;
+    let ends = [end(&mut args)?, end(&mut args)?];
+    let timeout = Timeout::parse(args.take()?, keys.now())?;
+    if !move_element(keys, [source, destination], ends, reply)? {
+        return timeout.wait(keys, WaitedInVain::NullArray);
+    }
+    let words = &words.argv()[words.index()..words.index() + 2];
+    keys.effects.replace(&[b"LMOVE", source, destination, words[0], words[1]]);
     Ok(())
+}
+
+fn brpoplpush(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
+    let (source, destination) = (args.take()?, args.take()?);
+    let timeout = Timeout::parse(args.take()?, keys.now())?;
+    if !move_element(keys, [source, destination], [End::Back, End::Front], reply)? {
+        return timeout.wait(keys, WaitedInVain::NullArray);
+    }
+    keys.effects.replace(&[b"RPOPLPUSH", source, destination]);
+    Ok(())
+}
+
+fn blmpop(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
+    let asked = parse_pop_first(args.argv(), 2, ["LEFT", "RIGHT"])?;
+    let timeout = Timeout::parse(args.take()?, keys.now())?;
+    if pop_first(keys, &asked, reply)? { Ok(()) } else { timeout.wait(keys, WaitedInVain::NullArray) }
 }
 
 // ---- reading ----
@@ -577,6 +677,7 @@ fn lset(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
     })?;
     set.ok_or(CommandError::NoSuchKey)??;
     keys.effects.changed(1);
+    keys.event(EventClass::LIST, "lset", key);
     reply.ok();
     Ok(())
 }
@@ -588,7 +689,10 @@ fn lrem(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
     let max = if count == 0 { usize::MAX } else { count.unsigned_abs() as usize };
     let removed =
         keys.update(key, Missing::Skip, |list: &mut List| list.remove(element, from, max, limits))?.unwrap_or(0);
-    keys.effects.changed(removed as u64);
+    if removed > 0 {
+        keys.effects.changed(removed as u64);
+        keys.event_of_removal(EventClass::LIST, "lrem", key);
+    }
     reply.count(removed);
     Ok(())
 }
@@ -601,7 +705,10 @@ fn ltrim(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
         list.trim(span(start, end, len), limits);
         len - list.len()
     })?;
-    keys.effects.changed(removed.unwrap_or(0) as u64);
+    if let Some(removed) = removed {
+        keys.effects.changed(removed as u64);
+        keys.event_of_removal(EventClass::LIST, "ltrim", key);
+    }
     reply.ok();
     Ok(())
 }

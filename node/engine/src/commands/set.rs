@@ -10,6 +10,7 @@ use super::{ADDS, LOOKS_AT, OVERWRITES, READS, REMOVES, TAKES};
 use crate::args::Args;
 use crate::command::{Arity, Command, Docs, Extra, Flags, Group, KeyRule, KeySpec, Run};
 use crate::error::CommandError;
+use crate::events::EventClass;
 use crate::keyspace::{Keys, Missing};
 use crate::reply::Reply;
 use crate::types::{Limits, Set, Value, set};
@@ -221,7 +222,10 @@ fn sadd(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
         }
         members.iter().filter(|member| set.add(member, limits)).count()
     })?;
-    keys.effects.changed(added as u64);
+    if added > 0 {
+        keys.effects.changed(added as u64);
+        keys.event(EventClass::SET, "sadd", key);
+    }
     reply.count(added);
     Ok(())
 }
@@ -231,7 +235,10 @@ fn srem(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
     let removed =
         keys.update(key, Missing::Skip, |set: &mut Set| members.iter().filter(|member| set.remove(member)).count())?;
     let removed = removed.unwrap_or(0);
-    keys.effects.changed(removed as u64);
+    if removed > 0 {
+        keys.effects.changed(removed as u64);
+        keys.event_of_removal(EventClass::SET, "srem", key);
+    }
     reply.count(removed);
     Ok(())
 }
@@ -277,8 +284,11 @@ fn smove(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
     keys.peek_as::<Set>(destination)?;
     if is_member && source != destination {
         keys.update(source, Missing::Skip, |set: &mut Set| set.remove(member))?;
-        upsert(keys, destination, |set: &mut Set| set.add(member, limits))?;
         keys.effects.changed(1);
+        keys.event_of_removal(EventClass::SET, "srem", source);
+        if upsert(keys, destination, |set: &mut Set| set.add(member, limits))? {
+            keys.event(EventClass::SET, "sadd", destination);
+        }
     }
     reply.flag(is_member);
     Ok(())
@@ -348,6 +358,7 @@ fn spop(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
         Some(member) => {
             keys.effects.changed(1);
             keys.effects.replace(&[b"SREM", key, &member]);
+            keys.event_of_removal(EventClass::SET, "spop", key);
             reply.bulk(&member);
         }
         None => reply.null(),
@@ -367,6 +378,8 @@ fn spop_many(keys: &mut Keys<'_>, key: &[u8], count: usize, reply: &mut Reply) -
         keys.remove(key);
         keys.effects.changed(len as u64);
         keys.effects.replace(&[b"DEL", key]);
+        keys.event(EventClass::SET, "spop", key);
+        keys.event(EventClass::GENERIC, "del", key);
         return Ok(());
     }
     let drawn: Vec<Vec<u8>> =
@@ -374,6 +387,7 @@ fn spop_many(keys: &mut Keys<'_>, key: &[u8], count: usize, reply: &mut Reply) -
     keys.update(key, Missing::Skip, |set: &mut Set| {
         drawn.iter().for_each(|member| _ = set.remove(member));
     })?;
+    keys.event(EventClass::SET, "spop", key);
     reply.set(drawn.len());
     drawn.iter().for_each(|member| reply.bulk(member));
     keys.effects.changed(count as u64);
@@ -446,20 +460,21 @@ fn sdiff(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
 }
 
 fn sinterstore(keys: &mut Keys<'_>, args: Args<'_>, reply: &mut Reply) -> Answer {
-    store_combined(keys, args, reply, |sets, limits| set::intersection(&all_or_none(sets), limits))
+    store_combined(keys, args, "sinterstore", reply, |sets, limits| set::intersection(&all_or_none(sets), limits))
 }
 
 fn sunionstore(keys: &mut Keys<'_>, args: Args<'_>, reply: &mut Reply) -> Answer {
-    store_combined(keys, args, reply, |sets, limits| set::union(&present(sets), limits))
+    store_combined(keys, args, "sunionstore", reply, |sets, limits| set::union(&present(sets), limits))
 }
 
 fn sdiffstore(keys: &mut Keys<'_>, args: Args<'_>, reply: &mut Reply) -> Answer {
-    store_combined(keys, args, reply, |sets, limits| set::difference(&first_and_present(sets), limits))
+    store_combined(keys, args, "sdiffstore", reply, |sets, limits| set::difference(&first_and_present(sets), limits))
 }
 
 fn store_combined(
     keys: &mut Keys<'_>,
     mut args: Args<'_>,
+    event: &'static str,
     reply: &mut Reply,
     combine: fn(Vec<Option<&Set>>, &Limits) -> Set,
 ) -> Answer {
@@ -467,7 +482,7 @@ fn store_combined(
     // What is expired here must be gone wherever the request is repeated.
     sources.iter().for_each(|key| keys.settle(key));
     let combined = combine(sets(keys, sources)?, keys.limits());
-    store(keys, destination, Value::Set(combined), reply);
+    store(keys, destination, Value::Set(combined), (EventClass::SET, event), reply);
     Ok(())
 }
 

@@ -5,13 +5,15 @@
 //! linear: one entry, one handler per command.
 
 use super::collections::{
-    Answer, Draw, Page, answer_repeated, cursor, pair_head, pairs_head, parse_draw, parse_pop_first, parse_walk,
-    positive, upsert,
+    Answer, Draw, Page, PopFirst, Timeout, answer_repeated, cursor, pair_head, pairs_head, parse_draw, parse_pop_first,
+    parse_walk, positive, upsert,
 };
 use super::{CHANGES, LOOKS_AT, OVERWRITES, READS, REMOVES, TAKES, UPDATES};
 use crate::args::Args;
 use crate::command::{Arity, Command, Docs, Extra, Flags, Group, KeyRule, KeySpec, Run};
+use crate::effects::WaitedInVain;
 use crate::error::CommandError;
+use crate::events::EventClass;
 use crate::keyspace::{Keys, Missing};
 use crate::reply::{Protocol, Reply};
 use crate::types::{Limits, NotANumber, ScoreSet, SortedSet, Text, number};
@@ -450,7 +452,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::BLOCKING).and(Flags::FAST),
         group: Group::SortedSet,
         keys: KeyRule::At(&[KeySpec::range(1, -2, 1, TAKES)]),
-        run: Run::Refused("blocking commands are not served by this version yet"),
+        run: Run::OnKeys(bzpopmin),
         docs: Docs {
             summary: "Removes and returns the lowest member of one of several sorted sets, waiting for one.",
             since: "5.0.0",
@@ -464,7 +466,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::BLOCKING).and(Flags::FAST),
         group: Group::SortedSet,
         keys: KeyRule::At(&[KeySpec::range(1, -2, 1, TAKES)]),
-        run: Run::Refused("blocking commands are not served by this version yet"),
+        run: Run::OnKeys(bzpopmax),
         docs: Docs {
             summary: "Removes and returns the highest member of one of several sorted sets, waiting for one.",
             since: "5.0.0",
@@ -478,7 +480,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::BLOCKING),
         group: Group::SortedSet,
         keys: KeyRule::At(&[KeySpec::numkeys(2, TAKES)]),
-        run: Run::Refused("blocking commands are not served by this version yet"),
+        run: Run::OnKeys(bzmpop),
         docs: Docs {
             summary: "Removes and returns members of one of several sorted sets, waiting for some.",
             since: "7.0.0",
@@ -627,7 +629,10 @@ pub(super) fn zadd(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -
         Ok(())
     })?;
     result.unwrap_or(Ok(()))?;
-    keys.effects.changed((added + changed) as u64);
+    if added + changed > 0 {
+        keys.effects.changed((added + changed) as u64);
+        keys.event(EventClass::SORTED_SET, if options.increment { "zincr" } else { "zadd" }, key);
+    }
     match last {
         _ if !options.increment => reply.count(if options.count_changed { added + changed } else { added }),
         Added::New(score) | Added::Changed(score) | Added::Same(score) => reply.double(score),
@@ -640,7 +645,10 @@ fn zincrby(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer
     let (key, amount, member, limits) = (args.take()?, args.float()?, args.take()?, keys.limits());
     let options = AddOptions { increment: true, ..AddOptions::default() };
     let added = upsert(keys, key, |set: &mut SortedSet| options.add(set, member, amount, limits))??;
-    keys.effects.changed(u64::from(matches!(added, Added::New(_) | Added::Changed(_))));
+    if matches!(added, Added::New(_) | Added::Changed(_)) {
+        keys.effects.changed(1);
+        keys.event(EventClass::SORTED_SET, "zincr", key);
+    }
     match added {
         Added::New(score) | Added::Changed(score) | Added::Same(score) => reply.double(score),
         Added::Refused => reply.null(),
@@ -656,7 +664,10 @@ fn zrem(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
         members.iter().filter(|member| set.remove(member).is_some()).count()
     })?;
     let removed = removed.unwrap_or(0);
-    keys.effects.changed(removed as u64);
+    if removed > 0 {
+        keys.effects.changed(removed as u64);
+        keys.event_of_removal(EventClass::SORTED_SET, "zrem", key);
+    }
     reply.count(removed);
     Ok(())
 }
@@ -692,51 +703,101 @@ fn pop_many(
     nested: bool,
     reply: &mut Reply,
 ) -> Result<bool, CommandError> {
-    let popped = keys.update(key, Missing::Skip, |set: &mut SortedSet| {
-        let len = set.len();
-        let count = count.min(len);
-        let ranks = if highest { len - count..len } else { 0..count };
-        reply.array(if nested { count } else { 2 * count });
-        let mut popped = Vec::with_capacity(count);
-        let mut show = |(member, score): (Text<'_>, f64)| {
-            if nested {
-                reply.array(2);
-            }
-            reply.bulk(&member);
-            reply.double(score);
-            popped.push(member.into_vec());
-        };
-        let members = set.range(ranks.clone());
-        if highest {
-            members.rev().for_each(&mut show)
-        } else {
-            members.for_each(&mut show)
+    let Some(taken) = take_members(keys, key, highest, count)? else { return Ok(false) };
+    reply.array(if nested { taken.len() } else { 2 * taken.len() });
+    for (member, score) in taken {
+        if nested {
+            reply.array(2);
         }
-        set.remove_ranks(ranks);
-        popped
-    })?;
-    let Some(popped) = popped else { return Ok(false) };
-    if !popped.is_empty() {
-        keys.effects.changed(popped.len() as u64);
-        let command: Vec<&[u8]> = [&b"ZREM"[..], key].into_iter().chain(popped.iter().map(Vec::as_slice)).collect();
-        keys.effects.replace(&command);
+        reply.bulk(&member);
+        reply.double(score);
     }
     Ok(true)
 }
 
+type Scored = (Vec<u8>, f64);
+
+/// Takes out up to `count` members from one end and tells about it; nothing if there is no such sorted set.
+fn take_members(
+    keys: &mut Keys<'_>,
+    key: &[u8],
+    highest: bool,
+    count: usize,
+) -> Result<Option<Vec<Scored>>, CommandError> {
+    let taken = keys.update(key, Missing::Skip, |set: &mut SortedSet| {
+        let len = set.len();
+        let count = count.min(len);
+        let ranks = if highest { len - count..len } else { 0..count };
+        let mut taken: Vec<Scored> =
+            set.range(ranks.clone()).map(|(member, score)| (member.into_vec(), score)).collect();
+        set.remove_ranks(ranks);
+        if highest {
+            taken.reverse();
+        }
+        taken
+    })?;
+    if let Some(taken) = taken.as_ref().filter(|taken| !taken.is_empty()) {
+        keys.event_of_removal(EventClass::SORTED_SET, if highest { "zpopmax" } else { "zpopmin" }, key);
+        keys.effects.changed(taken.len() as u64);
+        let members = taken.iter().map(|(member, _)| member.as_slice());
+        let command: Vec<&[u8]> = [&b"ZREM"[..], key].into_iter().chain(members).collect();
+        keys.effects.replace(&command);
+    }
+    Ok(taken)
+}
+
 fn zmpop(keys: &mut Keys<'_>, args: Args<'_>, reply: &mut Reply) -> Answer {
-    let asked = parse_pop_first(args.argv(), ["MIN", "MAX"])?;
+    let asked = parse_pop_first(args.argv(), 1, ["MIN", "MAX"])?;
+    if !pop_first(keys, &asked, reply)? {
+        reply.null_array();
+    }
+    Ok(())
+}
+
+/// Pops from the first of the sorted sets there is; false if there is none.
+fn pop_first(keys: &mut Keys<'_>, asked: &PopFirst<'_>, reply: &mut Reply) -> Result<bool, CommandError> {
     for key in asked.names {
         let mark = reply.mark();
         reply.array(2);
         reply.bulk(key);
         if pop_many(keys, key, asked.back, asked.count, true, reply)? {
-            return Ok(());
+            return Ok(true);
         }
         reply.rewind(mark);
     }
-    reply.null_array();
-    Ok(())
+    Ok(false)
+}
+
+// ---- popping, with patience ----
+
+fn bzpopmin(keys: &mut Keys<'_>, args: Args<'_>, reply: &mut Reply) -> Answer {
+    pop_waiting(keys, args, false, reply)
+}
+
+fn bzpopmax(keys: &mut Keys<'_>, args: Args<'_>, reply: &mut Reply) -> Answer {
+    pop_waiting(keys, args, true, reply)
+}
+
+fn pop_waiting(keys: &mut Keys<'_>, mut args: Args<'_>, highest: bool, reply: &mut Reply) -> Answer {
+    let (timeout, names) = args.rest().split_last().ok_or(CommandError::Syntax)?;
+    let timeout = Timeout::parse(timeout, keys.now())?;
+    for key in names {
+        let taken = take_members(keys, key, highest, 1)?;
+        if let Some((member, score)) = taken.into_iter().flatten().next() {
+            reply.array(3);
+            reply.bulk(key);
+            reply.bulk(&member);
+            reply.double(score);
+            return Ok(());
+        }
+    }
+    timeout.wait(keys, WaitedInVain::NullArray)
+}
+
+fn bzmpop(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
+    let asked = parse_pop_first(args.argv(), 2, ["MIN", "MAX"])?;
+    let timeout = Timeout::parse(args.take()?, keys.now())?;
+    if pop_first(keys, &asked, reply)? { Ok(()) } else { timeout.wait(keys, WaitedInVain::NullArray) }
 }
 
 // ---- reading members ----

@@ -146,6 +146,57 @@ fn lmpop_pops_from_the_first_list_there_is() {
     assert_eq!(engine.journal_lines(), ["LPOP l 2", "RPOP l 1"], "the list that had some is named");
 }
 
+#[test]
+fn a_command_that_finds_no_element_waits() {
+    let mut engine = Engine::after(&["SET str x"]);
+    for request in ["BLPOP a b 1.5", "BRPOP a 1.5", "BLMOVE a b LEFT RIGHT 1.5", "BRPOPLPUSH a b 1.5"] {
+        assert_eq!(engine.words(request), "*-1\r\n", "{request}");
+        assert_eq!(engine.waits.take().map(|wait| wait.until), Some(Some(engine.now + 1500)), "{request}");
+    }
+    engine.words("BLMPOP 0 1 a LEFT");
+    assert_eq!(engine.waits.take().map(|wait| wait.until), Some(None), "zero is for ever");
+    engine.converse(&[
+        ("RPUSH a 1 2 3 4 5 6", ":6\n"),
+        ("BLPOP nope a 0", "*2\n$1\na\n$1\n1\n"),
+        ("BRPOP a 0", "*2\n$1\na\n$1\n6\n"),
+        ("BLMOVE a b left RIGHT 0", "$1\n2\n"),
+        ("BRPOPLPUSH a b 0", "$1\n5\n"),
+        ("BLMPOP 0 2 nope a LEFT COUNT 9", "*2\n$1\na\n*2\n$1\n3\n$1\n4\n"),
+        ("BLPOP str a 1", WRONG_TYPE),
+        ("BLPOP a x", "-ERR timeout is not a float or out of range\n"),
+        ("BLPOP a -1", "-ERR timeout is negative\n"),
+        ("BLPOP a inf", "-ERR timeout is out of range\n"),
+        ("BLPOP a 9223372036854775", "-ERR timeout is out of range\n"),
+        ("BLMOVE a b UP RIGHT x", SYNTAX),
+        ("BLMPOP x 0 a LEFT", "-ERR numkeys should be greater than 0\n"),
+    ]);
+    assert_eq!(engine.waits, None);
+    let journal = ["RPUSH a 1 2 3 4 5 6", "LPOP a", "RPOP a", "LMOVE a b left RIGHT", "RPOPLPUSH a b", "LPOP a 2"];
+    assert_eq!(engine.journal_lines(), journal);
+}
+
+#[test]
+fn what_happens_to_lists_is_told() {
+    let mut engine = Engine::after(&[]);
+    for (request, events) in [
+        ("RPUSH a 1 2 2", "new a, rpush a"),
+        ("LPUSHX nope 1", ""),
+        ("LPUSH a 0", "lpush a"),
+        ("LINSERT a BEFORE 1 x", "linsert a"),
+        ("LSET a 0 y", "lset a"),
+        ("LREM a 0 2", "lrem a"),
+        ("LREM a 0 2", ""),
+        ("LMOVE a b LEFT RIGHT", "new b, rpush b, lpop a"),
+        ("LTRIM a 0 0", "ltrim a"),
+        ("RPOP a", "rpop a, del a"),
+        ("RPOPLPUSH b b", "lpush b, rpop b"),
+        ("BLPOP b 0", "lpop b, del b"),
+    ] {
+        engine.words(request);
+        assert_eq!(engine.events.join(", "), events, "{request}");
+    }
+}
+
 const TEMPLATES: replay::Templates = &[
     "LPUSH K M M",
     "RPUSH K M M M",

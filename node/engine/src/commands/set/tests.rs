@@ -155,6 +155,24 @@ fn a_walk_shows_matching_members() {
     ]);
 }
 
+#[test]
+fn what_happens_to_sets_is_told() {
+    let mut engine = Engine::after(&[]);
+    for (request, events) in [
+        ("SADD s a b c", "new s, sadd s"),
+        ("SADD s a", ""),
+        ("SREM s a", "srem s"),
+        ("SMOVE s t b", "srem s, new t, sadd t"),
+        ("SUNIONSTORE u s t", "new u, sunionstore u"),
+        ("SINTERSTORE u s nope", "del u"),
+        ("SPOP s", "spop s, del s"),
+        ("SPOP t 5", "spop t, del t"),
+    ] {
+        engine.words(request);
+        assert_eq!(engine.events.join(", "), events, "{request}");
+    }
+}
+
 const TEMPLATES: replay::Templates = &[
     "SADD K M M M",
     "SADD K C C",

@@ -6,6 +6,7 @@ use crate::commands::collections::{Answer, store};
 use crate::commands::counted;
 use crate::dict::{Entry, ValueRef};
 use crate::error::CommandError;
+use crate::events::EventClass;
 use crate::keyspace::Keys;
 use crate::reply::Reply;
 use crate::types::{Limits, Set, SortedSet, Text, Value, number};
@@ -262,14 +263,21 @@ fn answer(keys: &mut Keys<'_>, args: Args<'_>, operation: Operation, command: &s
     Ok(())
 }
 
-fn store_result(keys: &mut Keys<'_>, args: Args<'_>, operation: Operation, command: &str, reply: &mut Reply) -> Answer {
+fn store_result(
+    keys: &mut Keys<'_>,
+    args: Args<'_>,
+    operation: Operation,
+    command: &'static str,
+    reply: &mut Reply,
+) -> Answer {
     let argv = args.argv();
     // What is expired here must be gone wherever the request is repeated.
     let names = counted(argv, 2, 3, 1).unwrap_or_default();
     argv[names].iter().for_each(|key| keys.settle(key));
     let limits = keys.limits();
     let result = Combination::read(keys, argv, 2, operation, Form::Stores, command)?.result(limits);
-    store(keys, argv[1], Value::SortedSet(compacted(result, limits)), reply);
+    let value = Value::SortedSet(compacted(result, limits));
+    store(keys, argv[1], value, (EventClass::SORTED_SET, command), reply);
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use super::answer_members;
 use crate::args::Args;
 use crate::commands::collections::{Answer, span, store};
 use crate::error::CommandError;
+use crate::events::EventClass;
 use crate::keyspace::{Keys, Missing};
 use crate::reply::Reply;
 use crate::types::{LexBound, ScoreBound, SortedSet, Value, number};
@@ -214,7 +215,7 @@ pub(super) fn zrangestore(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut R
             stored.set(&member, score, limits).expect("a stored score is a number");
         }
     }
-    store(keys, destination, Value::SortedSet(stored), reply);
+    store(keys, destination, Value::SortedSet(stored), (EventClass::SORTED_SET, "zrangestore"), reply);
     Ok(())
 }
 
@@ -257,7 +258,15 @@ fn remove(keys: &mut Keys<'_>, mut args: Args<'_>, by: By, reply: &mut Reply) ->
         set.remove_ranks(ranks)
     })?;
     let removed = removed.unwrap_or(0);
-    keys.effects.changed(removed as u64);
+    if removed > 0 {
+        keys.effects.changed(removed as u64);
+        let event = match by {
+            By::Rank => "zremrangebyrank",
+            By::Score => "zremrangebyscore",
+            By::Name => "zremrangebylex",
+        };
+        keys.event_of_removal(EventClass::SORTED_SET, event, key);
+    }
     reply.count(removed);
     Ok(())
 }

@@ -273,6 +273,46 @@ fn a_walk_shows_scores_as_redis_stores_them() {
     }
 }
 
+#[test]
+fn a_command_that_finds_no_member_waits() {
+    let mut engine = Engine::after(&["SET str x"]);
+    for request in ["BZPOPMIN z y 0.001", "BZPOPMAX z 0.001", "BZMPOP 0.001 1 z MIN"] {
+        assert_eq!(engine.words(request), "*-1\r\n", "{request}");
+        assert_eq!(engine.waits.take().map(|wait| wait.until), Some(Some(engine.now + 1)), "{request}");
+    }
+    engine.converse(&[
+        ("ZADD z 1 a 2 b 3 c", ":3\n"),
+        ("BZPOPMIN nope z 0", "*3\n$1\nz\n$1\na\n$1\n1\n"),
+        ("BZPOPMAX z 0", "*3\n$1\nz\n$1\nc\n$1\n3\n"),
+        ("BZMPOP 0 1 z MAX", "*2\n$1\nz\n*1\n*2\n$1\nb\n$1\n2\n"),
+        ("BZPOPMIN str 1", WRONG_TYPE),
+    ]);
+    assert_eq!(engine.journal_lines(), ["ZADD z 1 a 2 b 3 c", "ZREM z a", "ZREM z c", "ZREM z b"]);
+}
+
+#[test]
+fn what_happens_to_sorted_sets_is_told() {
+    let mut engine = Engine::after(&[]);
+    for (request, events) in [
+        ("ZADD z 1 a 2 b 3 c 4 d 5 e 6 f", "new z, zadd z"),
+        ("ZADD z 1 a", ""),
+        ("ZINCRBY z 1 a", "zincr z"),
+        ("ZADD z INCR 1 a", "zincr z"),
+        ("ZREM z a", "zrem z"),
+        ("ZREMRANGEBYRANK z 0 0", "zremrangebyrank z"),
+        ("ZREMRANGEBYSCORE z 3 3", "zremrangebyscore z"),
+        ("ZREMRANGEBYSCORE z 3 3", ""),
+        ("ZRANGESTORE {z}y z 0 -1", "new {z}y, zrangestore {z}y"),
+        ("ZUNIONSTORE {z}y 1 z", "zunionstore {z}y"),
+        ("ZINTERSTORE {z}y 2 z nope", "del {z}y"),
+        ("ZPOPMIN z", "zpopmin z"),
+        ("ZPOPMAX z 9", "zpopmax z, del z"),
+    ] {
+        engine.words(request);
+        assert_eq!(engine.events.join(", "), events, "{request}");
+    }
+}
+
 const TEMPLATES: replay::Templates = &[
     "ZADD K N M N M",
     "ZADD K XX GT N M",
