@@ -286,7 +286,7 @@ impl HyperLogLog {
     /// ask for the other.
     pub fn of(registers: &Registers, dense: bool, sparse_bytes_max: usize) -> HyperLogLog {
         let sparse = if dense { None } else { HyperLogLog::sparse(registers) };
-        match sparse.filter(|sparse| sparse.bytes.len() <= sparse_bytes_max + HEADER_BYTES) {
+        match sparse.filter(|sparse| sparse.bytes.len() <= sparse_bytes_max.saturating_add(HEADER_BYTES)) {
             Some(sparse) => sparse,
             None => HyperLogLog::dense(registers),
         }
@@ -375,7 +375,7 @@ impl HyperLogLog {
             Run::of(hit.value(), behind).write(&mut spelled);
         }
         let len = self.bytes.len() + spelled.len() - hit.byte_len();
-        if spelled.len() > hit.byte_len() && len > sparse_bytes_max + HEADER_BYTES {
+        if spelled.len() > hit.byte_len() && len > sparse_bytes_max.saturating_add(HEADER_BYTES) {
             return false;
         }
         self.bytes.splice(at..at + hit.byte_len(), spelled);

@@ -77,6 +77,8 @@ fn the_sparse_form_ends_where_the_configuration_says() {
     assert_eq!(engine.words("PFDEBUG ENCODING h"), "+sparse\r\n");
     add(&mut engine, "h", 5..100);
     assert_eq!(engine.words("PFDEBUG ENCODING h"), "+dense\r\n");
+    engine.limits.hyperloglog_sparse_bytes_max = usize::MAX;
+    engine.converse(&[("PFADD any a b", ":1\n"), ("PFMERGE any h", "+OK\n"), ("PFADD any a c", ":1\n")]);
     engine.limits.hyperloglog_sparse_bytes_max = 0;
     engine.converse(&[("PFADD other a", ":1\n"), ("PFDEBUG ENCODING other", "+dense\n"), ("PFCOUNT other", ":1\n")]);
 }
