@@ -7,8 +7,10 @@ use crate::batch::{Batch, Flow};
 use crate::connection::Lane;
 use crate::mailbox::Mailbox;
 use crate::pubsub::{PubSub, Subscriptions};
+use crate::tracking::Tracker;
 use crate::worker::Scratch;
-use keyward_engine::asks::Now;
+use keyward_engine::asks::{Now, TrackingMode, TrackingOptions};
+use keyward_engine::error::CommandError;
 use keyward_engine::reply::Reply;
 use keyward_engine::session::{Session, Transaction};
 use std::sync::Arc;
@@ -71,6 +73,25 @@ impl<'a> Batch<'_, 'a> {
                 }
             }
             Now::CountPatterns => scratch.reply.count(self.worker.node.pubsub.pattern_count()),
+            Now::Track(options) => {
+                if let Err(error) = self.track(session, options) {
+                    scratch.reply.command_error(&error);
+                } else {
+                    scratch.reply.ok();
+                }
+            }
+            Now::Caching(yes) => self.set_caching(yes, &mut scratch.reply),
+            Now::ShowTracking => self.show_tracking(&mut scratch.reply),
+            Now::ShowRedirect => {
+                let tracker = self.connection.and_then(|connection| connection.tracking.borrow().clone());
+                scratch.reply.integer(tracker.map_or(-1, |tracker| tracker.options.redirect.unwrap_or(0) as i64));
+            }
+            Now::Monitor => {
+                if let Some(connection) = self.connection {
+                    self.worker.node.monitors.add(session.id, &connection.mailbox);
+                    scratch.reply.ok();
+                }
+            }
             Now::Unblock { client, error } => {
                 let woken = self.worker.node.blocked.unblock(client, error);
                 scratch.reply.flag(woken);
@@ -90,5 +111,109 @@ impl<'a> Batch<'_, 'a> {
         connection.mailbox.set_protocol(session.protocol);
         change(&mut listens, &self.worker.node.pubsub, &connection.mailbox, &mut scratch.reply);
         session.subscribed = !listens.is_empty();
+        connection.mailbox.set_listens(session.subscribed);
+    }
+
+    fn track(&self, session: &Session, options: Option<TrackingOptions>) -> Result<(), CommandError> {
+        let Some(connection) = self.connection else { return Ok(()) };
+        let tracking = &self.worker.node.shards.tracking;
+        let Some(mut options) = options else {
+            if connection.tracking.borrow_mut().take().is_some() {
+                tracking.remove(session.id);
+            }
+            return Ok(());
+        };
+        let mut held = connection.tracking.borrow_mut();
+        if let Some(before) = held.as_ref() {
+            let (was, is) = (before.options.mode, options.mode);
+            if (was == TrackingMode::Broadcast) != (is == TrackingMode::Broadcast) {
+                return Err(CommandError::err(
+                    "You can't switch BCAST mode on/off before disabling tracking for this client, and then re-enabling it with a different mode.",
+                ));
+            }
+            if matches!(
+                (was, is),
+                (TrackingMode::OptIn, TrackingMode::OptOut) | (TrackingMode::OptOut, TrackingMode::OptIn)
+            ) {
+                return Err(CommandError::err(
+                    "You can't switch OPTIN/OPTOUT mode before disabling tracking for this client, and then re-enabling it with a different mode.",
+                ));
+            }
+            for prefix in &before.options.prefixes {
+                for new in &options.prefixes {
+                    if prefix != new && (prefix.starts_with(new.as_slice()) || new.starts_with(prefix.as_slice())) {
+                        return Err(CommandError::overlapping_prefixes(new, prefix));
+                    }
+                }
+            }
+            let kept = before.options.prefixes.iter().filter(|prefix| !options.prefixes.contains(prefix));
+            options.prefixes.extend(kept.cloned().collect::<Vec<_>>());
+        }
+        let redirect = match options.redirect.filter(|client| *client != 0) {
+            None => None,
+            Some(client) => {
+                let target = self.worker.node.mailboxes.lock().get(&client).cloned();
+                let missing = "The client ID you want redirect to does not exist";
+                Some(target.ok_or_else(|| CommandError::err(missing))?)
+            }
+        };
+        connection.mailbox.set_protocol(session.protocol);
+        let tracker = Tracker::new(session.id, options, Arc::clone(&connection.mailbox), redirect);
+        tracking.add(&tracker);
+        *held = Some(tracker);
+        Ok(())
+    }
+
+    fn set_caching(&self, yes: bool, reply: &mut Reply) {
+        let tracker = self.connection.and_then(|connection| connection.tracking.borrow().clone());
+        let mode = tracker.map(|tracker| tracker.options.mode);
+        match (mode, yes) {
+            (None, _) => reply.error("ERR CLIENT CACHING can be called only when the client is in tracking mode with OPTIN or OPTOUT mode enabled"),
+            (Some(TrackingMode::OptIn), true) | (Some(TrackingMode::OptOut), false) => {
+                self.connection.iter().for_each(|connection| connection.caching.set(Some(yes)));
+                reply.ok();
+            }
+            (_, true) => reply.error("ERR CLIENT CACHING YES is only valid when tracking is enabled in OPTIN mode."),
+            (_, false) => reply.error("ERR CLIENT CACHING NO is only valid when tracking is enabled in OPTOUT mode."),
+        }
+    }
+
+    fn show_tracking(&self, reply: &mut Reply) {
+        let connection = self.connection;
+        let tracker = connection.and_then(|connection| connection.tracking.borrow().clone());
+        let caching = connection.and_then(|connection| connection.caching.get());
+        let mut flags: Vec<&[u8]> = Vec::new();
+        if let Some(tracker) = &tracker {
+            flags.push(b"on");
+            match tracker.options.mode {
+                TrackingMode::Every => {}
+                TrackingMode::Broadcast => flags.push(b"bcast"),
+                TrackingMode::OptIn => flags.push(b"optin"),
+                TrackingMode::OptOut => flags.push(b"optout"),
+            }
+            match caching {
+                Some(true) => flags.push(b"caching-yes"),
+                Some(false) => flags.push(b"caching-no"),
+                None => {}
+            }
+            if tracker.options.no_loop {
+                flags.push(b"noloop");
+            }
+            if tracker.is_broken() {
+                flags.push(b"broken_redirect");
+            }
+        } else {
+            flags.push(b"off");
+        }
+        reply.map(3);
+        reply.bulk(b"flags");
+        reply.set(flags.len());
+        flags.iter().for_each(|flag| reply.bulk(flag));
+        reply.bulk(b"redirect");
+        reply.integer(tracker.as_ref().map_or(-1, |tracker| tracker.options.redirect.unwrap_or(0) as i64));
+        reply.bulk(b"prefixes");
+        let prefixes = tracker.as_ref().map_or(&[][..], |tracker| &tracker.options.prefixes);
+        reply.array(prefixes.len());
+        prefixes.iter().for_each(|prefix| reply.bulk(prefix));
     }
 }

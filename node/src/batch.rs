@@ -14,9 +14,10 @@ use crate::forward::ForwardBatch;
 use crate::gate::{self, Conditions, KeyBuffer, Refusal};
 use crate::live::Hot;
 use crate::observers::Waiter;
-use crate::shards::Call;
+use crate::shards::{Call, Reader};
+use crate::tracking::Tracker;
 use crate::view::View;
-use crate::worker::{Scratch, Worker};
+use crate::worker::{Scratch, Worker, now_us};
 use keyward_engine::args::Args;
 use keyward_engine::asks::Ask;
 use keyward_engine::command::{Flags, Group, Run};
@@ -193,6 +194,12 @@ impl<'w, 'a> Batch<'w, 'a> {
         if !scratch.calls.ready.is_empty() && !self.executing {
             self.serve_ready(&lane.view, scratch);
         }
+        if let Some(connection) = self.connection.filter(|connection| connection.caching.get().is_some()) {
+            // It was about one command, or one transaction.
+            if session.last_command != "client|caching" && session.transaction.is_none() {
+                connection.caching.set(None);
+            }
+        }
         flow
     }
 
@@ -252,6 +259,9 @@ impl<'w, 'a> Batch<'w, 'a> {
         session.commands += 1;
         session.last_command = row.full_name;
         self.worker.count(row);
+        if self.worker.node.monitors.is_active() {
+            show(self.worker, session, row, request.argv);
+        }
         let (run, argv) = (admitted.row().run, admitted.argv());
         let context = call_context(self.worker, &self.hot, session, self.now);
         let mark = scratch.reply.mark();
@@ -262,12 +272,17 @@ impl<'w, 'a> Batch<'w, 'a> {
                 let may_wait = row.command.flags.has(Flags::BLOCKING) && !self.executing && self.connection.is_some();
                 let park: Option<&dyn Fn(Wait) -> Arc<Waiter>> = if may_wait { Some(&parking) } else { None };
                 let (keys, place, events) = (admitted.keys(), request.place, self.hot.events);
-                let call = Call { argv, words, keys, place, context, events, park };
+                let reading = if row.command.flags.has(Flags::READONLY) { caches(self.connection) } else { None };
+                let keys_max = self.hot.tracked_keys_max;
+                let reader = reading.as_ref().map(|tracker| Reader { tracker, keys_max });
+                let call = Call { argv, words, keys, place, context, events, client: session.id, reader, park };
                 node.shards.run(handler, &call, &mut scratch.calls, &node.journal, &mut scratch.reply)
             }
             Run::OnEveryKey(handler) => {
                 let events = self.hot.events;
-                let call = Call { argv, words, keys: &[], place: None, context, events, park: None };
+                let client = session.id;
+                let call =
+                    Call { argv, words, keys: &[], place: None, context, events, client, reader: None, park: None };
                 let node = &self.worker.node;
                 node.shards.run_on_every_key(handler, &call, &mut scratch.calls, &node.journal, &mut scratch.reply)
             }
@@ -382,6 +397,8 @@ impl<'w, 'a> Batch<'w, 'a> {
                     place: None,
                     context: call_context(self.worker, &self.hot, &session, self.now),
                     events: self.hot.events,
+                    client: session.id,
+                    reader: None,
                     park: Some(&park),
                 };
                 let node = &self.worker.node;
@@ -421,6 +438,23 @@ impl<'w, 'a> Batch<'w, 'a> {
         }
         Flow::Continue
     }
+}
+
+/// Shows a command to those who watch. Passwords are nobody's business; administration is not shown either, as in Redis.
+#[cold]
+fn show(worker: &Worker, session: &Session, row: &Row, argv: &[&[u8]]) {
+    let flags = row.command.flags;
+    if !flags.has(Flags::SKIP_MONITOR) && !flags.has(Flags::ADMIN) && !flags.has(Flags::NO_AUTH) {
+        worker.node.monitors.show(now_us(), session.database, &session.address, argv);
+    }
+}
+
+/// The client's tracker, if the keys of its next command are to be remembered for it.
+#[inline]
+fn caches(connection: Option<&Rc<Connection>>) -> Option<Arc<Tracker>> {
+    let connection = connection?;
+    let tracker = connection.tracking.borrow().clone()?;
+    tracker.remembers(connection.caching.get()).then_some(tracker)
 }
 
 /// A client begins to wait for the keys of its request.

@@ -15,6 +15,7 @@ use crate::forward::ForwardBatch;
 use crate::mailbox::Mailbox;
 use crate::observers::{Waiter, Watch};
 use crate::pubsub::Subscriptions;
+use crate::tracking::Tracker;
 use crate::transaction::{self, Remaining};
 use crate::view::View;
 use crate::worker::{READ_BYTES, Scratch, Worker};
@@ -55,6 +56,10 @@ pub struct Connection {
     pub watch: RefCell<Option<Arc<Watch>>>,
     /// What it listens to.
     pub subscriptions: RefCell<Subscriptions>,
+    /// It caches what it reads.
+    pub tracking: RefCell<Option<Arc<Tracker>>>,
+    /// What `CLIENT CACHING` said about the next command.
+    pub caching: Cell<Option<bool>>,
     /// What is left of a transaction that had to wait in the middle.
     pub remaining: RefCell<Option<Remaining>>,
 }
@@ -70,6 +75,8 @@ impl Connection {
             mailbox: Mailbox::new(mail_bytes_max),
             watch: RefCell::new(None),
             subscriptions: RefCell::default(),
+            tracking: RefCell::new(None),
+            caching: Cell::new(None),
             remaining: RefCell::new(None),
         }
     }
@@ -78,6 +85,12 @@ impl Connection {
     pub fn forget(&self, worker: &Worker) {
         transaction::unwatch(worker, self);
         self.subscriptions.borrow_mut().clear(&worker.node.pubsub, &self.mailbox);
+        self.mailbox.set_listens(false);
+        let id = self.session.borrow().id;
+        if self.tracking.borrow_mut().take().is_some() {
+            worker.node.shards.tracking.remove(id);
+        }
+        worker.node.monitors.remove(id);
     }
 
     /// Ends the connection at once, whatever it is doing.

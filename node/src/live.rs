@@ -146,6 +146,8 @@ pub struct Hot {
     pub output_bytes_max: u64,
     /// Messages of other clients that may wait for one that does not read, in bytes.
     pub mail_bytes_max: usize,
+    /// Keys remembered for caching clients at most; 0: no bound.
+    pub tracked_keys_max: usize,
     /// The keyspace events that are published.
     pub events: EventClass,
     /// Connections at a time.
@@ -390,6 +392,7 @@ fn hot(texts: &BTreeMap<&'static str, String>, fixed: Fixed) -> Hot {
         detail: if redis { ErrorDetail::Redis } else { ErrorDetail::Full },
         output_bytes_max: fixed.output_bytes_max,
         mail_bytes_max: MAIL_BYTES_MAX,
+        tracked_keys_max: count("tracking-table-max-keys"),
         events: texts
             .get("notify-keyspace-events")
             .and_then(|text| EventClass::parse(text.as_bytes()))

@@ -17,6 +17,7 @@ pub struct Mailbox {
     killed: AtomicBool,
     bytes_max: AtomicUsize,
     speaks_resp3: AtomicBool,
+    listens: AtomicBool,
     wake: Notify,
 }
 
@@ -29,6 +30,7 @@ impl Mailbox {
             killed: AtomicBool::new(false),
             bytes_max: AtomicUsize::new(bytes_max),
             speaks_resp3: AtomicBool::new(false),
+            listens: AtomicBool::new(false),
             wake: Notify::new(),
         })
     }
@@ -78,6 +80,16 @@ impl Mailbox {
     /// The client changed its protocol.
     pub fn set_protocol(&self, protocol: Protocol) {
         self.speaks_resp3.store(protocol == Protocol::Resp3, Ordering::Relaxed);
+    }
+
+    /// Whether the client listens to a channel.
+    pub fn listens(&self) -> bool {
+        self.listens.load(Ordering::Relaxed)
+    }
+
+    /// The client began to listen, or ended.
+    pub fn set_listens(&self, listens: bool) {
+        self.listens.store(listens, Ordering::Relaxed);
     }
 
     /// Ends the connection at once, whatever it is doing.

@@ -16,6 +16,9 @@ use crate::corridor::{Corridor, Entry, InLane};
 use crate::counters::ThreadCounters;
 use crate::journal::Journal;
 use crate::live::Live;
+use crate::mailbox::Mailbox;
+use crate::monitor::Monitors;
+use crate::observers::Observers;
 use crate::pubsub::PubSub;
 use crate::seed;
 use crate::shards::Shards;
@@ -29,10 +32,11 @@ use keyward_engine::keyspace::{Layout, SpaceId};
 use keyward_engine::reply::Reply;
 use keyward_engine::table::{Table, table};
 use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -118,6 +122,10 @@ pub struct Node {
     pub corridor: Corridor,
     /// Who listens to what.
     pub pubsub: Arc<PubSub>,
+    /// Who watches commands.
+    pub monitors: Monitors,
+    /// Where other clients reach each client.
+    pub mailboxes: Mutex<HashMap<u64, Weak<Mailbox>>>,
     /// Who waits for keys.
     pub blocked: Blocked,
     /// What writes did.
@@ -260,18 +268,16 @@ impl Node {
             for space in shard.expiring_spaces() {
                 removed += shard.space_mut(space).remove_expired(now_ms, buckets, |key| {
                     self.journal.expired(space, key);
-                    observers.touched(space, key, false);
-                    self.tell(space, EventClass::EXPIRED, "expired", key);
+                    self.tell(observers, space, EventClass::EXPIRED, "expired", key, false);
                 });
             }
             shard.count_expired(removed);
             for space in shard.spaces_of_expiring_fields() {
                 removed += shard.space_mut(space).remove_expired_fields(now_ms, fields, |expired| {
                     self.journal.expired_fields(space, &expired);
-                    observers.touched(space, expired.key, false);
-                    self.tell(space, EventClass::HASH, "hexpired", expired.key);
+                    self.tell(observers, space, EventClass::HASH, "hexpired", expired.key, !expired.emptied);
                     if expired.emptied {
-                        self.tell(space, EventClass::GENERIC, "del", expired.key);
+                        self.tell(observers, space, EventClass::GENERIC, "del", expired.key, false);
                     }
                 });
             }
@@ -279,11 +285,18 @@ impl Node {
         })
     }
 
-    fn tell(&self, space: SpaceId, class: EventClass, name: &'static str, key: &[u8]) {
-        let wanted = self.live.hot().events;
-        if wanted.has(class) {
-            self.pubsub.tell(wanted, &[Event { class, name, database: space.database, key: key.to_vec() }]);
-        }
+    /// The node changed a key by itself: everybody whom that concerns is told.
+    fn tell(
+        &self,
+        observers: &mut Observers,
+        space: SpaceId,
+        class: EventClass,
+        name: &'static str,
+        key: &[u8],
+        exists: bool,
+    ) {
+        let event = Event { class, name, database: space.database, key: key.to_vec() };
+        self.shards.tell(observers, self.live.hot().events, event, space, exists);
     }
 
     /// Gives a link another node opened to one of the data threads, in turn.
@@ -392,6 +405,8 @@ async fn serve_with(
         shards: Shards::new(layout, Arc::clone(&pubsub)),
         corridor: Corridor::new(config.threads + 1),
         pubsub: Arc::clone(&pubsub),
+        monitors: Monitors::default(),
+        mailboxes: Mutex::default(),
         blocked: Blocked::default(),
         journal: Journal::new(),
         views: ViewCell::new(View::build(Arc::clone(&ready.state), me, table, None)),

@@ -7,6 +7,7 @@
 //! It refuses to know what a command does: a waiting request is run again, as a whole, through the gate.
 
 use crate::mailbox::Mailbox;
+use crate::tracking::TrackedKeys;
 use keyward_engine::effects::Wait;
 use keyward_engine::keyspace::{SpaceId, UnixMillis};
 use keyward_engine::session::Session;
@@ -163,13 +164,15 @@ type KeyOf = (SpaceId, Vec<u8>);
 pub struct Observers {
     watched: HashMap<KeyOf, Vec<Arc<Watch>>>,
     waiting: HashMap<KeyOf, VecDeque<Arc<Waiter>>>,
+    /// The keys caching clients have read.
+    pub tracked: TrackedKeys,
 }
 
 impl Observers {
     /// Whether there is nobody.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.watched.is_empty() && self.waiting.is_empty()
+        self.watched.is_empty() && self.waiting.is_empty() && self.tracked.is_empty()
     }
 
     /// A client watches a key.

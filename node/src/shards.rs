@@ -12,11 +12,12 @@
 use crate::journal::Journal;
 use crate::observers::{Observers, Waiter, Watch};
 use crate::pubsub::PubSub;
+use crate::tracking::{Tracker, Tracking};
 use keyward_acl::KeyUse;
 use keyward_engine::args::Args;
 use keyward_engine::effects::{Effects, Wait, WaitedInVain};
 use keyward_engine::error::CommandError;
-use keyward_engine::events::EventClass;
+use keyward_engine::events::{Event, EventClass};
 use keyward_engine::keyspace::{CallContext, EveryKey, Garbage, Keys, Layout, Place, Shard, SpaceId, Tally};
 use keyward_engine::reply::Reply;
 use parking_lot::{Mutex, MutexGuard};
@@ -43,6 +44,8 @@ pub struct Shards {
     layout: Layout,
     slots: Box<[Slot]>,
     pubsub: Arc<PubSub>,
+    /// Who caches.
+    pub tracking: Tracking,
 }
 
 /// A request, ready to run on keys.
@@ -59,8 +62,21 @@ pub struct Call<'a> {
     pub context: CallContext<'a>,
     /// The keyspace events somebody wants told.
     pub events: EventClass,
+    /// Whose request it is.
+    pub client: u64,
+    /// The client caches what this request reads.
+    pub reader: Option<Reader<'a>>,
     /// How the client may wait; without it, what finds nothing answers so at once.
     pub park: Option<&'a dyn Fn(Wait) -> Arc<Waiter>>,
+}
+
+/// A client that is to be told when what it reads changes.
+#[derive(Clone, Copy)]
+pub struct Reader<'a> {
+    /// Who.
+    pub tracker: &'a Arc<Tracker>,
+    /// Keys remembered for all clients at most; 0: no bound.
+    pub keys_max: usize,
 }
 
 /// Reusable memory of one thread's calls.
@@ -91,7 +107,7 @@ impl Shards {
                 Slot(Mutex::new(held))
             })
             .collect();
-        Shards { layout, slots, pubsub }
+        Shards { layout, slots, pubsub, tracking: Tracking::default() }
     }
 
     /// How keys are placed.
@@ -132,12 +148,12 @@ impl Shards {
             let index = place.shard;
             let mut held = self.slots[index as usize].0.lock();
             let Held { shard, observers } = &mut *held;
-            memory.begin(!observers.is_empty(), call.events);
+            memory.begin(!observers.is_empty() || self.tracking.has_broadcasts(), call.events);
             let keys = Keys::one(index, shard, call.context, &mut memory.effects).placed(only.key, place);
             let result = finish(handler, keys, call, &mut memory.garbage, reply);
             shard.count(&memory.effects);
             journal.append(call.context.space, call.argv, &memory.effects);
-            if memory.effects.has_aftermath() {
+            if memory.effects.has_aftermath() || call.reader.is_some() {
                 self.aftermath(&mut [(index, &mut held)], call, memory, reply);
             }
             drop(held);
@@ -159,7 +175,8 @@ impl Shards {
         indexes.sort_unstable();
         indexes.dedup();
         let mut guards = self.lock(&indexes);
-        memory.begin(guards.iter().any(|held| !held.observers.is_empty()), call.events);
+        let observed = guards.iter().any(|held| !held.observers.is_empty()) || self.tracking.has_broadcasts();
+        memory.begin(observed, call.events);
         let shards = indexes.iter().copied().zip(guards.iter_mut().map(|guard| &mut guard.shard)).collect();
         let keys = Keys::many(shards, call.context, &mut memory.effects);
         let result = finish(handler, keys, call, &mut memory.garbage, reply);
@@ -167,7 +184,7 @@ impl Shards {
             first.shard.count(&memory.effects);
         }
         journal.append(call.context.space, call.argv, &memory.effects);
-        if memory.effects.has_aftermath() {
+        if memory.effects.has_aftermath() || call.reader.is_some() {
             let mut held: Vec<(u32, &mut Held)> =
                 indexes.iter().copied().zip(guards.iter_mut().map(|guard| &mut **guard)).collect();
             self.aftermath(&mut held, call, memory, reply);
@@ -186,8 +203,11 @@ impl Shards {
         journal: &Journal,
         reply: &mut Reply,
     ) -> Result<(), CommandError> {
-        let mut every = Every { shards: self, call, memory, journal };
+        let mut every = Every { shards: self, call, memory, journal, everything_changed: false };
         let result = handler(&mut every, Args::new(call.argv, call.words), reply);
+        if every.everything_changed {
+            self.tracking.tell_all(call.client);
+        }
         memory.garbage.clear();
         result
     }
@@ -214,8 +234,19 @@ impl Shards {
                 let (place, space) = (self.layout.place(key), SpaceId { tenant, database: *database });
                 let Some(of) = held_at(held, place.shard) else { continue };
                 let exists = of.shard.holds(space, place.hash, key);
+                of.observers.tracked.changed(key, call.client, &self.tracking);
+                if self.tracking.has_broadcasts() {
+                    self.tracking.broadcast(key, call.client);
+                }
                 if of.observers.touched(space, key, exists) {
                     note_ready(&mut memory.ready, space, key);
+                }
+            }
+        }
+        if let Some(Reader { tracker, keys_max }) = call.reader {
+            for named in call.keys {
+                if let Some(of) = held_at(held, self.layout.place(named.key).shard) {
+                    of.observers.tracked.remember(named.key, tracker, &self.tracking, keys_max);
                 }
             }
         }
@@ -243,6 +274,19 @@ impl Shards {
         let mut held = self.slots[place.shard as usize].0.lock();
         let Held { shard, observers } = &mut *held;
         with(observers, shard, place)
+    }
+
+    /// The node changed a key of a locked shard by itself, because it was due or for memory: everybody whom that concerns is
+    /// told.
+    pub fn tell(&self, observers: &mut Observers, wanted: EventClass, event: Event, space: SpaceId, exists: bool) {
+        observers.touched(space, &event.key, exists);
+        observers.tracked.changed(&event.key, 0, &self.tracking);
+        if self.tracking.has_broadcasts() {
+            self.tracking.broadcast(&event.key, 0);
+        }
+        if wanted.has(event.class) {
+            self.pubsub.tell(wanted, &[event]);
+        }
     }
 
     /// A client watches a key.
@@ -320,6 +364,7 @@ struct Every<'a, 'b> {
     call: &'a Call<'b>,
     memory: &'a mut CallSpace,
     journal: &'a Journal,
+    everything_changed: bool,
 }
 
 impl EveryKey for Every<'_, '_> {
@@ -364,7 +409,7 @@ impl Every<'_, '_> {
             let keys = of.observers.keys_in(concerned).into_iter();
             observed.extend(keys.map(|(space, key)| (at, space, key.clone(), there(of, space, &key))));
         }
-        self.memory.begin(!observed.is_empty(), self.call.events);
+        self.memory.begin(!observed.is_empty() || self.shards.tracking.has_broadcasts(), self.call.events);
         let shards = held.iter_mut().map(|(index, of)| (*index, &mut of.shard)).collect();
         let mut keys = Keys::many(shards, context, &mut self.memory.effects);
         with(&mut keys);
@@ -385,6 +430,17 @@ impl Every<'_, '_> {
                     note_ready(&mut self.memory.ready, space, &key);
                 }
             }
+        }
+        for (database, key) in self.memory.effects.touched_keys() {
+            let (place, _) = (layout.place(key), database);
+            if let Some(of) = held_at(held, place.shard) {
+                of.observers.tracked.changed(key, self.call.client, &self.shards.tracking);
+            }
+            self.shards.tracking.broadcast(key, self.call.client);
+        }
+        if self.memory.effects.are_of_every_key() {
+            held.iter_mut().for_each(|(_, of)| of.observers.tracked.clear(&self.shards.tracking));
+            self.everything_changed = true;
         }
         // Dropping it takes time: the caller's locks go first.
         self.memory.garbage.extend(garbage);

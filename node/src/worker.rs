@@ -147,6 +147,7 @@ impl Worker {
         let connection = Rc::new(Connection::new(session, self.hot().mail_bytes_max));
         self.stats.accepted.add(1);
         self.connections.borrow_mut().insert(id, Rc::clone(&connection));
+        self.node.mailboxes.lock().insert(id, Arc::downgrade(&connection.mailbox));
         let registered = Registered { worker: &self, id };
         connection::serve(Rc::clone(&self), stream, connection).await;
         drop(registered);
@@ -337,6 +338,7 @@ struct Registered<'a> {
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
         self.worker.connections.borrow_mut().remove(&self.id);
+        self.worker.node.mailboxes.lock().remove(&self.id);
         self.worker.node.leave_client();
     }
 }

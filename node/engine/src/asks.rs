@@ -57,6 +57,32 @@ pub enum ChannelKind {
     Shard,
 }
 
+/// Which keys a caching client is told about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TrackingMode {
+    /// Those it reads.
+    Every,
+    /// Those it reads right after `CLIENT CACHING YES`.
+    OptIn,
+    /// Those it reads, but not right after `CLIENT CACHING NO`.
+    OptOut,
+    /// All that begin with one of its prefixes.
+    Broadcast,
+}
+
+/// `CLIENT TRACKING ON`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TrackingOptions {
+    /// Which keys.
+    pub mode: TrackingMode,
+    /// Not about changes it made itself.
+    pub no_loop: bool,
+    /// Tell this client instead.
+    pub redirect: Option<u64>,
+    /// In broadcast mode; none means every key.
+    pub prefixes: Vec<Vec<u8>>,
+}
+
 /// What a command asks of the node that it does at once, without waiting: also between the commands of a transaction and
 /// of a script.
 pub enum Now {
@@ -99,6 +125,16 @@ pub enum Now {
     },
     /// `PUBSUB NUMPAT`.
     CountPatterns,
+    /// `CLIENT TRACKING`; `None` is `OFF`.
+    Track(Option<TrackingOptions>),
+    /// `CLIENT CACHING`.
+    Caching(bool),
+    /// `CLIENT TRACKINGINFO`.
+    ShowTracking,
+    /// `CLIENT GETREDIR`.
+    ShowRedirect,
+    /// `MONITOR`.
+    Monitor,
     /// `CLIENT UNBLOCK`.
     Unblock {
         /// Whom.

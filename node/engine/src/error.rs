@@ -40,6 +40,14 @@ impl CommandError {
     pub fn err(text: impl Into<Cow<'static, str>>) -> CommandError {
         CommandError::Text(Cow::Owned(format!("ERR {}", text.into())))
     }
+
+    /// Two prefixes that one caching client cannot have at once.
+    pub fn overlapping_prefixes(prefix: &[u8], other: &[u8]) -> CommandError {
+        let [prefix, other] = [prefix, other].map(String::from_utf8_lossy);
+        CommandError::err(format!(
+            "Prefix '{prefix}' overlaps with an existing prefix '{other}'. Prefixes for a single client must not overlap."
+        ))
+    }
 }
 
 impl fmt::Display for CommandError {

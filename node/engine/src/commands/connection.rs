@@ -5,7 +5,7 @@
 
 use super::{ADMIN_ANY_TIME, ANY_TIME, BEFORE_LOGIN};
 use crate::args::Args;
-use crate::asks::{Ask, ClientFilter, KillReply, LoginAttempt, Now};
+use crate::asks::{Ask, ClientFilter, KillReply, LoginAttempt, Now, TrackingMode, TrackingOptions};
 use crate::command::{Arity, Command, DatabaseRule, Docs, Extra, Flags, Group, KeyRule, Run};
 use crate::error::CommandError;
 use crate::introspect;
@@ -253,7 +253,7 @@ const CLIENT: &[Command] = &[
         flags: Flags::NOSCRIPT.and(Flags::LOADING).and(Flags::STALE),
         group: Group::Connection,
         keys: KeyRule::None,
-        run: Run::Refused("client-side caching is not served by this version yet"),
+        run: Run::AtOnce(tracking),
         docs: Docs {
             summary: "Tells the connection when keys it has read change.",
             since: "6.0.0",
@@ -267,7 +267,7 @@ const CLIENT: &[Command] = &[
         flags: Flags::NOSCRIPT.and(Flags::LOADING).and(Flags::STALE),
         group: Group::Connection,
         keys: KeyRule::None,
-        run: Run::Refused("client-side caching is not served by this version yet"),
+        run: Run::AtOnce(|_, _, _| Ok(Now::ShowTracking)),
         docs: Docs { summary: "Describes the tracking of the connection.", since: "6.2.0", complexity: "O(1)" },
         extra: Extra::NONE,
     },
@@ -277,7 +277,7 @@ const CLIENT: &[Command] = &[
         flags: ANY_TIME,
         group: Group::Connection,
         keys: KeyRule::None,
-        run: Run::Refused("client-side caching is not served by this version yet"),
+        run: Run::AtOnce(caching),
         docs: Docs {
             summary: "Tells whether the next command's keys are tracked.",
             since: "6.0.0",
@@ -291,7 +291,7 @@ const CLIENT: &[Command] = &[
         flags: ANY_TIME,
         group: Group::Connection,
         keys: KeyRule::None,
-        run: Run::Refused("client-side caching is not served by this version yet"),
+        run: Run::AtOnce(|_, _, _| Ok(Now::ShowRedirect)),
         docs: Docs {
             summary: "Returns the id of the connection that tracking messages go to.",
             since: "6.0.0",
@@ -450,6 +450,65 @@ fn client_kill(_: &Session, surroundings: &Surroundings<'_>, args: Args<'_>) -> 
         return Err(CommandError::err(format!("No such user '{}'", user.escape_ascii())));
     }
     Ok(Ask::KillClients(filter, KillReply::Count))
+}
+
+fn caching(_: &Session, _: &Surroundings<'_>, mut args: Args<'_>) -> Result<Now, CommandError> {
+    Ok(Now::Caching(yes_or_no(&mut args)?))
+}
+
+fn tracking(_: &Session, _: &Surroundings<'_>, mut args: Args<'_>) -> Result<Now, CommandError> {
+    let on = on_or_off(&mut args)?;
+    let (mut broadcast, mut opt_in, mut opt_out) = (false, false, false);
+    let mut options =
+        TrackingOptions { mode: TrackingMode::Every, no_loop: false, redirect: None, prefixes: Vec::new() };
+    while !args.is_empty() {
+        if args.accept("redirect") {
+            if options.redirect.is_some() {
+                return Err(CommandError::err("A client can only redirect to a single other client"));
+            }
+            let client = args.integer()?;
+            options.redirect = Some(u64::try_from(client).unwrap_or(u64::MAX));
+        } else if args.accept("bcast") {
+            broadcast = true;
+        } else if args.accept("optin") {
+            opt_in = true;
+        } else if args.accept("optout") {
+            opt_out = true;
+        } else if args.accept("noloop") {
+            options.no_loop = true;
+        } else if args.accept("prefix") {
+            options.prefixes.push(args.take()?.to_vec());
+        } else {
+            return Err(CommandError::Syntax);
+        }
+    }
+    if !on {
+        return Ok(Now::Track(None));
+    }
+    if !broadcast && !options.prefixes.is_empty() {
+        return Err(CommandError::err("PREFIX option requires BCAST mode to be enabled"));
+    }
+    if (broadcast && (opt_in || opt_out)) || (opt_in && opt_out) {
+        return Err(CommandError::err(if broadcast {
+            "OPTIN and OPTOUT are not compatible with BCAST"
+        } else {
+            "You can't use both OPTIN and OPTOUT"
+        }));
+    }
+    for (index, prefix) in options.prefixes.iter().enumerate() {
+        for other in &options.prefixes[index + 1..] {
+            if prefix.starts_with(other.as_slice()) || other.starts_with(prefix.as_slice()) {
+                return Err(CommandError::overlapping_prefixes(prefix, other));
+            }
+        }
+    }
+    options.mode = match (broadcast, opt_in, opt_out) {
+        (true, ..) => TrackingMode::Broadcast,
+        (_, true, _) => TrackingMode::OptIn,
+        (_, _, true) => TrackingMode::OptOut,
+        _ => TrackingMode::Every,
+    };
+    Ok(Now::Track(Some(options)))
 }
 
 fn unblock(_: &Session, _: &Surroundings<'_>, mut args: Args<'_>) -> Result<Now, CommandError> {

@@ -7,7 +7,7 @@
 use super::generic::every_key;
 use super::{ADMIN_ANY_TIME, LOOKS_AT, OVERWRITES};
 use crate::args::Args;
-use crate::asks::Ask;
+use crate::asks::{Ask, Now};
 use crate::command::{Arity, Command, DatabaseRule, Docs, Extra, Flags, Group, KeyRule, KeySpec, Run};
 use crate::error::CommandError;
 use crate::introspect;
@@ -257,7 +257,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: ADMIN_ANY_TIME,
         group: Group::Server,
         keys: KeyRule::None,
-        run: Run::Refused("watching commands is not served by this version yet"),
+        run: Run::AtOnce(|_, _, _| Ok(Now::Monitor)),
         docs: Docs { summary: "Streams every command the server runs.", since: "1.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
     },

@@ -1,0 +1,89 @@
+//! `MONITOR`: every command this node runs, as it runs it, to those who asked.
+//!
+//! Commands that carry passwords are never shown. With nobody watching, a command pays one relaxed load.
+
+use crate::mailbox::Mailbox;
+use parking_lot::RwLock;
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Those who asked.
+#[derive(Default)]
+pub struct Monitors {
+    active: AtomicBool,
+    watching: RwLock<Vec<(u64, Arc<Mailbox>)>>,
+}
+
+impl Monitors {
+    /// Whether anybody watches.
+    #[inline]
+    pub fn is_active(&self) -> bool {
+        self.active.load(Ordering::Relaxed)
+    }
+
+    /// A client begins to watch.
+    pub fn add(&self, client: u64, mailbox: &Arc<Mailbox>) {
+        let mut watching = self.watching.write();
+        if !watching.iter().any(|(known, _)| *known == client) {
+            watching.push((client, Arc::clone(mailbox)));
+        }
+        self.active.store(true, Ordering::Relaxed);
+    }
+
+    /// A client ends.
+    pub fn remove(&self, client: u64) {
+        let mut watching = self.watching.write();
+        watching.retain(|(known, _)| *known != client);
+        self.active.store(!watching.is_empty(), Ordering::Relaxed);
+    }
+
+    /// Whether this client watches.
+    pub fn has(&self, client: u64) -> bool {
+        self.is_active() && self.watching.read().iter().any(|(known, _)| *known == client)
+    }
+
+    /// Shows a command. `source` is a client's address, or `lua`.
+    #[cold]
+    pub fn show(&self, now_us: i64, database: u32, source: &str, argv: &[&[u8]]) {
+        let mut line = format!("+{}.{:06} [{database} {source}]", now_us / 1_000_000, now_us % 1_000_000);
+        for argument in argv {
+            line.push_str(" \"");
+            for byte in *argument {
+                // Writing to a string cannot fail.
+                let _ = match byte {
+                    b'\\' | b'"' => write!(line, "\\{}", char::from(*byte)),
+                    b'\n' => write!(line, "\\n"),
+                    b'\r' => write!(line, "\\r"),
+                    b'\t' => write!(line, "\\t"),
+                    7 => write!(line, "\\a"),
+                    8 => write!(line, "\\b"),
+                    0x20..=0x7e => write!(line, "{}", char::from(*byte)),
+                    other => write!(line, "\\x{other:02x}"),
+                };
+            }
+            line.push('"');
+        }
+        line.push_str("\r\n");
+        self.watching.read().iter().for_each(|(_, mailbox)| _ = mailbox.put(line.as_bytes()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_shown_as_redis_shows_it() {
+        let monitors = Monitors::default();
+        let mailbox = Mailbox::new(1000);
+        monitors.add(1, &mailbox);
+        monitors.show(1_339_518_083_107_412, 0, "127.0.0.1:60866", &[b"set", b"k", b"a\"\n\x01"]);
+        let mut shown = Vec::new();
+        mailbox.collect(&mut shown);
+        let expected = "+1339518083.107412 [0 127.0.0.1:60866] \"set\" \"k\" \"a\\\"\\n\\x01\"\r\n";
+        assert_eq!(String::from_utf8_lossy(&shown), expected);
+        monitors.remove(1);
+        assert!(!monitors.is_active());
+    }
+}

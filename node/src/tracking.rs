@@ -1,0 +1,296 @@
+//! Client-side caching: who must be told when a key changes (`CLIENT TRACKING`).
+//!
+//! ```text
+//!   a tracking client reads a key ─► noted beside the key's shard      the key is written ─► told, and forgotten
+//!   BCAST                         ─► its prefixes, here                                   ─► told
+//! ```
+//! Which keys were read is kept under the shard's lock ([`crate::observers`]); here is what belongs to the whole node: the
+//! clients, their prefixes, the bound on remembered keys. A telling is mail, so it is sent after the replies of the batch
+//! that caused it. <https://redis.io/docs/latest/develop/reference/client-side-caching/>
+
+use crate::mailbox::Mailbox;
+use keyward_engine::asks::{TrackingMode, TrackingOptions};
+use keyward_engine::reply::{Protocol, Reply};
+use parking_lot::RwLock;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+
+/// The channel of invalidations for clients that speak RESP2.
+const CHANNEL: &[u8] = b"__redis__:invalidate";
+
+/// One client that caches.
+pub struct Tracker {
+    /// Its id.
+    pub client: u64,
+    /// What it asked for.
+    pub options: TrackingOptions,
+    own: Arc<Mailbox>,
+    /// Where its invalidations go instead, if somewhere else.
+    redirect: Option<Weak<Mailbox>>,
+    redirect_is_broken: AtomicBool,
+}
+
+impl Tracker {
+    /// A client begins to cache; `redirect` is the mailbox of `options.redirect`.
+    pub fn new(
+        client: u64,
+        options: TrackingOptions,
+        own: Arc<Mailbox>,
+        redirect: Option<Weak<Mailbox>>,
+    ) -> Arc<Tracker> {
+        Arc::new(Tracker { client, options, own, redirect, redirect_is_broken: AtomicBool::new(false) })
+    }
+
+    /// Whether its invalidations have nowhere to go any more.
+    pub fn is_broken(&self) -> bool {
+        self.redirect_is_broken.load(Ordering::Relaxed)
+    }
+
+    /// Whether keys it reads are remembered, given what `CLIENT CACHING` said about this command.
+    pub fn remembers(&self, caching: Option<bool>) -> bool {
+        match self.options.mode {
+            TrackingMode::Broadcast => false,
+            TrackingMode::Every => true,
+            TrackingMode::OptIn => caching == Some(true),
+            TrackingMode::OptOut => caching != Some(false),
+        }
+    }
+
+    /// Tells it that a key changed; `None`: every key may have. `by` is the client that changed it.
+    pub fn tell(&self, key: Option<&[u8]>, by: u64) {
+        if self.options.no_loop && by == self.client {
+            return;
+        }
+        let Some(redirect) = &self.redirect else {
+            if self.own.protocol() == Protocol::Resp3 {
+                self.own.put(&spelled(Protocol::Resp3, false, key));
+            }
+            return;
+        };
+        match redirect.upgrade() {
+            Some(target) if target.protocol() == Protocol::Resp3 => {
+                target.put(&spelled(Protocol::Resp3, false, key));
+            }
+            Some(target) => {
+                if target.listens() {
+                    target.put(&spelled(Protocol::Resp2, true, key));
+                }
+            }
+            None => {
+                let first = !self.redirect_is_broken.swap(true, Ordering::Relaxed);
+                if first && self.own.protocol() == Protocol::Resp3 {
+                    let mut reply = Reply::new(Protocol::Resp3);
+                    reply.push(2);
+                    reply.bulk(b"tracking-redir-broken");
+                    reply.integer(self.options.redirect.unwrap_or(0) as i64);
+                    self.own.put(&reply.bytes);
+                }
+            }
+        }
+    }
+}
+
+fn spelled(protocol: Protocol, as_message: bool, key: Option<&[u8]>) -> Vec<u8> {
+    let mut reply = Reply::new(protocol);
+    if as_message {
+        reply.push(3);
+        reply.bulk(b"message");
+        reply.bulk(CHANNEL);
+    } else {
+        reply.push(2);
+        reply.bulk(b"invalidate");
+    }
+    match key {
+        Some(key) => {
+            reply.array(1);
+            reply.bulk(key);
+        }
+        None => reply.null_array(),
+    }
+    reply.bytes
+}
+
+/// Everybody who caches.
+#[derive(Default)]
+pub struct Tracking {
+    clients: RwLock<HashMap<u64, Arc<Tracker>>>,
+    /// Some client wants to be told by prefix: every write must be looked at.
+    broadcasts: AtomicBool,
+    /// Keys remembered, and client-key pairs.
+    pub keys: AtomicUsize,
+    /// See `keys`.
+    pub items: AtomicUsize,
+}
+
+impl Tracking {
+    /// A client begins, or changes what it asked for.
+    pub fn add(&self, tracker: &Arc<Tracker>) {
+        let mut clients = self.clients.write();
+        clients.insert(tracker.client, Arc::clone(tracker));
+        self.broadcasts.store(broadcasting(&clients), Ordering::Relaxed);
+    }
+
+    /// A client ends; what is remembered for it goes when its keys change.
+    pub fn remove(&self, client: u64) {
+        let mut clients = self.clients.write();
+        clients.remove(&client);
+        self.broadcasts.store(broadcasting(&clients), Ordering::Relaxed);
+    }
+
+    /// Whether every write must be looked at.
+    #[inline]
+    pub fn has_broadcasts(&self) -> bool {
+        self.broadcasts.load(Ordering::Relaxed)
+    }
+
+    /// Tells those who asked for a prefix of this key.
+    pub fn broadcast(&self, key: &[u8], by: u64) {
+        let wants = |tracker: &Tracker| {
+            let prefixes = &tracker.options.prefixes;
+            tracker.options.mode == TrackingMode::Broadcast
+                && (prefixes.is_empty() || prefixes.iter().any(|prefix| key.starts_with(prefix)))
+        };
+        self.clients.read().values().filter(|tracker| wants(tracker)).for_each(|tracker| tracker.tell(Some(key), by));
+    }
+
+    /// Tells everybody that every key may have changed.
+    pub fn tell_all(&self, by: u64) {
+        self.clients.read().values().for_each(|tracker| tracker.tell(None, by));
+    }
+
+    /// How many clients cache.
+    pub fn client_count(&self) -> usize {
+        self.clients.read().len()
+    }
+
+    /// How many prefixes are asked for, all in all.
+    pub fn prefix_count(&self) -> usize {
+        self.clients.read().values().map(|tracker| tracker.options.prefixes.len()).sum()
+    }
+
+    /// Whether a client that began is still at it with this very tracker.
+    pub fn is_current(&self, tracker: &Arc<Tracker>) -> bool {
+        self.clients.read().get(&tracker.client).is_some_and(|current| Arc::ptr_eq(current, tracker))
+    }
+}
+
+fn broadcasting(clients: &HashMap<u64, Arc<Tracker>>) -> bool {
+    clients.values().any(|tracker| tracker.options.mode == TrackingMode::Broadcast)
+}
+
+/// The keys of one shard that caching clients have read.
+#[derive(Default)]
+pub struct TrackedKeys {
+    readers: HashMap<Vec<u8>, Vec<Arc<Tracker>>>,
+}
+
+impl TrackedKeys {
+    /// Whether there is none.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.readers.is_empty()
+    }
+
+    /// A client has read a key. Past the bound, another key of the shard is forgotten, and its readers told.
+    pub fn remember(&mut self, key: &[u8], tracker: &Arc<Tracker>, tracking: &Tracking, keys_max: usize) {
+        let known = self.readers.get_mut(key);
+        let readers = match known {
+            Some(readers) => readers,
+            None => {
+                tracking.keys.fetch_add(1, Ordering::Relaxed);
+                self.readers.entry(key.to_vec()).or_default()
+            }
+        };
+        if readers.iter().any(|reader| Arc::ptr_eq(reader, tracker)) {
+            return;
+        }
+        // An earlier tracker of the same client, from before it changed its mind, means nothing any more.
+        let before = readers.len();
+        readers.retain(|reader| reader.client != tracker.client);
+        readers.push(Arc::clone(tracker));
+        tracking.items.fetch_add(readers.len() - before.min(readers.len()), Ordering::Relaxed);
+        if keys_max > 0 && tracking.keys.load(Ordering::Relaxed) > keys_max {
+            let victim = self.readers.keys().find(|other| other.as_slice() != key).cloned();
+            self.changed(victim.as_deref().unwrap_or(key), 0, tracking);
+        }
+    }
+
+    /// A key changed: its readers are told and forgotten.
+    pub fn changed(&mut self, key: &[u8], by: u64, tracking: &Tracking) {
+        let Some(readers) = self.readers.remove(key) else { return };
+        tracking.keys.fetch_sub(1, Ordering::Relaxed);
+        tracking.items.fetch_sub(readers.len(), Ordering::Relaxed);
+        for reader in readers.iter().filter(|reader| tracking.is_current(reader)) {
+            reader.tell(Some(key), by);
+        }
+    }
+
+    /// Every key is gone: everything is forgotten; the node tells.
+    pub fn clear(&mut self, tracking: &Tracking) {
+        let items: usize = self.readers.values().map(Vec::len).sum();
+        tracking.keys.fetch_sub(self.readers.len(), Ordering::Relaxed);
+        tracking.items.fetch_sub(items, Ordering::Relaxed);
+        self.readers.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(mode: TrackingMode) -> TrackingOptions {
+        TrackingOptions { mode, no_loop: false, redirect: None, prefixes: Vec::new() }
+    }
+
+    fn client(id: u64, options: TrackingOptions) -> (Arc<Mailbox>, Arc<Tracker>) {
+        let mailbox = Mailbox::new(10_000);
+        mailbox.set_protocol(Protocol::Resp3);
+        (Arc::clone(&mailbox), Tracker::new(id, options, mailbox, None))
+    }
+
+    fn mail(mailbox: &Mailbox) -> String {
+        let mut bytes = Vec::new();
+        mailbox.collect(&mut bytes);
+        String::from_utf8_lossy(&bytes).replace("\r\n", " ")
+    }
+
+    #[test]
+    fn a_reader_is_told_once() {
+        let (tracking, mut keys) = (Tracking::default(), TrackedKeys::default());
+        let (mailbox, tracker) = client(1, options(TrackingMode::Every));
+        tracking.add(&tracker);
+        keys.remember(b"k", &tracker, &tracking, 0);
+        keys.remember(b"k", &tracker, &tracking, 0);
+        assert_eq!((tracking.keys.load(Ordering::Relaxed), tracking.items.load(Ordering::Relaxed)), (1, 1));
+        keys.changed(b"k", 2, &tracking);
+        keys.changed(b"k", 2, &tracking);
+        assert_eq!(mail(&mailbox), ">2 $10 invalidate *1 $1 k ");
+        assert!(keys.is_empty());
+    }
+
+    #[test]
+    fn past_the_bound_another_key_is_forgotten_and_told() {
+        let (tracking, mut keys) = (Tracking::default(), TrackedKeys::default());
+        let (mailbox, tracker) = client(1, options(TrackingMode::Every));
+        tracking.add(&tracker);
+        keys.remember(b"a", &tracker, &tracking, 1);
+        keys.remember(b"b", &tracker, &tracking, 1);
+        assert_eq!(mail(&mailbox), ">2 $10 invalidate *1 $1 a ");
+        assert_eq!(tracking.keys.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_prefix_is_told_whoever_read_what() {
+        let tracking = Tracking::default();
+        let wanted = TrackingOptions { prefixes: vec![b"user:".to_vec()], ..options(TrackingMode::Broadcast) };
+        let (mailbox, tracker) = client(1, wanted);
+        tracking.add(&tracker);
+        assert!(tracking.has_broadcasts());
+        tracking.broadcast(b"user:1", 2);
+        tracking.broadcast(b"item:1", 2);
+        assert_eq!(mail(&mailbox), ">2 $10 invalidate *1 $6 user:1 ");
+        tracking.remove(1);
+        assert!(!tracking.has_broadcasts());
+    }
+}
