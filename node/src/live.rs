@@ -375,6 +375,8 @@ fn hot(texts: &BTreeMap<&'static str, String>, fixed: Fixed) -> Hot {
         sorted_set_listpack_entries_max: count("zset-max-listpack-entries"),
         hyperloglog_sparse_bytes_max: usize::try_from(size("hll-sparse-max-bytes")).unwrap_or(usize::MAX),
         sorted_set_listpack_value_bytes_max: count("zset-max-listpack-value"),
+        stream_node_bytes_max: size("stream-node-max-bytes") as usize,
+        stream_node_entries_max: count("stream-node-max-entries"),
         hash_seed: fixed.hash_seed,
     };
     let decoder = resp::Limits {

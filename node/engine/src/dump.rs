@@ -10,9 +10,9 @@
 //! ```
 //!
 //! Written is the newest form that Redis 7.0 and everything after it can read, and a newer one only for what that cannot
-//! express: a hash whose fields expire is written as Valkey 9 does, and makes a file one of Valkey 9. Read are the versions 6 to 12 of Redis and those of
-//! Valkey, every encoding of strings, lists, hashes, sets and sorted sets. What cannot be kept (streams, values of modules)
-//! is refused by name; nothing is dropped in silence.
+//! express: a hash whose fields expire is written as Valkey 9 does, and makes a file one of Valkey 9. Read are the versions
+//! 6 to 12 of Redis and those of Valkey, every encoding of strings, lists, hashes, sets, sorted sets and streams. What cannot
+//! be kept (values of modules) is refused by name; nothing is dropped in silence.
 //!
 //! Whatever the bytes claim, reading them never panics and never takes more memory than a small multiple of what is
 //! really there.
@@ -23,6 +23,7 @@ mod containers;
 mod lzf;
 mod read;
 mod source;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod values;

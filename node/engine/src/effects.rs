@@ -8,6 +8,7 @@
 use crate::events::{Event, EventClass};
 use crate::keyspace::UnixMillis;
 use std::cell::Cell;
+use std::ops::Range;
 
 /// One effect: a command with its arguments, deterministic.
 pub type EffectCommand = Vec<Vec<u8>>;
@@ -37,6 +38,8 @@ pub struct Wait {
 pub struct Effects {
     changes: u64,
     replaced: bool,
+    /// Arguments of the request in whose place this one belongs.
+    rewritten: Option<(Range<usize>, ShortWord)>,
     commands: Vec<EffectCommand>,
     removed: Vec<Vec<u8>>,
     /// Somebody observes keys of the locked shards: what is touched is noted.
@@ -52,6 +55,11 @@ pub struct Effects {
     hits: Cell<u64>,
     misses: Cell<u64>,
 }
+
+/// An argument that is written in place of others, without an allocation: an id, a number.
+type ShortWord = ([u8; SHORT_WORD_BYTES_MAX], u8);
+/// Two numbers of 64 bits and a dash.
+const SHORT_WORD_BYTES_MAX: usize = 41;
 
 /// The parts of an effect, for the journal.
 pub enum Effect<'a> {
@@ -135,10 +143,24 @@ impl Effects {
         self.changes += count;
     }
 
+    /// What is repeated elsewhere is the request with this short `word` in place of the arguments `at` (XADD with the id
+    /// that was chosen).
+    #[inline]
+    pub fn rewrite(&mut self, at: Range<usize>, word: &[u8]) {
+        let mut bytes = [0; SHORT_WORD_BYTES_MAX];
+        bytes[..word.len()].copy_from_slice(word);
+        self.rewritten = Some((at, (bytes, word.len() as u8)));
+    }
+
+    /// These commands follow what the request did.
+    pub fn follow(&mut self, command: &[&[u8]]) {
+        self.commands.push(command.iter().map(|argument| argument.to_vec()).collect());
+    }
+
     /// Something changed, and these commands say what; the request itself is not repeated elsewhere.
     pub fn replace(&mut self, command: &[&[u8]]) {
         self.replaced = true;
-        self.commands.push(command.iter().map(|argument| argument.to_vec()).collect());
+        self.follow(command);
     }
 
     /// A key was found expired and removed, before the request did anything.
@@ -185,7 +207,7 @@ impl Effects {
     }
 
     /// The effects in the order they must be applied.
-    pub fn for_each<'a>(&'a self, request: &'a [&'a [u8]], mut visit: impl FnMut(Effect<'a>)) {
+    pub fn for_each(&self, request: &[&[u8]], mut visit: impl FnMut(Effect<'_>)) {
         for key in &self.removed {
             visit(Effect::Removed(key));
         }
@@ -193,7 +215,14 @@ impl Effects {
             visit(Effect::Command(command));
         }
         if self.changes > 0 && !self.replaced {
-            visit(Effect::Request(request));
+            match &self.rewritten {
+                None => visit(Effect::Request(request)),
+                Some((at, (bytes, len))) => {
+                    let (before, after) = (&request[..at.start], &request[at.end..]);
+                    let word: &[&[u8]] = &[&bytes[..usize::from(*len)]];
+                    visit(Effect::Request(&[before, word, after].concat()));
+                }
+            }
         }
         for command in &self.commands {
             visit(Effect::Command(command));
@@ -205,6 +234,7 @@ impl Effects {
     pub fn clear(&mut self) {
         self.changes = 0;
         self.replaced = false;
+        self.rewritten = None;
         self.commands.clear();
         self.removed.clear();
         self.touched.clear();

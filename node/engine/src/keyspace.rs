@@ -17,7 +17,7 @@ use crate::dict::{self, Dict, Entry, NewValue, OldValue, OwnedEntry, ValueRef};
 use crate::effects::{EffectCommand, Effects, Wait};
 use crate::error::CommandError;
 use crate::events::EventClass;
-use crate::types::{Hash, Limits, List, Set, SortedSet, Value, number};
+use crate::types::{Hash, Limits, List, Set, SortedSet, Stream, Value, number};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
 
@@ -591,6 +591,33 @@ typed! {
     SortedSet, |_| None;
 }
 
+impl Typed for Stream {
+    #[inline]
+    fn of(value: &Value) -> Option<&Self> {
+        if let Value::Stream(stream) = value { Some(stream) } else { None }
+    }
+    #[inline]
+    fn of_mut(value: &mut Value) -> Option<&mut Self> {
+        if let Value::Stream(stream) = value { Some(stream) } else { None }
+    }
+    fn empty(_limits: &Limits) -> Value {
+        Value::Stream(Stream::new())
+    }
+    /// Its past and its groups are left even when no entry is.
+    #[inline]
+    fn is_gone(&self) -> bool {
+        false
+    }
+    #[inline]
+    fn heap_bytes(&self) -> usize {
+        self.memory_bytes()
+    }
+    #[inline]
+    fn next_part_expiry(&self) -> Option<UnixMillis> {
+        None
+    }
+}
+
 /// A value lifted out of the keyspace, for RENAME, COPY, GETDEL and the like.
 pub struct Taken {
     /// The value.
@@ -694,9 +721,9 @@ impl<'a> Keys<'a> {
         self.event(EventClass::HASH, "hexpired", key);
     }
 
-    /// The key was written, made or removed.
+    /// The key was written, made or removed. Every method that writes says so by itself, except [`Keys::amend`].
     #[inline]
-    fn touched(&mut self, key: &[u8]) {
+    pub fn touched(&mut self, key: &[u8]) {
         self.effects.touched(self.context.space.database, key);
     }
 
@@ -1060,7 +1087,24 @@ impl<'a> Keys<'a> {
 
     /// Changes an object in place. The key goes when nothing is left of it.
     /// `Ok(None)`: the key is missing and `missing` says to leave it so.
+    #[inline]
     pub fn update<T: Typed, R>(
+        &mut self,
+        key: &[u8],
+        missing: Missing,
+        change: impl FnOnce(&mut T) -> R,
+    ) -> Result<Option<R>, CommandError> {
+        let result = self.amend(key, missing, change)?;
+        if result.is_some() {
+            self.touched(key);
+        }
+        Ok(result)
+    }
+
+    /// The same, for changes nobody waits for or watches (who reads for a group), or that may turn out to be none: the
+    /// handler says [`Keys::touched`] if they were.
+    #[inline]
+    pub fn amend<T: Typed, R>(
         &mut self,
         key: &[u8],
         missing: Missing,
@@ -1073,7 +1117,7 @@ impl<'a> Keys<'a> {
         let mut entry = match dict.place_of(place.hash, key) {
             dict::Place::Occupied(entry) if entry.expires_at().is_some_and(|at| at <= now) => {
                 self.settle(key);
-                return self.update(key, missing, change);
+                return self.amend(key, missing, change);
             }
             dict::Place::Occupied(entry) => entry,
             dict::Place::Vacant(_) if missing == Missing::Skip => return Ok(None),
@@ -1097,7 +1141,6 @@ impl<'a> Keys<'a> {
             *objects_bytes = (*objects_bytes + typed.heap_bytes()).saturating_sub(bytes_before);
             field_expiries.moved(key, expiry_before, typed.next_part_expiry());
         }
-        self.touched(key);
         if made && !self.emptied {
             self.made(key);
         }

@@ -239,6 +239,15 @@ impl Reply {
         self.bytes.splice(mark.0..mark.0, head);
     }
 
+    /// Puts the head of a map of `pairs` pairs at `mark`; in RESP2 that of an array of so many answers, each of which the
+    /// caller has made a pair.
+    pub fn finish_map(&mut self, mark: Mark, pairs: usize) {
+        self.finish_array(mark, pairs);
+        if self.protocol == Protocol::Resp3 {
+            self.bytes[mark.0] = b'%';
+        }
+    }
+
     /// Appends answers spelled elsewhere (a forwarded batch).
     pub fn raw(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);

@@ -11,7 +11,7 @@ use crate::events::EventClass;
 use crate::keyspace::{CallContext, EveryKey, Keys, Layout, Shard, SpaceId, TenantId, UnixMillis};
 use crate::reply::{Protocol, Reply};
 use crate::table::table;
-use crate::types::{Limits, Value};
+use crate::types::{Limits, Stream, StreamId, Value};
 
 // Errors as `Engine::words` shows them.
 
@@ -39,6 +39,8 @@ pub(crate) struct Engine {
     pub(crate) waits: Option<Wait>,
     /// The keyspace events of the last request: `name key`.
     pub(crate) events: Vec<String>,
+    /// The keys the last request touched.
+    pub(crate) touched: Vec<String>,
     layout: Layout,
     shards: Vec<Shard>,
     effects: Effects,
@@ -66,6 +68,7 @@ impl Engine {
             changes: 0,
             waits: None,
             events: Vec::new(),
+            touched: Vec::new(),
             shards: (0..shard_count).map(|_| Shard::new(layout.seed)).collect(),
             layout,
             effects: Effects::new(),
@@ -123,6 +126,7 @@ impl Engine {
         }
         let told = |event: &crate::events::Event| format!("{} {}", event.name, event.key.escape_ascii());
         self.events = self.effects.events().iter().map(told).collect();
+        self.touched = self.effects.touched_keys().iter().map(|(_, key)| key.escape_ascii().to_string()).collect();
         self.note(argv);
         reply.bytes
     }
@@ -277,7 +281,37 @@ fn spelled(value: ValueRef<'_, Value>) -> String {
         ValueRef::Object(Value::SortedSet(set)) => {
             set.iter().map(|(member, score)| format!("{}={score}", member.escape_ascii())).collect()
         }
+        ValueRef::Object(Value::Stream(stream)) => return stream_text(stream),
     };
     parts.sort();
     format!("collection {parts:?}")
+}
+
+/// A stream as text: all but when consumers were last heard of, which is for every node to know by itself.
+pub(crate) fn stream_text(stream: &Stream) -> String {
+    use std::fmt::Write;
+    let show = |bytes: &[u8]| bytes.escape_ascii().to_string();
+    let mut text = format!(
+        "stream last {} deleted {} added {}",
+        stream.last_id(),
+        stream.max_deleted_id(),
+        stream.entries_added()
+    );
+    for entry in stream.range(StreamId::MIN, StreamId::MAX) {
+        let pairs: Vec<String> =
+            entry.pairs().map(|(field, value)| format!("{}={}", show(&field), show(&value))).collect();
+        let _ = write!(text, " {} {pairs:?}", entry.id);
+    }
+    for group in stream.groups() {
+        let _ = write!(text, " group {} {} {:?}", show(group.name()), group.last_id, group.entries_read);
+        for (id, pending) in group.pending_from(StreamId::MIN) {
+            let owner = show(group.owner(&pending).name());
+            let _ = write!(text, " {id} {owner} {} {}", pending.delivered_at, pending.deliveries);
+        }
+        for consumer in group.consumers() {
+            let ids: Vec<StreamId> = consumer.pending_from(StreamId::MIN).collect();
+            let _ = write!(text, " consumer {} {ids:?}", show(consumer.name()));
+        }
+    }
+    text
 }

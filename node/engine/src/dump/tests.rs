@@ -3,8 +3,8 @@
 use super::{Checksum, FileError, FileReader, Problem, begin, end, part, payload, read_payload, record, sizes};
 use crate::dict::{NewValue, ValueRef};
 use crate::keyspace::{SpaceId, TenantId};
-use crate::testing::Engine;
-use crate::types::{End, Hash, Limits, List, Set, SortedSet, Value};
+use crate::testing::{Engine, stream_text};
+use crate::types::{End, Hash, Limits, List, Set, SortedSet, Stream, StreamId, Value};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -45,6 +45,7 @@ fn spelled(value: &ValueRef<'_, Value>) -> String {
             // Small sorted sets keep no sign of zero.
             set.iter().map(|(member, score)| format!("{}={}", show(&member), score + 0.0)).collect()
         }
+        ValueRef::Object(Value::Stream(stream)) => return stream_text(stream),
     };
     words.join(" ")
 }
@@ -135,13 +136,6 @@ fn files_of_redis_2_and_later_with_the_packed_forms_of_their_time() {
 }
 
 #[test]
-fn what_cannot_be_kept_is_refused_by_name() {
-    let error = contents(REDIS_7_STREAM).unwrap_err();
-    assert!(error.is_refusal());
-    assert!(error.to_string().ends_with("key 'some:stream': streams are not kept by this version"), "{error}");
-}
-
-#[test]
 fn fields_that_expire_read_from_both_servers() {
     assert_eq!(value_at(&contents(VALKEY_9_FIELD_EXPIRY).unwrap(), "h"), "f=v@4000000000000");
     let redis = contents(REDIS_8_FIELD_EXPIRY).unwrap();
@@ -171,6 +165,37 @@ fn fields_that_expire_make_a_file_of_valkey() {
     assert!(out.starts_with(b"VALKEY080"));
     let read = contents(&out).unwrap();
     assert_eq!(read.values().map(|(value, _)| value.as_str()).collect::<Vec<_>>(), ["f=v g=w@4000000000000"; 2]);
+}
+
+#[test]
+fn a_stream_of_redis_7() {
+    let all = contents(REDIS_7_STREAM).unwrap();
+    assert!(value_at(&all, "some:stream").starts_with("stream last "), "{all:?}");
+}
+
+#[test]
+fn names_that_many_entries_share_are_no_way_to_claim_all_memory() {
+    let name = vec![b'x'; 1 << 16];
+    let mut packed = super::containers::Listpack::new();
+    let entries = 20_000;
+    for text in [entries.to_string().as_bytes(), b"0", b"1", &name, b"0"] {
+        packed.push(text);
+    }
+    for seq in 1..=entries {
+        for text in ["2", "0", &seq.to_string(), "v", "4"] {
+            packed.push(text.as_bytes());
+        }
+    }
+    let mut bytes = vec![super::kind::STREAM_2, 1, 16];
+    bytes.extend([0; 16]);
+    super::write::plain_string(&mut bytes, &packed.finish());
+    for number in [entries, 0, entries, 0, 1, 0, 0, entries, 0] {
+        super::write::length(&mut bytes, number);
+    }
+    let small = Limits { stream_node_entries_max: 1, ..Limits::default() };
+    assert_eq!(read_payload(&sealed(bytes.clone()), &small).err(), Some(Problem::Malformed("a stream")));
+    let large = Limits { stream_node_entries_max: 0, stream_node_bytes_max: 0, ..Limits::default() };
+    assert!(read_payload(&sealed(bytes), &large).is_ok());
 }
 
 #[test]
@@ -371,6 +396,7 @@ fn value() -> impl Strategy<Value = NewValue<'static, Value>> {
     let scores = proptest::collection::vec((element(), any::<f64>().prop_filter("a number", |n| !n.is_nan())), 1..200);
     let (for_list, for_set, for_hash, for_sorted) = (limits.clone(), limits.clone(), limits.clone(), limits);
     prop_oneof![
+        stream(),
         any::<i64>().prop_map(NewValue::Int),
         element().prop_map(NewValue::Bytes),
         many().prop_map(move |elements| {
@@ -401,6 +427,34 @@ fn value() -> impl Strategy<Value = NewValue<'static, Value>> {
             NewValue::Object(Value::SortedSet(set))
         }),
     ]
+}
+
+/// A stream with gaps, groups and pending entries, as its draws say.
+fn stream() -> impl Strategy<Value = NewValue<'static, Value>> {
+    let entries = proptest::collection::vec((0u64..3, 0u64..300, element(), element(), any::<bool>()), 0..300);
+    let given = proptest::collection::vec((any::<u8>(), 0u8..2, 0u8..3, any::<i64>(), any::<u64>()), 0..200);
+    (entries, given, any::<[u8; 8]>()).prop_map(|(entries, given, deleted)| {
+        let limits = Limits::default();
+        let (mut stream, mut ids) = (Stream::new(), Vec::new());
+        for (ms, seq, field, value, usual) in &entries {
+            let last = stream.last_id();
+            let id = StreamId::new(last.ms + ms, if *ms == 0 { last.seq + 1 + seq } else { *seq });
+            let field: &[u8] = if *usual { b"usual" } else { field };
+            stream.append(id, &[field, value, b"n", b"1"], &limits);
+            ids.push(id);
+        }
+        deleted.iter().filter_map(|index| ids.get(usize::from(*index))).for_each(|id| _ = stream.delete(*id));
+        for (index, group, consumer, at, deliveries) in given {
+            let Some(id) = ids.get(usize::from(index)) else { continue };
+            let name = [b'g', group];
+            stream.add_group(&name, *id, (group == 0).then_some(7));
+            stream.with_group(&name, |group| {
+                let number = group.number_of(&[consumer]).or_else(|| group.add_consumer(&[consumer], at));
+                group.give(*id, number.expect("found or made"), at, deliveries);
+            });
+        }
+        NewValue::Object(Value::Stream(stream))
+    })
 }
 
 /// An edit that hostile or broken hands make.
@@ -459,7 +513,7 @@ proptest! {
 
     #[test]
     fn an_edited_file_never_panics(edits in proptest::collection::vec((any::<u16>(), any::<u8>()), 1..4)) {
-        for golden in [VALKEY_9, REDIS_7, REDIS_ENCODINGS, REDIS_ZIPMAP, REDIS_QUICKLIST] {
+        for golden in [VALKEY_9, REDIS_7, REDIS_7_STREAM, REDIS_ENCODINGS, REDIS_ZIPMAP, REDIS_QUICKLIST] {
             let _ = contents(&edited(golden.to_vec(), &edits));
         }
     }

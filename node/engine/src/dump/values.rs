@@ -3,7 +3,7 @@
 
 use super::containers::{Run, each};
 use super::source::{Reader, Source};
-use super::{Problem, VERSION_FIELD_EXPIRY, kind};
+use super::{Problem, VERSION_FIELD_EXPIRY, kind, streams};
 use crate::dict::NewValue;
 use crate::types::{End, Hash, Limits, List, Set, SortedSet, Text, Value, number};
 
@@ -49,9 +49,7 @@ pub(super) fn read<S: Source>(
         kind::SORTED_SET_2 => Value::SortedSet(sorted_set(reader, limits, Reader::double)?),
         kind::SORTED_SET_ZIPLIST => Value::SortedSet(packed_sorted_set(Run::Ziplist, &reader.string()?, limits)?),
         kind::SORTED_SET_LISTPACK => Value::SortedSet(packed_sorted_set(Run::Listpack, &reader.string()?, limits)?),
-        kind::STREAM | kind::STREAM_2 | kind::STREAM_3 => {
-            return Err(Problem::Unsupported("streams"));
-        }
+        kind::STREAM | kind::STREAM_2 | kind::STREAM_3 => Value::Stream(streams::read(reader, kind, limits)?),
         kind::MODULE | kind::MODULE_2 => return Err(Problem::Unsupported("values of modules")),
         unknown => return Err(Problem::UnknownType(unknown)),
     };

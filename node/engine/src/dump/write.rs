@@ -2,7 +2,7 @@
 //! checksum of what it wrote.
 
 use super::containers::{Listpack, intset};
-use super::{Checksum, SPACE_FIELD, VERSION, VERSION_FIELD_EXPIRY, kind, opcode};
+use super::{Checksum, SPACE_FIELD, VERSION, VERSION_FIELD_EXPIRY, kind, opcode, streams};
 use crate::dict::ValueRef;
 use crate::keyspace::{SpaceId, TenantId, UnixMillis};
 use crate::types::{Hash, List, Set, SortedSet, Value, number};
@@ -90,7 +90,7 @@ fn aux(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     string(out, value);
 }
 
-fn length(out: &mut Vec<u8>, len: u64) {
+pub(super) fn length(out: &mut Vec<u8>, len: u64) {
     match len {
         0..=0x3f => out.push(len as u8),
         0x40..=0x3fff => out.extend([0x40 | (len >> 8) as u8, len as u8]),
@@ -106,7 +106,7 @@ fn length(out: &mut Vec<u8>, len: u64) {
 }
 
 /// A string, as an integer if it spells a small one.
-fn string(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(super) fn string(out: &mut Vec<u8>, bytes: &[u8]) {
     const DIGITS_MAX: usize = 11;
     let integer = if bytes.len() <= DIGITS_MAX { number::parse_i64(bytes) } else { None };
     if !integer.is_some_and(|integer| small_integer(out, integer)) {
@@ -114,7 +114,7 @@ fn string(out: &mut Vec<u8>, bytes: &[u8]) {
     }
 }
 
-fn plain_string(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(super) fn plain_string(out: &mut Vec<u8>, bytes: &[u8]) {
     length(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }
@@ -145,6 +145,8 @@ fn kind_of(value: &ValueRef<'_, Value>) -> u8 {
         ValueRef::Object(Value::Hash(_)) => kind::HASH,
         ValueRef::Object(Value::SortedSet(set)) if set.encoding() == "listpack" => kind::SORTED_SET_LISTPACK,
         ValueRef::Object(Value::SortedSet(_)) => kind::SORTED_SET_2,
+        // The next one came with Redis 7.2 only; it also tells when consumers last got something.
+        ValueRef::Object(Value::Stream(_)) => kind::STREAM_2,
     }
 }
 
@@ -161,6 +163,7 @@ fn content(out: &mut Vec<u8>, value: &ValueRef<'_, Value>) {
         ValueRef::Object(Value::Set(set)) => set_content(out, set),
         ValueRef::Object(Value::Hash(hash)) => hash_content(out, hash),
         ValueRef::Object(Value::SortedSet(set)) => sorted_set_content(out, set),
+        ValueRef::Object(Value::Stream(stream)) => streams::write(out, stream),
     }
 }
 

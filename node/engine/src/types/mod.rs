@@ -1,5 +1,5 @@
-//! The data structures behind the keys: lists, hashes, sets and sorted sets, each small or big as it needs to be. They have never
-//! heard of commands, clients, clocks or dice: times and random numbers come in as values, and so do the limits between small and big.
+//! The data structures behind the keys: lists, hashes, sets, sorted sets and streams, each small or big as it needs to be. They have
+//! never heard of commands, clients, clocks or dice: times and random numbers come in as values, and so do the limits between small and big.
 
 pub mod number;
 pub mod text;
@@ -10,6 +10,7 @@ pub mod list;
 pub mod place;
 pub mod set;
 pub mod sorted_set;
+pub mod stream;
 
 mod compact;
 mod integer_set;
@@ -27,6 +28,7 @@ pub use hash::{Hash, HashField, LiveHash};
 pub use list::{End, List, Side};
 pub use set::Set;
 pub use sorted_set::{LexBound, NotANumber, ScoreBound, ScoreSet, SortedSet};
+pub use stream::{Keep, Stream, StreamEntry, StreamId};
 pub use text::Text;
 
 /// Up to which size the compact forms are kept. The defaults are those of Redis 7 and Valkey 9.
@@ -50,6 +52,10 @@ pub struct Limits {
     pub sorted_set_listpack_value_bytes_max: usize,
     /// `hll-sparse-max-bytes`
     pub hyperloglog_sparse_bytes_max: usize,
+    /// `stream-node-max-bytes`; 0 is no limit
+    pub stream_node_bytes_max: usize,
+    /// `stream-node-max-entries`; 0 is no limit
+    pub stream_node_entries_max: usize,
     /// What the hash functions of new tables are seeded with: a secret of the process, so that nobody can choose colliding keys.
     pub hash_seed: u64,
 }
@@ -66,6 +72,8 @@ impl Default for Limits {
             sorted_set_listpack_entries_max: 128,
             sorted_set_listpack_value_bytes_max: 64,
             hyperloglog_sparse_bytes_max: 3000,
+            stream_node_bytes_max: 4096,
+            stream_node_entries_max: 100,
             hash_seed: 0,
         }
     }
@@ -82,6 +90,8 @@ pub enum Value {
     Set(Set),
     /// A sorted set.
     SortedSet(SortedSet),
+    /// A stream.
+    Stream(Stream),
 }
 
 // What every key with a value of these pays besides its contents.
@@ -95,6 +105,7 @@ impl Value {
             Value::Hash(_) => "hash",
             Value::Set(_) => "set",
             Value::SortedSet(_) => "zset",
+            Value::Stream(_) => "stream",
         }
     }
 
@@ -105,6 +116,7 @@ impl Value {
             Value::Hash(hash) => hash.encoding(),
             Value::Set(set) => set.encoding(),
             Value::SortedSet(sorted_set) => sorted_set.encoding(),
+            Value::Stream(stream) => stream.encoding(),
         }
     }
 
@@ -115,6 +127,7 @@ impl Value {
             Value::Hash(hash) => hash.memory_bytes(),
             Value::Set(set) => set.memory_bytes(),
             Value::SortedSet(sorted_set) => sorted_set.memory_bytes(),
+            Value::Stream(stream) => stream.memory_bytes(),
         }
     }
 
@@ -131,12 +144,13 @@ impl Value {
             Value::Hash(hash) => hash.len(),
             Value::Set(set) => set.len(),
             Value::SortedSet(sorted_set) => sorted_set.len(),
+            Value::Stream(stream) => stream.len(),
         }
     }
 
-    /// Whether there are none, so that the key must go.
+    /// Whether nothing is left, so that the key must go. Of a stream its past is left when its entries are gone.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.len() == 0 && !matches!(self, Value::Stream(_))
     }
 }
 

@@ -5,7 +5,7 @@ use crate::testing::Engine;
 use proptest::prelude::*;
 
 /// Requests a family is tried with. In a template `K` stands for a key, `M` for a member, `N` for a number, `C` for a
-/// small count.
+/// small count, `I` for the id of an entry.
 pub(crate) type Templates = &'static [&'static str];
 
 const KEYS: [&str; 4] = ["a", "b", "c", "other"];
@@ -13,6 +13,7 @@ const MEMBERS: [&str; 8] =
     ["x", "y", "z", "1", "2", "-7", "''", "a-member-that-is-too-long-for-the-compact-form-of-a-collection-of-any-kind"];
 const NUMBERS: [&str; 7] = ["0", "1", "-1", "2.5", "0.1", "inf", "7"];
 const COUNTS: [&str; 4] = ["1", "2", "3", "100"];
+const IDS: [&str; 8] = ["1-1", "1-2", "2-0", "3-5", "4", "1700000000000-0", "1700000000002-0", "0-0"];
 
 fn filled(template: &str, draws: &[usize]) -> String {
     let mut draws = draws.iter().cycle();
@@ -22,6 +23,7 @@ fn filled(template: &str, draws: &[usize]) -> String {
         "M" => pick(&MEMBERS).to_owned(),
         "N" => pick(&NUMBERS).to_owned(),
         "C" => pick(&COUNTS).to_owned(),
+        "I" => pick(&IDS).to_owned(),
         word => word.to_owned(),
     };
     template.split(' ').map(word).collect::<Vec<_>>().join(" ")

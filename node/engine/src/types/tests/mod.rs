@@ -6,6 +6,7 @@ mod lists;
 mod numbers;
 mod packed_runs;
 mod sorted_sets;
+mod streams;
 
 use super::Limits;
 
@@ -32,6 +33,8 @@ fn tiny_limits() -> Limits {
         sorted_set_listpack_entries_max: 4,
         sorted_set_listpack_value_bytes_max: 8,
         hyperloglog_sparse_bytes_max: 100,
+        stream_node_bytes_max: 64,
+        stream_node_entries_max: 5,
         hash_seed: 7,
     }
 }

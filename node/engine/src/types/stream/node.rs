@@ -1,0 +1,339 @@
+//! Entries next to each other in one run of bytes, each id told as a distance from the node's own, and the names of
+//! the fields told once if every entry has the same. Knows no stream and no limit but its own.
+//!
+//! ```text
+//!   node      count, field*                      the names the node was opened with
+//!             entry*
+//!   entry     size: u16   of what follows; 0xFFFF: everything up to the end of the node
+//!             count       0: the names are the node's; else how many pairs with names of their own
+//!             ms          distance from the node's
+//!             seq         distance from the node's if ms is 0, else as it is
+//!             value*      or (field, value)*
+//! ```
+//!
+//! Counts and distances are varints. A text is a tag and its bytes; what spells an integer is kept as one:
+//!
+//! ```text
+//!   0..=191   so many bytes          192       a varint, then so many bytes
+//!   193..=197 an integer of 1, 2, 3, 4, 8 bytes LE        200..=255   the integers 0..=55
+//! ```
+
+use super::id::StreamId;
+use crate::types::number::parse_i64;
+use crate::types::text::Text;
+
+const TAG_BYTES_LONG: u8 = 192;
+const TAG_INTEGER: u8 = 193;
+const TAG_SMALL: u8 = 200;
+const SIZE_BYTES: usize = 2;
+/// The size of an entry that goes on to the end of its node, so that nothing can follow it.
+const SIZE_OPEN: u16 = u16::MAX;
+/// What a text needs besides its bytes: a tag and a varint.
+const TEXT_OVERHEAD_BYTES_MAX: usize = 6;
+/// What an entry needs besides its texts: its size and three varints.
+const ENTRY_OVERHEAD_BYTES_MAX: usize = 32;
+
+/// A run of entries in the order of their ids.
+#[derive(Clone)]
+pub(super) struct Node {
+    base: StreamId,
+    bytes: Vec<u8>,
+    /// Where the first entry that is left begins: entries trimmed from the front stay behind, unseen.
+    start: u32,
+    len: u32,
+    /// With those that were deleted since.
+    appended: u32,
+    /// Where its last entry has no end of its own.
+    closed: bool,
+}
+
+/// An entry, borrowed from where it is stored.
+#[derive(Clone, Copy)]
+pub struct StreamEntry<'a> {
+    /// Its id.
+    pub id: StreamId,
+    pairs: usize,
+    fields: &'a [u8],
+    /// `None`: names and values take turns in `fields`.
+    values: Option<&'a [u8]>,
+}
+
+impl<'a> StreamEntry<'a> {
+    /// How many fields it has.
+    pub fn len(&self) -> usize {
+        self.pairs
+    }
+
+    /// Whether it has none; no client can add such an entry.
+    pub fn is_empty(&self) -> bool {
+        self.pairs == 0
+    }
+
+    /// Its fields with their values, in the order they were given.
+    pub fn pairs(&self) -> impl Iterator<Item = (Text<'a>, Text<'a>)> + use<'a> {
+        let StreamEntry { pairs, mut fields, mut values, .. } = *self;
+        (0..pairs).map(move |_| {
+            let field = read_text(&mut fields);
+            let value = read_text(values.as_mut().unwrap_or(&mut fields));
+            (field, value)
+        })
+    }
+}
+
+impl Node {
+    /// A node for entries from `base` on, its names being those of `pairs`.
+    pub fn open(base: StreamId, pairs: &[&[u8]], capacity: usize) -> Node {
+        let mut bytes = Vec::with_capacity(capacity);
+        write_varint(&mut bytes, (pairs.len() / 2) as u64);
+        pairs.iter().step_by(2).for_each(|field| write_text(&mut bytes, field));
+        let start = bytes.len() as u32;
+        Node { base, bytes, start, len: 0, appended: 0, closed: false }
+    }
+
+    /// The lowest id it can hold.
+    #[inline]
+    pub fn base(&self) -> StreamId {
+        self.base
+    }
+
+    /// How many entries it holds.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// What it holds on the heap.
+    #[inline]
+    pub fn heap_bytes(&self) -> usize {
+        self.bytes.capacity()
+    }
+
+    /// How many bytes are written.
+    #[inline]
+    pub fn used_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether an entry of so many texts, which are so many bytes together, goes in here.
+    #[inline]
+    pub fn has_room(&self, texts: usize, text_bytes: usize, bytes_max: usize, entries_max: usize) -> bool {
+        // A long entry goes up to the end of its node, so it opens one of its own.
+        let short = text_bytes + TEXT_OVERHEAD_BYTES_MAX * texts + ENTRY_OVERHEAD_BYTES_MAX < usize::from(SIZE_OPEN);
+        short && !self.closed && self.bytes.len() + text_bytes < bytes_max && (self.appended as usize) < entries_max
+    }
+
+    /// Gives back what is not needed once nothing more comes.
+    pub fn shrink(&mut self) {
+        self.bytes.shrink_to_fit();
+    }
+
+    /// Adds an entry behind the last; its id must be higher than all before, and not below `base`.
+    /// `same`: its names are those of the node.
+    pub fn append(&mut self, id: StreamId, pairs: &[&[u8]], same: bool) {
+        let size_at = self.bytes.len();
+        self.bytes.extend_from_slice(&[0; SIZE_BYTES]);
+        write_varint(&mut self.bytes, if same { 0 } else { (pairs.len() / 2) as u64 });
+        let ms = id.ms - self.base.ms;
+        write_varint(&mut self.bytes, ms);
+        write_varint(&mut self.bytes, if ms == 0 { id.seq - self.base.seq } else { id.seq });
+        let (first, step) = if same { (1, 2) } else { (0, 1) };
+        pairs[first..].iter().step_by(step).for_each(|text| write_text(&mut self.bytes, text));
+        let size = self.bytes.len() - size_at - SIZE_BYTES;
+        let size = u16::try_from(size).unwrap_or(SIZE_OPEN);
+        self.closed = size == SIZE_OPEN;
+        self.bytes[size_at..size_at + SIZE_BYTES].copy_from_slice(&size.to_le_bytes());
+        self.len += 1;
+        self.appended += 1;
+    }
+
+    /// Whether the names of these pairs are the node's.
+    #[inline]
+    pub fn has_names(&self, pairs: &[&[u8]]) -> bool {
+        let mut names = &self.bytes[..];
+        let count = read_varint(&mut names);
+        count == (pairs.len() / 2) as u64 && pairs.iter().step_by(2).all(|field| *read_text(&mut names) == **field)
+    }
+
+    /// Where the first entry begins.
+    #[inline]
+    pub fn start(&self) -> usize {
+        self.start as usize
+    }
+
+    /// Behind the last entry.
+    #[inline]
+    pub fn end(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Where the entry behind this one begins.
+    #[inline]
+    pub fn next(&self, position: usize) -> usize {
+        match u16::from_le_bytes([self.bytes[position], self.bytes[position + 1]]) {
+            SIZE_OPEN => self.bytes.len(),
+            size => position + SIZE_BYTES + usize::from(size),
+        }
+    }
+
+    /// The id of the entry at a position.
+    #[inline]
+    pub fn id_at(&self, position: usize) -> StreamId {
+        let mut rest = &self.bytes[position + SIZE_BYTES..];
+        read_varint(&mut rest);
+        self.read_id(&mut rest)
+    }
+
+    #[inline]
+    fn read_id(&self, rest: &mut &[u8]) -> StreamId {
+        let (ms, seq) = (read_varint(rest), read_varint(rest));
+        StreamId { ms: self.base.ms + ms, seq: if ms == 0 { self.base.seq + seq } else { seq } }
+    }
+
+    /// The entry at a position.
+    #[inline]
+    pub fn entry_at(&self, position: usize) -> StreamEntry<'_> {
+        let mut rest = &self.bytes[position + SIZE_BYTES..self.next(position)];
+        let own = read_varint(&mut rest) as usize;
+        let id = self.read_id(&mut rest);
+        if own > 0 {
+            return StreamEntry { id, pairs: own, fields: rest, values: None };
+        }
+        let mut fields = &self.bytes[..];
+        let pairs = read_varint(&mut fields) as usize;
+        StreamEntry { id, pairs, fields, values: Some(rest) }
+    }
+
+    /// Where every entry begins, in order.
+    pub fn positions(&self) -> impl Iterator<Item = usize> + '_ {
+        let first = Some(self.start()).filter(|start| *start < self.end());
+        std::iter::successors(first, |position| Some(self.next(*position)).filter(|next| *next < self.end()))
+    }
+
+    /// Where the first entry with this id or a higher one begins; `end` if there is none.
+    pub fn seek(&self, id: StreamId) -> usize {
+        if id <= self.base {
+            return self.start();
+        }
+        self.positions().find(|position| self.id_at(*position) >= id).unwrap_or(self.end())
+    }
+
+    /// The id of the first entry; a node is never without one.
+    pub fn first(&self) -> StreamId {
+        self.id_at(self.start())
+    }
+
+    /// The id of the last entry.
+    pub fn last(&self) -> StreamId {
+        self.positions().last().map_or(self.base, |position| self.id_at(position))
+    }
+
+    /// Takes out the entry with this id; false if there is none.
+    pub fn remove(&mut self, id: StreamId) -> bool {
+        let position = self.seek(id);
+        if position == self.end() || self.id_at(position) != id {
+            return false;
+        }
+        let next = self.next(position);
+        if position == self.start() {
+            self.start = next as u32;
+        } else {
+            self.bytes.drain(position..next);
+            if self.bytes.capacity() - self.bytes.len() > self.bytes.len() + 64 {
+                self.bytes.shrink_to_fit();
+            }
+        }
+        self.len -= 1;
+        true
+    }
+
+    /// Takes out entries from the front as long as `goes` says so; how many.
+    pub fn drop_front(&mut self, mut goes: impl FnMut(StreamId) -> bool) -> usize {
+        let before = self.len;
+        while self.len > 0 && goes(self.first()) {
+            self.start = self.next(self.start()) as u32;
+            self.len -= 1;
+        }
+        (before - self.len) as usize
+    }
+}
+
+#[inline]
+fn write_varint(bytes: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        bytes.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+}
+
+#[inline]
+fn read_varint(rest: &mut &[u8]) -> u64 {
+    let mut number = 0;
+    for (index, byte) in rest.iter().enumerate() {
+        number |= u64::from(byte & 0x7F) << (7 * index);
+        if byte & 0x80 == 0 {
+            *rest = &rest[index + 1..];
+            break;
+        }
+    }
+    number
+}
+
+#[inline]
+fn write_text(bytes: &mut Vec<u8>, text: &[u8]) {
+    const DIGITS_MAX: usize = 20;
+    let like_integer = text.first().is_some_and(|first| first.is_ascii_digit() || *first == b'-');
+    if like_integer
+        && text.len() <= DIGITS_MAX
+        && let Some(integer) = parse_i64(text)
+    {
+        return write_integer(bytes, integer);
+    }
+    match text.len() {
+        len if len < usize::from(TAG_BYTES_LONG) => bytes.push(len as u8),
+        len => {
+            bytes.push(TAG_BYTES_LONG);
+            write_varint(bytes, len as u64);
+        }
+    }
+    bytes.extend_from_slice(text);
+}
+
+/// How many bytes an integer takes, by its tag.
+const WIDTHS: [usize; 5] = [1, 2, 3, 4, 8];
+
+fn write_integer(bytes: &mut Vec<u8>, integer: i64) {
+    if let Ok(small @ 0..=55) = u8::try_from(integer) {
+        return bytes.push(TAG_SMALL + small);
+    }
+    let index = match integer {
+        -0x80..=0x7F => 0,
+        -0x8000..=0x7FFF => 1,
+        -0x80_0000..=0x7F_FFFF => 2,
+        -0x8000_0000..=0x7FFF_FFFF => 3,
+        _ => 4,
+    };
+    bytes.push(TAG_INTEGER + index as u8);
+    bytes.extend_from_slice(&integer.to_le_bytes()[..WIDTHS[index]]);
+}
+
+#[inline]
+fn read_text<'a>(rest: &mut &'a [u8]) -> Text<'a> {
+    let tag = rest[0];
+    *rest = &rest[1..];
+    let len = match tag {
+        TAG_SMALL.. => return Text::from(i64::from(tag - TAG_SMALL)),
+        TAG_INTEGER.. => {
+            let width = WIDTHS[usize::from(tag - TAG_INTEGER)];
+            let mut little = [0; 8];
+            little[8 - width..].copy_from_slice(&rest[..width]);
+            *rest = &rest[width..];
+            return Text::from(i64::from_le_bytes(little) >> (64 - 8 * width as u32));
+        }
+        TAG_BYTES_LONG => read_varint(rest) as usize,
+        short => usize::from(short),
+    };
+    let (text, after) = rest.split_at(len);
+    *rest = after;
+    Text::from(text)
+}
