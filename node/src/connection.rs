@@ -24,10 +24,13 @@ use keyward_engine::reply::Reply;
 use keyward_engine::session::Session;
 use keyward_proto::resp::{ArgRange, Decoder};
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 /// Requests of one batch at most: enough to hide memory latency, few enough that their bookkeeping stays in cache.
@@ -170,11 +173,13 @@ async fn converse(
     lane: &mut Lane,
 ) -> io::Result<()> {
     loop {
-        let readable = tokio::select! {
-            biased;
-            () = connection.mailbox.stirred() => false,
-            ready = stream.readable() => ready.map(|()| true)?,
-        };
+        let readable = poll_fn(|context| {
+            if connection.mailbox.poll_stirred(context).is_ready() {
+                return Poll::Ready(Ok(false));
+            }
+            stream.poll_read_ready(context).map_ok(|()| true)
+        });
+        let readable = readable.await?;
         if connection.is_killed() {
             return Ok(());
         }
@@ -356,7 +361,7 @@ fn read_and_run(
     let mut input = std::mem::take(&mut scratch.input);
     // A request that panicked took the buffer with it; reading into an empty one would look like a client that left.
     input.resize(READ_BYTES, 0);
-    let outcome = stream.try_read(&mut input);
+    let outcome = read_once(stream, &mut input);
     let next = match outcome {
         Ok(0) => Ok(None),
         Ok(count) => {
@@ -373,6 +378,21 @@ fn read_and_run(
     let next = next?;
     send_now(worker, stream, lane, scratch)?;
     Ok(next)
+}
+
+/// Reads once. A read that does not fill the buffer has emptied the socket, and says so to the runtime: that saves the
+/// one that would find nothing.
+fn read_once(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut short = None;
+    let outcome = stream.try_io(Interest::READABLE, || {
+        let count = rustix::io::read(stream, &mut *buffer)?;
+        if count > 0 && count < buffer.len() {
+            short = Some(count);
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(count)
+    });
+    short.map_or(outcome, Ok)
 }
 
 /// Goes on with input that was left over when a batch ended early.

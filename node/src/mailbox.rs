@@ -4,11 +4,13 @@
 //! client between two batches, after their replies. It is bounded: a client that does not read loses its connection, not
 //! the node its memory. This file does not know what the bytes mean.
 
+use futures_util::task::AtomicWaker;
 use keyward_engine::reply::Protocol;
 use parking_lot::Mutex;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use tokio::sync::Notify;
+use std::task::{Context, Poll};
 
 /// The way to one client.
 pub struct Mailbox {
@@ -18,7 +20,9 @@ pub struct Mailbox {
     bytes_max: AtomicUsize,
     speaks_resp3: AtomicBool,
     listens: AtomicBool,
-    wake: Notify,
+    stirred: AtomicBool,
+    /// The connection's task; there is only one that waits.
+    waker: AtomicWaker,
 }
 
 impl Mailbox {
@@ -31,7 +35,8 @@ impl Mailbox {
             bytes_max: AtomicUsize::new(bytes_max),
             speaks_resp3: AtomicBool::new(false),
             listens: AtomicBool::new(false),
-            wake: Notify::new(),
+            stirred: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
         })
     }
 
@@ -46,7 +51,7 @@ impl Mailbox {
         mail.extend_from_slice(message);
         drop(mail);
         self.filled.store(true, Ordering::Release);
-        self.wake.notify_one();
+        self.stir();
         true
     }
 
@@ -95,7 +100,7 @@ impl Mailbox {
     /// Ends the connection at once, whatever it is doing.
     pub fn kill(&self) {
         self.killed.store(true, Ordering::Release);
-        self.wake.notify_one();
+        self.stir();
     }
 
     /// Whether it was told to end.
@@ -106,18 +111,28 @@ impl Mailbox {
 
     /// Makes the connection look around: what it waits for may be there.
     pub fn stir(&self) {
-        self.wake.notify_one();
+        self.stirred.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Ready once it was stirred since the last time; the task is woken then.
+    #[inline]
+    pub fn poll_stirred(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.waker.register(context.waker());
+        // A load first: the swap would take the cache line from whoever else looks at it.
+        let stirred = self.stirred.load(Ordering::Acquire) && self.stirred.swap(false, Ordering::AcqRel);
+        if stirred { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Waits until it is stirred, mail comes or the end does; may return for nothing.
     pub async fn stirred(&self) {
-        self.wake.notified().await;
+        poll_fn(|context| self.poll_stirred(context)).await;
     }
 
-    /// Waits until the connection is told to end.
+    /// Waits until the connection is told to end. Mail stays where it is, and is told anew.
     pub async fn killed(&self) {
         while !self.is_killed() {
-            self.wake.notified().await;
+            self.stirred().await;
         }
     }
 }
