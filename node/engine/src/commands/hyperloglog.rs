@@ -99,9 +99,7 @@ fn pfadd(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
         Some(value) => HyperLogLog::copy_of(&value).map_err(refused)?,
         None => HyperLogLog::new(),
     };
-    for element in elements {
-        changes += u64::from(log.add(element, sparse_bytes_max));
-    }
+    changes += log.add_all(elements, sparse_bytes_max) as u64;
     if changes > 0 {
         log.forget_estimate();
         keys.put_string(key, log.bytes(), Expiry::Keep);

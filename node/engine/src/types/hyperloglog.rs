@@ -334,6 +334,28 @@ impl HyperLogLog {
         View { bytes: &self.bytes, encoding }
     }
 
+    /// Sees elements; how many of them changed a register.
+    pub fn add_all(&mut self, elements: &[&[u8]], sparse_bytes_max: usize) -> usize {
+        // A sparse form is walked for every element; so many are cheaper to add to a byte for each register.
+        const FEW: usize = 16;
+        if elements.len() <= FEW || self.view().encoding == Encoding::Dense {
+            return elements.iter().filter(|element| self.add(element, sparse_bytes_max)).count();
+        }
+        let mut registers = self.view().registers().unwrap_or_else(|_| Registers::new());
+        let mut changed = 0;
+        for element in elements {
+            let (index, value) = place_of(element);
+            changed += usize::from(registers.0[index] < value);
+            registers.0[index] = registers.0[index].max(value);
+        }
+        if changed > 0 {
+            let mut after = HyperLogLog::of(&registers, false, sparse_bytes_max);
+            after.copy_estimate(self.view());
+            *self = after;
+        }
+        changed
+    }
+
     /// Sees an element; whether that changed a register.
     pub fn add(&mut self, element: &[u8], sparse_bytes_max: usize) -> bool {
         let (index, value) = place_of(element);

@@ -102,7 +102,7 @@ fn take_steps(steps: &[Step], bytes: &mut [u8], reply: &mut Reply) -> u64 {
             continue;
         };
         field.write(bytes, new);
-        changed += 1;
+        changed += u64::from(new != old);
         reply.integer(if matches!(change, Change::Set(_)) { old } else { new } as i64);
     }
     changed

@@ -84,6 +84,14 @@ fn the_sparse_form_ends_where_the_configuration_says() {
 }
 
 #[test]
+fn many_elements_at_once_are_the_same_as_one_by_one() {
+    let mut engine = Engine::after(&[]);
+    add(&mut engine, "many", 0..400);
+    (0..400).for_each(|number| _ = engine.words(&format!("PFADD single {number}")));
+    assert_eq!(engine.words("PFDEBUG GETREG many"), engine.words("PFDEBUG GETREG single"));
+}
+
+#[test]
 fn a_merge_counts_what_any_of_them_saw() {
     let mut engine = Engine::after(&["PFADD a 1 2 3", "PFADD b 3 4 5", "SET s x"]);
     engine.converse(&[
