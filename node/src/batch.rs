@@ -235,6 +235,10 @@ impl<'w, 'a> Batch<'w, 'a> {
                 return Flow::Continue;
             }
         };
+        // A transaction was let in as a whole: nothing of it is refused half way.
+        if row.command.flags.has(Flags::DENYOOM) && self.conditions.primary && !self.executing {
+            self.conditions.memory_full = !self.worker.has_room(&self.hot, self.now);
+        }
         let admitted =
             match gate::admit(self.worker.node.table, row, request.argv, session, &self.conditions, &mut self.keys) {
                 Ok(admitted) => admitted,
@@ -484,6 +488,7 @@ fn call_context<'h>(worker: &Worker, hot: &'h Hot, session: &Session, now: i64) 
         databases: worker.node.config.databases,
         random: worker.next_random(),
         no_touch: session.no_touch,
+        usage: hot.eviction.usage,
     }
 }
 

@@ -181,7 +181,7 @@ settings! {
         databases: u32 = "16" in "1" ..= "1024";
         /// Memory for data: a size, or a percentage of what the cgroup or the machine grants. 0: no limit.
         maxmemory: Memory = "75%";
-        /// What happens at `maxmemory`. This release knows `noeviction`: writes that need memory are refused.
+        /// What happens at `maxmemory`: `noeviction` refuses writes that need memory; the others let keys go, as in Redis.
         maxmemory_policy: MaxmemoryPolicy = "noeviction";
         /// When to save by itself: pairs of `seconds changes`. Empty: only on request and at shutdown.
         save: SaveRules = "3600 1 300 100 60 10000";
@@ -189,6 +189,8 @@ settings! {
         dbfilename: String = "dump.rdb";
         /// Data snapshots to keep, the newest included.
         snapshot_keep: u32 = "2" in "1" ..= "100";
+        /// A damaged snapshot is loaded up to the damage; otherwise it stops the start.
+        load_damaged_snapshot: bool = "false";
         /// Longest time that a stopping node spends on finishing: hand-over, last snapshot, connections.
         shutdown_timeout: Duration = "30s" in "1s" ..= "1h";
     }

@@ -127,9 +127,11 @@ fn memory(node: &Node) -> Fields {
         "used_memory_dataset" => used,
         "maxmemory" => limit,
         "maxmemory_human" => human(limit),
-        "maxmemory_policy" => "noeviction",
+        "maxmemory_policy" => node.live.hot().eviction.policy.name(),
         "mem_fragmentation_ratio" => format!("{ratio:.2}"),
         "mem_allocator" => "jemalloc",
+        "lazyfree_pending_objects" => node.shards.dropper.pending(),
+        "lazyfreed_objects" => node.shards.dropper.freed(),
     }
 }
 
@@ -165,7 +167,7 @@ fn stats(node: &Node) -> Fields {
         "total_net_output_bytes" => sum(node, |counters| counters.output_bytes.get()),
         "rejected_connections" => sum(node, |counters| counters.rejected.get()),
         "expired_keys" => tally.expired,
-        "evicted_keys" => 0,
+        "evicted_keys" => tally.evicted,
         "keyspace_hits" => tally.hits,
         "keyspace_misses" => tally.misses,
         "pubsub_channels" => 0,

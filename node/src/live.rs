@@ -10,12 +10,14 @@
 use crate::config::Config;
 use keyward_acl::{ErrorDetail, Glob};
 use keyward_engine::events::EventClass;
+use keyward_engine::eviction::{Policy, Usage};
 use keyward_engine::types::Limits;
 use keyward_proto::resp;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// What a parameter's value must look like.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +53,16 @@ const fn set(name: &'static str, default: &'static str, kind: Kind) -> Parameter
 }
 
 const MANY: i64 = i64::MAX;
-const POLICIES: &[&str] = &["noeviction"];
+const POLICIES: &[&str] = &[
+    "volatile-lru",
+    "volatile-lfu",
+    "volatile-random",
+    "volatile-ttl",
+    "allkeys-lru",
+    "allkeys-lfu",
+    "allkeys-random",
+    "noeviction",
+];
 const LOG_LEVELS: &[&str] = &["debug", "verbose", "notice", "warning", "nothing"];
 
 /// Every parameter, alphabetically.
@@ -87,6 +98,8 @@ const PARAMETERS: &[Parameter] = &[
     set("lazyfree-lazy-server-del", "yes", Kind::Switch),
     set("lazyfree-lazy-user-del", "yes", Kind::Switch),
     set("lazyfree-lazy-user-flush", "yes", Kind::Switch),
+    set("lfu-decay-time", "1", Kind::Number(0, i32::MAX as i64)),
+    set("lfu-log-factor", "10", Kind::Number(0, i32::MAX as i64)),
     set("list-compress-depth", "0", Kind::Number(0, MANY)),
     set("list-max-listpack-size", "-2", Kind::Number(-5, MANY)),
     set("loglevel", "notice", Kind::Word(LOG_LEVELS)),
@@ -94,6 +107,7 @@ const PARAMETERS: &[Parameter] = &[
     set("maxclients", "10000", Kind::Number(1, 1_000_000)),
     set("maxmemory", "0", Kind::Bytes(0, u64::MAX)),
     set("maxmemory-clients", "0", Kind::Bytes(0, u64::MAX)),
+    set("maxmemory-eviction-tenacity", "10", Kind::Number(0, 100)),
     set("maxmemory-policy", "noeviction", Kind::Word(POLICIES)),
     set("maxmemory-samples", "5", Kind::Number(1, 64)),
     set("min-replicas-to-write", "0", Kind::Number(0, 100)),
@@ -158,12 +172,29 @@ pub struct Hot {
     pub login_ms: i64,
     /// Memory for data, in bytes; 0: no limit.
     pub memory_bytes_max: u64,
+    /// What goes when it is used up, and how that is found.
+    pub eviction: Eviction,
+    /// How much of its time the upkeep thread may spend on expired keys (`active-expire-effort`, 1 to 10).
+    pub expire_effort: u32,
     /// When to save by itself: seconds and changes.
     pub save_rules: Vec<(u64, u64)>,
     /// Entries of ACL LOG.
     pub acl_log_max: usize,
     /// New users may use every channel.
     pub new_users_get_channels: bool,
+}
+
+/// How keys are evicted.
+#[derive(Clone, Copy, Debug)]
+pub struct Eviction {
+    /// `maxmemory-policy`
+    pub policy: Policy,
+    /// How the use of keys is remembered.
+    pub usage: Usage,
+    /// `maxmemory-samples`
+    pub samples: usize,
+    /// The longest that one command may spend on it (`maxmemory-eviction-tenacity`); none: as long as it takes.
+    pub time_max: Option<Duration>,
 }
 
 impl Hot {
@@ -180,7 +211,6 @@ pub struct Live {
     texts: Mutex<BTreeMap<&'static str, String>>,
     generation: AtomicU64,
     hot: Mutex<Arc<Hot>>,
-    memory_full: AtomicBool,
     fixed: Fixed,
 }
 
@@ -212,6 +242,7 @@ impl Live {
             ("threads", config.threads.to_string()),
             ("maxclients", config.maxclients.to_string()),
             ("maxmemory", config.maxmemory.bytes().to_string()),
+            ("maxmemory-policy", config.maxmemory_policy.to_string()),
             ("proto-max-bulk-len", config.proto_max_bulk_len.bytes().to_string()),
             ("client-query-buffer-limit", config.client_query_buffer_limit.bytes().to_string()),
             ("timeout", config.timeout.as_secs().to_string()),
@@ -227,13 +258,7 @@ impl Live {
             hash_seed: crate::random::u64(),
         };
         let hot = Mutex::new(Arc::new(hot(&texts, fixed)));
-        Live {
-            texts: Mutex::new(texts),
-            generation: AtomicU64::new(1),
-            hot,
-            memory_full: AtomicBool::new(false),
-            fixed,
-        }
+        Live { texts: Mutex::new(texts), generation: AtomicU64::new(1), hot, fixed }
     }
 
     /// A number that changes whenever a setting does.
@@ -245,21 +270,6 @@ impl Live {
     /// The settings requests look at.
     pub fn hot(&self) -> Arc<Hot> {
         Arc::clone(&self.hot.lock())
-    }
-
-    /// Whether `maxmemory` is reached, as of the last look.
-    #[inline]
-    pub fn is_memory_full(&self) -> bool {
-        self.memory_full.load(Ordering::Relaxed)
-    }
-
-    /// Notes how much memory the data uses.
-    pub fn note_memory(&self, used_bytes: u64) {
-        let limit = self.hot().memory_bytes_max;
-        let full = limit > 0 && used_bytes > limit;
-        if full != self.is_memory_full() {
-            self.memory_full.store(full, Ordering::Relaxed);
-        }
     }
 
     /// `CONFIG GET`: the parameters that match any pattern, each once.
@@ -386,6 +396,7 @@ fn hot(texts: &BTreeMap<&'static str, String>, fixed: Fixed) -> Hot {
         unauthenticated_bulk_bytes_max: fixed.unauthenticated_bulk_bytes_max,
         ..resp::Limits::default()
     };
+    let policy = texts.get("maxmemory-policy").and_then(|name| Policy::named(name)).unwrap_or_default();
     let redis = texts.get("acl-error-detail").is_some_and(|text| text == "redis");
     Hot {
         limits,
@@ -404,10 +415,31 @@ fn hot(texts: &BTreeMap<&'static str, String>, fixed: Fixed) -> Hot {
         idle_ms: number("timeout") * 1000,
         login_ms: fixed.login_ms,
         memory_bytes_max: size("maxmemory"),
+        eviction: Eviction {
+            policy,
+            usage: Usage {
+                counted: policy.is_lfu(),
+                log_factor: number("lfu-log-factor") as u32,
+                decay_minutes: number("lfu-decay-time") as u32,
+            },
+            samples: count("maxmemory-samples"),
+            time_max: eviction_time_max(number("maxmemory-eviction-tenacity")),
+        },
+        expire_effort: number("active-expire-effort") as u32,
         save_rules: texts.get("save").and_then(|text| save_rules(text)).unwrap_or_default(),
         acl_log_max: count("acllog-max-len"),
         new_users_get_channels: texts.get("acl-pubsub-default").is_some_and(|text| text == "allchannels"),
     }
+}
+
+/// Up to 10 linear, then 15 % more for each, as Redis counts; 100 has no bound.
+fn eviction_time_max(tenacity: i64) -> Option<Duration> {
+    let us = match tenacity {
+        0..=10 => 50.0 * tenacity as f64,
+        11..=99 => 500.0 * 1.15_f64.powi(tenacity as i32 - 10),
+        _ => return None,
+    };
+    Some(Duration::from_micros(us as u64))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use keyward::config::{Config, Flags, raise_open_files};
 use keyward::demo::{self, Demo};
-use keyward::{node, telemetry};
+use keyward::{memory, node, telemetry};
 
 // Measured: of the allocators at hand it keeps millions of small entries in the fewest bytes, and gives memory back.
 #[global_allocator]
@@ -65,6 +65,7 @@ fn run_node(serve: &Serve) -> Result<(), String> {
         tracing::warn!(%warning, "configuration");
     }
     raise_open_files(config.open_files());
+    memory::save_pages();
     if serve.exit_with_parent {
         demo::exit_with_parent();
     }

@@ -14,9 +14,11 @@ use crate::config::{Config, Formation, PolicySource, Secret};
 use crate::control::{self, Bootstrap, ClusterSecret, Control, ControlConfig, Origin};
 use crate::corridor::{Corridor, Entry, InLane};
 use crate::counters::ThreadCounters;
+use crate::expiry::Expiry;
 use crate::journal::Journal;
 use crate::live::Live;
 use crate::mailbox::Mailbox;
+use crate::memory::Census;
 use crate::monitor::Monitors;
 use crate::observers::Observers;
 use crate::pubsub::PubSub;
@@ -27,8 +29,9 @@ use crate::view::{View, ViewCell};
 use crate::worker::{INBOX_MESSAGES_MAX, Job, Worker, now_us};
 use keyward_acl::AclLog;
 use keyward_cluster::{Addresses, Change, Outcome, State};
+use keyward_engine::effects::Effects;
 use keyward_engine::events::{Event, EventClass};
-use keyward_engine::keyspace::{Layout, SpaceId};
+use keyward_engine::keyspace::{Garbage, Layout, Shard, SpaceId, Swept};
 use keyward_engine::reply::Reply;
 use keyward_engine::table::{Table, table};
 use parking_lot::Mutex;
@@ -43,9 +46,6 @@ use tokio::task::JoinHandle;
 
 /// Between two looks at idle clients, memory and the save schedule.
 const TICK: Duration = Duration::from_secs(1);
-
-/// Between two looks at how much memory the data uses: how far past `maxmemory` a burst can get.
-const MEMORY_TICK: Duration = Duration::from_millis(100);
 
 /// Why a node cannot start, or had to stop: one sentence.
 #[derive(Debug)]
@@ -140,6 +140,10 @@ pub struct Node {
     pub inboxes: Vec<mpsc::Sender<Job>>,
     /// What each data thread counted.
     pub counters: Vec<Arc<ThreadCounters>>,
+    /// Where keys lie that may be evicted.
+    pub census: Census,
+    /// Whether expired keys are looked for.
+    pub expiry: Expiry,
     /// Data on disk.
     pub snapshots: Snapshots,
     /// Asks it to stop.
@@ -153,7 +157,6 @@ pub struct Node {
     next_client: AtomicU64,
     next_link: AtomicU64,
     loading: AtomicBool,
-    memory_bytes: AtomicU64,
     ops_per_second: AtomicU64,
 }
 
@@ -205,9 +208,9 @@ impl Node {
         self.loading.load(Ordering::Relaxed)
     }
 
-    /// Bytes the data used at the last look.
+    /// Bytes the data uses.
     pub fn memory_bytes(&self) -> u64 {
-        self.memory_bytes.load(Ordering::Relaxed)
+        self.shards.used_bytes()
     }
 
     /// Commands per second, over the last tick.
@@ -230,6 +233,8 @@ impl Node {
 
     /// Takes over what `CONFIG SET` changed and other rooms must know.
     pub fn settings_changed(&self) {
+        // A new limit holds from now on, not from the next look.
+        self.shards.count_used_bytes();
         self.acl_log.lock().set_max_len(self.live.hot().acl_log_max);
     }
 
@@ -237,6 +242,7 @@ impl Node {
     pub fn reset_statistics(&self) {
         self.counters.iter().for_each(|counters| counters.reset());
         (0..self.shards.count()).for_each(|index| self.shards.with(index, |shard| shard.reset_tally()));
+        self.shards.dropper.reset();
     }
 
     /// `ACL LOG`, newest first.
@@ -255,23 +261,45 @@ impl Node {
         }
     }
 
-    /// Removes expired keys of one shard, a slice of it, and up to `fields` expired fields of the hashes of each of its
-    /// keyspaces; how many of both. Their removal is journaled like any other.
-    pub fn sweep_shard(&self, index: u32, now_ms: i64, buckets: usize, fields: usize) -> usize {
+    /// Removes keys nobody asked to remove, expired or evicted, under the shard's lock; how many.
+    pub fn remove_in_background(
+        &self,
+        index: u32,
+        space: SpaceId,
+        events: EventClass,
+        with: impl FnOnce(&mut Shard, &mut Effects) -> Vec<Garbage>,
+    ) -> usize {
+        self.shards.remove_in_background(index, space, events, &self.journal, with)
+    }
+
+    /// Removes expired keys of one shard, a slice of it of about this length, and up to `fields` expired fields of the hashes
+    /// of each of its keyspaces; the next slice goes on. Nothing while
+    /// somebody has the corridor: no key goes between the commands of a transaction.
+    pub fn sweep_shard(&self, index: u32, now_ms: i64, events: EventClass, time: Duration, fields: usize) -> Swept {
+        let began = Instant::now();
+        let mut all = Swept { finished: true, ..Swept::default() };
         let lane = self.corridor.upkeep_lane();
         if self.corridor.enter(lane) != Entry::Entered {
-            return 0;
+            return all;
         }
         let _in_lane = InLane::new(&self.corridor, lane);
+        for space in self.shards.with(index, |shard| shard.expiring_spaces()) {
+            self.remove_in_background(index, space, events, |shard, effects| {
+                let mut garbage = Vec::new();
+                let keys = shard.space_mut(space);
+                let mut go_on = || began.elapsed() < time;
+                let swept = keys.remove_expired(space.database, now_ms, effects, &mut garbage, &mut go_on);
+                all = all.plus(swept);
+                garbage
+            });
+        }
+        all.removed += self.sweep_fields(index, now_ms, fields);
+        all
+    }
+
+    fn sweep_fields(&self, index: u32, now_ms: i64, fields: usize) -> usize {
         self.shards.with_observers(index, |shard, observers| {
             let mut removed = 0;
-            for space in shard.expiring_spaces() {
-                removed += shard.space_mut(space).remove_expired(now_ms, buckets, |key| {
-                    self.journal.expired(space, key);
-                    self.tell(observers, space, EventClass::EXPIRED, "expired", key, false);
-                });
-            }
-            shard.count_expired(removed);
             for space in shard.spaces_of_expiring_fields() {
                 removed += shard.space_mut(space).remove_expired_fields(now_ms, fields, |expired| {
                     self.journal.expired_fields(space, &expired);
@@ -304,13 +332,6 @@ impl Node {
         let turn = self.next_link.fetch_add(1, Ordering::Relaxed) as usize % self.inboxes.len();
         // A full inbox drops the link; its caller tries again.
         let _ = self.inboxes[turn].try_send(Job::Link(stream));
-    }
-
-    fn look_at_memory(&self) {
-        let used: usize =
-            (0..self.shards.count()).map(|index| self.shards.with(index, |shard| shard.memory_bytes())).sum();
-        self.memory_bytes.store(used as u64, Ordering::Relaxed);
-        self.live.note_memory(used as u64);
     }
 }
 
@@ -399,6 +420,8 @@ async fn serve_with(
     let secret = config.cluster_secret.as_ref().map(|secret| secret.expose().as_bytes().to_vec()).unwrap_or_default();
     let node = Arc::new(Node {
         snapshots: Snapshots::new(&config),
+        census: Census::default(),
+        expiry: Expiry::default(),
         acl_log: Mutex::new(AclLog::new(live.hot().acl_log_max)),
         live,
         table,
@@ -421,7 +444,6 @@ async fn serve_with(
         next_client: AtomicU64::new(1),
         next_link: AtomicU64::new(0),
         loading: AtomicBool::new(true),
-        memory_bytes: AtomicU64::new(0),
         ops_per_second: AtomicU64::new(0),
         config,
     });
@@ -515,7 +537,7 @@ fn start_upkeep(node: &Arc<Node>) -> Result<(), StartError> {
     let node = Arc::clone(node);
     let upkeep = move || {
         runtime.block_on(async {
-            tokio::join!(watch_memory(Arc::clone(&node)), crate::expiry::sweep(node));
+            tokio::join!(crate::memory::watch(Arc::clone(&node)), crate::expiry::sweep(node));
         });
     };
     let thread = std::thread::Builder::new().name("keyward-upkeep".to_owned()).spawn(upkeep);
@@ -533,13 +555,6 @@ async fn tick(node: Arc<Node>) {
             // A full inbox means a busy thread; the next tick will do.
             let _ = inbox.try_send(Job::Tidy);
         }
-    }
-}
-
-async fn watch_memory(node: Arc<Node>) {
-    loop {
-        node.look_at_memory();
-        tokio::time::sleep(MEMORY_TICK).await;
     }
 }
 

@@ -9,6 +9,7 @@
 //! lock, so a lock is held for microseconds. Effects of a write reach the journal before its locks are released:
 //! journal order is memory order. This file decides which locks a command takes and nothing else.
 
+use crate::dropper::Dropper;
 use crate::journal::Journal;
 use crate::observers::{Observers, Waiter, Watch};
 use crate::pubsub::PubSub;
@@ -22,6 +23,7 @@ use keyward_engine::keyspace::{CallContext, EveryKey, Garbage, Keys, Layout, Pla
 use keyward_engine::reply::Reply;
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 /// A handler of data commands.
 pub type KeysHandler = fn(&mut Keys<'_>, Args<'_>, &mut Reply) -> Result<(), CommandError>;
@@ -46,6 +48,34 @@ pub struct Shards {
     pubsub: Arc<PubSub>,
     /// Who caches.
     pub tracking: Tracking,
+    used: Used,
+    /// Where big garbage goes.
+    pub dropper: Dropper,
+}
+
+/// Bytes that all data uses, give or take [`METER_BYTES`] for each thread. Read by every command that needs memory,
+/// changed seldom: a thread carries what it used until it is worth telling.
+#[derive(Default)]
+#[repr(align(128))]
+struct Used(AtomicI64);
+
+/// What a thread may have used before it tells, in bytes.
+const METER_BYTES: i64 = 16 << 10;
+
+/// What one thread used and has not told.
+#[derive(Default)]
+struct Meter(i64);
+
+impl Meter {
+    #[inline]
+    fn note(&mut self, before: usize, after: usize, used: &Used) {
+        if before != after {
+            self.0 += after as i64 - before as i64;
+            if self.0.abs() > METER_BYTES {
+                used.0.fetch_add(std::mem::take(&mut self.0), Ordering::Relaxed);
+            }
+        }
+    }
 }
 
 /// A request, ready to run on keys.
@@ -84,6 +114,7 @@ pub struct Reader<'a> {
 pub struct CallSpace {
     effects: Effects,
     garbage: Vec<Garbage>,
+    meter: Meter,
     /// Keys somebody waits for that were written: to be served once no lock is held.
     pub ready: Vec<(SpaceId, Vec<u8>)>,
     /// The client of the last call waits.
@@ -107,7 +138,14 @@ impl Shards {
                 Slot(Mutex::new(held))
             })
             .collect();
-        Shards { layout, slots, pubsub, tracking: Tracking::default() }
+        Shards {
+            layout,
+            slots,
+            pubsub,
+            tracking: Tracking::default(),
+            used: Used::default(),
+            dropper: Dropper::default(),
+        }
     }
 
     /// How keys are placed.
@@ -149,15 +187,17 @@ impl Shards {
             let mut held = self.slots[index as usize].0.lock();
             let Held { shard, observers } = &mut *held;
             memory.begin(!observers.is_empty() || self.tracking.has_broadcasts(), call.events);
+            let before = shard.space_bytes(call.context.space);
             let keys = Keys::one(index, shard, call.context, &mut memory.effects).placed(only.key, place);
             let result = finish(handler, keys, call, &mut memory.garbage, reply);
             shard.count(&memory.effects);
+            memory.meter.note(before, shard.space_bytes(call.context.space), &self.used);
             journal.append(call.context.space, call.argv, &memory.effects);
             if memory.effects.has_aftermath() || call.reader.is_some() {
                 self.aftermath(&mut [(index, &mut held)], call, memory, reply);
             }
             drop(held);
-            memory.garbage.clear();
+            self.dropper.free(&mut memory.garbage);
             return result;
         }
         self.run_on_many(handler, call, memory, journal, reply)
@@ -175,6 +215,8 @@ impl Shards {
         indexes.sort_unstable();
         indexes.dedup();
         let mut guards = self.lock(&indexes);
+        let bytes = |guards: &[MutexGuard<'_, Held>]| guards.iter().map(|held| held.shard.memory_bytes()).sum();
+        let before = bytes(&guards);
         let observed = guards.iter().any(|held| !held.observers.is_empty()) || self.tracking.has_broadcasts();
         memory.begin(observed, call.events);
         let shards = indexes.iter().copied().zip(guards.iter_mut().map(|guard| &mut guard.shard)).collect();
@@ -183,6 +225,7 @@ impl Shards {
         if let Some(first) = guards.first_mut() {
             first.shard.count(&memory.effects);
         }
+        memory.meter.note(before, bytes(&guards), &self.used);
         journal.append(call.context.space, call.argv, &memory.effects);
         if memory.effects.has_aftermath() || call.reader.is_some() {
             let mut held: Vec<(u32, &mut Held)> =
@@ -190,7 +233,7 @@ impl Shards {
             self.aftermath(&mut held, call, memory, reply);
         }
         drop(guards);
-        memory.garbage.clear();
+        self.dropper.free(&mut memory.garbage);
         result
     }
 
@@ -208,7 +251,7 @@ impl Shards {
         if every.everything_changed {
             self.tracking.tell_all(call.client);
         }
-        memory.garbage.clear();
+        self.dropper.free(&mut memory.garbage);
         result
     }
 
@@ -328,6 +371,71 @@ impl Shards {
         }
     }
 
+    /// Removes keys nobody asked to remove: `with` does, under the shard's lock, and names them as effects, which become
+    /// known as those of a command do. Returns how many.
+    pub fn remove_in_background(
+        &self,
+        index: u32,
+        space: SpaceId,
+        events: EventClass,
+        journal: &Journal,
+        with: impl FnOnce(&mut Shard, &mut Effects) -> Vec<Garbage>,
+    ) -> usize {
+        let mut effects = Effects::new();
+        let mut held = self.slots[index as usize].0.lock();
+        let Held { shard, observers } = &mut *held;
+        effects.observe(!observers.is_empty() || self.tracking.has_broadcasts(), events);
+        let before = shard.space_bytes(space) as i64;
+        let mut garbage = with(shard, &mut effects);
+        let after = shard.space_bytes(space) as i64;
+        shard.count(&effects);
+        journal.append(space, &[], &effects);
+        for (_, key) in effects.touched_keys() {
+            // Nobody waits for a key to go, so there is nobody to serve.
+            observers.touched(space, key, false);
+            observers.tracked.changed(key, 0, &self.tracking);
+            if self.tracking.has_broadcasts() {
+                self.tracking.broadcast(key, 0);
+            }
+        }
+        self.pubsub.tell(events, effects.events());
+        drop(held);
+        if before != after {
+            self.used.0.fetch_add(after - before, Ordering::Relaxed);
+        }
+        self.dropper.free(&mut garbage);
+        effects.expired_count() + effects.evicted_count()
+    }
+
+    /// Bytes that all data uses, nearly.
+    #[inline]
+    pub fn used_bytes(&self) -> u64 {
+        self.used.0.load(Ordering::Relaxed).max(0) as u64
+    }
+
+    /// Counts what all data uses, shard by shard.
+    pub fn count_used_bytes(&self) -> u64 {
+        let used: usize = (0..self.count()).map(|index| self.with(index, |shard| shard.memory_bytes())).sum();
+        self.used.0.store(used as i64, Ordering::Relaxed);
+        used as u64
+    }
+
+    /// Calls `with` with each of these shards while all of them are locked, as a command on several keys has them.
+    #[cfg(test)]
+    pub(crate) fn with_several(&self, indexes: [u32; 2], mut with: impl FnMut(u32, &mut Shard)) {
+        let mut indexes = indexes.to_vec();
+        indexes.sort_unstable();
+        indexes.dedup();
+        let mut guards = self.lock(&indexes);
+        indexes.iter().zip(guards.iter_mut()).for_each(|(index, held)| with(*index, &mut held.shard));
+    }
+
+    /// One moment of all shards: `with` gets each of them while all are locked.
+    pub fn with_all_locked(&self, mut with: impl FnMut(&mut Shard)) {
+        let mut guards: Vec<_> = self.slots.iter().map(|slot| slot.0.lock()).collect();
+        guards.iter_mut().for_each(|held| with(&mut held.shard));
+    }
+
     /// What happened in all shards since the start.
     pub fn tally(&self) -> Tally {
         (0..self.count()).fold(Tally::default(), |sum, index| sum.plus(self.with(index, |shard| shard.tally())))
@@ -410,10 +518,13 @@ impl Every<'_, '_> {
             observed.extend(keys.map(|(space, key)| (at, space, key.clone(), there(of, space, &key))));
         }
         self.memory.begin(!observed.is_empty() || self.shards.tracking.has_broadcasts(), self.call.events);
+        let bytes = |held: &[(u32, &mut Held)]| held.iter().map(|(_, of)| of.shard.memory_bytes()).sum();
+        let bytes_before = bytes(held);
         let shards = held.iter_mut().map(|(index, of)| (*index, &mut of.shard)).collect();
         let mut keys = Keys::many(shards, context, &mut self.memory.effects);
         with(&mut keys);
         let garbage = std::mem::take(&mut keys.garbage);
+        self.memory.meter.note(bytes_before, bytes(held), &self.shards.used);
         if let Some((_, first)) = held.first_mut() {
             first.shard.count(&self.memory.effects);
         }

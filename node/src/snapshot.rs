@@ -1,10 +1,10 @@
 //! Data on disk: snapshots written while the node serves, by schedule, on request and when it stops; loaded when it starts.
 //!
 //! ```text
-//!   write:  shards, one after the other ─► dump.rdb.tmp ─► fsync ─► dump.rdb kept as dump.rdb.1 ─► renamed to dump.rdb ─► fsync
+//!   write:  one moment of all shards, in slices ─► dump.rdb.tmp ─► fsync ─► dump.rdb kept as dump.rdb.1 ─► renamed to dump.rdb ─► fsync
 //!   load:   dump.rdb, or the newest older one if there is none; a damaged file stops the start
 //! ```
-//! Each shard is written as it is at one moment; two shards may be a little apart. A crash at any step leaves the last good
+//! The file holds one moment of the whole node: a command, transaction or script is in it with all it did, or not at all. A crash at any step leaves the last good
 //! file under its name. The files are RDB files, which Redis and Valkey load too. Only one is written at a time, and
 //! only by a node that has data. It refuses to know what the records mean: `keyward_engine::dump` does.
 
@@ -184,7 +184,11 @@ fn write_if_needed(node: &Node) -> Result<(), String> {
     }
     let began = Instant::now();
     let changes = node.shards.tally().changes;
-    let written = writer::write(&node.shards, &node.snapshots.files, now_ms());
+    let written = writer::write(&node.shards, &node.snapshots.files, now_ms(), |moment| {
+        // Nothing runs while the corridor is closed: no transaction or script is half done.
+        let _closed = node.corridor.close();
+        moment();
+    });
     node.snapshots.note(began, changes, &written);
     written.map(drop)
 }
@@ -202,7 +206,13 @@ pub async fn load(node: &Arc<Node>) -> Result<(), String> {
     let loading = tokio::task::spawn_blocking(move || {
         let limits = node.live.hot().limits.clone();
         let files = &node.snapshots.files;
-        reader::load(&node.shards, files, &limits, node.config.databases, now_ms())
+        let wanted = reader::Wanted {
+            limits: &limits,
+            databases: node.config.databases,
+            now_ms: now_ms(),
+            damaged: node.config.load_damaged_snapshot,
+        };
+        reader::load(&node.shards, files, &wanted)
     });
     loading.await.map_err(|error| format!("the data could not be loaded: {error}"))?
 }

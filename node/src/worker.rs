@@ -9,6 +9,7 @@ use crate::counters::ThreadCounters;
 use crate::forward::{ForwardBatch, ForwardLink};
 use crate::gate::{Conditions, Refusal};
 use crate::live::Hot;
+use crate::memory::{Evictor, Room};
 use crate::node::Node;
 use crate::shards::CallSpace;
 use crate::view::View;
@@ -82,6 +83,7 @@ pub struct Worker {
     connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
     link: RefCell<Option<Rc<ForwardLink>>>,
     random: Cell<u64>,
+    evictor: RefCell<Evictor>,
     hot: RefCell<(u64, Arc<Hot>)>,
     /// The second in which logins last failed, and how many did.
     failed_logins: Cell<(i64, u64)>,
@@ -108,6 +110,7 @@ impl Worker {
             connections: RefCell::default(),
             link: RefCell::new(None),
             random,
+            evictor: RefCell::default(),
             hot,
             failed_logins: Cell::new((0, 0)),
         }
@@ -237,10 +240,23 @@ impl Worker {
         Conditions {
             primary: view.is_primary(),
             loading: self.node.is_loading(),
-            memory_full: self.node.live.is_memory_full(),
+            // Looked at when a command needs memory: see `has_room`.
+            memory_full: false,
             busy: self.node.corridor.is_busy(),
             detail: hot.detail,
         }
+    }
+
+    /// Whether there is memory for a command that needs some; if not, keys are evicted first. The caller holds no shard.
+    #[inline]
+    pub fn has_room(&self, hot: &Hot, now: UnixMillis) -> bool {
+        let used = self.node.shards.used_bytes();
+        hot.memory_bytes_max == 0 || used <= hot.memory_bytes_max || self.make_room(hot, now)
+    }
+
+    #[cold]
+    fn make_room(&self, hot: &Hot, now: UnixMillis) -> bool {
+        self.evictor.borrow_mut().make_room(&self.node, hot, now) != Room::Nothing
     }
 
     /// What a handler may look at.

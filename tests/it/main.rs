@@ -12,6 +12,7 @@ mod forward;
 mod fuzzing;
 mod kill;
 mod limits;
+mod memory;
 mod startup;
 mod sweep;
 mod tidy;

@@ -42,6 +42,8 @@ pub struct Effects {
     rewritten: Option<(Range<usize>, ShortWord)>,
     commands: Vec<EffectCommand>,
     removed: Vec<Vec<u8>>,
+    /// How many of those removed were evicted; the others were past their expiry.
+    evicted: usize,
     /// Somebody observes keys of the locked shards: what is touched is noted.
     observed: bool,
     touched: Vec<(u32, Vec<u8>)>,
@@ -67,7 +69,7 @@ pub enum Effect<'a> {
     Request(&'a [&'a [u8]]),
     /// This command instead.
     Command(&'a EffectCommand),
-    /// A key that was found expired and removed.
+    /// A key that was found expired, or was evicted, and is gone.
     Removed(&'a [u8]),
 }
 
@@ -176,6 +178,14 @@ impl Effects {
         self.removed_fields.push(words.map(<[u8]>::to_vec).collect());
     }
 
+    /// A key was evicted, because memory ran out.
+    pub fn evicted(&mut self, database: u32, key: &[u8]) {
+        self.removed.push(key.to_vec());
+        self.evicted += 1;
+        self.touched(database, key);
+        self.event(EventClass::EVICTED, "evicted", database, key);
+    }
+
     /// How many things the request changed (the `dirty` count of `INFO persistence`).
     #[inline]
     pub fn changes(&self) -> u64 {
@@ -184,7 +194,12 @@ impl Effects {
 
     /// How many keys were found expired.
     pub fn expired_count(&self) -> usize {
-        self.removed.len()
+        self.removed.len() - self.evicted
+    }
+
+    /// How many keys were evicted.
+    pub fn evicted_count(&self) -> usize {
+        self.evicted
     }
 
     /// A read looked for a key.
@@ -237,6 +252,7 @@ impl Effects {
         self.rewritten = None;
         self.commands.clear();
         self.removed.clear();
+        self.evicted = 0;
         self.touched.clear();
         self.every_key = false;
         self.events.clear();

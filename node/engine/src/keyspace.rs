@@ -17,6 +17,8 @@ use crate::dict::{self, Dict, Entry, NewValue, OldValue, OwnedEntry, ValueRef};
 use crate::effects::{EffectCommand, Effects, Wait};
 use crate::error::CommandError;
 use crate::events::EventClass;
+use crate::eviction::Usage;
+use crate::snapshot::Walk;
 use crate::types::{Hash, Limits, List, Set, SortedSet, Stream, Value, number};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
@@ -84,9 +86,11 @@ pub fn hash_tag(key: &[u8]) -> &[u8] {
 
 /// One tenant's database within one shard.
 pub struct Keyspace {
-    dict: Dict<Value>,
+    pub(crate) dict: Dict<Value>,
     objects_bytes: usize,
     sweep_cursor: u64,
+    pub(crate) sample_cursor: u64,
+    pub(crate) walk: Option<Box<Walk>>,
     field_expiries: FieldExpiries,
 }
 
@@ -139,7 +143,14 @@ impl ExpiredFields<'_> {
 
 impl Keyspace {
     fn new(seed: u64) -> Keyspace {
-        Keyspace { dict: Dict::new(seed), objects_bytes: 0, sweep_cursor: 0, field_expiries: FieldExpiries::default() }
+        Keyspace {
+            dict: Dict::new(seed),
+            objects_bytes: 0,
+            sweep_cursor: 0,
+            sample_cursor: 0,
+            walk: None,
+            field_expiries: FieldExpiries::default(),
+        }
     }
 
     /// How many keys, expired ones not yet removed included.
@@ -172,27 +183,44 @@ impl Keyspace {
         self.dict.scan(cursor, visit)
     }
 
-    /// Removes up to `buckets` buckets' worth of keys that expired before `now`, going round; tells how many, and
-    /// names each.
-    pub fn remove_expired(&mut self, now: UnixMillis, buckets: usize, mut removed: impl FnMut(&[u8])) -> usize {
+    /// Removes keys that expired before `now`, bucket by bucket, going round, as long as `go_on` says so and until the
+    /// round is over. What is big among them is to be dropped after the lock.
+    pub fn remove_expired(
+        &mut self,
+        database: u32,
+        now: UnixMillis,
+        effects: &mut Effects,
+        garbage: &mut Vec<Garbage>,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Swept {
+        let mut swept = Swept::default();
         let mut expired: Vec<Vec<u8>> = Vec::new();
-        for _ in 0..buckets {
-            self.sweep_cursor = self.dict.scan(self.sweep_cursor, &mut |entry| {
-                if entry.expires_at().is_some_and(|at| at <= now) {
-                    expired.push(entry.key().to_vec());
+        while !swept.finished {
+            for _ in 0..SWEPT_BUCKETS {
+                self.sweep_cursor = self.dict.scan(self.sweep_cursor, &mut |entry| {
+                    swept.seen += 1;
+                    if entry.expires_at().is_some_and(|at| at <= now) {
+                        expired.push(entry.key().to_vec());
+                    }
+                });
+                if self.sweep_cursor == 0 {
+                    swept.finished = true;
+                    break;
                 }
-            });
-            if self.sweep_cursor == 0 {
+            }
+            swept.removed += expired.len();
+            for key in expired.drain(..) {
+                if let Some(entry) = self.dict.remove(self.dict.hash(&key), &key) {
+                    self.forget(&entry);
+                    discard_later(garbage, entry);
+                }
+                effects.expired(database, &key);
+            }
+            if !go_on() {
                 break;
             }
         }
-        for key in &expired {
-            if let Some(entry) = self.dict.remove(self.dict.hash(key), key) {
-                self.forget(&entry);
-            }
-            removed(key);
-        }
-        expired.len()
+        swept
     }
 
     /// How many hashes have fields that expire.
@@ -235,7 +263,7 @@ impl Keyspace {
     }
 
     /// An entry was removed.
-    fn forget(&mut self, entry: &Entry<Value>) {
+    pub(crate) fn forget(&mut self, entry: &Entry<Value>) {
         if let ValueRef::Object(object) = entry.value() {
             self.forget_object(entry.key(), object);
         }
@@ -248,11 +276,35 @@ impl Keyspace {
     }
 }
 
+/// What a slice of a sweep found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Keys looked at.
+    pub seen: usize,
+    /// Keys that were past their expiry, and are gone.
+    pub removed: usize,
+    /// It came to the end; the next slice begins anew.
+    pub finished: bool,
+}
+
+impl Swept {
+    /// Both together, finished if both are.
+    pub fn plus(self, other: Swept) -> Swept {
+        Swept {
+            seen: self.seen + other.seen,
+            removed: self.removed + other.removed,
+            finished: self.finished && other.finished,
+        }
+    }
+}
+
 /// A share of the node's keys, under one lock.
 pub struct Shard {
     seed: u64,
     shared: Keyspace,
     others: BTreeMap<SpaceId, Keyspace>,
+    /// Keyspaces that were flushed before a snapshot had seen all of them.
+    pub(crate) detached: Vec<Keyspace>,
     tally: Tally,
 }
 
@@ -263,6 +315,8 @@ pub struct Tally {
     pub changes: u64,
     /// Keys found expired and removed.
     pub expired: u64,
+    /// Keys removed because memory ran out.
+    pub evicted: u64,
     /// Reads that found their key.
     pub hits: u64,
     /// Reads that found no key.
@@ -275,6 +329,7 @@ impl Tally {
         Tally {
             changes: self.changes + other.changes,
             expired: self.expired + other.expired,
+            evicted: self.evicted + other.evicted,
             hits: self.hits + other.hits,
             misses: self.misses + other.misses,
         }
@@ -284,7 +339,13 @@ impl Tally {
 impl Shard {
     /// An empty shard whose keys are hashed with `seed`, as the [`Layout`] says.
     pub fn new(seed: u64) -> Shard {
-        Shard { seed, shared: Keyspace::new(seed), others: BTreeMap::new(), tally: Tally::default() }
+        Shard {
+            seed,
+            shared: Keyspace::new(seed),
+            others: BTreeMap::new(),
+            detached: Vec::new(),
+            tally: Tally::default(),
+        }
     }
 
     /// What happened here since the start.
@@ -297,14 +358,10 @@ impl Shard {
     pub fn count(&mut self, effects: &Effects) {
         self.tally.changes += effects.changes();
         self.tally.expired += effects.expired_count() as u64;
+        self.tally.evicted += effects.evicted_count() as u64;
         let (hits, misses) = effects.lookups();
         self.tally.hits += hits;
         self.tally.misses += misses;
-    }
-
-    /// Counts keys the sweep removed.
-    pub fn count_expired(&mut self, keys: usize) {
-        self.tally.expired += keys as u64;
     }
 
     /// Starts counting anew (`CONFIG RESETSTAT`); changes go on, the save schedule needs them.
@@ -357,6 +414,17 @@ impl Shard {
         std::iter::once((SpaceId::default(), &self.shared)).chain(self.others.iter().map(|(id, space)| (*id, space)))
     }
 
+    /// Every keyspace, to be changed.
+    pub(crate) fn spaces_mut(&mut self) -> impl Iterator<Item = (SpaceId, &mut Keyspace)> {
+        let others = self.others.iter_mut().map(|(id, space)| (*id, space));
+        std::iter::once((SpaceId::default(), &mut self.shared)).chain(others)
+    }
+
+    /// The keyspace of `space`, if it has any key, to be changed.
+    pub(crate) fn existing_mut(&mut self, space: SpaceId) -> Option<&mut Keyspace> {
+        if space == SpaceId::default() { Some(&mut self.shared) } else { self.others.get_mut(&space) }
+    }
+
     /// The ids of keyspaces that have expiring keys.
     pub fn expiring_spaces(&self) -> Vec<SpaceId> {
         self.spaces().filter(|(_, space)| space.expiring_len() > 0).map(|(id, _)| id).collect()
@@ -375,6 +443,12 @@ impl Shard {
     /// Bytes used by everything in it.
     pub fn memory_bytes(&self) -> usize {
         self.spaces().map(|(_, space)| space.memory_bytes()).sum()
+    }
+
+    /// Bytes used by one keyspace.
+    #[inline]
+    pub fn space_bytes(&self, space: SpaceId) -> usize {
+        self.space(space).map_or(0, Keyspace::memory_bytes)
     }
 
     /// Asks the processor to fetch the bucket of a key that will be needed soon.
@@ -452,6 +526,8 @@ pub struct CallContext<'a> {
     pub random: u64,
     /// Reads leave the access clock alone (`CLIENT NO-TOUCH`).
     pub no_touch: bool,
+    /// How the use of keys is remembered.
+    pub usage: Usage,
 }
 
 /// The locked, filtered view of the data a command is given.
@@ -477,6 +553,24 @@ pub enum Garbage {
     Value(OldValue<Value>),
     /// A whole keyspace.
     Keyspace(Box<Keyspace>),
+}
+
+impl Garbage {
+    /// How many pieces of memory it is, about.
+    pub fn element_count(&self) -> usize {
+        let value = |value: &ValueRef<'_, Value>| if let ValueRef::Object(object) = value { object.len() } else { 1 };
+        match self {
+            Garbage::Entry(entry) => value(&entry.value()),
+            Garbage::Value(OldValue::Object(object)) => object.len(),
+            Garbage::Value(_) => 1,
+            Garbage::Keyspace(keys) => keys.len(),
+        }
+    }
+
+    /// How many objects it is to a user: a value is one, a keyspace as many as it has keys.
+    pub fn object_count(&self) -> usize {
+        if let Garbage::Keyspace(keys) = self { keys.len() } else { 1 }
+    }
 }
 
 /// What a write does to the expiry of the key.
@@ -651,6 +745,11 @@ impl<'a> Keys<'a> {
     #[inline]
     pub fn now(&self) -> UnixMillis {
         self.context.now
+    }
+
+    /// How the use of keys is remembered.
+    pub fn usage(&self) -> Usage {
+        self.context.usage
     }
 
     /// When values change their encoding.
@@ -828,9 +927,11 @@ impl<'a> Keys<'a> {
             return None;
         }
         self.effects.looked_up(true);
-        let clock = access_clock(now);
-        if entry.access() != clock && !self.context.no_touch {
-            entry.set_access(clock);
+        if !self.context.no_touch {
+            let access = self.context.usage.used(entry.access(), now, || next_random(&mut self.random));
+            if access != entry.access() {
+                entry.set_access(access);
+            }
         }
         Some(entry.into_ref())
     }
@@ -867,7 +968,17 @@ impl<'a> Keys<'a> {
     #[inline]
     fn place_of(&mut self, key: &[u8]) -> (u64, &mut Keyspace) {
         let place = self.place(key);
-        (place.hash, self.shards.get_mut(place.shard).space_mut(self.context.space))
+        let space = self.shards.get_mut(place.shard).space_mut(self.context.space);
+        // Whoever asks for the place may change what lies there: a snapshot that has not seen it keeps it first.
+        space.preserve(place.hash, key);
+        (place.hash, space)
+    }
+
+    /// What the access bits of a key become that is written now: made if it was not there, used if it was.
+    #[inline]
+    fn marks(&mut self) -> Marks {
+        let Keys { context: CallContext { usage, now, .. }, random, .. } = self;
+        Marks { usage: *usage, now: *now, random: if usage.counted { next_random(random) } else { 0 } }
     }
 
     /// Removes the key if it is past its expiry; the removal becomes an effect of its own.
@@ -912,13 +1023,14 @@ impl<'a> Keys<'a> {
             Expiry::Never => dict::Expiry::Set(None),
             Expiry::At(at) => dict::Expiry::Set(Some(at)),
         };
-        let clock = access_clock(self.context.now);
+        let marks = self.marks();
         let (hash, space) = self.place_of(key);
         let mut made = false;
         let old = match compact_integer(value) {
             None => {
                 let mut upserted = space.dict.upsert_string(hash, key, value, expiry);
-                upserted.entry.set_access(clock);
+                let before = upserted.existed.then(|| upserted.entry.access());
+                upserted.entry.set_access(marks.after(before));
                 made = !upserted.existed;
                 upserted.old_value
             }
@@ -927,12 +1039,13 @@ impl<'a> Keys<'a> {
                     if let dict::Expiry::Set(expires_at) = expiry {
                         entry.set_expiry(expires_at);
                     }
-                    entry.set_access(clock);
+                    let before = entry.access();
+                    entry.set_access(marks.after(Some(before)));
                     entry.set_int(number)
                 }
                 dict::Place::Vacant(vacant) => {
                     let expires_at = if let dict::Expiry::Set(expires_at) = expiry { expires_at } else { None };
-                    vacant.insert(NewValue::Int(number), expires_at).set_access(clock);
+                    vacant.insert(NewValue::Int(number), expires_at).set_access(marks.after(None));
                     made = true;
                     OldValue::Small
                 }
@@ -956,6 +1069,7 @@ impl<'a> Keys<'a> {
         change: impl FnOnce(i64) -> Result<i64, CommandError>,
     ) -> Result<i64, CommandError> {
         let now = self.context.now;
+        let marks = self.marks();
         let (hash, space) = self.place_of(key);
         match space.dict.place_of(hash, key) {
             dict::Place::Occupied(mut entry) if entry.expires_at().is_none_or(|at| at > now) => {
@@ -965,14 +1079,15 @@ impl<'a> Keys<'a> {
                     ValueRef::Object(_) => return Err(CommandError::WrongType),
                 };
                 let after = change(before)?;
-                entry.set_access(access_clock(now));
+                let access = marks.after(Some(entry.access()));
+                entry.set_access(access);
                 entry.set_int(after);
                 self.touched(key);
                 return Ok(after);
             }
             dict::Place::Vacant(vacant) => {
                 let after = change(0)?;
-                vacant.insert(NewValue::Int(after), None).set_access(access_clock(now));
+                vacant.insert(NewValue::Int(after), None).set_access(marks.after(None));
                 self.touched(key);
                 self.made(key);
                 return Ok(after);
@@ -994,13 +1109,13 @@ impl<'a> Keys<'a> {
             self.made(key);
         }
         self.touched(key);
-        let clock = access_clock(self.context.now);
+        let fresh = self.context.usage.fresh(self.context.now);
         let (hash, space) = self.place_of(key);
         if let NewValue::Object(object) = &taken.value {
             space.objects_bytes += object.memory_bytes();
             space.field_expiries.moved(key, None, object.next_field_expiry());
         }
-        space.dict.insert(hash, key, taken.value, taken.expires_at).set_access(clock);
+        space.dict.insert(hash, key, taken.value, taken.expires_at).set_access(fresh);
     }
 
     /// Lifts the key's value out.
@@ -1028,6 +1143,7 @@ impl<'a> Keys<'a> {
     pub fn append_string(&mut self, key: &[u8], suffix: &[u8]) -> Result<usize, CommandError> {
         let now = self.context.now;
         let limit = self.context.value_bytes_max;
+        let marks = self.marks();
         let (hash, space) = self.place_of(key);
         match space.dict.place_of(hash, key) {
             dict::Place::Occupied(mut entry) if entry.expires_at().is_none_or(|at| at > now) => {
@@ -1035,13 +1151,14 @@ impl<'a> Keys<'a> {
                 if (len + suffix.len()) as u64 > limit {
                     return Err(CommandError::StringTooLong);
                 }
-                entry.set_access(access_clock(now));
+                let access = marks.after(Some(entry.access()));
+                entry.set_access(access);
                 let len = entry.append(suffix).ok_or(CommandError::WrongType);
                 self.touched(key);
                 return len;
             }
             dict::Place::Vacant(vacant) => {
-                vacant.insert(NewValue::Str(suffix), None).set_access(access_clock(now));
+                vacant.insert(NewValue::Str(suffix), None).set_access(marks.after(None));
                 self.touched(key);
                 self.made(key);
                 return Ok(suffix.len());
@@ -1065,13 +1182,16 @@ impl<'a> Keys<'a> {
             self.made(key);
         }
         self.touched(key);
-        let clock = access_clock(self.context.now);
+        let marks = self.marks();
         let (hash, space) = self.place_of(key);
-        let mut entry = match space.dict.place_of(hash, key) {
-            dict::Place::Occupied(entry) => entry,
-            dict::Place::Vacant(vacant) => vacant.insert(NewValue::Str(b""), None),
+        let (mut entry, before) = match space.dict.place_of(hash, key) {
+            dict::Place::Occupied(entry) => {
+                let before = entry.access();
+                (entry, Some(before))
+            }
+            dict::Place::Vacant(vacant) => (vacant.insert(NewValue::Str(b""), None), None),
         };
-        entry.set_access(clock);
+        entry.set_access(marks.after(before));
         let length_now = match entry.value() {
             ValueRef::Object(_) => return Err(CommandError::WrongType),
             ValueRef::Str(bytes) => bytes.len(),
@@ -1111,7 +1231,9 @@ impl<'a> Keys<'a> {
         change: impl FnOnce(&mut T) -> R,
     ) -> Result<Option<R>, CommandError> {
         let (now, limits, place) = (self.context.now, self.context.limits, self.place(key));
+        let marks = self.marks();
         let space = self.shards.get_mut(place.shard).space_mut(self.context.space);
+        space.preserve(place.hash, key);
         let Keyspace { dict, objects_bytes, field_expiries, .. } = space;
         let mut made = false;
         let mut entry = match dict.place_of(place.hash, key) {
@@ -1128,7 +1250,8 @@ impl<'a> Keys<'a> {
                 vacant.insert(NewValue::Object(value), None)
             }
         };
-        entry.set_access(access_clock(now));
+        let before = (!made).then(|| entry.access());
+        entry.set_access(marks.after(before));
         let typed = entry.object_mut().and_then(T::of_mut).ok_or(CommandError::WrongType)?;
         let (bytes_before, expiry_before) = (typed.heap_bytes(), typed.next_part_expiry());
         let result = change(typed);
@@ -1145,6 +1268,14 @@ impl<'a> Keys<'a> {
             self.made(key);
         }
         Ok(Some(result))
+    }
+
+    /// Makes the key look used so often or so long ago (RESTORE).
+    pub fn set_access(&mut self, key: &[u8], access: u32) {
+        let (hash, space) = self.place_of(key);
+        if let Some(mut entry) = space.dict.find_mut(hash, key) {
+            entry.set_access(access);
+        }
     }
 
     /// Removes the key; whether it was there.
@@ -1241,11 +1372,19 @@ impl<'a> Keys<'a> {
     /// Removes every key of this database in the locked shards; how many.
     pub fn clear(&mut self) -> usize {
         let space = self.context.space;
-        let taken: Vec<Keyspace> = self.locked_shards().map(|shard| shard.take_space(space)).collect();
+        let (mut removed, mut garbage) = (0, Vec::new());
+        for shard in self.locked_shards() {
+            let taken = shard.take_space(space);
+            removed += taken.len();
+            if taken.walk.is_some() {
+                // The snapshot has yet to see the rest of it.
+                shard.detached.push(taken);
+            } else if !taken.is_empty() {
+                garbage.push(Garbage::Keyspace(Box::new(taken)));
+            }
+        }
+        self.garbage.append(&mut garbage);
         self.effects.touched_every_key();
-        let removed = taken.iter().map(Keyspace::len).sum();
-        let full = taken.into_iter().filter(|taken| !taken.is_empty());
-        self.garbage.extend(full.map(|taken| Garbage::Keyspace(Box::new(taken))));
         removed
     }
 
@@ -1303,6 +1442,9 @@ pub trait EveryKey {
     }
 }
 
+/// Buckets between two questions whether a sweep goes on.
+const SWEPT_BUCKETS: usize = 8;
+
 /// A value at least this big is freed after the locks are released, in bytes.
 const GARBAGE_BYTES_MIN: usize = 4096;
 
@@ -1315,10 +1457,23 @@ fn next_random(state: &mut u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// The 24-bit clock that access times are kept in: seconds, wrapping.
-#[inline]
-pub fn access_clock(now: UnixMillis) -> u32 {
-    ((now / 1000) as u32) & 0x00ff_ffff
+/// The access bits that a write leaves.
+#[derive(Clone, Copy)]
+struct Marks {
+    usage: Usage,
+    now: UnixMillis,
+    random: u64,
+}
+
+impl Marks {
+    /// For a key that had these before; none if it was made.
+    #[inline]
+    fn after(self, before: Option<u32>) -> u32 {
+        match before {
+            Some(before) => self.usage.used(before, self.now, || self.random),
+            None => self.usage.fresh(self.now),
+        }
+    }
 }
 
 /// The Redis name of a value's type.

@@ -17,11 +17,13 @@ pub mod dump;
 pub mod effects;
 pub mod error;
 pub mod events;
+pub mod eviction;
 pub mod introspect;
 pub mod keyspace;
 pub mod reply;
 pub mod session;
 pub mod slot;
+pub mod snapshot;
 pub mod table;
 pub mod types;
 

@@ -8,6 +8,7 @@ use crate::command::Run;
 use crate::dict::ValueRef;
 use crate::effects::{Effect, Effects, Wait, WaitedInVain};
 use crate::events::EventClass;
+use crate::eviction::Usage;
 use crate::keyspace::{CallContext, EveryKey, Keys, Layout, Shard, SpaceId, TenantId, UnixMillis};
 use crate::reply::{Protocol, Reply};
 use crate::table::table;
@@ -31,6 +32,8 @@ pub(crate) struct Engine {
     pub(crate) protocol: Protocol,
     /// The selected database.
     pub(crate) database: u32,
+    /// How the use of keys is remembered.
+    pub(crate) usage: Usage,
     /// The effects so far, each with its database; a key that was removed as expired reads as a DEL.
     pub(crate) journal: Vec<(u32, Vec<Vec<u8>>)>,
     /// How many changes the last request counted.
@@ -64,6 +67,7 @@ impl Engine {
             now: 1_700_000_000_000,
             protocol: Protocol::Resp2,
             database: 0,
+            usage: Usage::default(),
             journal: Vec::new(),
             changes: 0,
             waits: None,
@@ -215,8 +219,8 @@ impl Engine {
         let mut wanted: Vec<u32> = named.iter().map(|key| self.layout.place(key).shard).collect();
         wanted.sort_unstable();
         wanted.dedup();
-        let Engine { shards, effects, limits, layout, random, now, database, .. } = self;
-        let context = context(*layout, limits, *now, *database, *random);
+        let Engine { shards, effects, limits, layout, random, now, database, usage, .. } = self;
+        let context = context(*layout, limits, *now, *database, *random, *usage);
         let mut locked: Vec<(u32, &mut Shard)> =
             (0..).zip(shards.iter_mut()).filter(|(index, _)| wanted.contains(index)).collect();
         if locked.len() == 1 {
@@ -227,7 +231,14 @@ impl Engine {
     }
 }
 
-fn context(layout: Layout, limits: &Limits, now: UnixMillis, database: u32, random: u64) -> CallContext<'_> {
+fn context(
+    layout: Layout,
+    limits: &Limits,
+    now: UnixMillis,
+    database: u32,
+    random: u64,
+    usage: Usage,
+) -> CallContext<'_> {
     CallContext {
         layout,
         space: SpaceId { tenant: TenantId::SHARED, database },
@@ -237,6 +248,7 @@ fn context(layout: Layout, limits: &Limits, now: UnixMillis, database: u32, rand
         databases: 16,
         random,
         no_touch: false,
+        usage,
     }
 }
 
@@ -246,8 +258,8 @@ impl EveryKey for Engine {
     }
 
     fn with_shard(&mut self, index: u32, with: &mut dyn FnMut(&mut Keys<'_>)) {
-        let Engine { shards, effects, limits, layout, random, now, database, .. } = self;
-        let context = context(*layout, limits, *now, *database, *random);
+        let Engine { shards, effects, limits, layout, random, now, database, usage, .. } = self;
+        let context = context(*layout, limits, *now, *database, *random, *usage);
         with(&mut Keys::one(index, &mut shards[index as usize], context, effects));
     }
 
@@ -256,8 +268,8 @@ impl EveryKey for Engine {
     }
 
     fn with_all(&mut self, with: &mut dyn FnMut(&mut Keys<'_>)) {
-        let Engine { shards, effects, limits, layout, random, now, database, .. } = self;
-        let context = context(*layout, limits, *now, *database, *random);
+        let Engine { shards, effects, limits, layout, random, now, database, usage, .. } = self;
+        let context = context(*layout, limits, *now, *database, *random, *usage);
         with(&mut Keys::many((0..).zip(shards.iter_mut()).collect(), context, effects));
     }
 }

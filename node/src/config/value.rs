@@ -444,11 +444,24 @@ macro_rules! choices {
 }
 
 choices! {
-    /// What to do when the data reaches `maxmemory`. Redis' other policies come with eviction; until then naming one is
-    /// an error, since silently keeping data somebody expects to be evicted would be worse.
+    /// What to do when the data reaches `maxmemory`.
     MaxmemoryPolicy {
         /// Refuse writes that need memory.
         Noeviction = "noeviction",
+        /// Let go what was not used for long.
+        AllKeysLru = "allkeys-lru",
+        /// Let go what is used seldom.
+        AllKeysLfu = "allkeys-lfu",
+        /// Let go anything.
+        AllKeysRandom = "allkeys-random",
+        /// Of the keys with an expiry, let go what was not used for long.
+        VolatileLru = "volatile-lru",
+        /// Of the keys with an expiry, let go what is used seldom.
+        VolatileLfu = "volatile-lfu",
+        /// Of the keys with an expiry, let go anything.
+        VolatileRandom = "volatile-random",
+        /// Let go what expires soonest.
+        VolatileTtl = "volatile-ttl",
     }
 }
 

@@ -5,6 +5,7 @@ use super::files::Files;
 use crate::shards::Shards;
 use keyward_engine::dump::{FileReader, NotRead, Record, Source};
 use keyward_engine::effects::Effects;
+use keyward_engine::eviction::Usage;
 use keyward_engine::keyspace::{CallContext, Keys, Taken, UnixMillis};
 use keyward_engine::types::Limits;
 use std::fs::File;
@@ -42,14 +43,20 @@ struct Loaded {
     expired: u64,
 }
 
+/// How a file is loaded.
+pub(super) struct Wanted<'a> {
+    /// When values change their encoding.
+    pub(super) limits: &'a Limits,
+    /// How many databases there are.
+    pub(super) databases: u32,
+    /// The wall clock.
+    pub(super) now_ms: UnixMillis,
+    /// A damaged file is loaded up to the damage.
+    pub(super) damaged: bool,
+}
+
 /// Loads the newest file, if there is any. The error is a sentence that says what to do.
-pub(super) fn load(
-    shards: &Shards,
-    files: &Files,
-    limits: &Limits,
-    databases: u32,
-    now_ms: UnixMillis,
-) -> Result<(), String> {
+pub(super) fn load(shards: &Shards, files: &Files, wanted: &Wanted<'_>) -> Result<(), String> {
     let (newest, older) = files.newest();
     let Some(path) = newest else { return Ok(()) };
     if path != files.path_of_newest() {
@@ -57,7 +64,7 @@ pub(super) fn load(
     }
     let began = Instant::now();
     let without = older.map_or("without data".to_owned(), |older| format!("with the older {}", older.display()));
-    let loaded = load_file(shards, &path, limits, databases, now_ms).map_err(|error| {
+    let loaded = load_file(shards, &path, wanted).map_err(|error| {
         format!("the data in {} cannot be loaded {error}, or move it away to start {without}", path.display())
     })?;
     tracing::info!(
@@ -70,13 +77,8 @@ pub(super) fn load(
     Ok(())
 }
 
-fn load_file(
-    shards: &Shards,
-    path: &Path,
-    limits: &Limits,
-    databases: u32,
-    now_ms: UnixMillis,
-) -> Result<Loaded, String> {
+fn load_file(shards: &Shards, path: &Path, wanted: &Wanted<'_>) -> Result<Loaded, String> {
+    let Wanted { limits, databases, now_ms, damaged } = *wanted;
     let unreadable = |error: std::io::Error| format!("({error}): give this process the right to read it");
     let file = File::open(path).map_err(unreadable)?;
     let left = file.metadata().map_err(unreadable)?.len();
@@ -85,14 +87,23 @@ fn load_file(
         let advice = if error.is_refusal() {
             "remove that from its origin and save again"
         } else {
-            "put an intact copy in its place"
+            "put an intact copy in its place, set `load-damaged-snapshot` to load what comes before"
         };
         format!("({error}): {advice}")
     };
     let mut reader = FileReader::open(source, limits).map_err(hint)?;
     let mut target = Target { shards, limits, databases, now_ms, effects: Effects::new() };
     let mut loaded = Loaded::default();
-    while let Some(record) = reader.next().map_err(hint)? {
+    loop {
+        let record = match reader.next() {
+            Ok(Some(record)) => record,
+            Ok(None) => break,
+            Err(error) if damaged && !error.is_refusal() => {
+                tracing::error!(file = %path.display(), %error, keys = loaded.keys, "the data is damaged: loaded up to there, as told");
+                return Ok(loaded);
+            }
+            Err(error) => return Err(hint(error)),
+        };
         if record.space.database >= databases {
             let database = record.space.database;
             return Err(format!("(it has keys in database {database}): set `databases` to more than {database}"));
@@ -139,6 +150,7 @@ impl Target<'_> {
             databases: self.databases,
             random: 0,
             no_touch: false,
+            usage: Usage::default(),
         };
         self.shards.with(place.shard, |shard| {
             let taken = Taken { value: record.value, expires_at: record.expires_at };

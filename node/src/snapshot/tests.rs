@@ -4,7 +4,8 @@ use super::files::Files;
 use super::{reader, writer};
 use crate::shards::Shards;
 use keyward_engine::effects::Effects;
-use keyward_engine::keyspace::{CallContext, Expiry, Keys, Layout, SpaceId, TenantId, UnixMillis};
+use keyward_engine::eviction::Usage;
+use keyward_engine::keyspace::{CallContext, Expiry, Keys, Layout, Shard, SpaceId, TenantId, UnixMillis};
 use keyward_engine::types::Limits;
 use std::fs;
 use std::path::Path;
@@ -19,9 +20,24 @@ fn shards() -> Shards {
 
 fn with_key<R>(shards: &Shards, space: SpaceId, key: &[u8], call: impl FnOnce(&mut Keys<'_>) -> R) -> R {
     let layout = shards.layout();
+    let index = layout.place(key).shard;
+    shards.with(index, |shard| in_shard_of(&layout, space, index, shard, call))
+}
+
+fn in_shard<R>(layout: &Layout, index: u32, shard: &mut Shard, call: impl FnOnce(&mut Keys<'_>) -> R) -> R {
+    in_shard_of(layout, space(0, 0), index, shard, call)
+}
+
+fn in_shard_of<R>(
+    layout: &Layout,
+    space: SpaceId,
+    index: u32,
+    shard: &mut Shard,
+    call: impl FnOnce(&mut Keys<'_>) -> R,
+) -> R {
     let limits = Limits::default();
     let context = CallContext {
-        layout,
+        layout: *layout,
         space,
         now: NOW,
         limits: &limits,
@@ -29,9 +45,9 @@ fn with_key<R>(shards: &Shards, space: SpaceId, key: &[u8], call: impl FnOnce(&m
         databases: DATABASES,
         random: 1,
         no_touch: false,
+        usage: Usage::default(),
     };
-    let index = layout.place(key).shard;
-    shards.with(index, |shard| call(&mut Keys::one(index, shard, context, &mut Effects::new())))
+    call(&mut Keys::one(index, shard, context, &mut Effects::new()))
 }
 
 fn set(shards: &Shards, space: SpaceId, key: &str, value: &str, expiry: Expiry) {
@@ -55,8 +71,14 @@ fn files(folder: &Path, keep: u32) -> Files {
 }
 
 fn load(files: &Files) -> Result<Shards, String> {
+    load_even(files, false)
+}
+
+fn load_even(files: &Files, damaged: bool) -> Result<Shards, String> {
     let shards = shards();
-    reader::load(&shards, files, &Limits::default(), DATABASES, NOW).map(|()| shards)
+    let limits = Limits::default();
+    let wanted = reader::Wanted { limits: &limits, databases: DATABASES, now_ms: NOW, damaged };
+    reader::load(&shards, files, &wanted).map(|()| shards)
 }
 
 fn space(tenant: u32, database: u32) -> SpaceId {
@@ -74,7 +96,7 @@ fn what_was_saved_is_there_after_a_restart() {
     set(&before, space(0, 3), "key:1", "of another database", Expiry::At(NOW + 1));
     set(&before, space(9, 0), "key:1", "of a tenant", Expiry::Never);
     set(&before, space(0, 0), "gone", "long ago", Expiry::At(NOW));
-    let written = writer::write(&before, &files, NOW).unwrap();
+    let written = writer::write(&before, &files, NOW, |moment| moment()).unwrap();
     assert_eq!(written.keys, 5002);
     assert_eq!(written.bytes, fs::metadata(folder.path().join("dump.rdb")).unwrap().len());
 
@@ -100,7 +122,7 @@ fn as_many_files_are_kept_as_configured() {
         let shards = shards();
         for number in 0..6 {
             set(&shards, space(0, 0), "number", &number.to_string(), Expiry::Never);
-            writer::write(&shards, &files, NOW).unwrap();
+            writer::write(&shards, &files, NOW, |moment| moment()).unwrap();
         }
         let names: Vec<String> = files.list().unwrap().into_iter().map(|file| file.name).collect();
         let expected: Vec<String> =
@@ -122,7 +144,7 @@ fn an_unfinished_file_is_never_read() {
     let files = files(folder.path(), 2);
     fs::write(folder.path().join("dump.rdb.tmp"), b"REDIS0010 half a").unwrap();
     assert_eq!(count(&load(&files).unwrap()), 0);
-    writer::write(&shards(), &files, NOW).unwrap();
+    writer::write(&shards(), &files, NOW, |moment| moment()).unwrap();
     assert!(!folder.path().join("dump.rdb.tmp").exists());
 }
 
@@ -132,7 +154,7 @@ fn if_only_an_older_file_is_left_it_is_loaded() {
     let files = files(folder.path(), 2);
     let before = shards();
     set(&before, space(0, 0), "a", "1", Expiry::Never);
-    writer::write(&before, &files, NOW).unwrap();
+    writer::write(&before, &files, NOW, |moment| moment()).unwrap();
     fs::rename(folder.path().join("dump.rdb"), folder.path().join("dump.rdb.1")).unwrap();
     assert_eq!(get(&load(&files).unwrap(), space(0, 0), "a").as_deref(), Some("1"));
 }
@@ -143,11 +165,11 @@ fn a_save_that_fails_leaves_the_last_good_file() {
     let files = files(folder.path(), 2);
     let before = shards();
     set(&before, space(0, 0), "a", "1", Expiry::Never);
-    writer::write(&before, &files, NOW).unwrap();
+    writer::write(&before, &files, NOW, |moment| moment()).unwrap();
     // A folder stands where the unfinished file would go.
     fs::create_dir(folder.path().join("dump.rdb.tmp")).unwrap();
     set(&before, space(0, 0), "a", "2", Expiry::Never);
-    let error = writer::write(&before, &files, NOW).unwrap_err();
+    let error = writer::write(&before, &files, NOW, |moment| moment()).unwrap_err();
     assert!(error.contains("dump.rdb cannot be written"), "{error}");
     assert_eq!(get(&load(&files).unwrap(), space(0, 0), "a").as_deref(), Some("1"));
 }
@@ -158,8 +180,8 @@ fn a_damaged_file_stops_the_start_with_file_place_and_advice() {
     let files = files(folder.path(), 2);
     let before = shards();
     set(&before, space(0, 0), "a", "text that is long enough", Expiry::Never);
-    writer::write(&before, &files, NOW).unwrap();
-    writer::write(&before, &files, NOW).unwrap();
+    writer::write(&before, &files, NOW, |moment| moment()).unwrap();
+    writer::write(&before, &files, NOW, |moment| moment()).unwrap();
     let path = folder.path().join("dump.rdb");
     let mut bytes = fs::read(&path).unwrap();
     let len = bytes.len();
@@ -170,12 +192,73 @@ fn a_damaged_file_stops_the_start_with_file_place_and_advice() {
         load(&files).map(drop).unwrap_err(),
         format!(
             "the data in {shown} cannot be loaded (at byte {}: the checksum does not fit the content): put an intact \
-             copy in its place, or move it away to start with the older {shown}.1",
+             copy in its place, set `load-damaged-snapshot` to load what comes before, or move it away to start with the older {shown}.1",
             len - 9
         )
     );
     fs::write(&path, &bytes[..len - 12]).unwrap();
     assert!(load(&files).map(drop).unwrap_err().contains("the data ends too early"));
+}
+
+#[test]
+fn a_damaged_file_is_loaded_up_to_the_damage_if_told_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = files(folder.path(), 1);
+    let before = shards();
+    for number in 0..1000 {
+        set(&before, space(0, 0), &format!("key:{number}"), "text", Expiry::Never);
+    }
+    writer::write(&before, &files, NOW, |moment| moment()).unwrap();
+    let path = folder.path().join("dump.rdb");
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    assert!(load(&files).is_err());
+    let loaded = count(&load_even(&files, true).unwrap());
+    assert!((400..600).contains(&loaded), "{loaded}");
+}
+
+/// Pairs of keys are always written together. A file that holds one without the other, or the two of different rounds,
+/// would bring back what never was.
+#[test]
+fn what_was_written_together_is_never_torn() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = files(folder.path(), 1);
+    let shards = shards();
+    let write_pair = |number: u32, round: u32| {
+        let (first, second) = (format!("first:{number}"), format!("second:{number}"));
+        let places = [first.as_str(), second.as_str()].map(|key| shards.layout().place(key.as_bytes()).shard);
+        shards.with_several(places, |index, shard| {
+            for (key, _) in [&first, &second].into_iter().zip(places).filter(|(_, place)| *place == index) {
+                in_shard(&shards.layout(), index, shard, |keys| {
+                    keys.put_string(key.as_bytes(), round.to_string().as_bytes(), Expiry::Never);
+                });
+            }
+        });
+    };
+    const PAIRS: u32 = 2000;
+    (0..PAIRS).for_each(|number| write_pair(number, 0));
+    for _ in 0..3 {
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut round = 1;
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    (0..PAIRS).for_each(|number| write_pair(number, round));
+                    round += 1;
+                }
+            });
+            let written = writer::write(&shards, &files, NOW, |moment| moment());
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert_eq!(written.unwrap().keys, u64::from(2 * PAIRS));
+        });
+        let loaded = load(&files).unwrap();
+        let of = |name: &str, number| get(&loaded, space(0, 0), &format!("{name}:{number}"));
+        let torn = (0..PAIRS).filter(|number| of("first", *number) != of("second", *number)).count();
+        assert_eq!(torn, 0);
+        let first: u32 = of("first", 0).unwrap().parse().unwrap();
+        let last: u32 = of("first", PAIRS - 1).unwrap().parse().unwrap();
+        assert!(first == last || first == last + 1, "one moment: {first} and {last}");
+    }
 }
 
 #[test]

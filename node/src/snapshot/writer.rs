@@ -1,16 +1,36 @@
-//! Writes the keys of all shards into a file while they are in use. It knows neither schedule nor names of files.
+//! Writes the keys of all shards, as they were at one moment, into a file while they are in use. It knows neither
+//! schedule nor names of files.
 //!
-//! Shard by shard: locked, turned into records in memory, unlocked, written out. So each shard is in the file as it was at
-//! one moment, commands wait for no disk, and memory grows by the records of one shard.
+//! ```text
+//!   the moment    all shards locked, for as long as it takes to say so to each
+//!   then          a slice of a shard ─► records ─► file; a pause; the next slice …
+//!                 and what writes had to keep of the other shards, a few of them in turn
+//! ```
+//! A slice locks one shard for [`SLICE`] at most, unless a single value takes longer; commands wait for no disk. What is
+//! in memory besides the data is one slice, and what writes kept since this shard had its last turn: see
+//! `keyward_engine::snapshot`.
 
 use super::files::Files;
 use crate::shards::Shards;
 use keyward_engine::dump::{self, Checksum};
-use keyward_engine::keyspace::{Shard, TenantId, UnixMillis};
+use keyward_engine::keyspace::{TenantId, UnixMillis};
+use keyward_engine::snapshot::Taken;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
+
+/// A shard is locked no longer than this at a stretch.
+const SLICE: Duration = Duration::from_micros(100);
+
+/// After each slice: whoever sleeps now and then is let in promptly, and not put aside while he holds a lock.
+const PAUSE: Duration = Duration::from_micros(50);
+
+/// Shards that hand out what was kept, after each slice: all of them have their turn in some milliseconds.
+const KEPT_PER_SLICE: u32 = 4;
+
+/// Written to the file at a time, in bytes.
+const WRITE_BYTES: usize = 256 << 10;
 
 /// What was written.
 #[derive(Clone, Copy, Debug, Default)]
@@ -24,60 +44,121 @@ pub(super) struct Written {
 }
 
 /// Writes a snapshot and makes it the newest; on any error the newest stays what it was. Keys past their expiry are
-/// left out. The error is a sentence.
-pub(super) fn write(shards: &Shards, files: &Files, now_ms: UnixMillis) -> Result<Written, String> {
-    // Only a file that says so at its beginning may hold fields that expire.
-    let expected = (0..shards.count()).any(|index| shards.with(index, |shard| shard.has_expiring_fields()));
-    let mut written = write_file(shards, files, now_ms, expected);
-    if matches!(&written, Err(error) if is_surprise(error)) {
-        files.discard();
-        written = write_file(shards, files, now_ms, true);
-    }
+/// left out. The moment is when `at_once` calls what it is given; it sees to it that nothing is half done then. The error
+/// is a sentence.
+pub(super) fn write(
+    shards: &Shards,
+    files: &Files,
+    now_ms: UnixMillis,
+    at_once: impl FnOnce(&mut dyn FnMut()),
+) -> Result<Written, String> {
+    let written = write_file(shards, files, now_ms, at_once);
     if written.is_err() {
         files.discard();
     }
     written.map_err(|error| format!("{} cannot be written: {error}", files.path_of_newest().display()))
 }
 
-/// A field got its first expiry while the file was being written.
-#[derive(Debug)]
-struct Surprise;
-
-impl std::fmt::Display for Surprise {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("fields of hashes began to expire meanwhile")
-    }
-}
-
-impl std::error::Error for Surprise {}
-
-fn is_surprise(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<Surprise>())
-}
-
-fn write_file(shards: &Shards, files: &Files, now_ms: UnixMillis, fields_expire: bool) -> io::Result<Written> {
+fn write_file(
+    shards: &Shards,
+    files: &Files,
+    now_ms: UnixMillis,
+    at_once: impl FnOnce(&mut dyn FnMut()),
+) -> io::Result<Written> {
     let mut output = Output { file: files.create()?, checksum: Checksum::new(), written: Written::default() };
     let mut buffer = Vec::new();
-    begin(&mut buffer, shards, now_ms, fields_expire);
-    let mut records = Vec::new();
-    for index in 0..shards.count() {
-        let locked_since = Instant::now();
-        let (keys, surprised) = shards.with(index, |shard| {
-            (collect(shard, now_ms, &mut records, &mut buffer), shard.has_expiring_fields() && !fields_expire)
-        });
-        if surprised {
-            return Err(io::Error::other(Surprise));
+    let mut moment = Moment::begin(shards, now_ms, at_once);
+    begin(&mut buffer, &moment.sizes, now_ms, moment.fields_expire);
+    while moment.index < shards.count() {
+        moment.slice(&mut buffer);
+        moment.kept(&mut buffer);
+        if buffer.len() >= WRITE_BYTES {
+            output.flush(&mut buffer)?;
         }
-        output.written.keys += keys;
-        output.written.longest_pause = output.written.longest_pause.max(locked_since.elapsed());
-        output.flush(&mut buffer)?;
+        std::thread::sleep(PAUSE);
     }
+    output.written.keys = moment.taken.keys;
+    output.written.longest_pause = moment.longest_pause;
     let mut so_far = output.checksum;
     so_far.update(&buffer);
     dump::end(&mut buffer, so_far);
     output.flush(&mut buffer)?;
     files.publish(&output.file)?;
     Ok(output.written)
+}
+
+/// Keys and expiring keys of each database of the shared keyspace.
+type Sizes = BTreeMap<u32, (u64, u64)>;
+
+/// All shards as they were, and how far they were seen.
+struct Moment<'a> {
+    shards: &'a Shards,
+    sizes: Sizes,
+    /// Only a file that says so at its beginning may hold fields that expire.
+    fields_expire: bool,
+    /// The shard being seen; those below are done.
+    index: u32,
+    /// The next shard to hand out what it kept.
+    next_kept: u32,
+    taken: Taken,
+    longest_pause: Duration,
+}
+
+impl<'a> Moment<'a> {
+    fn begin(shards: &'a Shards, now_ms: UnixMillis, at_once: impl FnOnce(&mut dyn FnMut())) -> Moment<'a> {
+        let mut sizes = Sizes::new();
+        let (mut fields_expire, mut longest_pause) = (false, Duration::ZERO);
+        at_once(&mut || {
+            let began = Instant::now();
+            shards.with_all_locked(|shard| {
+                shard.begin_snapshot(now_ms);
+                fields_expire |= shard.has_expiring_fields();
+                let shared = shard.spaces().filter(|(id, space)| id.tenant == TenantId::SHARED && !space.is_empty());
+                for (id, space) in shared {
+                    let (keys, expiring) = sizes.entry(id.database).or_default();
+                    *keys += space.len() as u64;
+                    *expiring += space.expiring_len() as u64;
+                }
+            });
+            longest_pause = began.elapsed();
+        });
+        Moment { shards, sizes, fields_expire, index: 0, next_kept: 0, taken: Taken::default(), longest_pause }
+    }
+
+    /// The next slice of the shard that is being seen.
+    fn slice(&mut self, buffer: &mut Vec<u8>) {
+        let mut locked = Duration::ZERO;
+        let done = self.shards.with(self.index, |shard| {
+            let began = Instant::now();
+            let done = shard.snapshot_slice(buffer, &mut self.taken, &mut || began.elapsed() < SLICE);
+            locked = began.elapsed();
+            done
+        });
+        self.longest_pause = self.longest_pause.max(locked);
+        self.shards.dropper.free(&mut self.taken.garbage);
+        self.index += u32::from(done);
+    }
+
+    /// What writes kept of shards that are yet to be seen.
+    fn kept(&mut self, buffer: &mut Vec<u8>) {
+        for _ in 0..KEPT_PER_SLICE {
+            self.next_kept = (self.next_kept + 1) % self.shards.count();
+            if self.next_kept >= self.index {
+                self.shards.with(self.next_kept, |shard| shard.snapshot_kept(buffer, &mut self.taken));
+            }
+        }
+    }
+}
+
+impl Drop for Moment<'_> {
+    /// However the writing ended: shards must not go on keeping what nobody fetches.
+    fn drop(&mut self) {
+        let mut nowhere = Vec::new();
+        while self.index < self.shards.count() {
+            self.slice(&mut nowhere);
+            nowhere.clear();
+        }
+    }
 }
 
 struct Output {
@@ -96,37 +177,11 @@ impl Output {
     }
 }
 
-fn begin(out: &mut Vec<u8>, shards: &Shards, now_ms: UnixMillis, fields_expire: bool) {
+fn begin(out: &mut Vec<u8>, sizes: &Sizes, now_ms: UnixMillis, fields_expire: bool) {
     let seconds = (now_ms / 1000).to_string();
     let notes = [("keyward-ver", env!("CARGO_PKG_VERSION")), ("redis-bits", "64"), ("ctime", &seconds)];
     dump::begin(out, fields_expire, &notes);
-    let mut sizes: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
-    for index in 0..shards.count() {
-        shards.with(index, |shard| {
-            for (id, space) in shard.spaces().filter(|(id, space)| id.tenant == TenantId::SHARED && !space.is_empty()) {
-                let (keys, expiring) = sizes.entry(id.database).or_default();
-                *keys += space.len() as u64;
-                *expiring += space.expiring_len() as u64;
-            }
-        });
-    }
     for (database, (keys, expiring)) in sizes {
-        dump::sizes(out, database, keys, expiring);
+        dump::sizes(out, *database, *keys, *expiring);
     }
-}
-
-/// Turns a shard's keys into records; how many.
-fn collect(shard: &Shard, now_ms: UnixMillis, records: &mut Vec<u8>, out: &mut Vec<u8>) -> u64 {
-    let mut keys = 0;
-    for (id, space) in shard.spaces() {
-        records.clear();
-        space.for_each(&mut |entry| {
-            if entry.expires_at().is_none_or(|at| at > now_ms) {
-                dump::record(records, entry.key(), &entry.value(), entry.expires_at());
-                keys += 1;
-            }
-        });
-        dump::part(out, id, records);
-    }
-    keys
 }

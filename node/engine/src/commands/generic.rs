@@ -13,7 +13,7 @@ use crate::dict::ValueRef;
 use crate::error::CommandError;
 use crate::events::EventClass;
 use crate::introspect;
-use crate::keyspace::{Keys, access_clock};
+use crate::keyspace::Keys;
 use crate::reply::Reply;
 use crate::session::{Session, Surroundings};
 use crate::types::number;
@@ -742,22 +742,31 @@ fn object_encoding(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -
 }
 
 fn object_freq(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
-    if !keys.exists(args.take()?) {
-        reply.null();
-        return Ok(());
+    let (usage, now) = (keys.usage(), keys.now());
+    match keys.peek(args.take()?) {
+        None => reply.null(),
+        Some(entry) if usage.counted => reply.integer(usage.frequency(entry.access(), now).into()),
+        Some(_) => {
+            return Err(CommandError::err(
+                "An LFU maxmemory policy is not selected, access frequency not tracked. Please note that when switching \
+                 between policies at runtime LRU and LFU data will take some time to adjust.",
+            ));
+        }
     }
-    Err(CommandError::err(
-        "An LFU maxmemory policy is not selected, access frequency not tracked. Please note that when switching between \
-         policies at runtime LRU and LFU data will take some time to adjust.",
-    ))
+    Ok(())
 }
 
 fn object_idletime(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
-    const CLOCK_MASK: u32 = 0x00ff_ffff;
-    let now = access_clock(keys.now());
+    let (usage, now) = (keys.usage(), keys.now());
     match keys.peek(args.take()?) {
-        Some(entry) => reply.integer(i64::from(now.wrapping_sub(entry.access()) & CLOCK_MASK)),
         None => reply.null(),
+        Some(entry) if !usage.counted => reply.integer(usage.idle_seconds(entry.access(), now).into()),
+        Some(_) => {
+            return Err(CommandError::err(
+                "An LFU maxmemory policy is selected, idle time not tracked. Please note that when switching between \
+                 policies at runtime LRU and LFU data will take some time to adjust.",
+            ));
+        }
     }
     Ok(())
 }

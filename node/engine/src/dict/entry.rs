@@ -33,6 +33,8 @@ pub(super) const OBJECT: u8 = 3;
 pub(super) const KIND: u8 = 3;
 pub(super) const HAS_EXPIRY: u8 = 4;
 pub(super) const LONG_KEY: u8 = 8;
+/// A walk passes over the entry; see `walk`.
+pub(super) const WALKED: u8 = 16;
 
 pub(super) const HEADER_BYTES: usize = 8;
 const ALIGN: usize = 8;

@@ -70,7 +70,7 @@ impl<V> Deref for EntryMut<'_, V> {
 
 impl<'a, V> EntryMut<'a, V> {
     #[inline]
-    fn entry_mut(&mut self) -> &mut Entry<V> {
+    pub(super) fn entry_mut(&mut self) -> &mut Entry<V> {
         // SAFETY: as in `deref`, and `&mut self` is exclusive.
         unsafe { Entry::in_slot_mut(self.at.slot_pointer()) }
     }

@@ -35,6 +35,7 @@ mod hash;
 mod segment;
 mod table;
 mod value;
+mod walk;
 
 #[cfg(test)]
 mod tests;
@@ -48,7 +49,9 @@ pub use segment::POSITION_BITS;
 pub use value::{NewValue, OldValue, ValueMut, ValueRef};
 
 use bucket::prefetch;
+use entry::Header;
 use segment::{Location, Segment};
+use walk::NO_WALK;
 
 /// A table from keys to values. An empty one owns no memory.
 pub struct Dict<V> {
@@ -62,6 +65,8 @@ pub struct Dict<V> {
     /// Segments whose depth is the directory's.
     deepest: u32,
     depth: u8,
+    /// The position from which on a walk has yet to see the entries.
+    unwalked_from: u64,
     owns: PhantomData<V>,
 }
 
@@ -73,7 +78,17 @@ unsafe impl<V: Sync> Sync for Dict<V> {}
 impl<V> Dict<V> {
     /// An empty table for keys hashed with `seed`. Allocates nothing.
     pub fn new(seed: u64) -> Self {
-        Dict { directory: Box::default(), seed, len: 0, expiring: 0, bytes: 0, deepest: 0, depth: 0, owns: PhantomData }
+        Dict {
+            directory: Box::default(),
+            seed,
+            len: 0,
+            expiring: 0,
+            bytes: 0,
+            deepest: 0,
+            depth: 0,
+            unwalked_from: NO_WALK,
+            owns: PhantomData,
+        }
     }
 
     /// The hash that every call about `key` wants.
@@ -141,7 +156,10 @@ impl<V> Dict<V> {
     ) -> EntryMut<'_, V> {
         debug_assert_eq!(hash, self.hash(key), "the hash is made with the table's seed");
         debug_assert!(self.locate(hash, key).is_none(), "only an absent key is inserted");
-        let entry = Entry::create(key, value, expires_at);
+        let mut entry = Entry::create(key, value, expires_at);
+        if self.is_unwalked(hash) {
+            entry.mark();
+        }
         self.bytes += entry.memory_bytes();
         self.len += 1;
         self.expiring += usize::from(expires_at.is_some());
@@ -189,6 +207,7 @@ impl<V> Dict<V> {
         let hash = cursor << (64 - POSITION_BITS);
         let Some(segment) = self.segment(hash) else { return 0 };
         let home = segment.home(hash);
+        segment.prefetch_ahead(home);
         segment.for_each_of_home(home, |slot, own| {
             // SAFETY: the slot holds an entry; the table is borrowed for the visit.
             let entry = unsafe { Entry::<V>::in_slot(slot) };

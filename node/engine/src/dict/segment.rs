@@ -279,6 +279,17 @@ impl Segment {
         }
     }
 
+    /// Asks for the entries that a walk from bucket to bucket will come to soon.
+    #[inline]
+    pub(super) fn prefetch_ahead(&self, home: usize) {
+        const BUCKETS: usize = 4;
+        if home + BUCKETS < usize::from(self.homes) {
+            // SAFETY: a bucket of this segment; the entries are not followed.
+            let ahead = unsafe { &*self.bucket(home + BUCKETS) };
+            ahead.occupied().for_each(|slot| prefetch(ahead.slots[slot]));
+        }
+    }
+
     /// Counts the entries.
     pub(super) fn count(&self) -> usize {
         let mut count = 0;

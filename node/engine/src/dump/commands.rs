@@ -21,6 +21,8 @@ pub(crate) fn dump(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -
 struct Options {
     replace: bool,
     absolute: bool,
+    idle_s: Option<i64>,
+    frequency: Option<u8>,
 }
 
 /// `RESTORE key ttl payload [REPLACE] [ABSTTL] [IDLETIME seconds] [FREQ frequency]`
@@ -44,6 +46,13 @@ pub(crate) fn restore(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply
         return Ok(());
     }
     keys.put_taken(key, Taken { value, expires_at });
+    // What the other kind of policy would want to know is left aside, as in Redis.
+    let (usage, now) = (keys.usage(), keys.now());
+    match (options.idle_s, options.frequency) {
+        (Some(idle_s), _) if !usage.counted => keys.set_access(key, usage.with_idle_seconds(idle_s, now)),
+        (_, Some(frequency)) if usage.counted => keys.set_access(key, usage.with_frequency(frequency, now)),
+        _ => {}
+    }
     keys.effects.changed(1);
     let at = number::format_i64(expires_at.unwrap_or(0));
     keys.effects.replace(&[b"RESTORE", key, &at, bytes, b"REPLACE", b"ABSTTL"]);
@@ -52,23 +61,21 @@ pub(crate) fn restore(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply
     Ok(())
 }
 
-/// How much a key was used is checked and left aside: keys start as just used.
 fn options(args: &mut Args<'_>) -> Result<Options, CommandError> {
     let mut options = Options::default();
-    let (mut idle, mut frequency) = (false, false);
     while !args.is_empty() {
         if args.accept("REPLACE") {
             options.replace = true;
         } else if args.accept("ABSTTL") {
             options.absolute = true;
-        } else if args.len() > 1 && !frequency && args.accept("IDLETIME") {
-            idle = true;
-            if args.integer()? < 0 {
+        } else if args.len() > 1 && options.frequency.is_none() && args.accept("IDLETIME") {
+            options.idle_s = Some(args.integer()?).filter(|seconds| *seconds >= 0);
+            if options.idle_s.is_none() {
                 return Err(CommandError::err("Invalid IDLETIME value, must be >= 0"));
             }
-        } else if args.len() > 1 && !idle && args.accept("FREQ") {
-            frequency = true;
-            if !(0..=255).contains(&args.integer()?) {
+        } else if args.len() > 1 && options.idle_s.is_none() && args.accept("FREQ") {
+            options.frequency = u8::try_from(args.integer()?).ok();
+            if options.frequency.is_none() {
                 return Err(CommandError::err("Invalid FREQ value, must be >= 0 and <= 255"));
             }
         } else {
