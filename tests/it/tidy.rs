@@ -6,22 +6,31 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The arrows of the house: a crate and the crates of ours it may use.
-const EDGES: [(&str, &str, &[&str]); 7] = [
+const EDGES: [(&str, &str, &[&str]); 8] = [
     ("acl", "keyward-acl", &[]),
     ("proto", "keyward-proto", &[]),
     ("node/engine", "keyward-engine", &["keyward-acl"]),
     ("node/cluster", "keyward-cluster", &["keyward-acl"]),
-    ("node", "keyward", &["keyward-acl", "keyward-engine", "keyward-cluster", "keyward-proto"]),
+    ("node/script", "keyward-script", &[]),
+    ("node", "keyward", &["keyward-acl", "keyward-engine", "keyward-cluster", "keyward-script", "keyward-proto"]),
     ("client", "keyward-client", &["keyward-proto"]),
     (
         "tests",
         "keyward-tests",
-        &["keyward-acl", "keyward-engine", "keyward-cluster", "keyward-proto", "keyward", "keyward-client"],
+        &[
+            "keyward-acl",
+            "keyward-engine",
+            "keyward-cluster",
+            "keyward-script",
+            "keyward-proto",
+            "keyward",
+            "keyward-client",
+        ],
     ),
 ];
 
 /// Crates that think: these words in their manifest would let the world in.
-const THINKING: [&str; 3] = ["acl", "node/engine", "node/cluster"];
+const THINKING: [&str; 4] = ["acl", "node/engine", "node/cluster", "node/script"];
 const WORLDLY: [&str; 10] =
     ["tokio", "tonic", "hyper", "sled", "openraft", "rand", "getrandom", "reqwest", "socket2", "mio"];
 

@@ -1,0 +1,349 @@
+//! The table `redis`: how a script reaches the server. `server` is another name for it.
+
+use mlua::{Lua, LuaString, MultiValue, Result, Table, Value};
+use sha1::{Digest, Sha1};
+
+use crate::arguments::{Arguments, number_of, text_of};
+use crate::host::{CallOptions, LogLevel, Replication, Resp, with_run};
+use crate::interpreter::{Buffers, Registration, RunState};
+use crate::number::{shortest, truncated, whole};
+use crate::raise::{raise_reply, stopped};
+use crate::reply::{self, Answer};
+use crate::shebang::{ScriptFlags, is_name, wrong_name};
+
+/// The version the server tells its clients; libraries of scripts look at it.
+const VERSION: &str = "7.2.4";
+const VERSION_NUMBER: u32 = 0x0007_0204;
+
+/// Arguments of one call. The engine's own limit on a request is the same.
+const ARGUMENTS_MAX: usize = 1024 * 1024;
+
+const CONSTANTS: [(&str, u32); 10] = [
+    ("LOG_DEBUG", 0),
+    ("LOG_VERBOSE", 1),
+    ("LOG_NOTICE", 2),
+    ("LOG_WARNING", 3),
+    ("REPL_NONE", 0),
+    ("REPL_AOF", 1),
+    ("REPL_SLAVE", 2),
+    ("REPL_REPLICA", 2),
+    ("REPL_ALL", 3),
+    ("REDIS_VERSION_NUM", VERSION_NUMBER),
+];
+
+/// The table. Functions are registered only where there are functions.
+pub(crate) fn library(lua: &Lua, is_for_functions: bool) -> Result<Table> {
+    let library = lua.create_table()?;
+    for (name, value) in CONSTANTS {
+        library.raw_set(name, value)?;
+    }
+    library.raw_set("REDIS_VERSION", VERSION)?;
+    library.raw_set("SERVER_NAME", "redis")?;
+    library.raw_set("call", lua.create_function(|lua, values| call(lua, values, true))?)?;
+    library.raw_set("pcall", lua.create_function(|lua, values| call(lua, values, false))?)?;
+    library.raw_set("error_reply", lua.create_function(error_reply)?)?;
+    library.raw_set("status_reply", lua.create_function(status_reply)?)?;
+    library.raw_set("sha1hex", lua.create_function(sha1hex)?)?;
+    library.raw_set("log", lua.create_function(log)?)?;
+    library.raw_set("setresp", lua.create_function(setresp)?)?;
+    library.raw_set("set_repl", lua.create_function(set_repl)?)?;
+    library.raw_set("replicate_commands", lua.create_function(|_, _: MultiValue| Ok(true))?)?;
+    library.raw_set("breakpoint", lua.create_function(|_, _: MultiValue| Ok(false))?)?;
+    library.raw_set("debug", lua.create_function(|_, _: MultiValue| Ok(MultiValue::new()))?)?;
+    library.raw_set("acl_check_cmd", lua.create_function(acl_check_cmd)?)?;
+    if is_for_functions {
+        library.raw_set("register_function", lua.create_function(register_function)?)?;
+    }
+    Ok(library)
+}
+
+fn call(lua: &Lua, values: MultiValue, raises: bool) -> Result<Value> {
+    let fails = |text: Vec<u8>| if raises { Err(raise_reply(text)) } else { error_table(lua, &text) };
+    if let Err(text) = check_arguments(&values) {
+        return fails(text.as_bytes().to_vec());
+    }
+    let answered = with_run(|host, state| {
+        let mut buffers = std::mem::take(&mut state.buffers);
+        buffers.reply.clear();
+        let options = CallOptions { resp: state.resp };
+        with_argv(&values, &mut buffers.arguments, &mut buffers.ends, |argv| {
+            host.call(argv, options, &mut buffers.reply);
+        });
+        buffers
+    });
+    let Some(buffers) = answered else {
+        return fails(b"ERR redis.call/pcall can only be called inside a script invocation".to_vec());
+    };
+    let answer = reply::read(lua, &buffers.reply);
+    with_run(|_, state| state.buffers = buffers.kept());
+    match answer? {
+        Answer::Value(value) => Ok(value),
+        Answer::Error(text) => fails(text),
+    }
+}
+
+fn check_arguments(values: &MultiValue) -> std::result::Result<(), &'static str> {
+    if values.is_empty() {
+        return Err("ERR Please specify at least one argument for this redis lib call");
+    }
+    if values.len() > ARGUMENTS_MAX {
+        return Err("ERR Too many arguments for this redis lib call");
+    }
+    let is_text = |value: &Value| matches!(value, Value::String(_) | Value::Integer(_) | Value::Number(_));
+    if !values.iter().all(is_text) {
+        return Err("ERR Lua redis lib command arguments must be strings or integers");
+    }
+    Ok(())
+}
+
+/// Lays the arguments out one behind the other and shows them to `work`.
+fn with_argv(values: &MultiValue, bytes: &mut Vec<u8>, ends: &mut Vec<usize>, work: impl FnOnce(&[&[u8]])) {
+    /// Most calls have no more arguments; theirs need no allocation.
+    const FEW: usize = 8;
+    bytes.clear();
+    ends.clear();
+    for value in values {
+        match value {
+            Value::String(text) => bytes.extend_from_slice(&text.as_bytes()),
+            Value::Integer(number) => bytes.extend_from_slice(number.to_string().as_bytes()),
+            Value::Number(number) => match whole(*number) {
+                Some(number) => bytes.extend_from_slice(number.to_string().as_bytes()),
+                None => bytes.extend_from_slice(shortest(*number).as_bytes()),
+            },
+            _ => {}
+        }
+        ends.push(bytes.len());
+    }
+    let mut start = 0;
+    let mut next = |end: &usize| {
+        let argument = &bytes[start..*end];
+        start = *end;
+        argument
+    };
+    if ends.len() <= FEW {
+        let mut few: [&[u8]; FEW] = [&[]; FEW];
+        for (place, end) in few.iter_mut().zip(ends.iter()) {
+            *place = next(end);
+        }
+        work(&few[..ends.len()]);
+    } else {
+        let many: Vec<&[u8]> = ends.iter().map(next).collect();
+        work(&many);
+    }
+}
+
+fn table_of(lua: &Lua, field: &str, text: &[u8]) -> Result<Value> {
+    let table = lua.create_table_with_capacity(0, 1)?;
+    table.raw_set(field, lua.create_string(text)?)?;
+    Ok(Value::Table(table))
+}
+
+fn error_table(lua: &Lua, text: &[u8]) -> Result<Value> {
+    table_of(lua, "err", text)
+}
+
+/// The one argument, if it is a string.
+fn only_string(values: &MultiValue) -> Option<&LuaString> {
+    match values.iter().collect::<Vec<_>>()[..] {
+        [Value::String(text)] => Some(text),
+        _ => None,
+    }
+}
+
+fn error_reply(lua: &Lua, values: MultiValue) -> Result<Value> {
+    let Some(text) = only_string(&values) else { return error_table(lua, b"ERR wrong number or type of arguments") };
+    let text = text.as_bytes();
+    let text = text.strip_prefix(b"-").unwrap_or(&text);
+    let text = text.trim_ascii_end();
+    // A lone word has no code in front.
+    if text.contains(&b' ') { error_table(lua, text) } else { error_table(lua, &[b"ERR ", text].concat()) }
+}
+
+fn status_reply(lua: &Lua, values: MultiValue) -> Result<Value> {
+    match only_string(&values) {
+        Some(text) => table_of(lua, "ok", &text.as_bytes()),
+        None => error_table(lua, b"ERR wrong number or type of arguments"),
+    }
+}
+
+fn sha1hex(_: &Lua, values: MultiValue) -> Result<String> {
+    let text = match (values.len(), values.front()) {
+        (1, Some(value)) => text_of(value),
+        _ => return Err(raise_reply("ERR wrong number of arguments")),
+    };
+    let digest = Sha1::digest(text.as_ref().map_or(&b""[..], AsRef::as_ref));
+    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn log(_: &Lua, values: MultiValue) -> Result<MultiValue> {
+    if values.len() < 2 {
+        return Err(raise_reply("ERR redis.log() requires two arguments or more."));
+    }
+    let Some(level) = values.front().and_then(number_of) else {
+        return Err(raise_reply("ERR First argument must be a number (log level)."));
+    };
+    let level = match truncated(level) {
+        0 => LogLevel::Debug,
+        1 => LogLevel::Verbose,
+        2 => LogLevel::Notice,
+        3 => LogLevel::Warning,
+        _ => return Err(raise_reply("ERR Invalid log level.")),
+    };
+    let words: Vec<_> = values.iter().skip(1).filter_map(text_of).collect();
+    let message = words.iter().map(AsRef::as_ref).collect::<Vec<&[u8]>>().join(&b' ');
+    with_run(|host, _| host.log(level, &message));
+    Ok(MultiValue::new())
+}
+
+fn setresp(_: &Lua, values: MultiValue) -> Result<MultiValue> {
+    if values.len() != 1 {
+        return Err(raise_reply("ERR redis.setresp() requires one argument."));
+    }
+    let resp = match values.front().and_then(number_of).map(truncated) {
+        Some(2) => Resp::Two,
+        Some(3) => Resp::Three,
+        _ => return Err(raise_reply("ERR RESP version must be 2 or 3.")),
+    };
+    with_run(|_, state| state.resp = resp);
+    Ok(MultiValue::new())
+}
+
+fn set_repl(_: &Lua, values: MultiValue) -> Result<MultiValue> {
+    if values.len() != 1 {
+        return Err(raise_reply("ERR redis.set_repl() requires one argument."));
+    }
+    let flags = values.front().and_then(number_of).map_or(0, truncated);
+    if !(0..=3).contains(&flags) {
+        let text = "ERR Invalid replication flags. Use REPL_AOF, REPL_REPLICA, REPL_ALL or REPL_NONE.";
+        return Err(raise_reply(text));
+    }
+    let to = Replication { journal: flags & 1 != 0, replicas: flags & 2 != 0 };
+    with_run(|host, _| host.set_replication(to));
+    Ok(MultiValue::new())
+}
+
+fn acl_check_cmd(_: &Lua, values: MultiValue) -> Result<bool> {
+    check_arguments(&values).map_err(raise_reply)?;
+    let checked = with_run(|host, state| {
+        let Buffers { arguments, ends, .. } = &mut state.buffers;
+        let mut may = Ok(false);
+        with_argv(&values, arguments, ends, |argv| may = host.acl_check(argv));
+        may
+    });
+    match checked {
+        Some(Ok(may)) => Ok(may),
+        Some(Err(text)) => Err(raise_reply(text)),
+        None => Err(raise_reply("ERR redis.acl_check_cmd can only be called inside a script invocation")),
+    }
+}
+
+fn register_function(lua: &Lua, values: MultiValue) -> Result<MultiValue> {
+    let registered = registration(&Arguments::new(lua, "register_function", &values))?;
+    let refused = with_run(|_, state| register(state, registered)).unwrap_or_else(|| Some(not_loading()));
+    match refused {
+        None => Ok(MultiValue::new()),
+        Some(error) => Err(error),
+    }
+}
+
+fn not_loading() -> mlua::Error {
+    raise_reply("ERR redis.register_function can only be called on FUNCTION LOAD command")
+}
+
+/// Notes a function. What is wrong with its name is said without a place, and cannot be caught.
+fn register(state: &mut RunState, new: Registration) -> Option<mlua::Error> {
+    let Some(functions) = &mut state.registering else { return Some(not_loading()) };
+    if !is_name(new.name.as_bytes()) {
+        state.stop = Some(wrong_name("Function"));
+        return Some(stopped());
+    }
+    if functions.iter().any(|known| known.name == new.name) {
+        state.stop = Some("ERR Function already exists in the library".to_owned());
+        return Some(stopped());
+    }
+    functions.push(new);
+    None
+}
+
+fn registration(arguments: &Arguments<'_>) -> Result<Registration> {
+    match arguments.count() {
+        1 => named_registration(arguments),
+        2 => {
+            let Some(name) = arguments.get(1).and_then(text_of) else {
+                return Err(raise_reply("ERR first argument to redis.register_function must be a string"));
+            };
+            let Some(Value::Function(callback)) = arguments.get(2) else {
+                return Err(raise_reply("ERR second argument to redis.register_function must be a function"));
+            };
+            let name = String::from_utf8_lossy(name.as_ref()).into_owned();
+            Ok(Registration { name, callback: callback.clone(), flags: ScriptFlags::default(), description: None })
+        }
+        _ => Err(raise_reply("ERR wrong number of arguments to redis.register_function")),
+    }
+}
+
+fn named_registration(arguments: &Arguments<'_>) -> Result<Registration> {
+    let Some(Value::Table(fields)) = arguments.get(1) else {
+        return Err(raise_reply(
+            "ERR calling redis.register_function with a single argument is only applicable to Lua table (representing named arguments).",
+        ));
+    };
+    let (mut name, mut callback, mut description) = (None, None, None);
+    let mut flags = ScriptFlags::default();
+    let text = |value: &Value| text_of(value).map(|text| String::from_utf8_lossy(text.as_ref()).into_owned());
+    for pair in fields.pairs::<Value, Value>() {
+        let (key, value) = pair?;
+        let Value::String(key) = &key else {
+            return Err(raise_reply("ERR named argument key given to redis.register_function is not a string"));
+        };
+        match &*key.as_bytes() {
+            b"function_name" => {
+                let given = text(&value).ok_or_else(|| {
+                    raise_reply("ERR function_name argument given to redis.register_function must be a string")
+                })?;
+                name = Some(given);
+            }
+            b"description" => {
+                let given = text(&value).ok_or_else(|| {
+                    raise_reply("ERR description argument given to redis.register_function must be a string")
+                })?;
+                description = Some(given);
+            }
+            b"callback" => {
+                let Value::Function(function) = value else {
+                    return Err(raise_reply(
+                        "ERR callback argument given to redis.register_function must be a function",
+                    ));
+                };
+                callback = Some(function);
+            }
+            b"flags" => {
+                let Value::Table(list) = value else {
+                    return Err(raise_reply(
+                        "ERR flags argument to redis.register_function must be a table representing function flags",
+                    ));
+                };
+                read_flags(&list, &mut flags)?;
+            }
+            _ => return Err(raise_reply("ERR unknown argument given to redis.register_function")),
+        }
+    }
+    let name = name.ok_or_else(|| raise_reply("ERR redis.register_function must get a function name argument"))?;
+    let callback = callback.ok_or_else(|| raise_reply("ERR redis.register_function must get a callback argument"))?;
+    Ok(Registration { name, callback, flags, description })
+}
+
+fn read_flags(list: &Table, flags: &mut ScriptFlags) -> Result<()> {
+    for index in 1.. {
+        let flag: Value = list.raw_get(index)?;
+        let is_known = match &flag {
+            Value::Nil => return Ok(()),
+            Value::String(flag) => flags.set(&flag.as_bytes()),
+            _ => false,
+        };
+        if !is_known {
+            return Err(raise_reply("ERR unknown flag given"));
+        }
+    }
+    Ok(())
+}

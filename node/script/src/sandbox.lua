@@ -1,0 +1,217 @@
+-- The world of a script. Runs once, when a machine is made, with everything the bare language offers and the functions
+-- written in Rust; answers what the machine needs to run programs in it.
+--
+-- What a script sees are proxies: empty tables whose reads go to the real ones and whose writes are errors. Scripts
+-- share one machine, so nothing that one of them can reach may be changed by it.
+local native, is_for_functions = ...
+
+local pcall, xpcall, error, type, next, rawget, tonumber = pcall, xpcall, error, type, next, rawget, tonumber
+local tostring, select, setmetatable, unpack = tostring, select, setmetatable, unpack
+local resume, concat, collectgarbage = coroutine.resume, table.concat, collectgarbage
+local unwrapped, stopped, compile, readonly = native.unwrapped, native.stopped, native.compile, native.readonly
+
+-- Proxy -> the real table behind it.
+local behind = {}
+
+local function proxy_of(real)
+  local proxy = {}
+  behind[proxy] = real
+  native.protect(proxy)
+  return setmetatable(proxy, { __index = real, __newindex = readonly, __metatable = false })
+end
+
+local function plain(err)
+  if type(err) == "userdata" then
+    return unwrapped(err)
+  end
+  return err
+end
+
+-- After a protected call that failed. What ends a script for good goes on.
+local function caught(ok, ...)
+  if ok then
+    return ok, ...
+  end
+  stopped()
+  local err = plain((...))
+  if type(err) == "table" then
+    local text = rawget(err, "err")
+    if type(text) == "string" then
+      return false, text
+    end
+  end
+  return false, err
+end
+
+local function resumed(ok, ...)
+  if ok then
+    return ok, ...
+  end
+  stopped()
+  return false, plain((...))
+end
+
+local function ended(ok, ...)
+  if not ok then
+    stopped()
+  end
+  return ok, ...
+end
+
+local real = {
+  _VERSION = _VERSION,
+  assert = assert,
+  error = error,
+  gcinfo = gcinfo,
+  ipairs = ipairs,
+  next = next,
+  rawequal = rawequal,
+  select = select,
+  tonumber = tonumber,
+  tostring = tostring,
+  type = type,
+  getmetatable = getmetatable,
+  setmetatable = native.setmetatable,
+  rawset = native.rawset,
+  loadstring = native.loadstring,
+}
+
+function real.pcall(...)
+  return caught(pcall(...))
+end
+
+function real.xpcall(f, handler)
+  return ended(xpcall(f, function(err)
+    return handler(plain(err))
+  end))
+end
+
+function real.rawget(t, key)
+  return rawget(behind[t] or t, key)
+end
+
+function real.pairs(t)
+  local shadow = t ~= nil and behind[t]
+  if shadow then
+    local copy = {}
+    for key, value in next, shadow do
+      copy[key] = value
+    end
+    return next, copy, nil
+  end
+  if type(t) ~= "table" then
+    error("bad argument #1 to 'pairs' (table expected, got " .. (t == nil and "nil" or type(t)) .. ")", 2)
+  end
+  return next, t, nil
+end
+
+-- The language's own counts in 32 bits.
+function real.unpack(...)
+  local t, first, last = ...
+  if type(t) ~= "table" then
+    error("bad argument #1 to 'unpack' (table expected, got " .. (select("#", ...) == 0 and "no value" or type(t)) .. ")", 2)
+  end
+  local from = tonumber(first) or 1
+  local to = tonumber(last) or #t
+  if not (to - from < 7900 and from > -2 ^ 31 and to < 2 ^ 31 - 1 and from < 2 ^ 31 - 1 and to > -2 ^ 31) then
+    if to < from then
+      return
+    end
+    error("too many results to unpack", 2)
+  end
+  return unpack(t, first, last)
+end
+
+function real.load(reader, name)
+  if type(reader) ~= "function" then
+    error("bad argument #1 to 'load' (function expected, got " .. type(reader) .. ")", 2)
+  end
+  local pieces = {}
+  while true do
+    local piece = reader()
+    if piece == nil or piece == "" then
+      break
+    end
+    if type(piece) ~= "string" then
+      return nil, "reader function must return a string"
+    end
+    pieces[#pieces + 1] = piece
+  end
+  return compile(concat(pieces), name or "=(load)")
+end
+
+-- How the machine collects is the machine's business.
+local options = { stop = 0, restart = 0, setpause = 0, setstepmul = 0, collect = 1, count = 1, step = 1 }
+function real.collectgarbage(option, size)
+  local meaning = options[option or "collect"]
+  if meaning == nil then
+    error("bad argument #1 to 'collectgarbage' (invalid option '" .. tostring(option) .. "')", 2)
+  end
+  return meaning == 0 and 0 or collectgarbage(option, tonumber(size))
+end
+
+local strings = string
+strings.dump = nil
+for name, replacement in next, native.string do
+  strings[name] = replacement
+end
+local maths = math
+for name, replacement in next, native.math do
+  maths[name] = replacement
+end
+local coroutines = coroutine
+function coroutines.resume(...)
+  return resumed(resume(...))
+end
+
+real.string = proxy_of(strings)
+real.math = proxy_of(maths)
+real.table = proxy_of(table)
+real.coroutine = proxy_of(coroutines)
+real.os = proxy_of({ clock = native.clock })
+real.bit = proxy_of(native.bit)
+real.struct = proxy_of(native.struct)
+real.cmsgpack = proxy_of(native.cmsgpack)
+real.cjson = proxy_of(native.cjson)
+real.redis = proxy_of(native.redis)
+real.server = real.redis
+
+-- ("x"):rep(3) finds its methods here.
+local of_strings = native.string_metatable
+of_strings.__index = real.string
+of_strings.__metatable = proxy_of({ __index = real.string })
+
+setmetatable(real, { __index = native.missing })
+local globals = {}
+behind[globals] = real
+native.protect(globals)
+local of_globals = { __index = real, __newindex = readonly }
+of_globals.__metatable = proxy_of({ __index = real.redis, __newindex = readonly })
+setmetatable(globals, of_globals)
+real._G = globals
+
+-- Raw writes reach a proxy without asking it (table.insert, say). What they left is gone before the next script.
+local function sweep()
+  for proxy in next, behind do
+    if next(proxy) ~= nil then
+      for key in next, proxy do
+        proxy[key] = nil
+      end
+    end
+  end
+end
+
+local on_error = native.on_error
+
+local function run_script(program, keys, argv)
+  real.KEYS, real.ARGV = keys, argv
+  return xpcall(program, on_error)
+end
+
+local function run_function(callback, keys, argv)
+  return xpcall(function()
+    return callback(keys, argv)
+  end, on_error)
+end
+
+return globals, is_for_functions and run_function or run_script, sweep
