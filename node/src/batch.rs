@@ -20,14 +20,14 @@ use crate::view::View;
 use crate::worker::{Scratch, Worker, now_us};
 use keyward_engine::args::Args;
 use keyward_engine::asks::Ask;
-use keyward_engine::command::{Flags, Group, Run};
+use keyward_engine::command::{Flags, Group, Home, Run};
 use keyward_engine::effects::Wait;
 use keyward_engine::error::CommandError;
 use keyward_engine::keyspace::{CallContext, Place, SpaceId};
 use keyward_engine::reply::Reply;
 use keyward_engine::session::{ReplyMode, Session};
 use keyward_engine::table::{Resolved, Row};
-use keyward_proto::resp::{ArgRange, Decoder};
+use keyward_proto::resp::{ArgRange, Decoder, encode_command};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -206,8 +206,8 @@ impl<'w, 'a> Batch<'w, 'a> {
     /// `CLIENT REPLY`: the answer is dropped. (`SkipNext` is set by the handler of the command before.)
     fn hold_back(&self, session: &mut Session, flow: &Flow, mark: keyward_engine::reply::Mark, scratch: &mut Scratch) {
         scratch.reply.rewind(mark);
-        // What is asked of the outside is answered later, by whoever carries it out.
-        let answered = !matches!(&flow, Flow::Stop(next) if matches!(**next, Next::Ask(_)));
+        // What is asked of the outside is answered later, by whoever carries it out; so is what another node takes over.
+        let answered = !matches!(&flow, Flow::Stop(next) if matches!(**next, Next::Ask(_) | Next::HandOver(_)));
         if answered && session.replies == ReplyMode::SkipNext && session.last_command != "client|reply" {
             session.replies = ReplyMode::On;
         }
@@ -242,6 +242,19 @@ impl<'w, 'a> Batch<'w, 'a> {
         let admitted =
             match gate::admit(self.worker.node.table, row, request.argv, session, &self.conditions, &mut self.keys) {
                 Ok(admitted) => admitted,
+                Err(Refusal::Elsewhere) if self.executing || has_lasting_state(self.connection, session) => {
+                    session.closing = true;
+                    scratch.reply.error(crate::forward::NOT_SERVED_HERE);
+                    return Flow::Stop(Box::new(Next::Close));
+                }
+                Err(Refusal::Elsewhere) if row.command.home(request.argv) == Home::DataForGood => {
+                    if !self.forward.is_empty() {
+                        return Flow::StopBefore;
+                    }
+                    let mut bytes = Vec::new();
+                    encode_command(&mut bytes, request.argv);
+                    return Flow::Stop(Box::new(Next::HandOver(bytes)));
+                }
                 Err(Refusal::Elsewhere) => return self.send_elsewhere(session, row, request.argv),
                 Err(_) if !self.forward.is_empty() => return Flow::StopBefore,
                 Err(refusal) => {
@@ -461,6 +474,11 @@ fn caches(connection: Option<&Rc<Connection>>) -> Option<Arc<Tracker>> {
     tracker.remembers(connection.caching.get()).then_some(tracker)
 }
 
+/// Whether the client has something here that does not move along with the data: it must begin anew elsewhere.
+fn has_lasting_state(connection: Option<&Rc<Connection>>, session: &Session) -> bool {
+    connection.is_some_and(|connection| connection.has_lasting_state(session))
+}
+
 /// A client begins to wait for the keys of its request.
 fn park(
     connection: Option<&Rc<Connection>>,
@@ -549,7 +567,11 @@ pub fn run_forwarded(
             continue;
         }
         let request = Prepared::of(worker, argv);
-        let data = |resolved: &Resolved<'_>| matches!(resolved.row.run, Run::OnKeys(_) | Run::OnEveryKey(_));
+        let data = |resolved: &Resolved<'_>| match resolved.row.run {
+            Run::OnKeys(_) | Run::OnEveryKey(_) => true,
+            Run::AtOnce(_) => resolved.row.command.home(argv) == Home::Data,
+            _ => false,
+        };
         let data = request.resolved.as_ref().is_ok_and(data);
         if !data {
             scratch.reply.error("ERR only data commands are forwarded");

@@ -12,6 +12,7 @@ use crate::asks;
 use crate::batch::run_batch;
 use crate::corridor::{Entry, InLane};
 use crate::forward::ForwardBatch;
+use crate::handover::{self, HandedOver};
 use crate::mailbox::Mailbox;
 use crate::observers::{Waiter, Watch};
 use crate::pubsub::Subscriptions;
@@ -53,6 +54,10 @@ pub struct Connection {
     pub output_bytes: Cell<usize>,
     /// It waits for a change of users to be in force.
     pub changes_users: Cell<bool>,
+    /// Another node accepted the client and handed it over to this one.
+    pub guest: bool,
+    /// This node accepted the client and handed it over: another one knows what it does.
+    pub handed_over: Cell<bool>,
     /// The way other threads reach it.
     pub mailbox: Arc<Mailbox>,
     /// What `WATCH` named.
@@ -75,6 +80,8 @@ impl Connection {
             input_bytes: Cell::new(0),
             output_bytes: Cell::new(0),
             changes_users: Cell::new(false),
+            guest: false,
+            handed_over: Cell::new(false),
             mailbox: Mailbox::new(mail_bytes_max),
             watch: RefCell::new(None),
             subscriptions: RefCell::default(),
@@ -82,6 +89,21 @@ impl Connection {
             caching: Cell::new(None),
             remaining: RefCell::new(None),
         }
+    }
+
+    /// The connection of a client that another node handed over.
+    pub fn guest(session: Session, mail_bytes_max: usize) -> Connection {
+        Connection { guest: true, ..Connection::new(session, mail_bytes_max) }
+    }
+
+    /// Whether it has something at this node that no other one knows of: a place as a guest, a transaction, keys it
+    /// watches or caches, channels it listens to.
+    pub fn has_lasting_state(&self, session: &Session) -> bool {
+        self.guest
+            || session.transaction.is_some()
+            || session.subscribed
+            || self.watch.borrow().is_some()
+            || self.tracking.borrow().is_some()
     }
 
     /// Gives up what it watches and listens to.
@@ -106,7 +128,8 @@ impl Connection {
         self.mailbox.is_killed()
     }
 
-    async fn killed(&self) {
+    /// Returns once it was told to end.
+    pub async fn killed(&self) {
         self.mailbox.killed().await;
     }
 }
@@ -146,6 +169,8 @@ pub enum Next {
     Ask(Ask),
     /// Have another node run these, then go on.
     Forward(ForwardBatch),
+    /// Hand the connection over to the node that serves the data, from this request on, which was not run.
+    HandOver(Vec<u8>),
     /// The client waits for keys to be written.
     Blocked(Arc<Waiter>),
     /// Somebody runs alone: go on when the corridor is open.
@@ -158,7 +183,14 @@ pub enum Next {
 pub async fn serve(worker: Rc<Worker>, stream: TcpStream, connection: Rc<Connection>) {
     let (generation, view) = worker.node.views.load();
     // The login comes from the very view whose number is kept: from an older one it would stay unnoticed.
-    connection.session.borrow_mut().login = view.anonymous();
+    {
+        let mut session = connection.session.borrow_mut();
+        if session.login.is_none() {
+            session.login = view.anonymous();
+        } else if !renew(&mut session, &view) {
+            return;
+        }
+    }
     let decoder = Decoder::new(worker.hot().decoder.clone());
     let mut lane = Lane::new(decoder, generation, view);
     // An error here is the client's connection breaking: there is nobody left to tell.
@@ -194,6 +226,16 @@ async fn converse(
                 Next::Read => break,
                 Next::Close => return Ok(()),
                 Next::Flush => {}
+                Next::HandOver(mut input) => {
+                    input.append(&mut lane.input);
+                    match handover::hand_over(worker, stream, connection, input).await {
+                        HandedOver::Ended => return Ok(()),
+                        HandedOver::ServedHere(input) => {
+                            lane.input = input;
+                            lane.decoder = Decoder::new(worker.hot().decoder.clone());
+                        }
+                    }
+                }
                 Next::Ask(ask) => {
                     tokio::select! {
                         biased;
@@ -544,6 +586,11 @@ fn decode(
     let mut position = from;
     while requests.len() < limit {
         let first = ranges.len();
+        // Decoding a line of words changes it in place. Alone in its batch, it is never decoded a second time.
+        let is_line = input.get(position).is_some_and(|byte| *byte != b'*');
+        if is_line && !requests.is_empty() {
+            break;
+        }
         match decoder.next(&mut input[position..], ranges) {
             Ok(Some(used)) => {
                 for range in &mut ranges[first..] {
@@ -553,6 +600,9 @@ fn decode(
                 if ranges.len() > first {
                     let count = (ranges.len() - first) as u32;
                     requests.push(Decoded { first: first as u32, count, end: position });
+                }
+                if is_line {
+                    break;
                 }
             }
             Ok(None) => return DecodeEnd { position, how: Ended::NeedMore },

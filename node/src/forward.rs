@@ -90,16 +90,21 @@ impl ForwardBatch {
     /// Says who asks.
     pub fn describe(&mut self, session: &Session, view: &View) {
         self.batch.commands = std::mem::take(&mut self.commands).into();
-        let Some(login) = &session.login else { return };
-        self.batch.user = Bytes::copy_from_slice(login.user.name.as_bytes());
-        self.batch.user_created = login.user.created;
-        self.batch.policy_version = view.index;
-        self.batch.database = session.database;
-        self.batch.resp3 = session.protocol == Protocol::Resp3;
-        self.batch.client_id = session.id;
-        self.batch.client_addr = session.address.clone();
-        self.batch.client_name = Bytes::copy_from_slice(&session.name);
+        describe(&mut self.batch, session, view);
     }
+}
+
+/// Says who asks, as of `view`.
+pub fn describe(batch: &mut Batch, session: &Session, view: &View) {
+    let Some(login) = &session.login else { return };
+    batch.user = Bytes::copy_from_slice(login.user.name.as_bytes());
+    batch.user_created = login.user.created;
+    batch.policy_version = view.index;
+    batch.database = session.database;
+    batch.resp3 = session.protocol == Protocol::Resp3;
+    batch.client_id = session.id;
+    batch.client_addr = session.address.clone();
+    batch.client_name = Bytes::copy_from_slice(&session.name);
 }
 
 /// How one try ended, if not with replies.
@@ -158,18 +163,12 @@ async fn attempt(
     link: &RefCell<Option<Rc<ForwardLink>>>,
     batch: &Batch,
 ) -> Result<BatchReply, Failure> {
-    let (_, view) = worker.node.views.load();
-    let owner = view.primary.ok_or_else(|| Failure::NotRun("no node was named".to_owned()))?;
-    if owner == view.me {
-        return Err(Failure::NotRun("this node is about to serve it".to_owned()));
-    }
-    let address = view.state.nodes().get(&owner).map(|node| node.addresses.peer.clone());
-    let address = address.ok_or_else(|| Failure::NotRun("it is not registered".to_owned()))?;
-    let held = link.borrow().clone().filter(|link| link.leads_to(owner.0, &address));
+    let (owner, address) = owner(&worker.node.views.load().1).map_err(Failure::NotRun)?;
+    let held = link.borrow().clone().filter(|link| link.leads_to(owner, &address));
     let current = match held {
         Some(link) => link,
         None => {
-            let made = ForwardLink::open(worker, owner.0, address).await.map_err(Failure::NotRun)?;
+            let made = ForwardLink::open(worker, owner, address).await.map_err(Failure::NotRun)?;
             *link.borrow_mut() = Some(Rc::clone(&made));
             made
         }
@@ -180,6 +179,16 @@ async fn attempt(
         BatchError::Unspecified => Err(Failure::Unknown("it answered a different number of commands".to_owned())),
         _ => Err(Failure::NotRun(reply.error_text)),
     }
+}
+
+/// The id and the peer address of the node that serves the data, if that is another one. The error is for people.
+pub fn owner(view: &View) -> Result<(u64, String), String> {
+    let owner = view.primary.ok_or_else(|| "no node was named".to_owned())?;
+    if owner == view.me {
+        return Err("this node is about to serve it".to_owned());
+    }
+    let node = view.state.nodes().get(&owner).ok_or_else(|| "it is not registered".to_owned())?;
+    Ok((owner.0, node.addresses.peer.clone()))
 }
 
 /// A connection to the node that serves the data, with batches in flight.
@@ -277,6 +286,9 @@ pub async fn serve_link(worker: Rc<Worker>, stream: std::net::TcpStream) {
         Ok(stream) => {
             let (mut reader, mut writer) = stream.into_halves();
             while let Ok(Some(batch)) = reader.next::<Batch>().await {
+                if batch.hand_over.is_some() {
+                    return crate::handover::take_over(worker, batch, reader, writer).await;
+                }
                 let reply = run(&worker, batch).await;
                 writer.push(&reply);
                 if (reader.is_drained() || writer.is_full()) && writer.flush().await.is_err() {
@@ -290,37 +302,13 @@ pub async fn serve_link(worker: Rc<Worker>, stream: std::net::TcpStream) {
 
 /// Runs one batch as the user it names.
 async fn run(worker: &Rc<Worker>, batch: Batch) -> BatchReply {
-    let refuse = |error: BatchError, text: &str| BatchReply {
-        sequence: batch.sequence,
-        replies: Bytes::new(),
-        count: 0,
-        error: error.into(),
-        error_text: text.to_owned(),
+    let (view, mut session) = match identify(worker, &batch).await {
+        Ok(known) => known,
+        Err((error, text)) => return refusal(&batch, error, text),
     };
-    let Some(view) = caught_up(worker, batch.policy_version).await else {
-        return refuse(BatchError::PolicyBehind, "it has not applied the latest changes");
-    };
-    if !view.is_primary() {
-        return refuse(BatchError::NotPrimary, "it does not serve the data");
-    }
-    if worker.node.is_loading() {
-        return refuse(BatchError::Unavailable, "it is loading its data");
-    }
     let Some(requests) = decode(&batch, worker.hot().decoder.clone()) else {
-        return refuse(BatchError::Invalid, "a malformed batch");
+        return refusal(&batch, BatchError::Invalid, "a malformed batch");
     };
-    // A way to log in that was withdrawn after what the sender knew may be the one its client came by.
-    let login = view.login(&batch.user).filter(|login| {
-        let user = &login.user;
-        user.created == batch.user_created && user.enabled && user.withdrawn_revision <= batch.policy_version
-    });
-    let Some(login) = login else { return refuse(BatchError::UserGone, "the user is gone") };
-    let now = worker.now_ms();
-    let mut session = Session::new(batch.client_id, batch.client_addr.clone(), String::new(), now, Some(login.clone()));
-    session.name = batch.client_name.to_vec();
-    session.protocol = if batch.resp3 { Protocol::Resp3 } else { Protocol::Resp2 };
-    session.database = batch.database.min(worker.node.config.databases - 1);
-    session.tenant = TenantId::SHARED;
     if let [only] = requests.as_slice()
         && let Some(ask) = crate::batch::ask_forwarded(worker, &mut session, &view, only)
     {
@@ -353,6 +341,43 @@ async fn run(worker: &Rc<Worker>, batch: Batch) -> BatchReply {
         error: BatchError::Unspecified.into(),
         error_text: String::new(),
     }
+}
+
+/// The answer to a batch of which nothing was run.
+pub fn refusal(batch: &Batch, error: BatchError, text: &str) -> BatchReply {
+    BatchReply {
+        sequence: batch.sequence,
+        replies: Bytes::new(),
+        count: 0,
+        error: error.into(),
+        error_text: text.to_owned(),
+    }
+}
+
+/// The session of whoever a batch names, once everything the sender had is applied here; or why it is not served.
+pub async fn identify(worker: &Worker, batch: &Batch) -> Result<(Arc<View>, Session), (BatchError, &'static str)> {
+    let Some(view) = caught_up(worker, batch.policy_version).await else {
+        return Err((BatchError::PolicyBehind, "it has not applied the latest changes"));
+    };
+    if !view.is_primary() {
+        return Err((BatchError::NotPrimary, "it does not serve the data"));
+    }
+    if worker.node.is_loading() {
+        return Err((BatchError::Unavailable, "it is loading its data"));
+    }
+    // A way to log in that was withdrawn after what the sender knew may be the one its client came by.
+    let login = view.login(&batch.user).filter(|login| {
+        let user = &login.user;
+        user.created == batch.user_created && user.enabled && user.withdrawn_revision <= batch.policy_version
+    });
+    let Some(login) = login.cloned() else { return Err((BatchError::UserGone, "the user is gone")) };
+    let now = worker.now_ms();
+    let mut session = Session::new(batch.client_id, batch.client_addr.clone(), String::new(), now, Some(login));
+    session.name = batch.client_name.to_vec();
+    session.protocol = if batch.resp3 { Protocol::Resp3 } else { Protocol::Resp2 };
+    session.database = batch.database.min(worker.node.config.databases - 1);
+    session.tenant = TenantId::SHARED;
+    Ok((view, session))
 }
 
 async fn caught_up(worker: &Worker, index: u64) -> Option<Arc<View>> {

@@ -8,7 +8,7 @@
 //! settled before by the command table. This file refuses; it runs nothing.
 
 use keyward_acl::{ChannelUse, CommandId, DatabaseUse, Denial, ErrorDetail, KeyAccess, KeyUse, Request};
-use keyward_engine::command::{Flags, Run};
+use keyward_engine::command::{Flags, Home, Run};
 use keyward_engine::reply::Protocol;
 use keyward_engine::session::Session;
 use keyward_engine::table::{Row, Table};
@@ -157,10 +157,10 @@ pub fn admit<'a, 'b>(
     if conditions.busy && !flags.has(Flags::ALLOW_BUSY) {
         return Err(Refusal::Busy);
     }
+    if !conditions.primary && row.command.home(argv) != Home::Anywhere {
+        return Err(Refusal::Elsewhere);
+    }
     if matches!(row.run, Run::OnKeys(_) | Run::OnEveryKey(_) | Run::AskOwner(_)) {
-        if !conditions.primary {
-            return Err(Refusal::Elsewhere);
-        }
         if conditions.loading {
             return Err(Refusal::Loading);
         }

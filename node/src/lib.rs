@@ -24,6 +24,7 @@ pub mod dropper;
 pub mod expiry;
 pub mod forward;
 pub mod gate;
+pub mod handover;
 pub mod http;
 pub mod info;
 pub mod journal;

@@ -121,6 +121,15 @@ fn proof(node: &Node, label: &[u8], caller_nonce: &[u8], owner_nonce: &[u8], pro
     mac.finalize().into_bytes().into()
 }
 
+/// The two directions as one stream again, for what follows the frames. An error if the other side did not wait with it
+/// until it was asked to.
+pub fn into_stream(reader: FrameReader, writer: FrameWriter) -> io::Result<TcpStream> {
+    if reader.start != reader.buffer.len() || !writer.buffer.is_empty() {
+        return Err(io::Error::other("bytes behind the last frame came too early"));
+    }
+    reader.reader.reunite(writer.writer).map_err(io::Error::other)
+}
+
 /// Reads frames.
 pub struct FrameReader {
     reader: OwnedReadHalf,

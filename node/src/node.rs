@@ -15,6 +15,7 @@ use crate::control::{self, Bootstrap, ClusterSecret, Control, ControlConfig, Ori
 use crate::corridor::{Corridor, Entry, InLane};
 use crate::counters::ThreadCounters;
 use crate::expiry::Expiry;
+use crate::handover::Guests;
 use crate::journal::Journal;
 use crate::live::Live;
 use crate::mailbox::Mailbox;
@@ -46,6 +47,11 @@ use tokio::task::JoinHandle;
 
 /// Between two looks at idle clients, memory and the save schedule.
 const TICK: Duration = Duration::from_secs(1);
+
+/// How much of a client's id names its node. Nodes are numbered by the change that registered them: two whose numbers
+/// differ by a multiple of 65536 would share ids. What is left counts 10^11 clients before a client written in
+/// JavaScript can no longer tell ids apart.
+const CLIENT_ID_NODE_BITS: u32 = 16;
 
 /// Why a node cannot start, or had to stop: one sentence.
 #[derive(Debug)]
@@ -152,6 +158,8 @@ pub struct Node {
     pub started: Instant,
     /// 40 hex digits, new at every start.
     pub run_id: String,
+    /// Clients of other nodes that are served here.
+    pub guests: Guests,
     secret: Vec<u8>,
     clients: AtomicU64,
     next_client: AtomicU64,
@@ -197,9 +205,11 @@ impl Node {
         self.clients.load(Ordering::Relaxed)
     }
 
-    /// An id no other client of this node has or had.
+    /// An id no other client of the cluster has, and none of this process had. It grows from client to client, and its
+    /// lowest bits are the node's, so that a client may go on elsewhere under the id it was told.
     pub fn next_client_id(&self) -> u64 {
-        self.next_client.fetch_add(1, Ordering::Relaxed)
+        let count = self.next_client.fetch_add(1, Ordering::Relaxed);
+        count << CLIENT_ID_NODE_BITS | self.id() & ((1 << CLIENT_ID_NODE_BITS) - 1)
     }
 
     /// Whether data is still being loaded.
@@ -439,6 +449,7 @@ async fn serve_with(
         stop: Stop::new(),
         started: Instant::now(),
         run_id: crate::random::bytes::<20>().iter().map(|byte| format!("{byte:02x}")).collect(),
+        guests: Guests::default(),
         secret,
         clients: AtomicU64::new(0),
         next_client: AtomicU64::new(1),

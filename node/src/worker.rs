@@ -149,11 +149,24 @@ impl Worker {
         let session = Session::new(id, address, local, self.now_ms(), None);
         let connection = Rc::new(Connection::new(session, self.hot().mail_bytes_max));
         self.stats.accepted.add(1);
-        self.connections.borrow_mut().insert(id, Rc::clone(&connection));
-        self.node.mailboxes.lock().insert(id, Arc::downgrade(&connection.mailbox));
-        let registered = Registered { worker: &self, id };
+        let registered = self.register(id, &connection);
         connection::serve(Rc::clone(&self), stream, connection).await;
         drop(registered);
+    }
+
+    /// A client of another node, handed over to this one: served like its own, and counted apart by whoever took it.
+    pub async fn serve_guest(self: Rc<Self>, stream: TcpStream, session: Session) {
+        let id = session.id;
+        let connection = Rc::new(Connection::guest(session, self.hot().mail_bytes_max));
+        let registered = self.register(id, &connection);
+        connection::serve(Rc::clone(&self), stream, connection).await;
+        drop(registered);
+    }
+
+    fn register<'w>(&'w self, id: u64, connection: &Rc<Connection>) -> Registered<'w> {
+        self.connections.borrow_mut().insert(id, Rc::clone(connection));
+        self.node.mailboxes.lock().insert(id, Arc::downgrade(&connection.mailbox));
+        Registered { worker: self, id, guest: connection.guest }
     }
 
     /// Does what the inbox says until the node stops.
@@ -207,9 +220,14 @@ impl Worker {
     /// Closes every session whose user is gone, off, or has other credentials, and gives the others their new rules.
     fn sweep(&self) {
         let (_, view) = self.node.views.load();
-        for connection in self.connections.borrow().values() {
+        for (id, connection) in self.connections.borrow().iter() {
             let Ok(mut session) = connection.session.try_borrow_mut() else { continue };
-            if connection::renew(&mut session, &view) && may_listen(&session, connection) {
+            if !view.is_primary() {
+                // What it waits for is written elsewhere from now on.
+                self.node.blocked.unblock(*id, true);
+            }
+            let data_left = !view.is_primary() && connection.has_lasting_state(&session);
+            if connection::renew(&mut session, &view) && may_listen(&session, connection) && !data_left {
                 continue;
             }
             if connection.changes_users.get() {
@@ -227,6 +245,10 @@ impl Worker {
         let (idle_ms, login_ms) = (hot.idle_ms, hot.login_ms);
         for connection in self.connections.borrow().values() {
             let Ok(session) = connection.session.try_borrow() else { continue };
+            if connection.handed_over.get() {
+                // The node that serves it sees what it does, and ends it by the same rules.
+                continue;
+            }
             let idle = idle_ms > 0 && now - session.active_at > idle_ms;
             let stranger = session.login.is_none() && login_ms > 0 && now - session.created_at > login_ms;
             if idle || stranger {
@@ -349,13 +371,16 @@ impl Worker {
 struct Registered<'a> {
     worker: &'a Worker,
     id: u64,
+    guest: bool,
 }
 
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
         self.worker.connections.borrow_mut().remove(&self.id);
         self.worker.node.mailboxes.lock().remove(&self.id);
-        self.worker.node.leave_client();
+        if !self.guest {
+            self.worker.node.leave_client();
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod demo;
 mod documents;
 mod forward;
 mod fuzzing;
+mod handover;
 mod kill;
 mod limits;
 mod memory;

@@ -110,6 +110,11 @@ impl Client {
         self.stream.set_read_timeout(Some(patience)).expect("a timeout that is not zero can be set");
     }
 
+    /// Waits at most this long for the server to take in more.
+    pub fn set_send_patience(&self, patience: Duration) {
+        self.stream.set_write_timeout(Some(patience)).expect("a timeout that is not zero can be set");
+    }
+
     /// Sends one command and reads its reply.
     pub fn call<A: AsRef<[u8]>>(&mut self, arguments: &[A]) -> io::Result<Value> {
         self.send(arguments)?;

@@ -381,6 +381,18 @@ pub enum Run {
     Refused(&'static str),
 }
 
+/// Which node can carry out a command.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Home {
+    /// The one the client is connected to, whichever that is.
+    Anywhere,
+    /// The one that holds the data. Another one forwards the command there.
+    Data,
+    /// The one that holds the data, and the connection needs something lasting there: a queue of commands, watched keys,
+    /// subscriptions, scripts, a place among those who wait. Another one hands the whole connection over.
+    DataForGood,
+}
+
 /// What `COMMAND DOCS` tells.
 #[derive(Clone, Copy, Debug)]
 pub struct Docs {
@@ -408,6 +420,8 @@ pub struct Extra {
     pub tips: &'static [&'static str],
     /// Some options read keys that the request does not name: only for users who may read every key.
     pub looks_further: Option<LooksFurther>,
+    /// Where it belongs, if group, flags and way to run do not say so.
+    pub home: Option<Home>,
 }
 
 impl Extra {
@@ -418,7 +432,13 @@ impl Extra {
         databases: DatabaseRule::Own,
         tips: &[],
         looks_further: None,
+        home: None,
     };
+
+    /// Only where it belongs.
+    pub const fn home(home: Home) -> Extra {
+        Extra { home: Some(home), ..Extra::NONE }
+    }
 
     /// Only more categories.
     pub const fn categories(categories: &'static [Category]) -> Extra {
@@ -482,6 +502,32 @@ impl Command {
             set.insert(category);
         }
         set
+    }
+
+    /// Which node can carry it out.
+    pub fn home(&self, argv: &[&[u8]]) -> Home {
+        if let Some(home) = self.extra.home {
+            return home;
+        }
+        let lasts = match self.group {
+            Group::Transactions | Group::Scripting => true,
+            // What subscribes is closed to scripts. PUBLISH and PUBSUB ask once, like any command.
+            Group::PubSub => self.flags.has(Flags::NOSCRIPT),
+            // Reading a stream waits only if told to. The word as a group's or consumer's name costs a needless move.
+            Group::Stream => {
+                self.flags.has(Flags::BLOCKING) && argv.iter().any(|word| word.eq_ignore_ascii_case(b"BLOCK"))
+            }
+            // WAIT names no key: it asks about copies, not about data.
+            _ => self.flags.has(Flags::BLOCKING) && !matches!(self.keys, KeyRule::None),
+        };
+        match self.run {
+            Run::Refused(_) => Home::Anywhere,
+            _ if lasts => Home::DataForGood,
+            Run::OnKeys(_) | Run::OnEveryKey(_) | Run::AskOwner(_) => Home::Data,
+            // Of what is done at once, only what is about the connection itself is done where that is.
+            Run::AtOnce(_) if self.group != Group::Connection => Home::Data,
+            _ => Home::Anywhere,
+        }
     }
 
     /// A container has no data type: only its subcommands touch values.

@@ -43,7 +43,7 @@ pub struct Transaction {
 
 /// What a connection remembers.
 pub struct Session {
-    /// Unique on this node, growing (`CLIENT ID`).
+    /// Unique in the cluster, growing on a node (`CLIENT ID`).
     pub id: u64,
     /// The client's address, `host:port`.
     pub address: String,

@@ -71,9 +71,9 @@ impl Config {
         }
     }
 
-    /// How many files the process opens with every client connected.
+    /// How many files the process opens with every client connected, and each of them handed over or as many guests.
     pub fn open_files(&self) -> u64 {
-        u64::from(self.maxclients) + OPEN_FILES_RESERVED
+        2 * u64::from(self.maxclients) + OPEN_FILES_RESERVED
     }
 
     /// Where cluster clients are told to connect. The port is 0 if the system chose the one of `bind`.

@@ -35,6 +35,35 @@ pub struct Batch {
     /// How many commands there are.
     #[prost(uint32, tag = "11")]
     pub count: u32,
+    /// Set in the first batch of a link, which then has no commands: the primary takes the client over. It accepts
+    /// with a reply of count 1. One that knows nothing of this answers count 0, which is a refusal.
+    #[prost(message, optional, tag = "12")]
+    pub hand_over: ::core::option::Option<HandOver>,
+}
+/// What a primary must know of a client it takes over, beyond what every batch says.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HandOver {
+    /// The library the client says it uses.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub library_name: ::prost::bytes::Bytes,
+    /// Its version.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub library_version: ::prost::bytes::Bytes,
+    /// Which answers the client wants.
+    #[prost(enumeration = "ReplyMode", tag = "3")]
+    pub replies: i32,
+    /// The client is not to be closed for lack of memory.
+    #[prost(bool, tag = "4")]
+    pub no_evict: bool,
+    /// Commands of the client do not make keys look used.
+    #[prost(bool, tag = "5")]
+    pub no_touch: bool,
+    /// When the client connected: milliseconds since 1970, by the sender's clock.
+    #[prost(int64, tag = "6")]
+    pub created_unix_ms: i64,
+    /// The address the client connected to.
+    #[prost(string, tag = "7")]
+    pub local_addr: ::prost::alloc::string::String,
 }
 /// The replies to a batch.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -55,6 +84,39 @@ pub struct BatchReply {
     #[prost(string, tag = "5")]
     pub error_text: ::prost::alloc::string::String,
 }
+/// Which answers a client wants (`CLIENT REPLY`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ReplyMode {
+    /// Every one.
+    Unspecified = 0,
+    /// None.
+    Off = 1,
+    /// All but the next.
+    SkipNext = 2,
+}
+impl ReplyMode {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "REPLY_MODE_UNSPECIFIED",
+            Self::Off => "REPLY_MODE_OFF",
+            Self::SkipNext => "REPLY_MODE_SKIP_NEXT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "REPLY_MODE_UNSPECIFIED" => Some(Self::Unspecified),
+            "REPLY_MODE_OFF" => Some(Self::Off),
+            "REPLY_MODE_SKIP_NEXT" => Some(Self::SkipNext),
+            _ => None,
+        }
+    }
+}
 /// Why none of a batch's commands was run. The sender may try elsewhere or later without running one twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -69,7 +131,7 @@ pub enum BatchError {
     UserGone = 3,
     /// The batch is malformed or too large.
     Invalid = 4,
-    /// Too many batches are waiting here.
+    /// Too many batches are waiting here, or too many clients of other nodes are served here.
     Overloaded = 5,
     /// This node is loading its data or shutting down.
     Unavailable = 6,

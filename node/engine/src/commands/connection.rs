@@ -6,7 +6,7 @@
 use super::{ADMIN_ANY_TIME, ANY_TIME, BEFORE_LOGIN};
 use crate::args::Args;
 use crate::asks::{Ask, ClientFilter, KillReply, LoginAttempt, Now, TrackingMode, TrackingOptions};
-use crate::command::{Arity, Command, DatabaseRule, Docs, Extra, Flags, Group, KeyRule, Run};
+use crate::command::{Arity, Command, DatabaseRule, Docs, Extra, Flags, Group, Home, KeyRule, Run};
 use crate::error::CommandError;
 use crate::introspect;
 use crate::reply::{Protocol, Reply};
@@ -207,7 +207,7 @@ const CLIENT: &[Command] = &[
             since: "5.0.0",
             complexity: "O(log N) where N is the number of client connections",
         },
-        extra: Extra::NONE,
+        extra: Extra::home(Home::Data),
     },
     Command {
         name: "REPLY",
@@ -259,7 +259,7 @@ const CLIENT: &[Command] = &[
             since: "6.0.0",
             complexity: "O(1). Some options may introduce additional complexity",
         },
-        extra: Extra::NONE,
+        extra: Extra::home(Home::DataForGood),
     },
     Command {
         name: "TRACKINGINFO",
@@ -283,7 +283,7 @@ const CLIENT: &[Command] = &[
             since: "6.0.0",
             complexity: "O(1)",
         },
-        extra: Extra::NONE,
+        extra: Extra::home(Home::DataForGood),
     },
     Command {
         name: "GETREDIR",

@@ -8,7 +8,7 @@ use super::generic::every_key;
 use super::{ADMIN_ANY_TIME, LOOKS_AT, OVERWRITES};
 use crate::args::Args;
 use crate::asks::{Ask, Now};
-use crate::command::{Arity, Command, DatabaseRule, Docs, Extra, Flags, Group, KeyRule, KeySpec, Run};
+use crate::command::{Arity, Command, DatabaseRule, Docs, Extra, Flags, Group, Home, KeyRule, KeySpec, Run};
 use crate::error::CommandError;
 use crate::introspect;
 use crate::keyspace::Keys;
@@ -259,7 +259,7 @@ pub(super) const COMMANDS: &[Command] = &[
         keys: KeyRule::None,
         run: Run::AtOnce(|_, _, _| Ok(Now::Monitor)),
         docs: Docs { summary: "Streams every command the server runs.", since: "1.0.0", complexity: "O(1)" },
-        extra: Extra::NONE,
+        extra: Extra::home(Home::DataForGood),
     },
     Command {
         name: "DEBUG",

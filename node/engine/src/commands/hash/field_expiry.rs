@@ -201,8 +201,7 @@ impl Conditions {
         match before {
             None => !self.only_with && !self.only_later,
             Some(before) => {
-                let refused = self.only_without || self.only_later && at <= before || self.only_earlier && at >= before;
-                !refused
+                !self.only_without && !(self.only_later && at <= before) && !(self.only_earlier && at >= before)
             }
         }
     }

@@ -1,0 +1,378 @@
+//! Hand-over: a client that needs something lasting where the data is goes on at the node that serves it.
+//!
+//! ```text
+//!   client ══ node 2 (accepted it) ══ a link of its own ══ node 1 (serves the data)
+//!             copies bytes both ways                       the very loop that serves its own clients
+//! ```
+//! Transactions, subscriptions, waiting, scripts and tracking live in a connection; forwarding single commands does not
+//! carry them. At the first command of that kind ([`Home::DataForGood`]) the node opens a link, says once who the client is
+//! and what it has set, and from then on looks at no byte: the owner knows the session, checks every command, and lists
+//! the client under its true address and id. It stays that way until the client leaves. Whichever side of the pipe ends,
+//! both end. There is no buffer but one read in each direction: who does not read is not read from.
+//!
+//! The node that accepted the client still lists it, and closes it when told to or when the user it was handed over as is
+//! gone. If the client has logged in anew behind the pipe, that closes it once too often, never too seldom.
+//!
+//! [`Home::DataForGood`]: keyward_engine::command::Home::DataForGood
+
+use crate::connection::{self, Connection};
+use crate::forward;
+use crate::link::{self, FrameReader, FrameWriter};
+use crate::worker::{READ_BYTES, Worker};
+use bytes::Bytes;
+use keyward_engine::session::{ReplyMode, Session};
+use keyward_proto::forward::{self as wire, Batch, BatchError, BatchReply, HandOver};
+use socket2::{SockRef, TcpKeepalive};
+use std::cell::Cell;
+use std::io;
+use std::net::Shutdown;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+
+/// How long a client waits for a node that takes it over.
+const RETRY_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Between two tries.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long the owner may think about one client: longer than it waits for changes it has not applied.
+const ACCEPT_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// What the client gets if the pipe ends before the first answer. Later nobody here knows where an answer ends, and a
+/// line in the middle of one would be taken for data.
+const ENDED_UNANSWERED: &[u8] = b"-CLUSTERDOWN the connection to the node that serves the data has ended; the command \
+    may have been carried out\r\n";
+
+/// Clients of other nodes that are served here. They are counted apart from the node's own, and bounded alike: there may
+/// be as many of them as `maxclients` says.
+#[derive(Default)]
+pub struct Guests(Arc<AtomicU64>);
+
+impl Guests {
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn enter(&self, max: u64) -> Option<GuestPlace> {
+        let more = |count| (count < max).then_some(count + 1);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(GuestPlace(Arc::clone(&self.0)))
+    }
+}
+
+/// A place among them; dropping it gives it back.
+struct GuestPlace(Arc<AtomicU64>);
+
+impl Drop for GuestPlace {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What became of a client that was to be handed over.
+pub enum HandedOver {
+    /// Its connection is over.
+    Ended,
+    /// This node serves the data now: the client stays, and this is its input.
+    ServedHere(Vec<u8>),
+}
+
+/// Hands a client over and carries its bytes until it leaves. `input` is what it sent and was not run.
+pub async fn hand_over(worker: &Rc<Worker>, stream: &TcpStream, connection: &Connection, input: Vec<u8>) -> HandedOver {
+    let opened = tokio::select! {
+        biased;
+        () = connection.killed() => return HandedOver::Ended,
+        opened = open(worker, connection) => opened,
+    };
+    match opened {
+        Opened::Link(link) => {
+            connection.handed_over.set(true);
+            tokio::select! {
+                biased;
+                () = connection.killed() => {}
+                () = pipe(worker, connection, stream, &link, input) => {}
+            }
+            HandedOver::Ended
+        }
+        Opened::ServedHere => HandedOver::ServedHere(input),
+        Opened::UserGone => HandedOver::Ended,
+        Opened::Failed(why) => {
+            // What follows may mean something else without the command that failed: a MULTI's commands would run at once.
+            let why = why.replace(['\r', '\n'], " ");
+            let text = format!(
+                "-CLUSTERDOWN the node that serves the data cannot be reached ({why}); the command was not carried out\r\n"
+            );
+            tell(worker, stream, connection, text.as_bytes());
+            HandedOver::Ended
+        }
+    }
+}
+
+/// Last words, if the client wants answers and its socket has room.
+fn tell(worker: &Worker, stream: &TcpStream, connection: &Connection, text: &[u8]) {
+    if connection.session.borrow().replies == ReplyMode::On
+        && let Ok(count) = stream.try_write(text)
+    {
+        worker.stats.output_bytes.add(count as u64);
+    }
+}
+
+enum Opened {
+    Link(TcpStream),
+    ServedHere,
+    UserGone,
+    Failed(String),
+}
+
+async fn open(worker: &Rc<Worker>, connection: &Connection) -> Opened {
+    let give_up = Instant::now() + RETRY_TIMEOUT;
+    loop {
+        let (_, view) = worker.node.views.load();
+        if view.is_primary() {
+            return Opened::ServedHere;
+        }
+        let batch = {
+            let mut session = connection.session.borrow_mut();
+            // The owner is told that this view was applied: then the login must be one of this view, too.
+            if !connection::renew(&mut session, &view) {
+                return Opened::UserGone;
+            }
+            let mut batch = Batch { hand_over: Some(luggage(&session)), ..Batch::default() };
+            forward::describe(&mut batch, &session, &view);
+            batch
+        };
+        let outcome = match forward::owner(&view) {
+            Ok((owner, address)) => ask(worker, owner, &address, batch).await,
+            Err(why) => Err(why),
+        };
+        match outcome {
+            Ok(link) => return Opened::Link(link),
+            Err(why) if Instant::now() >= give_up => return Opened::Failed(why),
+            Err(_) => tokio::time::sleep(RETRY_PAUSE).await,
+        }
+    }
+}
+
+/// What a session takes along, beyond what every batch says.
+fn luggage(session: &Session) -> HandOver {
+    let replies = match session.replies {
+        ReplyMode::On => wire::ReplyMode::Unspecified,
+        ReplyMode::Off => wire::ReplyMode::Off,
+        ReplyMode::SkipNext => wire::ReplyMode::SkipNext,
+    };
+    HandOver {
+        library_name: Bytes::copy_from_slice(&session.library_name),
+        library_version: Bytes::copy_from_slice(&session.library_version),
+        replies: replies.into(),
+        no_evict: session.no_evict,
+        no_touch: session.no_touch,
+        created_unix_ms: session.created_at,
+        local_addr: session.local_address.clone(),
+    }
+}
+
+/// The other end of [`luggage`].
+fn unpack(hand_over: &HandOver, session: &mut Session) {
+    session.library_name = hand_over.library_name.to_vec();
+    session.library_version = hand_over.library_version.to_vec();
+    session.replies = match hand_over.replies() {
+        wire::ReplyMode::Unspecified => ReplyMode::On,
+        wire::ReplyMode::Off => ReplyMode::Off,
+        wire::ReplyMode::SkipNext => ReplyMode::SkipNext,
+    };
+    session.no_evict = hand_over.no_evict;
+    session.no_touch = hand_over.no_touch;
+    session.created_at = hand_over.created_unix_ms;
+    session.local_address = hand_over.local_addr.clone();
+}
+
+/// One try. Nothing of the client's input has been sent when it fails.
+async fn ask(worker: &Worker, owner: u64, address: &str, batch: Batch) -> Result<TcpStream, String> {
+    let (mut reader, mut writer) = link::connect(&worker.node, owner, address).await?.into_halves();
+    let answered = async {
+        writer.push(&batch);
+        writer.flush().await?;
+        reader.next::<BatchReply>().await
+    };
+    let reply = timeout(ACCEPT_TIMEOUT, answered).await.map_err(|_| "it did not answer in time".to_owned())?;
+    let reply = reply.map_err(|error| format!("the link broke: {error}"))?;
+    let reply = reply.ok_or_else(|| "it closed the link".to_owned())?;
+    if reply.error() != BatchError::Unspecified {
+        return Err(reply.error_text);
+    }
+    if reply.count != 1 {
+        return Err("its version takes no clients over".to_owned());
+    }
+    let link = link::into_stream(reader, writer).map_err(|error| error.to_string())?;
+    keep_alive(worker, &link);
+    Ok(link)
+}
+
+/// Takes over a client that another node hands over, and serves it until it leaves: the other end of [`hand_over`].
+pub async fn take_over(worker: Rc<Worker>, batch: Batch, reader: FrameReader, mut writer: FrameWriter) {
+    let accepted = match forward::identify(&worker, &batch).await {
+        Ok(_) if still_here(&worker, batch.client_id) => {
+            Err((BatchError::Unavailable, "the client's id is still in use"))
+        }
+        Ok((_, session)) => {
+            let place = worker.node.guests.enter(worker.hot().clients_max);
+            place.map(|place| (place, session)).ok_or((BatchError::Overloaded, "it serves too many clients of others"))
+        }
+        Err(refused) => Err(refused),
+    };
+    match accepted {
+        Err((error, text)) => {
+            writer.push(&forward::refusal(&batch, error, text));
+            // Whoever asked sees the link close, and tries again either way.
+            let _ = writer.flush().await;
+        }
+        Ok((place, mut session)) => {
+            unpack(&batch.hand_over.clone().unwrap_or_default(), &mut session);
+            writer.push(&BatchReply { sequence: batch.sequence, count: 1, ..BatchReply::default() });
+            if writer.flush().await.is_err() {
+                return;
+            }
+            let Ok(stream) = link::into_stream(reader, writer) else { return };
+            keep_alive(&worker, &stream);
+            worker.serve_guest(stream, session).await;
+            drop(place);
+        }
+    }
+}
+
+/// Whether a client of this id is served here: one of an earlier life of its node, which counted its clients from the
+/// beginning again, or of a hand-over that its node gave up. It is told to end, and whoever asked tries again soon.
+fn still_here(worker: &Worker, id: u64) -> bool {
+    let before = worker.node.mailboxes.lock().get(&id).and_then(Weak::upgrade);
+    before.inspect(|mailbox| mailbox.kill()).is_some()
+}
+
+/// A node that lost its power says nothing: the pipe must not wait for it for ever.
+fn keep_alive(worker: &Worker, stream: &TcpStream) {
+    let after = worker.node.config.tcp_keepalive;
+    if !after.is_zero() {
+        let probes = TcpKeepalive::new().with_time(after).with_interval(after / 3);
+        // Only a convenience, as for clients.
+        let _ = SockRef::from(stream).set_tcp_keepalive(&probes);
+    }
+}
+
+/// Why one direction ended.
+#[derive(PartialEq, Eq)]
+enum End {
+    /// Whoever sends has said everything.
+    Said,
+    /// Whoever sends is gone.
+    SenderGone,
+    /// Whoever receives is gone.
+    ReceiverGone,
+}
+
+/// Carries bytes both ways until the client is gone, or the owner has said everything.
+async fn pipe(worker: &Worker, connection: &Connection, client: &TcpStream, link: &TcpStream, input: Vec<u8>) {
+    let answered = Cell::new(false);
+    let to_owner = copy(worker, client, link, input, |read, held| {
+        connection.input_bytes.set(held);
+        if read > 0 {
+            connection.session.borrow_mut().active_at = worker.now_ms();
+            worker.stats.input_bytes.add(read as u64);
+        }
+    });
+    let to_client = copy(worker, link, client, Vec::new(), |read, held| {
+        connection.output_bytes.set(held);
+        answered.set(answered.get() || read > 0);
+        worker.stats.output_bytes.add(read as u64);
+    });
+    tokio::pin!(to_owner, to_client);
+    let ended = tokio::select! {
+        biased;
+        ended = &mut to_client => ended,
+        ended = &mut to_owner => match ended {
+            End::SenderGone => return,
+            End::Said => {
+                // Best effort: a link that cannot be told is about to end anyway.
+                let _ = SockRef::from(link).shutdown(Shutdown::Write);
+                to_client.await;
+                return;
+            }
+            // What the owner said before it left is still on the link.
+            End::ReceiverGone => to_client.await,
+        }
+    };
+    if ended != End::ReceiverGone && !answered.get() {
+        tell(worker, client, connection, ENDED_UNANSWERED);
+    }
+}
+
+/// Carries bytes one way, `held` first. Holds one read at most besides; `note` hears how much was read and how much is
+/// held.
+async fn copy(
+    worker: &Worker,
+    from: &TcpStream,
+    to: &TcpStream,
+    mut held: Vec<u8>,
+    note: impl Fn(usize, usize),
+) -> End {
+    loop {
+        if !held.is_empty() {
+            if write_all(to, &held).await.is_err() {
+                return End::ReceiverGone;
+            }
+            held = Vec::new();
+            note(0, 0);
+        }
+        if from.readable().await.is_err() {
+            return End::SenderGone;
+        }
+        match read_and_pass_on(worker, from, to, &mut held) {
+            Ok(0) => return End::Said,
+            Ok(read) => note(read, held.len()),
+            Err(Broken::From(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(Broken::From(_)) => return End::SenderGone,
+            Err(Broken::To) => return End::ReceiverGone,
+        }
+        // A sender that is always ready must leave the thread to others now and then.
+        tokio::task::consume_budget().await;
+    }
+}
+
+enum Broken {
+    From(io::Error),
+    To,
+}
+
+/// One read into the thread's buffer, one write out of it; `held` keeps what did not go. How much was read.
+fn read_and_pass_on(worker: &Worker, from: &TcpStream, to: &TcpStream, held: &mut Vec<u8>) -> Result<usize, Broken> {
+    let mut scratch = worker.scratch.borrow_mut();
+    let buffer = &mut scratch.input;
+    // A request that panicked took the buffer with it.
+    buffer.resize(READ_BYTES, 0);
+    let read = from.try_read(buffer).map_err(Broken::From)?;
+    if read == 0 {
+        return Ok(0);
+    }
+    let sent = match to.try_write(&buffer[..read]) {
+        Ok(sent) => sent,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+        Err(_) => return Err(Broken::To),
+    };
+    held.extend_from_slice(&buffer[sent..read]);
+    Ok(read)
+}
+
+async fn write_all(to: &TcpStream, bytes: &[u8]) -> io::Result<()> {
+    let mut sent = 0;
+    while sent < bytes.len() {
+        match to.try_write(&bytes[sent..]) {
+            Ok(count) => sent += count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => to.writable().await?,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
