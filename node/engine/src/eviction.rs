@@ -210,7 +210,8 @@ impl Pool {
         if full {
             self.candidates.remove(0);
         }
-        let at = self.candidates.partition_point(|other| other.score <= score);
+        // Among equals, who was found first goes first: it has not been used for longer than it was seen.
+        let at = self.candidates.partition_point(|other| other.score < score);
         self.candidates.insert(at, Candidate { space, place, key: key.to_vec(), score });
     }
 
