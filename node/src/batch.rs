@@ -150,7 +150,7 @@ pub(crate) struct Batch<'w, 'a> {
     pub(crate) connection: Option<&'w Rc<Connection>>,
     pub(crate) now: i64,
     pub(crate) conditions: Conditions,
-    pub(crate) hot: Arc<Hot>,
+    pub(crate) hot: Rc<Hot>,
     keys: KeyBuffer<'a>,
     forward: ForwardBatch,
     /// These are the requests of a transaction that is being carried out: nothing is queued, nothing waits, and those who
@@ -165,7 +165,7 @@ impl<'w, 'a> Batch<'w, 'a> {
         connection: Option<&'w Rc<Connection>>,
         now: i64,
         conditions: Conditions,
-        hot: Arc<Hot>,
+        hot: Rc<Hot>,
     ) -> Batch<'w, 'a> {
         let (keys, forward) = (KeyBuffer::new(), ForwardBatch::default());
         Batch { worker, connection, now, conditions, hot, keys, forward, executing: false }
@@ -173,7 +173,7 @@ impl<'w, 'a> Batch<'w, 'a> {
 
     /// A batch for the requests of a transaction of this one's client.
     pub(crate) fn for_transaction<'t>(&self) -> Batch<'w, 't> {
-        let inner = Batch::new(self.worker, self.connection, self.now, self.conditions, Arc::clone(&self.hot));
+        let inner = Batch::new(self.worker, self.connection, self.now, self.conditions, Rc::clone(&self.hot));
         Batch { executing: true, ..inner }
     }
 

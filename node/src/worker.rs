@@ -84,7 +84,8 @@ pub struct Worker {
     link: RefCell<Option<Rc<ForwardLink>>>,
     random: Cell<u64>,
     evictor: RefCell<Evictor>,
-    hot: RefCell<(u64, Arc<Hot>)>,
+    /// A copy of its own: even counting references to a shared one would be noticed by other threads.
+    hot: RefCell<(u64, Rc<Hot>)>,
     /// The second in which logins last failed, and how many did.
     failed_logins: Cell<(i64, u64)>,
 }
@@ -101,7 +102,7 @@ impl Worker {
             calls: CallSpace::default(),
         };
         let random = Cell::new(crate::random::u64());
-        let hot = RefCell::new((node.live.generation(), node.live.hot()));
+        let hot = RefCell::new((node.live.generation(), Rc::new(Hot::clone(&node.live.hot()))));
         Worker {
             node,
             lane,
@@ -118,13 +119,13 @@ impl Worker {
 
     /// The settings requests look at, as of now.
     #[inline]
-    pub fn hot(&self) -> Arc<Hot> {
+    pub fn hot(&self) -> Rc<Hot> {
         let generation = self.node.live.generation();
         let mut held = self.hot.borrow_mut();
         if held.0 != generation {
-            *held = (generation, self.node.live.hot());
+            *held = (generation, Rc::new(Hot::clone(&self.node.live.hot())));
         }
-        Arc::clone(&held.1)
+        Rc::clone(&held.1)
     }
 
     /// The wall clock.
