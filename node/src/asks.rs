@@ -31,6 +31,10 @@ pub async fn carry_out(worker: &Rc<Worker>, connection: &Rc<Connection>, ask: As
     let protocol = connection.session.borrow().protocol;
     let mut reply = Reply::new(protocol);
     match ask {
+        Ask::RunScript(call) => {
+            let session = connection.session.borrow().for_later();
+            reply.raw(&worker.node.scripts.run_elsewhere(session, call).await);
+        }
         Ask::Login(attempt) => {
             if log_in(worker, connection, attempt, &mut reply) {
                 reply.ok();

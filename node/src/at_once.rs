@@ -92,6 +92,8 @@ impl<'a> Batch<'_, 'a> {
                     scratch.reply.ok();
                 }
             }
+            Now::RunScript(call) => return self.script(call, session, lane, scratch),
+            Now::Scripts(care) => self.care_for_scripts(care, session, &mut scratch.reply),
             Now::Unblock { client, error } => {
                 let woken = self.worker.node.blocked.unblock(client, error);
                 scratch.reply.flag(woken);

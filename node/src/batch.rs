@@ -32,7 +32,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 /// What a client gets whose request has an answer longer than `client-output-buffer-limit`. What it changed is changed.
-const REPLY_TOO_LONG: &str = "ERR the reply is longer than client-output-buffer-limit allows";
+pub(crate) const REPLY_TOO_LONG: &str = "ERR the reply is longer than client-output-buffer-limit allows";
 
 /// A request whose command and place are known.
 pub(crate) struct Prepared<'a> {
@@ -156,6 +156,8 @@ pub(crate) struct Batch<'w, 'a> {
     /// These are the requests of a transaction that is being carried out: nothing is queued, nothing waits, and those who
     /// wait for their keys are served when it is over.
     executing: bool,
+    /// A script makes these requests.
+    scripted: bool,
 }
 
 impl<'w, 'a> Batch<'w, 'a> {
@@ -168,7 +170,20 @@ impl<'w, 'a> Batch<'w, 'a> {
         hot: Rc<Hot>,
     ) -> Batch<'w, 'a> {
         let (keys, forward) = (KeyBuffer::new(), ForwardBatch::default());
-        Batch { worker, connection, now, conditions, hot, keys, forward, executing: false }
+        Batch { worker, connection, now, conditions, hot, keys, forward, executing: false, scripted: false }
+    }
+
+    /// Whether these are the requests of a transaction that is being carried out.
+    pub(crate) fn is_executing(&self) -> bool {
+        self.executing
+    }
+
+    /// A batch for the calls of a script of this one's client. One that `may_exceed` is not stopped for want of memory.
+    pub(crate) fn for_script<'t>(&self, may_exceed: bool) -> Batch<'w, 't> {
+        let mut inner = self.for_transaction();
+        inner.conditions.memory_full &= !may_exceed;
+        inner.scripted = true;
+        inner
     }
 
     /// A batch for the requests of a transaction of this one's client.
@@ -277,7 +292,7 @@ impl<'w, 'a> Batch<'w, 'a> {
         session.last_command = row.full_name;
         self.worker.count(row);
         if self.worker.node.monitors.is_active() {
-            show(self.worker, session, row, request.argv);
+            show(self.worker, session, row, request.argv, self.scripted);
         }
         let (run, argv) = (admitted.row().run, admitted.argv());
         let context = call_context(self.worker, &self.hot, session, self.now);
@@ -459,10 +474,11 @@ impl<'w, 'a> Batch<'w, 'a> {
 
 /// Shows a command to those who watch. Passwords are nobody's business; administration is not shown either, as in Redis.
 #[cold]
-fn show(worker: &Worker, session: &Session, row: &Row, argv: &[&[u8]]) {
+fn show(worker: &Worker, session: &Session, row: &Row, argv: &[&[u8]], scripted: bool) {
     let flags = row.command.flags;
     if !flags.has(Flags::SKIP_MONITOR) && !flags.has(Flags::ADMIN) && !flags.has(Flags::NO_AUTH) {
-        worker.node.monitors.show(now_us(), session.database, &session.address, argv);
+        let source = if scripted { "lua" } else { &session.address };
+        worker.node.monitors.show(now_us(), session.database, source, argv);
     }
 }
 

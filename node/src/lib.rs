@@ -38,6 +38,7 @@ pub mod node;
 pub mod observers;
 pub mod pubsub;
 pub mod random;
+pub mod scripts;
 pub mod seed;
 pub mod shards;
 pub mod snapshot;

@@ -103,7 +103,6 @@ const PARAMETERS: &[Parameter] = &[
     set("list-compress-depth", "0", Kind::Number(0, MANY)),
     set("list-max-listpack-size", "-2", Kind::Number(-5, MANY)),
     set("loglevel", "notice", Kind::Word(LOG_LEVELS)),
-    set("lua-time-limit", "5000", Kind::Number(0, MANY)),
     set("maxclients", "10000", Kind::Number(1, 1_000_000)),
     set("maxmemory", "0", Kind::Bytes(0, u64::MAX)),
     set("maxmemory-clients", "0", Kind::Bytes(0, u64::MAX)),
@@ -138,6 +137,7 @@ const ALIASES: &[(&str, &str)] = &[
     ("list-max-ziplist-size", "list-max-listpack-size"),
     ("zset-max-ziplist-entries", "zset-max-listpack-entries"),
     ("zset-max-ziplist-value", "zset-max-listpack-value"),
+    ("lua-time-limit", "busy-reply-threshold"),
     ("min-slaves-to-write", "min-replicas-to-write"),
     ("slave-serve-stale-data", "replica-serve-stale-data"),
 ];
@@ -162,6 +162,8 @@ pub struct Hot {
     pub mail_bytes_max: usize,
     /// Keys remembered for caching clients at most; 0: no bound.
     pub tracked_keys_max: usize,
+    /// A script that runs for longer makes the node answer that it is busy.
+    pub busy_after: Duration,
     /// The keyspace events that are published.
     pub events: EventClass,
     /// Connections at a time.
@@ -405,6 +407,11 @@ fn hot(texts: &BTreeMap<&'static str, String>, fixed: Fixed) -> Hot {
         detail: if redis { ErrorDetail::Redis } else { ErrorDetail::Full },
         output_bytes_max: fixed.output_bytes_max,
         mail_bytes_max: MAIL_BYTES_MAX,
+        busy_after: match number("busy-reply-threshold") {
+            // Zero and less mean never, as in Redis.
+            ..=0 => Duration::MAX,
+            ms => Duration::from_millis(ms.unsigned_abs()),
+        },
         tracked_keys_max: count("tracking-table-max-keys"),
         events: texts
             .get("notify-keyspace-events")

@@ -23,6 +23,7 @@ use crate::memory::Census;
 use crate::monitor::Monitors;
 use crate::observers::Observers;
 use crate::pubsub::PubSub;
+use crate::scripts::Scripts;
 use crate::seed;
 use crate::shards::Shards;
 use crate::snapshot::Snapshots;
@@ -52,6 +53,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// differ by a multiple of 65536 would share ids. What is left counts 10^11 clients before a client written in
 /// JavaScript can no longer tell ids apart.
 const CLIENT_ID_NODE_BITS: u32 = 16;
+
+/// What each of the two Lua states may take, in bytes: room for a large value, its copy and a result.
+const SCRIPT_MEMORY_BYTES_MAX: usize = 256 << 20;
 
 /// Why a node cannot start, or had to stop: one sentence.
 #[derive(Debug)]
@@ -128,6 +132,8 @@ pub struct Node {
     pub corridor: Corridor,
     /// Who listens to what.
     pub pubsub: Arc<PubSub>,
+    /// Scripts and functions.
+    pub scripts: Scripts,
     /// Who watches commands.
     pub monitors: Monitors,
     /// Where other clients reach each client.
@@ -423,7 +429,8 @@ async fn serve_with(
     };
     let me = ready.node.ok_or_else(|| StartError::Fatal("the node has no id".to_owned()))?;
     let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..config.threads).map(|_| mpsc::channel(INBOX_MESSAGES_MAX)).unzip();
-    let counters = (0..config.threads).map(|_| Arc::new(ThreadCounters::new(table.rows().len()))).collect();
+    // The last one counts for the script thread.
+    let counters = (0..=config.threads).map(|_| Arc::new(ThreadCounters::new(table.rows().len()))).collect();
     let layout = Layout { seed: crate::random::u64(), shard_count: config.shards };
     let live = Live::new(&config);
     let pubsub: Arc<PubSub> = Arc::default();
@@ -438,6 +445,7 @@ async fn serve_with(
         shards: Shards::new(layout, Arc::clone(&pubsub)),
         corridor: Corridor::new(config.threads + 1),
         pubsub: Arc::clone(&pubsub),
+        scripts: Scripts::new(SCRIPT_MEMORY_BYTES_MAX),
         monitors: Monitors::default(),
         mailboxes: Mutex::default(),
         blocked: Blocked::default(),
@@ -473,6 +481,9 @@ async fn serve_with(
     node.loading.store(false, Ordering::Relaxed);
     if let Some(waiting) = waiting {
         waiting.abort();
+    }
+    if let Some(counters) = node.counters.last() {
+        Scripts::start(&node, Arc::clone(counters)).map_err(StartError::System)?;
     }
     let threads = crate::listen::open(&node, listeners, receivers)?;
     let _ = taker.set(Arc::clone(&node));

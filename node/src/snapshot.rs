@@ -184,7 +184,8 @@ fn write_if_needed(node: &Node) -> Result<(), String> {
     }
     let began = Instant::now();
     let changes = node.shards.tally().changes;
-    let written = writer::write(&node.shards, &node.snapshots.files, now_ms(), |moment| {
+    let libraries = node.scripts.library_codes();
+    let written = writer::write(&node.shards, &node.snapshots.files, now_ms(), &libraries, |moment| {
         // Nothing runs while the corridor is closed: no transaction or script is half done.
         let _closed = node.corridor.close();
         moment();
@@ -212,7 +213,9 @@ pub async fn load(node: &Arc<Node>) -> Result<(), String> {
             now_ms: now_ms(),
             damaged: node.config.load_damaged_snapshot,
         };
-        reader::load(&node.shards, files, &wanted)
+        let libraries = reader::load(&node.shards, files, &wanted)?;
+        let loaded = node.scripts.restore_codes(&libraries);
+        loaded.map_err(|error| format!("the functions in the snapshot cannot be loaded: {error}"))
     });
     loading.await.map_err(|error| format!("the data could not be loaded: {error}"))?
 }

@@ -83,6 +83,83 @@ pub struct TrackingOptions {
     pub prefixes: Vec<Vec<u8>>,
 }
 
+/// Which program a script command runs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Program {
+    /// This text.
+    Text(Vec<u8>),
+    /// The cached script with this hash, as sent.
+    Hash(Vec<u8>),
+    /// This function of a library.
+    Function(Vec<u8>),
+}
+
+/// `EVAL`, `EVALSHA`, `FCALL` and their `_RO` forms.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ScriptCall {
+    /// What is run.
+    pub program: Program,
+    /// `KEYS`.
+    pub keys: Vec<Vec<u8>>,
+    /// `ARGV`.
+    pub args: Vec<Vec<u8>>,
+    /// The `_RO` form: nothing may be written.
+    pub read_only: bool,
+}
+
+/// What `FUNCTION RESTORE` does with the libraries there are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RestorePolicy {
+    /// They stay; the same name twice is an error.
+    Append,
+    /// They go.
+    Flush,
+    /// They give way to those of the same name.
+    Replace,
+}
+
+/// `SCRIPT` and `FUNCTION`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ScriptCare {
+    /// `SCRIPT LOAD`.
+    Load(Vec<u8>),
+    /// `SCRIPT EXISTS`.
+    Exists(Vec<Vec<u8>>),
+    /// `SCRIPT FLUSH`.
+    Flush,
+    /// `SCRIPT SHOW`.
+    Show(Vec<u8>),
+    /// `SCRIPT KILL`, `FUNCTION KILL`.
+    Kill {
+        /// A function is meant.
+        function: bool,
+    },
+    /// `FUNCTION LOAD`.
+    LoadLibrary {
+        /// Instead of the one of the same name.
+        replace: bool,
+        /// Its text.
+        code: Vec<u8>,
+    },
+    /// `FUNCTION DELETE`.
+    DeleteLibrary(Vec<u8>),
+    /// `FUNCTION LIST`.
+    ListLibraries {
+        /// Only those whose names match.
+        pattern: Option<Vec<u8>>,
+        /// With their texts.
+        with_code: bool,
+    },
+    /// `FUNCTION DUMP`.
+    Dump,
+    /// `FUNCTION RESTORE`.
+    Restore(Vec<u8>, RestorePolicy),
+    /// `FUNCTION FLUSH`.
+    FlushLibraries,
+    /// `FUNCTION STATS`.
+    ShowStats,
+}
+
 /// What a command asks of the node that it does at once, without waiting: also between the commands of a transaction and
 /// of a script.
 pub enum Now {
@@ -135,6 +212,10 @@ pub enum Now {
     ShowRedirect,
     /// `MONITOR`.
     Monitor,
+    /// A script is to be run.
+    RunScript(ScriptCall),
+    /// Something about scripts and libraries.
+    Scripts(ScriptCare),
     /// `CLIENT UNBLOCK`.
     Unblock {
         /// Whom.
@@ -146,6 +227,8 @@ pub enum Now {
 
 /// What a command asks of the outside world.
 pub enum Ask {
+    /// Run a script that may take long, on a thread of its own.
+    RunScript(ScriptCall),
     /// Log in; answers OK.
     Login(LoginAttempt),
     /// `HELLO`: perhaps log in, perhaps change protocol and name, then tell who we are.

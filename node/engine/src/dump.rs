@@ -32,9 +32,9 @@ mod write;
 use std::fmt;
 
 pub use checksum::Checksum;
-pub use read::{FileError, FileReader, Payload, Record, Skipped, read_payload};
+pub use read::{FileError, FileReader, Payload, Record, Skipped, read_libraries, read_payload};
 pub use source::{NotRead, Source};
-pub use write::{begin, end, part, payload, record, sizes};
+pub use write::{begin, end, libraries, libraries_payload, part, payload, record, sizes};
 
 /// The version of files and payloads written here.
 const VERSION: u16 = 10;

@@ -41,6 +41,7 @@ impl Source for FileSource {
 struct Loaded {
     keys: u64,
     expired: u64,
+    libraries: Vec<Vec<u8>>,
 }
 
 /// How a file is loaded.
@@ -55,10 +56,11 @@ pub(super) struct Wanted<'a> {
     pub(super) damaged: bool,
 }
 
-/// Loads the newest file, if there is any. The error is a sentence that says what to do.
-pub(super) fn load(shards: &Shards, files: &Files, wanted: &Wanted<'_>) -> Result<(), String> {
+/// Loads the newest file, if there is any; the texts of the libraries of functions in it. The error is a sentence that says
+/// what to do.
+pub(super) fn load(shards: &Shards, files: &Files, wanted: &Wanted<'_>) -> Result<Vec<Vec<u8>>, String> {
     let (newest, older) = files.newest();
-    let Some(path) = newest else { return Ok(()) };
+    let Some(path) = newest else { return Ok(Vec::new()) };
     if path != files.path_of_newest() {
         tracing::warn!(file = %path.display(), "the newest snapshot is missing, so an older one is loaded");
     }
@@ -74,7 +76,7 @@ pub(super) fn load(shards: &Shards, files: &Files, wanted: &Wanted<'_>) -> Resul
         ms = began.elapsed().as_millis() as u64,
         "data loaded"
     );
-    Ok(())
+    Ok(loaded.libraries)
 }
 
 fn load_file(shards: &Shards, path: &Path, wanted: &Wanted<'_>) -> Result<Loaded, String> {
@@ -104,6 +106,7 @@ fn load_file(shards: &Shards, path: &Path, wanted: &Wanted<'_>) -> Result<Loaded
             }
             Err(error) => return Err(hint(error)),
         };
+        loaded.libraries.append(&mut reader.take_libraries());
         if record.space.database >= databases {
             let database = record.space.database;
             return Err(format!("(it has keys in database {database}): set `databases` to more than {database}"));
@@ -115,10 +118,10 @@ fn load_file(shards: &Shards, path: &Path, wanted: &Wanted<'_>) -> Result<Loaded
         loaded.keys += 1;
         target.put(record);
     }
+    loaded.libraries.append(&mut reader.take_libraries());
     let skipped = reader.skipped();
-    if skipped.functions + skipped.module_notes + skipped.empty > 0 {
+    if skipped.module_notes + skipped.empty > 0 {
         tracing::warn!(
-            functions = skipped.functions,
             module_notes = skipped.module_notes,
             empty_keys = skipped.empty,
             "the file holds what this version does not keep"

@@ -44,15 +44,16 @@ pub(super) struct Written {
 }
 
 /// Writes a snapshot and makes it the newest; on any error the newest stays what it was. Keys past their expiry are
-/// left out. The moment is when `at_once` calls what it is given; it sees to it that nothing is half done then. The error
+/// left out. `libraries` are the texts of the libraries of functions. The moment is when `at_once` calls what it is given; it sees to it that nothing is half done then. The error
 /// is a sentence.
 pub(super) fn write(
     shards: &Shards,
     files: &Files,
     now_ms: UnixMillis,
+    libraries: &[Vec<u8>],
     at_once: impl FnOnce(&mut dyn FnMut()),
 ) -> Result<Written, String> {
-    let written = write_file(shards, files, now_ms, at_once);
+    let written = write_file(shards, files, now_ms, libraries, at_once);
     if written.is_err() {
         files.discard();
     }
@@ -63,12 +64,13 @@ fn write_file(
     shards: &Shards,
     files: &Files,
     now_ms: UnixMillis,
+    libraries: &[Vec<u8>],
     at_once: impl FnOnce(&mut dyn FnMut()),
 ) -> io::Result<Written> {
     let mut output = Output { file: files.create()?, checksum: Checksum::new(), written: Written::default() };
     let mut buffer = Vec::new();
     let mut moment = Moment::begin(shards, now_ms, at_once);
-    begin(&mut buffer, &moment.sizes, now_ms, moment.fields_expire);
+    begin(&mut buffer, &moment.sizes, now_ms, libraries, moment.fields_expire);
     while moment.index < shards.count() {
         moment.slice(&mut buffer);
         moment.kept(&mut buffer);
@@ -177,10 +179,11 @@ impl Output {
     }
 }
 
-fn begin(out: &mut Vec<u8>, sizes: &Sizes, now_ms: UnixMillis, fields_expire: bool) {
+fn begin(out: &mut Vec<u8>, sizes: &Sizes, now_ms: UnixMillis, libraries: &[Vec<u8>], fields_expire: bool) {
     let seconds = (now_ms / 1000).to_string();
     let notes = [("keyward-ver", env!("CARGO_PKG_VERSION")), ("redis-bits", "64"), ("ctime", &seconds)];
     dump::begin(out, fields_expire, &notes);
+    dump::libraries(out, libraries);
     for (database, (keys, expiring)) in sizes {
         dump::sizes(out, *database, *keys, *expiring);
     }

@@ -24,8 +24,6 @@ pub struct Record {
 /// What a file held besides keys, and is not kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Skipped {
-    /// Libraries of functions.
-    pub functions: u64,
     /// Notes that modules left.
     pub module_notes: u64,
     /// Collections without elements.
@@ -92,6 +90,7 @@ pub struct FileReader<'l, S> {
     space: SpaceId,
     inner: Option<Inner>,
     skipped: Skipped,
+    libraries: Vec<Vec<u8>>,
     version: u32,
     done: bool,
 }
@@ -102,7 +101,8 @@ impl<'l, S: Source> FileReader<'l, S> {
         let mut reader = Reader::new(source);
         let version = head(&mut reader).map_err(|problem| FileError { offset: 0, key: None, problem })?;
         let (space, skipped) = (SpaceId::default(), Skipped::default());
-        Ok(FileReader { reader, limits, space, inner: None, skipped, version, done: false })
+        let libraries = Vec::new();
+        Ok(FileReader { reader, limits, space, inner: None, skipped, libraries, version, done: false })
     }
 
     /// The next key. `None`: the file ends here as it should, and its checksum fits.
@@ -128,6 +128,11 @@ impl<'l, S: Source> FileReader<'l, S> {
     /// What was met so far and is not kept.
     pub fn skipped(&self) -> Skipped {
         self.skipped
+    }
+
+    /// Takes the texts of the libraries of functions that were met so far.
+    pub fn take_libraries(&mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.libraries)
     }
 
     /// The version of the file.
@@ -171,8 +176,8 @@ impl<'l, S: Source> FileReader<'l, S> {
                 }
             }
             opcode::FUNCTION => {
-                reader.string()?;
-                self.skipped.functions += 1;
+                let code = reader.string()?;
+                self.libraries.push(code);
             }
             opcode::MODULE_AUX => {
                 skip_module_note(reader)?;
@@ -287,6 +292,9 @@ fn skip_module_note<S: Source>(reader: &mut Reader<S>) -> Result<(), Problem> {
     }
 }
 
+/// What ends a payload: two bytes of version, eight of checksum.
+const PAYLOAD_END_BYTES: usize = 10;
+
 /// A payload of `DUMP` whose version and checksum are right.
 pub struct Payload<'a> {
     kind: u8,
@@ -315,6 +323,29 @@ impl<'a> Payload<'a> {
         let mut reader = Reader::new(self.content);
         let value = values::read(&mut reader, self.kind, self.version, limits)?;
         if reader.left() == 0 { Ok(value) } else { Err(Problem::Malformed("a payload")) }
+    }
+}
+
+/// The libraries in what `FUNCTION DUMP` answered.
+pub fn read_libraries(bytes: &[u8]) -> Result<Vec<Vec<u8>>, Problem> {
+    let mut codes = Vec::new();
+    if bytes.len() == PAYLOAD_END_BYTES {
+        // No library, and so no first byte that would be a type.
+        let checksum = Checksum::of(&bytes[..2]).value().to_le_bytes();
+        return if bytes[2..] == checksum { Ok(codes) } else { Err(Problem::Checksum) };
+    }
+    let checked = Payload::check(bytes)?;
+    let mut kind = checked.kind;
+    let mut reader = Reader::new(checked.content);
+    loop {
+        if kind != opcode::FUNCTION {
+            return Err(Problem::Malformed("a payload of functions"));
+        }
+        codes.push(reader.string()?);
+        if reader.left() == 0 {
+            return Ok(codes);
+        }
+        kind = reader.byte()?;
     }
 }
 

@@ -199,13 +199,17 @@ fn names_that_many_entries_share_are_no_way_to_claim_all_memory() {
 }
 
 #[test]
-fn functions_are_stepped_over_and_counted() {
+fn functions_are_handed_over_beside_the_keys() {
     let limits = Limits::default();
     let mut reader = FileReader::open(REDIS_7_FUNCTION, &limits).unwrap();
     assert_eq!(reader.next().unwrap().unwrap().key, b"k");
     assert!(reader.next().unwrap().is_none());
     assert!(reader.next().unwrap().is_none(), "the end stays the end");
-    assert_eq!(reader.skipped().functions, 1);
+    let libraries = reader.take_libraries();
+    assert_eq!(libraries.len(), 1);
+    assert_eq!(read_libraries(&libraries_payload(&libraries)).unwrap(), libraries);
+    assert_eq!(read_libraries(&libraries_payload(&[])).unwrap(), Vec::<Vec<u8>>::new());
+    assert!(read_libraries(b"junk").is_err());
     assert_eq!(reader.version(), 10);
 }
 

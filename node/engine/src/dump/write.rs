@@ -79,6 +79,24 @@ pub fn payload(value: &ValueRef<'_, Value>) -> Vec<u8> {
     out
 }
 
+/// Libraries of functions, as they stand in a file before the keys.
+pub fn libraries(out: &mut Vec<u8>, codes: &[Vec<u8>]) {
+    for code in codes {
+        out.push(opcode::FUNCTION);
+        string(out, code);
+    }
+}
+
+/// Libraries of functions as `FUNCTION DUMP` answers them.
+pub fn libraries_payload(codes: &[Vec<u8>]) -> Vec<u8> {
+    let mut out = Vec::new();
+    libraries(&mut out, codes);
+    out.extend_from_slice(&VERSION.to_le_bytes());
+    let checksum = Checksum::of(&out);
+    out.extend_from_slice(&checksum.value().to_le_bytes());
+    out
+}
+
 fn select(out: &mut Vec<u8>, database: u32) {
     out.push(opcode::SELECT);
     length(out, u64::from(database));

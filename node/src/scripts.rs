@@ -1,0 +1,622 @@
+//! Scripts and functions: where they run, what they may do, how they are stopped.
+//!
+//! ```text
+//!   EVAL ─► known to be quick? ─yes─► here, between two commands of the batch ─┐  corridor closed,
+//!                              └─no──► the script thread, the client waits ────┴► machine ─► each redis.call: gate ─► shards
+//! ```
+//! A script runs alone in the corridor, so it is one step whatever keys it touches; every call it makes passes the gate
+//! as its user, with the keys of that very call. A script nobody has seen yet, or that was slow, runs on a thread of its
+//! own: data threads stay free to tell others that the node is busy, and to stop it. There is one Lua machine, so there is
+//! one script at a time, as in Redis.
+//!
+//! This file knows no Lua; [`keyward_script`] knows no Redis.
+
+use crate::batch::{Batch, Flow, Prepared};
+use crate::connection::Lane;
+use crate::counters::ThreadCounters;
+use crate::gate::{self, KeyBuffer, Refusal};
+use crate::node::Node;
+use crate::worker::{Scratch, Worker, now_us};
+use keyward_acl::{ErrorDetail, Glob};
+use keyward_engine::asks::{Program, RestorePolicy, ScriptCall, ScriptCare};
+use keyward_engine::command::{Flags, Run};
+use keyward_engine::effects::Effects;
+use keyward_engine::error::CommandError;
+use keyward_engine::reply::{Protocol, Reply};
+use keyward_engine::session::Session;
+use keyward_engine::table::{Resolved, Row};
+use keyward_proto::resp::Decoder;
+use keyward_script::{
+    CallOptions, Host, Interrupt, Invocation, Limits, LogLevel, Machine, Replication, Resp, ScriptFlags, Sha,
+};
+use parking_lot::Mutex;
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, mpsc};
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// A script that took less than this may run on the thread that read it, next time.
+const QUICK: Duration = Duration::from_millis(2);
+
+/// Programs remembered as quick; when there are more, all are forgotten and learned anew.
+const QUICK_MAX: usize = 10_000;
+
+/// How long a library may take to load. Redis allows as much.
+const LOAD_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Scripts that wait for the script thread; more are refused.
+const WAITING_MAX: usize = 10_000;
+
+const NOT_BUSY: &str = "NOTBUSY No scripts in execution right now.";
+
+const UNKILLABLE: &str = "UNKILLABLE Sorry the script already executed write commands against the dataset. You can \
+    either wait the script termination or kill the server in a hard way using the SHUTDOWN NOSAVE command.";
+
+/// The program under way.
+struct Running {
+    function: Option<String>,
+    command: Vec<Vec<u8>>,
+    since: Instant,
+    wrote: bool,
+    killed: bool,
+}
+
+/// A script on its way to the script thread.
+struct Job {
+    session: Session,
+    call: ScriptCall,
+    answer: oneshot::Sender<Vec<u8>>,
+}
+
+/// Everything about scripts on one node.
+pub struct Scripts {
+    machine: Mutex<Machine>,
+    running: Mutex<Option<Running>>,
+    /// Somebody asked the program under way to end.
+    kill: AtomicBool,
+    /// Names of programs that have been quick so far.
+    quick: Mutex<HashSet<Vec<u8>>>,
+    jobs: OnceLock<mpsc::SyncSender<Job>>,
+}
+
+impl Scripts {
+    /// None known yet. The Lua states may take `memory_bytes_max` each.
+    pub fn new(memory_bytes_max: usize) -> Scripts {
+        Scripts {
+            machine: Mutex::new(Machine::new(Limits { memory_bytes_max })),
+            running: Mutex::new(None),
+            kill: AtomicBool::new(false),
+            quick: Mutex::default(),
+            jobs: OnceLock::new(),
+        }
+    }
+
+    /// Starts the thread of unknown and slow scripts. It ends with the process.
+    pub fn start(node: &Arc<Node>, counters: Arc<ThreadCounters>) -> std::io::Result<()> {
+        let (sender, jobs) = mpsc::sync_channel(WAITING_MAX);
+        let scripted = Arc::clone(node);
+        let work = move || {
+            let worker = Worker::new(scripted, usize::MAX, counters);
+            jobs.into_iter().for_each(|job| serve(&worker, job));
+        };
+        std::thread::Builder::new().name("keyward-scripts".to_owned()).spawn(work)?;
+        let _ = node.scripts.jobs.set(sender);
+        Ok(())
+    }
+
+    /// Has the script thread run a script; the reply.
+    pub async fn run_elsewhere(&self, session: Session, call: ScriptCall) -> Vec<u8> {
+        let protocol = session.protocol;
+        let (answer, answered) = oneshot::channel();
+        let sent = self.jobs.get().is_some_and(|jobs| jobs.try_send(Job { session, call, answer }).is_ok());
+        match answered.await {
+            Ok(reply) if sent => reply,
+            _ => error_reply(protocol, "ERR too many scripts are waiting"),
+        }
+    }
+
+    fn is_quick(&self, name: &[u8]) -> bool {
+        self.quick.lock().contains(name)
+    }
+
+    fn learn(&self, name: Vec<u8>, took: Duration) {
+        let mut quick = self.quick.lock();
+        if took > QUICK {
+            quick.remove(&name);
+            return;
+        }
+        if quick.len() >= QUICK_MAX {
+            quick.clear();
+        }
+        quick.insert(name);
+    }
+
+    /// How long the program under way has been running, if there is one.
+    pub fn running_for(&self) -> Option<Duration> {
+        self.running.lock().as_ref().map(|running| running.since.elapsed())
+    }
+
+    /// The libraries' texts, for snapshots.
+    pub fn library_codes(&self) -> Vec<Vec<u8>> {
+        self.machine.lock().libraries().map(|library| library.code.to_vec()).collect()
+    }
+
+    /// Loads libraries from a snapshot.
+    pub fn restore_codes(&self, codes: &[Vec<u8>]) -> Result<(), String> {
+        let mut host = LoadHost { began: Instant::now() };
+        self.machine.lock().restore(codes, keyward_script::RestorePolicy::Replace, &mut host)
+    }
+
+    /// Scripts, libraries, functions, and bytes the Lua states take.
+    pub fn sizes(&self) -> (usize, usize, usize, usize) {
+        // While a script runs the machine is taken; INFO does not wait for it.
+        let stats = self.machine.try_lock().map(|machine| machine.stats());
+        stats.map_or((0, 0, 0, 0), |stats| (stats.scripts, stats.libraries, stats.functions, stats.memory_bytes))
+    }
+}
+
+fn error_reply(protocol: Protocol, text: &str) -> Vec<u8> {
+    let mut reply = Reply::new(protocol);
+    reply.error(text);
+    reply.bytes
+}
+
+/// What a program is remembered by.
+fn name_of(program: &Program) -> Vec<u8> {
+    match program {
+        Program::Text(text) => Sha::of(text).to_string().into_bytes(),
+        Program::Hash(hash) => hash.to_ascii_lowercase(),
+        Program::Function(name) => [b"function ".as_slice(), &name.to_ascii_lowercase()].concat(),
+    }
+}
+
+/// Runs one script on the script thread.
+fn serve(worker: &Worker, job: Job) {
+    let Job { mut session, call, answer } = job;
+    if answer.is_closed() {
+        return;
+    }
+    let (generation, view) = worker.node.views.load();
+    let hot = worker.hot();
+    let lane = Lane::new(Decoder::new(hot.decoder.clone()), generation, Arc::clone(&view));
+    let closed = worker.node.corridor.close();
+    if !crate::connection::renew(&mut session, &view) {
+        return;
+    }
+    let mut scratch = worker.scratch.borrow_mut();
+    let conditions = worker.conditions(&view, &hot);
+    let mut batch = Batch::new(worker, None, worker.now_ms(), conditions, hot);
+    let reply = batch.run_script(&session, &lane, &call, &mut scratch);
+    batch.serve_ready(&view, &mut scratch);
+    drop(closed);
+    // A client that left meanwhile needs no reply.
+    let _ = answer.send(reply);
+}
+
+impl Batch<'_, '_> {
+    /// A script is to be run: here if it is known to be quick or must be, else on the script thread.
+    pub(crate) fn script(
+        &mut self,
+        call: ScriptCall,
+        session: &mut Session,
+        lane: &Lane,
+        scratch: &mut Scratch,
+    ) -> Flow {
+        let quick = self.worker.node.scripts.is_quick(&name_of(&call.program));
+        if !quick && !self.is_executing() {
+            let ask = keyward_engine::asks::Ask::RunScript(call);
+            return Flow::Stop(Box::new(crate::connection::Next::Ask(ask)));
+        }
+        let corridor = &self.worker.node.corridor;
+        // Within a transaction it is closed already.
+        let closed = if self.is_executing() { None } else { corridor.try_close(Some(self.worker.lane)) };
+        if closed.is_none() && !self.is_executing() {
+            return Flow::Closed;
+        }
+        let reply = self.run_script(session, lane, &call, scratch);
+        scratch.reply.raw(&reply);
+        drop(closed);
+        Flow::Continue
+    }
+
+    /// Runs a script; the caller has the corridor. The reply.
+    fn run_script(&mut self, session: &Session, lane: &Lane, call: &ScriptCall, scratch: &mut Scratch) -> Vec<u8> {
+        let scripts = &self.worker.node.scripts;
+        let mut machine = scripts.machine.lock();
+        let refuse = |text: &str| error_reply(session.protocol, text);
+        let (sha, flags, function) = match &call.program {
+            Program::Text(text) => match machine.load_script(text, false) {
+                Ok(sha) => (Some(sha), machine.script(&sha).map(|script| script.flags), None),
+                Err(text) => return refuse(&text),
+            },
+            Program::Hash(hash) => {
+                let sha = Sha::parse(hash);
+                let flags = sha.and_then(|sha| machine.script(&sha)).map(|script| script.flags);
+                (sha.filter(|_| flags.is_some()), flags, None)
+            }
+            Program::Function(name) => {
+                let function = machine.function(name);
+                (None, function.map(|function| function.flags), function.map(|function| function.name.clone()))
+            }
+        };
+        let Some(flags) = flags else {
+            return refuse(match call.program {
+                Program::Function(_) => "ERR Function not found",
+                _ => "NOSCRIPT No matching script. Please use EVAL.",
+            });
+        };
+        if let Some(text) = self.forbids(flags, call) {
+            return refuse(text);
+        }
+        let began = Instant::now();
+        let command = std::iter::once(session.last_command.as_bytes().to_vec()).chain(call.keys.iter().cloned());
+        *scripts.running.lock() = Some(Running {
+            function: function.clone(),
+            command: command.collect(),
+            since: began,
+            wrote: false,
+            killed: false,
+        });
+        scripts.kill.store(false, Ordering::Relaxed);
+        self.worker.node.journal.begin_group();
+        let keys: Vec<&[u8]> = call.keys.iter().map(Vec::as_slice).collect();
+        let args: Vec<&[u8]> = call.args.iter().map(Vec::as_slice).collect();
+        let client = if session.protocol == Protocol::Resp3 { Resp::Three } else { Resp::Two };
+        let invocation = Invocation { keys: &keys, args: &args, client };
+        let mut host = ScriptHost {
+            batch: self,
+            session: session.for_later(),
+            lane,
+            scratch,
+            reads_only: call.read_only || flags.no_writes,
+            may_exceed: flags.allow_oom,
+            is_function: function.is_some(),
+            began,
+            wrote: false,
+        };
+        let mut out = Vec::new();
+        let outcome = match (&sha, &function) {
+            (Some(sha), _) => machine.run_script(sha, &invocation, &mut host, &mut out),
+            (None, Some(name)) => machine.run_function(name.as_bytes(), &invocation, &mut host, &mut out),
+            (None, None) => None,
+        };
+        self.worker.node.journal.end_group();
+        *scripts.running.lock() = None;
+        scripts.learn(name_of(&call.program), began.elapsed());
+        if outcome.is_none() {
+            return refuse("NOSCRIPT No matching script. Please use EVAL.");
+        }
+        if out.len() > self.hot.reply_bytes_max() {
+            return refuse(crate::batch::REPLY_TOO_LONG);
+        }
+        out
+    }
+
+    /// Why a program with these flags may not begin now.
+    fn forbids(&self, flags: ScriptFlags, call: &ScriptCall) -> Option<&'static str> {
+        if flags.unspecified {
+            return None;
+        }
+        if call.read_only && !flags.no_writes {
+            return Some("ERR Can not execute a script with write flag using *_ro command.");
+        }
+        if self.conditions.memory_full && !flags.allow_oom && !flags.no_writes {
+            return Some("OOM allow-oom flag is not set on the script, can not run it when used memory > 'maxmemory'");
+        }
+        None
+    }
+
+    /// Takes care of scripts and libraries.
+    pub(crate) fn care_for_scripts(&self, care: ScriptCare, session: &Session, reply: &mut Reply) {
+        let scripts = &self.worker.node.scripts;
+        match care {
+            ScriptCare::Kill { function } => return kill(scripts, function, reply),
+            ScriptCare::ShowStats => return show_stats(scripts, reply),
+            _ => {}
+        }
+        // Whoever runs a script has closed the corridor, so nobody waits here for one.
+        let mut machine = scripts.machine.lock();
+        let mut host = LoadHost { began: Instant::now() };
+        let changed = match care {
+            ScriptCare::Load(body) => match machine.load_script(&body, true) {
+                Ok(sha) => return reply.bulk(sha.to_string().as_bytes()),
+                Err(text) => return reply.error(&text),
+            },
+            ScriptCare::Exists(hashes) => {
+                reply.array(hashes.len());
+                let known = |hash: &Vec<u8>| Sha::parse(hash).is_some_and(|sha| machine.script(&sha).is_some());
+                return hashes.iter().for_each(|hash| reply.flag(known(hash)));
+            }
+            ScriptCare::Flush => {
+                machine.flush_scripts();
+                return reply.ok();
+            }
+            ScriptCare::Show(hash) => {
+                return match Sha::parse(&hash).and_then(|sha| machine.script(&sha).map(|script| script.body.clone())) {
+                    Some(body) => reply.bulk(&body),
+                    None => reply.error("NOSCRIPT No matching script. Please use EVAL."),
+                };
+            }
+            ScriptCare::ListLibraries { pattern, with_code } => {
+                return list_libraries(&machine, pattern.as_deref(), with_code, reply);
+            }
+            ScriptCare::Dump => {
+                let codes: Vec<Vec<u8>> = machine.libraries().map(|library| library.code.to_vec()).collect();
+                return reply.bulk(&keyward_engine::dump::libraries_payload(&codes));
+            }
+            ScriptCare::LoadLibrary { replace, code } => match machine.load_library(&code, replace, &mut host) {
+                Ok(name) => {
+                    reply.bulk(name.as_bytes());
+                    vec![b"FUNCTION".to_vec(), b"LOAD".to_vec(), b"REPLACE".to_vec(), code]
+                }
+                Err(text) => return reply.error(&text),
+            },
+            ScriptCare::DeleteLibrary(name) if machine.delete_library(&name) => {
+                reply.ok();
+                vec![b"FUNCTION".to_vec(), b"DELETE".to_vec(), name]
+            }
+            ScriptCare::DeleteLibrary(_) => return reply.error("ERR Library not found"),
+            ScriptCare::Restore(payload, policy) => match restore(&mut machine, &payload, policy, &mut host) {
+                Ok(()) => {
+                    reply.ok();
+                    let word = match policy {
+                        RestorePolicy::Append => "APPEND",
+                        RestorePolicy::Flush => "FLUSH",
+                        RestorePolicy::Replace => "REPLACE",
+                    };
+                    vec![b"FUNCTION".to_vec(), b"RESTORE".to_vec(), payload, word.as_bytes().to_vec()]
+                }
+                Err(text) => return reply.error(&text),
+            },
+            ScriptCare::FlushLibraries => {
+                machine.flush_libraries();
+                reply.ok();
+                vec![b"FUNCTION".to_vec(), b"FLUSH".to_vec()]
+            }
+            ScriptCare::Kill { .. } | ScriptCare::ShowStats => return,
+        };
+        let mut effects = Effects::new();
+        effects.changed(1);
+        let argv: Vec<&[u8]> = changed.iter().map(Vec::as_slice).collect();
+        self.worker.node.journal.append(session.space(), &argv, &effects);
+    }
+}
+
+fn restore(machine: &mut Machine, payload: &[u8], policy: RestorePolicy, host: &mut dyn Host) -> Result<(), String> {
+    let codes = keyward_engine::dump::read_libraries(payload)
+        .map_err(|_| "ERR DUMP payload version or checksum are wrong".to_owned())?;
+    let policy = match policy {
+        RestorePolicy::Append => keyward_script::RestorePolicy::Append,
+        RestorePolicy::Flush => keyward_script::RestorePolicy::Flush,
+        RestorePolicy::Replace => keyward_script::RestorePolicy::Replace,
+    };
+    machine.restore(&codes, policy, host)
+}
+
+fn kill(scripts: &Scripts, function: bool, reply: &mut Reply) {
+    let mut running = scripts.running.lock();
+    match running.as_mut() {
+        None => reply.error(NOT_BUSY),
+        Some(running) if running.function.is_some() != function => {
+            reply.error(&Refusal::Busy.text(ErrorDetail::Redis));
+        }
+        Some(running) if running.wrote => reply.error(UNKILLABLE),
+        Some(running) => {
+            running.killed = true;
+            scripts.kill.store(true, Ordering::Relaxed);
+            reply.ok();
+        }
+    }
+}
+
+fn show_stats(scripts: &Scripts, reply: &mut Reply) {
+    let (_, libraries, functions, _) = scripts.sizes();
+    reply.map(2);
+    reply.bulk(b"running_script");
+    match scripts.running.lock().as_ref() {
+        None => reply.null(),
+        Some(running) => {
+            reply.map(3);
+            reply.bulk(b"name");
+            reply.bulk(running.function.as_deref().unwrap_or("").as_bytes());
+            reply.bulk(b"command");
+            reply.array(running.command.len());
+            running.command.iter().for_each(|word| reply.bulk(word));
+            reply.bulk(b"duration_ms");
+            reply.integer(running.since.elapsed().as_millis() as i64);
+        }
+    }
+    reply.bulk(b"engines");
+    reply.map(1);
+    reply.bulk(b"LUA");
+    reply.map(2);
+    reply.bulk(b"libraries_count");
+    reply.count(libraries);
+    reply.bulk(b"functions_count");
+    reply.count(functions);
+}
+
+fn list_libraries(machine: &Machine, pattern: Option<&[u8]>, with_code: bool, reply: &mut Reply) {
+    let glob = pattern.map(|pattern| Glob::compile(&pattern.to_ascii_lowercase()));
+    let fits = |name: &str| glob.as_ref().is_none_or(|glob| glob.matches(name.to_ascii_lowercase().as_bytes()));
+    let shown: Vec<_> = machine.libraries().filter(|library| fits(&library.name)).collect();
+    reply.array(shown.len());
+    for library in shown {
+        reply.map(if with_code { 4 } else { 3 });
+        reply.bulk(b"library_name");
+        reply.bulk(library.name.as_bytes());
+        reply.bulk(b"engine");
+        reply.bulk(b"LUA");
+        reply.bulk(b"functions");
+        reply.array(library.functions.len());
+        for function in &library.functions {
+            reply.map(3);
+            reply.bulk(b"name");
+            reply.bulk(function.name.as_bytes());
+            reply.bulk(b"description");
+            match &function.description {
+                Some(text) => reply.bulk(text.as_bytes()),
+                None => reply.null(),
+            }
+            reply.bulk(b"flags");
+            let flags: Vec<_> = function.flags.names().collect();
+            reply.set(flags.len());
+            flags.iter().for_each(|flag| reply.bulk(flag.as_bytes()));
+        }
+        if with_code {
+            reply.bulk(b"library_code");
+            reply.bulk(&library.code);
+        }
+    }
+}
+
+/// The world as a running script sees it.
+struct ScriptHost<'h, 'w, 'a> {
+    batch: &'h Batch<'w, 'a>,
+    session: Session,
+    lane: &'h Lane,
+    scratch: &'h mut Scratch,
+    reads_only: bool,
+    may_exceed: bool,
+    is_function: bool,
+    began: Instant,
+    wrote: bool,
+}
+
+impl ScriptHost<'_, '_, '_> {
+    /// Whether the command may be called from this script; if not, the error without its `ERR`.
+    fn admit(&self, resolved: &Resolved<'static>, argv: &[&[u8]]) -> Result<(), String> {
+        let row = resolved.row;
+        let flags = row.command.flags;
+        if flags.has(Flags::NOSCRIPT) || matches!(row.run, Run::Ask(_) | Run::AskOwner(_)) {
+            return Err("ERR This Redis command is not allowed from script".to_owned());
+        }
+        if self.reads_only && (flags.has(Flags::WRITE) || flags.has(Flags::MAY_REPLICATE)) {
+            return Err("ERR Write commands are not allowed from read-only scripts.".to_owned());
+        }
+        let worker = self.batch.worker;
+        let mut conditions = self.batch.conditions;
+        // Once it has written it must be able to finish.
+        conditions.memory_full &= !self.may_exceed && !self.wrote;
+        let mut keys = KeyBuffer::new();
+        match gate::admit(worker.node.table, row, argv, &self.session, &conditions, &mut keys) {
+            Ok(_) => Ok(()),
+            Err(Refusal::Denied(denial)) => {
+                worker.refused(&self.session, row, &Refusal::Denied(denial.clone()));
+                let text = denial.to_text(conditions.detail);
+                Err(format!("ERR ACL failure in script: {}", text.strip_prefix("NOPERM ").unwrap_or(&text)))
+            }
+            Err(refusal) => Err(refusal.text(conditions.detail)),
+        }
+    }
+
+    fn note_write(&mut self, row: &Row) {
+        if row.command.flags.has(Flags::WRITE) && !self.wrote {
+            self.wrote = true;
+            self.batch.worker.node.scripts.running.lock().iter_mut().for_each(|running| running.wrote = true);
+        }
+    }
+}
+
+impl Host for ScriptHost<'_, '_, '_> {
+    fn call(&mut self, argv: &[&[u8]], options: CallOptions, reply: &mut Vec<u8>) {
+        let protocol = if options.resp == Resp::Three { Protocol::Resp3 } else { Protocol::Resp2 };
+        let refuse = |text: &str, reply: &mut Vec<u8>| reply.extend_from_slice(&error_reply(protocol, text));
+        let resolved = match self.batch.worker.node.table.resolve(argv) {
+            Ok(resolved) => resolved,
+            Err(CommandError::Arity(_)) => {
+                return refuse("ERR Wrong number of args calling command from script", reply);
+            }
+            Err(_) => return refuse("ERR Unknown Redis command called from script", reply),
+        };
+        if let Err(text) = self.admit(&resolved, argv) {
+            return refuse(&text, reply);
+        }
+        self.note_write(resolved.row);
+        self.session.protocol = protocol;
+        let outer = std::mem::replace(&mut self.scratch.reply, Reply::new(protocol));
+        self.scratch.reply.bytes_max = outer.bytes_max;
+        let mut inner = self.batch.for_script(self.may_exceed || self.wrote);
+        inner.answer(&mut self.session, self.lane, Prepared::of(self.batch.worker, argv), self.scratch);
+        let answered = std::mem::replace(&mut self.scratch.reply, outer);
+        reply.extend_from_slice(&answered.bytes);
+    }
+
+    fn acl_check(&mut self, argv: &[&[u8]]) -> Result<bool, String> {
+        let table = self.batch.worker.node.table;
+        let resolved = table.resolve(argv);
+        let Ok(resolved) = resolved else {
+            return Err("ERR Invalid command passed to redis.acl_check_cmd()".to_owned());
+        };
+        let mut keys = KeyBuffer::new();
+        let conditions = self.batch.conditions;
+        let admitted = gate::admit(table, resolved.row, argv, &self.session, &conditions, &mut keys);
+        Ok(!matches!(admitted, Err(Refusal::Denied(_) | Refusal::NotAuthenticated)))
+    }
+
+    fn log(&mut self, level: LogLevel, message: &[u8]) {
+        let shown = message.escape_ascii();
+        match level {
+            LogLevel::Debug | LogLevel::Verbose => tracing::debug!(message = %shown, "a script says"),
+            LogLevel::Notice => tracing::info!(message = %shown, "a script says"),
+            LogLevel::Warning => tracing::warn!(message = %shown, "a script says"),
+        }
+    }
+
+    fn set_replication(&mut self, _: Replication) {
+        // What a script writes is always replicated: a replica that lacks some of it would be no replica.
+    }
+
+    fn interrupted(&mut self) -> Interrupt {
+        let node = &self.batch.worker.node;
+        if node.scripts.kill.load(Ordering::Relaxed) {
+            let by = if self.is_function { "FUNCTION KILL" } else { "SCRIPT KILL" };
+            return Interrupt::Stop(format!("ERR Script killed by user with {by}..."));
+        }
+        if self.began.elapsed() > self.batch.hot.busy_after && !node.corridor.is_busy() {
+            tracing::warn!(
+                ms = self.began.elapsed().as_millis(),
+                "a slow script keeps the node; SCRIPT KILL ends it if it has not written"
+            );
+            node.corridor.note_busy();
+        }
+        Interrupt::Continue
+    }
+
+    fn now_us(&mut self) -> u64 {
+        now_us() as u64
+    }
+}
+
+/// The world as a library sees it while it is loaded: empty, and soon over.
+struct LoadHost {
+    began: Instant,
+}
+
+impl Host for LoadHost {
+    fn call(&mut self, _: &[&[u8]], _: CallOptions, reply: &mut Vec<u8>) {
+        reply.extend_from_slice(b"-ERR redis.call can only be called inside a script invocation\r\n");
+    }
+
+    fn acl_check(&mut self, _: &[&[u8]]) -> Result<bool, String> {
+        Err("ERR redis.acl_check_cmd can only be called inside a script invocation".to_owned())
+    }
+
+    fn log(&mut self, _: LogLevel, message: &[u8]) {
+        tracing::info!(message = %message.escape_ascii(), "a library says");
+    }
+
+    fn set_replication(&mut self, _: Replication) {}
+
+    fn interrupted(&mut self) -> Interrupt {
+        if self.began.elapsed() > LOAD_TIMEOUT {
+            return Interrupt::Stop("ERR FUNCTION LOAD timeout".to_owned());
+        }
+        Interrupt::Continue
+    }
+
+    fn now_us(&mut self) -> u64 {
+        now_us() as u64
+    }
+}
