@@ -8,6 +8,7 @@ use crate::connection::Lane;
 use crate::mailbox::Mailbox;
 use crate::pubsub::{PubSub, Subscriptions};
 use crate::tracking::Tracker;
+use crate::transaction::not_in_transaction;
 use crate::worker::Scratch;
 use keyward_engine::asks::{Now, TrackingMode, TrackingOptions};
 use keyward_engine::error::CommandError;
@@ -28,7 +29,7 @@ impl<'a> Batch<'_, 'a> {
         match now {
             Now::Begin | Now::Watch if session.transaction.is_some() => {
                 session.transaction.iter_mut().for_each(|transaction| transaction.broken = true);
-                scratch.reply.error("ERR Command not allowed inside a transaction");
+                scratch.reply.error(&not_in_transaction(session.last_command));
             }
             Now::Begin => {
                 session.transaction = Some(Transaction::default());
@@ -144,7 +145,7 @@ impl<'a> Batch<'_, 'a> {
             for prefix in &before.options.prefixes {
                 for new in &options.prefixes {
                     if prefix != new && (prefix.starts_with(new.as_slice()) || new.starts_with(prefix.as_slice())) {
-                        return Err(CommandError::overlapping_prefixes(new, prefix));
+                        return Err(CommandError::overlapping_prefixes(new, "an existing", prefix));
                     }
                 }
             }

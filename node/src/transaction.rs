@@ -33,12 +33,17 @@ pub fn is_queued(row: &Row) -> bool {
     !control && !matches!(row.full_name, "quit" | "reset")
 }
 
+/// What a command is told that cannot be between MULTI and EXEC.
+pub fn not_in_transaction(full_name: &str) -> String {
+    format!("ERR Command '{full_name}' not allowed inside a transaction")
+}
+
 /// Keeps a request for EXEC.
 pub fn queue(session: &mut Session, row: &Row, argv: &[&[u8]], bytes_max: usize, reply: &mut Reply) {
     let Some(transaction) = &mut session.transaction else { return };
     if row.command.flags.has(Flags::NO_MULTI) {
         transaction.broken = true;
-        return reply.error("ERR Command not allowed inside a transaction");
+        return reply.error(&not_in_transaction(row.full_name));
     }
     let bytes: usize = argv.iter().map(|argument| argument.len() + ARGUMENT_OVERHEAD_BYTES).sum();
     if transaction.bytes + bytes > bytes_max {

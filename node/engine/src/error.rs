@@ -42,10 +42,11 @@ impl CommandError {
     }
 
     /// Two prefixes that one caching client cannot have at once.
-    pub fn overlapping_prefixes(prefix: &[u8], other: &[u8]) -> CommandError {
+    /// `which` says where the other comes from.
+    pub fn overlapping_prefixes(prefix: &[u8], which: &str, other: &[u8]) -> CommandError {
         let [prefix, other] = [prefix, other].map(String::from_utf8_lossy);
         CommandError::err(format!(
-            "Prefix '{prefix}' overlaps with an existing prefix '{other}'. Prefixes for a single client must not overlap."
+            "Prefix '{prefix}' overlaps with {which} prefix '{other}'. Prefixes for a single client must not overlap."
         ))
     }
 }

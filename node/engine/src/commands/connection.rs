@@ -492,13 +492,13 @@ fn tracking(_: &Session, _: &Surroundings<'_>, mut args: Args<'_>) -> Result<Now
         return Err(CommandError::err(if broadcast {
             "OPTIN and OPTOUT are not compatible with BCAST"
         } else {
-            "You can't use both OPTIN and OPTOUT"
+            "You can't specify both OPTIN mode and OPTOUT mode"
         }));
     }
     for (index, prefix) in options.prefixes.iter().enumerate() {
         for other in &options.prefixes[index + 1..] {
             if prefix.starts_with(other.as_slice()) || other.starts_with(prefix.as_slice()) {
-                return Err(CommandError::overlapping_prefixes(prefix, other));
+                return Err(CommandError::overlapping_prefixes(prefix, "another provided", other));
             }
         }
     }

@@ -239,7 +239,12 @@ fn shardchannels(_: &Session, _: &Surroundings<'_>, args: Args<'_>) -> Decided {
 
 fn listed(shard: bool, mut args: Args<'_>) -> Decided {
     let pattern = if args.is_empty() { None } else { Some(args.take()?.to_vec()) };
-    args.finish()?;
+    if !args.is_empty() {
+        let name = if shard { "SHARDCHANNELS" } else { "CHANNELS" };
+        return Err(CommandError::err(format!(
+            "unknown subcommand or wrong number of arguments for '{name}'. Try PUBSUB HELP."
+        )));
+    }
     Ok(Now::ShowChannels { shard, pattern })
 }
 
