@@ -207,9 +207,9 @@ fn functions_are_handed_over_beside_the_keys() {
     assert!(reader.next().unwrap().is_none(), "the end stays the end");
     let libraries = reader.take_libraries();
     assert_eq!(libraries.len(), 1);
-    assert_eq!(read_libraries(&libraries_payload(&libraries)).unwrap(), libraries);
-    assert_eq!(read_libraries(&libraries_payload(&[])).unwrap(), Vec::<Vec<u8>>::new());
-    assert!(read_libraries(b"junk").is_err());
+    assert_eq!(super::read_libraries(&super::libraries_payload(&libraries)).unwrap(), libraries);
+    assert_eq!(super::read_libraries(&super::libraries_payload(&[])).unwrap(), Vec::<Vec<u8>>::new());
+    assert!(super::read_libraries(b"junk").is_err());
     assert_eq!(reader.version(), 10);
 }
 
