@@ -420,7 +420,7 @@ impl<'w, 'a> Batch<'w, 'a> {
                 let waits = std::cell::Cell::new(false);
                 let park = |_| {
                     waits.set(true);
-                    waiter.again()
+                    waiter.again(session.for_later())
                 };
                 let call = Call {
                     argv: &argv,

@@ -143,9 +143,9 @@ impl Waiter {
         self.progress.try_lock().is_none_or(|progress| matches!(*progress, Progress::Waiting))
     }
 
-    /// Itself, once more: for a request that is run again and still finds nothing.
-    pub fn again(&self) -> Arc<Waiter> {
-        let session = self.session.lock().for_later();
+    /// Itself, once more: for a request that is run again and still finds nothing. Whoever runs it holds the lock of
+    /// `session` already, so its copy comes in.
+    pub fn again(&self, session: Session) -> Arc<Waiter> {
         let parts = (Vec::new(), Vec::new(), self.space, session, self.wait.clone(), Arc::clone(&self.mailbox));
         Waiter::new(parts.0, parts.1, parts.2, parts.3, parts.4, parts.5)
     }
