@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use mlua::Function;
 use sha1::{Digest, Sha1};
 
+use crate::interpreter::Program;
 use crate::shebang::ScriptFlags;
 
 /// Scripts of EVAL that are kept. Valkey keeps as many.
@@ -64,7 +64,7 @@ pub struct Script {
     /// Where the program begins, behind the first line's words.
     pub(crate) start: usize,
     /// The program, in the state that compiled it; none after that state was replaced.
-    pub(crate) program: Option<Function>,
+    pub(crate) program: Option<Program>,
     last_use: u64,
 }
 
@@ -100,7 +100,7 @@ impl Cache {
         }
     }
 
-    pub(crate) fn insert(&mut self, sha: Sha, body: &[u8], flags: ScriptFlags, start: usize, program: Function) {
+    pub(crate) fn insert(&mut self, sha: Sha, body: &[u8], flags: ScriptFlags, start: usize, program: Program) {
         self.uses += 1;
         let script =
             Script { body: body.into(), flags, is_loaded: false, start, program: Some(program), last_use: self.uses };

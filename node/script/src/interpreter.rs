@@ -82,6 +82,14 @@ pub(crate) struct Registration {
     pub description: Option<String>,
 }
 
+/// A program or a function, ready to run.
+#[derive(Debug, Clone)]
+pub(crate) struct Program {
+    pub function: Function,
+    /// Whether it could write into a table of the sandbox: see [`reaches_tables`].
+    pub reaches_tables: bool,
+}
+
 /// What a state runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
@@ -140,16 +148,17 @@ impl Interpreter {
     }
 
     /// Compiles a program. The error is the compiler's own text.
-    pub(crate) fn compile(&self, program: &[u8]) -> std::result::Result<Function, String> {
+    pub(crate) fn compile(&self, program: &[u8]) -> std::result::Result<Program, String> {
         let name = if self.kind == Kind::Scripts { "@user_script" } else { "@user_function" };
         compile(&self.lua, program, name)
+            .map(|function| Program { function, reaches_tables: reaches_tables(program) })
             .map_err(|error| String::from_utf8_lossy(&raise::plain_text(&error)).into_owned())
     }
 
     /// Runs a program or a function.
     pub(crate) fn run(
         &mut self,
-        program: &Function,
+        program: &Program,
         keys: &[&[u8]],
         args: &[&[u8]],
         host: &mut dyn Host,
@@ -158,21 +167,21 @@ impl Interpreter {
         let lua = &self.lua;
         let ran = lend(host, &mut self.state, || {
             let (keys, args) = (list(lua, keys)?, list(lua, args)?);
-            self.run.call::<(bool, Value)>((program, keys, args))
+            self.run.call::<(bool, Value)>((&program.function, keys, args))
         });
         let result = match ran {
             Ok((true, value)) if self.state.stop.is_none() => Ok(value),
             Ok((_, value)) => Err(self.failure(value)),
             Err(error) => Err(self.failure(Value::Error(Box::new(error)))),
         };
-        self.clean(result.is_err());
+        self.clean(program.reaches_tables);
         result
     }
 
     /// Runs a library and answers the functions it registered.
     pub(crate) fn load(
         &mut self,
-        program: &Function,
+        program: &Program,
         host: &mut dyn Host,
     ) -> std::result::Result<Vec<Registration>, Failure> {
         self.state.registering = Some(Vec::new());
@@ -205,7 +214,7 @@ impl Interpreter {
     }
 
     /// Takes back what the run left.
-    fn clean(&mut self, has_failed: bool) {
+    fn clean(&mut self, reached_tables: bool) {
         if self.state.stop.is_some() {
             self.is_spent |= install_hook(&self.lua, INSTRUCTIONS_PER_QUESTION).is_err();
         }
@@ -214,7 +223,7 @@ impl Interpreter {
             let _ = self.lua.gc_collect();
             self.is_spent |= self.lua.used_memory() > self.state.memory_max / 2;
         }
-        if has_failed || self.kind == Kind::Scripts {
+        if reached_tables {
             self.is_spent |= self.sweep.call::<()>(()).is_err();
         }
     }
@@ -226,6 +235,13 @@ fn list(lua: &Lua, values: &[&[u8]]) -> Result<Table> {
         table.raw_set(index + 1, lua.create_string(value)?)?;
     }
     Ok(table)
+}
+
+/// Whether a program could get at `table`, whose functions write past the proxies of the sandbox. It can only by this
+/// name, by way of all globals, or with a program made of texts; names are written out in a program.
+fn reaches_tables(program: &[u8]) -> bool {
+    let words = program.split(|byte| !byte.is_ascii_alphanumeric() && *byte != b'_');
+    words.into_iter().any(|word| matches!(word, b"table" | b"_G" | b"load" | b"loadstring"))
 }
 
 /// Compiles text, never bytecode.

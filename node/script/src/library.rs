@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::interpreter::Registration;
+use crate::interpreter::{Program, Registration};
 use crate::shebang::ScriptFlags;
 
 /// A library.
@@ -26,7 +26,7 @@ pub struct Function {
     pub flags: ScriptFlags,
     /// What it is for.
     pub description: Option<String>,
-    pub(crate) callback: mlua::Function,
+    pub(crate) program: Program,
 }
 
 /// What becomes of the libraries there are when others are restored.
@@ -77,14 +77,20 @@ impl Libraries {
     }
 
     /// Adds a library whose name is free. Another library's function of the same name is an error.
-    pub(crate) fn add(&mut self, name: &str, code: &[u8], registered: Vec<Registration>) -> Result<(), String> {
+    pub(crate) fn add(
+        &mut self,
+        name: &str,
+        code: &[u8],
+        registered: Vec<Registration>,
+        reaches_tables: bool,
+    ) -> Result<(), String> {
         let mut functions: Vec<Function> = registered
             .into_iter()
             .map(|new| Function {
                 name: new.name,
                 flags: new.flags,
                 description: new.description,
-                callback: new.callback,
+                program: Program { function: new.callback, reaches_tables },
             })
             .collect();
         functions.sort_by(|left, right| left.name.cmp(&right.name));

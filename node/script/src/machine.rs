@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::cache::{Cache, Script, Sha};
 use crate::host::{Host, Resp};
-use crate::interpreter::{Failure, Interpreter, Kind};
+use crate::interpreter::{Failure, Interpreter, Kind, Program};
 use crate::library::{Function, Libraries, Library, RestorePolicy};
 use crate::shebang;
 
@@ -164,7 +164,7 @@ impl Machine {
             return Err("ERR No functions registered".to_owned());
         }
         libraries.remove(&name);
-        libraries.add(&name, code, registered)?;
+        libraries.add(&name, code, registered, program.reaches_tables)?;
         Ok(name)
     }
 
@@ -210,9 +210,9 @@ impl Machine {
     ) -> Option<Outcome> {
         self.replace_if_spent();
         let function = self.libraries.find(name)?;
-        let (callback, name) = (function.callback.clone(), function.name.clone());
+        let (program, name) = (function.program.clone(), function.name.clone());
         let functions = self.functions.as_mut()?;
-        Some(run(functions, &callback, || name, invocation, host, out))
+        Some(run(functions, &program, || name, invocation, host, out))
     }
 
     /// What it holds.
@@ -282,7 +282,7 @@ fn compile_error(text: String) -> String {
 
 fn run(
     interpreter: &mut Interpreter,
-    program: &mlua::Function,
+    program: &Program,
     name: impl FnOnce() -> String,
     invocation: &Invocation<'_>,
     host: &mut dyn Host,

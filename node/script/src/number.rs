@@ -1,5 +1,7 @@
 //! Numbers as texts: C's `%.*g`, the shortest text that reads back the same, and Lua's own reading of a number.
 
+use std::io::Write;
+
 /// `%.{precision}g` of C.
 pub(crate) fn format_g(value: f64, precision: usize) -> String {
     if value.is_nan() {
@@ -22,6 +24,11 @@ pub(crate) fn format_g(value: f64, precision: usize) -> String {
 
 fn without_zeros(text: &str) -> &str {
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { text }
+}
+
+/// Appends a whole number.
+pub(crate) fn push_decimal(out: &mut Vec<u8>, number: i64) {
+    write!(out, "{number}").expect("a vector takes everything");
 }
 
 /// The shortest text that reads back as the same number: how a number becomes an argument or a double in a reply.

@@ -6,7 +6,7 @@ use sha1::{Digest, Sha1};
 use crate::arguments::{Arguments, number_of, text_of};
 use crate::host::{CallOptions, LogLevel, Replication, Resp, with_run};
 use crate::interpreter::{Buffers, Registration, RunState};
-use crate::number::{shortest, truncated, whole};
+use crate::number::{push_decimal, shortest, truncated, whole};
 use crate::raise::{raise_reply, stopped};
 use crate::reply::{self, Answer};
 use crate::shebang::{ScriptFlags, is_name, wrong_name};
@@ -105,9 +105,9 @@ fn with_argv(values: &MultiValue, bytes: &mut Vec<u8>, ends: &mut Vec<usize>, wo
     for value in values {
         match value {
             Value::String(text) => bytes.extend_from_slice(&text.as_bytes()),
-            Value::Integer(number) => bytes.extend_from_slice(number.to_string().as_bytes()),
+            Value::Integer(number) => push_decimal(bytes, *number),
             Value::Number(number) => match whole(*number) {
-                Some(number) => bytes.extend_from_slice(number.to_string().as_bytes()),
+                Some(number) => push_decimal(bytes, number),
                 None => bytes.extend_from_slice(shortest(*number).as_bytes()),
             },
             _ => {}

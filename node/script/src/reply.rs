@@ -7,7 +7,7 @@ use mlua::{Lua, Result, Table, Value};
 
 use crate::arguments::number_of;
 use crate::host::Resp;
-use crate::number::{shortest, truncated};
+use crate::number::{push_decimal, shortest, truncated};
 use crate::raise::raise;
 
 /// Tables within tables of a result, and replies within replies.
@@ -196,7 +196,7 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn head(&mut self, kind: u8, number: i64) {
         self.out.push(kind);
-        self.out.extend_from_slice(number.to_string().as_bytes());
+        push_decimal(self.out, number);
         self.out.extend_from_slice(b"\r\n");
     }
 

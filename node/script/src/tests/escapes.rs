@@ -104,6 +104,14 @@ fn raw_writes_do_not_outlive_the_script() {
         let reply = after(change, look);
         assert!(reply == ":1\r\n" || change.contains("randomseed"), "{change}: {reply}");
     }
+    // However it got there.
+    for change in [
+        "for _, lib in pairs(_G) do if type(lib) == 'table' and lib['ins' .. 'ert'] then lib['ins' .. 'ert'](string, 1) end end",
+        "loadstring('tab' .. 'le.insert(string, 1)')()",
+        "local t = 'table' rawget(_G, t).insert(string, 1)",
+    ] {
+        assert_eq!(after(change, "return string[1] == nil"), ":1\r\n", "{change}");
+    }
     let fresh = run("return math.random(1000000)");
     assert_eq!(after("math.randomseed(7) math.random()", "return math.random(1000000)"), fresh);
 }

@@ -119,3 +119,39 @@ fn scripts_of_eval_make_room_and_loaded_ones_stay() {
     assert_eq!(Sha::parse(kept.to_string().to_uppercase().as_bytes()), Some(kept));
     assert_eq!(Sha::parse(b"x"), None);
 }
+
+#[test]
+fn a_machine_may_move_between_threads() {
+    fn moves<T: Send>(_: &T) {}
+    moves(&machine());
+}
+
+/// `cargo test --release -p keyward-script speed -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement"]
+#[allow(clippy::disallowed_methods, reason = "a measurement takes the time")]
+fn speed() {
+    let (mut machine, mut world) = (machine(), World::default());
+    world.strings.insert(b"k1".to_vec(), b"value".to_vec());
+    for (script, calls) in [
+        ("return 1", 0),
+        ("return redis.call('GET', KEYS[1])", 1),
+        ("for i = 1, 100 do redis.call('GET', KEYS[1]) end", 100),
+        ("for i = 1, 100 do redis.call('SET', KEYS[1], i) end", 100),
+        ("local t = {} for i = 1, 100 do t[i] = i end return t", 0),
+        ("return cjson.encode(cjson.decode('{\"a\":[1,2,3],\"b\":{\"c\":\"d\"}}'))", 0),
+        ("for i = 1, 100 do local a, b = string.match('key:123', '(%a+):(%d+)') end", 0),
+        ("local n = 0 for i = 1, 100000 do n = n + i end return n", 0),
+    ] {
+        let sha = machine.load_script(script.as_bytes(), false).unwrap();
+        let invocation = Invocation { keys: &[b"k1"], args: &[b"a"], client: Resp::Two };
+        let rounds = if script.contains("100000") { 200 } else { 20_000 };
+        let start = std::time::Instant::now();
+        for _ in 0..rounds {
+            let mut out = Vec::with_capacity(256);
+            machine.run_script(&sha, &invocation, &mut world, &mut out).unwrap();
+        }
+        let each = start.elapsed().as_secs_f64() * 1e6 / f64::from(rounds);
+        println!("{each:9.2} us  {:6.2} us per call  {script}", if calls > 0 { each / f64::from(calls) } else { 0.0 });
+    }
+}
