@@ -297,8 +297,8 @@ impl Shards {
         self.pubsub.tell(call.events, memory.effects.events());
         let Some(wait) = memory.effects.take_wait() else { return };
         match call.park {
-            None if wait.in_vain == WaitedInVain::Null => reply.null(),
-            None => reply.null_array(),
+            None if wait.in_vain == WaitedInVain::NullArray => reply.null_array(),
+            None => reply.null(),
             Some(park) => {
                 let waiter = park(wait);
                 for key in &waiter.keys {

@@ -67,7 +67,7 @@ pub fn in_vain(waiter: &Waiter) -> Vec<u8> {
     let mut reply = Reply::new(waiter.session.lock().protocol);
     match waiter.wait.in_vain {
         WaitedInVain::Null => reply.null(),
-        WaitedInVain::NullArray => reply.null_array(),
+        WaitedInVain::NullArray | WaitedInVain::NullArrayOrNull => reply.null_array(),
     }
     reply.bytes
 }

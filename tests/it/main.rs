@@ -18,4 +18,5 @@ mod startup;
 mod sweep;
 mod tidy;
 mod transcripts;
+mod waiting;
 mod watch;

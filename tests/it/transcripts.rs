@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use keyward_tests::transcript::{self, Server, Transcript};
 use keyward_tests::{Cluster, Peer, Value};
@@ -19,9 +20,12 @@ fn transcripts_hold_through_every_node() {
     let cluster = Cluster::start(3);
     for node in cluster.nodes() {
         println!("through node {}", node.number());
-        play_all(Server::Keyward, node.address());
+        play(Server::Keyward, node.address(), |path| !ONE_NODE.iter().any(|(name, _)| path.ends_with(name)));
     }
 }
+
+/// Transcripts that only hold where the data is, each with the reason.
+const ONE_NODE: [(&str, &str); 1] = [("generic/eviction.txt", "CONFIG SET changes the node it is sent to")];
 
 #[test]
 fn transcripts_hold_on_a_single_node() {
@@ -71,9 +75,13 @@ fn every_command_that_is_served_appears_in_a_transcript() {
 }
 
 fn play_all(server: Server, address: SocketAddr) {
+    play(server, address, |_| true);
+}
+
+fn play(server: Server, address: SocketAddr, wanted: impl Fn(&Path) -> bool) {
     let mut asked = 0;
     let mut differences = String::new();
-    for path in transcript::all() {
+    for path in transcript::all().into_iter().filter(|path| wanted(path)) {
         match Transcript::read(&path).play(server, address) {
             Ok(commands) => asked += commands,
             Err(report) => {

@@ -20,6 +20,8 @@ pub enum WaitedInVain {
     Null,
     /// The null of an array.
     NullArray,
+    /// The null of an array after a wait, that of a bulk string where nothing may wait: `BLMOVE`.
+    NullArrayOrNull,
 }
 
 /// A command found nothing and waits: it is run again, as a whole, when one of its keys was written.

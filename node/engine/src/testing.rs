@@ -125,7 +125,7 @@ impl Engine {
         self.waits = self.effects.take_wait();
         match self.waits.as_ref().map(|wait| wait.in_vain) {
             Some(WaitedInVain::Null) => reply.null(),
-            Some(WaitedInVain::NullArray) => reply.null_array(),
+            Some(WaitedInVain::NullArray | WaitedInVain::NullArrayOrNull) => reply.null_array(),
             None => {}
         }
         let told = |event: &crate::events::Event| format!("{} {}", event.name, event.key.escape_ascii());

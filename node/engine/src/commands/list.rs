@@ -551,7 +551,7 @@ fn blmove(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer 
     let ends = [end(&mut args)?, end(&mut args)?];
     let timeout = Timeout::parse(args.take()?, keys.now())?;
     if !move_element(keys, [source, destination], ends, reply)? {
-        return timeout.wait(keys, WaitedInVain::NullArray);
+        return timeout.wait(keys, WaitedInVain::NullArrayOrNull);
     }
     let words = &words.argv()[words.index()..words.index() + 2];
     keys.effects.replace(&[b"LMOVE", source, destination, words[0], words[1]]);
@@ -562,7 +562,7 @@ fn brpoplpush(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Ans
     let (source, destination) = (args.take()?, args.take()?);
     let timeout = Timeout::parse(args.take()?, keys.now())?;
     if !move_element(keys, [source, destination], [End::Back, End::Front], reply)? {
-        return timeout.wait(keys, WaitedInVain::NullArray);
+        return timeout.wait(keys, WaitedInVain::NullArrayOrNull);
     }
     keys.effects.replace(&[b"RPOPLPUSH", source, destination]);
     Ok(())
