@@ -38,11 +38,6 @@ fn options(args: &mut Args<'_>, creates: bool) -> Result<Options, CommandError> 
     Ok(options)
 }
 
-/// Where a group begins: an id, or `$` for the end of the stream as of now.
-fn position(text: &[u8], last_id: StreamId) -> Result<StreamId, CommandError> {
-    if text == b"$" { Ok(last_id) } else { parse::id(text, 0) }
-}
-
 /// `$` means something else a moment later: what is repeated elsewhere names the id.
 fn settle_position(keys: &mut Keys<'_>, text: &[u8], id: StreamId) {
     const POSITION: usize = 4;
@@ -60,7 +55,7 @@ pub(super) fn create(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply)
         None if options.make_stream => StreamId::MIN,
         None => return Err(CommandError::err(NO_KEY)),
     };
-    let id = position(at, last_id)?;
+    let id = if at == b"$" { last_id } else { parse::id(at, 0)? };
     let missed = !keys.exists(key);
     let made =
         keys.amend(key, Missing::Create, |stream: &mut Stream| stream.add_group(group, id, options.entries_read))?;
@@ -82,7 +77,8 @@ pub(super) fn set_id(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply)
     let (key, group, at) = (args.take()?, args.take()?, args.take()?);
     let options = options(&mut args, false)?;
     let stream = group_of(keys, key, group)?;
-    let id = position(at, stream.last_id())?;
+    // Only here the two ends of an interval may stand for ids.
+    let id = if at == b"$" { stream.last_id() } else { parse::edge(at, 0)? };
     in_group(keys, key, group, |group| (group.last_id, group.entries_read) = (id, options.entries_read))?;
     // Who waits for new entries may find some now.
     keys.touched(key);

@@ -39,7 +39,8 @@ pub(super) fn range_end(text: &[u8]) -> Result<StreamId, CommandError> {
     edge(text, u64::MAX)
 }
 
-fn edge(text: &[u8], seq_missing: u64) -> Result<StreamId, CommandError> {
+/// An id, `-` or `+`.
+pub(super) fn edge(text: &[u8], seq_missing: u64) -> Result<StreamId, CommandError> {
     match text {
         b"-" => Ok(StreamId::MIN),
         b"+" => Ok(StreamId::MAX),
