@@ -50,17 +50,28 @@ impl<'a> Prepared<'a> {
     }
 }
 
+/// The requests of one batch, as they were decoded.
+#[derive(Clone, Copy)]
+pub(crate) struct Received<'i> {
+    /// What the client sent.
+    pub(crate) input: &'i [u8],
+    /// Every argument of every request.
+    pub(crate) ranges: &'i [ArgRange],
+    /// Which of them belong together.
+    pub(crate) requests: &'i [Decoded],
+}
+
 /// Runs one batch. `Some`: it ended early, and `consumed` says after which byte.
 pub(crate) fn run_batch(
     worker: &Worker,
     connection: &Rc<Connection>,
     session: &mut Session,
     lane: &mut Lane,
-    input: &[u8],
-    (ranges, requests): (&[ArgRange], &[Decoded]),
+    received: Received<'_>,
     consumed: &mut usize,
     scratch: &mut Scratch,
 ) -> Option<Next> {
+    let Received { input, ranges, requests } = received;
     if requests.is_empty() {
         return None;
     }

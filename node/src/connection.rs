@@ -9,7 +9,7 @@
 //! request, unsent replies) moves into the connection. Unsent replies stop the reading: a slow reader slows itself.
 
 use crate::asks;
-use crate::batch::run_batch;
+use crate::batch::{Received, run_batch};
 use crate::corridor::{Entry, InLane};
 use crate::forward::ForwardBatch;
 use crate::handover::{self, HandedOver};
@@ -528,8 +528,8 @@ fn run(
     let next = loop {
         let ended = decode(&mut lane.decoder, &session, input, consumed, &mut ranges, &mut requests);
         let before = consumed;
-        let flow =
-            run_batch(worker, connection, &mut session, lane, input, (&ranges, &requests), &mut consumed, scratch);
+        let received = Received { input, ranges: &ranges, requests: &requests };
+        let flow = run_batch(worker, connection, &mut session, lane, received, &mut consumed, scratch);
         let done = requests.last().map_or(before, |request| request.end);
         if let Some(next) = flow {
             if consumed < ended.position || matches!(ended.how, Ended::Broken(_)) {

@@ -55,7 +55,7 @@ impl Watch {
     }
 
     /// How many keys.
-    pub fn len(&self) -> usize {
+    pub fn key_count(&self) -> usize {
         self.keys.lock().len()
     }
 

@@ -27,9 +27,12 @@ pub const SUBSCRIPTIONS_MAX: usize = 100_000;
 
 type Listeners = Vec<Arc<Mailbox>>;
 
+/// The channels of one lock.
+type Part = RwLock<HashMap<Vec<u8>, Listeners>>;
+
 /// Every channel of one kind.
 struct Channels {
-    parts: Box<[RwLock<HashMap<Vec<u8>, Listeners>>]>,
+    parts: Box<[Part]>,
     hasher: RandomState,
 }
 
@@ -38,14 +41,12 @@ impl Channels {
         Channels { parts: (0..PARTS).map(|_| RwLock::default()).collect(), hasher: RandomState::new() }
     }
 
-    fn part(&self, channel: &[u8]) -> &RwLock<HashMap<Vec<u8>, Listeners>> {
+    fn part(&self, channel: &[u8]) -> &Part {
         &self.parts[self.hasher.hash_one(channel) as usize % PARTS]
     }
 
     fn names(&self, fits: impl Fn(&[u8]) -> bool) -> Vec<Vec<u8>> {
-        let names = |part: &RwLock<HashMap<Vec<u8>, Listeners>>| {
-            part.read().keys().filter(|name| fits(name)).cloned().collect::<Vec<_>>()
-        };
+        let names = |part: &Part| part.read().keys().filter(|name| fits(name)).cloned().collect::<Vec<_>>();
         self.parts.iter().flat_map(names).collect()
     }
 }

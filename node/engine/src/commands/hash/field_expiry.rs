@@ -201,7 +201,9 @@ impl Conditions {
         match before {
             None => !self.only_with && !self.only_later,
             Some(before) => {
-                !self.only_without && !(self.only_later && at <= before) && !(self.only_earlier && at >= before)
+                let refused =
+                    self.only_without || (self.only_later && at <= before) || (self.only_earlier && at >= before);
+                !refused
             }
         }
     }
