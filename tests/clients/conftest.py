@@ -18,6 +18,9 @@ import urllib.request
 import pytest
 import redis
 
+# LiteLLM would ask the network for its price list when it is imported.
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 AGAINST_VALKEY = os.environ.get("KEYWARD_CLIENTS_AGAINST") == "valkey"
 
