@@ -7,22 +7,40 @@ use keyward_engine::session::{ReplyMode, Session};
 
 /// One line of `CLIENT LIST`, without the line break.
 pub fn line(session: &Session, connection: &Connection, now: UnixMillis) -> String {
-    describe(session, now, connection.input_bytes.get(), connection.output_bytes.get())
+    let lasting = Lasting {
+        subscriptions: connection.subscriptions.borrow().counts(),
+        watched: connection.watch.borrow().as_ref().map_or(0, |watch| watch.keys().len()),
+        tracks: connection.tracking.borrow().is_some(),
+    };
+    describe(session, now, connection.input_bytes.get(), connection.output_bytes.get(), &lasting)
 }
 
 /// A client described where its buffers are not at hand.
 pub fn info(session: &Session, now: UnixMillis) -> String {
-    describe(session, now, 0, 0)
+    describe(session, now, 0, 0, &Lasting::default())
 }
 
-fn describe(session: &Session, now: UnixMillis, input_bytes: usize, output_bytes: usize) -> String {
+/// What a connection has besides its session.
+#[derive(Default)]
+struct Lasting {
+    /// Channels, patterns, shard channels.
+    subscriptions: (usize, usize, usize),
+    watched: usize,
+    tracks: bool,
+}
+
+fn describe(session: &Session, now: UnixMillis, input_bytes: usize, output_bytes: usize, lasting: &Lasting) -> String {
     let seconds = |since: UnixMillis| (now - since).max(0) / 1000;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let command = if session.last_command.is_empty() { "NULL" } else { session.last_command };
     let protocol = if session.protocol == Protocol::Resp3 { 3 } else { 2 };
+    let (channels, patterns, shard_channels) = lasting.subscriptions;
+    let watched = lasting.watched;
+    let queued = session.transaction.as_ref().map_or(-1, |transaction| transaction.requests.len() as i64);
     let memory = std::mem::size_of::<Session>() + input_bytes + output_bytes;
     format!(
-        "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={} capa= db={} sub=0 psub=0 ssub=0 multi=-1 watch=0 \
+        "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={} capa= db={} sub={channels} psub={patterns} \
+         ssub={shard_channels} multi={queued} watch={watched} \
          qbuf={input_bytes} qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem={output_bytes} \
          tot-mem={memory} events=r cmd={command} user={} redir=-1 resp={protocol} lib-name={} lib-ver={} \
          tot-net-in=0 tot-net-out=0 tot-cmds={}",
@@ -32,7 +50,7 @@ fn describe(session: &Session, now: UnixMillis, input_bytes: usize, output_bytes
         text(&session.name),
         seconds(session.created_at),
         seconds(session.active_at),
-        flags(session),
+        flags(session, lasting),
         session.database,
         text(session.user_name()),
         text(&session.library_name),
@@ -41,8 +59,17 @@ fn describe(session: &Session, now: UnixMillis, input_bytes: usize, output_bytes
     )
 }
 
-fn flags(session: &Session) -> String {
+fn flags(session: &Session, lasting: &Lasting) -> String {
     let mut flags = String::new();
+    if session.subscribed {
+        flags.push('P');
+    }
+    if session.transaction.is_some() {
+        flags.push('x');
+    }
+    if lasting.tracks {
+        flags.push('t');
+    }
     if session.closing {
         flags.push('c');
     }

@@ -21,7 +21,11 @@ for (const [version, Redis] of [['ioredis 5', Redis5], ['ioredis 6', Redis6]]) {
       return client;
     };
     const fresh = () => { stories += 1; return `story:${version}:${stories}`; };
-    const blocked = (client) => waitUntil(async () => Number(/blocked_clients:(\d+)/.exec(await client.info('clients'))[1]) > 0, 10_000);
+    // At whichever node serves the client that waits.
+    const blocked = () => waitUntil(async () => {
+      const told = await Promise.all([1, 2, 3].map((node) => connect(node).info('clients')));
+      return told.some((info) => Number(/blocked_clients:(\d+)/.exec(info)[1]) > 0);
+    }, 10_000);
     before(async () => { cluster = await start(); }, { timeout: 60_000 });
     after(async () => {
       open.forEach((client) => client.disconnect());
@@ -82,11 +86,15 @@ for (const [version, Redis] of [['ioredis 5', Redis5], ['ioredis 6', Redis6]]) {
     test('a subscriber that lost its connection subscribes again', STORY, async () => {
       const key = fresh();
       const heard = [];
-      const listener = connect(2, { retryStrategy: () => 20 });
+      const listener = connect(2, { retryStrategy: () => 20, connectionName: key.replaceAll(' ', '-') });
       listener.on('message', (channel, text) => heard.push(text));
       await listener.subscribe(key);
-      const number = /id=(\d+)[^\n]*sub=1/.exec(await connect(2).client('LIST'))[1];
-      assert.equal(await connect(2).client('KILL', 'ID', number), 1);
+      // It is listed at the node that serves it, which need not be the one it connected to.
+      const nodes = [1, 2, 3].map((node) => connect(node, { connectionName: 'asking' }));
+      const lists = await Promise.all(nodes.map((node) => node.client('LIST')));
+      const serving = lists.findIndex((list) => list.includes(`name=${key.replaceAll(' ', '-')} `) && / sub=1 /.test(list));
+      const line = lists[serving].split('\n').find((client) => client.includes(`name=${key.replaceAll(' ', '-')} `) && client.includes(' sub=1 '));
+      assert.equal(await nodes[serving].client('KILL', 'ID', /id=(\d+)/.exec(line)[1]), 1);
       const publisher = connect(1);
       await waitUntil(async () => { await publisher.publish(key, 'again'); return heard.length > 0; }, 10_000);
     });
@@ -133,16 +141,16 @@ for (const [version, Redis] of [['ioredis 5', Redis5], ['ioredis 6', Redis6]]) {
       const key = fresh();
       const [waiting, writing] = [connect(2), connect(3)];
       const popped = waiting.blpop(key, 10);
-      await blocked(connect(2));
+      await blocked();
       await writing.rpush(key, 'one');
       assert.deepEqual(await popped, [key, 'one']);
       const least = waiting.bzpopmin(`${key}:z`, 10);
-      await blocked(connect(2));
+      await blocked();
       await writing.zadd(`${key}:z`, 2, 'b', 1, 'a');
       const [name, member, score] = await least;
       assert.deepEqual([name, member, Number(score)], [`${key}:z`, 'a', 1]);
       const moved = waiting.blmove(`${key}:from`, `${key}:to`, 'LEFT', 'RIGHT', 10);
-      await blocked(connect(2));
+      await blocked();
       await writing.rpush(`${key}:from`, 'x');
       assert.equal(await moved, 'x');
       assert.equal(await waiting.blpop(key, 0.05), null);
@@ -152,7 +160,7 @@ for (const [version, Redis] of [['ioredis 5', Redis5], ['ioredis 6', Redis6]]) {
       const key = fresh();
       const reader = connect(3);
       const read = reader.xread('BLOCK', 10_000, 'STREAMS', key, '$');
-      await blocked(connect(3));
+      await blocked();
       const id = await connect(1).xadd(key, 'MAXLEN', '~', 1000, '*', 'word', 'new');
       const reply = await read;
       const [[name, entries]] = Array.isArray(reply) ? reply : Object.entries(reply);

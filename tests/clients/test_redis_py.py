@@ -62,8 +62,10 @@ def in_background(work, *arguments):
     return join
 
 
-def wait_until_blocked(admin, count=1):
-    wait_until(lambda: admin.info("clients")["blocked_clients"] >= count, seconds=ANSWER_SECONDS)
+def wait_until_blocked(on):
+    """Until a client waits, at whichever node serves it."""
+    nodes = [on(node) for node in (1, 2, 3)]
+    wait_until(lambda: any(node.info("clients")["blocked_clients"] for node in nodes), seconds=ANSWER_SECONDS)
 
 
 # ---- transactions ----
@@ -177,7 +179,7 @@ def test_a_pop_waits_for_a_push_on_another_node(on, key, pop):
     waiting, pushing = on(2), on(3)
     for word in ("one", "two"):
         join = in_background(getattr(waiting, pop), [key, key + ":other"], 10)
-        wait_until_blocked(on(2))
+        wait_until_blocked(on)
         pushing.rpush(key, word)
         assert list(join()) == [key, word]
     started = time.monotonic()
@@ -189,15 +191,15 @@ def test_a_pop_waits_for_a_push_on_another_node(on, key, pop):
 def test_the_other_blocking_commands_wait_as_well(on, key):
     waiting, writing = on(3), on(1)
     join = in_background(waiting.bzpopmin, [key + ":z"], 10)
-    wait_until_blocked(on(3))
+    wait_until_blocked(on)
     writing.zadd(key + ":z", {"late": 2, "early": 1})
     assert list(join()) == [key + ":z", "early", 1.0]
     join = in_background(waiting.blmove, key + ":from", key + ":to", 10, "LEFT", "RIGHT")
-    wait_until_blocked(on(3))
+    wait_until_blocked(on)
     writing.rpush(key + ":from", "moved")
     assert join() == "moved" and writing.lrange(key + ":to", 0, -1) == ["moved"]
     join = in_background(lambda: waiting.blmpop(10, 2, key + ":a", key + ":b", direction="LEFT", count=2))
-    wait_until_blocked(on(3))
+    wait_until_blocked(on)
     writing.rpush(key + ":b", "x", "y", "z")
     name, words = join()
     assert name == key + ":b" and words == ["x", "y"]
@@ -218,7 +220,7 @@ def test_a_blocked_client_is_let_go(on, key):
     waiting = on(2)
     number = waiting.client_id()
     join = in_background(waiting.blpop, [key], 10)
-    wait_until_blocked(on(2))
+    wait_until_blocked(on)
     wait_until(lambda: on(2).client_unblock(number), seconds=ANSWER_SECONDS)
     assert join() is None
 
@@ -330,7 +332,7 @@ def fields(reply):
 def test_a_reader_waits_for_an_entry_of_another_node(on, key):
     reader = on(2)
     join = in_background(lambda: reader.xread({key: "$"}, block=10_000))
-    wait_until_blocked(on(2))
+    wait_until_blocked(on)
     number = on(3).xadd(key, {"word": "new"})
     assert fields(join()) == [(number, {"word": "new"})]
 
