@@ -281,12 +281,13 @@ fn smove(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
         return Ok(());
     };
     let is_member = set.contains(member);
-    keys.peek_as::<Set>(destination)?;
+    // A set that holds it already stays untouched: whoever watches it must not be told otherwise.
+    let known = keys.peek_as::<Set>(destination)?.is_some_and(|set| set.contains(member));
     if is_member && source != destination {
         keys.update(source, Missing::Skip, |set: &mut Set| set.remove(member))?;
         keys.effects.changed(1);
         keys.event_of_removal(EventClass::SET, "srem", source);
-        if upsert(keys, destination, |set: &mut Set| set.add(member, limits))? {
+        if !known && upsert(keys, destination, |set: &mut Set| set.add(member, limits))? {
             keys.event(EventClass::SET, "sadd", destination);
         }
     }
