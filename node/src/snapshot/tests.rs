@@ -237,11 +237,12 @@ fn what_was_written_together_is_never_torn() {
     };
     const PAIRS: u32 = 2000;
     (0..PAIRS).for_each(|number| write_pair(number, 0));
+    // It goes on from file to file: what the last one left behind must not look like a later round.
+    let mut round = 1;
     for _ in 0..3 {
         let done = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                let mut round = 1;
                 while !done.load(std::sync::atomic::Ordering::Relaxed) {
                     (0..PAIRS).for_each(|number| write_pair(number, round));
                     round += 1;
