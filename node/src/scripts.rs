@@ -19,7 +19,7 @@ use crate::node::Node;
 use crate::worker::{Scratch, Worker, now_us};
 use keyward_acl::{ErrorDetail, Glob};
 use keyward_engine::asks::{Program, RestorePolicy, ScriptCall, ScriptCare};
-use keyward_engine::command::{Flags, Run};
+use keyward_engine::command::{Flags, Group, Run};
 use keyward_engine::effects::Effects;
 use keyward_engine::error::CommandError;
 use keyward_engine::reply::{Protocol, Reply};
@@ -38,6 +38,10 @@ use tokio::sync::oneshot;
 
 /// A script that took less than this may run on the thread that read it, next time.
 const QUICK: Duration = Duration::from_millis(2);
+
+/// A script that takes longer than this where it was read, and has written nothing, ends there and begins anew on the script
+/// thread: it was thought to be quick and is not.
+const QUICK_AT_MOST: Duration = Duration::from_millis(20);
 
 /// Programs remembered as quick; when there are more, all are forgotten and learned anew.
 const QUICK_MAX: usize = 10_000;
@@ -187,11 +191,11 @@ fn serve(worker: &Worker, job: Job) {
     let mut scratch = worker.scratch.borrow_mut();
     let conditions = worker.conditions(&view, &hot);
     let mut batch = Batch::new(worker, None, worker.now_ms(), conditions, hot);
-    let reply = batch.run_script(&session, &lane, &call, &mut scratch);
+    let reply = batch.run_script(&session, &lane, &call, Place::ScriptThread, &mut scratch);
     batch.serve_ready(&view, &mut scratch);
     drop(closed);
     // A client that left meanwhile needs no reply.
-    let _ = answer.send(reply);
+    let _ = answer.send(reply.unwrap_or_default());
 }
 
 impl Batch<'_, '_> {
@@ -214,17 +218,30 @@ impl Batch<'_, '_> {
         if closed.is_none() && !self.is_executing() {
             return Flow::Closed;
         }
-        let reply = self.run_script(session, lane, &call, scratch);
-        scratch.reply.raw(&reply);
+        let place = if self.is_executing() { Place::InTransaction } else { Place::WhereRead };
+        let reply = self.run_script(session, lane, &call, place, scratch);
         drop(closed);
-        Flow::Continue
+        match reply {
+            Some(reply) => {
+                scratch.reply.raw(&reply);
+                Flow::Continue
+            }
+            None => Flow::Stop(Box::new(crate::connection::Next::Ask(keyward_engine::asks::Ask::RunScript(call)))),
+        }
     }
 
-    /// Runs a script; the caller has the corridor. The reply.
-    fn run_script(&mut self, session: &Session, lane: &Lane, call: &ScriptCall, scratch: &mut Scratch) -> Vec<u8> {
+    /// Runs a script; the caller has the corridor. The reply; `None`: it must begin anew on the script thread.
+    fn run_script(
+        &mut self,
+        session: &Session,
+        lane: &Lane,
+        call: &ScriptCall,
+        place: Place,
+        scratch: &mut Scratch,
+    ) -> Option<Vec<u8>> {
         let scripts = &self.worker.node.scripts;
         let mut machine = scripts.machine.lock();
-        let refuse = |text: &str| error_reply(session.protocol, text);
+        let refuse = |text: &str| Some(error_reply(session.protocol, text));
         let (sha, flags, function) = match &call.program {
             Program::Text(text) => match machine.load_script(text, false) {
                 Ok(sha) => (Some(sha), machine.script(&sha).map(|script| script.flags), None),
@@ -274,6 +291,8 @@ impl Batch<'_, '_> {
             is_function: function.is_some(),
             began,
             wrote: false,
+            place,
+            moves: false,
         };
         let mut out = Vec::new();
         let outcome = match (&sha, &function) {
@@ -281,16 +300,20 @@ impl Batch<'_, '_> {
             (None, Some(name)) => machine.run_function(name.as_bytes(), &invocation, &mut host, &mut out),
             (None, None) => None,
         };
+        let moves = host.moves;
         self.worker.node.journal.end_group();
         *scripts.running.lock() = None;
         scripts.learn(name_of(&call.program), began.elapsed());
+        if moves {
+            return None;
+        }
         if outcome.is_none() {
             return refuse("NOSCRIPT No matching script. Please use EVAL.");
         }
         if out.len() > self.hot.reply_bytes_max() {
             return refuse(crate::batch::REPLY_TOO_LONG);
         }
-        out
+        Some(out)
     }
 
     /// Why a program with these flags may not begin now.
@@ -471,6 +494,17 @@ fn list_libraries(machine: &Machine, pattern: Option<&[u8]>, with_code: bool, re
     }
 }
 
+/// Where a script runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Place {
+    /// On the data thread of its client.
+    WhereRead,
+    /// There too, as part of a transaction.
+    InTransaction,
+    /// On the script thread.
+    ScriptThread,
+}
+
 /// The world as a running script sees it.
 struct ScriptHost<'h, 'w, 'a> {
     batch: &'h Batch<'w, 'a>,
@@ -482,6 +516,8 @@ struct ScriptHost<'h, 'w, 'a> {
     is_function: bool,
     began: Instant,
     wrote: bool,
+    place: Place,
+    moves: bool,
 }
 
 impl ScriptHost<'_, '_, '_> {
@@ -512,7 +548,8 @@ impl ScriptHost<'_, '_, '_> {
     }
 
     fn note_write(&mut self, row: &Row) {
-        if row.command.flags.has(Flags::WRITE) && !self.wrote {
+        let flags = row.command.flags;
+        if (flags.has(Flags::WRITE) || row.command.group == Group::PubSub) && !self.wrote {
             self.wrote = true;
             self.batch.worker.node.scripts.running.lock().iter_mut().for_each(|running| running.wrote = true);
         }
@@ -574,9 +611,22 @@ impl Host for ScriptHost<'_, '_, '_> {
             let by = if self.is_function { "FUNCTION KILL" } else { "SCRIPT KILL" };
             return Interrupt::Stop(format!("ERR Script killed by user with {by}..."));
         }
-        if self.began.elapsed() > self.batch.hot.busy_after && !node.corridor.is_busy() {
+        let elapsed = self.began.elapsed();
+        match self.place {
+            Place::WhereRead if !self.wrote && elapsed > QUICK_AT_MOST => {
+                self.moves = true;
+                return Interrupt::Stop("ERR the script begins anew elsewhere".to_owned());
+            }
+            // It cannot move, and its thread can serve nobody who would end it.
+            Place::InTransaction if !self.wrote && elapsed > self.batch.hot.busy_after => {
+                let text = "ERR a script within a transaction ran for longer than busy-reply-threshold";
+                return Interrupt::Stop(text.to_owned());
+            }
+            _ => {}
+        }
+        if elapsed > self.batch.hot.busy_after && !node.corridor.is_busy() {
             tracing::warn!(
-                ms = self.began.elapsed().as_millis(),
+                ms = elapsed.as_millis(),
                 "a slow script keeps the node; SCRIPT KILL ends it if it has not written"
             );
             node.corridor.note_busy();
