@@ -172,6 +172,7 @@ impl AclLog {
     /// Records an event: counts it, and keeps it unless the length is 0.
     pub fn record(&mut self, event: &LogEvent<'_>, now_ms: u64) {
         self.counters[event.reason as usize] += 1;
+        self.entries.truncate(self.max_len);
         if self.max_len == 0 {
             return;
         }
@@ -211,10 +212,9 @@ impl AclLog {
         self.entries.clear();
     }
 
-    /// `acllog-max-len`; the oldest entries beyond it are dropped.
+    /// `acllog-max-len`; as in Redis, entries beyond it go when the next event is recorded.
     pub fn set_max_len(&mut self, max_len: usize) {
         self.max_len = max_len;
-        self.entries.truncate(max_len);
     }
 
     /// How often it happened since the start, whatever the log keeps.

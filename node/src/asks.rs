@@ -11,11 +11,10 @@ use crate::node::Node;
 use crate::worker::{Job, Worker, now_us};
 use keyward_acl::{ErrorDetail, UserChange, UserOutcome};
 use keyward_cluster::{Change, Outcome};
-use keyward_engine::asks::{Ask, ClientFilter, KillReply, LoginAttempt};
+use keyward_engine::asks::{Ask, ClientFilter, CommandLogAsk, CommandLogKind, KillReply, LatencyAsk, LoginAttempt};
 use keyward_engine::reply::{Protocol, Reply};
 use keyward_proto::resp::{ReplyLimits, Value, parse_reply};
 use std::rc::Rc;
-use std::time::Duration;
 use tokio::sync::oneshot;
 
 const WRONGPASS: &str = "WRONGPASS invalid username-password pair or user is disabled.";
@@ -97,11 +96,29 @@ pub async fn carry_out(worker: &Rc<Worker>, connection: &Rc<Connection>, ask: As
             worker.node.stop.request(save);
             connection.session.borrow_mut().closing = true;
         }
-        Ask::Sleep { ms } => {
-            tokio::time::sleep(Duration::from_millis(ms)).await;
+        Ask::PurgeMemory => reply.ok(),
+        Ask::Memory(ask) => crate::memory_report::show(&worker.node, ask, &mut reply),
+        Ask::CommandLog(kind, ask) => command_log(&worker.node, connection, kind, ask, &mut reply),
+        Ask::Latency(ask) => latency(&worker.node, ask, &mut reply),
+        Ask::Pause { ms, writes_only } => {
+            let now = worker.now_ms();
+            let until = i64::try_from(ms).ok().and_then(|ms| now.checked_add(ms));
+            match until {
+                Some(until) => {
+                    worker.node.pause.begin(until, writes_only, now);
+                    reply.ok();
+                }
+                None => reply.error("ERR timeout is out of range"),
+            }
+        }
+        Ask::Unpause => {
+            worker.node.pause.end();
             reply.ok();
         }
-        Ask::PurgeMemory => reply.ok(),
+        Ask::Debug(ask) => crate::debug::carry_out(worker, connection, ask, &mut reply).await,
+    }
+    if let Some(asked) = connection.asked.borrow_mut().take() {
+        worker.asked(&connection.session.borrow(), asked, &reply);
     }
     let replies = connection.session.borrow().replies;
     if replies == keyward_engine::session::ReplyMode::On {
@@ -290,6 +307,44 @@ async fn show_info(worker: &Rc<Worker>, connection: &Connection, sections: &[Str
         }
     }
     reply.verbatim(text.as_bytes());
+}
+
+/// `SLOWLOG` and `COMMANDLOG`. Whoever sees a part of the keys only, sees what its own user did.
+fn command_log(node: &Node, connection: &Connection, kind: CommandLogKind, ask: CommandLogAsk, reply: &mut Reply) {
+    let session = connection.session.borrow();
+    let confined = session.login.as_ref().is_none_or(|login| login.policy.is_confined());
+    let user = confined.then(|| session.user_name());
+    match ask {
+        CommandLogAsk::Show(count) => node.command_logs.show(kind, count, user, reply),
+        CommandLogAsk::Count => reply.count(node.command_logs.count(kind, user)),
+        CommandLogAsk::Reset => {
+            node.command_logs.reset(kind);
+            reply.ok();
+        }
+    }
+}
+
+fn latency(node: &Node, ask: LatencyAsk, reply: &mut Reply) {
+    match ask {
+        LatencyAsk::Latest => node.latency.latest(reply),
+        LatencyAsk::History(event) => node.latency.history(&event, reply),
+        LatencyAsk::Graph(event) => match node.latency.graph(&event, now_us() / 1_000_000) {
+            Some(graph) => reply.verbatim(graph.as_bytes()),
+            None => {
+                let event = event.escape_ascii();
+                reply.error(&format!("ERR No samples available for event '{event}'"));
+            }
+        },
+        LatencyAsk::Reset(events) => reply.count(node.latency.reset(&events)),
+        LatencyAsk::Doctor => {
+            let advice = node.latency.advice(node.live.hot().latency_event_ms);
+            reply.verbatim(advice.as_bytes());
+        }
+        LatencyAsk::Histogram(names) => {
+            let times = |command| info::latency_of(node, command);
+            crate::latency::show_histograms(node.table, times, &names, reply);
+        }
+    }
 }
 
 async fn save(node: &std::sync::Arc<Node>, reply: &mut Reply) {

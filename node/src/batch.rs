@@ -13,13 +13,15 @@ use crate::corridor::{Entry, InLane};
 use crate::forward::ForwardBatch;
 use crate::gate::{self, Conditions, KeyBuffer, Refusal};
 use crate::live::Hot;
+use crate::meter::{Asked, Meter};
 use crate::observers::Waiter;
 use crate::shards::{Call, Reader};
 use crate::tracking::Tracker;
 use crate::view::View;
 use crate::worker::{Scratch, Worker, now_us};
+use keyward_acl::LogContext;
 use keyward_engine::args::Args;
-use keyward_engine::asks::Ask;
+use keyward_engine::asks::{Ask, CommandLogKind};
 use keyward_engine::command::{Flags, Group, Home, Run};
 use keyward_engine::effects::Wait;
 use keyward_engine::error::CommandError;
@@ -30,6 +32,7 @@ use keyward_engine::table::{Resolved, Row};
 use keyward_proto::resp::{ArgRange, Decoder, encode_command};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// What a client gets whose request has an answer longer than `client-output-buffer-limit`. What it changed is changed.
 pub(crate) const REPLY_TOO_LONG: &str = "ERR the reply is longer than client-output-buffer-limit allows";
@@ -101,11 +104,32 @@ pub(crate) fn run_batch(
     let conditions = worker.conditions(&lane.view, &hot);
     let mut batch = Batch::new(worker, Some(connection), now, conditions, hot);
     worker.stats.batches.add(1);
+    let ended = run_prepared(&mut batch, session, lane, prepared, consumed, scratch);
+    batch.meter.settle(worker, &batch.hot, session);
+    if ended.is_none() && !batch.forward.is_empty() {
+        batch.forward.describe(session, &lane.view);
+        return Some(Next::Forward(batch.forward));
+    }
+    ended
+}
+
+fn run_prepared<'a>(
+    batch: &mut Batch<'_, 'a>,
+    session: &mut Session,
+    lane: &mut Lane,
+    prepared: Vec<Prepared<'a>>,
+    consumed: &mut usize,
+    scratch: &mut Scratch,
+) -> Option<Next> {
     for request in prepared {
-        if !lane_is_current(worker, lane, session, &mut batch) {
+        if !lane_is_current(batch.worker, lane, session, batch) {
             return Some(Next::Close);
         }
         let end = request.end;
+        if let Ok(resolved) = &request.resolved {
+            let (row, bytes) = (resolved.row, end - *consumed);
+            batch.worker.measured(CommandLogKind::LargeRequest, &batch.hot, session, row, request.argv, bytes);
+        }
         let flow = batch.step(session, lane, request, scratch);
         match flow {
             Flow::Continue => {
@@ -116,6 +140,7 @@ pub(crate) fn run_batch(
             }
             Flow::StopBefore => break,
             Flow::Closed => return Some(Next::Wait),
+            Flow::Paused => return Some(Next::Paused),
             Flow::Stop(next) => {
                 *consumed = end;
                 return Some(*next);
@@ -124,10 +149,6 @@ pub(crate) fn run_batch(
         if scratch.reply.bytes.len() > OUTPUT_BYTES_SOFT && batch.forward.is_empty() {
             return Some(Next::Flush);
         }
-    }
-    if !batch.forward.is_empty() {
-        batch.forward.describe(session, &lane.view);
-        return Some(Next::Forward(batch.forward));
     }
     None
 }
@@ -150,6 +171,8 @@ pub(crate) enum Flow {
     StopBefore,
     /// Not done: somebody else runs alone.
     Closed,
+    /// Not done: clients are paused.
+    Paused,
     /// Done as far as can be without waiting.
     Stop(Box<Next>),
 }
@@ -164,6 +187,7 @@ pub(crate) struct Batch<'w, 'a> {
     pub(crate) hot: Rc<Hot>,
     keys: KeyBuffer<'a>,
     forward: ForwardBatch,
+    meter: Meter<'a>,
     /// These are the requests of a transaction that is being carried out: nothing is queued, nothing waits, and those who
     /// wait for their keys are served when it is over.
     executing: bool,
@@ -181,7 +205,8 @@ impl<'w, 'a> Batch<'w, 'a> {
         hot: Rc<Hot>,
     ) -> Batch<'w, 'a> {
         let (keys, forward) = (KeyBuffer::new(), ForwardBatch::default());
-        Batch { worker, connection, now, conditions, hot, keys, forward, executing: false, scripted: false }
+        let meter = Meter::new(hot.measures_closely);
+        Batch { worker, connection, now, conditions, hot, keys, forward, meter, executing: false, scripted: false }
     }
 
     /// Whether these are the requests of a transaction that is being carried out.
@@ -200,7 +225,7 @@ impl<'w, 'a> Batch<'w, 'a> {
     /// A batch for the requests of a transaction of this one's client.
     pub(crate) fn for_transaction<'t>(&self) -> Batch<'w, 't> {
         let inner = Batch::new(self.worker, self.connection, self.now, self.conditions, Rc::clone(&self.hot));
-        Batch { executing: true, ..inner }
+        Batch { executing: true, meter: Meter::new(true), ..inner }
     }
 
     /// One request: gate, run, answer.
@@ -214,7 +239,7 @@ impl<'w, 'a> Batch<'w, 'a> {
     ) -> Flow {
         let mark = scratch.reply.mark();
         let flow = self.answer(session, lane, request, scratch);
-        if session.replies != ReplyMode::On && !matches!(flow, Flow::StopBefore | Flow::Closed) {
+        if session.replies != ReplyMode::On && !matches!(flow, Flow::StopBefore | Flow::Closed | Flow::Paused) {
             self.hold_back(session, &flow, mark, scratch);
         }
         if !scratch.calls.ready.is_empty() && !self.executing {
@@ -239,7 +264,27 @@ impl<'w, 'a> Batch<'w, 'a> {
         }
     }
 
+    /// The same without what follows a client's own request.
+    #[inline]
     pub(crate) fn answer(
+        &mut self,
+        session: &mut Session,
+        lane: &Lane,
+        request: Prepared<'a>,
+        scratch: &mut Scratch,
+    ) -> Flow {
+        let mark = scratch.reply.mark();
+        let (argv, row) = (request.argv, request.resolved.as_ref().ok().map(|resolved| resolved.row));
+        let flow = self.admit_and_run(session, lane, request, scratch);
+        scratch.reply.error_since(mark, |error| self.worker.stats.error_words.lock().note(error));
+        if let Some(row) = row {
+            let bytes = scratch.reply.since(mark);
+            self.worker.measured(CommandLogKind::LargeReply, &self.hot, session, row, argv, bytes);
+        }
+        flow
+    }
+
+    fn admit_and_run(
         &mut self,
         session: &mut Session,
         lane: &Lane,
@@ -255,7 +300,7 @@ impl<'w, 'a> Batch<'w, 'a> {
                 return Flow::Continue;
             }
             Err(error) => {
-                self.worker.stats.errors.add(1);
+                self.worker.malformed(&error);
                 self.break_transaction(session);
                 scratch.reply.command_error(&error);
                 return Flow::Continue;
@@ -286,13 +331,16 @@ impl<'w, 'a> Batch<'w, 'a> {
                 Err(refusal) => {
                     self.break_transaction(session);
                     session.last_command = row.full_name;
-                    self.worker.refused(session, row, &refusal);
+                    self.worker.refused(session, row, &refusal, self.log_context(session));
                     scratch.reply.error(&refusal.text(self.conditions.detail));
                     return Flow::Continue;
                 }
             };
         if !self.forward.is_empty() {
             return Flow::StopBefore;
+        }
+        if !self.executing && self.worker.waits_for_pause(self.now, session, row, request.argv) {
+            return Flow::Paused;
         }
         if session.transaction.is_some() && !self.executing && crate::transaction::is_queued(row) {
             let limit = self.hot.decoder.request_bytes_max;
@@ -306,6 +354,7 @@ impl<'w, 'a> Batch<'w, 'a> {
             show(self.worker, session, row, request.argv, self.scripted);
         }
         let (run, argv) = (admitted.row().run, admitted.argv());
+        self.meter.before(self.worker, &self.hot, session, row);
         let context = call_context(self.worker, &self.hot, session, self.now);
         let mark = scratch.reply.mark();
         let result = match run {
@@ -334,7 +383,11 @@ impl<'w, 'a> Batch<'w, 'a> {
                 match handler(session, &surroundings, Args::new(argv, words)) {
                     Ok(now) => {
                         let keys: Vec<Vec<u8>> = admitted.keys().iter().map(|named| named.key.to_vec()).collect();
-                        return self.at_once(now, session, lane, &keys, scratch);
+                        let flow = self.at_once(now, session, lane, &keys, scratch);
+                        if !matches!(flow, Flow::Closed) {
+                            self.meter.after(self.worker, &self.hot, session, row, argv);
+                        }
+                        return flow;
                     }
                     Err(error) => Err(error),
                 }
@@ -348,7 +401,12 @@ impl<'w, 'a> Batch<'w, 'a> {
             Run::Ask(handler) | Run::AskOwner(handler) => {
                 let surroundings = self.worker.surroundings(&lane.view, &self.hot);
                 match handler(session, &surroundings, Args::new(argv, words)) {
-                    Ok(ask) => return Flow::Stop(Box::new(Next::Ask(ask))),
+                    Ok(ask) => {
+                        if let Some(connection) = self.connection {
+                            *connection.asked.borrow_mut() = Some(Asked::new(row, argv));
+                        }
+                        return Flow::Stop(Box::new(Next::Ask(ask)));
+                    }
                     Err(error) => Err(error),
                 }
             }
@@ -357,8 +415,15 @@ impl<'w, 'a> Batch<'w, 'a> {
                 Err(CommandError::err(format!("{} is not available: {text}", row.full_name.to_uppercase())))
             }
         };
+        // Who waits is counted and measured when it is served.
+        if scratch.calls.parked.is_some() {
+            session.commands -= 1;
+            self.worker.waits(row);
+        } else {
+            self.meter.after(self.worker, &self.hot, session, row, argv);
+        }
         if let Err(error) = result {
-            self.worker.stats.errors.add(1);
+            self.worker.failed(row);
             scratch.reply.rewind(mark);
             scratch.reply.command_error(&error);
         } else if scratch.reply.is_too_long() {
@@ -370,6 +435,16 @@ impl<'w, 'a> Batch<'w, 'a> {
             return Flow::Stop(Box::new(Next::Blocked(waiter)));
         }
         if session.closing { Flow::Stop(Box::new(Next::Close)) } else { Flow::Continue }
+    }
+
+    fn log_context(&self, session: &Session) -> LogContext {
+        if self.scripted {
+            LogContext::Lua
+        } else if self.executing || session.transaction.is_some() {
+            LogContext::Multi
+        } else {
+            LogContext::Toplevel
+        }
     }
 
     /// A request was refused between MULTI and EXEC.
@@ -424,7 +499,7 @@ impl<'w, 'a> Batch<'w, 'a> {
         let table = self.worker.node.table;
         match gate::admit(table, resolved.row, &argv, &session, &self.conditions, &mut keys) {
             Err(refusal) => {
-                self.worker.refused(&session, resolved.row, &refusal);
+                self.worker.refused(&session, resolved.row, &refusal, LogContext::Toplevel);
                 reply.error(&refusal.text(self.conditions.detail));
             }
             Ok(admitted) => {
@@ -445,12 +520,16 @@ impl<'w, 'a> Batch<'w, 'a> {
                     park: Some(&park),
                 };
                 let node = &self.worker.node;
+                let began = Instant::now();
                 let result = node.shards.run(handler, &call, &mut scratch.calls, &node.journal, &mut reply);
                 scratch.calls.parked = None;
                 if waits.get() {
                     return None;
                 }
+                self.worker.count(resolved.row);
+                self.worker.took(&self.hot, &session, resolved.row, &argv, began.elapsed());
                 if let Err(error) = result {
+                    self.worker.failed(resolved.row);
                     reply.bytes.clear();
                     reply.command_error(&error);
                 }
@@ -523,7 +602,7 @@ fn park(
 
 /// What a call on data is lent.
 #[inline]
-fn call_context<'h>(worker: &Worker, hot: &'h Hot, session: &Session, now: i64) -> CallContext<'h> {
+pub(crate) fn call_context<'h>(worker: &Worker, hot: &'h Hot, session: &Session, now: i64) -> CallContext<'h> {
     CallContext {
         layout: worker.node.shards.layout(),
         space: SpaceId { tenant: session.tenant, database: session.database },

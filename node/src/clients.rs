@@ -11,6 +11,7 @@ pub fn line(session: &Session, connection: &Connection, now: UnixMillis) -> Stri
         subscriptions: connection.subscriptions.borrow().counts(),
         watched: connection.watch.borrow().as_ref().map_or(0, |watch| watch.keys().len()),
         tracks: connection.tracking.borrow().is_some(),
+        traffic: connection.traffic.get(),
     };
     describe(session, now, connection.input_bytes.get(), connection.output_bytes.get(), &lasting)
 }
@@ -27,6 +28,8 @@ struct Lasting {
     subscriptions: (usize, usize, usize),
     watched: usize,
     tracks: bool,
+    /// Bytes received and sent.
+    traffic: (u64, u64),
 }
 
 fn describe(session: &Session, now: UnixMillis, input_bytes: usize, output_bytes: usize, lasting: &Lasting) -> String {
@@ -35,7 +38,7 @@ fn describe(session: &Session, now: UnixMillis, input_bytes: usize, output_bytes
     let command = if session.last_command.is_empty() { "NULL" } else { session.last_command };
     let protocol = if session.protocol == Protocol::Resp3 { 3 } else { 2 };
     let (channels, patterns, shard_channels) = lasting.subscriptions;
-    let watched = lasting.watched;
+    let (watched, (received, sent)) = (lasting.watched, lasting.traffic);
     let queued = session.transaction.as_ref().map_or(-1, |transaction| transaction.requests.len() as i64);
     let memory = std::mem::size_of::<Session>() + input_bytes + output_bytes;
     format!(
@@ -43,7 +46,7 @@ fn describe(session: &Session, now: UnixMillis, input_bytes: usize, output_bytes
          ssub={shard_channels} multi={queued} watch={watched} \
          qbuf={input_bytes} qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem={output_bytes} \
          tot-mem={memory} events=r cmd={command} user={} redir=-1 resp={protocol} lib-name={} lib-ver={} \
-         tot-net-in=0 tot-net-out=0 tot-cmds={}",
+         tot-net-in={received} tot-net-out={sent} tot-cmds={}",
         session.id,
         session.address,
         session.local_address,

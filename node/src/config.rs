@@ -23,8 +23,8 @@ pub use machine::{Machine, raise_open_files};
 pub use source::Flags;
 use source::Given;
 pub use value::{
-    AclErrorDetail, AclPubsubDefault, Address, LogFormat, LogLevel, MaxmemoryPolicy, Member, Memory, SaveRule,
-    SaveRules, Secret, Size,
+    AclErrorDetail, AclPubsubDefault, Address, DebugCommand, LogFormat, LogLevel, MaxmemoryPolicy, Member, Memory,
+    SaveRule, SaveRules, Secret, Size,
 };
 use value::{Shape, Value};
 
@@ -149,6 +149,10 @@ settings! {
         acl_change_wait: Duration = "2s" in "10ms" ..= "60s";
         /// Entries that `ACL LOG` keeps; the oldest go first. 0: none.
         acllog_max_len: usize = "128" in "0" ..= "100000";
+    }
+    "Testing" {
+        /// Whether `DEBUG` works: `no`, `yes`, or `local` (from this machine only). It can stop the node from doing its work.
+        enable_debug_command: DebugCommand = "no";
     }
     "Clients" {
         /// Connections at a time; more are refused. Also bounded by the files the process may open.

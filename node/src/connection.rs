@@ -14,6 +14,7 @@ use crate::corridor::{Entry, InLane};
 use crate::forward::ForwardBatch;
 use crate::handover::{self, HandedOver};
 use crate::mailbox::Mailbox;
+use crate::meter::Asked;
 use crate::observers::{Waiter, Watch};
 use crate::pubsub::Subscriptions;
 use crate::tracking::Tracker;
@@ -52,6 +53,10 @@ pub struct Connection {
     pub input_bytes: Cell<usize>,
     /// Bytes answered but not yet sent.
     pub output_bytes: Cell<usize>,
+    /// Bytes received and sent since it connected.
+    pub traffic: Cell<(u64, u64)>,
+    /// What it asked of the outside world, while that is carried out.
+    pub asked: RefCell<Option<Asked>>,
     /// It waits for a change of users to be in force.
     pub changes_users: Cell<bool>,
     /// Another node accepted the client and handed it over to this one.
@@ -79,6 +84,8 @@ impl Connection {
             session: RefCell::new(session),
             input_bytes: Cell::new(0),
             output_bytes: Cell::new(0),
+            traffic: Cell::new((0, 0)),
+            asked: RefCell::new(None),
             changes_users: Cell::new(false),
             guest: false,
             handed_over: Cell::new(false),
@@ -116,6 +123,18 @@ impl Connection {
             worker.node.shards.tracking.remove(id);
         }
         worker.node.monitors.remove(id);
+    }
+
+    fn received(&self, worker: &Worker, count: usize) {
+        worker.stats.input_bytes.add(count as u64);
+        let (received, sent) = self.traffic.get();
+        self.traffic.set((received + count as u64, sent));
+    }
+
+    fn sent(&self, worker: &Worker, count: usize) {
+        worker.stats.output_bytes.add(count as u64);
+        let (received, sent) = self.traffic.get();
+        self.traffic.set((received, sent + count as u64));
     }
 
     /// Ends the connection at once, whatever it is doing.
@@ -175,6 +194,8 @@ pub enum Next {
     Blocked(Arc<Waiter>),
     /// Somebody runs alone: go on when the corridor is open.
     Wait,
+    /// Clients are paused: wait, then go on.
+    Paused,
     /// Send the replies, then close.
     Close,
 }
@@ -255,6 +276,13 @@ async fn converse(
                         return Ok(());
                     }
                 }
+                Next::Paused => {
+                    tokio::select! {
+                        biased;
+                        () = connection.killed() => return Ok(()),
+                        () = worker.node.pause.ended(|| worker.now_ms()) => {}
+                    }
+                }
                 Next::Wait => {
                     tokio::select! {
                         biased;
@@ -305,7 +333,7 @@ async fn wait_for_keys(
                 lane.input.reserve(KEPT_BUFFER_BYTES);
                 match stream.try_read_buf(&mut lane.input) {
                     Ok(0) => return Ok(false),
-                    Ok(count) => worker.stats.input_bytes.add(count as u64),
+                    Ok(count) => connection.received(worker, count),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     Err(error) => return Err(error),
                 }
@@ -317,6 +345,7 @@ async fn wait_for_keys(
     drop((left, registered));
     let mut session = connection.session.borrow_mut();
     session.active_at = worker.now_ms();
+    session.commands += 1;
     if session.replies == keyward_engine::session::ReplyMode::On {
         lane.output.extend_from_slice(&answer);
     }
@@ -354,7 +383,7 @@ async fn flush(worker: &Worker, stream: &TcpStream, connection: &Connection, lan
         match stream.try_write(&lane.output[sent..]) {
             Ok(count) => {
                 sent += count;
-                worker.stats.output_bytes.add(count as u64);
+                connection.sent(worker, count);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 tokio::select! {
@@ -389,7 +418,7 @@ fn read_and_run(
         lane.input.reserve(KEPT_BUFFER_BYTES);
         match stream.try_read_buf(&mut lane.input) {
             Ok(0) => return Ok(None),
-            Ok(count) => worker.stats.input_bytes.add(count as u64),
+            Ok(count) => connection.received(worker, count),
             Err(error) if would_block(&error) => return Ok(Some(Next::Read)),
             Err(error) => return Err(error),
         }
@@ -397,7 +426,7 @@ fn read_and_run(
         let (consumed, next) = run(worker, connection, lane, &mut input, scratch);
         lane.input = input;
         keep_rest(connection, lane, consumed);
-        send_now(worker, stream, lane, scratch)?;
+        send_now(worker, stream, connection, lane, scratch)?;
         return Ok(Some(next));
     }
     let mut input = std::mem::take(&mut scratch.input);
@@ -407,7 +436,7 @@ fn read_and_run(
     let next = match outcome {
         Ok(0) => Ok(None),
         Ok(count) => {
-            worker.stats.input_bytes.add(count as u64);
+            connection.received(worker, count);
             let (consumed, next) = run(worker, connection, lane, &mut input[..count], scratch);
             lane.input.extend_from_slice(&input[consumed..count]);
             connection.input_bytes.set(lane.input.len());
@@ -418,7 +447,7 @@ fn read_and_run(
     };
     scratch.input = input;
     let next = next?;
-    send_now(worker, stream, lane, scratch)?;
+    send_now(worker, stream, connection, lane, scratch)?;
     Ok(next)
 }
 
@@ -468,7 +497,13 @@ fn keep_rest(connection: &Connection, lane: &mut Lane, consumed: usize) {
 }
 
 /// Tries to send the replies of the batch straight from the thread's buffer; the rest moves into the connection.
-fn send_now(worker: &Worker, stream: &TcpStream, lane: &mut Lane, scratch: &mut Scratch) -> io::Result<()> {
+fn send_now(
+    worker: &Worker,
+    stream: &TcpStream,
+    connection: &Connection,
+    lane: &mut Lane,
+    scratch: &mut Scratch,
+) -> io::Result<()> {
     let bytes = &mut scratch.reply.bytes;
     if bytes.is_empty() {
         return Ok(());
@@ -485,7 +520,7 @@ fn send_now(worker: &Worker, stream: &TcpStream, lane: &mut Lane, scratch: &mut 
     } else {
         0
     };
-    worker.stats.output_bytes.add(sent as u64);
+    connection.sent(worker, sent);
     lane.output.extend_from_slice(&bytes[sent..]);
     bytes.clear();
     if bytes.capacity() > 4 * OUTPUT_BYTES_SOFT {

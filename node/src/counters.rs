@@ -1,5 +1,8 @@
 //! What a thread counts. One writer each, many readers: an increment is a plain add, never a locked one.
 
+use crate::latency::Histograms;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A number only one thread changes.
@@ -12,6 +15,11 @@ impl Counter {
     pub fn add(&self, count: u64) {
         // Not fetch_add: with one writer a plain store loses nothing and costs no bus lock.
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
+    }
+
+    /// Takes one back; for the one thread that owns it.
+    pub fn take_back(&self) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(1), Ordering::Relaxed);
     }
 
     /// Reads; from anywhere.
@@ -48,6 +56,45 @@ pub struct ThreadCounters {
     pub calls: Box<[Counter]>,
     /// Refusals at the gate of each command, by its number.
     pub refusals: Box<[Counter]>,
+    /// Calls of each command that were answered with an error, by its number.
+    pub failures: Box<[Counter]>,
+    /// Time spent on each command, in nanoseconds, by its number.
+    pub nanoseconds: Box<[Counter]>,
+    /// How long calls of each command took.
+    pub latency: Histograms,
+    /// Error replies by their first word. Locked by this thread alone, but for whoever reads `INFO`.
+    pub error_words: Mutex<ErrorWords>,
+}
+
+/// Error replies by their first word.
+#[derive(Default)]
+pub struct ErrorWords {
+    counts: BTreeMap<String, u64>,
+    /// There were more words than we count.
+    pub overflowed: bool,
+}
+
+impl ErrorWords {
+    /// Words counted apart; scripts make up their own.
+    const WORDS_MAX: usize = 128;
+
+    /// Counts an error reply, the bytes after its `-`.
+    pub fn note(&mut self, reply: &[u8]) {
+        let end = reply.iter().position(|byte| matches!(byte, b' ' | b'\r' | b'\n')).unwrap_or(reply.len());
+        let word = String::from_utf8_lossy(&reply[..end]);
+        if let Some(count) = self.counts.get_mut(word.as_ref()) {
+            *count += 1;
+        } else if self.counts.len() < Self::WORDS_MAX {
+            self.counts.insert(word.into_owned(), 1);
+        } else {
+            self.overflowed = true;
+        }
+    }
+
+    /// Each word with its count.
+    pub fn counts(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.counts.iter().map(|(word, count)| (word.as_str(), *count))
+    }
 }
 
 impl ThreadCounters {
@@ -65,6 +112,10 @@ impl ThreadCounters {
             forwarded: Counter::default(),
             calls: zeros(),
             refusals: zeros(),
+            failures: zeros(),
+            nanoseconds: zeros(),
+            latency: Histograms::new(commands),
+            error_words: Mutex::default(),
         }
     }
 
@@ -80,6 +131,9 @@ impl ThreadCounters {
             &self.output_bytes,
             &self.forwarded,
         ];
-        singles.into_iter().chain(self.calls.iter()).chain(self.refusals.iter()).for_each(Counter::reset);
+        let many = [&self.calls, &self.refusals, &self.failures, &self.nanoseconds];
+        singles.into_iter().chain(many.into_iter().flat_map(|counters| counters.iter())).for_each(Counter::reset);
+        self.latency.reset();
+        *self.error_words.lock() = ErrorWords::default();
     }
 }

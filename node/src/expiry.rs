@@ -6,6 +6,7 @@
 //! expired keys remain however short they live, and what lives long costs next to nothing.
 
 use crate::node::{Node, now_ms};
+use crate::pause::Paused;
 use keyward_engine::keyspace::Swept;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -60,8 +61,13 @@ pub async fn sweep(node: Arc<Node>) {
     loop {
         let began = Instant::now();
         // Only the node that serves the data decides that a key is gone.
-        if node.expiry.active.load(Ordering::Relaxed) && node.views.load().1.is_primary() {
+        let paused = node.pause.state(now_ms()) != Paused::Nobody;
+        if node.expiry.active.load(Ordering::Relaxed) && !paused && node.views.load().1.is_primary() {
             walker.round(&node, began);
+            let (ms, threshold) = (began.elapsed().as_millis() as u64, node.live.hot().latency_event_ms);
+            if threshold > 0 && ms >= threshold {
+                node.latency.note("expire-cycle", now_ms() / 1000, ms);
+            }
         }
         tokio::time::sleep(PERIOD.saturating_sub(began.elapsed())).await;
     }

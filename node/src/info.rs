@@ -4,6 +4,7 @@
 //! "none". The strings that make client libraries take the server for another product appear nowhere.
 
 use crate::counters::ThreadCounters;
+use crate::latency::Times;
 use crate::node::Node;
 use keyward_acl::LogReason;
 use keyward_engine::keyspace::SpaceId;
@@ -33,7 +34,7 @@ const DEFAULT: &[&str] = &[
 ];
 
 /// Sections shown only by name, or by `all` and `everything`.
-const ON_REQUEST: &[&str] = &["commandstats"];
+const ON_REQUEST: &[&str] = &["modules", "commandstats", "latencystats"];
 
 /// The text for these sections (lower case); none means the default ones.
 pub fn text(node: &Node, wanted: &[String]) -> String {
@@ -69,7 +70,7 @@ fn section(node: &Node, name: &str) -> Fields {
         "clients" => fields! {
             "connected_clients" => node.client_count(),
             "maxclients" => node.live.hot().clients_max,
-            "blocked_clients" => node.blocked.len(),
+            "blocked_clients" => node.pause.waiting() + node.blocked.len() as u64,
             "tracking_clients" => node.shards.tracking.client_count(),
             "pubsub_clients" => node.pubsub.client_count(),
             "total_blocking_keys" => node.blocked.keys(),
@@ -79,11 +80,12 @@ fn section(node: &Node, name: &str) -> Fields {
         "stats" => stats(node),
         "replication" => replication(node),
         "cpu" => cpu(),
-        "errorstats" => Vec::new(),
+        "errorstats" => errorstats(node),
         "cluster" => fields! { "cluster_enabled" => 0 },
         "keyspace" => keyspace(node),
         "keyward" => keyward(node),
         "commandstats" => commandstats(node),
+        "latencystats" => latencystats(node),
         _ => Vec::new(),
     }
 }
@@ -119,13 +121,17 @@ fn memory(node: &Node) -> Fields {
     let used = node.memory_bytes();
     let resident = resident_bytes();
     let limit = node.live.hot().memory_bytes_max;
+    let peak = node.memory_peak_bytes().max(used);
     let ratio = if used > 0 { resident as f64 / used as f64 } else { 1.0 };
     fields! {
         "used_memory" => used,
         "used_memory_human" => human(used),
         "used_memory_rss" => resident,
         "used_memory_rss_human" => human(resident),
+        "used_memory_peak" => peak,
+        "used_memory_peak_human" => human(peak),
         "used_memory_dataset" => used,
+        "used_memory_lua" => 0,
         "maxmemory" => limit,
         "maxmemory_human" => human(limit),
         "maxmemory_policy" => node.live.hot().eviction.policy.name(),
@@ -164,6 +170,7 @@ fn stats(node: &Node) -> Fields {
         "total_connections_received" => sum(node, |counters| counters.accepted.get()),
         "total_commands_processed" => sum(node, |counters| counters.commands.get()),
         "instantaneous_ops_per_sec" => node.ops_per_second(),
+        "migrate_cached_sockets" => 0,
         "total_net_input_bytes" => sum(node, |counters| counters.input_bytes.get()),
         "total_net_output_bytes" => sum(node, |counters| counters.output_bytes.get()),
         "rejected_connections" => sum(node, |counters| counters.rejected.get()),
@@ -249,12 +256,49 @@ fn commandstats(node: &Node) -> Fields {
         let index = usize::from(row.id);
         let calls = sum(node, |counters| counters.calls[index].get());
         let rejected = sum(node, |counters| counters.refusals[index].get());
-        (row.full_name, calls, rejected)
+        let failed = sum(node, |counters| counters.failures[index].get());
+        let microseconds = sum(node, |counters| counters.nanoseconds[index].get()) / 1000;
+        (row.full_name, calls, rejected, failed, microseconds)
     });
-    let shown = counted.filter(|(_, calls, rejected)| calls + rejected > 0);
-    shown
-        .map(|(name, calls, rejected)| (format!("cmdstat_{name}"), format!("calls={calls},rejected_calls={rejected}")))
-        .collect()
+    let shown = counted.filter(|(_, calls, rejected, failed, _)| calls + rejected + failed > 0);
+    let line = |(name, calls, rejected, failed, microseconds): (&str, u64, u64, u64, u64)| {
+        let each = if calls > 0 { microseconds as f64 / calls as f64 } else { 0.0 };
+        let counts = format!("rejected_calls={rejected},failed_calls={failed}");
+        (format!("cmdstat_{name}"), format!("calls={calls},usec={microseconds},usec_per_call={each:.2},{counts}"))
+    };
+    shown.map(line).collect()
+}
+
+/// Error replies by their first word.
+fn errorstats(node: &Node) -> Fields {
+    let mut words: BTreeMap<String, u64> = BTreeMap::new();
+    for counters in &node.counters {
+        for (word, count) in counters.error_words.lock().counts() {
+            *words.entry(word.to_owned()).or_default() += count;
+        }
+    }
+    words.into_iter().map(|(word, count)| (format!("errorstat_{word}"), format!("count={count}"))).collect()
+}
+
+/// How long commands took, as far as that is kept.
+fn latencystats(node: &Node) -> Fields {
+    let hot = node.live.hot();
+    if !hot.tracks_latency {
+        return Vec::new();
+    }
+    let called = node.table.rows().iter().map(|row| (row, latency_of(node, usize::from(row.id))));
+    let called = called.filter(|(_, times)| times.calls() > 0);
+    let line = |(row, times): (&keyward_engine::table::Row, Times)| {
+        let shown: Vec<String> =
+            hot.percentiles.iter().map(|percent| format!("p{percent}={:.3}", times.percentile_us(*percent))).collect();
+        (format!("latency_percentiles_usec_{}", row.full_name), shown.join(","))
+    };
+    called.map(line).collect()
+}
+
+/// How long calls of a command took, on all threads.
+pub fn latency_of(node: &Node, command: usize) -> Times {
+    Times::sum(node.counters.iter().map(|counters| &counters.latency), command)
 }
 
 /// Bytes of the process in memory, from proc(5).

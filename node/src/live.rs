@@ -7,7 +7,10 @@
 //! A data thread keeps a copy of [`Hot`] and compares one number per batch to notice a newer one. Parameters that mean
 //! nothing here (an append-only file, listpack depth) are kept and shown, since clients and test suites set them.
 
+mod without_effect;
+
 use crate::config::Config;
+use crate::slow::Thresholds;
 use keyward_acl::{ErrorDetail, Glob};
 use keyward_engine::events::EventClass;
 use keyward_engine::eviction::{Policy, Usage};
@@ -18,6 +21,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use without_effect::{HIDDEN, WITHOUT_EFFECT};
 
 /// What a parameter's value must look like.
 #[derive(Clone, Copy, Debug)]
@@ -28,12 +32,16 @@ enum Kind {
     Number(i64, i64),
     /// A size: a number, perhaps with `kb`, `mb`, `gb`.
     Bytes(u64, u64),
+    /// The same, or a percentage.
+    BytesOrPercent,
     /// `yes` or `no`.
     Switch,
     /// One of these words.
     Word(&'static [&'static str]),
     /// Pairs of seconds and changes.
     SaveRules,
+    /// Numbers from 0 to 100.
+    Percentiles,
 }
 
 struct Parameter {
@@ -63,67 +71,83 @@ const POLICIES: &[&str] = &[
     "allkeys-random",
     "noeviction",
 ];
-const LOG_LEVELS: &[&str] = &["debug", "verbose", "notice", "warning", "nothing"];
 
-/// Every parameter, alphabetically.
+/// The default of `slowlog-log-slower-than`; whoever sets it lower looks closely.
+const SLOW_DEFAULT_US: i64 = 10_000;
+
+/// Every parameter: those that do something and those that do not.
+fn parameters() -> impl Iterator<Item = &'static Parameter> {
+    PARAMETERS.iter().chain(WITHOUT_EFFECT)
+}
+
+/// Those that do something, alphabetically.
 const PARAMETERS: &[Parameter] = &[
     set("acllog-max-len", "128", Kind::Number(0, 100_000)),
     fixed("aclfile", ""),
     set("acl-error-detail", "full", Kind::Word(&["full", "redis"])),
-    set("acl-pubsub-default", "resetchannels", Kind::Word(&["resetchannels", "allchannels"])),
     set("active-expire-effort", "1", Kind::Number(1, 10)),
-    set("activedefrag", "no", Kind::Switch),
-    set("appendfsync", "everysec", Kind::Word(&["always", "everysec", "no"])),
+    set("acl-pubsub-default", "resetchannels", Kind::Word(&["resetchannels", "allchannels"])),
     set("appendonly", "no", Kind::Word(&["no"])),
+    fixed("appenddirname", "appendonlydir"),
+    fixed("appendfilename", "appendonly.aof"),
+    fixed("always-show-logo", "no"),
     fixed("bind", ""),
     set("busy-reply-threshold", "5000", Kind::Number(0, MANY)),
-    set(
-        "client-output-buffer-limit",
-        "normal 0 0 0 slave 268435456 67108864 60 pubsub 33554432 8388608 60",
-        Kind::Text,
-    ),
     set("client-query-buffer-limit", "1073741824", Kind::Bytes(1 << 20, 2 << 30)),
     fixed("cluster-enabled", "no"),
+    fixed("daemonize", "no"),
     fixed("databases", "16"),
+    fixed("enable-debug-command", "no"),
     fixed("dbfilename", "dump.rdb"),
     fixed("dir", ""),
     set("hash-max-listpack-entries", "128", Kind::Number(0, MANY)),
     set("hash-max-listpack-value", "64", Kind::Number(0, MANY)),
     set("hll-sparse-max-bytes", "3000", Kind::Bytes(0, u64::MAX)),
-    set("hz", "10", Kind::Number(1, 500)),
     set("latency-monitor-threshold", "0", Kind::Number(0, MANY)),
     set("latency-tracking", "yes", Kind::Switch),
-    set("lazyfree-lazy-eviction", "yes", Kind::Switch),
-    set("lazyfree-lazy-expire", "yes", Kind::Switch),
-    set("lazyfree-lazy-server-del", "yes", Kind::Switch),
-    set("lazyfree-lazy-user-del", "yes", Kind::Switch),
-    set("lazyfree-lazy-user-flush", "yes", Kind::Switch),
     set("lfu-decay-time", "1", Kind::Number(0, i32::MAX as i64)),
     set("lfu-log-factor", "10", Kind::Number(0, i32::MAX as i64)),
-    set("list-compress-depth", "0", Kind::Number(0, MANY)),
     set("list-max-listpack-size", "-2", Kind::Number(-5, MANY)),
-    set("loglevel", "notice", Kind::Word(LOG_LEVELS)),
     set("maxclients", "10000", Kind::Number(1, 1_000_000)),
     set("maxmemory", "0", Kind::Bytes(0, u64::MAX)),
-    set("maxmemory-clients", "0", Kind::Bytes(0, u64::MAX)),
     set("maxmemory-eviction-tenacity", "10", Kind::Number(0, 100)),
     set("maxmemory-policy", "noeviction", Kind::Word(POLICIES)),
     set("maxmemory-samples", "5", Kind::Number(1, 64)),
-    set("min-replicas-to-write", "0", Kind::Number(0, 100)),
     set("notify-keyspace-events", "", Kind::Text),
     fixed("port", "6379"),
     set("proto-max-bulk-len", "536870912", Kind::Bytes(1 << 20, 512 << 20)),
-    set("replica-serve-stale-data", "yes", Kind::Switch),
     set("save", "", Kind::SaveRules),
     set("set-max-intset-entries", "512", Kind::Number(0, MANY)),
     set("set-max-listpack-entries", "128", Kind::Number(0, MANY)),
     set("set-max-listpack-value", "64", Kind::Number(0, MANY)),
+    set("latency-tracking-info-percentiles", "50 99 99.9", Kind::Percentiles),
+    set("commandlog-request-larger-than", "1048576", Kind::Number(-1, MANY)),
+    set("commandlog-reply-larger-than", "1048576", Kind::Number(-1, MANY)),
+    set("commandlog-large-request-max-len", "128", Kind::Number(0, 1_000_000)),
+    set("commandlog-large-reply-max-len", "128", Kind::Number(0, 1_000_000)),
     set("slowlog-log-slower-than", "10000", Kind::Number(-1, MANY)),
     set("slowlog-max-len", "128", Kind::Number(0, 1_000_000)),
     set("stream-node-max-bytes", "4096", Kind::Bytes(0, u64::MAX)),
     set("stream-node-max-entries", "100", Kind::Number(0, MANY)),
     set("tcp-keepalive", "300", Kind::Number(0, 86_400)),
+    fixed("disable-thp", "yes"),
+    fixed("enable-module-command", "no"),
+    fixed("enable-protected-configs", "no"),
+    fixed("io-threads", "1"),
+    fixed("logfile", ""),
+    fixed("masterauth", ""),
+    fixed("masteruser", ""),
+    fixed("oom-score-adj", "no"),
+    fixed("pidfile", ""),
+    fixed("rdbchecksum", "yes"),
+    fixed("replicaof", ""),
+    fixed("requirepass", ""),
+    fixed("set-proc-title", "no"),
+    fixed("supervised", "no"),
+    fixed("syslog-enabled", "no"),
+    fixed("tcp-backlog", "511"),
     fixed("threads", "0"),
+    fixed("unixsocket", ""),
     set("timeout", "0", Kind::Number(0, 31_536_000)),
     set("tracking-table-max-keys", "1000000", Kind::Number(0, MANY)),
     set("zset-max-listpack-entries", "128", Kind::Number(0, MANY)),
@@ -138,8 +162,21 @@ const ALIASES: &[(&str, &str)] = &[
     ("zset-max-ziplist-entries", "zset-max-listpack-entries"),
     ("zset-max-ziplist-value", "zset-max-listpack-value"),
     ("lua-time-limit", "busy-reply-threshold"),
+    ("commandlog-execution-slower-than", "slowlog-log-slower-than"),
+    ("commandlog-slow-execution-max-len", "slowlog-max-len"),
     ("min-slaves-to-write", "min-replicas-to-write"),
     ("slave-serve-stale-data", "replica-serve-stale-data"),
+    ("min-slaves-max-lag", "min-replicas-max-lag"),
+    ("repl-ping-slave-period", "repl-ping-replica-period"),
+    ("slave-ignore-maxmemory", "replica-ignore-maxmemory"),
+    ("slave-lazy-flush", "replica-lazy-flush"),
+    ("slave-priority", "replica-priority"),
+    ("slave-read-only", "replica-read-only"),
+    ("cluster-slave-no-failover", "cluster-replica-no-failover"),
+    ("cluster-slave-validity-factor", "cluster-replica-validity-factor"),
+    ("slaveof", "replicaof"),
+    ("primaryuser", "masteruser"),
+    ("primaryauth", "masterauth"),
 ];
 
 /// Messages that may wait for a client, in bytes, unless `client-output-buffer-limit pubsub` says otherwise: Redis' default.
@@ -184,6 +221,16 @@ pub struct Hot {
     pub acl_log_max: usize,
     /// New users may use every channel.
     pub new_users_get_channels: bool,
+    /// When commands are remarkable.
+    pub remarkable: Thresholds,
+    /// Each command's time is measured by itself, at the price of the clock.
+    pub measures_closely: bool,
+    /// How long commands take is kept.
+    pub tracks_latency: bool,
+    /// What takes this long is an event, in milliseconds; 0: nothing.
+    pub latency_event_ms: u64,
+    /// Which percentiles INFO tells.
+    pub percentiles: Vec<f64>,
 }
 
 /// How keys are evicted.
@@ -230,12 +277,13 @@ impl Live {
     /// As the configuration says.
     pub fn new(config: &Config) -> Live {
         let mut texts: BTreeMap<&'static str, String> =
-            PARAMETERS.iter().map(|parameter| (parameter.name, parameter.default.to_owned())).collect();
+            parameters().map(|parameter| (parameter.name, parameter.default.to_owned())).collect();
         let given = [
             ("acllog-max-len", config.acllog_max_len.to_string()),
             ("aclfile", config.acl_file.as_ref().map(|path| path.display().to_string()).unwrap_or_default()),
             ("acl-error-detail", config.acl_error_detail.to_string()),
             ("acl-pubsub-default", config.acl_pubsub_default.to_string()),
+            ("enable-debug-command", config.enable_debug_command.to_string()),
             ("bind", config.bind.host().to_owned()),
             ("port", config.bind.port().to_string()),
             ("databases", config.databases.to_string()),
@@ -243,6 +291,7 @@ impl Live {
             ("dir", config.data_dir.display().to_string()),
             ("threads", config.threads.to_string()),
             ("maxclients", config.maxclients.to_string()),
+            ("tcp-backlog", config.tcp_backlog.to_string()),
             ("maxmemory", config.maxmemory.bytes().to_string()),
             ("maxmemory-policy", config.maxmemory_policy.to_string()),
             ("proto-max-bulk-len", config.proto_max_bulk_len.bytes().to_string()),
@@ -280,7 +329,11 @@ impl Live {
             patterns.iter().map(|pattern| (Glob::compile(&pattern.to_ascii_lowercase()), pattern.as_slice())).collect();
         let texts = self.texts.lock();
         let names = texts.keys().copied().map(|name| (name, name)).chain(ALIASES.iter().copied());
-        let shown = names.filter(|(name, _)| globs.iter().any(|(glob, _)| glob.matches(name.as_bytes())));
+        let asked = |name: &str, glob: &Glob, pattern: &[u8]| {
+            let named = pattern.eq_ignore_ascii_case(name.as_bytes());
+            named || (glob.matches(name.as_bytes()) && !HIDDEN.contains(&name))
+        };
+        let shown = names.filter(|(name, _)| globs.iter().any(|(glob, pattern)| asked(name, glob, pattern)));
         shown.map(|(name, canonical)| (name.to_owned(), texts[canonical].clone())).collect()
     }
 
@@ -290,11 +343,16 @@ impl Live {
         for (name, value) in pairs {
             let shown = String::from_utf8_lossy(name).to_ascii_lowercase();
             let canonical = ALIASES.iter().find(|(alias, _)| *alias == shown).map_or(shown.as_str(), |(_, name)| name);
-            let parameter = PARAMETERS
-                .iter()
+            let parameter = parameters()
                 .find(|parameter| parameter.name == canonical)
                 .ok_or_else(|| format!("ERR Unknown option or number of arguments for CONFIG SET - '{shown}'"))?;
             let failed = |why: &str| format!("ERR CONFIG SET failed (possibly related to argument '{shown}') - {why}");
+            // Scripts that set everything they have read mean no harm.
+            if !parameter.changeable
+                && self.texts.lock().get(parameter.name).is_some_and(|text| text.as_bytes() == value)
+            {
+                continue;
+            }
             if !parameter.changeable {
                 return Err(failed("can't set immutable config"));
             }
@@ -330,6 +388,14 @@ fn normalize(kind: Kind, value: &str) -> Result<String, String> {
             }
             Ok(bytes.to_string())
         }
+        Kind::BytesOrPercent => match value.strip_suffix('%').map(str::parse::<u64>) {
+            Some(Ok(percent)) if percent <= 100 => Ok(format!("{percent}%")),
+            Some(Ok(_)) => Err("percentage argument must be less or equal to 100".to_owned()),
+            Some(Err(_)) => Err("argument must be a memory or percent value".to_owned()),
+            None => parse_bytes(value)
+                .map(|bytes| bytes.to_string())
+                .ok_or_else(|| "argument must be a memory or percent value".to_owned()),
+        },
         Kind::Switch => match value.to_ascii_lowercase().as_str() {
             word @ ("yes" | "no") => Ok(word.to_owned()),
             _ => Err("argument must be 'yes' or 'no'".to_owned()),
@@ -340,6 +406,10 @@ fn normalize(kind: Kind, value: &str) -> Result<String, String> {
                 return Ok(word);
             }
             Err(format!("argument(s) must be one of the following: {}", words.join(", ")))
+        }
+        Kind::Percentiles => {
+            percentiles(value).ok_or_else(|| "percentiles must be numbers from 0 to 100".to_owned())?;
+            Ok(value.split_whitespace().collect::<Vec<_>>().join(" "))
         }
         Kind::SaveRules => {
             save_rules(value).ok_or_else(|| "Invalid save parameters".to_owned())?;
@@ -370,6 +440,12 @@ fn parse_bytes(text: &str) -> Option<u64> {
         _ => return None,
     };
     digits.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+/// `50 99 99.9`: each from 0 to 100.
+fn percentiles(text: &str) -> Option<Vec<f64>> {
+    let read = |word: &str| word.parse::<f64>().ok().filter(|percent| (0.0..=100.0).contains(percent));
+    text.split_whitespace().map(read).collect()
 }
 
 fn hot(texts: &BTreeMap<&'static str, String>, fixed: Fixed) -> Hot {
@@ -436,6 +512,19 @@ fn hot(texts: &BTreeMap<&'static str, String>, fixed: Fixed) -> Hot {
         save_rules: texts.get("save").and_then(|text| save_rules(text)).unwrap_or_default(),
         acl_log_max: count("acllog-max-len"),
         new_users_get_channels: texts.get("acl-pubsub-default").is_some_and(|text| text == "allchannels"),
+        remarkable: Thresholds {
+            slow: (number("slowlog-log-slower-than"), count("slowlog-max-len")),
+            large_request: (number("commandlog-request-larger-than"), count("commandlog-large-request-max-len")),
+            large_reply: (number("commandlog-reply-larger-than"), count("commandlog-large-reply-max-len")),
+        },
+        measures_closely: (0..SLOW_DEFAULT_US).contains(&number("slowlog-log-slower-than"))
+            || number("latency-monitor-threshold") > 0,
+        tracks_latency: texts.get("latency-tracking").is_some_and(|text| text == "yes"),
+        latency_event_ms: size("latency-monitor-threshold"),
+        percentiles: texts
+            .get("latency-tracking-info-percentiles")
+            .and_then(|text| percentiles(text))
+            .unwrap_or_default(),
     }
 }
 
@@ -455,13 +544,13 @@ mod tests {
 
     #[test]
     fn every_default_is_a_value_its_parameter_accepts() {
-        for parameter in PARAMETERS.iter().filter(|parameter| parameter.changeable) {
+        for parameter in parameters().filter(|parameter| parameter.changeable) {
             assert!(normalize(parameter.kind, parameter.default).is_ok(), "{}", parameter.name);
         }
-        let mut names: Vec<_> = PARAMETERS.iter().map(|parameter| parameter.name).collect();
+        let mut names: Vec<_> = parameters().map(|parameter| parameter.name).collect();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), PARAMETERS.len());
+        assert_eq!(names.len(), parameters().count());
     }
 
     #[test]

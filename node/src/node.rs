@@ -17,15 +17,18 @@ use crate::counters::ThreadCounters;
 use crate::expiry::Expiry;
 use crate::handover::Guests;
 use crate::journal::Journal;
+use crate::latency::Events;
 use crate::live::Live;
 use crate::mailbox::Mailbox;
 use crate::memory::Census;
 use crate::monitor::Monitors;
 use crate::observers::Observers;
+use crate::pause::Pause;
 use crate::pubsub::PubSub;
 use crate::scripts::Scripts;
 use crate::seed;
 use crate::shards::Shards;
+use crate::slow::CommandLogs;
 use crate::snapshot::Snapshots;
 use crate::view::{View, ViewCell};
 use crate::worker::{INBOX_MESSAGES_MAX, Job, Worker, now_us};
@@ -148,6 +151,12 @@ pub struct Node {
     pub control: Control,
     /// Who was denied what.
     pub acl_log: Mutex<AclLog>,
+    /// Remarkable commands.
+    pub command_logs: CommandLogs,
+    /// What made it slow.
+    pub latency: Events,
+    /// Whether clients wait.
+    pub pause: Pause,
     /// How to reach each data thread.
     pub inboxes: Vec<mpsc::Sender<Job>>,
     /// What each data thread counted.
@@ -171,6 +180,7 @@ pub struct Node {
     next_client: AtomicU64,
     next_link: AtomicU64,
     loading: AtomicBool,
+    memory_peak_bytes: AtomicU64,
     ops_per_second: AtomicU64,
 }
 
@@ -229,6 +239,16 @@ impl Node {
         self.shards.used_bytes()
     }
 
+    /// The most it ever used, looked at every second.
+    pub fn memory_peak_bytes(&self) -> u64 {
+        self.memory_peak_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Data commands are refused while data is loaded.
+    pub fn set_loading(&self, loading: bool) {
+        self.loading.store(loading, Ordering::Relaxed);
+    }
+
     /// Commands per second, over the last tick.
     pub fn ops_per_second(&self) -> u64 {
         self.ops_per_second.load(Ordering::Relaxed)
@@ -251,7 +271,9 @@ impl Node {
     pub fn settings_changed(&self) {
         // A new limit holds from now on, not from the next look.
         self.shards.count_used_bytes();
-        self.acl_log.lock().set_max_len(self.live.hot().acl_log_max);
+        let hot = self.live.hot();
+        self.acl_log.lock().set_max_len(hot.acl_log_max);
+        self.command_logs.set_bounds(&hot.remarkable);
     }
 
     /// `CONFIG RESETSTAT`.
@@ -440,6 +462,9 @@ async fn serve_with(
         census: Census::default(),
         expiry: Expiry::default(),
         acl_log: Mutex::new(AclLog::new(live.hot().acl_log_max)),
+        command_logs: CommandLogs::default(),
+        latency: Events::default(),
+        pause: Pause::default(),
         live,
         table,
         shards: Shards::new(layout, Arc::clone(&pubsub)),
@@ -463,6 +488,7 @@ async fn serve_with(
         next_client: AtomicU64::new(1),
         next_link: AtomicU64::new(0),
         loading: AtomicBool::new(true),
+        memory_peak_bytes: AtomicU64::new(0),
         ops_per_second: AtomicU64::new(0),
         config,
     });
@@ -570,6 +596,7 @@ async fn tick(node: Arc<Node>) {
     let mut commands_before = 0;
     loop {
         tokio::time::sleep(TICK).await;
+        node.memory_peak_bytes.fetch_max(node.memory_bytes(), Ordering::Relaxed);
         let commands: u64 = node.counters.iter().map(|counters| counters.commands.get()).sum();
         node.ops_per_second.store(commands.saturating_sub(commands_before) / TICK.as_secs(), Ordering::Relaxed);
         commands_before = commands;

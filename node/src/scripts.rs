@@ -539,7 +539,7 @@ impl ScriptHost<'_, '_, '_> {
         match gate::admit(worker.node.table, row, argv, &self.session, &conditions, &mut keys) {
             Ok(_) => Ok(()),
             Err(Refusal::Denied(denial)) => {
-                worker.refused(&self.session, row, &Refusal::Denied(denial.clone()));
+                worker.refused(&self.session, row, &Refusal::Denied(denial.clone()), keyward_acl::LogContext::Lua);
                 let text = denial.to_text(conditions.detail);
                 Err(format!("ERR ACL failure in script: {}", text.strip_prefix("NOPERM ").unwrap_or(&text)))
             }

@@ -436,6 +436,14 @@ impl Shards {
         guards.iter_mut().for_each(|held| with(&mut held.shard));
     }
 
+    /// Lends the keys of these shards, ascending, to one who only looks.
+    pub fn look<R>(&self, indexes: &[u32], context: CallContext<'_>, with: impl FnOnce(&mut Keys<'_>) -> R) -> R {
+        let mut guards = self.lock(indexes);
+        let shards = indexes.iter().copied().zip(guards.iter_mut().map(|guard| &mut guard.shard)).collect();
+        let mut effects = Effects::new();
+        with(&mut Keys::many(shards, context, &mut effects))
+    }
+
     /// What happened in all shards since the start.
     pub fn tally(&self) -> Tally {
         (0..self.count()).fold(Tally::default(), |sum, index| sum.plus(self.with(index, |shard| shard.tally())))

@@ -313,14 +313,14 @@ impl Worker {
     }
 
     /// Notes a refusal where operators look: the counters and ACL LOG.
-    pub fn refused(&self, session: &Session, row: &'static Row, refusal: &Refusal) {
+    pub fn refused(&self, session: &Session, row: &'static Row, refusal: &Refusal, context: LogContext) {
         self.stats.errors.add(1);
         self.stats.refusals[usize::from(row.id)].add(1);
         if let Refusal::Denied(denial) = refusal {
             let client = crate::clients::info(session, self.now_ms());
             let event = LogEvent {
                 reason: denial.log_reason(),
-                context: LogContext::Toplevel,
+                context,
                 object: &denial.object,
                 username: session.user_name(),
                 client_info: client.as_bytes(),

@@ -3,7 +3,9 @@
 //! A handler decides and returns an [`Ask`]; the node carries it out and writes the answer. Nothing here has been
 //! done yet when it is returned, and no plaintext password stays in it longer than the login it belongs to.
 
-use crate::reply::Protocol;
+use crate::error::CommandError;
+use crate::keyspace::Keys;
+use crate::reply::{Protocol, Reply};
 use keyward_acl::UserChange;
 
 /// A login attempt. `Debug` hides the password.
@@ -287,11 +289,118 @@ pub enum Ask {
         /// Write a snapshot first (`SAVE`), or not (`NOSAVE`).
         save: Option<bool>,
     },
-    /// `DEBUG SLEEP`: this connection alone waits.
+    /// `MEMORY`, but for the size of one key.
+    Memory(MemoryAsk),
+    /// `MEMORY PURGE`: give free memory back.
+    PurgeMemory,
+    /// `SLOWLOG` and `COMMANDLOG`.
+    CommandLog(CommandLogKind, CommandLogAsk),
+    /// `LATENCY`.
+    Latency(LatencyAsk),
+    /// `CLIENT PAUSE`: clients wait.
+    Pause {
+        /// For how long, in milliseconds.
+        ms: u64,
+        /// Only those that want to write.
+        writes_only: bool,
+    },
+    /// `CLIENT UNPAUSE`.
+    Unpause,
+    /// `DEBUG`.
+    Debug(DebugAsk),
+}
+
+/// What `MEMORY` tells.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MemoryAsk {
+    /// `MEMORY STATS`.
+    Statistics,
+    /// `MEMORY DOCTOR`.
+    Advice,
+    /// `MEMORY MALLOC-STATS`.
+    Allocator,
+}
+
+/// Which log of commands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CommandLogKind {
+    /// Those that took long.
+    Slow,
+    /// Those that were long.
+    LargeRequest,
+    /// Those whose answer was long.
+    LargeReply,
+}
+
+/// What to do with a log of commands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CommandLogAsk {
+    /// The newest entries, at most so many.
+    Show(Option<usize>),
+    /// How many there are.
+    Count,
+    /// Empty it.
+    Reset,
+}
+
+/// What `LATENCY` is asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum LatencyAsk {
+    /// The newest and the worst of each event.
+    Latest,
+    /// Every kept moment of one event.
+    History(Vec<u8>),
+    /// The same, drawn.
+    Graph(Vec<u8>),
+    /// Forget these events; none named: all.
+    Reset(Vec<Vec<u8>>),
+    /// Advice in words.
+    Doctor,
+    /// How long these commands took; none named: all that were called.
+    Histogram(Vec<Vec<u8>>),
+}
+
+/// Looks at named keys, for `DEBUG`.
+pub type DebugKeys = fn(&mut Keys<'_>, &[&[u8]], &mut Reply) -> Result<(), CommandError>;
+
+/// What `DEBUG` is asked for. Only where `enable-debug-command` allows it.
+pub enum DebugAsk {
+    /// Answer this, spelled already.
+    Answer(Vec<u8>),
+    /// This connection alone waits.
     Sleep {
         /// How long, in milliseconds.
         ms: u64,
     },
-    /// `MEMORY STATS`-like and `MEMORY PURGE` housekeeping: give free memory back.
-    PurgeMemory,
+    /// Look at these keys.
+    Keys(DebugKeys, Vec<Vec<u8>>),
+    /// Write a snapshot and load it again.
+    Reload {
+        /// Write one first.
+        save: bool,
+        /// Forget what is in memory before loading.
+        flush: bool,
+    },
+    /// Whether expired keys are looked for.
+    ActiveExpiry(bool),
+    /// A number that tells two states of all databases apart.
+    Digest,
+    /// Make keys `prefix:0` and so on.
+    Populate {
+        /// How many.
+        count: u64,
+        /// Before the colon.
+        prefix: Vec<u8>,
+        /// Bytes of each value; `None`: `value:N`.
+        bytes: Option<u64>,
+    },
+    /// What the tables of one database look like.
+    Tables {
+        /// Which database.
+        database: u32,
+    },
+    /// Write a line to the log.
+    Log(Vec<u8>),
+    /// A new replication id.
+    ChangeReplicationId,
 }

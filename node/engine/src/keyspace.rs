@@ -440,6 +440,12 @@ impl Shard {
         self.spaces().filter(|(_, space)| space.expiring_hashes() > 0).map(|(id, _)| id).collect()
     }
 
+    /// Forgets every key, and tells nobody.
+    pub fn clear(&mut self) {
+        self.shared = Keyspace::new(self.seed);
+        self.others.clear();
+    }
+
     /// Bytes used by everything in it.
     pub fn memory_bytes(&self) -> usize {
         self.spaces().map(|(_, space)| space.memory_bytes()).sum()

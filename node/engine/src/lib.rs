@@ -13,6 +13,7 @@ pub mod asks;
 pub mod command;
 pub mod commands;
 pub mod dict;
+pub mod digest;
 pub mod dump;
 pub mod effects;
 pub mod error;

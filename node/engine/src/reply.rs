@@ -65,6 +65,14 @@ impl Reply {
         fits
     }
 
+    /// Calls `with` if what was appended since `mark` is an error, with what follows its `-`.
+    #[inline]
+    pub fn error_since(&self, mark: Mark, with: impl FnOnce(&[u8])) {
+        if let Some((b'-', error)) = self.bytes.get(mark.0..).and_then(<[u8]>::split_first) {
+            with(error);
+        }
+    }
+
     /// How many bytes were appended since `mark`.
     pub fn since(&self, mark: Mark) -> usize {
         self.bytes.len() - mark.0

@@ -476,6 +476,18 @@ choices! {
 }
 
 choices! {
+    /// Who may use `DEBUG`.
+    DebugCommand {
+        /// Nobody.
+        No = "no",
+        /// Whoever has every right.
+        Yes = "yes",
+        /// The same, from this machine only.
+        Local = "local",
+    }
+}
+
+choices! {
     /// Which channels a new user may use.
     AclPubsubDefault {
         /// None, Redis' default since 7.0.

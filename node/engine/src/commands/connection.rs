@@ -177,7 +177,7 @@ const CLIENT: &[Command] = &[
         flags: ADMIN_ANY_TIME,
         group: Group::Connection,
         keys: KeyRule::None,
-        run: Run::Refused("pausing clients is not served by this version yet"),
+        run: Run::Ask(client_pause),
         docs: Docs { summary: "Makes clients wait for a while.", since: "3.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
     },
@@ -187,7 +187,7 @@ const CLIENT: &[Command] = &[
         flags: ADMIN_ANY_TIME,
         group: Group::Connection,
         keys: KeyRule::None,
-        run: Run::Refused("pausing clients is not served by this version yet"),
+        run: Run::Ask(client_unpause),
         docs: Docs {
             summary: "Ends the wait that CLIENT PAUSE began.",
             since: "6.2.0",
@@ -706,4 +706,20 @@ fn client_no_touch(
 fn client_capa(_: &mut Session, _: &Surroundings<'_>, _: Args<'_>, reply: &mut Reply) -> Result<(), CommandError> {
     reply.ok();
     Ok(())
+}
+
+/// `CLIENT PAUSE milliseconds [WRITE | ALL]`.
+fn client_pause(_: &Session, _: &Surroundings<'_>, mut args: Args<'_>) -> Result<Ask, CommandError> {
+    let ms = args.integer().map_err(|_| CommandError::err("timeout is not an integer or out of range"))?;
+    let ms = u64::try_from(ms).map_err(|_| CommandError::err("timeout is negative"))?;
+    let writes_only = args.accept("WRITE");
+    if !args.is_empty() && !args.accept("ALL") {
+        return Err(CommandError::err("CLIENT PAUSE mode must be WRITE or ALL"));
+    }
+    args.finish().map_err(|_| CommandError::Arity("client|pause".to_owned()))?;
+    Ok(Ask::Pause { ms, writes_only })
+}
+
+fn client_unpause(_: &Session, _: &Surroundings<'_>, _: Args<'_>) -> Result<Ask, CommandError> {
+    Ok(Ask::Unpause)
 }

@@ -5,16 +5,18 @@
 //! It is long because it is linear: over seventy entries, most of them known by name only.
 
 use super::generic::every_key;
-use super::{ADMIN_ANY_TIME, LOOKS_AT, OVERWRITES};
+use super::{ADMIN_ANY_TIME, OVERWRITES};
 use crate::args::Args;
 use crate::asks::{Ask, Now};
 use crate::command::{Arity, Command, DatabaseRule, Docs, Extra, Flags, Group, Home, KeyRule, KeySpec, Run};
 use crate::error::CommandError;
 use crate::introspect;
-use crate::keyspace::Keys;
 use crate::reply::Reply;
 use crate::session::{Session, Surroundings};
 use keyward_acl::Category;
+
+mod debug;
+mod observe;
 
 pub(super) const COMMANDS: &[Command] = &[
     Command {
@@ -209,7 +211,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::NONE,
         group: Group::Server,
         keys: KeyRule::None,
-        run: Run::Container(MEMORY),
+        run: Run::Container(observe::MEMORY),
         docs: Docs { summary: "Looks at the use of memory.", since: "4.0.0", complexity: "Depends on subcommand" },
         extra: Extra::NONE,
     },
@@ -219,7 +221,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::NONE,
         group: Group::Server,
         keys: KeyRule::None,
-        run: Run::Container(SLOWLOG),
+        run: Run::Container(observe::SLOWLOG),
         docs: Docs { summary: "Looks at the slowest commands.", since: "2.2.12", complexity: "Depends on subcommand" },
         extra: Extra::NONE,
     },
@@ -229,7 +231,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::NONE,
         group: Group::Server,
         keys: KeyRule::None,
-        run: Run::Container(COMMANDLOG),
+        run: Run::Container(observe::COMMANDLOG),
         docs: Docs {
             summary: "Looks at the slowest and the largest commands.",
             since: "8.1.0",
@@ -243,7 +245,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::NONE,
         group: Group::Server,
         keys: KeyRule::None,
-        run: Run::Container(LATENCY),
+        run: Run::Container(observe::LATENCY),
         docs: Docs {
             summary: "Looks at what made the server slow.",
             since: "2.8.13",
@@ -267,7 +269,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: ADMIN_ANY_TIME,
         group: Group::Server,
         keys: KeyRule::None,
-        run: Run::Refused("there are no means of testing in a release"),
+        run: Run::Ask(debug::debug),
         docs: Docs {
             summary: "Offers means of testing, for developers.",
             since: "1.0.0",
@@ -523,278 +525,6 @@ const CONFIG: &[Command] = &[
     },
 ];
 
-const MEMORY: &[Command] = &[
-    Command {
-        name: "USAGE",
-        arity: Arity::AtLeast(3),
-        flags: Flags::READONLY,
-        group: Group::Server,
-        keys: KeyRule::At(&[KeySpec::at(2, LOOKS_AT)]),
-        run: Run::OnKeys(memory_usage),
-        docs: Docs {
-            summary: "Estimates the memory a key takes.",
-            since: "4.0.0",
-            complexity: "O(N) where N is the number of samples",
-        },
-        extra: Extra::NONE,
-    },
-    Command {
-        name: "STATS",
-        arity: Arity::Exactly(2),
-        flags: Flags::NONE,
-        group: Group::Server,
-        keys: KeyRule::None,
-        run: Run::Refused("memory statistics are not served by this version yet; use INFO memory"),
-        docs: Docs { summary: "Details the use of memory.", since: "4.0.0", complexity: "O(1)" },
-        extra: Extra {
-            tips: &["nondeterministic_output", "request_policy:all_shards", "response_policy:special"],
-            ..Extra::NONE
-        },
-    },
-    Command {
-        name: "DOCTOR",
-        arity: Arity::Exactly(2),
-        flags: Flags::NONE,
-        group: Group::Server,
-        keys: KeyRule::None,
-        run: Run::Refused("memory statistics are not served by this version yet; use INFO memory"),
-        docs: Docs { summary: "Gives advice on the use of memory.", since: "4.0.0", complexity: "O(1)" },
-        extra: Extra {
-            tips: &["nondeterministic_output", "request_policy:all_shards", "response_policy:special"],
-            ..Extra::NONE
-        },
-    },
-    Command {
-        name: "MALLOC-STATS",
-        arity: Arity::Exactly(2),
-        flags: Flags::LOADING,
-        group: Group::Server,
-        keys: KeyRule::None,
-        run: Run::Refused("memory statistics are not served by this version yet; use INFO memory"),
-        docs: Docs {
-            summary: "Returns the counters of the allocator.",
-            since: "4.0.0",
-            complexity: "Depends on how much memory is allocated, could be slow",
-        },
-        extra: Extra {
-            tips: &["nondeterministic_output", "request_policy:all_shards", "response_policy:special"],
-            ..Extra::NONE
-        },
-    },
-    Command {
-        name: "PURGE",
-        arity: Arity::Exactly(2),
-        flags: Flags::LOADING,
-        group: Group::Server,
-        keys: KeyRule::None,
-        run: Run::Ask(memory_purge),
-        docs: Docs {
-            summary: "Asks the allocator to give memory back.",
-            since: "4.0.0",
-            complexity: "Depends on how much memory is allocated, could be slow",
-        },
-        extra: Extra { tips: &["request_policy:all_shards", "response_policy:all_succeeded"], ..Extra::NONE },
-    },
-    Command {
-        name: "HELP",
-        arity: Arity::Exactly(2),
-        flags: Flags::LOADING.and(Flags::STALE),
-        group: Group::Server,
-        keys: KeyRule::None,
-        run: Run::OnSession(introspect::help),
-        docs: Docs { summary: "Lists the subcommands of MEMORY.", since: "4.0.0", complexity: "O(1)" },
-        extra: Extra::NONE,
-    },
-];
-
-const SLOWLOG: &[Command] = &[
-    Command {
-        name: "GET",
-        arity: Arity::AtLeast(2),
-        flags: Flags::ADMIN.and(Flags::LOADING).and(Flags::STALE),
-        group: Group::Server,
-        keys: KeyRule::None,
-        run: Run::Refused("the slow log is not served by this version yet"),
-        docs: Docs {
-            summary: "Returns entries of the slow log.",
-            since: "2.2.12",
-            complexity: "O(N) where N is the number of entries returned",
-        },
-        extra: Extra { tips: &["request_policy:all_nodes", "nondeterministic_output"], ..Extra::NONE },
-    },
-    Command {
-        name: "LEN",
-        arity: Arity::Exactly(2),
-        flags: Flags::ADMIN.and(Flags::LOADING).and(Flags::STALE),
-        group: Group::Server,
-        keys: KeyRule::None,
-        run: Run::Refused("the slow log is not served by this version yet"),
-        docs: Docs { summary: "Counts the entries of the slow log.", since: "2.2.12", complexity: "O(1)" },
-        extra: Extra {
-            tips: &["request_policy:all_nodes", "response_policy:agg_sum", "nondeterministic_output"],
-            ..Extra::NONE
-        },
-    },
-    Command {
-        name: "RESET",
-        arity: Arity::Exactly(2),
-        flags: Flags::ADMIN.and(Flags::LOADING).and(Flags::STALE),
-        group: Group::Server,
-        keys: KeyRule::None,
-        run: Run::Refused("the slow log is not served by this version yet"),
-        docs: Docs { summary: "Empties the slow log.", since: "2.2.12", complexity: "O(N)" },
-        extra: Extra { tips: &["request_policy:all_nodes", "response_policy:all_succeeded"], ..Extra::NONE },
-    },
-    Command {
-        name: "HELP",
-        arity: Arity::Exactly(2),
-        flags: Flags::LOADING.and(Flags::STALE),
-        group: Group::Server,
-        keys: KeyRule::None,
-        run: Run::OnSession(introspect::help),
-        docs: Docs { summary: "Lists the subcommands of SLOWLOG.", since: "6.2.0", complexity: "O(1)" },
-        extra: Extra::NONE,
-    },
-];
-
-const COMMANDLOG: &[Command] = &[
-    Command {
-        name: "GET",
-        arity: Arity::Exactly(4),
-        flags: Flags::ADMIN.and(Flags::LOADING).and(Flags::STALE),
-        group: Group::Server,
-        keys: KeyRule::None,
-        run: Run::Refused("the slow log is not served by this version yet"),
-        docs: Docs {
-            summary: "Returns entries of a command log.",
-            since: "8.1.0",
-            complexity: "O(N) where N is the number of entries returned",
-        },
-        extra: Extra { tips: &["request_policy:all_nodes", "nondeterministic_output"], ..Extra::NONE },
-    },
-    Command {
-        name: "LEN",
-        arity: Arity::Exactly(3),
-        flags: Flags::ADMIN.and(Flags::LOADING).and(Flags::STALE),
-        group: Group::Server,
-        keys: KeyRule::None,
-        run: Run::Refused("the slow log is not served by this version yet"),
-        docs: Docs { summary: "Counts the entries of a command log.", since: "8.1.0", complexity: "O(1)" },
-        extra: Extra {
-            tips: &["request_policy:all_nodes", "response_policy:agg_sum", "nondeterministic_output"],
-            ..Extra::NONE
-        },
-    },
-    Command {
-        name: "RESET",
-        arity: Arity::Exactly(3),
-        flags: Flags::ADMIN.and(Flags::LOADING).and(Flags::STALE),
-        group: Group::Server,
-        keys: KeyRule::None,
-        run: Run::Refused("the slow log is not served by this version yet"),
-        docs: Docs { summary: "Empties a command log.", since: "8.1.0", complexity: "O(N)" },
-        extra: Extra { tips: &["request_policy:all_nodes", "response_policy:all_succeeded"], ..Extra::NONE },
-    },
-    Command {
-        name: "HELP",
-        arity: Arity::Exactly(2),
-        flags: Flags::LOADING.and(Flags::STALE),
-        group: Group::Server,
-        keys: KeyRule::None,
-        run: Run::OnSession(introspect::help),
-        docs: Docs { summary: "Lists the subcommands of COMMANDLOG.", since: "8.1.0", complexity: "O(1)" },
-        extra: Extra::NONE,
-    },
-];
-
-const LATENCY: &[Command] = &[
-    Command {
-        name: "DOCTOR",
-        arity: Arity::Exactly(2),
-        flags: ADMIN_ANY_TIME,
-        group: Group::Server,
-        keys: KeyRule::None,
-        run: Run::Refused("latency statistics are not served by this version yet"),
-        docs: Docs { summary: "Gives advice on slow events.", since: "2.8.13", complexity: "O(1)" },
-        extra: Extra {
-            tips: &["nondeterministic_output", "request_policy:all_nodes", "response_policy:special"],
-            ..Extra::NONE
-        },
-    },
-    Command {
-        name: "GRAPH",
-        arity: Arity::Exactly(3),
-        flags: ADMIN_ANY_TIME,
-        group: Group::Server,
-        keys: KeyRule::None,
-        run: Run::Refused("latency statistics are not served by this version yet"),
-        docs: Docs { summary: "Draws how long an event took over time.", since: "2.8.13", complexity: "O(1)" },
-        extra: Extra {
-            tips: &["nondeterministic_output", "request_policy:all_nodes", "response_policy:special"],
-            ..Extra::NONE
-        },
-    },
-    Command {
-        name: "HISTOGRAM",
-        arity: Arity::AtLeast(2),
-        flags: ADMIN_ANY_TIME,
-        group: Group::Server,
-        keys: KeyRule::None,
-        run: Run::Refused("latency statistics are not served by this version yet"),
-        docs: Docs { summary: "Returns how long commands took.", since: "7.0.0", complexity: "O(N)" },
-        extra: Extra {
-            tips: &["nondeterministic_output", "request_policy:all_nodes", "response_policy:special"],
-            ..Extra::NONE
-        },
-    },
-    Command {
-        name: "HISTORY",
-        arity: Arity::Exactly(3),
-        flags: ADMIN_ANY_TIME,
-        group: Group::Server,
-        keys: KeyRule::None,
-        run: Run::Refused("latency statistics are not served by this version yet"),
-        docs: Docs { summary: "Returns how long an event took over time.", since: "2.8.13", complexity: "O(1)" },
-        extra: Extra {
-            tips: &["nondeterministic_output", "request_policy:all_nodes", "response_policy:special"],
-            ..Extra::NONE
-        },
-    },
-    Command {
-        name: "LATEST",
-        arity: Arity::Exactly(2),
-        flags: ADMIN_ANY_TIME,
-        group: Group::Server,
-        keys: KeyRule::None,
-        run: Run::Refused("latency statistics are not served by this version yet"),
-        docs: Docs { summary: "Returns the latest slow events.", since: "2.8.13", complexity: "O(1)" },
-        extra: Extra {
-            tips: &["nondeterministic_output", "request_policy:all_nodes", "response_policy:special"],
-            ..Extra::NONE
-        },
-    },
-    Command {
-        name: "RESET",
-        arity: Arity::AtLeast(2),
-        flags: ADMIN_ANY_TIME,
-        group: Group::Server,
-        keys: KeyRule::None,
-        run: Run::Refused("latency statistics are not served by this version yet"),
-        docs: Docs { summary: "Forgets slow events.", since: "2.8.13", complexity: "O(1)" },
-        extra: Extra { tips: &["request_policy:all_nodes", "response_policy:agg_sum"], ..Extra::NONE },
-    },
-    Command {
-        name: "HELP",
-        arity: Arity::Exactly(2),
-        flags: Flags::LOADING.and(Flags::STALE),
-        group: Group::Server,
-        keys: KeyRule::None,
-        run: Run::OnSession(introspect::help),
-        docs: Docs { summary: "Lists the subcommands of LATENCY.", since: "2.8.13", complexity: "O(1)" },
-        extra: Extra::NONE,
-    },
-];
-
 const MODULE: &[Command] = &[
     Command {
         name: "LIST",
@@ -919,30 +649,6 @@ fn config_set(_: &Session, _: &Surroundings<'_>, mut args: Args<'_>) -> Result<A
 
 fn config_resetstat(_: &Session, _: &Surroundings<'_>, _: Args<'_>) -> Result<Ask, CommandError> {
     Ok(Ask::ResetStatistics)
-}
-
-/// `MEMORY USAGE key [SAMPLES count]`: nothing is sampled here, sizes are kept.
-fn memory_usage(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Result<(), CommandError> {
-    let key = args.take()?;
-    if args.accept("SAMPLES") {
-        args.count(CommandError::Syntax)?;
-    }
-    args.finish()?;
-    match keys.peek(key) {
-        None => reply.null(),
-        Some(entry) => {
-            let object = match entry.value() {
-                crate::dict::ValueRef::Object(object) => object.memory_bytes(),
-                _ => 0,
-            };
-            reply.count(entry.memory_bytes() + object);
-        }
-    }
-    Ok(())
-}
-
-fn memory_purge(_: &Session, _: &Surroundings<'_>, _: Args<'_>) -> Result<Ask, CommandError> {
-    Ok(Ask::PurgeMemory)
 }
 
 fn module_list(_: &mut Session, _: &Surroundings<'_>, _: Args<'_>, reply: &mut Reply) -> Result<(), CommandError> {

@@ -1,0 +1,178 @@
+//! Carries out `DEBUG`, where `enable-debug-command` allows it: means of testing, none of them for daily use.
+//!
+//! What the words mean is said in the engine; here is what needs shards, disks and timers.
+
+use crate::connection::Connection;
+use crate::node::Node;
+use crate::shards::{Call, CallSpace};
+use crate::worker::Worker;
+use keyward_acl::{KeyAccess, KeyUse};
+use keyward_engine::asks::DebugAsk;
+use keyward_engine::digest::Digest;
+use keyward_engine::events::EventClass;
+use keyward_engine::keyspace::SpaceId;
+use keyward_engine::reply::Reply;
+use std::sync::Arc;
+use std::time::Duration;
+
+const NOT_ALLOWED: &str = "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can run \
+    it from a local connection, otherwise you need to set this option in the configuration file, and then restart the \
+    server.";
+
+/// Keys made before other requests get a turn.
+const POPULATED_AT_ONCE: u64 = 256;
+
+/// Does what was asked and answers.
+pub async fn carry_out(worker: &Worker, connection: &Connection, ask: DebugAsk, reply: &mut Reply) {
+    let node = &worker.node;
+    if !is_allowed(node, connection) {
+        return reply.error(NOT_ALLOWED);
+    }
+    match ask {
+        DebugAsk::Answer(bytes) => reply.raw(&bytes),
+        DebugAsk::Sleep { ms } => {
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+            reply.ok();
+        }
+        DebugAsk::Keys(look, names) => on_keys(worker, connection, look, &names, reply),
+        DebugAsk::Reload { save, flush } => reload(node, save, flush, reply).await,
+        DebugAsk::ActiveExpiry(on) => {
+            node.expiry.set_active(on);
+            reply.ok();
+        }
+        DebugAsk::Digest => reply.simple(&digest(node).to_string()),
+        DebugAsk::Populate { count, prefix, bytes } => {
+            populate(worker, connection, (count, &prefix, bytes)).await;
+            reply.ok();
+        }
+        DebugAsk::Tables { database } => reply.verbatim(tables(node, database).as_bytes()),
+        DebugAsk::Log(line) => {
+            tracing::info!(line = %line.escape_ascii(), "DEBUG LOG");
+            reply.ok();
+        }
+        DebugAsk::ChangeReplicationId => reply.ok(),
+    }
+}
+
+fn is_allowed(node: &Node, connection: &Connection) -> bool {
+    match node.config.enable_debug_command {
+        crate::config::DebugCommand::No => false,
+        crate::config::DebugCommand::Yes => true,
+        crate::config::DebugCommand::Local => {
+            let address = connection.session.borrow().address.parse::<std::net::SocketAddr>();
+            address.is_ok_and(|address| address.ip().to_canonical().is_loopback())
+        }
+    }
+}
+
+fn on_keys(
+    worker: &Worker,
+    connection: &Connection,
+    look: keyward_engine::asks::DebugKeys,
+    names: &[Vec<u8>],
+    reply: &mut Reply,
+) {
+    let (node, hot) = (&worker.node, worker.hot());
+    let names: Vec<&[u8]> = names.iter().map(Vec::as_slice).collect();
+    let context = crate::batch::call_context(worker, &hot, &connection.session.borrow(), worker.now_ms());
+    let mut shards: Vec<u32> = names.iter().map(|name| node.shards.layout().place(name).shard).collect();
+    shards.sort_unstable();
+    shards.dedup();
+    let looked = node.shards.look(&shards, context, |keys| look(keys, &names, reply));
+    if let Err(error) = looked {
+        reply.command_error(&error);
+    }
+}
+
+async fn reload(node: &Arc<Node>, save: bool, flush: bool, reply: &mut Reply) {
+    if save && let Err(error) = crate::snapshot::save(node).await {
+        return reply.error(&format!("ERR {error}"));
+    }
+    node.set_loading(true);
+    if flush {
+        (0..node.shards.count()).for_each(|index| node.shards.with(index, |shard| shard.clear()));
+    }
+    let loaded = crate::snapshot::load(node).await;
+    node.set_loading(false);
+    match loaded {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(&format!("ERR {error}")),
+    }
+}
+
+fn digest(node: &Node) -> Digest {
+    let now = crate::node::now_ms();
+    let mut sum = Digest::default();
+    for index in 0..node.shards.count() {
+        node.shards.with(index, |shard| {
+            for (SpaceId { database, .. }, space) in shard.spaces() {
+                space.for_each(&mut |entry| {
+                    if entry.expires_at().is_none_or(|at| at > now) {
+                        sum = sum.with(Digest::of_entry(database, entry.key(), &entry.value(), entry.expires_at()));
+                    }
+                });
+            }
+        });
+    }
+    sum
+}
+
+async fn populate(worker: &Worker, connection: &Connection, (count, prefix, bytes): (u64, &[u8], Option<u64>)) {
+    let mut memory = CallSpace::default();
+    let mut unheard = Reply::new(keyward_engine::reply::Protocol::Resp2);
+    for number in 0..count {
+        let key = [prefix, b":", number.to_string().as_bytes()].concat();
+        let mut value = format!("value:{number}").into_bytes();
+        if let Some(bytes) = bytes {
+            value.resize(bytes as usize, 0);
+        }
+        let argv: [&[u8]; 4] = [b"SET", &key, &value, b"NX"];
+        let Ok(resolved) = worker.node.table.resolve(&argv) else { return };
+        let keyward_engine::command::Run::OnKeys(handler) = resolved.row.run else { return };
+        {
+            let hot = worker.hot();
+            let context = crate::batch::call_context(worker, &hot, &connection.session.borrow(), worker.now_ms());
+            let named = [KeyUse { key: &key, access: KeyAccess { read: false, write: true }, argument: 1 }];
+            let (events, client) = (EventClass::NONE, connection.session.borrow().id);
+            let call = Call {
+                argv: &argv,
+                words: 1,
+                keys: &named,
+                place: None,
+                context,
+                events,
+                client,
+                reader: None,
+                park: None,
+            };
+            let node = &worker.node;
+            // SET NX fails only for lack of memory, and then for all that follow.
+            if node.shards.run(handler, &call, &mut memory, &node.journal, &mut unheard).is_err() {
+                return;
+            }
+        }
+        unheard.bytes.clear();
+        if number % POPULATED_AT_ONCE == POPULATED_AT_ONCE - 1 {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+fn tables(node: &Node, wanted: u32) -> String {
+    let (mut keys, mut expiring) = (0, 0);
+    for index in 0..node.shards.count() {
+        node.shards.with(index, |shard| {
+            for (_, space) in shard.spaces().filter(|(space, _)| space.database == wanted) {
+                keys += space.len();
+                expiring += space.expiring_len();
+            }
+        });
+    }
+    let part = |title: &str, len: usize| {
+        format!(
+            "[{title} HT]\nHash table 0 stats (main hash table):\n table size: {}\n number of elements: {len}\n",
+            len.next_power_of_two().max(4)
+        )
+    };
+    part("Dictionary", keys) + &part("Expires", expiring)
+}

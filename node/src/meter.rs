@@ -1,0 +1,195 @@
+//! How long commands take, without asking the clock for each of them.
+//!
+//! ```text
+//!   batch:   GET GET GET │ SUNION │ GET GET
+//!   clock:  ↑            ↑        ↑        ↑       one look per stretch of commands marked FAST, one around each other
+//! ```
+//! A look costs as much as a fifth of a GET, so the time of a stretch is shared out evenly among its commands. When
+//! somebody looks closely (`slowlog-log-slower-than` below its default, `latency-monitor-threshold`), every command is
+//! measured by itself. What was measured goes to the counters of the thread; what took long, to the slow log.
+
+use crate::live::Hot;
+use crate::pause::Paused;
+use crate::slow;
+use crate::worker::{Worker, now_us};
+use keyward_engine::asks::CommandLogKind;
+use keyward_engine::command::Flags;
+use keyward_engine::error::CommandError;
+use keyward_engine::reply::Reply;
+use keyward_engine::session::Session;
+use keyward_engine::table::Row;
+use std::time::{Duration, Instant};
+
+/// Commands that were run and whose time is not known yet.
+pub struct Meter<'a> {
+    /// When the clock was last looked at.
+    looked: Instant,
+    /// Since then, these were run.
+    stretch: Vec<(&'static Row, &'a [&'a [u8]])>,
+    /// Every command is measured by itself.
+    closely: bool,
+}
+
+impl<'a> Meter<'a> {
+    /// For one batch; `closely`: every command is measured by itself.
+    pub fn new(closely: bool) -> Meter<'a> {
+        Meter { looked: Instant::now(), stretch: Vec::new(), closely }
+    }
+
+    /// A command is about to run.
+    #[inline]
+    pub fn before(&mut self, worker: &Worker, hot: &Hot, session: &Session, row: &'static Row) {
+        if !self.joins(row) {
+            self.settle(worker, hot, session);
+        }
+    }
+
+    /// It has run.
+    #[inline]
+    pub fn after(&mut self, worker: &Worker, hot: &Hot, session: &Session, row: &'static Row, argv: &'a [&'a [u8]]) {
+        self.stretch.push((row, argv));
+        if !self.joins(row) {
+            self.settle(worker, hot, session);
+        }
+    }
+
+    #[inline]
+    fn joins(&self, row: &Row) -> bool {
+        !self.closely && row.command.flags.has(Flags::FAST)
+    }
+
+    /// Shares out the time since the last look.
+    pub fn settle(&mut self, worker: &Worker, hot: &Hot, session: &Session) {
+        let now = Instant::now();
+        let count = u32::try_from(self.stretch.len()).unwrap_or(u32::MAX);
+        if count > 0 {
+            let share = (now - self.looked) / count;
+            for (row, argv) in self.stretch.drain(..) {
+                worker.took(hot, session, row, argv, share);
+            }
+        }
+        self.looked = now;
+    }
+}
+
+/// A command that asked for something outside, until that is done.
+pub struct Asked {
+    row: &'static Row,
+    arguments: Vec<Vec<u8>>,
+    began: Instant,
+}
+
+impl Asked {
+    /// It asks now.
+    pub fn new(row: &'static Row, argv: &[&[u8]]) -> Asked {
+        Asked { row, arguments: slow::kept(row.full_name, argv), began: Instant::now() }
+    }
+}
+
+impl Worker {
+    /// What was asked for is done; `reply` is the answer.
+    pub fn asked(&self, session: &Session, asked: Asked, reply: &Reply) {
+        let hot = self.hot();
+        let arguments: Vec<&[u8]> = asked.arguments.iter().map(Vec::as_slice).collect();
+        self.took(&hot, session, asked.row, &arguments, asked.began.elapsed());
+        if let Some((b'-', error)) = reply.bytes.split_first() {
+            self.failed(asked.row);
+            self.stats.error_words.lock().note(error);
+        }
+    }
+
+    /// A command that was counted waits, and is counted when it is served.
+    pub fn waits(&self, row: &Row) {
+        self.stats.commands.take_back();
+        self.stats.calls[usize::from(row.id)].take_back();
+    }
+
+    /// Counts a command that was answered with an error.
+    pub fn failed(&self, row: &Row) {
+        self.stats.errors.add(1);
+        self.stats.failures[usize::from(row.id)].add(1);
+    }
+
+    /// Counts a request that is no command, or has too many or too few arguments.
+    pub fn malformed(&self, error: &CommandError) {
+        self.stats.errors.add(1);
+        if let CommandError::Arity(name) = error
+            && let Some(row) = self.node.table.find(name.as_bytes())
+        {
+            self.stats.refusals[usize::from(row.id)].add(1);
+        }
+    }
+
+    /// Whether clients are paused and this must wait with them.
+    #[inline]
+    pub fn waits_for_pause(&self, now: i64, session: &Session, row: &Row, argv: &[&[u8]]) -> bool {
+        match self.node.pause.state(now) {
+            Paused::Nobody => false,
+            Paused::Writes => self.may_write(session, row, argv),
+            Paused::All => true,
+        }
+    }
+
+    fn may_write(&self, session: &Session, row: &Row, argv: &[&[u8]]) -> bool {
+        match row.full_name {
+            "exec" => session.transaction.iter().flat_map(|transaction| &transaction.requests).any(|request| {
+                let argv: Vec<&[u8]> = request.iter().map(Vec::as_slice).collect();
+                self.node.table.resolve(&argv).is_ok_and(|resolved| self.may_write(session, resolved.row, &argv))
+            }),
+            // They change nothing a client could read, but travel to replicas as writes do.
+            "publish" | "spublish" | "pfcount" => true,
+            "evalsha" | "fcall" => true,
+            "eval" => !argv.get(1).is_some_and(|script| promises_not_to_write(script)),
+            _ => row.command.flags.has(Flags::WRITE),
+        }
+    }
+
+    /// Notes how long a command took.
+    #[inline]
+    pub fn took(&self, hot: &Hot, session: &Session, row: &'static Row, argv: &[&[u8]], time: Duration) {
+        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let index = usize::from(row.id);
+        self.stats.nanoseconds[index].add(nanoseconds);
+        if hot.tracks_latency {
+            self.stats.latency.note(index, nanoseconds);
+        }
+        if hot.remarkable.reached(CommandLogKind::Slow, nanoseconds / 1000) {
+            self.note_slow(hot, session, row, slow::kept(row.full_name, argv), nanoseconds / 1000);
+        }
+        if hot.latency_event_ms > 0 && time.as_millis() as u64 >= hot.latency_event_ms {
+            let event = if row.command.flags.has(Flags::FAST) { "fast-command" } else { "command" };
+            self.node.latency.note(event, now_us() / 1_000_000, time.as_millis() as u64);
+        }
+    }
+
+    #[cold]
+    fn note_slow(&self, hot: &Hot, session: &Session, row: &'static Row, arguments: Vec<Vec<u8>>, microseconds: u64) {
+        if !row.command.flags.has(Flags::SKIP_SLOWLOG) {
+            let at = (now_us() / 1_000_000, microseconds);
+            self.node.command_logs.note(CommandLogKind::Slow, &hot.remarkable, at, arguments, session);
+        }
+    }
+
+    /// Notes a request or an answer of so many bytes, if that is remarkable.
+    #[inline]
+    pub fn measured(
+        &self,
+        kind: CommandLogKind,
+        hot: &Hot,
+        session: &Session,
+        row: &'static Row,
+        argv: &[&[u8]],
+        bytes: usize,
+    ) {
+        if hot.remarkable.reached(kind, bytes as u64) && !row.command.flags.has(Flags::SKIP_SLOWLOG) {
+            let at = (now_us() / 1_000_000, bytes as u64);
+            self.node.command_logs.note(kind, &hot.remarkable, at, slow::kept(row.full_name, argv), session);
+        }
+    }
+}
+
+/// Whether a script's first line has the flag `no-writes`.
+fn promises_not_to_write(script: &[u8]) -> bool {
+    let first = script.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    first.starts_with(b"#!") && String::from_utf8_lossy(first).contains("no-writes")
+}
