@@ -25,7 +25,10 @@ fn transcripts_hold_through_every_node() {
 }
 
 /// Transcripts that only hold where the data is, each with the reason.
-const ONE_NODE: [(&str, &str); 1] = [("generic/eviction.txt", "CONFIG SET changes the node it is sent to")];
+const ONE_NODE: [(&str, &str); 2] = [
+    ("generic/eviction.txt", "CONFIG SET changes the node it is sent to"),
+    ("server/observing.txt", "the slow log and the latencies are those of the node that ran the command"),
+];
 
 #[test]
 fn transcripts_hold_on_a_single_node() {
