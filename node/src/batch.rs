@@ -330,7 +330,8 @@ impl<'w, 'a> Batch<'w, 'a> {
                 Err(_) if !self.forward.is_empty() => return Flow::StopBefore,
                 Err(refusal) => {
                     self.break_transaction(session);
-                    session.last_command = row.full_name;
+                    // What EXEC runs is refused as part of it.
+                    session.last_command = if self.executing && !self.scripted { "exec" } else { row.full_name };
                     self.worker.refused(session, row, &refusal, self.log_context(session));
                     scratch.reply.error(&refusal.text(self.conditions.detail));
                     return Flow::Continue;

@@ -2,17 +2,23 @@
 //!
 //! What the words mean is said in the engine; here is what needs shards, disks and timers.
 
-use crate::connection::Connection;
+use crate::connection::{Connection, Lane};
+use crate::gate::{self, KeyBuffer};
 use crate::node::Node;
 use crate::shards::{Call, CallSpace};
 use crate::worker::Worker;
 use keyward_acl::{KeyAccess, KeyUse};
-use keyward_engine::asks::DebugAsk;
+use keyward_engine::args::Args;
+use keyward_engine::asks::{Ask, DebugAsk};
+use keyward_engine::command::Run;
 use keyward_engine::digest::Digest;
 use keyward_engine::events::EventClass;
 use keyward_engine::keyspace::SpaceId;
 use keyward_engine::reply::Reply;
+use keyward_engine::session::Session;
+use keyward_engine::table::Resolved;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 const NOT_ALLOWED: &str = "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can run \
@@ -36,6 +42,10 @@ pub async fn carry_out(worker: &Worker, connection: &Connection, ask: DebugAsk, 
         }
         DebugAsk::Keys(look, names) => on_keys(worker, connection, look, &names, reply),
         DebugAsk::Reload { save, flush } => reload(node, save, flush, reply).await,
+        DebugAsk::InScripts(allowed) => {
+            node.debug_in_scripts.store(allowed, Ordering::Relaxed);
+            reply.ok();
+        }
         DebugAsk::ActiveExpiry(on) => {
             node.expiry.set_active(on);
             reply.ok();
@@ -62,6 +72,27 @@ fn is_allowed(node: &Node, connection: &Connection) -> bool {
             let address = connection.session.borrow().address.parse::<std::net::SocketAddr>();
             address.is_ok_and(|address| address.ip().to_canonical().is_loopback())
         }
+    }
+}
+
+/// What `DEBUG` answers a script, where that is switched on (`SET-DISABLE-DENY-SCRIPTS`): what needs nothing but words.
+pub(crate) fn in_script(
+    worker: &Worker,
+    session: &Session,
+    lane: &Lane,
+    resolved: &Resolved<'static>,
+    argv: &[&[u8]],
+) -> Option<Vec<u8>> {
+    let Run::Ask(handler) = resolved.row.run else { return None };
+    if resolved.row.full_name != "debug" || !worker.node.debug_in_scripts.load(Ordering::Relaxed) {
+        return None;
+    }
+    let hot = worker.hot();
+    let (conditions, mut keys) = (worker.conditions(&lane.view, &hot), KeyBuffer::new());
+    gate::admit(worker.node.table, resolved.row, argv, session, &conditions, &mut keys).ok()?;
+    match handler(session, &worker.surroundings(&lane.view, &hot), Args::new(argv, resolved.words)) {
+        Ok(Ask::Debug(DebugAsk::Answer(bytes))) => Some(bytes),
+        _ => None,
     }
 }
 
@@ -128,7 +159,7 @@ async fn populate(worker: &Worker, connection: &Connection, (count, prefix, byte
         }
         let argv: [&[u8]; 4] = [b"SET", &key, &value, b"NX"];
         let Ok(resolved) = worker.node.table.resolve(&argv) else { return };
-        let keyward_engine::command::Run::OnKeys(handler) = resolved.row.run else { return };
+        let Run::OnKeys(handler) = resolved.row.run else { return };
         {
             let hot = worker.hot();
             let context = crate::batch::call_context(worker, &hot, &connection.session.borrow(), worker.now_ms());

@@ -107,7 +107,7 @@ const PARAMETERS: &[Parameter] = &[
     set("latency-tracking", "yes", Kind::Switch),
     set("lfu-decay-time", "1", Kind::Number(0, i32::MAX as i64)),
     set("lfu-log-factor", "10", Kind::Number(0, i32::MAX as i64)),
-    set("list-max-listpack-size", "-2", Kind::Number(-5, MANY)),
+    set("list-max-listpack-size", "-2", Kind::Number(i32::MIN as i64, i32::MAX as i64)),
     set("maxclients", "10000", Kind::Number(1, 1_000_000)),
     set("maxmemory", "0", Kind::Bytes(0, u64::MAX)),
     set("maxmemory-eviction-tenacity", "10", Kind::Number(0, 100)),
@@ -456,7 +456,11 @@ fn hot(texts: &BTreeMap<&'static str, String>, fixed: Fixed) -> Hot {
     let limits = Limits {
         hash_listpack_entries_max: count("hash-max-listpack-entries"),
         hash_listpack_value_bytes_max: count("hash-max-listpack-value"),
-        list_listpack_size: number("list-max-listpack-size"),
+        // As Redis reads them: below -5 is -5, and a node of no element is one of one.
+        list_listpack_size: match number("list-max-listpack-size") {
+            0 => 1,
+            size => size.max(-5),
+        },
         set_intset_entries_max: count("set-max-intset-entries"),
         set_listpack_entries_max: count("set-max-listpack-entries"),
         set_listpack_value_bytes_max: count("set-max-listpack-value"),

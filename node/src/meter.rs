@@ -138,7 +138,7 @@ impl Worker {
             }),
             // They change nothing a client could read, but travel to replicas as writes do.
             "publish" | "spublish" | "pfcount" => true,
-            "evalsha" | "fcall" => true,
+            "evalsha" | "fcall" => !argv.get(1).is_some_and(|program| self.node.scripts.promises_not_to_write(program)),
             "eval" => !argv.get(1).is_some_and(|script| promises_not_to_write(script)),
             _ => row.command.flags.has(Flags::WRITE),
         }

@@ -157,6 +157,8 @@ pub struct Node {
     pub latency: Events,
     /// Whether clients wait.
     pub pause: Pause,
+    /// Scripts may use `DEBUG`, for tests.
+    pub debug_in_scripts: AtomicBool,
     /// How to reach each data thread.
     pub inboxes: Vec<mpsc::Sender<Job>>,
     /// What each data thread counted.
@@ -464,6 +466,7 @@ async fn serve_with(
         acl_log: Mutex::new(AclLog::new(live.hot().acl_log_max)),
         command_logs: CommandLogs::default(),
         latency: Events::default(),
+        debug_in_scripts: AtomicBool::new(false),
         pause: Pause::default(),
         live,
         table,

@@ -267,7 +267,10 @@ impl Batch<'_, '_> {
             return refuse(text);
         }
         let began = Instant::now();
-        let command = std::iter::once(session.last_command.as_bytes().to_vec()).chain(call.keys.iter().cloned());
+        let (Program::Text(program) | Program::Hash(program) | Program::Function(program)) = &call.program;
+        let head =
+            [session.last_command.as_bytes().to_vec(), program.clone(), call.keys.len().to_string().into_bytes()];
+        let command = head.into_iter().chain(call.keys.iter().chain(&call.args).cloned());
         *scripts.running.lock() = Some(Running {
             function: function.clone(),
             command: command.collect(),
@@ -433,6 +436,15 @@ fn kill(scripts: &Scripts, function: bool, reply: &mut Reply) {
     }
 }
 
+impl Scripts {
+    /// Whether a cached script or a function has the flag `no-writes`. False too while a script runs: who asks may not wait.
+    pub(crate) fn promises_not_to_write(&self, program: &[u8]) -> bool {
+        let Some(machine) = self.machine.try_lock() else { return false };
+        let script = Sha::parse(program).and_then(|sha| machine.script(&sha)).map(|script| script.flags);
+        script.or_else(|| machine.function(program).map(|function| function.flags)).is_some_and(|flags| flags.no_writes)
+    }
+}
+
 fn show_stats(scripts: &Scripts, reply: &mut Reply) {
     let (_, libraries, functions, _) = scripts.sizes();
     reply.map(2);
@@ -567,6 +579,9 @@ impl Host for ScriptHost<'_, '_, '_> {
             }
             Err(_) => return refuse("ERR Unknown Redis command called from script", reply),
         };
+        if let Some(answer) = crate::debug::in_script(self.batch.worker, &self.session, self.lane, &resolved, argv) {
+            return reply.extend_from_slice(&answer);
+        }
         if let Err(text) = self.admit(&resolved, argv) {
             return refuse(&text, reply);
         }

@@ -381,6 +381,8 @@ pub enum DebugAsk {
         /// Forget what is in memory before loading.
         flush: bool,
     },
+    /// Whether scripts may use the words of `DEBUG` that only answer.
+    InScripts(bool),
     /// Whether expired keys are looked for.
     ActiveExpiry(bool),
     /// A number that tells two states of all databases apart.

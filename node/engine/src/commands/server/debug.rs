@@ -25,7 +25,6 @@ const WITHOUT_EFFECT: &[(&str, usize)] = &[
     ("DICT-RESIZING", 1),
     ("HASHING-MODE", 0),
     ("CONFIG-REWRITE-FORCE-ALL", 0),
-    ("SET-DISABLE-DENY-SCRIPTS", 1),
     ("REPLICATE", 1),
 ];
 
@@ -61,6 +60,7 @@ pub(super) fn debug(session: &Session, _: &Surroundings<'_>, mut args: Args<'_>)
         ("DIGEST", 0) => DebugAsk::Digest,
         ("HTSTATS", 1..) => DebugAsk::Tables { database: u32::try_from(args.integer()?).map_err(|_| unknown)? },
         ("RELOAD", _) => reload(&mut args)?,
+        ("SET-DISABLE-DENY-SCRIPTS", 1) => DebugAsk::InScripts(args.integer()? != 0),
         ("SET-ACTIVE-EXPIRE", 1) => DebugAsk::ActiveExpiry(args.integer()? != 0),
         ("POPULATE", 1..=3) => populate(&mut args)?,
         ("LOG", 1) => DebugAsk::Log(args.take()?.to_vec()),
