@@ -7,7 +7,9 @@ use std::fmt;
 
 use keyward_acl::{UserChange, UserOutcome};
 
-use crate::{Addresses, ClusterId, Epoch, GroupId, JoinToken, NodeId, RequestId, UnixMillis};
+use crate::{
+    Addresses, ClusterId, Epoch, GroupId, JoinToken, NodeId, RequestId, TenantChange, TenantRefusal, UnixMillis,
+};
 
 /// A change with who asked for it, when, through which door, and under which request id.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,6 +77,8 @@ pub enum Change {
         /// Its value, as written.
         value: Option<String>,
     },
+    /// `TENANT`: who owns which keys, and what they may use.
+    Tenant(TenantChange),
     /// Nothing; proves that a quorum can still commit.
     Noop,
 }
@@ -127,6 +131,8 @@ pub enum Refusal {
     TooManyNodes,
     /// More settings than [`crate::State::SETTINGS_MAX`].
     TooManySettings,
+    /// The tenants cannot be changed so.
+    Tenant(TenantRefusal),
 }
 
 impl fmt::Display for Refusal {
@@ -141,6 +147,7 @@ impl fmt::Display for Refusal {
                 write!(f, "the node is primary of shard group {}; hand it over first", group.0)
             }
             Self::TooManyNodes => write!(f, "the cluster has as many nodes as it can register"),
+            Self::Tenant(refusal) => refusal.fmt(f),
             Self::TooManySettings => write!(f, "the cluster has as many settings as it can hold"),
         }
     }
@@ -166,6 +173,7 @@ impl Change {
             }
             Self::SetSetting { name, value: Some(value) } => format!("set {name} to {value}"),
             Self::SetSetting { name, value: None } => format!("reset {name}"),
+            Self::Tenant(change) => change.summary(),
             Self::Noop => String::from("nothing"),
         };
         if line.len() > SUMMARY_BYTES_MAX {

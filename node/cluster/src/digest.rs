@@ -6,6 +6,7 @@
 use keyward_acl::UserRecord;
 
 use crate::record::{AppliedRequest, StateRecord};
+use crate::tenant::{Tenant, TenantGrant, TenantMode};
 use crate::{ChangeRecord, NodeInfo, ShardGroup};
 
 /// The digest of a state, through its written form: what is not written down cannot differ after a restart.
@@ -22,6 +23,10 @@ pub(crate) fn of(record: &StateRecord) -> u64 {
     });
     walk.each(&record.history, Walk::change);
     walk.each(&record.requests, Walk::request);
+    if record.last_tenant > 0 {
+        walk.number(u64::from(record.last_tenant));
+        walk.each(&record.tenants, Walk::tenant);
+    }
     walk.0
 }
 
@@ -100,5 +105,37 @@ impl Walk {
     fn request(&mut self, request: &AppliedRequest) {
         self.raw(&request.id.0.to_le_bytes());
         self.number(request.index);
+    }
+
+    fn tenant(&mut self, tenant: &Tenant) {
+        self.number(u64::from(tenant.number.0));
+        self.text(&tenant.name);
+        match &tenant.mode {
+            TenantMode::Prefixes(prefixes) => {
+                self.number(prefixes.len() as u64);
+                prefixes.iter().for_each(|prefix| self.bytes(prefix));
+            }
+            TenantMode::Namespace => self.number(u64::MAX),
+        }
+        self.number(tenant.users.len() as u64);
+        tenant.users.iter().for_each(|user| self.bytes(user));
+        self.number(tenant.settings.len() as u64);
+        for (name, value) in &tenant.settings {
+            self.text(name);
+            self.text(value);
+        }
+        for grants in [&tenant.exports, &tenant.imports] {
+            self.number(grants.len() as u64);
+            grants.iter().for_each(|grant| self.grant(grant));
+        }
+        self.number(u64::from(tenant.retired));
+        self.number(tenant.created);
+        self.number(tenant.revision);
+    }
+
+    fn grant(&mut self, grant: &TenantGrant) {
+        self.text(&grant.tenant);
+        self.bytes(&grant.pattern);
+        self.number(u64::from(grant.write));
     }
 }

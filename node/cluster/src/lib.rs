@@ -12,6 +12,7 @@
 pub mod change;
 pub mod record;
 pub mod state;
+pub mod tenant;
 
 mod digest;
 mod names;
@@ -20,3 +21,4 @@ pub use change::{Change, Founder, Outcome, Refusal, Stamped};
 pub use names::{Addresses, ClusterId, Epoch, GroupId, JoinToken, NodeId, RequestId, UnixMillis};
 pub use record::{AppliedRequest, StateRecord};
 pub use state::{ChangeRecord, NodeInfo, ShardGroup, State};
+pub use tenant::{Tenant, TenantChange, TenantEdit, TenantGrant, TenantMode, TenantNumber, TenantRefusal, Tenants};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use keyward_acl::{Directory, RestoreError, UserRecord};
 
-use crate::{ChangeRecord, ClusterId, NodeInfo, Outcome, RequestId, ShardGroup, State};
+use crate::{ChangeRecord, ClusterId, NodeInfo, Outcome, RequestId, ShardGroup, State, Tenant, Tenants};
 
 /// A whole state, ready to be written or just read.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -29,6 +29,10 @@ pub struct StateRecord {
     pub history: Vec<ChangeRecord>,
     /// The last requests, oldest first.
     pub requests: Vec<AppliedRequest>,
+    /// All tenants, by name.
+    pub tenants: Vec<Tenant>,
+    /// The number given to the last tenant that was made.
+    pub last_tenant: u32,
 }
 
 /// A request that was applied, remembered so that a repetition gets the same answer.
@@ -53,6 +57,8 @@ impl From<&State> for StateRecord {
             settings: state.settings.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
             history: state.history().cloned().collect(),
             requests: state.requests.iter().cloned().collect(),
+            tenants: state.tenants.iter().map(|tenant| Tenant::clone(tenant)).collect(),
+            last_tenant: state.tenants.last_number(),
         }
     }
 }
@@ -69,6 +75,7 @@ impl TryFrom<StateRecord> for State {
             settings: Arc::new(record.settings.into_iter().collect()),
             history: Arc::new(record.history.into_iter().map(Arc::new).collect::<VecDeque<_>>()),
             requests: Arc::new(record.requests.into()),
+            tenants: Arc::new(Tenants::restore(record.tenants, record.last_tenant)),
             applied_index: record.applied_index,
         })
     }

@@ -6,12 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use keyward_acl::{Directory, UserChange};
+use keyward_acl::{Directory, UserChange, UserName};
 
 use crate::record::AppliedRequest;
 use crate::{
     Addresses, Change, ClusterId, Epoch, Founder, GroupId, JoinToken, NodeId, Outcome, Refusal, RequestId, Stamped,
-    StateRecord, UnixMillis,
+    StateRecord, TenantChange, Tenants, UnixMillis,
 };
 
 /// Everything the nodes of a cluster agree on. Not the keys.
@@ -19,6 +19,7 @@ use crate::{
 pub struct State {
     pub(crate) cluster_id: Option<ClusterId>,
     pub(crate) directory: Directory,
+    pub(crate) tenants: Arc<Tenants>,
     pub(crate) nodes: Arc<BTreeMap<NodeId, NodeInfo>>,
     pub(crate) groups: Arc<BTreeMap<GroupId, ShardGroup>>,
     pub(crate) settings: Arc<BTreeMap<String, String>>,
@@ -95,6 +96,11 @@ impl State {
     /// All users.
     pub fn directory(&self) -> &Directory {
         &self.directory
+    }
+
+    /// All tenants.
+    pub fn tenants(&self) -> &Arc<Tenants> {
+        &self.tenants
     }
 
     /// All registered nodes, by id.
@@ -188,6 +194,7 @@ impl State {
             Change::UpdateNodeAddresses { node, addresses } => self.move_node(*node, addresses),
             Change::SetPrimary { group, node, expect_epoch } => self.set_primary(*group, *node, *expect_epoch),
             Change::SetSetting { name, value } => self.set_setting(name, value.as_deref()),
+            Change::Tenant(change) => self.change_tenants(index, change),
             Change::Noop => Outcome::Unchanged,
         }
     }
@@ -222,6 +229,21 @@ impl State {
 
     fn change_users(&mut self, index: u64, change: &UserChange) -> Outcome {
         Outcome::User(self.directory.apply(index, change))
+    }
+
+    fn change_tenants(&mut self, index: u64, change: &TenantChange) -> Outcome {
+        let mut users_gone = Vec::new();
+        match Arc::make_mut(&mut self.tenants).apply(index, change, &mut users_gone) {
+            Ok(false) => Outcome::Unchanged,
+            Ok(true) => {
+                let names: Vec<UserName> = users_gone.iter().filter_map(|name| UserName::new(name).ok()).collect();
+                if !names.is_empty() {
+                    self.directory.apply(index, &UserChange::Delete { names });
+                }
+                Outcome::Done
+            }
+            Err(refusal) => Outcome::Refused(Refusal::Tenant(refusal)),
+        }
     }
 
     fn add_node(&mut self, index: u64, name: &str, addresses: &Addresses, token: JoinToken) -> Outcome {

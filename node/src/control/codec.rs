@@ -16,6 +16,7 @@ use keyward_cluster::{
 use keyward_proto::control as wire;
 use openraft::EntryPayload;
 
+use super::codec_tenants as tenants;
 use super::codec_users as users;
 use super::raft_types::{Entry, LeaderId, LogId, Membership, SnapshotMeta, StoredMembership, Vote};
 
@@ -188,6 +189,7 @@ fn change_to(change: &Change) -> wire::stamped_change::Change {
         Change::SetSetting { name, value } => {
             Wire::SetSetting(wire::SetSetting { name: name.clone(), value: value.clone() })
         }
+        Change::Tenant(change) => Wire::ChangeTenant(tenants::change_to(change)),
         Change::Noop => Wire::Noop(wire::Blank {}),
     }
 }
@@ -214,6 +216,7 @@ fn change_from(change: wire::stamped_change::Change) -> Result<Change, CodecErro
             expect_epoch: Epoch(set.expect_epoch),
         },
         Wire::SetSetting(set) => Change::SetSetting { name: set.name, value: set.value },
+        Wire::ChangeTenant(change) => Change::Tenant(tenants::change_from(change)?),
         Wire::Noop(_) => Change::Noop,
         Wire::SetUser(_) | Wire::DeleteUsers(_) | Wire::ReplaceUsers(_) | Wire::ImportUsers(_) => {
             Change::User(users::change_from(change)?)
@@ -298,6 +301,7 @@ fn refusal_to(refusal: &Refusal) -> wire::refusal::Reason {
         Refusal::StillPrimary(group) => Wire::StillPrimary(group.0),
         Refusal::TooManyNodes => Wire::TooManyNodes(wire::Blank {}),
         Refusal::TooManySettings => Wire::TooManySettings(wire::Blank {}),
+        Refusal::Tenant(refusal) => Wire::Tenant(tenants::refusal_to(refusal)),
     }
 }
 
@@ -312,6 +316,7 @@ fn refusal_from(refusal: wire::Refusal) -> Result<Refusal, CodecError> {
         Wire::StillPrimary(group) => Refusal::StillPrimary(GroupId(group)),
         Wire::TooManyNodes(_) => Refusal::TooManyNodes,
         Wire::TooManySettings(_) => Refusal::TooManySettings,
+        Wire::Tenant(refusal) => Refusal::Tenant(tenants::refusal_from(refusal)?),
     })
 }
 
@@ -331,6 +336,8 @@ pub(crate) fn record_to(record: &StateRecord) -> wire::StateRecord {
             .collect(),
         history: record.history.iter().map(history_to).collect(),
         requests: record.requests.iter().map(request_to).collect(),
+        tenants: record.tenants.iter().map(tenants::record_to).collect(),
+        last_tenant: record.last_tenant,
     }
 }
 
@@ -345,6 +352,8 @@ pub(crate) fn record_from(record: wire::StateRecord) -> Result<StateRecord, Code
         settings: record.settings.into_iter().map(|setting| (setting.name, setting.value)).collect(),
         history: record.history.into_iter().map(history_from).collect(),
         requests: record.requests.into_iter().map(request_from).collect::<Result<_, _>>()?,
+        tenants: record.tenants.into_iter().map(tenants::record_from).collect(),
+        last_tenant: record.last_tenant,
     })
 }
 

@@ -18,6 +18,7 @@ pub mod config;
 pub mod view;
 
 mod codec;
+mod codec_tenants;
 mod codec_users;
 mod core;
 mod door;

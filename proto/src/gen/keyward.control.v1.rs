@@ -402,7 +402,7 @@ pub struct StampedChange {
     pub request: ::prost::alloc::vec::Vec<u8>,
     #[prost(
         oneof = "stamped_change::Change",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 30"
     )]
     pub change: ::core::option::Option<stamped_change::Change>,
 }
@@ -432,6 +432,8 @@ pub mod stamped_change {
         SetSetting(super::SetSetting),
         #[prost(message, tag = "20")]
         Noop(super::Blank),
+        #[prost(message, tag = "30")]
+        ChangeTenant(super::ChangeTenant),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -515,14 +517,93 @@ pub struct SetSetting {
     #[prost(string, optional, tag = "2")]
     pub value: ::core::option::Option<::prost::alloc::string::String>,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ChangeTenant {
+    /// Which tenant.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(oneof = "change_tenant::Kind", tags = "2, 3, 4, 5")]
+    pub kind: ::core::option::Option<change_tenant::Kind>,
+}
+/// Nested message and enum types in `ChangeTenant`.
+pub mod change_tenant {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(message, tag = "2")]
+        Create(super::CreateTenant),
+        #[prost(message, tag = "3")]
+        Set(super::TenantEdits),
+        /// Its name from now on.
+        #[prost(string, tag = "4")]
+        Rename(::prost::alloc::string::String),
+        /// Whether its keys go too.
+        #[prost(bool, tag = "5")]
+        DeletePurged(bool),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CreateTenant {
+    /// It has a namespace, and then no prefixes.
+    #[prost(bool, tag = "1")]
+    pub namespace: bool,
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    pub prefixes: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    #[prost(message, optional, tag = "3")]
+    pub edits: ::core::option::Option<TenantEdits>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TenantEdits {
+    #[prost(message, repeated, tag = "1")]
+    pub edits: ::prost::alloc::vec::Vec<TenantEdit>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TenantEdit {
+    #[prost(oneof = "tenant_edit::Edit", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    pub edit: ::core::option::Option<tenant_edit::Edit>,
+}
+/// Nested message and enum types in `TenantEdit`.
+pub mod tenant_edit {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Edit {
+        #[prost(bytes, tag = "1")]
+        AddPrefix(::prost::alloc::vec::Vec<u8>),
+        #[prost(bytes, tag = "2")]
+        RemovePrefix(::prost::alloc::vec::Vec<u8>),
+        #[prost(bytes, tag = "3")]
+        AddUser(::prost::alloc::vec::Vec<u8>),
+        #[prost(bytes, tag = "4")]
+        RemoveUser(::prost::alloc::vec::Vec<u8>),
+        #[prost(message, tag = "5")]
+        Setting(super::SetSetting),
+        #[prost(message, tag = "6")]
+        AddExport(super::TenantGrant),
+        #[prost(message, tag = "7")]
+        RemoveExport(super::TenantGrant),
+        #[prost(message, tag = "8")]
+        AddImport(super::TenantGrant),
+        #[prost(message, tag = "9")]
+        RemoveImport(super::TenantGrant),
+        #[prost(bool, tag = "10")]
+        Retired(bool),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TenantGrant {
+    #[prost(string, tag = "1")]
+    pub tenant: ::prost::alloc::string::String,
+    #[prost(bytes = "vec", tag = "2")]
+    pub pattern: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bool, tag = "3")]
+    pub write: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Outcome {
     #[prost(oneof = "outcome::Outcome", tags = "1, 2, 3, 4, 5")]
     pub outcome: ::core::option::Option<outcome::Outcome>,
 }
 /// Nested message and enum types in `Outcome`.
 pub mod outcome {
-    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Outcome {
         #[prost(message, tag = "1")]
         Done(super::Blank),
@@ -581,14 +662,14 @@ pub struct NodeAdded {
     #[prost(uint64, optional, tag = "2")]
     pub replaced: ::core::option::Option<u64>,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Refusal {
-    #[prost(oneof = "refusal::Reason", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "refusal::Reason", tags = "1, 2, 3, 4, 5, 6, 7, 8, 20")]
     pub reason: ::core::option::Option<refusal::Reason>,
 }
 /// Nested message and enum types in `Refusal`.
 pub mod refusal {
-    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Reason {
         #[prost(message, tag = "1")]
         AlreadyFormed(super::Blank),
@@ -606,6 +687,76 @@ pub mod refusal {
         TooManyNodes(super::Blank),
         #[prost(message, tag = "8")]
         TooManySettings(super::Blank),
+        #[prost(message, tag = "20")]
+        Tenant(super::TenantRefusal),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TenantRefusal {
+    #[prost(enumeration = "tenant_refusal::Reason", tag = "1")]
+    pub reason: i32,
+    /// What the sentence of the reason names, in its order.
+    #[prost(string, repeated, tag = "2")]
+    pub words: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// Nested message and enum types in `TenantRefusal`.
+pub mod tenant_refusal {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Reason {
+        Unspecified = 0,
+        Exists = 1,
+        Unknown = 2,
+        Overlap = 3,
+        UserTaken = 4,
+        NotRetired = 5,
+        NeedsPurge = 6,
+        TooMany = 7,
+        Invalid = 8,
+    }
+    impl Reason {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "REASON_UNSPECIFIED",
+                Self::Exists => "REASON_EXISTS",
+                Self::Unknown => "REASON_UNKNOWN",
+                Self::Overlap => "REASON_OVERLAP",
+                Self::UserTaken => "REASON_USER_TAKEN",
+                Self::NotRetired => "REASON_NOT_RETIRED",
+                Self::NeedsPurge => "REASON_NEEDS_PURGE",
+                Self::TooMany => "REASON_TOO_MANY",
+                Self::Invalid => "REASON_INVALID",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "REASON_UNSPECIFIED" => Some(Self::Unspecified),
+                "REASON_EXISTS" => Some(Self::Exists),
+                "REASON_UNKNOWN" => Some(Self::Unknown),
+                "REASON_OVERLAP" => Some(Self::Overlap),
+                "REASON_USER_TAKEN" => Some(Self::UserTaken),
+                "REASON_NOT_RETIRED" => Some(Self::NotRetired),
+                "REASON_NEEDS_PURGE" => Some(Self::NeedsPurge),
+                "REASON_TOO_MANY" => Some(Self::TooMany),
+                "REASON_INVALID" => Some(Self::Invalid),
+                _ => None,
+            }
+        }
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -627,6 +778,36 @@ pub struct StateRecord {
     pub history: ::prost::alloc::vec::Vec<HistoryRecord>,
     #[prost(message, repeated, tag = "8")]
     pub requests: ::prost::alloc::vec::Vec<RequestRecord>,
+    #[prost(message, repeated, tag = "20")]
+    pub tenants: ::prost::alloc::vec::Vec<TenantRecord>,
+    /// The number given to the last tenant that was made.
+    #[prost(uint32, tag = "21")]
+    pub last_tenant: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TenantRecord {
+    #[prost(uint32, tag = "1")]
+    pub number: u32,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(bool, tag = "3")]
+    pub namespace: bool,
+    #[prost(bytes = "vec", repeated, tag = "4")]
+    pub prefixes: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    #[prost(bytes = "vec", repeated, tag = "5")]
+    pub users: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    #[prost(message, repeated, tag = "6")]
+    pub settings: ::prost::alloc::vec::Vec<SettingRecord>,
+    #[prost(message, repeated, tag = "7")]
+    pub exports: ::prost::alloc::vec::Vec<TenantGrant>,
+    #[prost(message, repeated, tag = "8")]
+    pub imports: ::prost::alloc::vec::Vec<TenantGrant>,
+    #[prost(bool, tag = "9")]
+    pub retired: bool,
+    #[prost(uint64, tag = "10")]
+    pub created: u64,
+    #[prost(uint64, tag = "11")]
+    pub revision: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UserRecord {
