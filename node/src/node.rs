@@ -478,7 +478,7 @@ async fn serve_with(
         mailboxes: Mutex::default(),
         blocked: Blocked::default(),
         journal: Journal::new(),
-        views: ViewCell::new(View::build(Arc::clone(&ready.state), me, table, None)),
+        views: ViewCell::new(View::build(Arc::clone(&ready.state), (me, ready.incarnation), table, None)),
         control,
         inboxes,
         counters,
@@ -563,8 +563,8 @@ async fn follow_views(node: Arc<Node>) {
 fn take_over(node: &Node, applied: &control::View) {
     let (_, current) = node.views.load();
     let Some(me) = applied.node else { return };
-    if applied.index > current.index || me != current.me {
-        let next = View::build(Arc::clone(&applied.state), me, node.table, Some(&current));
+    if applied.index > current.index || (me, applied.incarnation) != (current.me, current.my_incarnation) {
+        let next = View::build(Arc::clone(&applied.state), (me, applied.incarnation), node.table, Some(&current));
         node.views.publish(Arc::new(next));
     }
 }

@@ -4,7 +4,7 @@
 //! the one it last saw and compares a single number per request to notice a newer one.
 
 use keyward_acl::{Policy, User, UserName};
-use keyward_cluster::{GroupId, NodeId, State};
+use keyward_cluster::{GroupId, Incarnation, Member, NodeId, ShardGroup, State};
 use keyward_engine::session::{Login, Topology, TopologyNode};
 use keyward_engine::table::Table;
 use parking_lot::Mutex;
@@ -20,8 +20,12 @@ pub struct View {
     pub index: u64,
     /// Which node this is.
     pub me: NodeId,
-    /// Who serves the data; `None` while nobody was ever named.
+    /// Which process of its node this is, once that is registered.
+    pub my_incarnation: Option<Incarnation>,
+    /// Who serves the data; `None` while nobody does.
     pub primary: Option<NodeId>,
+    /// The group that holds the data.
+    pub group: Option<ShardGroup>,
     /// Clients of this node are told this.
     pub topology: Topology,
     logins: HashMap<UserName, Login>,
@@ -29,7 +33,9 @@ pub struct View {
 
 impl View {
     /// Compiles `state`; rules that did not change since `before` are taken from there.
-    pub fn build(state: Arc<State>, me: NodeId, table: &Table, before: Option<&View>) -> View {
+    /// `me` is this node, and which of its processes, once that is registered.
+    pub fn build(state: Arc<State>, me: (NodeId, Option<Incarnation>), table: &Table, before: Option<&View>) -> View {
+        let (me, my_incarnation) = me;
         let logins = state.directory().iter().map(|user| {
             let name = &user.name;
             let known = before.and_then(|view| view.logins.get(name)).filter(|login| Arc::ptr_eq(&login.user, user));
@@ -39,15 +45,22 @@ impl View {
             (name.clone(), login)
         });
         let logins = logins.collect();
-        let primary = state.groups().get(&GroupId(0)).map(|group| group.primary);
+        let group = state.groups().get(&GroupId(0)).cloned();
+        let current = group.as_ref().and_then(|group| group.primary).filter(|primary| state.is_current(*primary));
+        let primary = current.map(|primary| primary.node);
         let topology = topology(&state, me, primary);
-        View { index: state.applied_index(), me, primary, topology, logins, state }
+        View { index: state.applied_index(), me, my_incarnation, primary, group, topology, logins, state }
     }
 
-    /// Whether this node serves the data.
-    #[inline]
+    /// This process, as the groups know it.
+    pub fn member(&self) -> Option<Member> {
+        Some(Member { node: self.me, incarnation: self.my_incarnation? })
+    }
+
+    /// Whether this process serves the data.
     pub fn is_primary(&self) -> bool {
-        self.primary == Some(self.me)
+        let primary = self.group.as_ref().and_then(|group| group.primary);
+        primary.is_some() && primary == self.member()
     }
 
     /// The user with its compiled rules.

@@ -3,12 +3,14 @@
 //! A change is a fact to record, already checked and stamped by the proposer: passwords are hashed, time is read, names
 //! are well formed. Applying it never fails; what became of it is an [`Outcome`], a value.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use keyward_acl::{UserChange, UserOutcome};
 
 use crate::{
-    Addresses, ClusterId, Epoch, GroupId, JoinToken, NodeId, RequestId, TenantChange, TenantRefusal, UnixMillis,
+    Addresses, ClusterId, Epoch, FailoverReason, GroupId, JoinToken, Member, NodeId, RequestId, TenantChange,
+    TenantRefusal, UnixMillis,
 };
 
 /// A change with who asked for it, when, through which door, and under which request id.
@@ -61,14 +63,39 @@ pub enum Change {
         /// Where it is found now.
         addresses: Addresses,
     },
-    /// A node is named primary of a group. Compare-and-set on the epoch: of two deciders only one wins.
+    /// A process of a node started. Its incarnation becomes the index of this entry, and everything its predecessor was
+    /// ends: a memory that was lost must neither count as a copy nor serve as the original. The first start of a
+    /// registered node takes over the incarnation of its registration, which nobody has used yet.
+    StartNode {
+        /// The node.
+        node: NodeId,
+        /// Drawn at random by the process, never 0; the same again means that the first answer was lost.
+        token: u64,
+    },
+    /// The primary of a group says who has every acknowledged write. Compare-and-set on epoch and version, so that no
+    /// decision is based on a set that somebody else has changed.
+    ChangeInSync {
+        /// The group.
+        group: GroupId,
+        /// The epoch the primary reigns in.
+        expect_epoch: Epoch,
+        /// The version of the set it knows.
+        expect_version: u64,
+        /// The next set; the primary is in it.
+        in_sync: BTreeSet<Member>,
+    },
+    /// A process is named primary of a group. Compare-and-set on the epoch: of two deciders only one wins.
     SetPrimary {
         /// The group.
         group: GroupId,
         /// Its next primary.
-        node: NodeId,
+        primary: Member,
+        /// Who is known to have every acknowledged write; the primary is among them.
+        in_sync: BTreeSet<Member>,
         /// The epoch the decision was based on.
         expect_epoch: Epoch,
+        /// Why.
+        reason: FailoverReason,
     },
     /// A cluster-wide setting, such as `acl-error-detail`. `None` returns it to its default.
     SetSetting {
@@ -125,8 +152,12 @@ pub enum Refusal {
     UnknownGroup(GroupId),
     /// Somebody else decided first; this is the epoch now.
     StaleEpoch(Epoch),
-    /// The node is primary of a group; hand that over first.
-    StillPrimary(GroupId),
+    /// Somebody else changed the set of those in sync first; this is its version now.
+    StaleVersion(u64),
+    /// This is not, or no longer, a process of a registered node.
+    StaleMember(Member),
+    /// The primary is not among those in sync, or there is no primary.
+    PrimaryNotInSync(GroupId),
     /// More nodes than [`crate::State::NODES_MAX`].
     TooManyNodes,
     /// More settings than [`crate::State::SETTINGS_MAX`].
@@ -143,8 +174,12 @@ impl fmt::Display for Refusal {
             Self::UnknownNode(node) => write!(f, "no node has the id {node}"),
             Self::UnknownGroup(group) => write!(f, "no shard group has the id {}", group.0),
             Self::StaleEpoch(now) => write!(f, "the epoch has moved on to {now}"),
-            Self::StillPrimary(group) => {
-                write!(f, "the node is primary of shard group {}; hand it over first", group.0)
+            Self::StaleVersion(now) => write!(f, "the set of those in sync has moved on to version {now}"),
+            Self::StaleMember(member) => {
+                write!(f, "node {} has no running incarnation {}", member.node, member.incarnation.0)
+            }
+            Self::PrimaryNotInSync(group) => {
+                write!(f, "the primary of shard group {} is not among those in sync", group.0)
             }
             Self::TooManyNodes => write!(f, "the cluster has as many nodes as it can register"),
             Self::Tenant(refusal) => refusal.fmt(f),
@@ -168,8 +203,17 @@ impl Change {
             Self::UpdateNodeAddresses { node, addresses } => {
                 format!("node {node} moved to {}", addresses.peer)
             }
-            Self::SetPrimary { group, node, .. } => {
-                format!("node {node} is primary of group {}", group.0)
+            Self::StartNode { node, .. } => format!("node {node} started"),
+            Self::ChangeInSync { group, in_sync, .. } => {
+                format!("in sync for group {}: {}", group.0, members(in_sync))
+            }
+            Self::SetPrimary { group, primary, reason, in_sync, .. } => {
+                format!(
+                    "node {} is primary of group {} ({reason}), in sync: {}",
+                    primary.node,
+                    group.0,
+                    members(in_sync)
+                )
             }
             Self::SetSetting { name, value: Some(value) } => format!("set {name} to {value}"),
             Self::SetSetting { name, value: None } => format!("reset {name}"),
@@ -187,6 +231,11 @@ impl Change {
 
 /// A line of history fits a terminal, and a thousand of them fit a snapshot.
 const SUMMARY_BYTES_MAX: usize = 200;
+
+fn members(members: &BTreeSet<Member>) -> String {
+    let nodes: Vec<String> = members.iter().map(|member| member.node.to_string()).collect();
+    nodes.join(" ")
+}
 
 fn user_summary(change: &UserChange) -> String {
     match change {

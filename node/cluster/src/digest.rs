@@ -7,7 +7,7 @@ use keyward_acl::UserRecord;
 
 use crate::record::{AppliedRequest, StateRecord};
 use crate::tenant::{Tenant, TenantGrant, TenantMode};
-use crate::{ChangeRecord, NodeInfo, ShardGroup};
+use crate::{ChangeRecord, Member, NodeInfo, ShardGroup};
 
 /// The digest of a state, through its written form: what is not written down cannot differ after a restart.
 pub(crate) fn of(record: &StateRecord) -> u64 {
@@ -79,6 +79,8 @@ impl Walk {
         self.text(&node.addresses.peer);
         self.number(node.joined_index);
         self.raw(&node.token.0.to_le_bytes());
+        self.number(node.incarnation.0);
+        self.number(node.start_token);
     }
 
     fn group(&mut self, group: &ShardGroup) {
@@ -86,11 +88,22 @@ impl Walk {
         self.number(u64::from(group.slots.0));
         self.number(u64::from(group.slots.1));
         self.number(group.epoch.0);
-        self.number(group.primary.0);
+        self.member(group.primary);
         self.number(group.in_sync.len() as u64);
-        for node in &group.in_sync {
-            self.number(node.0);
+        group.in_sync.iter().for_each(|member| self.member(Some(*member)));
+        self.number(group.in_sync_version);
+        if let Some(failover) = &group.last_failover {
+            self.number(failover.index);
+            self.number(failover.at.0);
+            self.member(failover.from);
+            self.member(Some(failover.to));
+            self.number(failover.reason as u64);
         }
+    }
+
+    fn member(&mut self, member: Option<Member>) {
+        self.number(member.map_or(0, |member| member.node.0));
+        self.number(member.map_or(0, |member| member.incarnation.0));
     }
 
     fn change(&mut self, change: &ChangeRecord) {

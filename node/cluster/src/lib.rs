@@ -7,9 +7,11 @@
 //!
 //! What this crate refuses to know: Raft, sockets, disks, time, and the keys of the cache.
 //!
-//! Reading order: [`change`] (what can happen), [`state`] (what is), [`record`] (how it is written down).
+//! Reading order: [`change`] (what can happen), [`state`] (what is), [`group`] (who serves which slots, and how that
+//! may change), [`record`] (how it is written down).
 
 pub mod change;
+pub mod group;
 pub mod record;
 pub mod state;
 pub mod tenant;
@@ -18,7 +20,8 @@ mod digest;
 mod names;
 
 pub use change::{Change, Founder, Outcome, Refusal, Stamped};
-pub use names::{Addresses, ClusterId, Epoch, GroupId, JoinToken, NodeId, RequestId, UnixMillis};
+pub use group::{Failover, FailoverReason, ShardGroup};
+pub use names::{Addresses, ClusterId, Epoch, GroupId, Incarnation, JoinToken, Member, NodeId, RequestId, UnixMillis};
 pub use record::{AppliedRequest, StateRecord};
-pub use state::{ChangeRecord, NodeInfo, ShardGroup, State};
+pub use state::{ChangeRecord, NodeInfo, State};
 pub use tenant::{Tenant, TenantChange, TenantEdit, TenantGrant, TenantMode, TenantNumber, TenantRefusal, Tenants};

@@ -55,6 +55,26 @@ impl fmt::Display for ClusterId {
     }
 }
 
+/// One start of a node's process: the index of the entry that registered it. What a node held in memory ended with the
+/// process, so a node that comes back is somebody else, and is told so by this number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Incarnation(pub u64);
+
+/// One process of one node: who can be primary, and who can be in sync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Member {
+    /// The node.
+    pub node: NodeId,
+    /// Which of its processes.
+    pub incarnation: Incarnation,
+}
+
+impl fmt::Display for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.node, self.incarnation.0)
+    }
+}
+
 /// A shard group: a set of slots with one primary.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupId(pub u32);

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use keyward_acl::{Directory, UserChange, UserName};
 
+use crate::group::Failover;
 use crate::record::AppliedRequest;
 use crate::{
-    Addresses, Change, ClusterId, Epoch, Founder, GroupId, JoinToken, NodeId, Outcome, Refusal, RequestId, Stamped,
-    StateRecord, TenantChange, Tenants, UnixMillis,
+    Addresses, Change, ClusterId, Epoch, Founder, GroupId, Incarnation, JoinToken, Member, NodeId, Outcome, Refusal,
+    RequestId, ShardGroup, Stamped, StateRecord, TenantChange, Tenants, UnixMillis,
 };
 
 /// Everything the nodes of a cluster agree on. Not the keys.
@@ -41,21 +42,17 @@ pub struct NodeInfo {
     pub joined_index: u64,
     /// The attempt to join that this registration answered.
     pub token: JoinToken,
+    /// Its running process, or the last one that ran.
+    pub incarnation: Incarnation,
+    /// What that process drew when it started; 0 until the first one has said that it runs.
+    pub start_token: u64,
 }
 
-/// A set of slots, who serves it, and since which reign. One group holds every slot for now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ShardGroup {
-    /// Its id.
-    pub id: GroupId,
-    /// First and last slot, both included.
-    pub slots: (u16, u16),
-    /// Which reign this is.
-    pub epoch: Epoch,
-    /// Who serves it.
-    pub primary: NodeId,
-    /// Who has every acknowledged write.
-    pub in_sync: BTreeSet<NodeId>,
+impl NodeInfo {
+    /// Its running process, or the last one that ran.
+    pub fn member(&self) -> Member {
+        Member { node: self.id, incarnation: self.incarnation }
+    }
 }
 
 /// One line of the history of changes.
@@ -118,7 +115,12 @@ impl State {
         &self.groups
     }
 
-    /// Who serves this slot.
+    /// Whether this is the running process of a registered node, or the last one that ran.
+    pub fn is_current(&self, member: Member) -> bool {
+        self.nodes.get(&member.node).is_some_and(|node| node.incarnation == member.incarnation)
+    }
+
+    /// The group that holds this slot.
     pub fn group_of_slot(&self, slot: u16) -> Option<&ShardGroup> {
         self.groups.values().find(|group| (group.slots.0..=group.slots.1).contains(&slot))
     }
@@ -160,7 +162,7 @@ impl State {
         if let Some(earlier) = stamped.request.and_then(|id| self.applied(id)) {
             return earlier.outcome.clone();
         }
-        let outcome = self.change(index, &stamped.change);
+        let outcome = self.change(index, stamped);
         if let Some(id) = stamped.request {
             let requests = Arc::make_mut(&mut self.requests);
             requests.push_back(AppliedRequest { id, index, outcome: outcome.clone() });
@@ -179,7 +181,8 @@ impl State {
         self.requests.iter().rev().find(|request| request.id == id)
     }
 
-    fn change(&mut self, index: u64, change: &Change) -> Outcome {
+    fn change(&mut self, index: u64, stamped: &Stamped) -> Outcome {
+        let change = &stamped.change;
         if let Change::FormCluster { cluster_id, founder } = change {
             return self.form(index, *cluster_id, founder);
         }
@@ -192,7 +195,14 @@ impl State {
             Change::AddNode { name, addresses, token } => self.add_node(index, name, addresses, *token),
             Change::RemoveNode { node } => self.remove_node(*node),
             Change::UpdateNodeAddresses { node, addresses } => self.move_node(*node, addresses),
-            Change::SetPrimary { group, node, expect_epoch } => self.set_primary(*group, *node, *expect_epoch),
+            Change::StartNode { node, token } => self.start_node(index, *node, *token),
+            Change::ChangeInSync { group, expect_epoch, expect_version, in_sync } => {
+                self.change_in_sync(*group, *expect_epoch, *expect_version, in_sync)
+            }
+            Change::SetPrimary { group, primary, in_sync, expect_epoch, reason } => {
+                let named = Failover { index, at: stamped.at, from: None, to: *primary, reason: *reason };
+                self.set_primary(*group, named, in_sync, *expect_epoch)
+            }
             Change::SetSetting { name, value } => self.set_setting(name, value.as_deref()),
             Change::Tenant(change) => self.change_tenants(index, change),
             Change::Noop => Outcome::Unchanged,
@@ -213,13 +223,17 @@ impl State {
             addresses: founder.addresses.clone(),
             joined_index: index,
             token: JoinToken::default(),
+            incarnation: Incarnation(index),
+            start_token: 0,
         };
         let group = ShardGroup {
             id: GroupId(0),
             slots: (0, 16383),
             epoch: Epoch(1),
-            primary: id,
-            in_sync: BTreeSet::from([id]),
+            primary: Some(node.member()),
+            in_sync: BTreeSet::from([node.member()]),
+            in_sync_version: 1,
+            last_failover: None,
         };
         self.cluster_id = Some(cluster_id);
         Arc::make_mut(&mut self.nodes).insert(id, node);
@@ -264,37 +278,27 @@ impl State {
         }
         nodes.insert(
             id,
-            NodeInfo { id, name: name.to_owned(), addresses: addresses.clone(), joined_index: index, token },
+            NodeInfo {
+                id,
+                name: name.to_owned(),
+                addresses: addresses.clone(),
+                joined_index: index,
+                token,
+                incarnation: Incarnation(index),
+                start_token: 0,
+            },
         );
         if let Some(old) = replaced {
-            self.inherit(old, id);
+            self.withdraw(old);
         }
         Outcome::NodeAdded { node: id, replaced }
     }
 
-    /// What a lost disk was primary of, its successor of the same name is: nobody else has been asked to be.
-    fn inherit(&mut self, old: NodeId, new: NodeId) {
-        for group in Arc::make_mut(&mut self.groups).values_mut() {
-            group.in_sync.remove(&old);
-            if group.primary == old {
-                group.primary = new;
-                group.epoch = Epoch(group.epoch.0 + 1);
-                group.in_sync = BTreeSet::from([new]);
-            }
-        }
-    }
-
     fn remove_node(&mut self, node: NodeId) -> Outcome {
-        if !self.nodes.contains_key(&node) {
+        if Arc::make_mut(&mut self.nodes).remove(&node).is_none() {
             return Outcome::Refused(Refusal::UnknownNode(node));
         }
-        if let Some(group) = self.groups.values().find(|group| group.primary == node) {
-            return Outcome::Refused(Refusal::StillPrimary(group.id));
-        }
-        Arc::make_mut(&mut self.nodes).remove(&node);
-        for group in Arc::make_mut(&mut self.groups).values_mut() {
-            group.in_sync.remove(&node);
-        }
+        self.withdraw(node);
         Outcome::Done
     }
 
@@ -306,25 +310,6 @@ impl State {
             return Outcome::Unchanged;
         }
         known.addresses = addresses.clone();
-        Outcome::Done
-    }
-
-    fn set_primary(&mut self, group: GroupId, node: NodeId, expect_epoch: Epoch) -> Outcome {
-        if !self.nodes.contains_key(&node) {
-            return Outcome::Refused(Refusal::UnknownNode(node));
-        }
-        let Some(group) = Arc::make_mut(&mut self.groups).get_mut(&group) else {
-            return Outcome::Refused(Refusal::UnknownGroup(group));
-        };
-        if group.epoch != expect_epoch {
-            return Outcome::Refused(Refusal::StaleEpoch(group.epoch));
-        }
-        if group.primary == node {
-            return Outcome::Unchanged;
-        }
-        group.primary = node;
-        group.epoch = Epoch(group.epoch.0 + 1);
-        group.in_sync = BTreeSet::from([node]);
         Outcome::Done
     }
 

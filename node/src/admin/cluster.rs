@@ -93,7 +93,9 @@ impl<B: AdminBackend> Cluster for ClusterService<B> {
         let caller = self.door.admit(&request, &argv).await?;
         let state = self.backend().state();
         known_node(&state, node.0)?;
-        if let Some(group) = state.groups().values().find(|group| group.primary == node) {
+        if let Some(group) =
+            state.groups().values().find(|group| group.primary.is_some_and(|primary| primary.node == node))
+        {
             let text = format!("node {node} is primary of group {}; hand it over first", group.id.0);
             return Err(Status::failed_precondition(text));
         }
@@ -236,7 +238,8 @@ fn known_node(state: &State, id: u64) -> Result<Option<NodeId>, Status> {
 }
 
 fn nodes(state: &State, control: &ControlStatus, me: Option<NodeId>) -> Vec<Node> {
-    let primaries: BTreeSet<NodeId> = state.groups().values().map(|group| group.primary).collect();
+    let primaries: BTreeSet<NodeId> =
+        state.groups().values().filter_map(|group| group.primary.map(|primary| primary.node)).collect();
     let describe = |info: &NodeInfo| {
         let primary = primaries.contains(&info.id);
         Node { primary, answering: me == Some(info.id), ..node(info, control) }
@@ -276,8 +279,8 @@ fn group(group: &keyward_cluster::ShardGroup) -> ShardGroup {
         first_slot: u32::from(group.slots.0),
         last_slot: u32::from(group.slots.1),
         epoch: group.epoch.0,
-        primary_node: group.primary.0,
-        in_sync_nodes: group.in_sync.iter().map(|node| node.0).collect(),
+        primary_node: group.primary.map_or(0, |primary| primary.node.0),
+        in_sync_nodes: group.in_sync.iter().map(|member| member.node.0).collect(),
     }
 }
 

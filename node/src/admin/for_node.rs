@@ -237,7 +237,7 @@ impl AdminBackend for NodeBackend {
 
     async fn move_primary(&self, group: GroupId, to: Option<NodeId>, _origin: Origin) -> Result<(), AdminFailure> {
         let state = self.state();
-        let primary = state.groups().get(&group).map(|group| group.primary);
+        let primary = state.groups().get(&group).and_then(|group| group.primary).map(|primary| primary.node);
         if to.is_some() && to == primary {
             return Ok(());
         }

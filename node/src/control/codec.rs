@@ -10,8 +10,9 @@ use std::fmt;
 
 use keyward_cluster as cluster;
 use keyward_cluster::{
-    Addresses, AppliedRequest, Change, ChangeRecord, ClusterId, Epoch, Founder, GroupId, JoinToken, NodeId, NodeInfo,
-    Outcome, Refusal, RequestId, ShardGroup, Stamped, StateRecord, UnixMillis,
+    Addresses, AppliedRequest, Change, ChangeRecord, ClusterId, Epoch, Failover, FailoverReason, Founder, GroupId,
+    Incarnation, JoinToken, Member, NodeId, NodeInfo, Outcome, Refusal, RequestId, ShardGroup, Stamped, StateRecord,
+    UnixMillis,
 };
 use keyward_proto::control as wire;
 use openraft::EntryPayload;
@@ -183,9 +184,22 @@ fn change_to(change: &Change) -> wire::stamped_change::Change {
             node: node.0,
             addresses: Some(addresses_to(addresses)),
         }),
-        Change::SetPrimary { group, node, expect_epoch } => {
-            Wire::SetPrimary(wire::SetPrimary { group: group.0, node: node.0, expect_epoch: expect_epoch.0 })
+        Change::StartNode { node, token } => Wire::StartNode(wire::StartNode { node: node.0, token: *token }),
+        Change::ChangeInSync { group, expect_epoch, expect_version, in_sync } => {
+            Wire::ChangeInSync(wire::ChangeInSync {
+                group: group.0,
+                expect_epoch: expect_epoch.0,
+                expect_version: *expect_version,
+                in_sync: members_to(in_sync),
+            })
         }
+        Change::SetPrimary { group, primary, in_sync, expect_epoch, reason } => Wire::SetPrimary(wire::SetPrimary {
+            group: group.0,
+            expect_epoch: expect_epoch.0,
+            primary: Some(member_to(*primary)),
+            in_sync: members_to(in_sync),
+            reason: *reason as u32,
+        }),
         Change::SetSetting { name, value } => {
             Wire::SetSetting(wire::SetSetting { name: name.clone(), value: value.clone() })
         }
@@ -210,10 +224,19 @@ fn change_from(change: wire::stamped_change::Change) -> Result<Change, CodecErro
         Wire::UpdateNodeAddresses(update) => {
             Change::UpdateNodeAddresses { node: NodeId(update.node), addresses: addresses_from(update.addresses)? }
         }
+        Wire::StartNode(start) => Change::StartNode { node: NodeId(start.node), token: start.token },
+        Wire::ChangeInSync(change) => Change::ChangeInSync {
+            group: GroupId(change.group),
+            expect_epoch: Epoch(change.expect_epoch),
+            expect_version: change.expect_version,
+            in_sync: members_from(change.in_sync),
+        },
         Wire::SetPrimary(set) => Change::SetPrimary {
             group: GroupId(set.group),
-            node: NodeId(set.node),
+            primary: member_from(set.primary.ok_or(CodecError("a primary"))?),
+            in_sync: members_from(set.in_sync),
             expect_epoch: Epoch(set.expect_epoch),
+            reason: reason_from(set.reason)?,
         },
         Wire::SetSetting(set) => Change::SetSetting { name: set.name, value: set.value },
         Wire::ChangeTenant(change) => Change::Tenant(tenants::change_from(change)?),
@@ -222,6 +245,26 @@ fn change_from(change: wire::stamped_change::Change) -> Result<Change, CodecErro
             Change::User(users::change_from(change)?)
         }
     })
+}
+
+fn member_to(member: Member) -> wire::GroupMember {
+    wire::GroupMember { node: member.node.0, incarnation: member.incarnation.0 }
+}
+
+fn member_from(member: wire::GroupMember) -> Member {
+    Member { node: NodeId(member.node), incarnation: Incarnation(member.incarnation) }
+}
+
+fn members_to(members: &BTreeSet<Member>) -> Vec<wire::GroupMember> {
+    members.iter().copied().map(member_to).collect()
+}
+
+fn members_from(members: Vec<wire::GroupMember>) -> BTreeSet<Member> {
+    members.into_iter().map(member_from).collect()
+}
+
+fn reason_from(number: u32) -> Result<FailoverReason, CodecError> {
+    FailoverReason::from_number(number).ok_or(CodecError("why a primary was named"))
 }
 
 pub(crate) fn addresses_to(addresses: &Addresses) -> wire::Addresses {
@@ -298,7 +341,9 @@ fn refusal_to(refusal: &Refusal) -> wire::refusal::Reason {
         Refusal::UnknownNode(node) => Wire::UnknownNode(node.0),
         Refusal::UnknownGroup(group) => Wire::UnknownGroup(group.0),
         Refusal::StaleEpoch(epoch) => Wire::StaleEpoch(epoch.0),
-        Refusal::StillPrimary(group) => Wire::StillPrimary(group.0),
+        Refusal::StaleVersion(version) => Wire::StaleVersion(*version),
+        Refusal::StaleMember(member) => Wire::StaleMember(member_to(*member)),
+        Refusal::PrimaryNotInSync(group) => Wire::PrimaryNotInSync(group.0),
         Refusal::TooManyNodes => Wire::TooManyNodes(wire::Blank {}),
         Refusal::TooManySettings => Wire::TooManySettings(wire::Blank {}),
         Refusal::Tenant(refusal) => Wire::Tenant(tenants::refusal_to(refusal)),
@@ -313,7 +358,9 @@ fn refusal_from(refusal: wire::Refusal) -> Result<Refusal, CodecError> {
         Wire::UnknownNode(node) => Refusal::UnknownNode(NodeId(node)),
         Wire::UnknownGroup(group) => Refusal::UnknownGroup(GroupId(group)),
         Wire::StaleEpoch(epoch) => Refusal::StaleEpoch(Epoch(epoch)),
-        Wire::StillPrimary(group) => Refusal::StillPrimary(GroupId(group)),
+        Wire::StaleVersion(version) => Refusal::StaleVersion(version),
+        Wire::StaleMember(member) => Refusal::StaleMember(member_from(member)),
+        Wire::PrimaryNotInSync(group) => Refusal::PrimaryNotInSync(GroupId(group)),
         Wire::TooManyNodes(_) => Refusal::TooManyNodes,
         Wire::TooManySettings(_) => Refusal::TooManySettings,
         Wire::Tenant(refusal) => Refusal::Tenant(tenants::refusal_from(refusal)?),
@@ -364,6 +411,8 @@ fn node_to(node: &NodeInfo) -> wire::NodeRecord {
         addresses: Some(addresses_to(&node.addresses)),
         joined_index: node.joined_index,
         token: token_to(node.token),
+        incarnation: node.incarnation.0,
+        start_token: node.start_token,
     }
 }
 
@@ -374,6 +423,8 @@ fn node_from(node: wire::NodeRecord) -> Result<NodeInfo, CodecError> {
         addresses: addresses_from(node.addresses)?,
         joined_index: node.joined_index,
         token: token_from(&node.token)?,
+        incarnation: Incarnation(node.incarnation),
+        start_token: node.start_token,
     })
 }
 
@@ -383,8 +434,10 @@ fn group_to(group: &ShardGroup) -> wire::GroupRecord {
         first_slot: u32::from(group.slots.0),
         last_slot: u32::from(group.slots.1),
         epoch: group.epoch.0,
-        primary: group.primary.0,
-        in_sync: group.in_sync.iter().map(|node| node.0).collect(),
+        primary: group.primary.map(member_to),
+        in_sync: members_to(&group.in_sync),
+        in_sync_version: group.in_sync_version,
+        last_failover: group.last_failover.map(failover_to),
     }
 }
 
@@ -394,8 +447,30 @@ fn group_from(group: wire::GroupRecord) -> Result<ShardGroup, CodecError> {
         id: GroupId(group.group),
         slots: (slot(group.first_slot)?, slot(group.last_slot)?),
         epoch: Epoch(group.epoch),
-        primary: NodeId(group.primary),
-        in_sync: group.in_sync.into_iter().map(NodeId).collect(),
+        primary: group.primary.map(member_from),
+        in_sync: members_from(group.in_sync),
+        in_sync_version: group.in_sync_version,
+        last_failover: group.last_failover.map(failover_from).transpose()?,
+    })
+}
+
+fn failover_to(failover: Failover) -> wire::FailoverRecord {
+    wire::FailoverRecord {
+        index: failover.index,
+        at_unix_ms: failover.at.0,
+        from: failover.from.map(member_to),
+        to: Some(member_to(failover.to)),
+        reason: failover.reason as u32,
+    }
+}
+
+fn failover_from(failover: wire::FailoverRecord) -> Result<Failover, CodecError> {
+    Ok(Failover {
+        index: failover.index,
+        at: UnixMillis(failover.at_unix_ms),
+        from: failover.from.map(member_from),
+        to: member_from(failover.to.ok_or(CodecError("a failover"))?),
+        reason: reason_from(failover.reason)?,
     })
 }
 

@@ -17,6 +17,7 @@ use openraft::{Instant as _, ReadPolicy};
 use tokio::sync::{Mutex, watch};
 
 use super::config::{ControlConfig, VOTERS_MAX};
+use super::data_plane::DataPlane;
 use super::invitation::Invited;
 use super::log_store::LogStore;
 use super::peers::Peers;
@@ -80,6 +81,8 @@ pub(crate) struct Core {
     pub(crate) membership: Mutex<()>,
     /// Who invited this node, if it waits for that.
     pub(crate) invited: Invited,
+    /// The data of this node, once there is some.
+    pub(crate) data: OnceLock<Arc<dyn DataPlane>>,
 }
 
 impl Core {

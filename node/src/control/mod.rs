@@ -15,6 +15,7 @@
 //! [`Control`]: propose a change, read the view, watch for the end. It knows nothing of commands, sessions or keys.
 
 pub mod config;
+pub mod data_plane;
 pub mod view;
 
 mod codec;
@@ -22,6 +23,7 @@ mod codec_tenants;
 mod codec_users;
 mod core;
 mod door;
+mod failover;
 mod formation;
 mod invitation;
 mod log_disk;
@@ -61,6 +63,7 @@ use self::view::Views;
 
 pub use self::config::{Bootstrap, ControlConfig};
 pub use self::core::Committed;
+pub use self::data_plane::{DataPlane, GroupReport};
 pub use self::door::LinkTaker;
 pub use self::invitation::InviteError;
 pub use self::log_disk::{DiskError, SyncHook};
@@ -241,6 +244,13 @@ impl Control {
         self.inner.core.views.observe(Box::new(observer));
     }
 
+    /// Names the data of this node, once. Before, it reports none.
+    pub fn set_data_plane(&self, data: Arc<dyn DataPlane>) {
+        if self.inner.core.data.set(data).is_err() {
+            tracing::warn!("the data plane was named twice; the first stays");
+        }
+    }
+
     /// Counts the views. Keep it, compare it per request, and fetch the view only when it moved.
     pub fn version(&self) -> Arc<AtomicU64> {
         self.inner.core.views.version()
@@ -283,7 +293,7 @@ impl Control {
         self.inner.core.awaits_invitation()
     }
 
-    /// Retires a node for good. Refused for the primary of a group.
+    /// Retires a node for good. A group it was primary of has none until a successor is named.
     pub async fn remove_node(&self, node: NodeId, origin: Origin) -> Result<Committed, ControlError> {
         self.propose(Change::RemoveNode { node }, origin).await
     }
@@ -382,6 +392,7 @@ fn open(config: ControlConfig) -> Result<Core, StartError> {
         stopping: AtomicBool::new(false),
         membership: tokio::sync::Mutex::new(()),
         invited: watch::channel(None).0,
+        data: OnceLock::new(),
     })
 }
 
@@ -425,7 +436,13 @@ async fn live(core: SharedCore) {
     if let Err(reason) = formation::establish(&core).await {
         return core.fail(reason);
     }
-    tokio::join!(watch_raft(&core), membership::follow_registry(core.clone()), catch_up(&core), watch_removal(&core));
+    tokio::join!(
+        watch_raft(&core),
+        membership::follow_registry(core.clone()),
+        catch_up(&core),
+        watch_removal(&core),
+        failover::watch(&core),
+    );
 }
 
 /// Publishes who leads, and notices when Raft has stopped for good. Silence is no event, so it looks now and then too.
@@ -448,7 +465,8 @@ async fn watch_raft(core: &SharedCore) {
     }
 }
 
-/// Declares the node ready once it is a full member and has applied everything that was acknowledged when it came up.
+/// Declares the node ready once it is a full member, its start is registered, and it has applied everything that was
+/// acknowledged when it came up.
 async fn catch_up(core: &SharedCore) {
     let Some((_, me)) = core.peers.identity() else { return };
     loop {
@@ -461,7 +479,15 @@ async fn catch_up(core: &SharedCore) {
                 continue;
             }
         }
+        if known.is_some() && core.views.current().incarnation.is_none() {
+            let started = core.own_change(Change::StartNode { node: me, token: core.views.start_token });
+            if let Err(error) = core.propose(started).await {
+                tracing::info!(%error, "cannot register that this node started yet");
+                continue;
+            }
+        }
         if let Ok(index) = core.read_index().await
+            && core.views.current().incarnation.is_some()
             && core.wait_applied_here(index, core.config.propose_timeout).await >= index
             && known.is_some()
             && core.is_settled(me)

@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use keyward_cluster::{ClusterId, NodeId, State};
+use keyward_cluster::{ClusterId, Incarnation, Member, NodeId, State};
 use tokio::sync::watch;
 
 /// The replicated state as of one entry, and what this node knows about who leads.
@@ -21,6 +21,8 @@ pub struct View {
     pub leader: Option<NodeId>,
     /// This node's id; `None` until it has formed or joined a cluster.
     pub node: Option<NodeId>,
+    /// Which process of its node this is, once the cluster has registered that it started. Before, it is nobody.
+    pub incarnation: Option<Incarnation>,
     /// True once this node has caught up with the cluster since it started. Before, the state may be an old one: serve
     /// nobody from it.
     pub ready: bool,
@@ -31,7 +33,7 @@ pub struct View {
 impl View {
     fn new() -> Self {
         let state = Arc::new(State::new());
-        Self { state, index: 0, leader: None, node: None, ready: false, removed: false }
+        Self { state, index: 0, leader: None, node: None, incarnation: None, ready: false, removed: false }
     }
 
     /// The name of the cluster, once this node is part of one.
@@ -39,10 +41,15 @@ impl View {
         self.state.cluster_id()
     }
 
-    /// Whether this node is the primary of the group that holds `slot`.
+    /// This process, as the groups know it.
+    pub fn member(&self) -> Option<Member> {
+        Some(Member { node: self.node?, incarnation: self.incarnation? })
+    }
+
+    /// Whether this process is the primary of the group that holds `slot`.
     pub fn is_primary_of(&self, slot: u16) -> bool {
-        let primary = self.state.group_of_slot(slot).map(|group| group.primary);
-        primary.is_some() && primary == self.node
+        let primary = self.state.group_of_slot(slot).and_then(|group| group.primary);
+        primary.is_some() && primary == self.member()
     }
 }
 
@@ -52,6 +59,8 @@ pub(crate) struct Views {
     sender: Arc<watch::Sender<Arc<View>>>,
     version: Arc<AtomicU64>,
     observer: Arc<OnceLock<Observer>>,
+    /// What this process registers its start with. Two starts never draw the same.
+    pub(crate) start_token: u64,
 }
 
 /// Called with every view before it is announced.
@@ -60,7 +69,8 @@ pub(crate) type Observer = Box<dyn Fn(&View) + Send + Sync>;
 impl Views {
     pub(crate) fn new() -> Self {
         let (sender, _) = watch::channel(Arc::new(View::new()));
-        Self { sender: Arc::new(sender), version: Arc::new(AtomicU64::new(0)), observer: Arc::default() }
+        let start_token = (super::propose::random() as u64).max(1);
+        Self { sender: Arc::new(sender), version: Arc::new(AtomicU64::new(0)), observer: Arc::default(), start_token }
     }
 
     /// Changes the view; readers see the new one from here on.
@@ -82,6 +92,11 @@ impl Views {
             view.removed |= view.node.is_some_and(|node| left(&view.state, &state, node));
             view.state = state;
             view.index = index;
+            let started = view.node.and_then(|node| view.state.nodes().get(&node));
+            // Once known it stays: a successor of this process under the same id makes it nobody, not somebody else.
+            if let Some(started) = started.filter(|started| started.start_token == self.start_token) {
+                view.incarnation = Some(started.incarnation);
+            }
         });
     }
 

@@ -402,7 +402,7 @@ pub struct StampedChange {
     pub request: ::prost::alloc::vec::Vec<u8>,
     #[prost(
         oneof = "stamped_change::Change",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 30"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 30"
     )]
     pub change: ::core::option::Option<stamped_change::Change>,
 }
@@ -432,6 +432,10 @@ pub mod stamped_change {
         SetSetting(super::SetSetting),
         #[prost(message, tag = "20")]
         Noop(super::Blank),
+        #[prost(message, tag = "21")]
+        StartNode(super::StartNode),
+        #[prost(message, tag = "22")]
+        ChangeInSync(super::ChangeInSync),
         #[prost(message, tag = "30")]
         ChangeTenant(super::ChangeTenant),
     }
@@ -501,14 +505,45 @@ pub struct UpdateNodeAddresses {
     #[prost(message, optional, tag = "2")]
     pub addresses: ::core::option::Option<Addresses>,
 }
+/// One process of one node.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct SetPrimary {
+pub struct GroupMember {
+    #[prost(uint64, tag = "1")]
+    pub node: u64,
+    #[prost(uint64, tag = "2")]
+    pub incarnation: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StartNode {
+    #[prost(uint64, tag = "1")]
+    pub node: u64,
+    #[prost(fixed64, tag = "2")]
+    pub token: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ChangeInSync {
     #[prost(uint32, tag = "1")]
     pub group: u32,
     #[prost(uint64, tag = "2")]
-    pub node: u64,
+    pub expect_epoch: u64,
+    #[prost(uint64, tag = "3")]
+    pub expect_version: u64,
+    #[prost(message, repeated, tag = "4")]
+    pub in_sync: ::prost::alloc::vec::Vec<GroupMember>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SetPrimary {
+    #[prost(uint32, tag = "1")]
+    pub group: u32,
     #[prost(uint64, tag = "3")]
     pub expect_epoch: u64,
+    #[prost(message, optional, tag = "4")]
+    pub primary: ::core::option::Option<GroupMember>,
+    #[prost(message, repeated, tag = "5")]
+    pub in_sync: ::prost::alloc::vec::Vec<GroupMember>,
+    /// 1 planned, 2 failed, 3 cold start, 4 unclean.
+    #[prost(uint32, tag = "6")]
+    pub reason: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SetSetting {
@@ -664,7 +699,7 @@ pub struct NodeAdded {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Refusal {
-    #[prost(oneof = "refusal::Reason", tags = "1, 2, 3, 4, 5, 6, 7, 8, 20")]
+    #[prost(oneof = "refusal::Reason", tags = "1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 20")]
     pub reason: ::core::option::Option<refusal::Reason>,
 }
 /// Nested message and enum types in `Refusal`.
@@ -681,12 +716,16 @@ pub mod refusal {
         UnknownGroup(u32),
         #[prost(uint64, tag = "5")]
         StaleEpoch(u64),
-        #[prost(uint32, tag = "6")]
-        StillPrimary(u32),
         #[prost(message, tag = "7")]
         TooManyNodes(super::Blank),
         #[prost(message, tag = "8")]
         TooManySettings(super::Blank),
+        #[prost(uint64, tag = "9")]
+        StaleVersion(u64),
+        #[prost(message, tag = "10")]
+        StaleMember(super::GroupMember),
+        #[prost(uint32, tag = "11")]
+        PrimaryNotInSync(u32),
         #[prost(message, tag = "20")]
         Tenant(super::TenantRefusal),
     }
@@ -838,8 +877,12 @@ pub struct NodeRecord {
     pub joined_index: u64,
     #[prost(bytes = "vec", tag = "5")]
     pub token: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint64, tag = "6")]
+    pub incarnation: u64,
+    #[prost(fixed64, tag = "7")]
+    pub start_token: u64,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GroupRecord {
     #[prost(uint32, tag = "1")]
     pub group: u32,
@@ -849,10 +892,29 @@ pub struct GroupRecord {
     pub last_slot: u32,
     #[prost(uint64, tag = "4")]
     pub epoch: u64,
-    #[prost(uint64, tag = "5")]
-    pub primary: u64,
-    #[prost(uint64, repeated, tag = "6")]
-    pub in_sync: ::prost::alloc::vec::Vec<u64>,
+    /// Absent while nobody serves.
+    #[prost(message, optional, tag = "7")]
+    pub primary: ::core::option::Option<GroupMember>,
+    #[prost(message, repeated, tag = "8")]
+    pub in_sync: ::prost::alloc::vec::Vec<GroupMember>,
+    #[prost(uint64, tag = "9")]
+    pub in_sync_version: u64,
+    #[prost(message, optional, tag = "10")]
+    pub last_failover: ::core::option::Option<FailoverRecord>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FailoverRecord {
+    #[prost(uint64, tag = "1")]
+    pub index: u64,
+    #[prost(uint64, tag = "2")]
+    pub at_unix_ms: u64,
+    #[prost(message, optional, tag = "3")]
+    pub from: ::core::option::Option<GroupMember>,
+    #[prost(message, optional, tag = "4")]
+    pub to: ::core::option::Option<GroupMember>,
+    /// As in SetPrimary.
+    #[prost(uint32, tag = "5")]
+    pub reason: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SettingRecord {

@@ -4,6 +4,7 @@ use keyward_acl::{Rule, UserName, UserOutcome};
 use proptest::prelude::*;
 
 use super::*;
+use crate::FailoverReason;
 
 fn addresses(port: u16) -> Addresses {
     Addresses { peer: format!("host:{port}"), ..Addresses::default() }
@@ -27,8 +28,31 @@ fn set_user(name: &str, rules: &[&str]) -> Change {
     Change::User(UserChange::Set { name: UserName::new(name.as_bytes()).unwrap(), rules })
 }
 
-fn set_primary(node: u64, expect_epoch: u64) -> Change {
-    Change::SetPrimary { group: GroupId(0), node: NodeId(node), expect_epoch: Epoch(expect_epoch) }
+fn member(node: u64, incarnation: u64) -> Member {
+    Member { node: NodeId(node), incarnation: Incarnation(incarnation) }
+}
+
+fn set_primary(primary: Member, expect_epoch: u64) -> Change {
+    Change::SetPrimary {
+        group: GroupId(0),
+        primary,
+        in_sync: BTreeSet::from([primary]),
+        expect_epoch: Epoch(expect_epoch),
+        reason: FailoverReason::Failed,
+    }
+}
+
+fn in_sync(members: &[Member], epoch: u64, version: u64) -> Change {
+    Change::ChangeInSync {
+        group: GroupId(0),
+        expect_epoch: Epoch(epoch),
+        expect_version: version,
+        in_sync: members.iter().copied().collect(),
+    }
+}
+
+fn start(node: u64, token: u64) -> Change {
+    Change::StartNode { node: NodeId(node), token }
 }
 
 fn setting(name: &str, value: Option<&str>) -> Change {
@@ -62,15 +86,24 @@ fn each_change_has_its_outcome() {
         (vec![form(), n4(), n4()], added(3, None)),
         (vec![form(), n4(), add("node-4", 5)], added(4, Some(3))),
         (vec![form(), remove(9)], refused(Refusal::UnknownNode(NodeId(9)))),
-        (vec![form(), remove(1)], refused(Refusal::StillPrimary(GroupId(0)))),
+        (vec![form(), remove(1)], Outcome::Done),
         (vec![form(), n4(), remove(3)], Outcome::Done),
         (vec![form(), n4(), move_to(3, 77)], Outcome::Done),
         (vec![form(), n4(), move_to(3, 9)], Outcome::Unchanged),
         (vec![form(), move_to(8, 9)], refused(Refusal::UnknownNode(NodeId(8)))),
-        (vec![form(), n4(), set_primary(3, 1)], Outcome::Done),
-        (vec![form(), n4(), set_primary(3, 9)], refused(Refusal::StaleEpoch(Epoch(1)))),
-        (vec![form(), set_primary(5, 1)], refused(Refusal::UnknownNode(NodeId(5)))),
-        (vec![form(), set_primary(1, 1)], Outcome::Unchanged),
+        (vec![form(), n4(), set_primary(member(3, 3), 1)], Outcome::Done),
+        (vec![form(), n4(), set_primary(member(3, 3), 9)], refused(Refusal::StaleEpoch(Epoch(1)))),
+        (vec![form(), set_primary(member(5, 5), 1)], refused(Refusal::StaleMember(member(5, 5)))),
+        (vec![form(), set_primary(member(1, 1), 1)], refused(Refusal::StaleMember(member(1, 1)))),
+        (vec![form(), start(4, 1)], refused(Refusal::UnknownNode(NodeId(4)))),
+        (vec![form(), start(1, 7)], Outcome::Done),
+        (vec![form(), start(1, 7), start(1, 7)], Outcome::Unchanged),
+        (vec![form(), n4(), in_sync(&[member(1, 2), member(3, 3)], 1, 1)], Outcome::Done),
+        (vec![form(), n4(), in_sync(&[member(1, 2)], 1, 1)], Outcome::Unchanged),
+        (vec![form(), n4(), in_sync(&[member(1, 2)], 2, 1)], refused(Refusal::StaleEpoch(Epoch(1)))),
+        (vec![form(), n4(), in_sync(&[member(1, 2)], 1, 2)], refused(Refusal::StaleVersion(1))),
+        (vec![form(), n4(), in_sync(&[member(3, 3)], 1, 1)], refused(Refusal::PrimaryNotInSync(GroupId(0)))),
+        (vec![form(), n4(), in_sync(&[member(3, 2)], 1, 1)], refused(Refusal::StaleMember(member(3, 2)))),
         (vec![form(), setting("a", Some("1"))], Outcome::Done),
         (vec![form(), setting("a", Some("1")), setting("a", Some("1"))], Outcome::Unchanged),
         (vec![form(), setting("a", None)], Outcome::Unchanged),
@@ -89,17 +122,48 @@ fn each_change_has_its_outcome() {
 fn the_founder_is_the_first_primary_of_every_slot() {
     let (state, _) = after(&[form()]);
     let group = state.group_of_slot(16383).unwrap();
-    assert_eq!((group.primary, group.epoch), (NodeId::FOUNDER, Epoch(1)));
+    assert_eq!((group.primary, group.epoch), (Some(member(1, 2)), Epoch(1)));
     assert_eq!(state.nodes()[&NodeId::FOUNDER].name, "node-1");
 }
 
 #[test]
-fn an_empty_disk_of_the_primary_inherits_under_a_new_epoch() {
+fn an_empty_disk_of_the_primary_inherits_nothing() {
     let (state, _) = after(&[form(), add("node-1", 5)]);
     let group = state.group_of_slot(0).unwrap();
-    assert_eq!((group.primary, group.epoch), (NodeId(3), Epoch(2)));
+    assert_eq!((group.primary, group.epoch), (None, Epoch(1)));
     assert_eq!(state.nodes().len(), 1);
-    assert_eq!(group.in_sync, BTreeSet::from([NodeId(3)]));
+    assert!(group.in_sync.is_empty());
+}
+
+#[test]
+fn the_first_start_takes_over_the_registration_and_the_next_is_somebody_else() {
+    let both = [member(1, 2), member(3, 3)];
+    let begun = [form(), add("node-4", 4), start(1, 70), start(3, 71), in_sync(&both, 1, 1)];
+    let (state, _) = after(&begun);
+    let group = state.group_of_slot(0).unwrap();
+    assert_eq!((group.primary, group.in_sync.len(), group.in_sync_version), (Some(member(1, 2)), 2, 2));
+    // The primary's process is another one: the copy stays, nobody serves.
+    let (state, _) = after(&[&begun[..], &[start(1, 72)]].concat());
+    let group = state.group_of_slot(0).unwrap();
+    assert_eq!((group.primary, group.epoch, group.in_sync_version), (None, Epoch(1), 3));
+    assert_eq!(group.in_sync, BTreeSet::from([member(3, 3)]));
+    assert!(state.is_current(member(1, 7)));
+    // The copy's process is another one: the primary serves on, alone.
+    let (state, _) = after(&[&begun[..], &[start(3, 72)]].concat());
+    let group = state.group_of_slot(0).unwrap();
+    assert_eq!((group.primary, group.in_sync_version), (Some(member(1, 2)), 3));
+    assert_eq!(group.in_sync, BTreeSet::from([member(1, 2)]));
+}
+
+#[test]
+fn who_is_named_primary_reigns_in_a_new_epoch_and_is_remembered() {
+    let (state, _) = after(&[form(), add("node-4", 4), set_primary(member(3, 3), 1)]);
+    let group = state.group_of_slot(0).unwrap();
+    assert_eq!((group.primary, group.epoch, group.in_sync_version), (Some(member(3, 3)), Epoch(2), 2));
+    let failover = group.last_failover.unwrap();
+    assert_eq!((failover.index, failover.from, failover.to), (4, Some(member(1, 2)), member(3, 3)));
+    let line = state.history().next_back().unwrap().summary.clone();
+    assert_eq!(line, "node 3 is primary of group 0 (failed), in sync: 3");
 }
 
 #[test]
@@ -163,7 +227,12 @@ fn any_change() -> impl Strategy<Value = Change> {
         2 => (0..40_u64).prop_map(|node| Change::RemoveNode { node: NodeId(node) }),
         2 => (0..40_u64, 0..3_u16)
             .prop_map(|(node, port)| Change::UpdateNodeAddresses { node: NodeId(node), addresses: addresses(port) }),
-        2 => (0..40_u64, 0..4_u64).prop_map(|(node, epoch)| set_primary(node, epoch)),
+        4 => (0..6_u64, 0..6_u64, 0..4_u64)
+            .prop_map(|(node, incarnation, epoch)| set_primary(member(node, incarnation), epoch)),
+        4 => (0..6_u64, 0..6_u64, 0..6_u64, 0..4_u64, 0..8_u64).prop_map(|(one, two, at, epoch, version)| {
+            in_sync(&[member(one, at), member(two, at + 1)], epoch, version)
+        }),
+        4 => (0..6_u64, 1..4_u64).prop_map(|(node, token)| start(node, token)),
         2 => (0..4_u8, any::<bool>()).prop_map(|(name, value)| setting(&format!("s{name}"), value.then_some("v"))),
         1 => Just(Change::Noop),
     ]
@@ -205,14 +274,16 @@ proptest! {
     }
 
     #[test]
-    fn every_primary_is_registered_and_epochs_only_grow(history in any_history()) {
-        let (mut state, mut epoch) = (State::new(), Epoch(0));
+    fn only_running_processes_are_in_sync_and_the_primary_is_and_epochs_only_grow(history in any_history()) {
+        let (mut state, mut before) = (State::new(), (Epoch(0), 0));
         for (index, change) in (2..).zip(&history) {
             state.apply(index, change);
             for group in state.groups().values() {
-                prop_assert!(state.nodes().contains_key(&group.primary));
-                prop_assert!(group.epoch >= epoch);
-                epoch = group.epoch;
+                prop_assert!(group.in_sync.iter().all(|member| state.is_current(*member)));
+                prop_assert!(group.primary.is_none_or(|primary| group.in_sync.contains(&primary)));
+                let now = (group.epoch, group.in_sync_version);
+                prop_assert!(now.0 >= before.0 && now.1 >= before.1);
+                before = now;
             }
         }
     }

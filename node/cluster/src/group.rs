@@ -1,0 +1,187 @@
+//! Shard groups: who serves which slots, who has every acknowledged write, and the few ways that may change.
+//!
+//! ```text
+//!            SetPrimary (epoch + 1)                 ChangeInSync (same epoch)
+//!   vacant ─────────────────────────► primary P ◄──────────────────────────┐
+//!     ▲                               in sync {P, …} ──────────────────────┘
+//!     └── P's process ended, seen by the StartNode of its next one; or P's node was removed
+//! ```
+//! A process that ended leaves every set it was in, and only a `SetPrimary` ever names a primary: nobody serves because
+//! it once did. What is not known here: positions, leases, and whether anybody is alive.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::{Epoch, GroupId, Incarnation, Member, NodeId, Outcome, Refusal, State, UnixMillis};
+
+/// A set of slots, who serves it, and since which reign. One group holds every slot for now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardGroup {
+    /// Its id.
+    pub id: GroupId,
+    /// First and last slot, both included.
+    pub slots: (u16, u16),
+    /// Which reign this is.
+    pub epoch: Epoch,
+    /// Who serves it; `None` while nobody does.
+    pub primary: Option<Member>,
+    /// Who has every acknowledged write.
+    pub in_sync: BTreeSet<Member>,
+    /// Grows with every change of that set.
+    pub in_sync_version: u64,
+    /// The last time somebody was named primary, apart from the founding.
+    pub last_failover: Option<Failover>,
+}
+
+/// Somebody was named primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failover {
+    /// The entry.
+    pub index: u64,
+    /// The proposer's clock.
+    pub at: UnixMillis,
+    /// Who was primary before; `None` if nobody was any more.
+    pub from: Option<Member>,
+    /// Who is since.
+    pub to: Member,
+    /// Why.
+    pub reason: FailoverReason,
+}
+
+/// Why somebody was named primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailoverReason {
+    /// The old primary handed over; nothing is lost.
+    Planned = 1,
+    /// The old primary failed; the best of those in sync took over.
+    Failed = 2,
+    /// Every memory was lost; the newest snapshot opened.
+    ColdStart = 3,
+    /// An operator named somebody who was not in sync: acknowledged writes may be lost.
+    Unclean = 4,
+}
+
+impl FailoverReason {
+    /// The reason of this number; `None` if there is none.
+    pub fn from_number(number: u32) -> Option<Self> {
+        [Self::Planned, Self::Failed, Self::ColdStart, Self::Unclean]
+            .into_iter()
+            .find(|reason| *reason as u32 == number)
+    }
+}
+
+impl fmt::Display for FailoverReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Planned => "planned",
+            Self::Failed => "failed",
+            Self::ColdStart => "cold start",
+            Self::Unclean => "unclean",
+        })
+    }
+}
+
+impl ShardGroup {
+    /// Every process of `node` leaves, except `current`: it neither counts as a copy nor serves any more.
+    fn withdraw(&mut self, node: NodeId, current: Option<Incarnation>) {
+        let gone = |member: &Member| member.node == node && Some(member.incarnation) != current;
+        let before = self.in_sync.len();
+        self.in_sync.retain(|member| !gone(member));
+        if self.in_sync.len() != before {
+            self.in_sync_version += 1;
+        }
+        if self.primary.as_ref().is_some_and(gone) {
+            self.primary = None;
+        }
+    }
+}
+
+impl State {
+    /// Every process of a node that left the registry leaves the groups.
+    pub(crate) fn withdraw(&mut self, node: NodeId) {
+        Arc::make_mut(&mut self.groups).values_mut().for_each(|group| group.withdraw(node, None));
+    }
+
+    pub(crate) fn start_node(&mut self, index: u64, node: NodeId, token: u64) -> Outcome {
+        let Some(info) = Arc::make_mut(&mut self.nodes).get_mut(&node) else {
+            return Outcome::Refused(Refusal::UnknownNode(node));
+        };
+        if info.start_token == token {
+            return Outcome::Unchanged;
+        }
+        let first = info.start_token == 0;
+        info.start_token = token;
+        if first {
+            // Nobody has acted under the incarnation of the registration.
+            return Outcome::Done;
+        }
+        info.incarnation = Incarnation(index);
+        let current = Some(info.incarnation);
+        Arc::make_mut(&mut self.groups).values_mut().for_each(|group| group.withdraw(node, current));
+        Outcome::Done
+    }
+
+    pub(crate) fn change_in_sync(
+        &mut self,
+        group: GroupId,
+        expect_epoch: Epoch,
+        expect_version: u64,
+        in_sync: &BTreeSet<Member>,
+    ) -> Outcome {
+        if let Err(refusal) = self.check_members(group, expect_epoch, in_sync) {
+            return Outcome::Refused(refusal);
+        }
+        let Some(group) = Arc::make_mut(&mut self.groups).get_mut(&group) else {
+            return Outcome::Refused(Refusal::UnknownGroup(group));
+        };
+        if group.in_sync_version != expect_version {
+            return Outcome::Refused(Refusal::StaleVersion(group.in_sync_version));
+        }
+        if !group.primary.is_some_and(|primary| in_sync.contains(&primary)) {
+            return Outcome::Refused(Refusal::PrimaryNotInSync(group.id));
+        }
+        if group.in_sync == *in_sync {
+            return Outcome::Unchanged;
+        }
+        group.in_sync = in_sync.clone();
+        group.in_sync_version += 1;
+        Outcome::Done
+    }
+
+    pub(crate) fn set_primary(
+        &mut self,
+        group: GroupId,
+        named: Failover,
+        in_sync: &BTreeSet<Member>,
+        expect_epoch: Epoch,
+    ) -> Outcome {
+        if let Err(refusal) = self.check_members(group, expect_epoch, in_sync) {
+            return Outcome::Refused(refusal);
+        }
+        if !in_sync.contains(&named.to) {
+            return Outcome::Refused(Refusal::PrimaryNotInSync(group));
+        }
+        let Some(group) = Arc::make_mut(&mut self.groups).get_mut(&group) else {
+            return Outcome::Refused(Refusal::UnknownGroup(group));
+        };
+        group.last_failover = Some(Failover { from: group.primary, ..named });
+        group.primary = Some(named.to);
+        group.epoch = Epoch(group.epoch.0 + 1);
+        group.in_sync = in_sync.clone();
+        group.in_sync_version += 1;
+        Outcome::Done
+    }
+
+    /// What every decision about a group must satisfy: based on the epoch that is, and about processes that are.
+    fn check_members(&self, group: GroupId, expect_epoch: Epoch, members: &BTreeSet<Member>) -> Result<(), Refusal> {
+        let group = self.groups.get(&group).ok_or(Refusal::UnknownGroup(group))?;
+        if group.epoch != expect_epoch {
+            return Err(Refusal::StaleEpoch(group.epoch));
+        }
+        match members.iter().find(|member| !self.is_current(**member)) {
+            Some(stale) => Err(Refusal::StaleMember(*stale)),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! What the control plane must know about the data of this node, and may ask of it. It never sees a key.
+
+use futures_util::future::BoxFuture;
+use keyward_cluster::{Epoch, GroupId, Member};
+
+/// Where this node stands with the data of one group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupReport {
+    /// The group.
+    pub group: GroupId,
+    /// The epoch of the last effect it has.
+    pub epoch: Epoch,
+    /// The position of the last effect it has.
+    pub position: u64,
+    /// What it has in memory is the data of that position; false while it is loaded or copied.
+    pub has_data: bool,
+    /// Epoch and position of the newest snapshot on its disk.
+    pub snapshot: Option<(Epoch, u64)>,
+    /// For so many milliseconds from now the primary may still count on this node to answer reads. Nobody else is named
+    /// primary before that has passed.
+    pub promised_ms: u64,
+}
+
+/// The data of this node, as the control plane sees it. Nothing here may wait for the control plane.
+pub trait DataPlane: Send + Sync {
+    /// Where this node stands with each group.
+    fn report(&self) -> Vec<GroupReport>;
+
+    /// From the return on, effects of an epoch before `epoch` are refused; if this node is primary of an older one, it
+    /// acknowledges nothing any more. Answers where it stands.
+    fn seal(&self, group: GroupId, epoch: Epoch) -> GroupReport;
+
+    /// Asked of the primary: pauses writes, brings `target` to the last position, and proposes it as primary
+    /// ([`keyward_cluster::FailoverReason::Planned`]). Returns when that is applied here; after an error this node goes
+    /// on as before.
+    fn hand_over(&self, group: GroupId, target: Member) -> BoxFuture<'static, Result<(), String>>;
+}
