@@ -23,7 +23,7 @@ pub use machine::{Machine, raise_open_files};
 pub use source::Flags;
 use source::Given;
 pub use value::{
-    AclErrorDetail, AclPubsubDefault, Address, DebugCommand, LogFormat, LogLevel, MaxmemoryPolicy, Member, Memory,
+    Ack, AclErrorDetail, AclPubsubDefault, Address, DebugCommand, LogFormat, LogLevel, MaxmemoryPolicy, Member, Memory,
     SaveRule, SaveRules, Secret, Size,
 };
 use value::{Shape, Value};
@@ -197,6 +197,19 @@ settings! {
         load_damaged_snapshot: bool = "false";
         /// Longest time that a stopping node spends on finishing: hand-over, last snapshot, connections.
         shutdown_timeout: Duration = "30s" in "1s" ..= "1h";
+    }
+    "Copies" {
+        /// When a write is answered: `async`, as soon as it is made; `quorum`, when every node in sync has it. A user's rule
+        /// `ack=quorum` or `ack=async` says otherwise for that user. The same on every node.
+        ack: Ack = "async";
+        /// A write that is not confirmed within this time ends its connection with an error: its outcome is unknown.
+        ack_timeout: Duration = "5s" in "10ms" ..= "60s";
+        /// Effects of writes kept in memory, so that a replica that was away for a while can go on where it stood.
+        repl_backlog_size: Size = "64mb" in "1mb" ..= "64gb";
+        /// The same while a full copy is on its way: what is written meanwhile must fit, or the copy begins anew.
+        repl_copy_backlog_size: Size = "1gb" in "1mb" ..= "256gb";
+        /// Whether effects are compressed on their way (LZ4).
+        repl_compression: bool = "true";
     }
     "Telling" {
         /// How much is logged: `error`, `warn`, `info`, `debug` or `trace`.

@@ -160,6 +160,8 @@ pub struct Lane {
     input: Vec<u8>,
     /// Replies not yet sent.
     output: Vec<u8>,
+    /// What was answered may leave once everything up to this position of the stream of effects is confirmed.
+    confirm: Option<u64>,
     /// The number of `view`.
     pub generation: u64,
     /// The view the session's login comes from.
@@ -169,7 +171,7 @@ pub struct Lane {
 impl Lane {
     /// With nothing in it.
     pub fn new(decoder: Decoder, generation: u64, view: Arc<View>) -> Lane {
-        Lane { decoder, input: Vec::new(), output: Vec::new(), generation, view }
+        Lane { decoder, input: Vec::new(), output: Vec::new(), confirm: None, generation, view }
     }
 
     /// Moves replies to those not yet sent.
@@ -242,6 +244,10 @@ async fn converse(
         }
         let Some(mut next) = read_and_run(worker, stream, connection, lane)? else { return Ok(()) };
         loop {
+            if !confirm(worker, connection, lane).await {
+                flush(worker, stream, connection, lane).await?;
+                return Ok(());
+            }
             flush(worker, stream, connection, lane).await?;
             match next {
                 Next::Read => break,
@@ -343,6 +349,10 @@ async fn wait_for_keys(
         }
     };
     drop((left, registered));
+    if connection.session.borrow().wants_quorum() {
+        // Whoever served it wrote before it answered.
+        lane.confirm = Some(worker.node.replication.log.position());
+    }
     let mut session = connection.session.borrow_mut();
     session.active_at = worker.now_ms();
     session.commands += 1;
@@ -350,6 +360,21 @@ async fn wait_for_keys(
         lane.output.extend_from_slice(&answer);
     }
     Ok(true)
+}
+
+/// Waits until what was answered may leave. False: it may not; an error takes its place, and the connection ends.
+async fn confirm(worker: &Worker, connection: &Connection, lane: &mut Lane) -> bool {
+    let Some(position) = lane.confirm.take() else { return true };
+    let limit = worker.node.config.ack_timeout;
+    let confirmed = tokio::select! {
+        biased;
+        () = connection.killed() => Ok(()),
+        confirmed = worker.node.replication.confirmed(position, limit) => confirmed,
+    };
+    let Err(error) = confirmed else { return true };
+    lane.output.clear();
+    lane.output.extend_from_slice(format!("-{}\r\n", crate::forward::not_confirmed(error)).as_bytes());
+    false
 }
 
 async fn sleep_or_forever(duration: Option<Duration>) {
@@ -508,7 +533,7 @@ fn send_now(
     if bytes.is_empty() {
         return Ok(());
     }
-    let sent = if lane.output.is_empty() {
+    let sent = if lane.output.is_empty() && lane.confirm.is_none() {
         match stream.try_write(bytes) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
@@ -591,6 +616,12 @@ fn run(
     };
     scratch.ranges = ranges;
     scratch.requests = requests;
+    let replication = &worker.node.replication;
+    replication.log.tell();
+    if session.wants_quorum() && lane.view.is_primary() {
+        let position = replication.log.position();
+        lane.confirm = (!replication.is_confirmed(position)).then_some(position);
+    }
     (consumed, next)
 }
 

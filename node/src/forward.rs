@@ -14,6 +14,7 @@
 
 use crate::connection::Connection;
 use crate::link::{self, LinkStream, MESSAGE_BYTES_MAX};
+use crate::replication::NotConfirmed;
 use crate::view::View;
 use crate::worker::Worker;
 use bytes::Bytes;
@@ -286,6 +287,9 @@ pub async fn serve_link(worker: Rc<Worker>, stream: std::net::TcpStream) {
         Ok(stream) => {
             let (mut reader, mut writer) = stream.into_halves();
             while let Ok(Some(batch)) = reader.next::<Batch>().await {
+                if batch.follow {
+                    return accept_follower(&worker, &batch, reader, writer).await;
+                }
                 if batch.hand_over.is_some() {
                     return crate::handover::take_over(worker, batch, reader, writer).await;
                 }
@@ -297,6 +301,27 @@ pub async fn serve_link(worker: Rc<Worker>, stream: std::net::TcpStream) {
             }
         }
         Err(why) => tracing::warn!(%peer, %why, "a peer link was refused"),
+    }
+}
+
+/// Gives the link of a node that wants a copy of the data to the thread that serves copies.
+async fn accept_follower(worker: &Rc<Worker>, batch: &Batch, reader: link::FrameReader, mut writer: link::FrameWriter) {
+    let refused = match caught_up(worker, batch.policy_version).await {
+        None => Some((BatchError::PolicyBehind, "it has not applied the latest changes")),
+        Some(view) if !view.is_primary() => Some((BatchError::NotPrimary, "it does not serve the data")),
+        Some(_) if worker.node.is_loading() => Some((BatchError::Unavailable, "it is loading its data")),
+        Some(_) => None,
+    };
+    writer.push(&match refused {
+        Some((error, text)) => refusal(batch, error, text),
+        None => BatchReply { sequence: batch.sequence, count: 1, ..BatchReply::default() },
+    });
+    // Whoever asked sees the link close, and tries again either way.
+    if writer.flush().await.is_ok() && refused.is_none() {
+        let stream = link::into_stream(reader, writer).and_then(tokio::net::TcpStream::into_std);
+        if !stream.is_ok_and(|stream| worker.node.replication.take_link(stream)) {
+            tracing::warn!("a replica's link was not taken");
+        }
     }
 }
 
@@ -334,6 +359,13 @@ async fn run(worker: &Rc<Worker>, batch: Batch) -> BatchReply {
             None => worker.node.corridor.opened().await,
         }
     };
+    worker.node.replication.log.tell();
+    if session.wants_quorum() && answered > 0 {
+        let position = worker.node.replication.log.position();
+        if let Err(error) = worker.node.replication.confirmed(position, worker.node.config.ack_timeout).await {
+            return unconfirmed(&batch, error);
+        }
+    }
     BatchReply {
         sequence: batch.sequence,
         replies: reply.bytes.into(),
@@ -341,6 +373,23 @@ async fn run(worker: &Rc<Worker>, batch: Batch) -> BatchReply {
         error: BatchError::Unspecified.into(),
         error_text: String::new(),
     }
+}
+
+/// The answer to a batch that was run, and may yet be lost.
+fn unconfirmed(batch: &Batch, error: NotConfirmed) -> BatchReply {
+    let line = format!("-{}\r\n", not_confirmed(error));
+    BatchReply {
+        sequence: batch.sequence,
+        replies: line.repeat(batch.count as usize).into(),
+        count: batch.count,
+        error: BatchError::Unspecified.into(),
+        error_text: String::new(),
+    }
+}
+
+/// What a client gets whose write was made and not confirmed.
+pub fn not_confirmed(error: NotConfirmed) -> String {
+    format!("UNKNOWN {error}; the command may or may not have taken effect")
 }
 
 /// The answer to a batch of which nothing was run.

@@ -1,31 +1,28 @@
 //! The shard group's journal: every write's effects, in memory order.
 //!
-//! Appended under the lock of the shard that was written. With nobody attached it costs one relaxed load.
+//! Appended under the lock of the shard that was written. While no other node keeps a copy it costs one relaxed load.
 
+use crate::replication::log::Log;
 use keyward_engine::effects::{Effect, Effects};
 use keyward_engine::keyspace::{ExpiredFields, SpaceId};
-use parking_lot::Mutex;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// What reads the journal: one record per effect.
-pub trait Sink: Send {
-    /// One effect on space `space`.
-    fn record(&mut self, space: SpaceId, effect: Effect<'_>);
-    /// Effects between a beginning (true) and the next end (false) are applied together or not at all.
-    fn group(&mut self, begins: bool);
-}
-
 /// The journal of one node.
-#[derive(Default)]
 pub struct Journal {
     attached: AtomicBool,
-    sink: Mutex<Option<Box<dyn Sink>>>,
+    log: Arc<Log>,
 }
 
 impl Journal {
-    /// A journal nobody reads yet.
-    pub fn new() -> Journal {
-        Journal::default()
+    /// A journal that goes into `log` once it is attached.
+    pub fn new(log: Arc<Log>) -> Journal {
+        Journal { attached: AtomicBool::new(false), log }
+    }
+
+    /// A journal nobody reads.
+    pub fn unread() -> Journal {
+        Journal::new(Arc::new(Log::new(0, 0)))
     }
 
     /// Appends the effects of one call. The caller holds the lock of every shard the call wrote.
@@ -38,50 +35,49 @@ impl Journal {
 
     #[cold]
     fn write(&self, space: SpaceId, request: &[&[u8]], effects: &Effects) {
-        if let Some(sink) = self.sink.lock().as_mut() {
-            effects.for_each(request, |effect| sink.record(space, effect));
-        }
+        effects.for_each(request, |effect| match effect {
+            Effect::Request(words) => self.log.append(false, space, words.iter().copied()),
+            Effect::Command(words) => self.log.append(false, space, words.iter().map(Vec::as_slice)),
+            Effect::Removed(key) => self.log.append(true, space, std::iter::once(key)),
+        });
     }
 
     /// What follows, up to [`Journal::end_group`], is one step: a transaction or a script. The caller is alone in the corridor.
     pub fn begin_group(&self) {
-        if self.attached.load(Ordering::Relaxed)
-            && let Some(sink) = self.sink.lock().as_mut()
-        {
-            sink.group(true);
+        if self.attached.load(Ordering::Relaxed) {
+            self.log.begin_step();
         }
     }
 
     /// The step is over.
     pub fn end_group(&self) {
-        if self.attached.load(Ordering::Relaxed)
-            && let Some(sink) = self.sink.lock().as_mut()
-        {
-            sink.group(false);
+        if self.attached.load(Ordering::Relaxed) {
+            self.log.end_step();
         }
     }
 
     /// A key the sweep found expired. The caller holds its shard's lock.
     pub fn expired(&self, space: SpaceId, key: &[u8]) {
-        if self.attached.load(Ordering::Relaxed)
-            && let Some(sink) = self.sink.lock().as_mut()
-        {
-            sink.record(space, Effect::Removed(key));
+        if self.attached.load(Ordering::Relaxed) {
+            self.log.append(true, space, std::iter::once(key));
         }
     }
 
     /// Fields the sweep found expired. The caller holds the lock of the hash's shard.
     pub fn expired_fields(&self, space: SpaceId, expired: &ExpiredFields<'_>) {
-        if self.attached.load(Ordering::Relaxed)
-            && let Some(sink) = self.sink.lock().as_mut()
-        {
-            sink.record(space, Effect::Command(&expired.effect()));
+        if self.attached.load(Ordering::Relaxed) {
+            self.log.append(false, space, expired.effect().iter().map(Vec::as_slice));
         }
     }
 
-    /// From now on, `sink` gets every effect.
-    pub fn attach(&self, sink: Box<dyn Sink>) {
-        *self.sink.lock() = Some(sink);
-        self.attached.store(true, Ordering::Release);
+    /// Whether effects are written down.
+    #[inline]
+    pub fn is_attached(&self) -> bool {
+        self.attached.load(Ordering::Relaxed)
+    }
+
+    /// From now on effects are written down, or no longer. The caller is alone in the corridor.
+    pub fn attach(&self, attached: bool) {
+        self.attached.store(attached, Ordering::Release);
     }
 }

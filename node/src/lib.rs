@@ -43,6 +43,7 @@ pub mod observers;
 pub mod pause;
 pub mod pubsub;
 pub mod random;
+pub mod replication;
 pub mod scripts;
 pub mod seed;
 pub mod shards;

@@ -130,6 +130,11 @@ pub fn into_stream(reader: FrameReader, writer: FrameWriter) -> io::Result<TcpSt
     reader.reader.reunite(writer.writer).map_err(io::Error::other)
 }
 
+/// Frames on a link that another runtime has made.
+pub fn from_std(stream: std::net::TcpStream) -> io::Result<(FrameReader, FrameWriter)> {
+    Ok(LinkStream(TcpStream::from_std(stream)?).into_halves())
+}
+
 /// Reads frames.
 pub struct FrameReader {
     reader: OwnedReadHalf,

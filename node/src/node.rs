@@ -10,7 +10,7 @@
 use crate::acl_file;
 use crate::backend::Waiting;
 use crate::blocked::Blocked;
-use crate::config::{Config, Formation, PolicySource, Secret};
+use crate::config::{Ack, Config, Formation, PolicySource, Secret};
 use crate::control::{self, Bootstrap, ClusterSecret, Control, ControlConfig, Origin};
 use crate::corridor::{Corridor, Entry, InLane};
 use crate::counters::ThreadCounters;
@@ -25,6 +25,7 @@ use crate::monitor::Monitors;
 use crate::observers::Observers;
 use crate::pause::Pause;
 use crate::pubsub::PubSub;
+use crate::replication::Replication;
 use crate::scripts::Scripts;
 use crate::seed;
 use crate::shards::Shards;
@@ -145,6 +146,8 @@ pub struct Node {
     pub blocked: Blocked,
     /// What writes did.
     pub journal: Journal,
+    /// The copies of the data on other nodes, or this one's copy.
+    pub replication: Replication,
     /// What is agreed on.
     pub views: ViewCell,
     /// The way to agree on more.
@@ -323,6 +326,9 @@ impl Node {
             return all;
         }
         let _in_lane = InLane::new(&self.corridor, lane);
+        if !self.views.load().1.is_primary() {
+            return all;
+        }
         for space in self.shards.with(index, |shard| shard.expiring_spaces()) {
             self.remove_in_background(index, space, events, |shard, effects| {
                 let mut garbage = Vec::new();
@@ -457,6 +463,8 @@ async fn serve_with(
     let counters = (0..=config.threads).map(|_| Arc::new(ThreadCounters::new(table.rows().len()))).collect();
     let layout = Layout { seed: crate::random::u64(), shard_count: config.shards };
     let live = Live::new(&config);
+    let replication = Replication::new(&config);
+    let quorum = config.ack == Ack::Quorum;
     let pubsub: Arc<PubSub> = Arc::default();
     let secret = config.cluster_secret.as_ref().map(|secret| secret.expose().as_bytes().to_vec()).unwrap_or_default();
     let node = Arc::new(Node {
@@ -477,8 +485,9 @@ async fn serve_with(
         monitors: Monitors::default(),
         mailboxes: Mutex::default(),
         blocked: Blocked::default(),
-        journal: Journal::new(),
-        views: ViewCell::new(View::build(Arc::clone(&ready.state), (me, ready.incarnation), table, None)),
+        journal: replication.journal(),
+        replication,
+        views: ViewCell::new(View::build(Arc::clone(&ready.state), (me, ready.incarnation), table, quorum, None)),
         control,
         inboxes,
         counters,
@@ -495,6 +504,7 @@ async fn serve_with(
         ops_per_second: AtomicU64::new(0),
         config,
     });
+    node.control.set_data_plane(Arc::new(crate::replication::Plane::new(&node)));
     let observing = Arc::downgrade(&node);
     node.control.observe(move |applied| {
         if let Some(node) = observing.upgrade() {
@@ -507,6 +517,7 @@ async fn serve_with(
         () = crate::listen::terminated() => return Ok(()),
     }
     crate::snapshot::load(&node).await.map_err(StartError::Data)?;
+    node.replication.started();
     node.loading.store(false, Ordering::Relaxed);
     if let Some(waiting) = waiting {
         waiting.abort();
@@ -514,6 +525,7 @@ async fn serve_with(
     if let Some(counters) = node.counters.last() {
         Scripts::start(&node, Arc::clone(counters)).map_err(StartError::System)?;
     }
+    crate::replication::start(&node).map_err(StartError::System)?;
     let threads = crate::listen::open(&node, listeners, receivers)?;
     let _ = taker.set(Arc::clone(&node));
     tracing::info!(node = me.0, clients = %node.config.bind, admin = %node.config.admin_bind, http = %node.config.http_bind, "ready");
@@ -564,8 +576,11 @@ fn take_over(node: &Node, applied: &control::View) {
     let (_, current) = node.views.load();
     let Some(me) = applied.node else { return };
     if applied.index > current.index || (me, applied.incarnation) != (current.me, current.my_incarnation) {
-        let next = View::build(Arc::clone(&applied.state), (me, applied.incarnation), node.table, Some(&current));
-        node.views.publish(Arc::new(next));
+        let (me, quorum) = ((me, applied.incarnation), node.config.ack == Ack::Quorum);
+        let next = Arc::new(View::build(Arc::clone(&applied.state), me, node.table, quorum, Some(&current)));
+        node.replication.before_view(&node.journal, &next);
+        node.views.publish(Arc::clone(&next));
+        node.replication.after_view(&next);
     }
 }
 

@@ -152,6 +152,38 @@ impl Scripts {
         self.machine.lock().restore(codes, keyward_script::RestorePolicy::Replace, &mut host)
     }
 
+    /// Does what the primary did to its libraries: `FUNCTION LOAD`, `DELETE`, `RESTORE` or `FLUSH`, as it wrote them down.
+    pub fn carry_out(&self, argv: &[&[u8]]) -> Result<(), String> {
+        let mut host = LoadHost { began: Instant::now() };
+        let mut machine = self.machine.lock();
+        match argv {
+            [b"FUNCTION", b"LOAD", b"REPLACE", code] => machine.load_library(code, true, &mut host).map(drop),
+            [b"FUNCTION", b"DELETE", name] => {
+                machine.delete_library(name);
+                Ok(())
+            }
+            [b"FUNCTION", b"RESTORE", payload, policy] => {
+                let policy = match *policy {
+                    b"APPEND" => RestorePolicy::Append,
+                    b"FLUSH" => RestorePolicy::Flush,
+                    _ => RestorePolicy::Replace,
+                };
+                restore(&mut machine, payload, policy, &mut host)
+            }
+            [b"FUNCTION", b"FLUSH"] => {
+                machine.flush_libraries();
+                Ok(())
+            }
+            _ => Err("ERR this is no effect of any command".to_owned()),
+        }
+    }
+
+    /// Has these libraries and no others.
+    pub fn replace_codes(&self, codes: &[Vec<u8>]) -> Result<(), String> {
+        let mut host = LoadHost { began: Instant::now() };
+        self.machine.lock().restore(codes, keyward_script::RestorePolicy::Flush, &mut host)
+    }
+
     /// Scripts, libraries, functions, and bytes the Lua states take.
     pub fn sizes(&self) -> (usize, usize, usize, usize) {
         // While a script runs the machine is taken; INFO does not wait for it.

@@ -9,10 +9,10 @@
 //! only by a node that has data. It refuses to know what the records mean: `keyward_engine::dump` does.
 
 mod files;
-mod reader;
+pub mod reader;
 #[cfg(test)]
 mod tests;
-mod writer;
+pub mod writer;
 
 use crate::config::Config;
 use crate::node::{Node, now_ms};
@@ -66,6 +66,11 @@ impl Snapshots {
             longest_pause_us: AtomicU64::new(0),
             count: AtomicU64::new(0),
         }
+    }
+
+    /// Waits until none is being written, and keeps others from being written until the guard is dropped.
+    pub async fn turn(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.turn).lock_owned().await
     }
 
     /// When the last good one was finished, in milliseconds since 1970; at first, when the node started.
@@ -184,12 +189,18 @@ fn write_if_needed(node: &Node) -> Result<(), String> {
     }
     let began = Instant::now();
     let changes = node.shards.tally().changes;
-    let libraries = node.scripts.library_codes();
-    let written = writer::write(&node.shards, &node.snapshots.files, now_ms(), &libraries, |moment| {
+    let mut stand = writer::Stand::default();
+    let written = writer::write(&node.shards, &node.snapshots.files, now_ms(), |moment| {
         // Nothing runs while the corridor is closed: no transaction or script is half done.
         let _closed = node.corridor.close();
         moment();
+        stand = node.replication.stand();
+        // No script runs now, so the machine is free.
+        writer::Besides { stand, libraries: node.scripts.library_codes() }
     });
+    if written.is_ok() {
+        node.replication.saved(stand);
+    }
     node.snapshots.note(began, changes, &written);
     written.map(drop)
 }
@@ -213,9 +224,10 @@ pub async fn load(node: &Arc<Node>) -> Result<(), String> {
             now_ms: now_ms(),
             damaged: node.config.load_damaged_snapshot,
         };
-        let libraries = reader::load(&node.shards, files, &wanted)?;
-        let loaded = node.scripts.restore_codes(&libraries);
-        loaded.map_err(|error| format!("the functions in the snapshot cannot be loaded: {error}"))
+        let Some(loaded) = reader::load(&node.shards, files, &wanted)? else { return Ok(()) };
+        node.replication.loaded(loaded.stand);
+        let restored = node.scripts.restore_codes(&loaded.libraries);
+        restored.map_err(|error| format!("the functions in the snapshot cannot be loaded: {error}"))
     });
     loading.await.map_err(|error| format!("the data could not be loaded: {error}"))?
 }

@@ -33,15 +33,24 @@ pub struct View {
 
 impl View {
     /// Compiles `state`; rules that did not change since `before` are taken from there.
-    /// `me` is this node, and which of its processes, once that is registered.
-    pub fn build(state: Arc<State>, me: (NodeId, Option<Incarnation>), table: &Table, before: Option<&View>) -> View {
+    /// `me` is this node; `quorum` says whether answers wait for the nodes in sync where
+    /// the user's rules say nothing; `me` also names which of its processes, once that is registered.
+    pub fn build(
+        state: Arc<State>,
+        me: (NodeId, Option<Incarnation>),
+        table: &Table,
+        quorum: bool,
+        before: Option<&View>,
+    ) -> View {
         let (me, my_incarnation) = me;
         let logins = state.directory().iter().map(|user| {
             let name = &user.name;
             let known = before.and_then(|view| view.logins.get(name)).filter(|login| Arc::ptr_eq(&login.user, user));
-            let login = known
-                .cloned()
-                .unwrap_or_else(|| Login { user: Arc::clone(user), policy: Arc::new(Policy::compile(user, table)) });
+            let login = known.cloned().unwrap_or_else(|| Login {
+                user: Arc::clone(user),
+                policy: Arc::new(Policy::compile(user, table)),
+                quorum,
+            });
             (name.clone(), login)
         });
         let logins = logins.collect();

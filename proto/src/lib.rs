@@ -1,8 +1,9 @@
 //! Everything of Keyward that crosses a socket.
 //!
 //! - [`resp`]: what clients speak, as a codec without sockets.
-//! - [`admin`], [`control`], [`forward`] (feature `grpc`): generated from the `.proto` files of this crate:
-//!   operators to nodes, Raft peers among each other, and commands on their way to the primary.
+//! - [`admin`], [`control`], [`forward`], [`replication`] (feature `grpc`): generated from the `.proto` files of this
+//!   crate: operators to nodes, Raft peers among each other, commands on their way to the primary, its effects on
+//!   theirs to the replicas.
 //!
 //! Within a major version fields and methods are only added, never renumbered or reused: a newer node
 //! talks to an older one during every rolling update. Sockets, retries and meaning live elsewhere.
@@ -28,6 +29,13 @@ pub mod control {
 #[allow(missing_docs, clippy::all)]
 pub mod forward {
     include!("gen/keyward.forward.v1.rs");
+}
+
+/// The primary's effects on their way to replicas. Package `keyward.replication.v1`.
+#[cfg(feature = "grpc")]
+#[allow(missing_docs, clippy::all)]
+pub mod replication {
+    include!("gen/keyward.replication.v1.rs");
 }
 
 /// All packages as an encoded `FileDescriptorSet`, for the gRPC reflection service.

@@ -12,7 +12,7 @@ use std::fs;
 use std::path::Path;
 
 /// Every `.proto` file of the project, in this crate's folder.
-const PROTO_FILES: [&str; 3] = ["admin.proto", "control.proto", "forward.proto"];
+const PROTO_FILES: [&str; 4] = ["admin.proto", "control.proto", "forward.proto", "replication.proto"];
 
 #[test]
 fn generated_code_matches_the_proto_files() {
@@ -60,6 +60,7 @@ fn generate(root: &Path) -> BTreeMap<String, Vec<u8>> {
         .build_transport(false)
         // Payloads are cut out of the received frame, not copied.
         .bytes(".keyward.forward.v1")
+        .bytes(".keyward.replication.v1")
         // The JSON that scripts read from keywardctl is these messages, field by field.
         .message_attribute(".keyward.admin.v1", r#"#[cfg_attr(feature = "serde", derive(serde::Serialize))]"#)
         .field_attribute(

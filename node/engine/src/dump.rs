@@ -45,6 +45,12 @@ const VERSION_FIELD_EXPIRY: u16 = 80;
 /// The AUX field that holds the keys of a tenant's own keyspace.
 const SPACE_FIELD: &[u8] = b"keyward-space";
 
+/// The AUX field with the epoch of the newest effect in a file.
+pub const EPOCH_FIELD: &str = "keyward-epoch";
+
+/// The AUX field with the position at which the effects in a file end.
+pub const POSITION_FIELD: &str = "keyward-position";
+
 /// What a byte before a record means, if it is no type.
 mod opcode {
     pub(super) const SLOT_INFO: u8 = 244;

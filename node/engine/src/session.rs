@@ -16,6 +16,8 @@ pub struct Login {
     pub user: Arc<User>,
     /// Its rules, compiled for this process.
     pub policy: Arc<Policy>,
+    /// Its answers wait until every node in sync has what they tell of.
+    pub quorum: bool,
 }
 
 /// Whether answers are sent (`CLIENT REPLY`).
@@ -115,6 +117,12 @@ impl Session {
     /// The user's name, `default` before a login (as `CLIENT LIST` shows it).
     pub fn user_name(&self) -> &[u8] {
         self.login.as_ref().map_or(b"default", |login| login.user.name.as_bytes())
+    }
+
+    /// Whether its answers wait until every node in sync has what they tell of.
+    #[inline]
+    pub fn wants_quorum(&self) -> bool {
+        self.login.as_ref().is_some_and(|login| login.quorum)
     }
 
     /// Whose keys it sees, in which database.

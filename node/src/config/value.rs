@@ -488,6 +488,16 @@ choices! {
 }
 
 choices! {
+    /// When a write is answered.
+    Ack {
+        /// As soon as it is made.
+        Async = "async",
+        /// When every node in sync has it.
+        Quorum = "quorum",
+    }
+}
+
+choices! {
     /// Which channels a new user may use.
     AclPubsubDefault {
         /// None, Redis' default since 7.0.

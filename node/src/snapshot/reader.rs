@@ -2,6 +2,7 @@
 //! file, place and what to do.
 
 use super::files::Files;
+use super::writer::Stand;
 use crate::shards::Shards;
 use keyward_engine::dump::{FileReader, NotRead, Record, Source};
 use keyward_engine::effects::Effects;
@@ -37,30 +38,35 @@ impl Source for FileSource {
     }
 }
 
+/// What was loaded.
 #[derive(Default)]
-struct Loaded {
-    keys: u64,
-    expired: u64,
-    libraries: Vec<Vec<u8>>,
+pub struct Loaded {
+    /// Keys.
+    pub keys: u64,
+    /// Keys left out because they had expired.
+    pub expired: u64,
+    /// The texts of the libraries of functions.
+    pub libraries: Vec<Vec<u8>>,
+    /// Where in the stream of effects it was made.
+    pub stand: Stand,
 }
 
 /// How a file is loaded.
-pub(super) struct Wanted<'a> {
+pub struct Wanted<'a> {
     /// When values change their encoding.
-    pub(super) limits: &'a Limits,
+    pub limits: &'a Limits,
     /// How many databases there are.
-    pub(super) databases: u32,
+    pub databases: u32,
     /// The wall clock.
-    pub(super) now_ms: UnixMillis,
+    pub now_ms: UnixMillis,
     /// A damaged file is loaded up to the damage.
-    pub(super) damaged: bool,
+    pub damaged: bool,
 }
 
-/// Loads the newest file, if there is any; the texts of the libraries of functions in it. The error is a sentence that says
-/// what to do.
-pub(super) fn load(shards: &Shards, files: &Files, wanted: &Wanted<'_>) -> Result<Vec<Vec<u8>>, String> {
+/// Loads the newest file; `None` if there is none. The error is a sentence that says what to do.
+pub(super) fn load(shards: &Shards, files: &Files, wanted: &Wanted<'_>) -> Result<Option<Loaded>, String> {
     let (newest, older) = files.newest();
-    let Some(path) = newest else { return Ok(Vec::new()) };
+    let Some(path) = newest else { return Ok(None) };
     if path != files.path_of_newest() {
         tracing::warn!(file = %path.display(), "the newest snapshot is missing, so an older one is loaded");
     }
@@ -76,15 +82,20 @@ pub(super) fn load(shards: &Shards, files: &Files, wanted: &Wanted<'_>) -> Resul
         ms = began.elapsed().as_millis() as u64,
         "data loaded"
     );
-    Ok(loaded.libraries)
+    Ok(Some(loaded))
 }
 
 fn load_file(shards: &Shards, path: &Path, wanted: &Wanted<'_>) -> Result<Loaded, String> {
-    let Wanted { limits, databases, now_ms, damaged } = *wanted;
     let unreadable = |error: std::io::Error| format!("({error}): give this process the right to read it");
     let file = File::open(path).map_err(unreadable)?;
     let left = file.metadata().map_err(unreadable)?.len();
     let source = FileSource { file: BufReader::with_capacity(READ_AHEAD_BYTES, file), left };
+    load_from(shards, source, &path.display().to_string(), wanted)
+}
+
+/// Loads what `source` holds; `name` is for the log. The error is the end of a sentence, with advice.
+pub fn load_from(shards: &Shards, source: impl Source, name: &str, wanted: &Wanted<'_>) -> Result<Loaded, String> {
+    let Wanted { limits, databases, now_ms, damaged } = *wanted;
     let hint = |error: keyward_engine::dump::FileError| {
         let advice = if error.is_refusal() {
             "remove that from its origin and save again"
@@ -101,12 +112,13 @@ fn load_file(shards: &Shards, path: &Path, wanted: &Wanted<'_>) -> Result<Loaded
             Ok(Some(record)) => record,
             Ok(None) => break,
             Err(error) if damaged && !error.is_refusal() => {
-                tracing::error!(file = %path.display(), %error, keys = loaded.keys, "the data is damaged: loaded up to there, as told");
+                tracing::error!(file = %name, %error, keys = loaded.keys, "the data is damaged: loaded up to there, as told");
                 return Ok(loaded);
             }
             Err(error) => return Err(hint(error)),
         };
         loaded.libraries.append(&mut reader.take_libraries());
+        loaded.stand = stand(&reader);
         if record.space.database >= databases {
             let database = record.space.database;
             return Err(format!("(it has keys in database {database}): set `databases` to more than {database}"));
@@ -119,6 +131,7 @@ fn load_file(shards: &Shards, path: &Path, wanted: &Wanted<'_>) -> Result<Loaded
         target.put(record);
     }
     loaded.libraries.append(&mut reader.take_libraries());
+    loaded.stand = stand(&reader);
     let skipped = reader.skipped();
     if skipped.module_notes + skipped.empty > 0 {
         tracing::warn!(
@@ -128,6 +141,11 @@ fn load_file(shards: &Shards, path: &Path, wanted: &Wanted<'_>) -> Result<Loaded
         );
     }
     Ok(loaded)
+}
+
+fn stand<S: Source>(reader: &FileReader<'_, S>) -> Stand {
+    let (epoch, position) = reader.stand();
+    Stand { epoch, position }
 }
 
 /// Where records go.

@@ -96,7 +96,7 @@ fn what_was_saved_is_there_after_a_restart() {
     set(&before, space(0, 3), "key:1", "of another database", Expiry::At(NOW + 1));
     set(&before, space(9, 0), "key:1", "of a tenant", Expiry::Never);
     set(&before, space(0, 0), "gone", "long ago", Expiry::At(NOW));
-    let written = writer::write(&before, &files, NOW, &[], |moment| moment()).unwrap();
+    let written = writer::write(&before, &files, NOW, at_once).unwrap();
     assert_eq!(written.keys, 5002);
     assert_eq!(written.bytes, fs::metadata(folder.path().join("dump.rdb")).unwrap().len());
 
@@ -122,7 +122,7 @@ fn as_many_files_are_kept_as_configured() {
         let shards = shards();
         for number in 0..6 {
             set(&shards, space(0, 0), "number", &number.to_string(), Expiry::Never);
-            writer::write(&shards, &files, NOW, &[], |moment| moment()).unwrap();
+            writer::write(&shards, &files, NOW, at_once).unwrap();
         }
         let names: Vec<String> = files.list().unwrap().into_iter().map(|file| file.name).collect();
         let expected: Vec<String> =
@@ -144,7 +144,7 @@ fn an_unfinished_file_is_never_read() {
     let files = files(folder.path(), 2);
     fs::write(folder.path().join("dump.rdb.tmp"), b"REDIS0010 half a").unwrap();
     assert_eq!(count(&load(&files).unwrap()), 0);
-    writer::write(&shards(), &files, NOW, &[], |moment| moment()).unwrap();
+    writer::write(&shards(), &files, NOW, at_once).unwrap();
     assert!(!folder.path().join("dump.rdb.tmp").exists());
 }
 
@@ -154,7 +154,7 @@ fn if_only_an_older_file_is_left_it_is_loaded() {
     let files = files(folder.path(), 2);
     let before = shards();
     set(&before, space(0, 0), "a", "1", Expiry::Never);
-    writer::write(&before, &files, NOW, &[], |moment| moment()).unwrap();
+    writer::write(&before, &files, NOW, at_once).unwrap();
     fs::rename(folder.path().join("dump.rdb"), folder.path().join("dump.rdb.1")).unwrap();
     assert_eq!(get(&load(&files).unwrap(), space(0, 0), "a").as_deref(), Some("1"));
 }
@@ -165,11 +165,11 @@ fn a_save_that_fails_leaves_the_last_good_file() {
     let files = files(folder.path(), 2);
     let before = shards();
     set(&before, space(0, 0), "a", "1", Expiry::Never);
-    writer::write(&before, &files, NOW, &[], |moment| moment()).unwrap();
+    writer::write(&before, &files, NOW, at_once).unwrap();
     // A folder stands where the unfinished file would go.
     fs::create_dir(folder.path().join("dump.rdb.tmp")).unwrap();
     set(&before, space(0, 0), "a", "2", Expiry::Never);
-    let error = writer::write(&before, &files, NOW, &[], |moment| moment()).unwrap_err();
+    let error = writer::write(&before, &files, NOW, at_once).unwrap_err();
     assert!(error.contains("dump.rdb cannot be written"), "{error}");
     assert_eq!(get(&load(&files).unwrap(), space(0, 0), "a").as_deref(), Some("1"));
 }
@@ -180,8 +180,8 @@ fn a_damaged_file_stops_the_start_with_file_place_and_advice() {
     let files = files(folder.path(), 2);
     let before = shards();
     set(&before, space(0, 0), "a", "text that is long enough", Expiry::Never);
-    writer::write(&before, &files, NOW, &[], |moment| moment()).unwrap();
-    writer::write(&before, &files, NOW, &[], |moment| moment()).unwrap();
+    writer::write(&before, &files, NOW, at_once).unwrap();
+    writer::write(&before, &files, NOW, at_once).unwrap();
     let path = folder.path().join("dump.rdb");
     let mut bytes = fs::read(&path).unwrap();
     let len = bytes.len();
@@ -208,7 +208,7 @@ fn a_damaged_file_is_loaded_up_to_the_damage_if_told_to() {
     for number in 0..1000 {
         set(&before, space(0, 0), &format!("key:{number}"), "text", Expiry::Never);
     }
-    writer::write(&before, &files, NOW, &[], |moment| moment()).unwrap();
+    writer::write(&before, &files, NOW, at_once).unwrap();
     let path = folder.path().join("dump.rdb");
     let bytes = fs::read(&path).unwrap();
     fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
@@ -248,7 +248,7 @@ fn what_was_written_together_is_never_torn() {
                     round += 1;
                 }
             });
-            let written = writer::write(&shards, &files, NOW, &[], |moment| moment());
+            let written = writer::write(&shards, &files, NOW, at_once);
             done.store(true, std::sync::atomic::Ordering::Relaxed);
             assert_eq!(written.unwrap().keys, u64::from(2 * PAIRS));
         });
@@ -272,4 +272,9 @@ fn files_of_other_servers_load() {
     }
     let loaded = load(&Files::new(Path::new(golden), "redis-7.0-stream.rdb", 1)).unwrap();
     assert_eq!(count(&loaded), 2, "streams are kept");
+}
+
+fn at_once(moment: &mut dyn FnMut()) -> writer::Besides {
+    moment();
+    writer::Besides::default()
 }

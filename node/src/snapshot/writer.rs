@@ -16,7 +16,6 @@ use keyward_engine::dump::{self, Checksum};
 use keyward_engine::keyspace::{TenantId, UnixMillis};
 use keyward_engine::snapshot::Taken;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
@@ -34,26 +33,25 @@ const WRITE_BYTES: usize = 256 << 10;
 
 /// What was written.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Written {
+pub struct Written {
     /// Keys in the file.
-    pub(super) keys: u64,
+    pub keys: u64,
     /// Its size.
-    pub(super) bytes: u64,
+    pub bytes: u64,
     /// The longest time a shard was locked.
-    pub(super) longest_pause: Duration,
+    pub longest_pause: Duration,
 }
 
 /// Writes a snapshot and makes it the newest; on any error the newest stays what it was. Keys past their expiry are
-/// left out. `libraries` are the texts of the libraries of functions. The moment is when `at_once` calls what it is given; it sees to it that nothing is half done then. The error
-/// is a sentence.
+/// left out. The moment is when `at_once` calls what it is given; it sees to it that nothing is half done then. The
+/// error is a sentence.
 pub(super) fn write(
     shards: &Shards,
     files: &Files,
     now_ms: UnixMillis,
-    libraries: &[Vec<u8>],
-    at_once: impl FnOnce(&mut dyn FnMut()),
+    at_once: impl FnOnce(&mut dyn FnMut()) -> Besides,
 ) -> Result<Written, String> {
-    let written = write_file(shards, files, now_ms, libraries, at_once);
+    let written = write_file(shards, files, now_ms, at_once);
     if written.is_err() {
         files.discard();
     }
@@ -64,13 +62,43 @@ fn write_file(
     shards: &Shards,
     files: &Files,
     now_ms: UnixMillis,
-    libraries: &[Vec<u8>],
-    at_once: impl FnOnce(&mut dyn FnMut()),
+    at_once: impl FnOnce(&mut dyn FnMut()) -> Besides,
 ) -> io::Result<Written> {
-    let mut output = Output { file: files.create()?, checksum: Checksum::new(), written: Written::default() };
+    let mut file = files.create()?;
+    let written = write_to(shards, now_ms, at_once, |bytes| file.write_all(bytes))?;
+    files.publish(&file)?;
+    Ok(written)
+}
+
+/// Where in the stream of effects a moment is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stand {
+    /// The epoch in which the newest effect was made.
+    pub epoch: u64,
+    /// Where the effects end.
+    pub position: u64,
+}
+
+/// What a file holds besides keys, as of the same moment.
+#[derive(Clone, Debug, Default)]
+pub struct Besides {
+    /// Where in the stream of effects it is.
+    pub stand: Stand,
+    /// The texts of the libraries of functions.
+    pub libraries: Vec<Vec<u8>>,
+}
+
+/// Writes one moment of all keys as a file, piece by piece, into `sink`.
+pub fn write_to(
+    shards: &Shards,
+    now_ms: UnixMillis,
+    at_once: impl FnOnce(&mut dyn FnMut()) -> Besides,
+    sink: impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<Written> {
+    let mut output = Output { sink, checksum: Checksum::new(), written: Written::default() };
     let mut buffer = Vec::new();
-    let mut moment = Moment::begin(shards, now_ms, at_once);
-    begin(&mut buffer, &moment.sizes, now_ms, libraries, moment.fields_expire);
+    let (mut moment, besides) = Moment::begin(shards, now_ms, at_once);
+    begin(&mut buffer, &moment.sizes, now_ms, &besides, moment.fields_expire);
     while moment.index < shards.count() {
         moment.slice(&mut buffer);
         moment.kept(&mut buffer);
@@ -85,7 +113,6 @@ fn write_file(
     so_far.update(&buffer);
     dump::end(&mut buffer, so_far);
     output.flush(&mut buffer)?;
-    files.publish(&output.file)?;
     Ok(output.written)
 }
 
@@ -107,10 +134,14 @@ struct Moment<'a> {
 }
 
 impl<'a> Moment<'a> {
-    fn begin(shards: &'a Shards, now_ms: UnixMillis, at_once: impl FnOnce(&mut dyn FnMut())) -> Moment<'a> {
+    fn begin(
+        shards: &'a Shards,
+        now_ms: UnixMillis,
+        at_once: impl FnOnce(&mut dyn FnMut()) -> Besides,
+    ) -> (Moment<'a>, Besides) {
         let mut sizes = Sizes::new();
         let (mut fields_expire, mut longest_pause) = (false, Duration::ZERO);
-        at_once(&mut || {
+        let besides = at_once(&mut || {
             let began = Instant::now();
             shards.with_all_locked(|shard| {
                 shard.begin_snapshot(now_ms);
@@ -124,7 +155,8 @@ impl<'a> Moment<'a> {
             });
             longest_pause = began.elapsed();
         });
-        Moment { shards, sizes, fields_expire, index: 0, next_kept: 0, taken: Taken::default(), longest_pause }
+        let taken = Taken::default();
+        (Moment { shards, sizes, fields_expire, index: 0, next_kept: 0, taken, longest_pause }, besides)
     }
 
     /// The next slice of the shard that is being seen.
@@ -163,27 +195,30 @@ impl Drop for Moment<'_> {
     }
 }
 
-struct Output {
-    file: File,
+struct Output<S> {
+    sink: S,
     checksum: Checksum,
     written: Written,
 }
 
-impl Output {
+impl<S: FnMut(&[u8]) -> io::Result<()>> Output<S> {
     fn flush(&mut self, buffer: &mut Vec<u8>) -> io::Result<()> {
         self.checksum.update(buffer);
-        self.file.write_all(buffer)?;
+        (self.sink)(buffer)?;
         self.written.bytes += buffer.len() as u64;
         buffer.clear();
         Ok(())
     }
 }
 
-fn begin(out: &mut Vec<u8>, sizes: &Sizes, now_ms: UnixMillis, libraries: &[Vec<u8>], fields_expire: bool) {
-    let seconds = (now_ms / 1000).to_string();
-    let notes = [("keyward-ver", env!("CARGO_PKG_VERSION")), ("redis-bits", "64"), ("ctime", &seconds)];
+fn begin(out: &mut Vec<u8>, sizes: &Sizes, now_ms: UnixMillis, besides: &Besides, fields_expire: bool) {
+    let stand = besides.stand;
+    let (seconds, epoch, position) = ((now_ms / 1000).to_string(), stand.epoch.to_string(), stand.position.to_string());
+    let version = ("keyward-ver", env!("CARGO_PKG_VERSION"));
+    let stand = [(dump::EPOCH_FIELD, epoch.as_str()), (dump::POSITION_FIELD, position.as_str())];
+    let notes = [version, ("redis-bits", "64"), ("ctime", &seconds), stand[0], stand[1]];
     dump::begin(out, fields_expire, &notes);
-    dump::libraries(out, libraries);
+    dump::libraries(out, &besides.libraries);
     for (database, (keys, expiring)) in sizes {
         dump::sizes(out, *database, *keys, *expiring);
     }

@@ -39,6 +39,10 @@ pub struct Batch {
     /// with a reply of count 1. One that knows nothing of this answers count 0, which is a refusal.
     #[prost(message, optional, tag = "12")]
     pub hand_over: ::core::option::Option<HandOver>,
+    /// Set in the first batch of a link, which then has no commands: the sender keeps a copy of the data. The primary
+    /// accepts with a reply of count 1; what follows on the link is described in replication.proto.
+    #[prost(bool, tag = "13")]
+    pub follow: bool,
 }
 /// What a primary must know of a client it takes over, beyond what every batch says.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -2,7 +2,7 @@
 //! where it was found.
 
 use super::source::{Reader, Source};
-use super::{Checksum, Problem, SPACE_FIELD, is_known, kind, opcode, values};
+use super::{Checksum, EPOCH_FIELD, POSITION_FIELD, Problem, SPACE_FIELD, is_known, kind, opcode, values};
 use crate::dict::NewValue;
 use crate::keyspace::{SpaceId, TenantId, UnixMillis};
 use crate::types::{Limits, Value};
@@ -91,6 +91,8 @@ pub struct FileReader<'l, S> {
     inner: Option<Inner>,
     skipped: Skipped,
     libraries: Vec<Vec<u8>>,
+    epoch: u64,
+    position: u64,
     version: u32,
     done: bool,
 }
@@ -102,7 +104,18 @@ impl<'l, S: Source> FileReader<'l, S> {
         let version = head(&mut reader).map_err(|problem| FileError { offset: 0, key: None, problem })?;
         let (space, skipped) = (SpaceId::default(), Skipped::default());
         let libraries = Vec::new();
-        Ok(FileReader { reader, limits, space, inner: None, skipped, libraries, version, done: false })
+        Ok(FileReader {
+            reader,
+            limits,
+            space,
+            inner: None,
+            skipped,
+            libraries,
+            epoch: 0,
+            position: 0,
+            version,
+            done: false,
+        })
     }
 
     /// The next key. `None`: the file ends here as it should, and its checksum fits.
@@ -133,6 +146,11 @@ impl<'l, S: Source> FileReader<'l, S> {
     /// Takes the texts of the libraries of functions that were met so far.
     pub fn take_libraries(&mut self) -> Vec<Vec<u8>> {
         std::mem::take(&mut self.libraries)
+    }
+
+    /// Where in the stream of effects the file was made, epoch and position, as far as it was read; zeros if it does not say.
+    pub fn stand(&self) -> (u64, u64) {
+        (self.epoch, self.position)
     }
 
     /// The version of the file.
@@ -171,7 +189,12 @@ impl<'l, S: Source> FileReader<'l, S> {
             opcode::AUX => {
                 let name = reader.string()?;
                 let value = reader.string()?;
-                if name == SPACE_FIELD {
+                let number = || std::str::from_utf8(&value).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+                if name == EPOCH_FIELD.as_bytes() {
+                    self.epoch = number();
+                } else if name == POSITION_FIELD.as_bytes() {
+                    self.position = number();
+                } else if name == SPACE_FIELD {
                     self.inner = Some(inner(value)?);
                 }
             }

@@ -1,0 +1,351 @@
+//! One copy of the data on every node: the primary's effects travel to the replicas, which carry them out in order.
+//!
+//! ```text
+//!   primary   write ─► shard, journal (one lock) ─► Log ─► primary.rs: frames ══ link ══► replica.rs ─► shards, Log
+//!                                                    ▲                                        │
+//!             quorum clients' replies ◄── acks.rs ◄──┴──────────────── Ack{position} ◄─────────┘
+//! ```
+//! The shape is PacificA's (MSR-TR-2008-25): Raft names the primary, its epoch and who is *in sync*; the stream itself is not
+//! Raft's business. A replica takes frames of no epoch older than the newest it was told of ([`Replication::seal`]), so an old
+//! primary cannot have anything confirmed once the next one is being chosen. A confirmed write is on every member in sync.
+//!
+//! Replicas decide nothing: expiry, eviction, chance and scripts travel as effects. Everything here runs on a thread of its own,
+//! except that writers append to the log and clients wait for confirmation.
+
+mod acks;
+mod copy;
+mod hand_over;
+mod in_sync;
+pub mod log;
+mod primary;
+mod record;
+mod replica;
+
+use crate::config::Config;
+use crate::control::data_plane::{DataPlane, GroupReport};
+use crate::journal::Journal;
+use crate::node::Node;
+use crate::snapshot::writer::Stand;
+use crate::view::View;
+use acks::Acks;
+pub use acks::NotConfirmed;
+use futures_util::future::BoxFuture;
+use keyward_cluster::{Epoch, GroupId, Member, NodeId};
+use log::{History, Log};
+use parking_lot::Mutex;
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+/// The one group there is.
+const GROUP: GroupId = GroupId(0);
+
+/// While nothing is written, replicas hear from the primary this often.
+const IDLE: Duration = Duration::from_millis(100);
+
+/// A replica that was heard from promises for this long to support no other primary; the primary counts from the moment it
+/// sent what was answered. Shorter than the silence after which a primary is replaced.
+const PROMISE: Duration = Duration::from_millis(750);
+
+/// What clocks may differ in speed, over one promise.
+const DRIFT: Duration = Duration::from_millis(10);
+
+/// A member in sync that is silent for this long, or this far behind in time, leaves the set.
+const SILENCE: Duration = Duration::from_millis(1000);
+
+/// Accepted links waiting for the replication thread.
+const LINKS_WAITING_MAX: usize = 64;
+
+/// What this node knows and does about copies of the data.
+pub struct Replication {
+    /// The stream of effects.
+    pub log: Arc<Log>,
+    acks: Acks,
+    began: Instant,
+    /// Held while received effects are carried out, and by who forbids it.
+    applying: Mutex<()>,
+    /// Frames of an older epoch are refused.
+    sealed: AtomicU64,
+    /// What is in memory is the data of the log's position.
+    has_data: AtomicBool,
+    /// When the last frame of the primary was carried out, by [`Replication::clock_ms`].
+    heard_ms: AtomicU64,
+    /// Where the primary's stream ended, as far as it has said.
+    known_end: AtomicU64,
+    /// The data may have changed without a word in the log.
+    unlogged: AtomicBool,
+    /// Epoch and position of the newest snapshot on disk.
+    snapshot: Mutex<Option<(Epoch, u64)>>,
+    /// Links of replicas, for the thread.
+    links: OnceLock<mpsc::Sender<TcpStream>>,
+    stats: Stats,
+}
+
+/// What happened since the start.
+#[derive(Default)]
+pub struct Stats {
+    /// Full copies that were sent.
+    pub full_copies: AtomicU64,
+    /// Replicas that went on where they stood.
+    pub continued: AtomicU64,
+    /// Replicas that wanted to go on and could not.
+    pub refused: AtomicU64,
+}
+
+/// What a node does with the data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Role {
+    /// It serves it.
+    Primary(Epoch),
+    /// It copies it from there.
+    Replica { epoch: Epoch, primary: Member, address: String },
+    /// Nobody serves it, or this process is not registered yet.
+    None,
+}
+
+impl Role {
+    fn of(view: &View) -> Role {
+        let (Some(group), Some(me)) = (&view.group, view.member()) else { return Role::None };
+        let Some(primary) = group.primary else { return Role::None };
+        if primary == me {
+            return Role::Primary(group.epoch);
+        }
+        let node = view.state.nodes().get(&primary.node).filter(|node| node.member() == primary);
+        node.map_or(Role::None, |node| Role::Replica {
+            epoch: group.epoch,
+            primary,
+            address: node.addresses.peer.clone(),
+        })
+    }
+}
+
+impl Replication {
+    /// Of a node that has no data yet.
+    pub fn new(config: &Config) -> Replication {
+        Replication {
+            log: Arc::new(Log::new(config.repl_backlog_size.bytes(), config.repl_copy_backlog_size.bytes())),
+            acks: Acks::default(),
+            began: Instant::now(),
+            applying: Mutex::new(()),
+            sealed: AtomicU64::new(0),
+            has_data: AtomicBool::new(false),
+            heard_ms: AtomicU64::new(0),
+            known_end: AtomicU64::new(0),
+            unlogged: AtomicBool::new(false),
+            snapshot: Mutex::new(None),
+            links: OnceLock::new(),
+            stats: Stats::default(),
+        }
+    }
+
+    /// A journal that goes into the log.
+    pub fn journal(&self) -> Journal {
+        Journal::new(Arc::clone(&self.log))
+    }
+
+    /// Milliseconds since this process began; never goes back.
+    pub fn clock_ms(&self) -> u64 {
+        self.began.elapsed().as_millis() as u64
+    }
+
+    /// Where in the stream of effects the data stands. The caller sees to it that nothing is half done.
+    pub fn stand(&self) -> Stand {
+        let (position, history) = self.log.stand();
+        Stand { epoch: history.epoch().0, position }
+    }
+
+    /// A snapshot was loaded into the empty node.
+    pub fn loaded(&self, stand: Stand) {
+        let epoch = Epoch(stand.epoch);
+        self.log.restart(stand.position, History::new([(epoch, stand.position)]));
+        *self.snapshot.lock() = Some((epoch, stand.position));
+    }
+
+    /// A snapshot was written.
+    pub fn saved(&self, stand: Stand) {
+        *self.snapshot.lock() = Some((Epoch(stand.epoch), stand.position));
+    }
+
+    /// What is in memory is what the disk had, or nothing because the disk had nothing.
+    pub fn started(&self) {
+        self.has_data.store(true, Ordering::Release);
+    }
+
+    /// Whether the data here is whole, so that it may be read by whoever does not mind that it is a little old.
+    pub fn has_data(&self) -> bool {
+        self.has_data.load(Ordering::Acquire)
+    }
+
+    /// What happened since the start.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// How many milliseconds ago the primary was last heard from, and how many bytes this replica is behind what it said then.
+    pub fn lag(&self) -> (u64, u64) {
+        let behind = self.known_end.load(Ordering::Relaxed).saturating_sub(self.log.position());
+        (self.clock_ms().saturating_sub(self.heard_ms.load(Ordering::Relaxed)), behind)
+    }
+
+    /// The replicas as the primary sees them.
+    pub fn replicas(&self) -> Vec<ReplicaState> {
+        self.acks.replicas(self.clock_ms())
+    }
+
+    /// How many replicas have everything up to `position`.
+    pub fn count_acked(&self, position: u64) -> usize {
+        self.acks.count(position)
+    }
+
+    /// Waits until `count` replicas have everything up to `position`, for so long at most; how many have it then.
+    pub async fn wait_for_replicas(&self, count: usize, position: u64, limit: Option<Duration>) -> usize {
+        self.log.tell();
+        self.acks.wait_for(count, position, limit).await
+    }
+
+    /// Returns once every member in sync has everything up to `position` and this node certainly still is primary.
+    pub async fn confirmed(&self, position: u64, limit: Duration) -> Result<(), NotConfirmed> {
+        self.acks.confirmed(position, limit, || self.clock_ms()).await
+    }
+
+    /// Whether everything up to `position` is confirmed by now.
+    #[inline]
+    pub fn is_confirmed(&self, position: u64) -> bool {
+        self.acks.is_confirmed(position, || self.clock_ms())
+    }
+
+    /// Whether fewer members are in sync than a confirmed write needs.
+    pub fn too_few_in_sync(&self) -> bool {
+        self.acks.too_few()
+    }
+
+    /// Called with the next view before requests see it.
+    pub fn before_view(&self, journal: &Journal, next: &View) {
+        if let Role::Primary(epoch) = Role::of(next) {
+            // Whatever an earlier primary sent and was not carried out by now never will be.
+            let _applying = self.applying.lock();
+            self.sealed.fetch_max(epoch.0, Ordering::AcqRel);
+            let copies = next.state.nodes().len() > 1;
+            if copies && !journal.is_attached() && self.unlogged.swap(false, Ordering::AcqRel) {
+                // What was written meanwhile is not in the log: nobody can go on from before.
+                let (position, history) = self.log.stand();
+                self.log.restart(position + 1, History::new([(history.epoch(), position + 1)]));
+            }
+            self.log.begin_epoch(epoch);
+            self.has_data.store(true, Ordering::Release);
+            if copies {
+                journal.attach(true);
+            } else if !journal.is_attached() {
+                self.unlogged.store(true, Ordering::Release);
+            }
+            if self.sealed.load(Ordering::Acquire) <= epoch.0 {
+                self.acks.reign(next);
+            }
+        }
+    }
+
+    /// Called when requests see the view.
+    pub fn after_view(&self, view: &View) {
+        if !view.is_primary() {
+            self.acks.abdicate();
+        }
+    }
+
+    /// Takes a link whose other end wants a copy of the data. `false`: there is no room for it.
+    pub fn take_link(&self, stream: TcpStream) -> bool {
+        self.links.get().is_some_and(|links| links.try_send(stream).is_ok())
+    }
+
+    fn where_it_stands(&self) -> GroupReport {
+        let (position, history) = self.log.stand();
+        GroupReport {
+            group: GROUP,
+            epoch: history.epoch(),
+            position,
+            has_data: self.has_data(),
+            snapshot: *self.snapshot.lock(),
+            promised_ms: self.promised_ms(),
+        }
+    }
+
+    /// For so long the primary may count on this node.
+    fn promised_ms(&self) -> u64 {
+        let heard = self.heard_ms.load(Ordering::Acquire);
+        let until = heard + (PROMISE + DRIFT).as_millis() as u64;
+        if heard == 0 { 0 } else { until.saturating_sub(self.clock_ms()) }
+    }
+
+    fn seal(&self, epoch: Epoch) -> GroupReport {
+        let _applying = self.applying.lock();
+        self.sealed.fetch_max(epoch.0, Ordering::AcqRel);
+        self.acks.seal(epoch);
+        self.where_it_stands()
+    }
+}
+
+/// A replica as the primary sees it.
+#[derive(Clone, Debug)]
+pub struct ReplicaState {
+    /// The node.
+    pub node: NodeId,
+    /// Everything before this position is carried out there.
+    pub position: u64,
+    /// When it was last heard from, in milliseconds ago.
+    pub silent_ms: u64,
+    /// It gets the stream, and no full copy.
+    pub streams: bool,
+    /// It is in sync.
+    pub in_sync: bool,
+}
+
+/// What the control plane sees of it.
+pub struct Plane(Weak<Node>);
+
+impl Plane {
+    /// Of this node.
+    pub fn new(node: &Arc<Node>) -> Plane {
+        Plane(Arc::downgrade(node))
+    }
+}
+
+impl DataPlane for Plane {
+    fn report(&self) -> Vec<GroupReport> {
+        self.0.upgrade().map(|node| vec![node.replication.where_it_stands()]).unwrap_or_default()
+    }
+
+    fn seal(&self, group: GroupId, epoch: Epoch) -> GroupReport {
+        let nothing =
+            GroupReport { group, epoch: Epoch(0), position: 0, has_data: false, snapshot: None, promised_ms: 0 };
+        self.0.upgrade().map_or(nothing, |node| node.replication.seal(epoch))
+    }
+
+    fn hand_over(&self, _group: GroupId, target: Member) -> BoxFuture<'static, Result<(), String>> {
+        let node = self.0.upgrade();
+        Box::pin(async move {
+            let node = node.ok_or_else(|| "the node is stopping".to_owned())?;
+            hand_over::hand_over(&node, target).await
+        })
+    }
+}
+
+/// Starts the thread. It ends with the process.
+pub fn start(node: &Arc<Node>) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (sender, links) = mpsc::channel(LINKS_WAITING_MAX);
+    // Only the first start counts, and there is one.
+    let _ = node.replication.links.set(sender);
+    let node = Arc::clone(node);
+    let work = move || {
+        let local = tokio::task::LocalSet::new();
+        local.block_on(&runtime, async {
+            tokio::join!(
+                replica::follow(Arc::clone(&node)),
+                primary::accept(Arc::clone(&node), links),
+                in_sync::tend(Arc::clone(&node)),
+            );
+        });
+    };
+    std::thread::Builder::new().name("keyward-copies".to_owned()).spawn(work).map(drop)
+}

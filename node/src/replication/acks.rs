@@ -1,0 +1,318 @@
+//! What replicas have confirmed, and who waits for it. It knows no link and no command.
+//!
+//! A position is *confirmed* when every member in sync has carried out everything before it; and an answer counts only while
+//! every one of them still promises to support no other primary. That promise runs from the moment the frame was sent which
+//! the replica answered, so the primary's idea of it ends first.
+
+use super::{DRIFT, PROMISE, ReplicaState};
+use crate::view::View;
+use keyward_cluster::{Epoch, Member, NodeId};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::time::Duration;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, timeout_at};
+
+/// Between two looks at whether replicas still promise, for somebody who waits.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Why an answer must not be given as it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NotConfirmed {
+    /// Not in time.
+    Late,
+    /// Another node is, or is about to be, primary.
+    Deposed,
+}
+
+impl fmt::Display for NotConfirmed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            NotConfirmed::Late => "the replicas in sync did not confirm it in time",
+            NotConfirmed::Deposed => "the node that serves the data changed before the replicas in sync confirmed it",
+        })
+    }
+}
+
+/// What is confirmed.
+#[derive(Default)]
+pub struct Acks {
+    /// Everything before it is confirmed.
+    confirmed: AtomicU64,
+    /// Until then, by the clock of this process, the members in sync support nobody else.
+    promised_until_ms: AtomicU64,
+    few: AtomicBool,
+    held: Mutex<Held>,
+    progress: Notify,
+}
+
+#[derive(Default)]
+struct Held {
+    /// While this node is primary.
+    epoch: Option<Epoch>,
+    me: Option<Member>,
+    in_sync: BTreeSet<Member>,
+    version: u64,
+    /// Members that are about to be in sync: they count as if they were.
+    joining: BTreeSet<Member>,
+    replicas: BTreeMap<NodeId, Replica>,
+    waiting: BTreeMap<(u64, u64), oneshot::Sender<()>>,
+    next: u64,
+}
+
+/// One replica.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Replica {
+    pub(super) member: Member,
+    pub(super) position: u64,
+    /// When what it answered last was sent.
+    pub(super) seen_ms: u64,
+    /// It gets the stream.
+    pub(super) streams: bool,
+    /// Which of its links this is.
+    link: u64,
+}
+
+/// How things stand for who decides on the members in sync.
+pub(super) struct Standing {
+    pub(super) epoch: Epoch,
+    pub(super) me: Member,
+    pub(super) in_sync: BTreeSet<Member>,
+    pub(super) version: u64,
+    pub(super) replicas: Vec<Replica>,
+}
+
+impl Acks {
+    /// This node is primary, as of `view`.
+    pub(super) fn reign(&self, view: &View) {
+        let (Some(group), Some(me)) = (&view.group, view.member()) else { return };
+        let mut held = self.held.lock();
+        if held.epoch != Some(group.epoch) {
+            held.joining.clear();
+            held.replicas.clear();
+            self.confirmed.store(0, Ordering::Release);
+        }
+        held.epoch = Some(group.epoch);
+        held.me = Some(me);
+        held.in_sync = group.in_sync.clone();
+        if held.version != group.in_sync_version {
+            held.joining.clear();
+        }
+        held.version = group.in_sync_version;
+        self.few.store(group.in_sync.len() < min_in_sync(view), Ordering::Release);
+        self.settle(&mut held);
+    }
+
+    /// This node is primary no longer.
+    pub(super) fn abdicate(&self) {
+        let mut held = self.held.lock();
+        if held.epoch.is_none() && held.waiting.is_empty() {
+            return;
+        }
+        held.epoch = None;
+        held.waiting.clear();
+        held.replicas.clear();
+        self.confirmed.store(0, Ordering::Release);
+        self.promised_until_ms.store(0, Ordering::Release);
+        drop(held);
+        self.progress.notify_waiters();
+    }
+
+    /// An epoch is about to begin: as primary of an older one this node confirms nothing any more.
+    pub(super) fn seal(&self, epoch: Epoch) {
+        let reigns = self.held.lock().epoch;
+        if reigns.is_some_and(|reigns| reigns < epoch) {
+            self.abdicate();
+        }
+    }
+
+    pub(super) fn too_few(&self) -> bool {
+        self.few.load(Ordering::Acquire)
+    }
+
+    /// A replica's link begins; its number. `None`: this node is not primary in `epoch`.
+    pub(super) fn enter(&self, epoch: Epoch, member: Member, position: u64, streams: bool) -> Option<u64> {
+        let mut held = self.held.lock();
+        if held.epoch != Some(epoch) {
+            return None;
+        }
+        held.next += 1;
+        let link = held.next;
+        // It has answered nothing yet on this link; what it had before still counts where it goes on from there.
+        held.replicas.insert(member.node, Replica { member, position, seen_ms: 0, streams, link });
+        Some(link)
+    }
+
+    /// A replica's link ended.
+    pub(super) fn leave(&self, node: NodeId, link: u64) {
+        let mut held = self.held.lock();
+        if held.replicas.get(&node).is_some_and(|replica| replica.link == link) {
+            held.replicas.remove(&node);
+        }
+    }
+
+    /// The copy of a replica is complete.
+    pub(super) fn streams(&self, node: NodeId, link: u64) {
+        let mut held = self.held.lock();
+        if let Some(replica) = held.replicas.get_mut(&node).filter(|replica| replica.link == link) {
+            replica.streams = true;
+        }
+    }
+
+    /// A replica says what it has. `false`: nobody wants to know.
+    pub(super) fn acked(&self, node: NodeId, link: u64, position: u64, seen_ms: u64, now_ms: u64) -> bool {
+        let mut held = self.held.lock();
+        let Some(replica) = held.replicas.get_mut(&node).filter(|replica| replica.link == link) else { return false };
+        replica.position = replica.position.max(position);
+        replica.seen_ms = replica.seen_ms.max(seen_ms.min(now_ms));
+        self.settle(&mut held);
+        true
+    }
+
+    /// Before it is proposed that these be in sync: nothing is confirmed from now on that they have not.
+    pub(super) fn join(&self, members: &BTreeSet<Member>) {
+        let mut held = self.held.lock();
+        held.joining = members.clone();
+        self.settle(&mut held);
+        // Whoever finds the old value has written before the caller looks where the log ends.
+        fence(Ordering::SeqCst);
+    }
+
+    pub(super) fn standing(&self) -> Option<Standing> {
+        let held = self.held.lock();
+        Some(Standing {
+            epoch: held.epoch?,
+            me: held.me?,
+            in_sync: held.in_sync.clone(),
+            version: held.version,
+            replicas: held.replicas.values().copied().collect(),
+        })
+    }
+
+    pub(super) fn replicas(&self, now_ms: u64) -> Vec<ReplicaState> {
+        let held = self.held.lock();
+        let state = |replica: &Replica| ReplicaState {
+            node: replica.member.node,
+            position: replica.position,
+            silent_ms: now_ms.saturating_sub(replica.seen_ms),
+            streams: replica.streams,
+            in_sync: held.in_sync.contains(&replica.member),
+        };
+        held.replicas.values().map(state).collect()
+    }
+
+    pub(super) fn count(&self, position: u64) -> usize {
+        let held = self.held.lock();
+        held.replicas.values().filter(|replica| replica.streams && replica.position >= position).count()
+    }
+
+    pub(super) async fn wait_for(&self, count: usize, position: u64, limit: Option<Duration>) -> usize {
+        let deadline = limit.map(|limit| Instant::now() + limit);
+        loop {
+            let progress = self.progress.notified();
+            let have = self.count(position);
+            if have >= count || self.held.lock().epoch.is_none() {
+                return have;
+            }
+            match deadline {
+                None => progress.await,
+                Some(deadline) => {
+                    if timeout_at(deadline, progress).await.is_err() {
+                        return self.count(position);
+                    }
+                }
+            }
+        }
+    }
+
+    #[inline]
+    pub(super) fn is_confirmed(&self, position: u64, now_ms: impl Fn() -> u64) -> bool {
+        fence(Ordering::SeqCst);
+        self.confirmed.load(Ordering::Acquire) >= position && now_ms() < self.promised_until_ms.load(Ordering::Acquire)
+    }
+
+    pub(super) async fn confirmed(
+        &self,
+        position: u64,
+        limit: Duration,
+        now_ms: impl Fn() -> u64,
+    ) -> Result<(), NotConfirmed> {
+        let deadline = Instant::now() + limit;
+        loop {
+            if self.is_confirmed(position, &now_ms) {
+                return Ok(());
+            }
+            let waiting = {
+                let mut held = self.held.lock();
+                if held.epoch.is_none() {
+                    return Err(NotConfirmed::Deposed);
+                }
+                if self.confirmed.load(Ordering::Acquire) < position {
+                    let (sender, receiver) = oneshot::channel();
+                    held.next += 1;
+                    let number = held.next;
+                    held.waiting.insert((position, number), sender);
+                    Some((Waits { acks: self, key: (position, number) }, receiver))
+                } else {
+                    None
+                }
+            };
+            match waiting {
+                // Only the promise has run out: replicas answer something all the time.
+                None if Instant::now() >= deadline => return Err(NotConfirmed::Late),
+                None => tokio::time::sleep(LOOK).await,
+                Some((_waits, receiver)) => match timeout_at(deadline, receiver).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => return Err(NotConfirmed::Deposed),
+                    Err(_) => return Err(NotConfirmed::Late),
+                },
+            }
+        }
+    }
+
+    /// Works out anew what is confirmed.
+    fn settle(&self, held: &mut Held) {
+        let Some(me) = held.me.filter(|_| held.epoch.is_some()) else { return };
+        let others = held.in_sync.union(&held.joining).filter(|member| **member != me);
+        let (mut confirmed, mut promised) = (u64::MAX, u64::MAX);
+        for member in others {
+            let replica = held.replicas.get(&member.node).filter(|replica| replica.member == *member);
+            let (position, seen_ms) = replica.map_or((0, 0), |replica| (replica.position, replica.seen_ms));
+            confirmed = confirmed.min(position);
+            let until = seen_ms + (PROMISE - DRIFT).as_millis() as u64;
+            // One that is only about to be in sync can support nobody else yet.
+            if held.in_sync.contains(member) {
+                promised = promised.min(if seen_ms == 0 { 0 } else { until });
+            }
+        }
+        self.promised_until_ms.store(promised, Ordering::Release);
+        // It may go back when somebody joins: what was confirmed before was answered before.
+        self.confirmed.store(confirmed, Ordering::Release);
+        while let Some(first) = held.waiting.first_entry().filter(|first| first.key().0 <= confirmed) {
+            // Whoever waited may have left.
+            let _ = first.remove().send(());
+        }
+        self.progress.notify_waiters();
+    }
+}
+
+/// How many members must be in sync for a write to be confirmed: as set, or else more than half of the nodes.
+fn min_in_sync(view: &View) -> usize {
+    let nodes = view.state.nodes().len();
+    let set = view.state.setting("min-in-sync").and_then(|value| value.parse().ok()).filter(|value| *value > 0);
+    set.unwrap_or(nodes / 2 + 1)
+}
+
+/// Takes a waiting client off the list however its wait ends.
+struct Waits<'a> {
+    acks: &'a Acks,
+    key: (u64, u64),
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.acks.held.lock().waiting.remove(&self.key);
+    }
+}

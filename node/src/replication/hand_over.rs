@@ -1,0 +1,92 @@
+//! The primary moves on purpose: nobody gets an error, and nothing is lost.
+//!
+//! ```text
+//!   writes wait ─► batches under way end ─► the next primary has everything ─► Raft: it is primary ─► writes go on, there
+//! ```
+//! If any step takes too long, writes go on here as if nothing had been asked.
+
+use super::{GROUP, Role};
+use crate::node::{Node, now_ms};
+use keyward_cluster::{Change, FailoverReason, Member, Outcome};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{sleep, timeout};
+
+/// Writes wait no longer than this; within it the replicas must have everything, and Raft must have decided.
+const PAUSE_MAX: Duration = Duration::from_secs(3);
+
+/// How long the next primary may take to have everything, once nothing more is written.
+const CATCH_UP: Duration = Duration::from_secs(1);
+
+/// Before writes wait, the next primary must nearly have everything, within this time.
+const APPROACH: Duration = Duration::from_secs(10);
+
+/// How far behind is nearly everything, in bytes.
+const NEAR_BYTES: u64 = 1 << 20;
+
+/// Ends the pause however the hand-over ends.
+struct Paused<'a>(&'a Node);
+
+impl Drop for Paused<'_> {
+    fn drop(&mut self) {
+        self.0.pause.end();
+    }
+}
+
+/// Makes `target` primary in place of this node.
+pub async fn hand_over(node: &Arc<Node>, target: Member) -> Result<(), String> {
+    let Role::Primary(epoch) = Role::of(&node.views.load().1) else {
+        return Err("this node is not primary".to_owned());
+    };
+    let group = node.views.load().1.group.clone().ok_or("there is no data")?;
+    if !group.in_sync.contains(&target) {
+        return Err(format!("node {} is not in sync", target.node));
+    }
+    let replication = &node.replication;
+    let position = |member: Member| {
+        replication.replicas().iter().find(|replica| replica.node == member.node).map_or(0, |replica| replica.position)
+    };
+    let near = async {
+        while replication.log.position().saturating_sub(position(target)) > NEAR_BYTES {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(APPROACH, near).await.map_err(|_| format!("node {} does not catch up", target.node))?;
+
+    node.pause.begin(now_ms() + PAUSE_MAX.as_millis() as i64, true, now_ms());
+    let _paused = Paused(node);
+    {
+        // Whoever was let in before the pause has left when it closes.
+        let closing = Arc::clone(node);
+        let closed = tokio::task::spawn_blocking(move || drop(closing.corridor.close()));
+        closed.await.map_err(|error| error.to_string())?;
+    }
+    let end = replication.log.position();
+    replication.log.tell();
+    let complete = async {
+        while position(target) < end {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(CATCH_UP, complete).await.map_err(|_| format!("node {} does not catch up", target.node))?;
+    let change = Change::SetPrimary {
+        group: GROUP,
+        primary: target,
+        in_sync: group.in_sync,
+        expect_epoch: epoch,
+        reason: FailoverReason::Planned,
+    };
+    let proposed = node.propose(change, "node".to_owned(), "hand-over".to_owned());
+    match timeout(PAUSE_MAX, proposed).await {
+        Ok(Ok(Outcome::Done)) => {}
+        Ok(Ok(outcome)) => return Err(format!("it was not agreed on: {outcome:?}")),
+        Ok(Err(error)) => return Err(error),
+        Err(_) => return Err("nobody answered whether it was agreed on".to_owned()),
+    }
+    let moved = async {
+        while node.views.load().1.is_primary() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PAUSE_MAX, moved).await.map_err(|_| "this node did not hear of it in time".to_owned())
+}

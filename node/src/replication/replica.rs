@@ -1,0 +1,351 @@
+//! The replica's side: find the primary, say where it stands, carry out what comes, say how far it got.
+//!
+//! ```text
+//!   frame ─► epoch not older than sealed? ─► whole steps ─► shards (a step of several records: alone in the corridor) ─► Log ─► Ack
+//! ```
+//! What arrived of a step that is not complete waits; it counts as nothing if the link breaks. Carrying out decides nothing: the
+//! clock stands at zero, so nothing expires here before the primary says so.
+
+use super::copy::{self, Pieces};
+use super::log::History;
+use super::record::{self, Record};
+use super::{Replication, Role};
+use crate::journal::Journal;
+use crate::link::{self, FrameReader, FrameWriter};
+use crate::node::Node;
+use crate::shards::{Call, CallSpace};
+use crate::snapshot::reader::Loaded;
+use bytes::Bytes;
+use keyward_acl::KeyUse;
+use keyward_cluster::{Epoch, Member};
+use keyward_engine::command::Run;
+use keyward_engine::events::EventClass;
+use keyward_engine::eviction::Usage;
+use keyward_engine::keyspace::{CallContext, SpaceId};
+use keyward_engine::reply::{Protocol, Reply};
+use keyward_engine::table::Resolved;
+use keyward_proto::forward::{Batch, BatchReply};
+use keyward_proto::replication::frame::What;
+use keyward_proto::replication::{self as wire, Ack, Follow, Frame};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+/// After a link ended, before the next try.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// A primary that says nothing for this long is tried anew.
+const SILENCE: Duration = Duration::from_secs(3);
+
+/// A step is no longer than this, in bytes: a transaction of the largest values.
+const STEP_BYTES_MAX: usize = 1 << 30;
+
+/// Follows whoever is primary, as long as the node lives.
+pub async fn follow(node: Arc<Node>) {
+    let mut views = node.control.views();
+    loop {
+        // What arrives while a link is up is looked at there.
+        views.borrow_and_update();
+        match Role::of(&node.views.load().1) {
+            Role::Replica { epoch, primary, address } => {
+                if let Err(error) = follow_one(&node, epoch, primary, &address).await {
+                    tracing::debug!(primary = primary.node.0, %error, "the link to the primary ended");
+                }
+                sleep(PAUSE).await;
+            }
+            Role::Primary(_) | Role::None => {
+                if views.changed().await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// From here on nothing but the primary's effects changes the data.
+fn settle_down(node: &Node) {
+    let _closed = node.corridor.close();
+    node.journal.attach(false);
+}
+
+async fn follow_one(node: &Arc<Node>, epoch: Epoch, primary: Member, address: &str) -> io::Result<()> {
+    let replication = &node.replication;
+    settle_down(node);
+    let stream = link::connect(node, primary.node.0, address).await.map_err(io::Error::other)?;
+    let (mut reader, mut writer) = stream.into_halves();
+    let (_, view) = node.views.load();
+    writer.push(&Batch { follow: true, policy_version: view.index, ..Batch::default() });
+    writer.flush().await?;
+    let reply = timeout(SILENCE, reader.next::<BatchReply>()).await.map_err(io::Error::other)??;
+    let reply = reply.ok_or_else(|| io::Error::other("it closed the link"))?;
+    if reply.count != 1 {
+        return Err(io::Error::other(reply.error_text));
+    }
+    let me = view.member().ok_or_else(|| io::Error::other("this process is not registered"))?;
+    let stand = replication.stand();
+    writer.push(&Follow {
+        group: super::GROUP.0,
+        node: me.node.0,
+        incarnation: me.incarnation.0,
+        epoch: epoch.0,
+        data_epoch: stand.epoch,
+        position: stand.position,
+        has_data: replication.has_data() && !replication.unlogged.load(Ordering::Acquire),
+    });
+    writer.flush().await?;
+    let mut applier = Applier::new(node);
+    let mut copying: Option<Copying> = None;
+    loop {
+        let frame = timeout(SILENCE, reader.next::<Frame>()).await.map_err(io::Error::other)??;
+        let Some(frame) = frame else { return Err(io::Error::other("it closed the link")) };
+        let still = matches!(Role::of(&node.views.load().1), Role::Replica { epoch: now, primary: by, .. } if now == epoch && by == primary);
+        if !still {
+            return Err(io::Error::other("there is another primary"));
+        }
+        let sent_ms = frame.sent_ms;
+        take(node, &mut applier, &mut copying, frame).await?;
+        acknowledge(replication, &mut reader, &mut writer, epoch, sent_ms).await?;
+    }
+}
+
+/// Says how far this node got, unless more is waiting to be carried out.
+async fn acknowledge(
+    replication: &Replication,
+    reader: &mut FrameReader,
+    writer: &mut FrameWriter,
+    epoch: Epoch,
+    sent_ms: u64,
+) -> io::Result<()> {
+    writer.push(&Ack { epoch: epoch.0, position: replication.log.position(), seen_ms: sent_ms });
+    let _ = reader.is_drained();
+    writer.flush().await
+}
+
+/// A copy on its way in.
+struct Copying {
+    pieces: mpsc::Sender<Bytes>,
+    loading: JoinHandle<Result<Loaded, String>>,
+    position: u64,
+    history: History,
+}
+
+async fn take(node: &Arc<Node>, applier: &mut Applier, copying: &mut Option<Copying>, frame: Frame) -> io::Result<()> {
+    let replication = &node.replication;
+    let what = frame.what.ok_or_else(|| io::Error::other("an empty frame"))?;
+    match what {
+        What::Refused(why) => return Err(io::Error::other(why)),
+        What::Continued(continued) => replication.log.adopt(history(continued.history)),
+        What::CopyBegin(begin) => {
+            replication.has_data.store(false, Ordering::Release);
+            let turn = node.snapshots.turn().await;
+            let (pieces, source) = Pieces::new();
+            let into = Arc::clone(node);
+            let loading = tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                copy::load(&into, source)
+            });
+            *copying = Some(Copying { pieces, loading, position: begin.position, history: history(begin.history) });
+        }
+        What::CopyPiece(bytes) => {
+            let copying = copying.as_ref().ok_or_else(|| io::Error::other("a piece of no copy"))?;
+            // A loader that failed says why at the end.
+            let _ = copying.pieces.send(bytes).await;
+        }
+        What::CopyEnd(_) => {
+            let done = copying.take().ok_or_else(|| io::Error::other("the end of no copy"))?;
+            drop(done.pieces);
+            let loaded = done.loading.await.map_err(io::Error::other)?.map_err(io::Error::other)?;
+            let _applying = replication.applying.lock();
+            replication.log.restart(done.position, done.history);
+            replication.unlogged.store(false, Ordering::Release);
+            replication.has_data.store(true, Ordering::Release);
+            tracing::info!(keys = loaded.keys, position = done.position, "a full copy was loaded");
+        }
+        What::Piece(piece) => {
+            let bytes = unpacked(&piece)?;
+            let _applying = replication.applying.lock();
+            if frame.epoch < replication.sealed.load(Ordering::Acquire) {
+                return Err(io::Error::other("its epoch is over"));
+            }
+            let end = piece.position + bytes.len() as u64;
+            applier.carry_out(piece.position, &bytes)?;
+            replication.known_end.store(end, Ordering::Relaxed);
+            replication.heard_ms.store(replication.clock_ms(), Ordering::Release);
+        }
+        What::Idle(idle) => {
+            let _applying = replication.applying.lock();
+            if frame.epoch < replication.sealed.load(Ordering::Acquire) {
+                return Err(io::Error::other("its epoch is over"));
+            }
+            replication.known_end.store(idle.position, Ordering::Relaxed);
+            replication.heard_ms.store(replication.clock_ms(), Ordering::Release);
+        }
+    }
+    Ok(())
+}
+
+fn history(wire: Option<wire::History>) -> History {
+    let reigns = wire.map(|history| history.reigns).unwrap_or_default();
+    History::new(reigns.into_iter().map(|reign| (Epoch(reign.epoch), reign.position)))
+}
+
+fn unpacked(piece: &wire::Piece) -> io::Result<Bytes> {
+    if crc32fast::hash(&piece.bytes) != piece.checksum {
+        return Err(io::Error::other("a piece of the stream was damaged on its way"));
+    }
+    if piece.length == 0 {
+        return Ok(piece.bytes.clone());
+    }
+    if piece.length as usize > STEP_BYTES_MAX {
+        return Err(io::Error::other("a piece of the stream is too long"));
+    }
+    let bytes = lz4_flex::block::decompress(&piece.bytes, piece.length as usize).map_err(io::Error::other)?;
+    Ok(bytes.into())
+}
+
+/// Carries out whole steps.
+struct Applier {
+    node: Arc<Node>,
+    /// What arrived and is not a whole step yet.
+    rest: Vec<u8>,
+    memory: CallSpace,
+    reply: Reply,
+    /// What is carried out here is not written down a second time.
+    unread: Journal,
+}
+
+impl Applier {
+    fn new(node: &Arc<Node>) -> Applier {
+        Applier {
+            node: Arc::clone(node),
+            rest: Vec::new(),
+            memory: CallSpace::default(),
+            reply: Reply::new(Protocol::Resp2),
+            unread: Journal::unread(),
+        }
+    }
+
+    fn carry_out(&mut self, position: u64, bytes: &[u8]) -> io::Result<()> {
+        let expected = self.node.replication.log.position() + self.rest.len() as u64;
+        if position != expected {
+            return Err(io::Error::other("a piece of the stream is missing"));
+        }
+        let mut held = std::mem::take(&mut self.rest);
+        if held.is_empty() {
+            let whole = self.steps(bytes)?;
+            held.extend_from_slice(&bytes[whole..]);
+        } else {
+            held.extend_from_slice(bytes);
+            let whole = self.steps(&held)?;
+            held.drain(..whole);
+        }
+        if held.len() > STEP_BYTES_MAX {
+            return Err(io::Error::other("a step is too long"));
+        }
+        self.rest = held;
+        Ok(())
+    }
+
+    /// Carries out the whole steps at the front; how long they are.
+    fn steps(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut done = 0;
+        while let Some(length) = step_length(&bytes[done..])? {
+            let step = &bytes[done..done + length];
+            self.step(step)?;
+            done += length;
+        }
+        if done > 0 {
+            self.node.replication.log.append_received(&bytes[..done]);
+            self.node.replication.log.tell();
+        }
+        Ok(done)
+    }
+
+    fn step(&mut self, mut step: &[u8]) -> io::Result<()> {
+        let node = Arc::clone(&self.node);
+        let mut closed = None;
+        while let Some((record, length)) = record::read(step).map_err(|_| damaged())? {
+            match record {
+                Record::Begin => closed = Some(node.corridor.close()),
+                Record::End => closed = None,
+                Record::Removed(space, key) => self.run(space, &[b"DEL", key])?,
+                Record::Command(space, argv) => self.run(space, &argv)?,
+            }
+            step = &step[length..];
+        }
+        drop(closed);
+        Ok(())
+    }
+
+    fn run(&mut self, space: SpaceId, argv: &[&[u8]]) -> io::Result<()> {
+        let node = &*self.node;
+        let Ok(Resolved { row, words }) = node.table.resolve(argv) else {
+            return Err(io::Error::other(format!(
+                "the primary speaks of a command this version does not know: {}",
+                argv[0].escape_ascii()
+            )));
+        };
+        let hot = node.live.hot();
+        let mut keys: Vec<KeyUse<'_>> = Vec::new();
+        node.table.keys_of(row, argv, &mut keys);
+        let context = CallContext {
+            layout: node.shards.layout(),
+            space,
+            now: 0,
+            limits: &hot.limits,
+            value_bytes_max: u64::MAX,
+            databases: node.config.databases,
+            random: 0,
+            no_touch: false,
+            usage: Usage::default(),
+        };
+        let call = Call {
+            argv,
+            words,
+            keys: &keys,
+            place: None,
+            context,
+            events: EventClass::default(),
+            client: 0,
+            reader: None,
+            park: None,
+        };
+        self.reply.bytes.clear();
+        let result = match row.run {
+            Run::OnKeys(handler) => node.shards.run(handler, &call, &mut self.memory, &self.unread, &mut self.reply),
+            Run::OnEveryKey(handler) => {
+                node.shards.run_on_every_key(handler, &call, &mut self.memory, &self.unread, &mut self.reply)
+            }
+            _ => node.scripts.carry_out(argv).map_err(keyward_engine::error::CommandError::err),
+        };
+        self.memory.ready.clear();
+        self.memory.parked = None;
+        // The primary did it, so it can be done here; if not, what is here is not what is there.
+        result.map_err(|error| io::Error::other(format!("{} cannot be repeated here: {error:?}", row.full_name)))
+    }
+}
+
+fn damaged() -> io::Error {
+    io::Error::other("the stream is damaged")
+}
+
+/// How long the first step is; `None` if it is not all there.
+fn step_length(bytes: &[u8]) -> io::Result<Option<usize>> {
+    let mut length = 0;
+    let mut begun = false;
+    loop {
+        let Some((record, used)) = record::read(&bytes[length..]).map_err(|_| damaged())? else { return Ok(None) };
+        length += used;
+        match record {
+            Record::Begin if !begun => begun = true,
+            Record::End if begun => return Ok(Some(length)),
+            Record::Begin | Record::End => return Err(damaged()),
+            _ if !begun => return Ok(Some(length)),
+            _ => {}
+        }
+    }
+}
