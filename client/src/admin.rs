@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use keyward_proto::admin::cluster_client::ClusterClient;
 use keyward_proto::admin::snapshots_client::SnapshotsClient;
+use keyward_proto::admin::tenants_client::TenantsClient;
 use keyward_proto::admin::users_client::UsersClient;
 use keyward_proto::admin::{self as pb};
 use tonic::transport::Channel;
@@ -84,6 +85,46 @@ impl AdminClient {
         self.links.call(Repeat::Safe, message, send).await
     }
 
+    /// All tenants, by name.
+    pub async fn list_tenants(&self) -> Result<Vec<pb::Tenant>, ClientError> {
+        let send = |channel, request| async { tenants(channel).list_tenants(request).await };
+        Ok(self.links.call(Repeat::Safe, pb::ListTenantsRequest {}, send).await?.tenants)
+    }
+
+    /// One tenant.
+    pub async fn get_tenant(&self, name: &str) -> Result<pb::Tenant, ClientError> {
+        let message = pb::GetTenantRequest { name: name.to_owned() };
+        let send = |channel, request| async { tenants(channel).get_tenant(request).await };
+        let response = self.links.call(Repeat::Safe, message, send).await?;
+        response.tenant.ok_or_else(|| ClientError::Unknown("the answer holds no tenant".to_owned()))
+    }
+
+    /// Creates a tenant, with the arguments of `TENANT CREATE`.
+    pub async fn create_tenant<A: AsRef<str>>(&self, name: &str, arguments: &[A]) -> Result<(), ClientError> {
+        let arguments = arguments.iter().map(|argument| argument.as_ref().to_owned()).collect();
+        let message = pb::CreateTenantRequest { name: name.to_owned(), arguments };
+        let send = |channel, request| async { tenants(channel).create_tenant(request).await };
+        self.links.call(Repeat::Unsafe, message, send).await?;
+        Ok(())
+    }
+
+    /// Changes a tenant, with the arguments of `TENANT SET`: all of them or none. Harmless to repeat.
+    pub async fn set_tenant<A: AsRef<str>>(&self, name: &str, arguments: &[A]) -> Result<(), ClientError> {
+        let arguments = arguments.iter().map(|argument| argument.as_ref().to_owned()).collect();
+        let message = pb::SetTenantRequest { name: name.to_owned(), arguments };
+        let send = |channel, request| async { tenants(channel).set_tenant(request).await };
+        self.links.call(Repeat::Unsafe, message, send).await?;
+        Ok(())
+    }
+
+    /// Deletes a retired tenant with its users, and with `purge` its keys.
+    pub async fn delete_tenant(&self, name: &str, purge: bool) -> Result<(), ClientError> {
+        let message = pb::DeleteTenantRequest { name: name.to_owned(), purge };
+        let send = |channel, request| async { tenants(channel).delete_tenant(request).await };
+        self.links.call(Repeat::Unsafe, message, send).await?;
+        Ok(())
+    }
+
     /// The cluster as the answering node sees it.
     pub async fn status(&self) -> Result<pb::GetStatusResponse, ClientError> {
         let send = |channel, request| async { cluster(channel).get_status(request).await };
@@ -154,6 +195,10 @@ fn users(channel: Channel) -> UsersClient<Channel> {
 
 pub(crate) fn cluster(channel: Channel) -> ClusterClient<Channel> {
     ClusterClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+fn tenants(channel: Channel) -> TenantsClient<Channel> {
+    TenantsClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 fn snapshots(channel: Channel) -> SnapshotsClient<Channel> {

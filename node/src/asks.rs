@@ -46,7 +46,7 @@ pub async fn carry_out(worker: &Rc<Worker>, connection: &Rc<Connection>, ask: As
             session.reset();
             session.subscribed = false;
             connection.mailbox.set_protocol(session.protocol);
-            session.login = worker.node.views.load().1.anonymous();
+            session.log_in(worker.node.views.load().1.anonymous());
             reply.protocol = session.protocol;
             reply.simple("RESET");
         }
@@ -55,6 +55,10 @@ pub async fn carry_out(worker: &Rc<Worker>, connection: &Rc<Connection>, ask: As
             reply.ok();
         }
         Ask::ChangeUsers { change, count } => change_users(worker, connection, change, count, &mut reply).await,
+        Ask::Tenant(ask) => {
+            let (actor, source) = origin(connection);
+            crate::tenants::carry_out(&worker.node, ask, actor, source, &mut reply).await;
+        }
         Ask::LoadUsers => load_users(worker, connection, &mut reply).await,
         Ask::SaveUsers => save_users(&worker.node, &mut reply).await,
         Ask::ShowAclLog { count } => worker.node.show_acl_log(count, now_us() / 1000, &mut reply),
@@ -137,10 +141,14 @@ fn log_in(worker: &Worker, connection: &Connection, attempt: LoginAttempt, reply
     }
     match view.state.directory().authenticate(&attempt.user, &attempt.password) {
         Ok(user) => {
-            let mut session = connection.session.borrow_mut();
-            session.login = view.login(user.name.as_bytes()).cloned();
+            let login = view.login(user.name.as_bytes()).cloned();
             // The view may have moved on while the password was compared; the next request notices.
-            session.login.is_some()
+            if login.is_none() {
+                reply.error("ERR the tenant of this user is retired");
+                return false;
+            }
+            connection.session.borrow_mut().log_in(login);
+            true
         }
         Err(failure) => {
             worker.login_failed(&connection.session.borrow(), &attempt.user, &attempt.word, failure);
@@ -192,6 +200,12 @@ fn hello(
     reply.array(0);
 }
 
+/// Who asks, and through which door.
+fn origin(connection: &Connection) -> (String, String) {
+    let session = connection.session.borrow();
+    (String::from_utf8_lossy(session.user_name()).into_owned(), format!("resp {}", session.address))
+}
+
 async fn change_users(
     worker: &Rc<Worker>,
     connection: &Rc<Connection>,
@@ -199,10 +213,7 @@ async fn change_users(
     count: bool,
     reply: &mut Reply,
 ) {
-    let (actor, source) = {
-        let session = connection.session.borrow();
-        (String::from_utf8_lossy(session.user_name()).into_owned(), format!("resp {}", session.address))
-    };
+    let (actor, source) = origin(connection);
     connection.changes_users.set(true);
     let outcome = worker.node.propose(Change::User(change), actor, source).await;
     connection.changes_users.set(false);

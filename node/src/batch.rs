@@ -21,7 +21,7 @@ use crate::view::View;
 use crate::worker::{Scratch, Worker, now_us};
 use keyward_acl::LogContext;
 use keyward_engine::args::Args;
-use keyward_engine::asks::{Ask, CommandLogKind};
+use keyward_engine::asks::{Ask, CommandLogKind, TenantAsk};
 use keyward_engine::command::{Flags, Group, Home, Run};
 use keyward_engine::effects::Wait;
 use keyward_engine::error::CommandError;
@@ -627,7 +627,11 @@ pub fn ask_forwarded(worker: &Worker, session: &mut Session, view: &Arc<View>, r
     let mut keys = KeyBuffer::new();
     gate::admit(worker.node.table, row, &argv, session, &worker.conditions(view, &hot), &mut keys).ok()?;
     let ask = handler(session, &worker.surroundings(view, &hot), Args::new(&argv, words)).ok()?;
-    matches!(ask, Ask::Save | Ask::SaveInBackground | Ask::ShowLastSave | Ask::ShowInfo(_)).then_some(ask)
+    let is_owners = matches!(
+        ask,
+        Ask::Save | Ask::SaveInBackground | Ask::ShowLastSave | Ask::ShowInfo(_) | Ask::Tenant(TenantAsk::Stats { .. })
+    );
+    is_owners.then_some(ask)
 }
 
 /// Runs a batch that another node forwarded, as the user it names. Returns the replies and how many requests they answer:

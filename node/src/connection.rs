@@ -209,7 +209,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, connection: Rc<Connect
     {
         let mut session = connection.session.borrow_mut();
         if session.login.is_none() {
-            session.login = view.anonymous();
+            session.log_in(view.anonymous());
         } else if !renew(&mut session, &view) {
             return;
         }
@@ -681,10 +681,12 @@ fn decode(
 /// Gives the session its rules as of `view`. False: it must end.
 pub fn renew(session: &mut Session, view: &View) -> bool {
     let Some(held) = &session.login else { return true };
+    let tenant = session.tenant;
     match view.renew(&held.user) {
         Some(login) => {
-            session.login = Some(login);
-            true
+            session.log_in(Some(login));
+            // What it watches, waits for and listens to lies where it was: it must begin anew elsewhere.
+            session.tenant == tenant
         }
         None => false,
     }

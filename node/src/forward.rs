@@ -18,7 +18,6 @@ use crate::replication::NotConfirmed;
 use crate::view::View;
 use crate::worker::Worker;
 use bytes::Bytes;
-use keyward_engine::keyspace::TenantId;
 use keyward_engine::reply::Protocol;
 use keyward_engine::session::Session;
 use keyward_proto::forward::{Batch, BatchError, BatchReply};
@@ -425,7 +424,6 @@ pub async fn identify(worker: &Worker, batch: &Batch) -> Result<(Arc<View>, Sess
     session.name = batch.client_name.to_vec();
     session.protocol = if batch.resp3 { Protocol::Resp3 } else { Protocol::Resp2 };
     session.database = batch.database.min(worker.node.config.databases - 1);
-    session.tenant = TenantId::SHARED;
     Ok((view, session))
 }
 

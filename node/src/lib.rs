@@ -50,6 +50,7 @@ pub mod shards;
 pub mod slow;
 pub mod snapshot;
 pub mod telemetry;
+pub mod tenants;
 pub mod tracking;
 pub mod transaction;
 pub mod view;

@@ -3,10 +3,12 @@
 //! A [`View`] is immutable and shared; a new one is published for every change that was applied. A connection keeps
 //! the one it last saw and compares a single number per request to notice a newer one.
 
+use crate::tenants;
 use keyward_acl::{Policy, User, UserName};
 use keyward_cluster::{GroupId, Incarnation, Member, NodeId, ShardGroup, State};
 use keyward_engine::session::{Login, Topology, TopologyNode};
 use keyward_engine::table::Table;
+use keyward_engine::tenancy::{Tenancy, Tenant};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,6 +30,8 @@ pub struct View {
     pub group: Option<ShardGroup>,
     /// Clients of this node are told this.
     pub topology: Topology,
+    /// Every tenant, compiled.
+    pub tenancy: Arc<Tenancy>,
     logins: HashMap<UserName, Login>,
 }
 
@@ -43,22 +47,22 @@ impl View {
         before: Option<&View>,
     ) -> View {
         let (me, my_incarnation) = me;
+        let unchanged = before.filter(|view| Arc::ptr_eq(view.state.tenants(), state.tenants()));
+        let tenancy = unchanged.map_or_else(|| Arc::new(tenants::compile(&state)), |view| Arc::clone(&view.tenancy));
         let logins = state.directory().iter().map(|user| {
             let name = &user.name;
             let known = before.and_then(|view| view.logins.get(name)).filter(|login| Arc::ptr_eq(&login.user, user));
-            let login = known.cloned().unwrap_or_else(|| Login {
-                user: Arc::clone(user),
-                policy: Arc::new(Policy::compile(user, table)),
-                quorum,
-            });
-            (name.clone(), login)
+            // Grants depend on other tenants too, so any change to tenants has the rules of their users compiled anew.
+            let tenant = tenancy.of_user(name.as_bytes());
+            let known = known.filter(|login| unchanged.is_some() || login.tenant.is_none() && tenant.is_none());
+            (name.clone(), known.cloned().unwrap_or_else(|| compile(user, tenant, table, quorum)))
         });
         let logins = logins.collect();
         let group = state.groups().get(&GroupId(0)).cloned();
         let current = group.as_ref().and_then(|group| group.primary).filter(|primary| state.is_current(*primary));
         let primary = current.map(|primary| primary.node);
         let topology = topology(&state, me, primary);
-        View { index: state.applied_index(), me, my_incarnation, primary, group, topology, logins, state }
+        View { index: state.applied_index(), me, my_incarnation, primary, group, topology, tenancy, logins, state }
     }
 
     /// This process, as the groups know it.
@@ -72,10 +76,10 @@ impl View {
         primary.is_some() && primary == self.member()
     }
 
-    /// The user with its compiled rules.
+    /// The user with its compiled rules; `None` also while its tenant is retired.
     pub fn login(&self, name: &[u8]) -> Option<&Login> {
         let user = self.state.directory().get(name)?;
-        self.logins.get(&user.name)
+        self.logins.get(&user.name).filter(|login| login.tenant.as_ref().is_none_or(|tenant| !tenant.retired))
     }
 
     /// Whether nobody ever said who may do what, so that `default` is as open as it was made.
@@ -97,6 +101,11 @@ impl View {
         let same = login.user.created == held.created && login.user.withdrawn_revision == held.withdrawn_revision;
         (same && login.user.enabled).then(|| login.clone())
     }
+}
+
+fn compile(user: &Arc<User>, tenant: Option<&Arc<Tenant>>, table: &Table, quorum: bool) -> Login {
+    let policy = Arc::new(Policy::compile(user, table));
+    Login { user: Arc::clone(user), policy, tenant: tenant.cloned(), quorum }
 }
 
 /// 40 hex digits for a node, as Redis Cluster clients expect an id.

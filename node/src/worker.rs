@@ -294,6 +294,7 @@ impl Worker {
             value_bytes_max: hot.value_bytes_max,
             new_users_get_channels: hot.new_users_get_channels,
             topology: &view.topology,
+            tenancy: &view.tenancy,
         }
     }
 

@@ -6,6 +6,7 @@
 use crate::error::CommandError;
 use crate::keyspace::Keys;
 use crate::reply::{Protocol, Reply};
+use crate::tenancy::Grant;
 use keyward_acl::UserChange;
 
 /// A login attempt. `Debug` hides the password.
@@ -83,6 +84,62 @@ pub struct TrackingOptions {
     pub redirect: Option<u64>,
     /// In broadcast mode; none means every key.
     pub prefixes: Vec<Vec<u8>>,
+}
+
+/// `TENANT`: what is to become of a tenant.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum TenantAsk {
+    /// `TENANT CREATE`.
+    Create {
+        /// Its name.
+        name: String,
+        /// It has a keyspace of its own.
+        namespace: bool,
+        /// Everything else.
+        edits: Vec<TenantEdit>,
+    },
+    /// `TENANT SET`.
+    Set {
+        /// Which.
+        name: String,
+        /// All of them or none.
+        edits: Vec<TenantEdit>,
+    },
+    /// `TENANT DEL`.
+    Delete {
+        /// Which.
+        name: String,
+        /// Its keys go too.
+        purge: bool,
+    },
+    /// `TENANT STATS`.
+    Stats {
+        /// Which.
+        name: String,
+    },
+}
+
+/// One edit of a tenant.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum TenantEdit {
+    /// It owns keys that begin so.
+    AddPrefix(Vec<u8>),
+    /// It no longer does.
+    RemovePrefix(Vec<u8>),
+    /// This user belongs to it.
+    AddUser(Vec<u8>),
+    /// It no longer does.
+    RemoveUser(Vec<u8>),
+    /// A setting, or its default again.
+    Setting(String, Option<String>),
+    /// Another tenant may use these keys, or no longer.
+    Export(Grant, bool),
+    /// It uses keys of another tenant, or no longer.
+    Import(Grant, bool),
+    /// Its users are locked out, or let in again.
+    Retired(bool),
+    /// Its name from now on.
+    Name(String),
 }
 
 /// Which program a script command runs.
@@ -229,6 +286,8 @@ pub enum Now {
 
 /// What a command asks of the outside world.
 pub enum Ask {
+    /// `TENANT`.
+    Tenant(TenantAsk),
     /// Run a script that may take long, on a thread of its own.
     RunScript(ScriptCall),
     /// Log in; answers OK.

@@ -33,6 +33,37 @@ pub struct TenantId(pub u32);
 impl TenantId {
     /// The keyspace every user without a namespace of its own works in.
     pub const SHARED: TenantId = TenantId(0);
+
+    /// What says that the tenant is told by who asks. Part of the number, so that whoever repeats a write elsewhere knows
+    /// where it belongs even if it has not heard of the tenant.
+    const NAMESPACE: u32 = 1 << 31;
+
+    /// The tenant of this number, who owns the keys that begin with its prefixes.
+    pub const fn with_prefixes(number: u32) -> TenantId {
+        TenantId(number)
+    }
+
+    /// The tenant of this number, whose users have a keyspace of their own.
+    pub const fn with_namespace(number: u32) -> TenantId {
+        TenantId(number | TenantId::NAMESPACE)
+    }
+
+    /// The number it was given.
+    pub const fn number(self) -> u32 {
+        self.0 & !TenantId::NAMESPACE
+    }
+
+    /// Whether its users have a keyspace of their own.
+    #[inline]
+    pub const fn is_namespace(self) -> bool {
+        self.0 & TenantId::NAMESPACE != 0
+    }
+
+    /// Within which keyspace a name means one key: that of everybody, or a namespace.
+    #[inline]
+    pub const fn world(self) -> TenantId {
+        if self.is_namespace() { self } else { TenantId::SHARED }
+    }
 }
 
 /// One tenant's database.

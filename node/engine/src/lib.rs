@@ -26,6 +26,7 @@ pub mod session;
 pub mod slot;
 pub mod snapshot;
 pub mod table;
+pub mod tenancy;
 pub mod types;
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 use crate::keyspace::{SpaceId, TenantId, UnixMillis};
 use crate::reply::Protocol;
 use crate::table::Table;
+use crate::tenancy::{Tenancy, Tenant};
 use keyward_acl::{Directory, Policy, User};
 use std::sync::Arc;
 
@@ -14,10 +15,15 @@ use std::sync::Arc;
 pub struct Login {
     /// The user as of the policy version the session last saw.
     pub user: Arc<User>,
-    /// Its rules, compiled for this process.
+    /// Its rules, compiled for this process; within its tenant, if it has one.
     pub policy: Arc<Policy>,
+<<<<<<< HEAD
     /// Its answers wait until every node in sync has what they tell of.
     pub quorum: bool,
+=======
+    /// The tenant it belongs to.
+    pub tenant: Option<Arc<Tenant>>,
+>>>>>>> f1c4f30 (TENANT, its gRPC service and keywardctl tenant: tenants are made, changed and deleted through one door)
 }
 
 /// Whether answers are sent (`CLIENT REPLY`).
@@ -90,7 +96,7 @@ pub struct Session {
 impl Session {
     /// A fresh connection.
     pub fn new(id: u64, address: String, local_address: String, now: UnixMillis, login: Option<Login>) -> Session {
-        Session {
+        let mut session = Session {
             id,
             address,
             local_address,
@@ -104,14 +110,23 @@ impl Session {
             protocol: Protocol::Resp2,
             tenant: TenantId::SHARED,
             database: 0,
-            login,
+            login: None,
             replies: ReplyMode::On,
             no_evict: false,
             no_touch: false,
             transaction: None,
             subscribed: false,
             closing: false,
-        }
+        };
+        session.log_in(login);
+        session
+    }
+
+    /// From now on it is this user, in the keyspace of its tenant; or nobody.
+    pub fn log_in(&mut self, login: Option<Login>) {
+        let tenant = login.as_ref().and_then(|login| login.tenant.as_ref());
+        self.tenant = tenant.map_or(TenantId::SHARED, |tenant| tenant.id);
+        self.login = login;
     }
 
     /// The user's name, `default` before a login (as `CLIENT LIST` shows it).
@@ -175,6 +190,8 @@ pub struct Surroundings<'a> {
     pub now_us: i64,
     /// Gives fresh random bytes; costs a call to the operating system.
     pub random: fn() -> [u8; 64],
+    /// Every tenant.
+    pub tenancy: &'a Tenancy,
     /// How many databases there are.
     pub databases: u32,
     /// The longest string value, in bytes (`proto-max-bulk-len`).

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use keyward_acl::UserChange;
 use keyward_cluster::{GroupId, NodeId, Outcome, RequestId, State};
+use keyward_engine::asks::TenantAsk;
 use tonic::Status;
 
 use super::auth::without_code;
@@ -39,6 +40,12 @@ pub trait AdminBackend: Send + Sync + 'static {
 
     /// Proposes a change of users; returns when it is in force as promised for `ACL SETUSER`, and applied here.
     async fn propose_users(&self, change: UserChange, origin: Origin) -> Result<Outcome, AdminFailure>;
+
+    /// What a `TENANT` command that changes something asks for. If it makes no sense, [`AdminFailure::Invalid`].
+    fn tenant_ask(&self, login: &Self::Login, argv: &[&[u8]]) -> Result<TenantAsk, AdminFailure>;
+
+    /// Carries it out; returns when it is in force.
+    async fn change_tenant(&self, ask: TenantAsk, origin: Origin) -> Result<(), AdminFailure>;
 
     /// The state this node has applied.
     fn state(&self) -> Arc<State>;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyward_acl::{LogContext, LogEvent, LogReason, UserChange};
-use keyward_cluster::{Change, GroupId, NodeId, Outcome, State};
+use keyward_cluster::{Change, GroupId, NodeId, Outcome, State, TenantRefusal};
 use keyward_engine::args::Args;
-use keyward_engine::asks::Ask;
+use keyward_engine::asks::{Ask, TenantAsk};
 use keyward_engine::command::Run;
 use keyward_engine::error::CommandError;
 use keyward_engine::reply::{Protocol, Reply};
@@ -16,11 +16,13 @@ use keyward_engine::table::Resolved;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 
+use super::auth::without_code;
 use super::backend::{AdminBackend, AdminFailure, ControlStatus, Member, Origin, SnapshotFile, SnapshotList};
 use crate::config::Config;
 use crate::control::{self, ControlError, InviteError};
 use crate::gate::{Conditions, KeyBuffer, Refusal, admit};
 use crate::node::{Node, now_ms};
+use crate::tenants::ChangeError;
 use crate::view::View;
 
 /// How long a new leader may take to be seen from here. An election after a hand-over takes milliseconds.
@@ -85,6 +87,7 @@ impl NodeBackend {
             value_bytes_max: self.node.live.hot().value_bytes_max,
             new_users_get_channels: self.node.live.hot().new_users_get_channels,
             topology: &view.topology,
+            tenancy: &view.tenancy,
         }
     }
 }
@@ -160,6 +163,35 @@ impl AdminBackend for NodeBackend {
         let committed = proposed.await?;
         self.wait_visible(committed.index).await;
         Ok(committed.outcome)
+    }
+
+    fn tenant_ask(&self, login: &Login, argv: &[&[u8]]) -> Result<TenantAsk, AdminFailure> {
+        let asked = self.with_command(argv, |resolved, surroundings| match resolved.row.run {
+            Run::Ask(handler) => {
+                let session = self.session(Some(login.clone()), "");
+                handler(&session, surroundings, Args::new(argv, resolved.words))
+            }
+            _ => Err(CommandError::Syntax),
+        });
+        match asked {
+            Ok(Ask::Tenant(ask)) => Ok(ask),
+            Ok(_) => Err(AdminFailure::Invalid("this command changes no tenant".to_owned())),
+            Err(CommandError::Text(text)) if text.starts_with("NOPERM") => Err(AdminFailure::Denied(text.into_owned())),
+            Err(error) => Err(AdminFailure::Invalid(error.to_string())),
+        }
+    }
+
+    async fn change_tenant(&self, ask: TenantAsk, origin: Origin) -> Result<(), AdminFailure> {
+        let Origin { actor, .. } = origin;
+        crate::tenants::change(&self.node, ask, actor, Origin::SOURCE.to_owned()).await.map_err(|error| {
+            let text = without_code(&error.to_string()).to_owned();
+            match error {
+                ChangeError::Unavailable(_) => AdminFailure::Unavailable(text),
+                ChangeError::Refused(TenantRefusal::Unknown(_)) => AdminFailure::NotFound(text),
+                ChangeError::Refused(TenantRefusal::Invalid(_)) => AdminFailure::Invalid(text),
+                ChangeError::Refused(_) => AdminFailure::Refused(text),
+            }
+        })
     }
 
     fn state(&self) -> Arc<State> {

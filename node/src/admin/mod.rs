@@ -16,6 +16,7 @@ pub mod cluster;
 pub mod for_node;
 mod listen;
 pub mod snapshots;
+pub mod tenants;
 pub mod users;
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use std::time::Duration;
 use keyward_proto::FILE_DESCRIPTOR_SET;
 use keyward_proto::admin::cluster_server::{ClusterServer, SERVICE_NAME as CLUSTER};
 use keyward_proto::admin::snapshots_server::{SERVICE_NAME as SNAPSHOTS, SnapshotsServer};
+use keyward_proto::admin::tenants_server::{SERVICE_NAME as TENANTS, TenantsServer};
 use keyward_proto::admin::users_server::{SERVICE_NAME as USERS, UsersServer};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -109,6 +111,9 @@ fn router<B: AdminBackend>(
     let cluster = ClusterServer::new(cluster::ClusterService::new(Arc::clone(&door)))
         .max_decoding_message_size(REQUEST_BYTES_MAX)
         .max_encoding_message_size(RESPONSE_BYTES_MAX);
+    let tenants = TenantsServer::new(tenants::TenantService::new(Arc::clone(&door)))
+        .max_decoding_message_size(REQUEST_BYTES_MAX)
+        .max_encoding_message_size(RESPONSE_BYTES_MAX);
     let snapshots =
         SnapshotsServer::new(snapshots::SnapshotService::new(door)).max_decoding_message_size(REQUEST_BYTES_MAX);
     // Both generations: older tools know only the first. What is spoken on other ports is not advertised here.
@@ -118,12 +123,14 @@ fn router<B: AdminBackend>(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .with_service_name(USERS)
             .with_service_name(CLUSTER)
+            .with_service_name(TENANTS)
             .with_service_name(SNAPSHOTS)
             .with_service_name(HEALTH)
     };
     let router = server
         .add_service(users)
         .add_service(cluster)
+        .add_service(tenants)
         .add_service(snapshots)
         .add_service(health)
         .add_service(reflection().build_v1().expect("the committed descriptors are valid"))
@@ -141,7 +148,7 @@ async fn report_health<B: AdminBackend>(backend: Arc<B>, reporter: HealthReporte
             Ok(()) => ServingStatus::Serving,
             Err(_) => ServingStatus::NotServing,
         };
-        for service in ["", USERS, CLUSTER, SNAPSHOTS] {
+        for service in ["", USERS, CLUSTER, TENANTS, SNAPSHOTS] {
             reporter.set_service_status(service, status).await;
         }
     }

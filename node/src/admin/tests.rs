@@ -100,6 +100,14 @@ impl AdminBackend for Fake {
         reply.into_bytes()
     }
 
+    fn tenant_ask(&self, _login: &String, _argv: &[&[u8]]) -> Result<keyward_engine::asks::TenantAsk, AdminFailure> {
+        Err(AdminFailure::Invalid("ERR tenants are tested on whole nodes".to_owned()))
+    }
+
+    async fn change_tenant(&self, _ask: keyward_engine::asks::TenantAsk, _origin: Origin) -> Result<(), AdminFailure> {
+        Err(AdminFailure::Invalid("ERR tenants are tested on whole nodes".to_owned()))
+    }
+
     fn user_change(&self, _login: &String, argv: &[&[u8]]) -> Result<UserChange, AdminFailure> {
         let invalid = |text: &str| AdminFailure::Invalid(text.to_owned());
         let name = |name: &[u8]| UserName::new(name).map_err(|_| invalid("ERR name"));

@@ -78,6 +78,9 @@ pub enum Command {
     /// Users and their rules.
     #[command(subcommand)]
     User(UserCommand),
+    /// Tenants: who owns which keys, and what each may use.
+    #[command(subcommand)]
+    Tenant(TenantCommand),
     /// The nodes of the cluster.
     #[command(subcommand)]
     Node(NodeCommand),
@@ -154,6 +157,46 @@ pub enum UserCommand {
         /// The command and its arguments.
         #[arg(required = true, allow_hyphen_values = true, trailing_var_arg = true)]
         command: Vec<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TenantCommand {
+    /// All tenants.
+    List,
+    /// One tenant.
+    Get {
+        /// Its name.
+        name: String,
+    },
+    /// Create a tenant.
+    ///
+    /// keywardctl tenant create gw prefix gw: user gw-user limit 1gb eviction allkeys-lru
+    /// keywardctl tenant create langfuse namespace user langfuse reserve 512mb eviction noeviction
+    Create {
+        /// Its name.
+        name: String,
+        /// What TENANT CREATE takes.
+        #[arg(required = true, trailing_var_arg = true)]
+        arguments: Vec<String>,
+    },
+    /// Change a tenant: everything or nothing.
+    ///
+    /// keywardctl tenant set gw limit 2gb nouser old-user
+    Set {
+        /// Its name.
+        name: String,
+        /// What TENANT SET takes.
+        #[arg(required = true, trailing_var_arg = true)]
+        arguments: Vec<String>,
+    },
+    /// Delete a retired tenant with its users.
+    Delete {
+        /// Its name.
+        name: String,
+        /// Delete its keys too.
+        #[arg(long)]
+        purge: bool,
     },
 }
 

@@ -8,7 +8,9 @@ use keyward_client::messages as pb;
 use keyward_client::{AdminClient, ClientError};
 use serde_json::json;
 
-use crate::args::{Arguments, Command, HandoverCommand, NodeCommand, Output, Shell, SnapshotCommand, UserCommand};
+use crate::args::{
+    Arguments, Command, HandoverCommand, NodeCommand, Output, Shell, SnapshotCommand, TenantCommand, UserCommand,
+};
 use crate::output::{Table, print, size, time};
 
 pub async fn run(arguments: &Arguments) -> Result<ExitCode, ClientError> {
@@ -19,6 +21,7 @@ pub async fn run(arguments: &Arguments) -> Result<ExitCode, ClientError> {
     let screen = Screen { output: arguments.output };
     match &arguments.command {
         Command::User(command) => user(&client, &screen, command).await,
+        Command::Tenant(command) => tenant(&client, &screen, command).await,
         Command::Node(command) => node(&client, &screen, command).await,
         Command::Status => status(&client, &screen).await,
         Command::History { since, limit, follow } => history(&client, &screen, *since, *limit, *follow).await,
@@ -76,6 +79,32 @@ async fn user(client: &AdminClient, screen: &Screen, command: &UserCommand) -> R
                 format!("{}\n", crate::output::printable(answer))
             })?;
             Ok(if response.allowed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+    }
+}
+
+async fn tenant(client: &AdminClient, screen: &Screen, command: &TenantCommand) -> Result<ExitCode, ClientError> {
+    let done = |name: &str, verb: &str| screen.show(&json!({ verb: name }), || format!("tenant {name} {verb}\n"));
+    match command {
+        TenantCommand::List => {
+            let tenants = client.list_tenants().await?;
+            screen.show(&tenants, || tenants_table(&tenants))
+        }
+        TenantCommand::Get { name } => {
+            let tenant = client.get_tenant(name).await?;
+            screen.show(&tenant, || tenant_table(&tenant))
+        }
+        TenantCommand::Create { name, arguments } => {
+            client.create_tenant(name, arguments).await?;
+            done(name, "created")
+        }
+        TenantCommand::Set { name, arguments } => {
+            client.set_tenant(name, arguments).await?;
+            done(name, "changed")
+        }
+        TenantCommand::Delete { name, purge } => {
+            client.delete_tenant(name, *purge).await?;
+            done(name, "deleted")
         }
     }
 }
@@ -298,6 +327,44 @@ fn user_table(user: &pb::User) -> String {
     table.row(&["created", &user.created.to_string()]);
     table.row(&["line", &user.line]);
     table.render()
+}
+
+fn tenants_table(tenants: &[pb::Tenant]) -> String {
+    let mut table = Table::new(&["name", "keys", "users", "state", "settings"]);
+    for tenant in tenants {
+        table.row(&[
+            tenant.name.clone(),
+            keys_of_tenant(tenant),
+            or_dash(&tenant.users.join(" ")),
+            if tenant.retired { "retired" } else { "active" }.to_owned(),
+            or_dash(&settings_of_tenant(tenant).join(" ")),
+        ]);
+    }
+    table.render()
+}
+
+fn tenant_table(tenant: &pb::Tenant) -> String {
+    let mut table = Table::of_pairs();
+    table.row(&["name", &tenant.name]);
+    table.row(&["keys", &keys_of_tenant(tenant)]);
+    table.row(&["users", &or_dash(&tenant.users.join(" "))]);
+    table.row(&["state", if tenant.retired { "retired" } else { "active" }]);
+    settings_of_tenant(tenant).iter().for_each(|setting| table.row(&["setting", setting]));
+    tenant.exports.iter().for_each(|grant| table.row(&["exports", grant]));
+    tenant.imports.iter().for_each(|grant| table.row(&["imports", grant]));
+    table.row(&["number", &tenant.number.to_string()]);
+    table.row(&["revision", &tenant.revision.to_string()]);
+    table.render()
+}
+
+fn keys_of_tenant(tenant: &pb::Tenant) -> String {
+    if tenant.namespace { "namespace".to_owned() } else { tenant.prefixes.join(" ") }
+}
+
+fn settings_of_tenant(tenant: &pb::Tenant) -> Vec<String> {
+    let mut settings: Vec<String> = tenant.settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    settings.sort_unstable();
+    settings
 }
 
 fn nodes_table(nodes: &[pb::Node]) -> String {

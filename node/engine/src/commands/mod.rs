@@ -21,6 +21,7 @@ mod set;
 mod sorted_set;
 mod stream;
 mod string;
+mod tenant;
 mod transaction;
 
 // What many declarations say about a key.
@@ -73,6 +74,7 @@ pub(crate) const FAMILIES: &[&[Command]] = &[
     connection::COMMANDS,
     server::COMMANDS,
     acl::COMMANDS,
+    tenant::COMMANDS,
     cluster::COMMANDS,
 ];
 

@@ -1,0 +1,274 @@
+//! Tenants, as whoever runs the cluster manages them.
+//!
+//! It refuses to know how a change reaches the other nodes: it asks for it. What is written about a tenant is checked here,
+//! before anybody proposes it.
+
+use super::ADMIN_ANY_TIME;
+use crate::args::Args;
+use crate::asks::{Ask, TenantAsk, TenantEdit};
+use crate::command::{Arity, Command, Docs, Extra, Group, KeyRule, Run};
+use crate::error::CommandError;
+use crate::introspect;
+use crate::reply::Reply;
+use crate::session::{Session, Surroundings};
+use crate::tenancy::{self, Grant, SETTINGS, Tenant};
+
+pub(super) const COMMANDS: &[Command] = &[Command {
+    name: "TENANT",
+    arity: Arity::AtLeast(2),
+    flags: crate::command::Flags::NONE,
+    group: Group::Server,
+    keys: KeyRule::None,
+    run: Run::Container(TENANT),
+    docs: Docs { summary: "Manages tenants.", since: "7.4.2", complexity: "Depends on subcommand" },
+    extra: Extra::NONE,
+}];
+
+const TENANT: &[Command] = &[
+    Command {
+        name: "CREATE",
+        arity: Arity::AtLeast(4),
+        flags: ADMIN_ANY_TIME,
+        group: Group::Server,
+        keys: KeyRule::None,
+        run: Run::Ask(create),
+        docs: Docs {
+            summary: "Creates a tenant that owns prefixes or a namespace.",
+            since: "7.4.2",
+            complexity: "O(1), and the keys it owns are taken over in the background",
+        },
+        extra: Extra::NONE,
+    },
+    Command {
+        name: "SET",
+        arity: Arity::AtLeast(4),
+        flags: ADMIN_ANY_TIME,
+        group: Group::Server,
+        keys: KeyRule::None,
+        run: Run::Ask(set),
+        docs: Docs { summary: "Changes a tenant.", since: "7.4.2", complexity: "O(N). Where N is the number of words" },
+        extra: Extra::NONE,
+    },
+    Command {
+        name: "DEL",
+        arity: Arity::AtLeast(3),
+        flags: ADMIN_ANY_TIME,
+        group: Group::Server,
+        keys: KeyRule::None,
+        run: Run::Ask(del),
+        docs: Docs {
+            summary: "Deletes a retired tenant with its users, and with PURGE its keys.",
+            since: "7.4.2",
+            complexity: "O(1), and the keys are given back or freed in the background",
+        },
+        extra: Extra::NONE,
+    },
+    Command {
+        name: "LIST",
+        arity: Arity::Exactly(2),
+        flags: ADMIN_ANY_TIME,
+        group: Group::Server,
+        keys: KeyRule::None,
+        run: Run::OnSession(list),
+        docs: Docs { summary: "Lists all tenants.", since: "7.4.2", complexity: "O(N)" },
+        extra: Extra::NONE,
+    },
+    Command {
+        name: "GET",
+        arity: Arity::Exactly(3),
+        flags: ADMIN_ANY_TIME,
+        group: Group::Server,
+        keys: KeyRule::None,
+        run: Run::OnSession(get),
+        docs: Docs { summary: "Describes a tenant.", since: "7.4.2", complexity: "O(1)" },
+        extra: Extra::NONE,
+    },
+    Command {
+        name: "STATS",
+        arity: Arity::Exactly(3),
+        flags: ADMIN_ANY_TIME,
+        group: Group::Server,
+        keys: KeyRule::None,
+        run: Run::AskOwner(stats),
+        docs: Docs { summary: "Tells what a tenant uses.", since: "7.4.2", complexity: "O(1)" },
+        extra: Extra::NONE,
+    },
+    Command {
+        name: "HELP",
+        arity: Arity::Exactly(2),
+        flags: crate::command::Flags::LOADING.and(crate::command::Flags::STALE),
+        group: Group::Server,
+        keys: KeyRule::None,
+        run: Run::OnSession(introspect::help),
+        docs: Docs { summary: "Lists the subcommands of TENANT.", since: "7.4.2", complexity: "O(1)" },
+        extra: Extra::NONE,
+    },
+];
+
+/// Only whoever holds every key and belongs to no tenant manages tenants, whatever the rules say.
+fn platform_only(session: &Session) -> Result<(), CommandError> {
+    let platform = session.login.as_ref().is_some_and(|login| login.tenant.is_none() && !login.policy.is_confined());
+    if platform { Ok(()) } else { Err(CommandError::Text("NOPERM tenants are managed by users with ~*".into())) }
+}
+
+fn name(word: &[u8]) -> Result<String, CommandError> {
+    String::from_utf8(word.to_vec()).map_err(|_| CommandError::err("the name of a tenant is ASCII"))
+}
+
+/// `TENANT CREATE name PREFIX prefix | NAMESPACE [option …]`.
+fn create(session: &Session, _: &Surroundings<'_>, mut args: Args<'_>) -> Result<Ask, CommandError> {
+    platform_only(session)?;
+    let name = name(args.take()?)?;
+    let namespace = args.accept("NAMESPACE");
+    let edits = edits(&mut args)?;
+    if !namespace && !edits.iter().any(|edit| matches!(edit, TenantEdit::AddPrefix(_))) {
+        return Err(CommandError::err("a tenant needs PREFIX prefix, or NAMESPACE"));
+    }
+    if edits.iter().any(|edit| matches!(edit, TenantEdit::Name(_))) {
+        return Err(CommandError::Syntax);
+    }
+    Ok(Ask::Tenant(TenantAsk::Create { name, namespace, edits }))
+}
+
+/// `TENANT SET name option …`.
+fn set(session: &Session, _: &Surroundings<'_>, mut args: Args<'_>) -> Result<Ask, CommandError> {
+    platform_only(session)?;
+    let name = name(args.take()?)?;
+    let edits = edits(&mut args)?;
+    if edits.len() > 1 && edits.iter().any(|edit| matches!(edit, TenantEdit::Name(_))) {
+        return Err(CommandError::err("NAME goes alone: a tenant is renamed in a step of its own"));
+    }
+    Ok(Ask::Tenant(TenantAsk::Set { name, edits }))
+}
+
+/// `PREFIX p`, `NOPREFIX p`, `USER u`, `NOUSER u`, `STATE active|retired`, `NAME n`, `EXPORT|NOEXPORT pattern TO tenant
+/// [WRITE]`, `IMPORT|NOIMPORT pattern FROM tenant [WRITE]`, and settings with their values; `default` unsets one.
+fn edits(args: &mut Args<'_>) -> Result<Vec<TenantEdit>, CommandError> {
+    let mut edits = Vec::new();
+    while !args.is_empty() {
+        let word = args.take()?.to_ascii_uppercase();
+        edits.push(match &word[..] {
+            b"PREFIX" => TenantEdit::AddPrefix(args.take()?.to_vec()),
+            b"NOPREFIX" => TenantEdit::RemovePrefix(args.take()?.to_vec()),
+            b"USER" => TenantEdit::AddUser(args.take()?.to_vec()),
+            b"NOUSER" => TenantEdit::RemoveUser(args.take()?.to_vec()),
+            b"NAME" => TenantEdit::Name(name(args.take()?)?),
+            b"STATE" if args.accept("active") => TenantEdit::Retired(false),
+            b"STATE" if args.accept("retired") => TenantEdit::Retired(true),
+            b"STATE" => return Err(CommandError::err("the state of a tenant is active or retired")),
+            b"EXPORT" => TenantEdit::Export(grant(args, "TO")?, true),
+            b"NOEXPORT" => TenantEdit::Export(grant(args, "TO")?, false),
+            b"IMPORT" => TenantEdit::Import(grant(args, "FROM")?, true),
+            b"NOIMPORT" => TenantEdit::Import(grant(args, "FROM")?, false),
+            setting => {
+                let setting = String::from_utf8_lossy(setting).to_ascii_lowercase();
+                let value = String::from_utf8_lossy(args.take()?).to_ascii_lowercase();
+                // Also refuses a default of what does not exist.
+                let known = SETTINGS.iter().any(|known| known.name == setting);
+                let value = (value != "default" || !known).then_some(value);
+                if let Some(value) = &value {
+                    tenancy::check_setting(&setting, value).map_err(CommandError::err)?;
+                }
+                TenantEdit::Setting(setting, value)
+            }
+        });
+    }
+    Ok(edits)
+}
+
+fn grant(args: &mut Args<'_>, preposition: &str) -> Result<Grant, CommandError> {
+    let pattern = args.take()?.to_vec();
+    if !args.accept(preposition) {
+        return Err(CommandError::Syntax);
+    }
+    let tenant = name(args.take()?)?;
+    let write = args.accept("WRITE");
+    if !write {
+        args.accept("READ");
+    }
+    Ok(Grant { tenant, pattern, write })
+}
+
+/// `TENANT DEL name [PURGE]`.
+fn del(session: &Session, surroundings: &Surroundings<'_>, mut args: Args<'_>) -> Result<Ask, CommandError> {
+    platform_only(session)?;
+    let word = args.take()?;
+    let name = name(word)?;
+    let purge = args.accept("PURGE");
+    args.finish()?;
+    let tenant = known(surroundings, word)?;
+    if !tenant.retired {
+        let text = format!("tenant '{name}' is in use: lock its users out first with TENANT SET {name} STATE retired");
+        return Err(CommandError::err(text));
+    }
+    Ok(Ask::Tenant(TenantAsk::Delete { name, purge }))
+}
+
+fn stats(session: &Session, surroundings: &Surroundings<'_>, mut args: Args<'_>) -> Result<Ask, CommandError> {
+    platform_only(session)?;
+    let tenant = known(surroundings, args.take()?)?;
+    Ok(Ask::Tenant(TenantAsk::Stats { name: tenant.name.clone() }))
+}
+
+fn known<'a>(surroundings: &Surroundings<'a>, name: &[u8]) -> Result<&'a Tenant, CommandError> {
+    let missing = || CommandError::err(format!("there is no tenant '{}'", name.escape_ascii()));
+    surroundings.tenancy.named(name).map(|tenant| &**tenant).ok_or_else(missing)
+}
+
+fn list(
+    session: &mut Session,
+    surroundings: &Surroundings<'_>,
+    _: Args<'_>,
+    reply: &mut Reply,
+) -> Result<(), CommandError> {
+    platform_only(session)?;
+    reply.array(surroundings.tenancy.iter().len());
+    surroundings.tenancy.iter().for_each(|tenant| reply.bulk(tenant.line().as_bytes()));
+    Ok(())
+}
+
+fn get(
+    session: &mut Session,
+    surroundings: &Surroundings<'_>,
+    mut args: Args<'_>,
+    reply: &mut Reply,
+) -> Result<(), CommandError> {
+    platform_only(session)?;
+    let Some(tenant) = surroundings.tenancy.named(args.take()?) else {
+        reply.null();
+        return Ok(());
+    };
+    reply.map(10);
+    reply.bulk(b"name");
+    reply.bulk(tenant.name.as_bytes());
+    reply.bulk(b"mode");
+    reply.bulk(if tenant.is_namespace() { b"namespace" } else { b"prefix" });
+    reply.bulk(b"state");
+    reply.bulk(if tenant.retired { b"retired" } else { b"active" });
+    reply.bulk(b"prefixes");
+    reply.array(tenant.prefixes.len());
+    tenant.prefixes.iter().for_each(|prefix| reply.bulk(prefix));
+    reply.bulk(b"users");
+    reply.array(tenant.users.len());
+    tenant.users.iter().for_each(|user| reply.bulk(user));
+    reply.bulk(b"settings");
+    reply.map(tenant.settings.len());
+    for (name, value) in &tenant.settings {
+        reply.bulk(name.as_bytes());
+        reply.bulk(value.as_bytes());
+    }
+    for (label, grants, preposition) in [("exports", &tenant.exports, "to"), ("imports", &tenant.imports, "from")] {
+        reply.bulk(label.as_bytes());
+        reply.array(grants.len());
+        for grant in grants {
+            let access = if grant.write { "write" } else { "read" };
+            let pattern = grant.pattern.escape_ascii();
+            reply.bulk(format!("{pattern} {preposition} {} {access}", grant.tenant).as_bytes());
+        }
+    }
+    reply.bulk(b"number");
+    reply.count(tenant.id.number() as usize);
+    reply.bulk(b"revision");
+    reply.count(tenant.revision as usize);
+    Ok(())
+}

@@ -1,0 +1,332 @@
+//! Tenants, ready to use: who owns a key, whose a user is, and what each may use.
+//!
+//! ```text
+//!   prefix mode      key `gw:rate:1` or `{gw:rate}:1` ─► the longest known prefix ─► its owner
+//!   namespace mode   whoever belongs to the tenant sees its keyspace and nothing else; names are its own
+//! ```
+//! Built anew whenever a tenant changes, shared by everybody until then. What a tenant may use is written as text and
+//! compiled here, once: a value this version does not understand counts as if it were not set.
+//!
+//! It refuses to know how tenants are agreed on, where keys are kept, and the clock.
+
+use crate::eviction;
+use crate::keyspace::TenantId;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write;
+use std::sync::Arc;
+
+/// A right to keys of another tenant.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Grant {
+    /// The other tenant.
+    pub tenant: String,
+    /// Which keys, as a key pattern.
+    pub pattern: Vec<u8>,
+    /// Whether they may be written too.
+    pub write: bool,
+}
+
+/// A tenant as agreed on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tenant {
+    /// What its keys are stored under.
+    pub id: TenantId,
+    /// Its name.
+    pub name: String,
+    /// What its keys begin with; none in namespace mode.
+    pub prefixes: Vec<Vec<u8>>,
+    /// The names of its users.
+    pub users: Vec<Vec<u8>>,
+    /// What it may use, as written.
+    pub settings: BTreeMap<String, String>,
+    /// The same, compiled.
+    pub limits: Limits,
+    /// What others may use of its keys.
+    pub exports: Vec<Grant>,
+    /// What it uses of others' keys.
+    pub imports: Vec<Grant>,
+    /// Its users are locked out.
+    pub retired: bool,
+    /// The change that made it.
+    pub created: u64,
+    /// The last change to it.
+    pub revision: u64,
+}
+
+/// What a tenant may use. Zero means no bound, unless it says otherwise.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Limits {
+    /// Bytes of data nobody else takes away.
+    pub reserve: u64,
+    /// Bytes of data at most.
+    pub limit: u64,
+    /// What goes when its memory runs out; `None`: as the node says.
+    pub eviction: Option<eviction::Policy>,
+    /// Operations a second on each node, weighted by work.
+    pub operations: u64,
+    /// Bytes a second on each node, in and out together.
+    pub bytes: u64,
+    /// Milliseconds of processor time a second on each node.
+    pub cpu_ms: u64,
+    /// Connections to each node.
+    pub connections: u64,
+    /// Clients that wait for keys, on each node.
+    pub blocked: u64,
+    /// Subscriptions of all its clients, on each node.
+    pub subscriptions: u64,
+    /// Bytes of an answer or of messages that a client has yet to read.
+    pub output: u64,
+    /// Milliseconds one script may run.
+    pub script_ms: u64,
+    /// Bytes of one argument.
+    pub value: u64,
+    /// FLUSHDB and FLUSHALL are refused.
+    pub keeps_data: bool,
+}
+
+/// What a setting's value looks like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    Bytes,
+    Count,
+    Eviction,
+    Flush,
+}
+
+/// A setting of tenants.
+pub struct Setting {
+    /// Its name.
+    pub name: &'static str,
+    kind: Kind,
+    /// What it means, as a sentence.
+    pub meaning: &'static str,
+}
+
+/// Every setting, in the order `TENANT GET` shows them.
+pub const SETTINGS: &[Setting] = &[
+    Setting { name: "reserve", kind: Kind::Bytes, meaning: "Memory that no other tenant takes away." },
+    Setting { name: "limit", kind: Kind::Bytes, meaning: "Memory at most." },
+    Setting { name: "eviction", kind: Kind::Eviction, meaning: "What goes when memory runs out." },
+    Setting { name: "ops-per-second", kind: Kind::Count, meaning: "Operations, weighted by work, on each node." },
+    Setting { name: "bytes-per-second", kind: Kind::Bytes, meaning: "Bytes in and out, on each node." },
+    Setting { name: "cpu-ms-per-second", kind: Kind::Count, meaning: "Processor time, on each node." },
+    Setting { name: "connections", kind: Kind::Count, meaning: "Connections to each node." },
+    Setting { name: "blocked-clients", kind: Kind::Count, meaning: "Clients that wait for keys." },
+    Setting { name: "subscriptions", kind: Kind::Count, meaning: "Channels and patterns of all clients." },
+    Setting { name: "output-bytes", kind: Kind::Bytes, meaning: "What one client has yet to read." },
+    Setting { name: "script-ms", kind: Kind::Count, meaning: "How long one script may run." },
+    Setting { name: "value-bytes", kind: Kind::Bytes, meaning: "The longest argument of a write." },
+    Setting { name: "flush", kind: Kind::Flush, meaning: "Whether its users may flush: own or deny." },
+];
+
+/// Whether the setting exists and takes this value; if not, why, as a sentence.
+pub fn check_setting(name: &str, value: &str) -> Result<(), String> {
+    let setting = SETTINGS.iter().find(|setting| setting.name == name);
+    let setting = setting.ok_or_else(|| format!("'{}' is no setting of a tenant", name.escape_debug()))?;
+    let (good, wanted) = match setting.kind {
+        Kind::Bytes => (bytes(value).is_some(), "bytes, such as 512mb"),
+        Kind::Count => (value.parse::<u64>().is_ok(), "a whole number"),
+        Kind::Eviction => (eviction::Policy::named(value).is_some(), "an eviction policy, such as allkeys-lru"),
+        Kind::Flush => (matches!(value, "own" | "deny"), "own or deny"),
+    };
+    if good { Ok(()) } else { Err(format!("{name} takes {wanted}, not '{}'", value.escape_debug())) }
+}
+
+/// `512mb` as bytes, in Redis' units.
+fn bytes(text: &str) -> Option<u64> {
+    let text = text.to_ascii_lowercase();
+    let digits = text.len() - text.trim_start_matches(|byte: char| byte.is_ascii_digit()).len();
+    let unit = match &text[digits..] {
+        "" | "b" => 1,
+        "k" => 1000,
+        "kb" => 1 << 10,
+        "m" => 1_000_000,
+        "mb" => 1 << 20,
+        "g" => 1_000_000_000,
+        "gb" => 1 << 30,
+        _ => return None,
+    };
+    text[..digits].parse::<u64>().ok()?.checked_mul(unit)
+}
+
+impl Limits {
+    /// Compiles settings. What is not understood is left out.
+    pub fn of(settings: &BTreeMap<String, String>) -> Limits {
+        let text = |name: &str| settings.get(name).map(String::as_str);
+        let size = |name: &str| text(name).and_then(bytes).unwrap_or(0);
+        let count = |name: &str| text(name).and_then(|value| value.parse().ok()).unwrap_or(0);
+        Limits {
+            reserve: size("reserve"),
+            limit: size("limit"),
+            eviction: text("eviction").and_then(eviction::Policy::named),
+            operations: count("ops-per-second"),
+            bytes: size("bytes-per-second"),
+            cpu_ms: count("cpu-ms-per-second"),
+            connections: count("connections"),
+            blocked: count("blocked-clients"),
+            subscriptions: count("subscriptions"),
+            output: size("output-bytes"),
+            script_ms: count("script-ms"),
+            value: size("value-bytes"),
+            keeps_data: text("flush") == Some("deny"),
+        }
+    }
+}
+
+impl Tenant {
+    /// Whether it is told by who asks, not by names of keys.
+    pub fn is_namespace(&self) -> bool {
+        self.id.is_namespace()
+    }
+
+    /// A line for people: mode, users, settings that are set.
+    pub fn line(&self) -> String {
+        let mut line = format!("tenant {}", self.name);
+        if self.is_namespace() {
+            line.push_str(" namespace");
+        }
+        // Writing to a string cannot fail.
+        let shown = |bytes: &[u8]| bytes.escape_ascii().to_string();
+        self.prefixes.iter().for_each(|prefix| _ = write!(line, " prefix {}", shown(prefix)));
+        self.users.iter().for_each(|user| _ = write!(line, " user {}", shown(user)));
+        self.settings.iter().for_each(|(name, value)| _ = write!(line, " {name} {value}"));
+        if self.retired {
+            line.push_str(" state retired");
+        }
+        line
+    }
+}
+
+/// Who owns a key, by what it begins with.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Owners {
+    /// Sorted; none begins with another.
+    prefixes: Box<[(Box<[u8]>, TenantId)]>,
+}
+
+impl Owners {
+    /// From the prefixes of these tenants; none may begin with another.
+    pub fn new<'a>(prefixes: impl Iterator<Item = (&'a [u8], TenantId)>) -> Owners {
+        let mut prefixes: Vec<(Box<[u8]>, TenantId)> = prefixes.map(|(prefix, id)| (prefix.into(), id)).collect();
+        prefixes.sort_unstable();
+        Owners { prefixes: prefixes.into() }
+    }
+
+    /// Whether nobody owns anything.
+    pub fn is_empty(&self) -> bool {
+        self.prefixes.is_empty()
+    }
+
+    /// Whose key this is.
+    #[inline]
+    pub fn of(&self, key: &[u8]) -> TenantId {
+        // `{x:…}` is a key of `x:` whose slot was chosen by its author.
+        let name = key.strip_prefix(b"{").unwrap_or(key);
+        let after = self.prefixes.partition_point(|(prefix, _)| **prefix <= *name);
+        match after.checked_sub(1).map(|last| &self.prefixes[last]) {
+            Some((prefix, owner)) if name.starts_with(prefix) => *owner,
+            _ => TenantId::SHARED,
+        }
+    }
+}
+
+/// All tenants.
+#[derive(Default)]
+pub struct Tenancy {
+    by_name: BTreeMap<String, Arc<Tenant>>,
+    by_id: HashMap<TenantId, Arc<Tenant>>,
+    by_user: HashMap<Vec<u8>, Arc<Tenant>>,
+    owners: Option<Arc<Owners>>,
+}
+
+impl Tenancy {
+    /// From all tenants there are.
+    pub fn new(tenants: impl IntoIterator<Item = Tenant>) -> Tenancy {
+        let by_name: BTreeMap<String, Arc<Tenant>> =
+            tenants.into_iter().map(|tenant| (tenant.name.clone(), Arc::new(tenant))).collect();
+        let owned = by_name.values().flat_map(|tenant| tenant.prefixes.iter().map(|prefix| (&**prefix, tenant.id)));
+        let owners = Owners::new(owned);
+        Tenancy {
+            by_id: by_name.values().map(|tenant| (tenant.id, Arc::clone(tenant))).collect(),
+            by_user: by_name
+                .values()
+                .flat_map(|tenant| tenant.users.iter().map(|user| (user.clone(), Arc::clone(tenant))))
+                .collect(),
+            owners: (!owners.is_empty()).then(|| Arc::new(owners)),
+            by_name,
+        }
+    }
+
+    /// By name.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<Tenant>> {
+        self.by_name.values()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.by_name.is_empty()
+    }
+
+    /// The tenant of this name.
+    pub fn named(&self, name: &[u8]) -> Option<&Arc<Tenant>> {
+        self.by_name.get(std::str::from_utf8(name).ok()?)
+    }
+
+    /// The tenant stored under this number.
+    pub fn get(&self, id: TenantId) -> Option<&Arc<Tenant>> {
+        self.by_id.get(&id)
+    }
+
+    /// The tenant this user belongs to.
+    pub fn of_user(&self, user: &[u8]) -> Option<&Arc<Tenant>> {
+        self.by_user.get(user)
+    }
+
+    /// Who owns which keys; `None` while no tenant has a prefix.
+    pub fn owners(&self) -> Option<&Arc<Owners>> {
+        self.owners.as_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_belongs_to_whose_prefix_it_begins_with() {
+        let (gw, ai) = (TenantId::with_prefixes(1), TenantId::with_prefixes(2));
+        let owners = Owners::new([(&b"gw:"[..], gw), (&b"ai:"[..], ai), (&b"gw-old:"[..], ai)].into_iter());
+        for (key, owner) in [
+            ("gw:rate:1", gw),
+            ("gw:", gw),
+            ("{gw:rate}:1", gw),
+            ("gw-old:1", ai),
+            ("ai:x", ai),
+            ("gw", TenantId::SHARED),
+            ("gw;", TenantId::SHARED),
+            ("{{gw:", TenantId::SHARED),
+            ("", TenantId::SHARED),
+            ("zz", TenantId::SHARED),
+            ("a", TenantId::SHARED),
+        ] {
+            assert_eq!(owners.of(key.as_bytes()), owner, "{key}");
+        }
+    }
+
+    #[test]
+    fn settings_are_checked_and_compiled() {
+        assert_eq!(check_setting("limit", "512mb"), Ok(()));
+        assert_eq!(bytes("1g"), Some(1_000_000_000));
+        for (name, value) in [("limit", "much"), ("limit", "-1"), ("eviction", "lru"), ("speed", "1"), ("flush", "no")]
+        {
+            assert!(check_setting(name, value).is_err(), "{name} {value}");
+        }
+        let settings = [("limit", "1kb"), ("eviction", "allkeys-lru"), ("later", "x")];
+        let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let limits = Limits::of(&settings);
+        assert_eq!((limits.limit, limits.eviction), (1024, Some(eviction::Policy::AllKeysLru)));
+        for setting in SETTINGS {
+            assert!(setting.meaning.ends_with('.'), "{}", setting.name);
+        }
+    }
+}

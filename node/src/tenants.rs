@@ -1,0 +1,148 @@
+//! Tenants between the agreed state and those who use them: compiled for requests, and changed on request.
+//!
+//! What a tenant means to keys is the engine's business, what may happen to one the cluster's; here the one is made from
+//! the other, and `TENANT` is carried out.
+
+use crate::node::Node;
+use keyward_cluster::{Change, Outcome, Refusal, State, TenantChange, TenantGrant, TenantMode, TenantRefusal};
+use keyward_engine::asks::{TenantAsk, TenantEdit};
+use keyward_engine::keyspace::TenantId;
+use keyward_engine::reply::Reply;
+use keyward_engine::tenancy::{Grant, Limits, Tenancy, Tenant};
+use std::fmt;
+use std::sync::Arc;
+
+/// Compiles the tenants of a state; unchanged ones are cheap to compile again.
+pub fn compile(state: &State) -> Tenancy {
+    Tenancy::new(state.tenants().iter().map(|tenant| compiled(tenant)))
+}
+
+fn compiled(tenant: &keyward_cluster::Tenant) -> Tenant {
+    let number = tenant.number.0;
+    let grants = |grants: &std::collections::BTreeSet<TenantGrant>| {
+        let grant = |grant: &TenantGrant| Grant {
+            tenant: grant.tenant.clone(),
+            pattern: grant.pattern.clone(),
+            write: grant.write,
+        };
+        grants.iter().map(grant).collect()
+    };
+    Tenant {
+        id: match tenant.mode {
+            TenantMode::Namespace => TenantId::with_namespace(number),
+            TenantMode::Prefixes(_) => TenantId::with_prefixes(number),
+        },
+        name: tenant.name.clone(),
+        prefixes: tenant.prefixes().map(<[u8]>::to_vec).collect(),
+        users: tenant.users.iter().cloned().collect(),
+        settings: tenant.settings.clone(),
+        limits: Limits::of(&tenant.settings),
+        exports: grants(&tenant.exports),
+        imports: grants(&tenant.imports),
+        retired: tenant.retired,
+        created: tenant.created,
+        revision: tenant.revision,
+    }
+}
+
+/// What is to be proposed; `None` for what only looks.
+pub fn change_of(ask: TenantAsk) -> Option<TenantChange> {
+    Some(match ask {
+        TenantAsk::Create { name, namespace: true, edits } => TenantChange::Create {
+            name,
+            mode: TenantMode::Namespace,
+            edits: edits.into_iter().filter_map(edit).collect(),
+        },
+        TenantAsk::Create { name, namespace: false, edits } => TenantChange::Create {
+            name,
+            mode: TenantMode::Prefixes(std::collections::BTreeSet::new()),
+            edits: edits.into_iter().filter_map(edit).collect(),
+        },
+        TenantAsk::Set { name, mut edits } => {
+            if let [TenantEdit::Name(to)] = &mut edits[..] {
+                return Some(TenantChange::Rename { name, to: std::mem::take(to) });
+            }
+            TenantChange::Set { name, edits: edits.into_iter().filter_map(edit).collect() }
+        }
+        TenantAsk::Delete { name, purge } => TenantChange::Delete { name, purged: purge },
+        TenantAsk::Stats { .. } => return None,
+    })
+}
+
+/// A new name is a change of its own.
+fn edit(edit: TenantEdit) -> Option<keyward_cluster::TenantEdit> {
+    use keyward_cluster::TenantEdit as Agreed;
+    let grant = |grant: Grant| TenantGrant { tenant: grant.tenant, pattern: grant.pattern, write: grant.write };
+    Some(match edit {
+        TenantEdit::AddPrefix(prefix) => Agreed::AddPrefix(prefix),
+        TenantEdit::RemovePrefix(prefix) => Agreed::RemovePrefix(prefix),
+        TenantEdit::AddUser(user) => Agreed::AddUser(user),
+        TenantEdit::RemoveUser(user) => Agreed::RemoveUser(user),
+        TenantEdit::Setting(name, value) => Agreed::Setting(name, value),
+        TenantEdit::Export(given, on) => Agreed::Export(grant(given), on),
+        TenantEdit::Import(given, on) => Agreed::Import(grant(given), on),
+        TenantEdit::Retired(retired) => Agreed::Retired(retired),
+        TenantEdit::Name(_) => return None,
+    })
+}
+
+/// Does what `TENANT` asked, as `actor` who came through `source`, and answers.
+pub async fn carry_out(node: &Arc<Node>, ask: TenantAsk, actor: String, source: String, reply: &mut Reply) {
+    match ask {
+        TenantAsk::Stats { name } => show(node, &name, reply),
+        ask => match change(node, ask, actor, source).await {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(&error.to_string()),
+        },
+    }
+}
+
+/// Why a tenant was not changed. `Display` is the reply without the leading `-`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ChangeError {
+    /// The state of things forbids it.
+    Refused(TenantRefusal),
+    /// It cannot be done now; the text begins with a code.
+    Unavailable(String),
+}
+
+impl fmt::Display for ChangeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ChangeError::Refused(refusal) => write!(f, "ERR {refusal}"),
+            ChangeError::Unavailable(text) => f.write_str(text),
+        }
+    }
+}
+
+/// Proposes what was asked; returns when it is in force everywhere.
+pub async fn change(node: &Arc<Node>, ask: TenantAsk, actor: String, source: String) -> Result<(), ChangeError> {
+    let Some(change) = change_of(ask) else { return Ok(()) };
+    match node.propose(Change::Tenant(change), actor, source).await {
+        Ok(Outcome::Refused(Refusal::Tenant(refusal))) => Err(ChangeError::Refused(refusal)),
+        Ok(Outcome::Refused(refusal)) => Err(ChangeError::Unavailable(format!("ERR {refusal}"))),
+        Ok(_) => Ok(()),
+        Err(text) => Err(ChangeError::Unavailable(text)),
+    }
+}
+
+fn show(node: &Node, name: &str, reply: &mut Reply) {
+    let (_, view) = node.views.load();
+    let Some(tenant) = view.tenancy.named(name.as_bytes()) else {
+        return reply.error(&format!("ERR there is no tenant '{name}'"));
+    };
+    let (mut keys, mut bytes) = (0, 0);
+    for index in 0..node.shards.count() {
+        node.shards.with(index, |shard| {
+            for (_, space) in shard.spaces().filter(|(id, _)| id.tenant == tenant.id) {
+                keys += space.len();
+                bytes += space.memory_bytes();
+            }
+        });
+    }
+    reply.map(2);
+    reply.bulk(b"keys");
+    reply.count(keys);
+    reply.bulk(b"memory");
+    reply.count(bytes);
+}
