@@ -17,13 +17,10 @@ pub struct Login {
     pub user: Arc<User>,
     /// Its rules, compiled for this process; within its tenant, if it has one.
     pub policy: Arc<Policy>,
-<<<<<<< HEAD
     /// Its answers wait until every node in sync has what they tell of.
     pub quorum: bool,
-=======
     /// The tenant it belongs to.
     pub tenant: Option<Arc<Tenant>>,
->>>>>>> f1c4f30 (TENANT, its gRPC service and keywardctl tenant: tenants are made, changed and deleted through one door)
 }
 
 /// Whether answers are sent (`CLIENT REPLY`).

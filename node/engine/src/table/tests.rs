@@ -158,7 +158,9 @@ fn commands_are_those_of_valkey() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert_eq!(golden.len(), table().rows().len(), "Valkey has commands we do not");
+    let ours_alone = |row: &&Row| !golden.contains_key(format!("\"{}\"", row.full_name).as_str());
+    let shared = table().rows().len() - table().rows().iter().filter(ours_alone).count();
+    assert_eq!(golden.len(), shared, "Valkey has commands we do not");
 }
 
 /// What the golden file says about a command, from our declaration: one line of JSON.
