@@ -47,6 +47,6 @@ pub use glob::Glob;
 pub use log::{AclLog, LogContext, LogEntry, LogEvent, LogReason};
 pub use password::PasswordHash;
 pub use policy::{ChannelUse, DatabaseUse, KeyUse, Policy, Request};
-pub use rule::{Grant, KeyAccess, KeyRights, Reason, Rule, RuleError, parse_rules, validate};
+pub use rule::{Acknowledge, Grant, KeyAccess, KeyRights, Reason, Rule, RuleError, parse_rules, validate};
 pub use text::{SelectorFields, UserFields};
 pub use user::{Databases, Origin, Selector, User, UserName};

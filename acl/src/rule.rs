@@ -4,6 +4,7 @@
 //!   rule      = user-rule | grant | "(" grant* ")" | "clearselectors" | ""
 //!   user-rule = "on" | "off" | "nopass" | "resetpass" | "reset" | "sanitize-payload" | "skip-sanitize-payload"
 //!             | ">" password | "<" password | "#" sha256-hex | "!" sha256-hex
+//!             | "ack=" ("quorum" | "async" | "default")
 //!   grant     = "allkeys" | "resetkeys" | "~" pattern | "%" ("R" | "W" | "RW") "~" pattern
 //!             | "allchannels" | "resetchannels" | "&" pattern
 //!             | "alldbs" | "resetdbs" | "db=" number ("," number)*
@@ -160,8 +161,29 @@ pub enum Rule {
     Selector(Vec<Grant>),
     /// `clearselectors`.
     ClearSelectors,
+    /// `ack=quorum`, `ack=async`: when writes of this user are answered; `ack=default`: as the server is set.
+    Acknowledge(Option<Acknowledge>),
     /// Changes the user's own permissions.
     Grant(Grant),
+}
+
+/// When a write is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Acknowledge {
+    /// As soon as it is made.
+    Async,
+    /// When every node in sync has it.
+    Quorum,
+}
+
+impl Acknowledge {
+    /// The rule that asks for it.
+    pub fn rule(self) -> &'static str {
+        match self {
+            Acknowledge::Async => "ack=async",
+            Acknowledge::Quorum => "ack=quorum",
+        }
+    }
 }
 
 impl Rule {
@@ -190,6 +212,7 @@ impl Rule {
                 [b"(", &*words.join(&b' '), b")"].concat()
             }
             Rule::ClearSelectors => b"clearselectors".to_vec(),
+            Rule::Acknowledge(how) => how.map_or("ack=default", Acknowledge::rule).as_bytes().to_vec(),
             Rule::Grant(grant) => grant.to_text(),
         }
     }
@@ -322,6 +345,9 @@ fn parse_token(token: &[u8]) -> Result<Vec<Rule>, Reason> {
             b"sanitize-payload" => Rule::SanitizePayload,
             b"skip-sanitize-payload" => Rule::SkipSanitizePayload,
             b"clearselectors" => Rule::ClearSelectors,
+            b"ack=quorum" => Rule::Acknowledge(Some(Acknowledge::Quorum)),
+            b"ack=async" => Rule::Acknowledge(Some(Acknowledge::Async)),
+            b"ack=default" => Rule::Acknowledge(None),
             _ => return Ok(parse_grants(token)?.into_iter().map(Rule::Grant).collect()),
         },
     };

@@ -3,7 +3,7 @@
 //! The words after the name, given to `ACL SETUSER name reset …`, make the same user again, byte for byte; so a file, a
 //! snapshot and another server all take them. It refuses to know RESP: the engine prints the fields.
 
-use crate::rule::sign;
+use crate::rule::{Acknowledge, sign};
 use crate::user::{Databases, Selector, User};
 
 /// What `ACL GETUSER` tells, in its order; the engine spells it for RESP2 and RESP3.
@@ -74,6 +74,7 @@ impl User {
     fn flags(&self) -> Vec<&'static str> {
         let mut flags = vec![if self.enabled { "on" } else { "off" }];
         flags.extend(self.nopass.then_some("nopass"));
+        flags.extend(self.acknowledge.map(Acknowledge::rule));
         flags
     }
 }
@@ -151,6 +152,9 @@ mod tests {
         for (rules, expected) in [
             ("", "off resetchannels -@all"),
             ("ON NOPASS", "on nopass resetchannels -@all"),
+            ("ack=QUORUM on", "on ack=quorum resetchannels -@all"),
+            ("ack=quorum ack=async", "off ack=async resetchannels -@all"),
+            ("ack=quorum ack=default", "off resetchannels -@all"),
             ("allcommands", "off resetchannels +@all"),
             ("+@all -get +get", "off resetchannels +@all +get"),
             ("-@all -get", "off resetchannels -@all -get"),

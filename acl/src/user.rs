@@ -8,7 +8,7 @@
 use crate::catalog::Catalog;
 use crate::password::{self, PasswordHash};
 use crate::printable;
-use crate::rule::{Grant, KeyRights, Reason, Rule, RuleError, check_names, has_spaces};
+use crate::rule::{Acknowledge, Grant, KeyRights, Reason, Rule, RuleError, check_names, has_spaces};
 use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
@@ -108,6 +108,8 @@ pub struct User {
     pub enabled: bool,
     /// Whether any password will do.
     pub nopass: bool,
+    /// When its writes are answered; `None`: as the server is set.
+    pub acknowledge: Option<Acknowledge>,
     /// In the order they were added, each once.
     pub passwords: Vec<PasswordHash>,
     /// Its own permissions.
@@ -128,6 +130,7 @@ impl User {
             origin: Origin::Runtime,
             enabled: false,
             nopass: false,
+            acknowledge: None,
             passwords: Vec::new(),
             root: Selector::default(),
             selectors: Vec::new(),
@@ -147,7 +150,10 @@ impl User {
 
     /// Whether both mean the same: everything but when and by whom they were changed.
     pub fn same_rules(&self, other: &User) -> bool {
-        self.same_credentials(other) && self.root == other.root && self.selectors == other.selectors
+        self.same_credentials(other)
+            && self.acknowledge == other.acknowledge
+            && self.root == other.root
+            && self.selectors == other.selectors
     }
 
     pub(crate) fn same_credentials(&self, other: &User) -> bool {
@@ -182,6 +188,7 @@ impl User {
                 self.enabled = false;
                 self.nopass = false;
                 self.passwords.clear();
+                self.acknowledge = None;
                 self.root = Selector::default();
                 self.selectors.clear();
             }
@@ -201,6 +208,7 @@ impl User {
                 }
             }
             Rule::ClearSelectors => self.selectors.clear(),
+            Rule::Acknowledge(how) => self.acknowledge = *how,
             Rule::Grant(grant) => self.root.apply(grant),
         }
     }

@@ -15,6 +15,7 @@ use keyward_engine::asks::{Ask, ClientFilter, CommandLogAsk, CommandLogKind, Kil
 use keyward_engine::reply::{Protocol, Reply};
 use keyward_proto::resp::{ReplyLimits, Value, parse_reply};
 use std::rc::Rc;
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 const WRONGPASS: &str = "WRONGPASS invalid username-password pair or user is disabled.";
@@ -66,6 +67,14 @@ pub async fn carry_out(worker: &Rc<Worker>, connection: &Rc<Connection>, ask: As
             worker.node.acl_log.lock().reset();
             reply.ok();
         }
+        Ask::WaitForReplicas { replicas, timeout_ms, files } => {
+            let replication = &worker.node.replication;
+            let wanted = usize::try_from(replicas).unwrap_or(0);
+            let limit = (timeout_ms > 0).then(|| Duration::from_millis(timeout_ms));
+            let have = replication.wait_for_replicas(wanted, replication.log.position(), limit).await;
+            show_waited(have, files, &mut reply);
+        }
+        Ask::ShowRole => show_role(&worker.node, &mut reply),
         Ask::ListClients(filter) => list_clients(&worker.node, connection, filter, &mut reply).await,
         Ask::ShowClient => {
             let line = crate::clients::line(&connection.session.borrow(), connection, worker.now_ms());
@@ -285,6 +294,51 @@ async fn kill_clients(node: &Node, connection: &Connection, filter: ClientFilter
         KillReply::Count => reply.count(killed),
         KillReply::OkOrError if killed > 0 => reply.ok(),
         KillReply::OkOrError => reply.error("ERR No such client"),
+    }
+}
+
+/// The answer of `WAIT` and `WAITAOF` when so many replicas have it in memory.
+pub fn show_waited(have: usize, files: bool, reply: &mut Reply) {
+    if files {
+        reply.array(2);
+        reply.integer(0);
+        reply.integer(0);
+    } else {
+        reply.integer(have as i64);
+    }
+}
+
+/// What this node does with the data, as Redis says it (<https://redis.io/docs/latest/commands/role/>).
+fn show_role(node: &Node, reply: &mut Reply) {
+    let view = node.views.load().1;
+    let place = |id| {
+        let node = view.state.nodes().get(&id)?;
+        node.addresses.client.rsplit_once(':').map(|(host, port)| (host.trim_matches(['[', ']']), port))
+    };
+    match view.primary.filter(|_| !view.is_primary()) {
+        Some(primary) => {
+            let (host, port) = place(primary).unwrap_or(("", "0"));
+            reply.array(5);
+            reply.bulk(b"slave");
+            reply.bulk(host.as_bytes());
+            reply.integer(port.parse().unwrap_or(0));
+            reply.bulk(node.replication.link_state().as_bytes());
+            reply.integer(node.replication.log.position() as i64);
+        }
+        None => {
+            let replicas = node.replication.replicas();
+            let known: Vec<_> = replicas.iter().filter_map(|replica| Some((place(replica.node)?, replica))).collect();
+            reply.array(3);
+            reply.bulk(b"master");
+            reply.integer(node.replication.log.position() as i64);
+            reply.array(known.len());
+            for ((host, port), replica) in known {
+                reply.array(3);
+                reply.bulk(host.as_bytes());
+                reply.bulk(port.as_bytes());
+                reply.bulk(replica.position.to_string().as_bytes());
+            }
+        }
     }
 }
 

@@ -3,12 +3,15 @@
 //! Metrics are named once, here. None of them carries a key, a value or a password.
 
 use crate::admin::{self, NodeBackend};
+use crate::config::DebugCommand;
 use crate::control::Control;
 use crate::http::{HttpFacts, MetricsText};
 use crate::info;
 use crate::node::{Node, StartError};
 use keyward_acl::LogReason;
+use keyward_engine::digest::Digest;
 use std::net::TcpListener;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 /// The node, to the http port.
@@ -38,6 +41,18 @@ impl HttpFacts for Facts {
         Ok(())
     }
 
+    fn digest(&self) -> Option<String> {
+        let node = &*self.0;
+        if node.config.enable_debug_command == DebugCommand::No {
+            return None;
+        }
+        // Nothing is half done while the corridor is closed.
+        let _closed = node.corridor.close();
+        let stand = node.replication.stand();
+        let data = node.replication.has_data();
+        Some(format!("{} {} {} {data}\n", stand.epoch, stand.position, digest_of_data(node)))
+    }
+
     fn metrics(&self) -> String {
         let node = &*self.0;
         let (_, view) = node.views.load();
@@ -46,6 +61,7 @@ impl HttpFacts for Facts {
             node.counters.iter().map(|counters| of(counters)).sum()
         };
         let tally = node.shards.tally();
+        copies(node, &mut text);
         text.gauge("keyward_clients", "Connected clients.", node.client_count() as f64);
         text.counter("keyward_connections_total", "Clients accepted.", sum(|counters| counters.accepted.get()));
         text.counter(
@@ -123,6 +139,46 @@ impl HttpFacts for Waiting {
     fn metrics(&self) -> String {
         self.node.get().map(|node| Facts(Arc::clone(node)).metrics()).unwrap_or_default()
     }
+}
+
+/// A number for all keys with their values and expiries: equal on two nodes exactly if (up to chance) their data is.
+fn digest_of_data(node: &Node) -> Digest {
+    let mut sum = Digest::default();
+    for index in 0..node.shards.count() {
+        node.shards.with(index, |shard| {
+            for (id, space) in shard.spaces() {
+                space.for_each(&mut |entry| {
+                    let expires_at = entry.expires_at().unwrap_or(0).to_le_bytes();
+                    let name = [entry.key(), &expires_at, &id.tenant.0.to_le_bytes()].concat();
+                    sum = sum.with(Digest::of_entry(id.database, &name, &entry.value(), entry.expires_at()));
+                });
+            }
+        });
+    }
+    sum
+}
+
+/// What is known about copies of the data.
+fn copies(node: &Node, text: &mut MetricsText) {
+    let replication = &node.replication;
+    let primary = node.views.load().1.is_primary();
+    text.gauge("keyward_primary", "1 where the data is served.", f64::from(u8::from(primary)));
+    let position = replication.log.position() as f64;
+    text.gauge("keyward_replication_position_bytes", "Where the stream of effects ends here.", position);
+    let held = replication.log.len_bytes() as f64;
+    text.gauge("keyward_replication_backlog_bytes", "How much of the stream is kept.", held);
+    let (silent_ms, behind) = if primary { (0, 0) } else { replication.lag() };
+    text.gauge("keyward_replica_silence_seconds", "Since the primary was heard from.", silent_ms as f64 / 1000.0);
+    text.gauge("keyward_replica_lag_bytes", "How far this replica is behind.", behind as f64);
+    let replicas = replication.replicas();
+    let in_sync = replicas.iter().filter(|replica| replica.in_sync).count();
+    text.gauge("keyward_replicas", "Replicas that follow this primary.", replicas.len() as f64);
+    text.gauge("keyward_replicas_in_sync", "Those of them that are in sync.", in_sync as f64);
+    let stats = replication.stats();
+    let sent = stats.full_copies.load(Ordering::Relaxed);
+    text.counter("keyward_full_copies_total", "Full copies that were begun for replicas.", sent);
+    let continued = stats.continued.load(Ordering::Relaxed);
+    text.counter("keyward_replicas_continued_total", "Replicas that went on where they stood.", continued);
 }
 
 /// Opens the admin port.

@@ -402,6 +402,13 @@ impl<'w, 'a> Batch<'w, 'a> {
             Run::Ask(handler) | Run::AskOwner(handler) => {
                 let surroundings = self.worker.surroundings(&lane.view, &self.hot);
                 match handler(session, &surroundings, Args::new(argv, words)) {
+                    // Nothing waits within a transaction.
+                    Ok(Ask::WaitForReplicas { files, .. }) if self.executing => {
+                        let replication = &self.worker.node.replication;
+                        let have = replication.count_acked(replication.log.position());
+                        crate::asks::show_waited(have, files, &mut scratch.reply);
+                        Ok(())
+                    }
                     Ok(ask) => {
                         if let Some(connection) = self.connection {
                             *connection.asked.borrow_mut() = Some(Asked::new(row, argv));
@@ -627,11 +634,23 @@ pub fn ask_forwarded(worker: &Worker, session: &mut Session, view: &Arc<View>, r
     let mut keys = KeyBuffer::new();
     gate::admit(worker.node.table, row, &argv, session, &worker.conditions(view, &hot), &mut keys).ok()?;
     let ask = handler(session, &worker.surroundings(view, &hot), Args::new(&argv, words)).ok()?;
-    let is_owners = matches!(
+    let for_owner = matches!(
         ask,
-        Ask::Save | Ask::SaveInBackground | Ask::ShowLastSave | Ask::ShowInfo(_) | Ask::Tenant(TenantAsk::Stats { .. })
+        Ask::Save
+            | Ask::SaveInBackground
+            | Ask::ShowLastSave
+            | Ask::ShowInfo(_)
+            | Ask::WaitForReplicas { .. }
+            | Ask::Tenant(TenantAsk::Stats { .. })
     );
-    is_owners.then_some(ask)
+    for_owner.then_some(ask)
+}
+
+/// What is wrong with the words of something that is asked of the node that holds the data.
+fn refused_ask(worker: &Worker, session: &Session, view: &Arc<View>, request: &Prepared<'_>) -> Option<CommandError> {
+    let resolved = request.resolved.as_ref().ok()?;
+    let Run::AskOwner(handler) = resolved.row.run else { return None };
+    handler(session, &worker.surroundings(view, &worker.hot()), Args::new(request.argv, resolved.words)).err()
 }
 
 /// Runs a batch that another node forwarded, as the user it names. Returns the replies and how many requests they answer:
@@ -685,7 +704,10 @@ pub fn run_forwarded(
         };
         let data = request.resolved.as_ref().is_ok_and(data);
         if !data {
-            scratch.reply.error("ERR only data commands are forwarded");
+            match refused_ask(worker, session, view, &request) {
+                Some(error) => scratch.reply.command_error(&error),
+                None => scratch.reply.error("ERR only data commands are forwarded"),
+            }
             continue;
         }
         batch.step(session, &lane, request, scratch);

@@ -269,6 +269,9 @@ async fn converse(
                         () = connection.killed() => return Ok(()),
                         () = asks::carry_out(worker, connection, ask, &mut lane.output) => {}
                     }
+                    if connection.session.borrow().wants_quorum() {
+                        lane.confirm = Some(worker.node.replication.log.position());
+                    }
                 }
                 Next::Forward(batch) => {
                     tokio::select! {
@@ -364,7 +367,8 @@ async fn wait_for_keys(
 
 /// Waits until what was answered may leave. False: it may not; an error takes its place, and the connection ends.
 async fn confirm(worker: &Worker, connection: &Connection, lane: &mut Lane) -> bool {
-    let Some(position) = lane.confirm.take() else { return true };
+    worker.node.replication.log.tell();
+    let Some(position) = lane.confirm.take().filter(|_| lane.view.is_primary()) else { return true };
     let limit = worker.node.config.ack_timeout;
     let confirmed = tokio::select! {
         biased;

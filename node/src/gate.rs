@@ -25,8 +25,27 @@ pub struct Conditions {
     pub memory_full: bool,
     /// A slow script has the node to itself.
     pub busy: bool,
+    /// Fewer nodes are in sync than a confirmed write needs.
+    pub few_in_sync: bool,
+    /// Fewer replicas are at hand than `min-replicas-to-write` asks for.
+    pub few_replicas: bool,
     /// How much a denial tells.
     pub detail: ErrorDetail,
+}
+
+impl Conditions {
+    /// Nothing is in the way.
+    pub fn fair(detail: ErrorDetail) -> Conditions {
+        Conditions {
+            primary: true,
+            loading: false,
+            memory_full: false,
+            busy: false,
+            few_in_sync: false,
+            few_replicas: false,
+            detail,
+        }
+    }
 }
 
 /// A request that may run now, with the keys that were checked.
@@ -74,6 +93,8 @@ pub enum Refusal {
     MemoryFull,
     /// A slow script has the node to itself.
     Busy,
+    /// Too few nodes would have the write.
+    FewReplicas,
     /// In RESP2 nobody could tell replies from messages; the command's name.
     Subscribed(&'static str),
 }
@@ -92,6 +113,7 @@ impl Refusal {
             Refusal::Elsewhere => "CLUSTERDOWN the data is served by another node".to_owned(),
             Refusal::Loading => "LOADING Keyward is loading the dataset in memory".to_owned(),
             Refusal::Busy => BUSY.to_owned(),
+            Refusal::FewReplicas => "NOREPLICAS Not enough good replicas to write.".to_owned(),
             Refusal::Subscribed(name) => format!(
                 "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context"
             ),
@@ -166,6 +188,10 @@ pub fn admit<'a, 'b>(
         }
         if conditions.memory_full && flags.has(Flags::DENYOOM) {
             return Err(Refusal::MemoryFull);
+        }
+        let few = conditions.few_replicas || conditions.few_in_sync && session.wants_quorum();
+        if few && flags.has(Flags::WRITE) {
+            return Err(Refusal::FewReplicas);
         }
     }
     Ok(Admitted { row, argv, keys: &buffer.keys })

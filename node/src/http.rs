@@ -40,6 +40,12 @@ pub trait HttpFacts: Send + Sync + 'static {
 
     /// Everything counted, in Prometheus' text format; [`MetricsText`] writes it.
     fn metrics(&self) -> String;
+
+    /// What the data here amounts to, for tests: position and epoch of the stream of effects, and a digest of every key. `None`
+    /// unless `DEBUG` is allowed.
+    fn digest(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Serves until the future is dropped.
@@ -87,6 +93,10 @@ fn answer(method: &Method, path: &str, facts: &dyn HttpFacts) -> Response<Full<B
         "/livez" => probe(facts.live()),
         "/readyz" => probe(facts.ready()),
         "/metrics" => text(StatusCode::OK, facts.metrics()),
+        "/debug/digest" => match facts.digest() {
+            Some(digest) => text(StatusCode::OK, digest),
+            None => text(StatusCode::FORBIDDEN, "set enable-debug-command\n".to_owned()),
+        },
         _ => text(StatusCode::NOT_FOUND, "there are /livez, /readyz and /metrics\n".to_owned()),
     }
 }

@@ -193,15 +193,67 @@ fn stats(node: &Node) -> Fields {
     }
 }
 
-/// Every node answers for the whole cache, so to a client it is a master without replicas.
+/// Offsets are positions in the stream of effects, and the replication id is the cluster's with the epoch.
 fn replication(node: &Node) -> Fields {
-    fields! {
-        "role" => "master",
-        "connected_slaves" => 0,
+    let view = node.views.load().1;
+    let place = |id| {
+        let node = view.state.nodes().get(&id)?;
+        node.addresses.client.rsplit_once(':').map(|(host, port)| (host.trim_matches(['[', ']']), port))
+    };
+    let (position, history) = node.replication.log.stand();
+    let mut fields = match view.primary.filter(|_| !view.is_primary()) {
+        Some(primary) => {
+            let (host, port) = place(primary).unwrap_or(("", "0"));
+            let (silent_ms, behind) = node.replication.lag();
+            let state = node.replication.link_state();
+            fields! {
+                "role" => "slave",
+                "master_host" => host,
+                "master_port" => port,
+                "master_link_status" => if state == "connected" { "up" } else { "down" },
+                "master_last_io_seconds_ago" => silent_ms / 1000,
+                "master_sync_in_progress" => u8::from(state == "sync"),
+                "slave_read_repl_offset" => position,
+                "slave_repl_offset" => position,
+                "slave_lag_bytes" => behind,
+                "slave_priority" => 100,
+                "slave_read_only" => 1,
+                "replica_announced" => 1,
+                "connected_slaves" => 0,
+            }
+        }
+        None => {
+            let replicas = node.replication.replicas();
+            let mut fields = fields! { "role" => "master", "connected_slaves" => replicas.len() };
+            fields.extend(replicas.iter().enumerate().map(|(index, replica)| {
+                let (host, port) = place(replica.node).unwrap_or(("", "0"));
+                let state = if replica.streams { "online" } else { "wait_bgsave" };
+                let line = format!(
+                    "ip={host},port={port},state={state},offset={},lag={},in_sync={}",
+                    replica.position,
+                    replica.silent_ms / 1000,
+                    u8::from(replica.in_sync)
+                );
+                (format!("slave{index}"), line)
+            }));
+            fields
+        }
+    };
+    let cluster = view.state.cluster_id().map_or([0; 16], |id| id.0);
+    let id: String = cluster.iter().map(|byte| format!("{byte:02x}")).collect();
+    fields.extend(fields! {
         "master_failover_state" => "no-failover",
-        "master_replid" => &node.run_id,
-        "master_repl_offset" => 0,
-    }
+        "master_replid" => format!("{id}{:08x}", history.epoch().0),
+        "master_replid2" => "0".repeat(40),
+        "master_repl_offset" => position,
+        "second_repl_offset" => -1,
+        "repl_backlog_active" => u8::from(node.journal.is_attached() || !view.is_primary()),
+        "repl_backlog_size" => node.config.repl_backlog_size.bytes(),
+        "repl_backlog_first_byte_offset" => node.replication.log.base(),
+        "repl_backlog_histlen" => node.replication.log.len_bytes(),
+        "repl_epoch" => view.group.as_ref().map_or(0, |group| group.epoch.0),
+    });
+    fields
 }
 
 fn cpu() -> Fields {

@@ -113,8 +113,11 @@ const PARAMETERS: &[Parameter] = &[
     set("maxmemory-eviction-tenacity", "10", Kind::Number(0, 100)),
     set("maxmemory-policy", "noeviction", Kind::Word(POLICIES)),
     set("maxmemory-samples", "5", Kind::Number(1, 64)),
+    set("min-replicas-max-lag", "10", Kind::Number(0, MANY)),
+    set("min-replicas-to-write", "0", Kind::Number(0, 100)),
     set("notify-keyspace-events", "", Kind::Text),
     fixed("port", "6379"),
+    fixed("repl-backlog-size", ""),
     set("proto-max-bulk-len", "536870912", Kind::Bytes(1 << 20, 512 << 20)),
     set("save", "", Kind::SaveRules),
     set("set-max-intset-entries", "512", Kind::Number(0, MANY)),
@@ -201,6 +204,10 @@ pub struct Hot {
     pub tracked_keys_max: usize,
     /// A script that runs for longer makes the node answer that it is busy.
     pub busy_after: Duration,
+    /// Writes are refused unless so many replicas are at hand; 0: they never are.
+    pub replicas_min: usize,
+    /// A replica is at hand if it was heard from within this time.
+    pub replica_lag_max: Duration,
     /// The keyspace events that are published.
     pub events: EventClass,
     /// Connections at a time.
@@ -287,6 +294,7 @@ impl Live {
             ("bind", config.bind.host().to_owned()),
             ("port", config.bind.port().to_string()),
             ("databases", config.databases.to_string()),
+            ("repl-backlog-size", config.repl_backlog_size.bytes().to_string()),
             ("dbfilename", config.dbfilename.clone()),
             ("dir", config.data_dir.display().to_string()),
             ("threads", config.threads.to_string()),
@@ -487,6 +495,11 @@ fn hot(texts: &BTreeMap<&'static str, String>, fixed: Fixed) -> Hot {
         detail: if redis { ErrorDetail::Redis } else { ErrorDetail::Full },
         output_bytes_max: fixed.output_bytes_max,
         mail_bytes_max: MAIL_BYTES_MAX,
+        replicas_min: usize::try_from(number("min-replicas-to-write")).unwrap_or(0),
+        replica_lag_max: match number("min-replicas-max-lag") {
+            0 => Duration::MAX,
+            seconds => Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX)),
+        },
         busy_after: match number("busy-reply-threshold") {
             // Zero and less mean never, as in Redis.
             ..=0 => Duration::MAX,

@@ -189,6 +189,17 @@ impl Replication {
         (self.clock_ms().saturating_sub(self.heard_ms.load(Ordering::Relaxed)), behind)
     }
 
+    /// How the link to the primary is, in the words of `ROLE`.
+    pub fn link_state(&self) -> &'static str {
+        if !self.has_data() {
+            "sync"
+        } else if Duration::from_millis(self.lag().0) < 2 * SILENCE {
+            "connected"
+        } else {
+            "connect"
+        }
+    }
+
     /// The replicas as the primary sees them.
     pub fn replicas(&self) -> Vec<ReplicaState> {
         self.acks.replicas(self.clock_ms())
@@ -197,6 +208,12 @@ impl Replication {
     /// How many replicas have everything up to `position`.
     pub fn count_acked(&self, position: u64) -> usize {
         self.acks.count(position)
+    }
+
+    /// How many replicas were heard from within this time.
+    pub fn count_near(&self, silence_max: Duration) -> usize {
+        let near = |replica: &ReplicaState| replica.streams && Duration::from_millis(replica.silent_ms) <= silence_max;
+        self.replicas().iter().filter(|replica| near(replica)).count()
     }
 
     /// Waits until `count` replicas have everything up to `position`, for so long at most; how many have it then.

@@ -4,7 +4,7 @@
 //! the one it last saw and compares a single number per request to notice a newer one.
 
 use crate::tenants;
-use keyward_acl::{Policy, User, UserName};
+use keyward_acl::{Acknowledge, Policy, User, UserName};
 use keyward_cluster::{GroupId, Incarnation, Member, NodeId, ShardGroup, State};
 use keyward_engine::session::{Login, Topology, TopologyNode};
 use keyward_engine::table::Table;
@@ -105,6 +105,7 @@ impl View {
 
 fn compile(user: &Arc<User>, tenant: Option<&Arc<Tenant>>, table: &Table, quorum: bool) -> Login {
     let policy = Arc::new(Policy::compile(user, table));
+    let quorum = user.acknowledge.map_or(quorum, |how| how == Acknowledge::Quorum);
     Login { user: Arc::clone(user), policy, tenant: tenant.cloned(), quorum }
 }
 

@@ -266,6 +266,9 @@ impl Worker {
             // Looked at when a command needs memory: see `has_room`.
             memory_full: false,
             busy: self.node.corridor.is_busy(),
+            few_in_sync: self.node.replication.too_few_in_sync(),
+            few_replicas: hot.replicas_min > 0
+                && self.node.replication.count_near(hot.replica_lag_max) < hot.replicas_min,
             detail: hot.detail,
         }
     }

@@ -14,6 +14,7 @@ mod handover;
 mod kill;
 mod limits;
 mod memory;
+mod replication;
 mod startup;
 mod sweep;
 mod tidy;

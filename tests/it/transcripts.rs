@@ -17,10 +17,11 @@ fn transcripts_hold_on_valkey() {
 
 #[test]
 fn transcripts_hold_through_every_node() {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::of(3).flag("enable-debug-command", "yes").start();
+    let everywhere = |path: &Path| !ONE_NODE.iter().any(|(name, _)| path.ends_with(name));
     for node in cluster.nodes() {
         println!("through node {}", node.number());
-        play(Server::Keyward, node.address(), |path| !ONE_NODE.iter().any(|(name, _)| path.ends_with(name)));
+        play(Server::Keyward, node.address(), everywhere, || cluster.difference_of_copies());
     }
 }
 
@@ -78,10 +79,10 @@ fn every_command_that_is_served_appears_in_a_transcript() {
 }
 
 fn play_all(server: Server, address: SocketAddr) {
-    play(server, address, |_| true);
+    play(server, address, |_| true, || None);
 }
 
-fn play(server: Server, address: SocketAddr, wanted: impl Fn(&Path) -> bool) {
+fn play(server: Server, address: SocketAddr, wanted: impl Fn(&Path) -> bool, afterwards: impl Fn() -> Option<String>) {
     let mut asked = 0;
     let mut differences = String::new();
     for path in transcript::all().into_iter().filter(|path| wanted(path)) {
@@ -90,6 +91,9 @@ fn play(server: Server, address: SocketAddr, wanted: impl Fn(&Path) -> bool) {
             Err(report) => {
                 let _ = write!(differences, "{report}");
             }
+        }
+        if let Some(difference) = afterwards() {
+            let _ = writeln!(differences, "after {} the copies differ: {difference}", path.display());
         }
     }
     assert!(differences.is_empty(), "{server:?} answers differently:\n{differences}");

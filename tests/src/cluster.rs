@@ -2,11 +2,13 @@
 //!
 //! Every flag of the node is spelled in `Node::command` and nowhere else. Nodes are counted from 1, as the demo does.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -191,7 +193,40 @@ impl Cluster {
             self.nodes.iter().find(|node| node.is_primary()).map(|node| node.number)
         })
     }
+
+    /// Waits until all running nodes hold the same data at the same position, and panics if they never do. The nodes must
+    /// allow `DEBUG`.
+    pub fn copies_agree(&self, after: &str) {
+        if let Some(difference) = self.difference_of_copies() {
+            panic!("after {after} the copies differ: {difference}");
+        }
+    }
+
+    /// The same, but says how they differ.
+    pub fn difference_of_copies(&self) -> Option<String> {
+        let digests = || -> Vec<String> { self.nodes.iter().filter_map(Node::digest).collect() };
+        let (deadline, settled) = (Instant::now() + COPIES_PATIENCE, Instant::now() + Duration::from_secs(1));
+        loop {
+            let seen = digests();
+            if !seen.is_empty() && seen.iter().all(|digest| *digest == seen[0] && digest.ends_with("true")) {
+                return None;
+            }
+            let positions: BTreeSet<&str> = seen
+                .iter()
+                .filter_map(|digest| digest.rsplit_once(' ')?.0.rsplit_once(' '))
+                .map(|(stand, _)| stand)
+                .collect();
+            // At one position nothing changes any more.
+            if Instant::now() > deadline || positions.len() == 1 && Instant::now() > settled {
+                return Some(format!("epoch, position, digest: {seen:#?}"));
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
 }
+
+/// Copies are the same within this time.
+const COPIES_PATIENCE: Duration = Duration::from_secs(15);
 
 impl Drop for Cluster {
     fn drop(&mut self) {
@@ -284,6 +319,13 @@ impl Node {
     /// Whether it says it is ready.
     pub fn is_ready(&self) -> bool {
         http_get(self.http_address(), "/readyz").is_some_and(|(status, _)| status == 200)
+    }
+
+    /// Epoch, position and digest of its data, and whether that is whole; `None` while it does not answer.
+    pub fn digest(&self) -> Option<String> {
+        self.process.as_ref()?;
+        let (status, body) = http_get(self.http_address(), "/debug/digest")?;
+        (status == 200).then(|| body.trim().to_owned())
     }
 
     /// Everything it has logged, over all its starts.

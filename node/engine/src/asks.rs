@@ -323,6 +323,17 @@ pub enum Ask {
     },
     /// `ACL LOG RESET`.
     ResetAclLog,
+    /// `WAIT`, `WAITAOF`.
+    WaitForReplicas {
+        /// So many replicas are to have everything written so far.
+        replicas: i64,
+        /// Waits no longer than this; 0: as long as it takes.
+        timeout_ms: u64,
+        /// They are to have it in their append-only files, which none has.
+        files: bool,
+    },
+    /// `ROLE`.
+    ShowRole,
     /// `CLIENT LIST`.
     ListClients(ClientFilter),
     /// `CLIENT INFO`.

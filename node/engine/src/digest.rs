@@ -59,6 +59,11 @@ impl Digest {
             ValueRef::Object(Value::SortedSet(set)) => set.iter().fold(Digest::of(b"zset"), |sum, (member, score)| {
                 any_order(sum, &[&member, &score.to_bits().to_le_bytes()])
             }),
+            ValueRef::Object(Value::Stream(stream)) => {
+                // When a consumer was last heard of is each node's own observation.
+                let stream = stream.without_sightings();
+                Digest::of(&dump::payload(&ValueRef::Object(&Value::Stream(stream))))
+            }
             // What is left has one order only.
             #[allow(unreachable_patterns)]
             other => Digest::of(&dump::payload(other)),

@@ -118,7 +118,7 @@ impl AdminBackend for NodeBackend {
         let session = self.session(Some(login.clone()), peer);
         let detail = self.node.live.hot().detail;
         // No admin call touches data, so where that is served and whether it fits does not matter here.
-        let conditions = Conditions { primary: true, loading: false, memory_full: false, busy: false, detail };
+        let conditions = Conditions::fair(detail);
         let mut buffer = KeyBuffer::new();
         match admit(self.node.table, row, argv, &session, &conditions, &mut buffer) {
             Ok(_) => Ok(()),

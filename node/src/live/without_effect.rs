@@ -58,9 +58,6 @@ pub(super) const WITHOUT_EFFECT: &[Parameter] = &[
     set("crash-memcheck-enabled", "yes", YES_NO),
     set("use-exit-on-panic", "no", YES_NO),
     // Copies between nodes are the cluster's own business: see `keywardctl`.
-    set("min-replicas-to-write", "0", Kind::Number(0, 100)),
-    set("min-replicas-max-lag", "10", COUNT),
-    set("repl-backlog-size", "10485760", Kind::Bytes(1, u64::MAX)),
     set("repl-backlog-ttl", "3600", COUNT),
     set("repl-disable-tcp-nodelay", "no", YES_NO),
     set("repl-diskless-load", "disabled", Kind::Word(&["disabled", "on-empty-db", "swapdb"])),

@@ -6,6 +6,7 @@
 
 use super::{CHANGES, DELETES, LOOKS_AT, OVERWRITES, READS, TAKES, UPDATES};
 use crate::args::Args;
+use crate::asks::Ask;
 use crate::command::{
     Arity, Begin, Command, DatabaseRule, Docs, Extra, Find, Flags, Group, KeyFlags, KeyList, KeyRule, KeySpec, Run,
 };
@@ -377,7 +378,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::BLOCKING,
         group: Group::Generic,
         keys: KeyRule::None,
-        run: Run::OnSession(wait),
+        run: Run::AskOwner(wait),
         docs: Docs {
             summary: "Waits until replicas have acknowledged the writes of this connection.",
             since: "3.0.0",
@@ -395,7 +396,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::BLOCKING,
         group: Group::Generic,
         keys: KeyRule::None,
-        run: Run::Refused("there is no append-only file, and replicas are not served by this version yet"),
+        run: Run::AskOwner(wait_for_files),
         docs: Docs {
             summary: "Waits until the writes of this connection are on disk here and on replicas.",
             since: "7.2.0",
@@ -783,16 +784,33 @@ fn object_refcount(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -
 
 // ---- replicas ----
 
-/// No replica acknowledges anything to this connection yet, so there is nobody to wait for.
-fn wait(_session: &mut Session, _around: &Surroundings<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
-    args.integer()?;
+fn wait(_: &Session, _: &Surroundings<'_>, mut args: Args<'_>) -> Result<Ask, CommandError> {
+    let replicas = args.integer()?;
+    Ok(Ask::WaitForReplicas { replicas, timeout_ms: wait_time(&mut args)?, files: false })
+}
+
+/// No node has an append-only file: its data is on the disk when a snapshot is.
+fn wait_for_files(_: &Session, _: &Surroundings<'_>, mut args: Args<'_>) -> Result<Ask, CommandError> {
+    let out_of_range = || CommandError::err("value is out of range, must be positive");
+    let local = args.integer()?;
+    if !(0..=1).contains(&local) {
+        return Err(CommandError::err("value is out of range, value must between 0 and 1"));
+    }
+    let replicas = args.integer()?;
+    if replicas < 0 {
+        return Err(out_of_range());
+    }
+    let timeout_ms = wait_time(&mut args)?;
+    if local == 1 {
+        return Err(CommandError::err("WAITAOF cannot be used when numlocal is set but appendonly is disabled."));
+    }
+    Ok(Ask::WaitForReplicas { replicas, timeout_ms, files: true })
+}
+
+fn wait_time(args: &mut Args<'_>) -> Result<u64, CommandError> {
     let timeout_ms = number::parse_i64(args.take()?)
         .ok_or_else(|| CommandError::err("timeout is not an integer or out of range"))?;
-    if timeout_ms < 0 {
-        return Err(CommandError::err("timeout is negative"));
-    }
-    reply.integer(0);
-    Ok(())
+    u64::try_from(timeout_ms).map_err(|_| CommandError::err("timeout is negative"))
 }
 
 #[cfg(test)]

@@ -134,7 +134,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::NOSCRIPT.and(Flags::LOADING).and(Flags::STALE).and(Flags::FAST),
         group: Group::Server,
         keys: KeyRule::None,
-        run: Run::OnSession(role),
+        run: Run::Ask(role),
         docs: Docs {
             summary: "Tells whether the node is a primary or a replica.",
             since: "2.8.12",
@@ -590,13 +590,8 @@ fn time(_: &mut Session, surroundings: &Surroundings<'_>, _: Args<'_>, reply: &m
     Ok(())
 }
 
-/// Every node answers for the whole cache, so to a client each is a master without replicas of its own.
-fn role(_: &mut Session, _: &Surroundings<'_>, _: Args<'_>, reply: &mut Reply) -> Result<(), CommandError> {
-    reply.array(3);
-    reply.bulk(b"master");
-    reply.integer(0);
-    reply.array(0);
-    Ok(())
+fn role(_: &Session, _: &Surroundings<'_>, _: Args<'_>) -> Result<Ask, CommandError> {
+    Ok(Ask::ShowRole)
 }
 
 fn lolwut(_: &mut Session, _: &Surroundings<'_>, _: Args<'_>, reply: &mut Reply) -> Result<(), CommandError> {

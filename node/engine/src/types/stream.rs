@@ -239,6 +239,19 @@ impl Stream {
         &self.0.groups
     }
 
+    /// A copy that does not know when its consumers were last heard of.
+    pub fn without_sightings(&self) -> Stream {
+        let mut copy = self.clone();
+        for group in &mut copy.0.groups {
+            for number in group.consumers().filter_map(|consumer| group.number_of(consumer.name())).collect::<Vec<_>>()
+            {
+                group.see(number, 0);
+                group.activate(number, None);
+            }
+        }
+        copy
+    }
+
     fn rank(&self, name: &[u8]) -> Result<usize, usize> {
         self.0.groups.binary_search_by(|group| group.name().cmp(name))
     }
