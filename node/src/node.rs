@@ -541,6 +541,7 @@ async fn serve_with(
         }
     };
     tracing::info!("stopping");
+    crate::replication::leave(&node).await;
     threads.close();
     background.iter().for_each(JoinHandle::abort);
     save_at_stop(&node, save).await;

@@ -347,6 +347,23 @@ impl DataPlane for Plane {
     }
 }
 
+/// Before the node stops: if it serves the data, another one does from now on, if any is in sync.
+pub async fn leave(node: &Arc<Node>) {
+    let (_, view) = node.views.load();
+    if !view.is_primary() {
+        return;
+    }
+    let replicas = node.replication.replicas();
+    let best = replicas.iter().filter(|replica| replica.in_sync).max_by_key(|replica| replica.position);
+    let Some(target) = best.and_then(|best| view.state.nodes().get(&best.node)).map(|node| node.member()) else {
+        return;
+    };
+    match hand_over::hand_over(node, target).await {
+        Ok(()) => tracing::info!(to = target.node.0, "the data is served elsewhere now"),
+        Err(why) => tracing::warn!(to = target.node.0, %why, "the data could not be handed over"),
+    }
+}
+
 /// Starts the thread. It ends with the process.
 pub fn start(node: &Arc<Node>) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -316,3 +316,110 @@ impl Drop for Waits<'_> {
         self.acks.held.lock().waiting.remove(&self.key);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keyward_cluster::Incarnation;
+
+    fn member(node: u64) -> Member {
+        Member { node: NodeId(node), incarnation: Incarnation(node) }
+    }
+
+    /// Primary 1 with 2 and 3 in sync, nobody linked yet.
+    fn reigning() -> Acks {
+        let acks = Acks::default();
+        {
+            let mut held = acks.held.lock();
+            held.epoch = Some(Epoch(5));
+            held.me = Some(member(1));
+            held.in_sync = [1, 2, 3].map(member).into();
+            acks.settle(&mut held);
+        }
+        acks
+    }
+
+    fn follow(acks: &Acks, node: u64) -> u64 {
+        acks.enter(Epoch(5), member(node), 0, true).expect("it is primary in that epoch")
+    }
+
+    #[test]
+    fn what_one_member_in_sync_lacks_is_not_confirmed() {
+        let acks = reigning();
+        let (two, three) = (follow(&acks, 2), follow(&acks, 3));
+        assert!(acks.acked(NodeId(2), two, 100, 1000, 1000));
+        assert!(!acks.is_confirmed(1, || 1000));
+        assert!(acks.acked(NodeId(3), three, 60, 1000, 1000));
+        assert!(acks.is_confirmed(60, || 1000) && !acks.is_confirmed(61, || 1000));
+        assert_eq!(acks.count(60), 2);
+        assert_eq!(acks.count(100), 1);
+    }
+
+    #[test]
+    fn nothing_is_confirmed_once_a_promise_may_be_over() {
+        let acks = reigning();
+        let (two, three) = (follow(&acks, 2), follow(&acks, 3));
+        // The promise runs from when the frame was sent, not from when its answer came.
+        acks.acked(NodeId(2), two, 100, 1000, 1600);
+        acks.acked(NodeId(3), three, 100, 1500, 1600);
+        let until = 1000 + (PROMISE - DRIFT).as_millis() as u64;
+        assert!(acks.is_confirmed(100, || until - 1));
+        assert!(!acks.is_confirmed(100, || until));
+    }
+
+    #[test]
+    fn a_sealed_primary_confirms_nothing() {
+        let acks = reigning();
+        let (two, three) = (follow(&acks, 2), follow(&acks, 3));
+        acks.acked(NodeId(2), two, 100, 1000, 1000);
+        acks.acked(NodeId(3), three, 100, 1000, 1000);
+        acks.seal(Epoch(5));
+        assert!(acks.is_confirmed(100, || 1000), "its own epoch changes nothing");
+        acks.seal(Epoch(6));
+        assert!(!acks.is_confirmed(1, || 1000));
+        assert!(!acks.acked(NodeId(2), two, 200, 1001, 1001));
+        assert_eq!(acks.enter(Epoch(5), member(2), 0, true), None);
+    }
+
+    #[test]
+    fn who_is_about_to_join_counts_already_and_another_life_does_not() {
+        let acks = reigning();
+        let (two, three) = (follow(&acks, 2), follow(&acks, 3));
+        acks.acked(NodeId(2), two, 100, 1000, 1000);
+        acks.acked(NodeId(3), three, 100, 1000, 1000);
+        let four = follow(&acks, 4);
+        acks.join(&[member(4)].into());
+        assert!(!acks.is_confirmed(1, || 1000));
+        acks.acked(NodeId(4), four, 80, 1000, 1000);
+        assert!(acks.is_confirmed(80, || 1000) && !acks.is_confirmed(81, || 1000));
+        acks.join(&BTreeSet::new());
+        assert!(acks.is_confirmed(100, || 1000));
+        // Node 2 restarted: what its new process has does not make the old one confirm anything.
+        let again = Member { node: NodeId(2), incarnation: Incarnation(9) };
+        let link = acks.enter(Epoch(5), again, 0, true).unwrap();
+        acks.acked(NodeId(2), link, 500, 1000, 1000);
+        assert!(!acks.is_confirmed(1, || 1000));
+        assert!(!acks.acked(NodeId(2), two, 500, 1000, 1000), "the old link is over");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_hears_of_success_lateness_and_the_end_of_the_reign() {
+        let acks = std::sync::Arc::new(reigning());
+        let (two, three) = (follow(&acks, 2), follow(&acks, 3));
+        let wait = |position| {
+            let acks = std::sync::Arc::clone(&acks);
+            tokio::spawn(async move { acks.confirmed(position, Duration::from_secs(1), || 1000).await })
+        };
+        let (soon, late) = (wait(10), wait(99));
+        tokio::task::yield_now().await;
+        acks.acked(NodeId(2), two, 10, 1000, 1000);
+        acks.acked(NodeId(3), three, 10, 1000, 1000);
+        assert_eq!(soon.await.unwrap(), Ok(()));
+        assert_eq!(late.await.unwrap(), Err(NotConfirmed::Late));
+        let deposed = wait(50);
+        tokio::task::yield_now().await;
+        acks.abdicate();
+        assert_eq!(deposed.await.unwrap(), Err(NotConfirmed::Deposed));
+        assert!(acks.held.lock().waiting.is_empty());
+    }
+}
