@@ -4,7 +4,7 @@
 //! No plaintext password leaves this file: it is compared and dropped.
 
 use crate::connection::{Connection, renew};
-use crate::forward::ForwardBatch;
+use crate::forward::{self, ForwardBatch};
 use crate::gate::Refusal;
 use crate::info;
 use crate::node::Node;
@@ -202,7 +202,7 @@ fn hello(
     reply.bulk(b"id");
     reply.integer(session.id as i64);
     reply.bulk(b"mode");
-    reply.bulk(b"standalone");
+    reply.bulk(if worker.hot().redirects { b"cluster" } else { b"standalone" });
     reply.bulk(b"role");
     reply.bulk(b"master");
     reply.bulk(b"modules");
@@ -359,9 +359,9 @@ async fn show_info(worker: &Rc<Worker>, connection: &Connection, sections: &[Str
     if let Some(at) = text.find(info::KEYSPACE_TITLE).filter(|_| !view.is_primary()) {
         let mut batch = ForwardBatch::default();
         batch.push(&[b"INFO", b"keyspace"]);
-        batch.describe(&connection.session.borrow(), &view);
+        batch.policy_version = view.index;
         let mut answer = Vec::new();
-        worker.forward(batch, &mut answer).await;
+        forward::send(worker, connection, &mut batch, &mut answer).await;
         // An owner out of reach leaves the section empty, as a node without data would.
         let at = at + info::KEYSPACE_TITLE.len();
         if let Ok(Some((Value::Bulk(section) | Value::Verbatim { text: section, .. }, _))) =

@@ -9,7 +9,6 @@
 //! of clients that waited. It reads and writes no socket.
 
 use crate::connection::{Connection, Decoded, Lane, Next, OUTPUT_BYTES_SOFT, renew};
-use crate::corridor::{Entry, InLane};
 use crate::forward::ForwardBatch;
 use crate::gate::{self, Conditions, KeyBuffer, Refusal};
 use crate::live::Hot;
@@ -29,7 +28,7 @@ use keyward_engine::keyspace::{CallContext, Place, SpaceId};
 use keyward_engine::reply::Reply;
 use keyward_engine::session::{ReplyMode, Session};
 use keyward_engine::table::{Resolved, Row};
-use keyward_proto::resp::{ArgRange, Decoder, encode_command};
+use keyward_proto::resp::{ArgRange, encode_command};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -43,14 +42,30 @@ pub(crate) struct Prepared<'a> {
     resolved: Result<Resolved<'static>, CommandError>,
     /// Where its first key lies, if that can be told without looking at its options.
     place: Option<(&'a [u8], Place)>,
+    /// As the client sent it, if that is an array of bulk strings.
+    encoded: Option<&'a [u8]>,
     end: usize,
 }
 
 impl<'a> Prepared<'a> {
     /// A request that did not come in a batch.
     pub(crate) fn of(worker: &Worker, argv: &'a [&'a [u8]]) -> Prepared<'a> {
-        Prepared { argv, resolved: worker.node.table.resolve(argv), place: None, end: 0 }
+        Prepared { argv, resolved: worker.node.table.resolve(argv), place: None, encoded: None, end: 0 }
     }
+
+    /// The same, where its first key is looked up here.
+    fn placed(worker: &Worker, argv: &'a [&'a [u8]]) -> Prepared<'a> {
+        let request = Prepared::of(worker, argv);
+        let place = first_key(&request).map(|key| (key, worker.node.shards.layout().place(key)));
+        Prepared { place, ..request }
+    }
+}
+
+/// The first key of a request, if that can be told without looking at its options.
+#[inline]
+fn first_key<'a>(request: &Prepared<'a>) -> Option<&'a [u8]> {
+    let index = request.resolved.as_ref().ok()?.row.first_key?;
+    request.argv.get(usize::from(index)).copied()
 }
 
 /// The requests of one batch, as they were decoded.
@@ -84,16 +99,23 @@ pub(crate) fn run_batch(
     let layout = node.shards.layout();
     scratch.places.clear();
     let mut prepared: Vec<Prepared<'_>> = Vec::with_capacity(requests.len());
+    let holds_data = lane.view.is_primary();
     for request in requests {
         let argv = &arguments[request.first as usize..(request.first + request.count) as usize];
-        let resolved = node.table.resolve(argv);
-        let index = resolved.as_ref().ok().and_then(|resolved| resolved.row.first_key);
-        let key = index.and_then(|index| argv.get(usize::from(index))).copied();
-        let place = key.map(|key| (key, layout.place(key)));
-        scratch.places.extend(place.map(|(_, place)| place));
-        prepared.push(Prepared { argv, resolved, place, end: request.end });
+        let mut request = Prepared {
+            argv,
+            resolved: node.table.resolve(argv),
+            place: None,
+            encoded: Some(&input[request.start..request.end]).filter(|encoded| encoded.first() == Some(&b'*')),
+            end: request.end,
+        };
+        if holds_data {
+            request.place = first_key(&request).map(|key| (key, layout.place(key)));
+            scratch.places.extend(request.place.map(|(_, place)| place));
+        }
+        prepared.push(request);
     }
-    if scratch.places.len() > 1 && lane.view.is_primary() {
+    if scratch.places.len() > 1 {
         node.shards.prefetch(space, &scratch.places);
     }
     scratch.reply.protocol = session.protocol;
@@ -107,7 +129,7 @@ pub(crate) fn run_batch(
     let ended = run_prepared(&mut batch, session, lane, prepared, consumed, scratch);
     batch.meter.settle(worker, &batch.hot, session);
     if ended.is_none() && !batch.forward.is_empty() {
-        batch.forward.describe(session, &lane.view);
+        batch.forward.policy_version = lane.view.index;
         return Some(Next::Forward(batch.forward));
     }
     ended
@@ -326,8 +348,13 @@ impl<'w, 'a> Batch<'w, 'a> {
                     encode_command(&mut bytes, request.argv);
                     return Flow::Stop(Box::new(Next::HandOver(bytes)));
                 }
-                Err(Refusal::Elsewhere) => return self.send_elsewhere(session, row, request.argv),
+                Err(Refusal::Elsewhere) => return self.send_elsewhere(session, row, request.argv, request.encoded),
                 Err(_) if !self.forward.is_empty() => return Flow::StopBefore,
+                Err(Refusal::Moved(slot)) => {
+                    session.last_command = row.full_name;
+                    scratch.reply.error(&moved(slot, &lane.view));
+                    return Flow::Continue;
+                }
                 Err(refusal) => {
                     self.break_transaction(session);
                     // What EXEC runs is refused as part of it.
@@ -356,7 +383,8 @@ impl<'w, 'a> Batch<'w, 'a> {
         }
         let (run, argv) = (admitted.row().run, admitted.argv());
         self.meter.before(self.worker, &self.hot, session, row);
-        let context = call_context(self.worker, &self.hot, session, self.now);
+        let mut context = call_context(self.worker, &self.hot, session, self.now);
+        context.keeps_expired = !self.conditions.primary;
         let mark = scratch.reply.mark();
         let result = match run {
             Run::OnKeys(handler) => {
@@ -547,7 +575,13 @@ impl<'w, 'a> Batch<'w, 'a> {
     }
 
     /// Another node serves the data: the request joins those that travel there together.
-    fn send_elsewhere(&mut self, session: &mut Session, row: &'static Row, argv: &[&[u8]]) -> Flow {
+    fn send_elsewhere(
+        &mut self,
+        session: &mut Session,
+        row: &'static Row,
+        argv: &[&[u8]],
+        encoded: Option<&[u8]>,
+    ) -> Flow {
         // Without replies the count would not tell which answer belongs to what; and what may wait there must not keep
         // others waiting: one at a time.
         let silent = session.replies != ReplyMode::On;
@@ -558,12 +592,17 @@ impl<'w, 'a> Batch<'w, 'a> {
         session.commands += 1;
         session.last_command = row.full_name;
         self.worker.count(row);
-        self.forward.push(argv);
+        match encoded {
+            Some(encoded) => self.forward.push_encoded(encoded),
+            None => self.forward.push(argv),
+        }
+        self.forward.writes |= !row.command.flags.has(Flags::READONLY);
         self.forward.complete = alone;
         if silent {
             self.forward.silent = true;
             if session.replies == ReplyMode::SkipNext {
                 session.replies = ReplyMode::On;
+                self.forward.skipped = true;
             }
         }
         Flow::Continue
@@ -591,6 +630,14 @@ fn caches(connection: Option<&Rc<Connection>>) -> Option<Arc<Tracker>> {
 /// Whether the client has something here that does not move along with the data: it must begin anew elsewhere.
 fn has_lasting_state(connection: Option<&Rc<Connection>>, session: &Session) -> bool {
     connection.is_some_and(|connection| connection.has_lasting_state(session))
+}
+
+/// Where a cluster client finds a slot.
+fn moved(slot: u16, view: &View) -> String {
+    match view.topology.primary() {
+        Some(primary) => format!("MOVED {slot} {}:{}", primary.host, primary.port),
+        None => "CLUSTERDOWN Hash slot not served".to_owned(),
+    }
 }
 
 /// A client begins to wait for the keys of its request.
@@ -621,19 +668,19 @@ pub(crate) fn call_context<'h>(worker: &Worker, hot: &'h Hot, session: &Session,
         random: worker.next_random(),
         no_touch: session.no_touch,
         usage: hot.eviction.usage,
+        keeps_expired: false,
     }
 }
 
 /// What a forwarded request asks of the node that holds the data, if it is of that kind and the user may. What other
 /// asks do concerns the node the client is connected to, and is refused by [`run_forwarded`].
-pub fn ask_forwarded(worker: &Worker, session: &mut Session, view: &Arc<View>, request: &[Vec<u8>]) -> Option<Ask> {
-    let argv: Vec<&[u8]> = request.iter().map(Vec::as_slice).collect();
-    let hot = worker.hot();
-    let Resolved { row, words } = worker.node.table.resolve(&argv).ok()?;
+pub fn ask_forwarded(worker: &Worker, session: &mut Session, view: &Arc<View>, argv: &[&[u8]]) -> Option<Ask> {
+    let Resolved { row, words } = worker.node.table.resolve(argv).ok()?;
     let (Run::AskOwner(handler) | Run::Ask(handler)) = row.run else { return None };
+    let hot = worker.hot();
     let mut keys = KeyBuffer::new();
-    gate::admit(worker.node.table, row, &argv, session, &worker.conditions(view, &hot), &mut keys).ok()?;
-    let ask = handler(session, &worker.surroundings(view, &hot), Args::new(&argv, words)).ok()?;
+    gate::admit(worker.node.table, row, argv, session, &worker.conditions(view, &hot), &mut keys).ok()?;
+    let ask = handler(session, &worker.surroundings(view, &hot), Args::new(argv, words)).ok()?;
     let for_owner = matches!(
         ask,
         Ask::Save
@@ -653,64 +700,85 @@ fn refused_ask(worker: &Worker, session: &Session, view: &Arc<View>, request: &P
     handler(session, &worker.surroundings(view, &worker.hot()), Args::new(request.argv, resolved.words)).err()
 }
 
-/// Runs a batch that another node forwarded, as the user it names. Returns the replies and how many requests they answer:
-/// once they are long, the sender must ask for the rest again, so that a batch of large reads is not held as a whole.
-/// `None`: somebody runs alone, try again when the corridor is open.
+/// What became of a batch that another node forwarded.
+pub enum Ran {
+    /// So many of its requests were answered: once the replies are long, the sender must ask for the rest again, so that
+    /// a batch of large reads is not held as a whole.
+    Answered(u32),
+    /// None was run: clients are paused.
+    Paused,
+    /// None was run: another node serves the data now.
+    NotPrimary,
+    /// None was run: the user is gone.
+    UserGone,
+}
+
+/// Runs a batch that another node forwarded, as the user it names. The caller is in the corridor, unless somebody keeps it
+/// `busy`. The replies are in `scratch.reply`.
 pub fn run_forwarded(
     worker: &Worker,
     session: &mut Session,
-    view: &Arc<View>,
-    requests: &[Vec<Vec<u8>>],
-) -> Option<(Reply, usize)> {
-    let entry = worker.node.corridor.enter(worker.lane);
-    let _in_lane = match entry {
-        Entry::Entered => InLane::new(&worker.node.corridor, worker.lane),
-        Entry::Closed => return None,
-        Entry::Busy => {
-            let mut reply = Reply::new(session.protocol);
-            requests.iter().for_each(|_| reply.error(&Refusal::Busy.text(worker.hot().detail)));
-            return Some((reply, requests.len()));
-        }
-    };
-    let mut scratch = worker.scratch.borrow_mut();
-    let scratch = &mut *scratch;
-    let outer = std::mem::replace(&mut scratch.reply, Reply::new(session.protocol));
-    let now = worker.now_ms();
-    let lane = Lane::new(Decoder::new(worker.hot().decoder.clone()), 0, Arc::clone(view));
-    let argvs: Vec<Vec<&[u8]>> = requests.iter().map(|request| request.iter().map(Vec::as_slice).collect()).collect();
+    lane: &mut Lane,
+    argvs: &[&[&[u8]]],
+    busy: bool,
+    scratch: &mut Scratch,
+) -> Ran {
     let hot = worker.hot();
-    let mut conditions = worker.conditions(view, &hot);
-    // Whoever forwards believes this node serves the data; if that is over, the request must not travel on.
-    let serves = conditions.primary;
-    conditions.primary = true;
-    // A reply must also fit the frame it travels in.
-    scratch.reply.bytes_max = hot.reply_bytes_max().min(crate::link::MESSAGE_BYTES_MAX);
-    let mut batch = Batch::new(worker, None, now, conditions, hot);
+    scratch.reply.bytes.clear();
+    scratch.reply.protocol = session.protocol;
+    // A reply must also be one that the sender takes.
+    scratch.reply.bytes_max = hot.reply_bytes_max().min(crate::carrier::BODY_BYTES_MAX);
+    if busy {
+        argvs.iter().for_each(|_| scratch.reply.error(&Refusal::Busy.text(hot.detail)));
+        return Ran::Answered(argvs.len() as u32);
+    }
+    let conditions = worker.conditions(&lane.view, &hot);
+    let mut batch = Batch::new(worker, None, worker.now_ms(), conditions, hot);
     let mut answered = 0;
-    for argv in &argvs {
-        if scratch.reply.bytes.len() > OUTPUT_BYTES_SOFT {
-            break;
+    for argv in argvs {
+        let ended = if !lane_is_current(worker, lane, session, &mut batch) {
+            Some(Ran::UserGone)
+        } else if !batch.conditions.primary {
+            Some(Ran::NotPrimary)
+        } else if scratch.reply.bytes.len() > OUTPUT_BYTES_SOFT {
+            Some(Ran::Answered(answered))
+        } else {
+            batch.step_forwarded(session, lane, Prepared::placed(worker, argv), scratch)
+        };
+        match ended {
+            None => answered += 1,
+            Some(ended) if answered == 0 => return ended,
+            Some(_) => break,
         }
-        answered += 1;
-        if !serves {
-            scratch.reply.error(crate::forward::NOT_SERVED_HERE);
-            continue;
-        }
-        let request = Prepared::of(worker, argv);
+    }
+    batch.meter.settle(worker, &batch.hot, session);
+    Ran::Answered(answered)
+}
+
+impl<'a> Batch<'_, 'a> {
+    /// One request of another node's client. `None`: answered.
+    fn step_forwarded(
+        &mut self,
+        session: &mut Session,
+        lane: &Lane,
+        request: Prepared<'a>,
+        scratch: &mut Scratch,
+    ) -> Option<Ran> {
         let data = |resolved: &Resolved<'_>| match resolved.row.run {
             Run::OnKeys(_) | Run::OnEveryKey(_) => true,
-            Run::AtOnce(_) => resolved.row.command.home(argv) == Home::Data,
+            Run::AtOnce(_) => resolved.row.command.home(request.argv) == Home::Data,
             _ => false,
         };
-        let data = request.resolved.as_ref().is_ok_and(data);
-        if !data {
-            match refused_ask(worker, session, view, &request) {
+        if !request.resolved.as_ref().is_ok_and(data) {
+            match refused_ask(self.worker, session, &lane.view, &request) {
                 Some(error) => scratch.reply.command_error(&error),
                 None => scratch.reply.error("ERR only data commands are forwarded"),
             }
-            continue;
+            return None;
         }
-        batch.step(session, &lane, request, scratch);
+        match self.step(session, lane, request, scratch) {
+            Flow::Paused | Flow::Closed | Flow::StopBefore => Some(Ran::Paused),
+            Flow::Continue | Flow::Stop(_) => None,
+        }
     }
-    Some((std::mem::replace(&mut scratch.reply, outer), answered))
 }

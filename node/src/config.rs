@@ -24,7 +24,7 @@ pub use source::Flags;
 use source::Given;
 pub use value::{
     Ack, AclErrorDetail, AclPubsubDefault, Address, DebugCommand, LogFormat, LogLevel, MaxmemoryPolicy, Member, Memory,
-    SaveRule, SaveRules, Secret, Size,
+    Routing, SaveRule, SaveRules, Secret, Size,
 };
 use value::{Shape, Value};
 
@@ -123,6 +123,14 @@ settings! {
         raft_election_min: Duration = "1s" in "100ms" ..= "60s";
         /// Longest such time; more than the shortest, so that two followers seldom call at once.
         raft_election_max: Duration = "2s" in "150ms" ..= "120s";
+    }
+    "Routing" {
+        /// What a node does with a command about data that another node serves: `proxy` has that node run it, so that any
+        /// client may talk to any node; `redirect` answers `MOVED`, for clients that know Redis Cluster.
+        routing: Routing = "proxy";
+        /// How long a command waits for a node that serves the data, during a failover, before it fails. One that may have
+        /// been carried out already does not wait, unless it only reads.
+        failover_wait: Duration = "5s" in "0s" ..= "60s";
     }
     "Admin port" {
         /// TLS certificate of the admin port (PEM). Together with its key, or not at all.

@@ -11,7 +11,7 @@
 use crate::asks;
 use crate::batch::{Received, run_batch};
 use crate::corridor::{Entry, InLane};
-use crate::forward::ForwardBatch;
+use crate::forward::{self, ForwardBatch, Seat, Sent};
 use crate::handover::{self, HandedOver};
 use crate::mailbox::Mailbox;
 use crate::meter::Asked;
@@ -23,7 +23,7 @@ use crate::view::View;
 use crate::worker::{READ_BYTES, Scratch, Worker};
 use keyward_engine::asks::Ask;
 use keyward_engine::reply::Reply;
-use keyward_engine::session::Session;
+use keyward_engine::session::{ReplyMode, Session};
 use keyward_proto::resp::{ArgRange, Decoder};
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -75,6 +75,8 @@ pub struct Connection {
     pub caching: Cell<Option<bool>>,
     /// What is left of a transaction that had to wait in the middle.
     pub remaining: RefCell<Option<Remaining>>,
+    /// Its place on the link to the node that serves the data.
+    pub seat: RefCell<Option<Seat>>,
 }
 
 impl Connection {
@@ -95,6 +97,7 @@ impl Connection {
             tracking: RefCell::new(None),
             caching: Cell::new(None),
             remaining: RefCell::new(None),
+            seat: RefCell::new(None),
         }
     }
 
@@ -274,10 +277,8 @@ async fn converse(
                     }
                 }
                 Next::Forward(batch) => {
-                    tokio::select! {
-                        biased;
-                        () = connection.killed() => return Ok(()),
-                        () = worker.forward(batch, &mut lane.output) => {}
+                    if !forward(worker, stream, connection, lane, batch).await? {
+                        return Ok(());
                     }
                 }
                 Next::Blocked(waiter) => {
@@ -359,7 +360,7 @@ async fn wait_for_keys(
     let mut session = connection.session.borrow_mut();
     session.active_at = worker.now_ms();
     session.commands += 1;
-    if session.replies == keyward_engine::session::ReplyMode::On {
+    if session.replies == ReplyMode::On {
         lane.output.extend_from_slice(&answer);
     }
     Ok(true)
@@ -379,6 +380,38 @@ async fn confirm(worker: &Worker, connection: &Connection, lane: &mut Lane) -> b
     lane.output.clear();
     lane.output.extend_from_slice(format!("-{}\r\n", crate::forward::not_confirmed(error)).as_bytes());
     false
+}
+
+/// Has another node run the requests, or goes on with them here if the data is here now. False: the client is gone.
+async fn forward(
+    worker: &Rc<Worker>,
+    stream: &TcpStream,
+    connection: &Connection,
+    lane: &mut Lane,
+    mut batch: ForwardBatch,
+) -> io::Result<bool> {
+    while !batch.is_empty() {
+        let sent = tokio::select! {
+            biased;
+            () = connection.killed() => return Ok(false),
+            sent = forward::send(worker, connection, &mut batch, &mut lane.output) => sent,
+        };
+        match sent {
+            Sent::Answered if batch.is_empty() => {}
+            Sent::Answered => flush(worker, stream, connection, lane).await?,
+            Sent::ServedHere => {
+                if batch.skipped {
+                    connection.session.borrow_mut().replies = ReplyMode::SkipNext;
+                }
+                let mut input = batch.rest().to_vec();
+                input.append(&mut lane.input);
+                lane.input = input;
+                lane.decoder = Decoder::new(worker.hot().decoder.clone());
+                break;
+            }
+        }
+    }
+    Ok(true)
 }
 
 async fn sleep_or_forever(duration: Option<Duration>) {
@@ -558,14 +591,16 @@ fn send_now(
     Ok(())
 }
 
-/// One decoded request: where its arguments are in the batch, and where it ends in the input.
+/// One decoded request: where its arguments are in the batch, and where it lies in the input.
 #[derive(Clone, Copy)]
 pub struct Decoded {
     /// Its first argument, among those of the batch.
     pub first: u32,
     /// How many arguments it has.
     pub count: u32,
-    /// Where it ends in the input.
+    /// Where it begins in the input.
+    pub start: usize,
+    /// Where it ends.
     pub end: usize,
 }
 
@@ -666,10 +701,11 @@ fn decode(
                 for range in &mut ranges[first..] {
                     range.offset += position as u32;
                 }
+                let start = position;
                 position += used;
                 if ranges.len() > first {
                     let count = (ranges.len() - first) as u32;
-                    requests.push(Decoded { first: first as u32, count, end: position });
+                    requests.push(Decoded { first: first as u32, count, start, end: position });
                 }
                 if is_line {
                     break;

@@ -120,6 +120,7 @@ mod tests {
             random: 1,
             no_touch: false,
             usage: Usage::default(),
+            keeps_expired: false,
         };
         let mut keys = Keys::one(0, &mut shard, context, &mut effects);
         (0..1000).for_each(|number| keys.put_string(format!("key:{number}").as_bytes(), b"value", Expiry::Never));

@@ -1,49 +1,60 @@
-//! Commands on their way to the node that serves the data, and their replies back.
+//! Commands on their way to the node that serves the data, and their replies back: the end that sends them.
 //!
 //! ```text
 //!   client ─► data thread of node 3 ══ one link per thread, many batches in flight ══► data thread of node 1 ─► shards
-//!             gate (local rules)        frames: length, then a Batch or BatchReply       gate again (its own rules)
+//!             gate (local rules)        frames: see `carrier.rs`                       `callers.rs`: gate again (its own rules)
 //! ```
 //! A link runs on a data thread at both ends, never on the control plane's. It begins on the peer port with a mutual
 //! proof that both sides know the cluster secret; neither sends it. What the sender believes about permissions is not
 //! trusted, only who the caller is: the owner looks the user up and checks every command again, once it has applied
 //! everything the sender had.
 //!
-//! A batch that was perhaps run is never sent again. One that certainly was not (the link could not be made, the owner
-//! refused it) is sent again until a deadline passes.
+//! A batch that was perhaps run is never sent again, unless it only reads. One that certainly was not (the link could not
+//! be made, broke before it left, or the owner refused it) is sent again until `failover-wait` is over.
 
+use crate::carrier::{self, Arrival, Arrivals, Departures, Kind, PART_BYTES};
 use crate::connection::Connection;
-use crate::link::{self, LinkStream, MESSAGE_BYTES_MAX};
+use crate::link::{self, LinkStream};
 use crate::replication::NotConfirmed;
 use crate::view::View;
 use crate::worker::Worker;
 use bytes::Bytes;
+use keyward_acl::User;
 use keyward_engine::reply::Protocol;
-use keyward_engine::session::Session;
+use keyward_engine::session::{ReplyMode, Session};
 use keyward_proto::forward::{Batch, BatchError, BatchReply};
-use keyward_proto::resp::{ArgRange, Decoder, Limits, encode_command};
+use keyward_proto::resp::encode_command;
+use prost::Message;
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Poll, Waker};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
 
-/// A forwarded command must be answered within this time, or the client is told that its outcome is unknown.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// An owner of which nothing at all is heard for so long is given up: clients are told that the outcome is unknown.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a batch that was certainly not run waits for a node that serves the data.
-const RETRY_TIMEOUT: Duration = Duration::from_secs(3);
+/// Between two looks at the answers that are due.
+const WATCH_PAUSE: Duration = Duration::from_millis(200);
+
+/// How long a node that no longer serves the data may still answer what it was sent before, in looks.
+const MOVED_LOOKS: u32 = 2;
 
 /// Between two tries.
-const RETRY_PAUSE: Duration = Duration::from_millis(50);
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// How long the owner waits until it has applied what the sender had.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Batches of one thread in flight to the owner: bounds what a stalled owner can make this node hold.
-const BATCHES_IN_FLIGHT_MAX: usize = 1024;
+/// How long the owner may take to accept a link.
+const ACCEPT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What a client calls itself, as far as the owner is told: it is for logs.
+const NAME_BYTES_MAX: usize = 1024;
 
 /// What a command gets that reached a node which no longer serves the data.
 pub const NOT_SERVED_HERE: &str =
@@ -52,45 +63,64 @@ pub const NOT_SERVED_HERE: &str =
 /// Requests of one client that travel together.
 #[derive(Default)]
 pub struct ForwardBatch {
-    batch: Batch,
     commands: Vec<u8>,
+    /// The same, once they are too long to be copied.
+    shared: Option<Bytes>,
     /// Where each request ends in `commands`.
     ends: Vec<usize>,
+    /// How many requests were answered.
+    answered: usize,
+    /// The last change that was applied here when they were let through.
+    pub policy_version: u64,
+    /// One of them may change something.
+    pub writes: bool,
     /// The client wants no replies.
     pub silent: bool,
+    /// The client wanted no reply to this one.
+    pub skipped: bool,
     /// Nothing may join it any more.
     pub complete: bool,
 }
 
 impl ForwardBatch {
-    /// Whether it holds no request.
+    /// Whether it holds no request that is to be answered.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.batch.count == 0
+        self.answered == self.ends.len()
     }
 
     /// Adds a request.
     pub fn push(&mut self, argv: &[&[u8]]) {
         encode_command(&mut self.commands, argv);
         self.ends.push(self.commands.len());
-        self.batch.count += 1;
     }
 
-    /// Takes the first `answered` requests off: they were run.
-    fn drop_answered(&mut self, answered: u32) {
-        let Some(last) = (answered as usize).checked_sub(1).and_then(|last| self.ends.get(last).copied()) else {
-            return;
-        };
-        self.batch.commands = self.batch.commands.slice(last..);
-        self.ends.drain(..answered as usize);
-        self.ends.iter_mut().for_each(|end| *end -= last);
-        self.batch.count -= answered;
+    /// Adds a request as the client sent it: an array of bulk strings.
+    #[inline]
+    pub fn push_encoded(&mut self, request: &[u8]) {
+        self.commands.extend_from_slice(request);
+        self.ends.push(self.commands.len());
     }
 
-    /// Says who asks.
-    pub fn describe(&mut self, session: &Session, view: &View) {
-        self.batch.commands = std::mem::take(&mut self.commands).into();
-        describe(&mut self.batch, session, view);
+    /// The requests that were not answered.
+    pub fn rest(&self) -> &[u8] {
+        let all = self.shared.as_deref().unwrap_or(&self.commands);
+        &all[self.start()..]
+    }
+
+    fn start(&self) -> usize {
+        self.answered.checked_sub(1).map_or(0, |last| self.ends[last])
+    }
+
+    fn count(&self) -> u32 {
+        (self.ends.len() - self.answered) as u32
+    }
+
+    /// The same as bytes that a link can keep.
+    fn shared(&mut self) -> Bytes {
+        let start = self.start();
+        let all = self.shared.get_or_insert_with(|| std::mem::take(&mut self.commands).into());
+        all.slice(start..)
     }
 }
 
@@ -111,73 +141,118 @@ pub fn describe(batch: &mut Batch, session: &Session, view: &View) {
 enum Failure {
     /// Certainly not run: try again, perhaps elsewhere.
     NotRun(String),
+    /// Certainly not run, and nothing but time is needed.
+    Paused,
+    /// Certainly not run, and never will be.
+    Refused(String),
     /// Perhaps run.
     Unknown(String),
+    /// This node serves the data now.
+    ServedHere,
 }
 
-/// Has the node that serves the data run the batch; appends its replies, or one clear error per request.
+/// What became of a batch.
+pub enum Sent {
+    /// Some of it was answered; what was not is still in it.
+    Answered,
+    /// This node serves the data now, and is to run it.
+    ServedHere,
+}
+
+/// Has the node that serves the data run the batch; appends its replies, or one clear error per request. Long replies come
+/// in several goes.
 pub async fn send(
     worker: &Rc<Worker>,
-    link: &RefCell<Option<Rc<ForwardLink>>>,
-    mut forward: ForwardBatch,
+    connection: &Connection,
+    batch: &mut ForwardBatch,
     output: &mut Vec<u8>,
-) {
-    worker.stats.forwarded.add(u64::from(forward.batch.count));
-    let mut give_up = Instant::now() + RETRY_TIMEOUT;
+) -> Sent {
+    let mut give_up: Option<Instant> = None;
     let text = loop {
-        if forward.batch.commands.len() > MESSAGE_BYTES_MAX {
-            break "ERR the request is too long to be forwarded to the node that serves the data".to_owned();
-        }
-        match attempt(worker, link, &forward.batch).await {
-            Ok(reply) => {
-                if !forward.silent {
-                    output.extend_from_slice(&reply.replies);
-                }
-                forward.drop_answered(reply.count);
-                if forward.is_empty() {
-                    return;
-                }
-                give_up = Instant::now() + RETRY_TIMEOUT;
+        let why = match attempt(worker, connection, batch, output).await {
+            Ok(answered) => {
+                batch.answered += answered as usize;
+                return Sent::Answered;
             }
-            Err(Failure::Unknown(why)) => {
+            Err(Failure::ServedHere) => return Sent::ServedHere,
+            Err(Failure::Refused(text)) => break text,
+            Err(Failure::Unknown(why)) if batch.writes => {
                 break format!(
                     "CLUSTERDOWN no answer from the node that serves the data ({why}); the command may have been carried out"
                 );
             }
-            Err(Failure::NotRun(why)) if Instant::now() >= give_up => {
-                break format!(
-                    "CLUSTERDOWN the node that serves the data cannot be reached ({why}); the command was not carried out"
-                );
+            Err(Failure::Paused) => {
+                tokio::time::sleep(RETRY_PAUSE).await;
+                continue;
             }
-            Err(Failure::NotRun(_)) => tokio::time::sleep(RETRY_PAUSE).await,
+            Err(Failure::Unknown(why) | Failure::NotRun(why)) => why,
+        };
+        let now = Instant::now();
+        if now >= *give_up.get_or_insert(now + worker.hot().failover_wait) {
+            break format!(
+                "CLUSTERDOWN the node that serves the data cannot be reached ({why}); the command was not carried out"
+            );
         }
+        tokio::time::sleep(RETRY_PAUSE).await;
     };
-    if !forward.silent {
+    if !batch.silent {
         let line = format!("-{}\r\n", text.replace(['\r', '\n'], " "));
-        (0..forward.batch.count).for_each(|_| output.extend_from_slice(line.as_bytes()));
+        (0..batch.count()).for_each(|_| output.extend_from_slice(line.as_bytes()));
     }
+    batch.answered = batch.ends.len();
+    Sent::Answered
 }
 
+/// One try: how many requests were answered.
 async fn attempt(
     worker: &Rc<Worker>,
-    link: &RefCell<Option<Rc<ForwardLink>>>,
-    batch: &Batch,
-) -> Result<BatchReply, Failure> {
-    let (owner, address) = owner(&worker.node.views.load().1).map_err(Failure::NotRun)?;
-    let held = link.borrow().clone().filter(|link| link.leads_to(owner, &address));
-    let current = match held {
-        Some(link) => link,
-        None => {
-            let made = ForwardLink::open(worker, owner, address).await.map_err(Failure::NotRun)?;
-            *link.borrow_mut() = Some(Rc::clone(&made));
-            made
+    connection: &Connection,
+    batch: &mut ForwardBatch,
+    output: &mut Vec<u8>,
+) -> Result<u32, Failure> {
+    if batch.rest().len() > carrier::BODY_BYTES_MAX {
+        let text = "ERR the request is too long to be forwarded to the node that serves the data";
+        return Err(Failure::Refused(text.to_owned()));
+    }
+    let link = worker.links.current(worker).await?;
+    let (number, place) = take_seat(connection, &link, batch.policy_version)?;
+    let count = batch.count();
+    let head = carrier::requests_head(batch.policy_version, count);
+    if batch.rest().len() > PART_BYTES {
+        link.departures.push_body(Kind::Requests, number, &head, batch.shared(), &place.end);
+    } else {
+        place.end.set(link.departures.push(Kind::Requests, number, &head, batch.rest()));
+    }
+    worker.stats.forwarded.add(u64::from(count));
+    let answer = place.answer(&link).await;
+    let mut replies = place.replies.borrow_mut();
+    let outcome = answer.and_then(|(error, answered)| judge(error, answered, count, &replies));
+    match outcome {
+        Ok(_) if batch.silent => {}
+        // Most often nothing else is waiting to be sent: the buffers change places.
+        Ok(_) if output.is_empty() => std::mem::swap(output, &mut replies),
+        Ok(_) => output.extend_from_slice(&replies),
+        Err(Failure::Unknown(_)) => {
+            // A late answer must not be taken for that of the next request: the client takes another seat.
+            drop(connection.seat.borrow_mut().take());
         }
-    };
-    let reply = current.ask(batch.clone()).await?;
-    match reply.error() {
-        BatchError::Unspecified if (1..=batch.count).contains(&reply.count) => Ok(reply),
-        BatchError::Unspecified => Err(Failure::Unknown("it answered a different number of commands".to_owned())),
-        _ => Err(Failure::NotRun(reply.error_text)),
+        Err(_) => {}
+    }
+    replies.clear();
+    if replies.capacity() > 4 * PART_BYTES {
+        *replies = Vec::new();
+    }
+    outcome
+}
+
+fn judge(error: u8, answered: u32, count: u32, text: &[u8]) -> Result<u32, Failure> {
+    let text = || String::from_utf8_lossy(text).into_owned();
+    match BatchError::try_from(i32::from(error)) {
+        Ok(BatchError::Unspecified) if (1..=count).contains(&answered) => Ok(answered),
+        Ok(BatchError::Unspecified) => Err(Failure::Unknown("it answered a different number of commands".to_owned())),
+        Ok(BatchError::Paused) => Err(Failure::Paused),
+        Ok(BatchError::Invalid) => Err(Failure::Refused(format!("ERR the node that serves the data says: {}", text()))),
+        _ => Err(Failure::NotRun(text())),
     }
 }
 
@@ -191,115 +266,378 @@ pub fn owner(view: &View) -> Result<(u64, String), String> {
     Ok((owner.0, node.addresses.peer.clone()))
 }
 
-/// A connection to the node that serves the data, with batches in flight.
+/// A data thread's way to the node that serves the data: one link, made when it is needed.
+#[derive(Default)]
+pub struct Links {
+    current: RefCell<Option<Rc<ForwardLink>>>,
+    opening: Cell<bool>,
+    /// Why there is no link, for people.
+    why: RefCell<String>,
+    opened: Notify,
+}
+
+impl Links {
+    async fn current(&self, worker: &Rc<Worker>) -> Result<Rc<ForwardLink>, Failure> {
+        let generation = worker.node.views.generation();
+        if let Some(link) = &*self.current.borrow()
+            && link.seen.get() == generation
+            && !link.departures.is_broken()
+        {
+            return Ok(Rc::clone(link));
+        }
+        self.find(worker).await
+    }
+
+    #[cold]
+    async fn find(&self, worker: &Rc<Worker>) -> Result<Rc<ForwardLink>, Failure> {
+        let (generation, view) = worker.node.views.load();
+        if view.is_primary() {
+            return Err(Failure::ServedHere);
+        }
+        let (owner, address) = owner(&view).map_err(Failure::NotRun)?;
+        if let Some(link) = self.to(owner, &address) {
+            link.seen.set(generation);
+            return Ok(link);
+        }
+        let opened = self.opened.notified();
+        if !self.opening.replace(true) {
+            // A task of its own: whoever asked first may leave, and others wait for the same link.
+            tokio::task::spawn_local(Links::open(Rc::clone(worker), owner, address.clone()));
+        }
+        opened.await;
+        self.to(owner, &address).ok_or_else(|| Failure::NotRun(self.why.borrow().clone()))
+    }
+
+    fn to(&self, owner: u64, address: &str) -> Option<Rc<ForwardLink>> {
+        let current = self.current.borrow();
+        let fits =
+            |link: &&Rc<ForwardLink>| !link.departures.is_broken() && link.owner == owner && link.address == address;
+        current.as_ref().filter(fits).cloned()
+    }
+
+    async fn open(worker: Rc<Worker>, owner: u64, address: String) {
+        let made = ForwardLink::open(&worker, owner, address).await;
+        let links = &worker.links;
+        links.opening.set(false);
+        match made {
+            Ok(link) => *links.current.borrow_mut() = Some(link),
+            Err(why) => *links.why.borrow_mut() = why,
+        }
+        links.opened.notify_waiters();
+    }
+}
+
+/// A connection to the node that serves the data, with seats for the clients of this thread.
 pub struct ForwardLink {
     owner: u64,
     address: String,
-    frames: mpsc::Sender<Batch>,
-    waiting: RefCell<HashMap<u64, oneshot::Sender<BatchReply>>>,
-    next_sequence: Cell<u64>,
-    broken: Cell<bool>,
+    departures: Departures,
+    places: RefCell<Places>,
+    /// The view under which it was last found to lead to the owner.
+    seen: Cell<u64>,
+    /// Something was heard since the last look.
+    heard: Cell<bool>,
+    /// Why it is over, for people.
+    end: Cell<&'static str>,
+}
+
+/// Seats by number: those that are taken, and the numbers of those that were given back.
+#[derive(Default)]
+struct Places {
+    taken: Vec<Option<Rc<Place>>>,
+    free: Vec<u32>,
+}
+
+/// What belongs to a seat on a link.
+#[derive(Default)]
+struct Place {
+    waker: RefCell<Option<Waker>>,
+    replies: RefCell<Vec<u8>>,
+    /// The error and the number of replies.
+    answer: Cell<Option<(u8, u32)>>,
+    /// Where the batch ends in what is sent.
+    end: Rc<Cell<u64>>,
+    /// Somebody waits for an answer.
+    asked: Cell<bool>,
+    /// The client gave the seat back.
+    left: Cell<bool>,
+}
+
+impl Place {
+    async fn answer(&self, link: &ForwardLink) -> Result<(u8, u32), Failure> {
+        self.asked.set(true);
+        let answer = poll_fn(|context| {
+            if let Some(answer) = self.answer.take() {
+                return Poll::Ready(Ok(answer));
+            }
+            if link.departures.is_broken() {
+                let failure = if link.departures.has_left(self.end.get()) { Failure::Unknown } else { Failure::NotRun };
+                return Poll::Ready(Err(failure(link.end.get().to_owned())));
+            }
+            let mut waker = self.waker.borrow_mut();
+            if !waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+                *waker = Some(context.waker().clone());
+            }
+            Poll::Pending
+        });
+        let answer = answer.await;
+        self.asked.set(false);
+        answer
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+/// A client's seat on a link, and what the owner was told about the client.
+pub struct Seat {
+    link: Rc<ForwardLink>,
+    number: u32,
+    place: Rc<Place>,
+    told: Told,
+}
+
+/// What the owner knows of a client besides what never changes.
+struct Told {
+    user: Arc<User>,
+    database: u32,
+    protocol: Protocol,
+    no_touch: bool,
+    name: Vec<u8>,
+}
+
+impl Told {
+    fn is_true_of(&self, session: &Session) -> bool {
+        session.login.as_ref().is_some_and(|login| Arc::ptr_eq(&login.user, &self.user))
+            && session.database == self.database
+            && session.protocol == self.protocol
+            && session.no_touch == self.no_touch
+            && session.name == self.name
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.place.left.set(true);
+        if !self.link.departures.is_broken() {
+            self.link.departures.forget(self.number);
+            self.link.departures.push(Kind::Left, self.number, &[], &[]);
+        }
+    }
+}
+
+/// The client's seat on this link; the owner knows who sits there.
+fn take_seat(connection: &Connection, link: &Rc<ForwardLink>, version: u64) -> Result<(u32, Rc<Place>), Failure> {
+    let session = connection.session.borrow();
+    let mut held = connection.seat.borrow_mut();
+    if let Some(seat) = &*held
+        && Rc::ptr_eq(&seat.link, link)
+        && seat.told.is_true_of(&session)
+    {
+        return Ok((seat.number, Rc::clone(&seat.place)));
+    }
+    let Some(login) = &session.login else {
+        return Err(Failure::Refused("NOAUTH Authentication required.".to_owned()));
+    };
+    let told = Told {
+        user: Arc::clone(&login.user),
+        database: session.database,
+        protocol: session.protocol,
+        no_touch: session.no_touch,
+        name: session.name.clone(),
+    };
+    match &mut *held {
+        Some(seat) if Rc::ptr_eq(&seat.link, link) => seat.told = told,
+        other => {
+            let (number, place) = link.seat();
+            *other = Some(Seat { link: Rc::clone(link), number, place, told });
+        }
+    }
+    let seat = held.as_ref().expect("a client that was just seated");
+    let mut name = session.name.clone();
+    name.truncate(NAME_BYTES_MAX);
+    let about = Batch {
+        user: Bytes::copy_from_slice(login.user.name.as_bytes()),
+        user_created: login.user.created,
+        policy_version: version,
+        database: session.database,
+        resp3: session.protocol == Protocol::Resp3,
+        client_id: session.id,
+        client_addr: session.address.clone(),
+        client_name: name.into(),
+        hand_over: Some(crate::handover::luggage(&session, NAME_BYTES_MAX)),
+        ..Batch::default()
+    };
+    link.departures.push(Kind::Caller, seat.number, &[], &about.encode_to_vec());
+    Ok((seat.number, Rc::clone(&seat.place)))
 }
 
 impl ForwardLink {
-    /// Connects, proves the secret both ways, and starts the two halves.
+    /// Connects, proves the secret both ways, and starts what reads, writes and looks after it.
     async fn open(worker: &Rc<Worker>, owner: u64, address: String) -> Result<Rc<ForwardLink>, String> {
-        let stream = link::connect(&worker.node, owner, &address).await?;
-        let (frames, outgoing) = mpsc::channel(BATCHES_IN_FLIGHT_MAX);
+        let stream = Rc::new(begin(worker, owner, &address).await?);
         let made = Rc::new(ForwardLink {
             owner,
             address,
-            frames,
-            waiting: RefCell::default(),
-            next_sequence: Cell::new(1),
-            broken: Cell::new(false),
+            departures: Departures::new(Rc::clone(&stream)),
+            places: RefCell::default(),
+            seen: Cell::new(0),
+            heard: Cell::new(false),
+            end: Cell::new("the link broke"),
         });
-        let (reader, writer) = stream.into_halves();
-        tokio::task::spawn_local(write_batches(Rc::clone(&made), writer, outgoing));
-        tokio::task::spawn_local(read_replies(Rc::clone(&made), reader));
+        let writing = Rc::clone(&made);
+        tokio::task::spawn_local(async move { writing.departures.send_all().await });
+        tokio::task::spawn_local(read_replies(Rc::clone(&made), stream));
+        tokio::task::spawn_local(look_after(Rc::clone(worker), Rc::clone(&made)));
         Ok(made)
     }
 
-    fn leads_to(&self, owner: u64, address: &str) -> bool {
-        !self.broken.get() && self.owner == owner && self.address == address
+    fn seat(&self) -> (u32, Rc<Place>) {
+        let mut places = self.places.borrow_mut();
+        let place = Rc::<Place>::default();
+        let number = places.free.pop().unwrap_or_else(|| {
+            places.taken.push(None);
+            places.taken.len() as u32 - 1
+        });
+        places.taken[number as usize] = Some(Rc::clone(&place));
+        (number, place)
+    }
+
+    /// What the owner says. False: it makes no sense, and the link must end.
+    fn hear(&self, arrival: Arrival, body: &[u8]) -> bool {
+        self.heard.set(true);
+        if arrival.kind == Kind::Pong {
+            return true;
+        }
+        let mut places = self.places.borrow_mut();
+        let Some(Some(place)) = places.taken.get(arrival.seat as usize) else { return false };
+        match arrival.kind {
+            Kind::Gone if place.left.get() => {
+                places.taken[arrival.seat as usize] = None;
+                places.free.push(arrival.seat);
+                true
+            }
+            Kind::Part | Kind::Replies if place.left.get() => true,
+            Kind::Part => {
+                let mut replies = place.replies.borrow_mut();
+                replies.extend_from_slice(body);
+                replies.len() <= carrier::BODY_BYTES_MAX
+            }
+            Kind::Replies => {
+                let Some((error, count, from)) = carrier::read_replies_head(body) else { return false };
+                place.replies.borrow_mut().extend_from_slice(&body[from..]);
+                place.answer.set(Some((error, count)));
+                place.wake();
+                true
+            }
+            Kind::Caller | Kind::Requests | Kind::Left | Kind::Gone | Kind::Ping | Kind::Pong => false,
+        }
     }
 
     /// No reply will come any more: whoever waits is told.
     fn break_off(&self) {
-        self.broken.set(true);
-        self.waiting.borrow_mut().clear();
+        self.departures.break_off();
+        self.places.borrow().taken.iter().flatten().for_each(|place| place.wake());
     }
+}
 
-    async fn ask(&self, mut batch: Batch) -> Result<BatchReply, Failure> {
-        let sequence = self.next_sequence.get();
-        self.next_sequence.set(sequence + 1);
-        batch.sequence = sequence;
-        let deadline = Instant::now() + ANSWER_TIMEOUT;
-        let (sender, answer) = oneshot::channel();
-        self.waiting.borrow_mut().insert(sequence, sender);
-        let sent = timeout_at(deadline, self.frames.send(batch)).await;
-        if !matches!(sent, Ok(Ok(()))) {
-            self.waiting.borrow_mut().remove(&sequence);
-            return Err(Failure::NotRun("the link is down or full".to_owned()));
-        }
-        match timeout_at(deadline, answer).await {
-            Ok(Ok(reply)) => Ok(reply),
-            Ok(Err(_)) => Err(Failure::Unknown("the link broke".to_owned())),
-            Err(_) => {
-                self.waiting.borrow_mut().remove(&sequence);
-                Err(Failure::Unknown("timeout".to_owned()))
+/// A link on which requests may follow. The error is for people.
+async fn begin(worker: &Worker, owner: u64, address: &str) -> Result<TcpStream, String> {
+    let (mut reader, mut writer) = link::connect(&worker.node, owner, address).await?.into_halves();
+    let accepted = async {
+        writer.push(&Batch { carry: true, ..Batch::default() });
+        writer.flush().await?;
+        reader.next::<BatchReply>().await
+    };
+    let reply = timeout(ACCEPT_TIMEOUT, accepted).await.map_err(|_| "it did not answer in time".to_owned())?;
+    let reply = reply.map_err(|error| format!("the link broke: {error}"))?;
+    let reply = reply.ok_or_else(|| "it closed the link".to_owned())?;
+    if reply.count != 1 {
+        return Err(reply.error_text);
+    }
+    let stream = link::into_stream(reader, writer).map_err(|error| error.to_string())?;
+    crate::handover::keep_alive(worker, &stream);
+    Ok(stream)
+}
+
+async fn read_replies(link: Rc<ForwardLink>, stream: Rc<TcpStream>) {
+    let mut arrivals = Arrivals::new(stream);
+    'link: while let Ok(true) = arrivals.read().await {
+        loop {
+            match arrivals.take() {
+                Ok(Some(arrival)) => {
+                    if !link.hear(arrival, &arrivals.bytes()[arrival.from..arrival.to]) {
+                        break 'link;
+                    }
+                }
+                Ok(None) => break,
+                Err(_) => break 'link,
             }
         }
     }
-}
-
-async fn write_batches(link: Rc<ForwardLink>, mut writer: link::FrameWriter, mut outgoing: mpsc::Receiver<Batch>) {
-    while let Some(batch) = outgoing.recv().await {
-        writer.push(&batch);
-        // Everything that waits leaves in one write.
-        while let Ok(batch) = outgoing.try_recv() {
-            writer.push(&batch);
-        }
-        if link.broken.get() || writer.flush().await.is_err() {
-            break;
-        }
-    }
     link.break_off();
 }
 
-async fn read_replies(link: Rc<ForwardLink>, mut reader: link::FrameReader) {
-    while let Ok(Some(reply)) = reader.next::<BatchReply>().await {
-        let waiting = link.waiting.borrow_mut().remove(&reply.sequence);
-        if let Some(waiting) = waiting {
-            // A client that left meanwhile needs no reply.
-            let _ = waiting.send(reply);
+/// Ends waiting that has become pointless, and the link when it leads where the data no longer is.
+async fn look_after(worker: Rc<Worker>, link: Rc<ForwardLink>) {
+    const SILENT_LOOKS: u32 = (SILENCE_TIMEOUT.as_millis() / WATCH_PAUSE.as_millis()) as u32;
+    let (mut moved, mut silent) = (0, 0);
+    while !link.departures.is_broken() {
+        tokio::time::sleep(WATCH_PAUSE).await;
+        let (_, view) = worker.node.views.load();
+        let leads = owner(&view).is_ok_and(|(owner, address)| owner == link.owner && address == link.address);
+        moved = if leads { 0 } else { moved + 1 };
+        if moved > MOVED_LOOKS {
+            // What was sent before may or may not have been run; what was not sent goes to the new owner.
+            link.end.set("the data moved to another node");
+            return link.break_off();
         }
+        let asked = link.places.borrow().taken.iter().flatten().any(|place| place.asked.get());
+        if link.heard.take() || !asked {
+            silent = 0;
+            continue;
+        }
+        silent += 1;
+        if silent > SILENT_LOOKS {
+            link.end.set("timeout");
+            return link.break_off();
+        }
+        link.departures.push(Kind::Ping, 0, &[], &[]);
     }
-    link.break_off();
 }
 
-/// Serves a link another node opened: the other end of [`ForwardLink`].
+/// Serves a link another node opened: what it is for is said in its first batch.
 pub async fn serve_link(worker: Rc<Worker>, stream: std::net::TcpStream) {
     let peer = stream.peer_addr().map(|address| address.to_string()).unwrap_or_default();
     let accepted: Result<LinkStream, String> = link::accept(&worker.node, stream).await;
-    match accepted {
-        Ok(stream) => {
-            let (mut reader, mut writer) = stream.into_halves();
-            while let Ok(Some(batch)) = reader.next::<Batch>().await {
-                if batch.follow {
-                    return accept_follower(&worker, &batch, reader, writer).await;
-                }
-                if batch.hand_over.is_some() {
-                    return crate::handover::take_over(worker, batch, reader, writer).await;
-                }
-                let reply = run(&worker, batch).await;
-                writer.push(&reply);
-                if (reader.is_drained() || writer.is_full()) && writer.flush().await.is_err() {
-                    return;
-                }
-            }
-        }
-        Err(why) => tracing::warn!(%peer, %why, "a peer link was refused"),
+    let (mut reader, mut writer) = match accepted {
+        Ok(stream) => stream.into_halves(),
+        Err(why) => return tracing::warn!(%peer, %why, "a peer link was refused"),
+    };
+    let first = timeout(ACCEPT_TIMEOUT, reader.next::<Batch>()).await;
+    let Ok(Ok(Some(first))) = first else { return };
+    if first.follow {
+        return accept_follower(&worker, &first, reader, writer).await;
+    }
+    if first.hand_over.is_some() {
+        return crate::handover::take_over(worker, first, reader, writer).await;
+    }
+    if !first.carry {
+        writer.push(&refusal(&first, BatchError::Invalid, "its version knows no such link"));
+        // Whoever asked sees the link close either way.
+        let _ = writer.flush().await;
+        return;
+    }
+    writer.push(&BatchReply { count: 1, ..BatchReply::default() });
+    if writer.flush().await.is_err() {
+        return;
+    }
+    if let Ok(stream) = link::into_stream(reader, writer) {
+        crate::handover::keep_alive(&worker, &stream);
+        crate::callers::serve(worker, stream).await;
     }
 }
 
@@ -324,68 +662,6 @@ async fn accept_follower(worker: &Rc<Worker>, batch: &Batch, reader: link::Frame
     }
 }
 
-/// Runs one batch as the user it names.
-async fn run(worker: &Rc<Worker>, batch: Batch) -> BatchReply {
-    let (view, mut session) = match identify(worker, &batch).await {
-        Ok(known) => known,
-        Err((error, text)) => return refusal(&batch, error, text),
-    };
-    let Some(requests) = decode(&batch, worker.hot().decoder.clone()) else {
-        return refusal(&batch, BatchError::Invalid, "a malformed batch");
-    };
-    if let [only] = requests.as_slice()
-        && let Some(ask) = crate::batch::ask_forwarded(worker, &mut session, &view, only)
-    {
-        let mut replies = Vec::new();
-        crate::asks::carry_out(
-            worker,
-            &Rc::new(Connection::new(session, worker.hot().mail_bytes_max)),
-            ask,
-            &mut replies,
-        )
-        .await;
-        return BatchReply {
-            sequence: batch.sequence,
-            replies: replies.into(),
-            count: 1,
-            error: BatchError::Unspecified.into(),
-            error_text: String::new(),
-        };
-    }
-    let (reply, answered) = loop {
-        match crate::batch::run_forwarded(worker, &mut session, &view, &requests) {
-            Some(done) => break done,
-            None => worker.node.corridor.opened().await,
-        }
-    };
-    worker.node.replication.log.tell();
-    if session.wants_quorum() && answered > 0 {
-        let position = worker.node.replication.log.position();
-        if let Err(error) = worker.node.replication.confirmed(position, worker.node.config.ack_timeout).await {
-            return unconfirmed(&batch, error);
-        }
-    }
-    BatchReply {
-        sequence: batch.sequence,
-        replies: reply.bytes.into(),
-        count: answered as u32,
-        error: BatchError::Unspecified.into(),
-        error_text: String::new(),
-    }
-}
-
-/// The answer to a batch that was run, and may yet be lost.
-fn unconfirmed(batch: &Batch, error: NotConfirmed) -> BatchReply {
-    let line = format!("-{}\r\n", not_confirmed(error));
-    BatchReply {
-        sequence: batch.sequence,
-        replies: line.repeat(batch.count as usize).into(),
-        count: batch.count,
-        error: BatchError::Unspecified.into(),
-        error_text: String::new(),
-    }
-}
-
 /// What a client gets whose write was made and not confirmed.
 pub fn not_confirmed(error: NotConfirmed) -> String {
     format!("UNKNOWN {error}; the command may or may not have taken effect")
@@ -407,27 +683,43 @@ pub async fn identify(worker: &Worker, batch: &Batch) -> Result<(Arc<View>, Sess
     let Some(view) = caught_up(worker, batch.policy_version).await else {
         return Err((BatchError::PolicyBehind, "it has not applied the latest changes"));
     };
+    serves(worker, &view)?;
+    let session = introduce(worker, batch, &view).ok_or((BatchError::UserGone, "the user is gone"))?;
+    Ok((view, session))
+}
+
+/// Whether this node serves the data, or why not.
+pub fn serves(worker: &Worker, view: &View) -> Result<(), (BatchError, &'static str)> {
     if !view.is_primary() {
         return Err((BatchError::NotPrimary, "it does not serve the data"));
     }
     if worker.node.is_loading() {
         return Err((BatchError::Unavailable, "it is loading its data"));
     }
+    Ok(())
+}
+
+/// The session of whoever a batch names, as of a view in which everything is applied that the sender had.
+pub fn introduce(worker: &Worker, batch: &Batch, view: &View) -> Option<Session> {
     // A way to log in that was withdrawn after what the sender knew may be the one its client came by.
     let login = view.login(&batch.user).filter(|login| {
         let user = &login.user;
         user.created == batch.user_created && user.enabled && user.withdrawn_revision <= batch.policy_version
-    });
-    let Some(login) = login.cloned() else { return Err((BatchError::UserGone, "the user is gone")) };
+    })?;
     let now = worker.now_ms();
-    let mut session = Session::new(batch.client_id, batch.client_addr.clone(), String::new(), now, Some(login));
+    let mut session = Session::new(batch.client_id, batch.client_addr.clone(), String::new(), now, Some(login.clone()));
+    if let Some(luggage) = &batch.hand_over {
+        crate::handover::unpack(luggage, &mut session);
+        session.replies = ReplyMode::On;
+    }
     session.name = batch.client_name.to_vec();
     session.protocol = if batch.resp3 { Protocol::Resp3 } else { Protocol::Resp2 };
     session.database = batch.database.min(worker.node.config.databases - 1);
-    Ok((view, session))
+    Some(session)
 }
 
-async fn caught_up(worker: &Worker, index: u64) -> Option<Arc<View>> {
+/// The view in which a change is applied, once it is.
+pub async fn caught_up(worker: &Worker, index: u64) -> Option<Arc<View>> {
     let deadline = Instant::now() + CATCH_UP_TIMEOUT;
     loop {
         let (_, view) = worker.node.views.load();
@@ -439,21 +731,4 @@ async fn caught_up(worker: &Worker, index: u64) -> Option<Arc<View>> {
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-}
-
-fn decode(batch: &Batch, limits: Limits) -> Option<Vec<Vec<Vec<u8>>>> {
-    let mut bytes = batch.commands.to_vec();
-    let mut decoder = Decoder::new(limits);
-    decoder.set_authenticated(true);
-    let mut requests = Vec::new();
-    let mut ranges: Vec<ArgRange> = Vec::new();
-    let mut position = 0;
-    while position < bytes.len() {
-        ranges.clear();
-        let used = decoder.next(&mut bytes[position..], &mut ranges).ok()??;
-        let request = &bytes[position..position + used];
-        requests.push(ranges.iter().map(|range| range.of(request).to_vec()).collect());
-        position += used;
-    }
-    (requests.len() == batch.count as usize).then_some(requests)
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   logged in? ─► command, keys, channels, database allowed? ─► data served here? ─► memory left? ─► Admitted
-//!                                                                └─ served elsewhere: Refusal::Elsewhere
+//!                                                                └─ served elsewhere: Refusal::Elsewhere, or Moved
 //! ```
 //! An [`Admitted`] can be made nowhere else, and nothing runs without one. The name and the number of arguments were
 //! settled before by the command table. This file refuses; it runs nothing.
@@ -11,6 +11,7 @@ use keyward_acl::{ChannelUse, CommandId, DatabaseUse, Denial, ErrorDetail, KeyAc
 use keyward_engine::command::{Flags, Home, Run};
 use keyward_engine::reply::Protocol;
 use keyward_engine::session::Session;
+use keyward_engine::slot;
 use keyward_engine::table::{Row, Table};
 use std::fmt;
 
@@ -19,6 +20,10 @@ use std::fmt;
 pub struct Conditions {
     /// This node serves the data.
     pub primary: bool,
+    /// It does not, and has a copy with every acknowledged write.
+    pub reads_copy: bool,
+    /// Clients are told where the data is, instead of having their commands forwarded.
+    pub redirects: bool,
     /// The data is still being loaded.
     pub loading: bool,
     /// `maxmemory` is reached.
@@ -38,6 +43,8 @@ impl Conditions {
     pub fn fair(detail: ErrorDetail) -> Conditions {
         Conditions {
             primary: true,
+            reads_copy: false,
+            redirects: false,
             loading: false,
             memory_full: false,
             busy: false,
@@ -87,6 +94,8 @@ pub enum Refusal {
     ReadsEveryKey(&'static str, &'static Row),
     /// Another node serves the data.
     Elsewhere,
+    /// Another node serves this slot, and the client is to go there.
+    Moved(u16),
     /// The data is still being loaded.
     Loading,
     /// `maxmemory` is reached and the command may need more.
@@ -110,7 +119,7 @@ impl Refusal {
                 let command = row.command.name.trim_end_matches("_RO");
                 format!("ERR {option} option of {command} denied due to insufficient ACL permissions.")
             }
-            Refusal::Elsewhere => "CLUSTERDOWN the data is served by another node".to_owned(),
+            Refusal::Elsewhere | Refusal::Moved(_) => "CLUSTERDOWN the data is served by another node".to_owned(),
             Refusal::Loading => "LOADING Keyward is loading the dataset in memory".to_owned(),
             Refusal::Busy => BUSY.to_owned(),
             Refusal::FewReplicas => "NOREPLICAS Not enough good replicas to write.".to_owned(),
@@ -158,6 +167,9 @@ pub fn admit<'a, 'b>(
     buffer: &'b mut KeyBuffer<'a>,
 ) -> Result<Admitted<'a, 'b>, Refusal> {
     buffer.keys.clear();
+    if !conditions.primary && travels(row, argv, session, conditions) {
+        return Err(Refusal::Elsewhere);
+    }
     table.keys_of(row, argv, &mut buffer.keys);
     match &session.login {
         Some(login) if login.policy.is_unrestricted() => {}
@@ -179,8 +191,15 @@ pub fn admit<'a, 'b>(
     if conditions.busy && !flags.has(Flags::ALLOW_BUSY) {
         return Err(Refusal::Busy);
     }
-    if !conditions.primary && row.command.home(argv) != Home::Anywhere {
-        return Err(Refusal::Elsewhere);
+    if !conditions.primary && !may_read_copy(row, argv, session, conditions) {
+        match row.command.home(argv) {
+            Home::Anywhere => {}
+            // What names no key concerns the whole cache: that is always forwarded.
+            Home::Data | Home::DataForGood if !conditions.redirects || buffer.keys.is_empty() => {
+                return Err(Refusal::Elsewhere);
+            }
+            Home::Data | Home::DataForGood => return Err(Refusal::Moved(slot::of_key(buffer.keys[0].key))),
+        }
     }
     if matches!(row.run, Run::OnKeys(_) | Run::OnEveryKey(_) | Run::AskOwner(_)) {
         if conditions.loading {
@@ -195,6 +214,24 @@ pub fn admit<'a, 'b>(
         }
     }
     Ok(Admitted { row, argv, keys: &buffer.keys })
+}
+
+/// Whether nothing here speaks against a command of another node's data: then it is checked there, and only there.
+#[inline]
+fn travels(row: &'static Row, argv: &[&[u8]], session: &Session, conditions: &Conditions) -> bool {
+    let unrestricted = session.login.as_ref().is_some_and(|login| login.policy.is_unrestricted());
+    let plain = !session.subscribed && !session.readonly && !conditions.busy && !conditions.redirects;
+    unrestricted && plain && row.command.home(argv) != Home::Anywhere
+}
+
+/// Whether the client accepts what a copy says, and there is one here. A walk over all keys goes on where it began.
+#[inline]
+fn may_read_copy(row: &Row, argv: &[&[u8]], session: &Session, conditions: &Conditions) -> bool {
+    session.readonly
+        && conditions.reads_copy
+        && matches!(row.run, Run::OnKeys(_))
+        && row.command.flags.has(Flags::READONLY)
+        && row.command.home(argv) == Home::Data
 }
 
 fn is_allowed_while_subscribed(row: &Row) -> bool {

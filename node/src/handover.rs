@@ -92,6 +92,7 @@ pub async fn hand_over(worker: &Rc<Worker>, stream: &TcpStream, connection: &Con
     match opened {
         Opened::Link(link) => {
             connection.handed_over.set(true);
+            drop(connection.seat.borrow_mut().take());
             tokio::select! {
                 biased;
                 () = connection.killed() => {}
@@ -142,7 +143,7 @@ async fn open(worker: &Rc<Worker>, connection: &Connection) -> Opened {
             if !connection::renew(&mut session, &view) {
                 return Opened::UserGone;
             }
-            let mut batch = Batch { hand_over: Some(luggage(&session)), ..Batch::default() };
+            let mut batch = Batch { hand_over: Some(luggage(&session, usize::MAX)), ..Batch::default() };
             forward::describe(&mut batch, &session, &view);
             batch
         };
@@ -158,16 +159,17 @@ async fn open(worker: &Rc<Worker>, connection: &Connection) -> Opened {
     }
 }
 
-/// What a session takes along, beyond what every batch says.
-fn luggage(session: &Session) -> HandOver {
+/// What a session takes along, beyond what every batch says; texts up to a length.
+pub fn luggage(session: &Session, text_bytes_max: usize) -> HandOver {
+    let text = |text: &[u8]| Bytes::copy_from_slice(&text[..text.len().min(text_bytes_max)]);
     let replies = match session.replies {
         ReplyMode::On => wire::ReplyMode::Unspecified,
         ReplyMode::Off => wire::ReplyMode::Off,
         ReplyMode::SkipNext => wire::ReplyMode::SkipNext,
     };
     HandOver {
-        library_name: Bytes::copy_from_slice(&session.library_name),
-        library_version: Bytes::copy_from_slice(&session.library_version),
+        library_name: text(&session.library_name),
+        library_version: text(&session.library_version),
         replies: replies.into(),
         no_evict: session.no_evict,
         no_touch: session.no_touch,
@@ -177,7 +179,7 @@ fn luggage(session: &Session) -> HandOver {
 }
 
 /// The other end of [`luggage`].
-fn unpack(hand_over: &HandOver, session: &mut Session) {
+pub fn unpack(hand_over: &HandOver, session: &mut Session) {
     session.library_name = hand_over.library_name.to_vec();
     session.library_version = hand_over.library_version.to_vec();
     session.replies = match hand_over.replies() {
@@ -253,7 +255,7 @@ fn still_here(worker: &Worker, id: u64) -> bool {
 }
 
 /// A node that lost its power says nothing: the pipe must not wait for it for ever.
-fn keep_alive(worker: &Worker, stream: &TcpStream) {
+pub fn keep_alive(worker: &Worker, stream: &TcpStream) {
     let after = worker.node.config.tcp_keepalive;
     if !after.is_zero() {
         let probes = TcpKeepalive::new().with_time(after).with_interval(after / 3);

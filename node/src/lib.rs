@@ -13,6 +13,8 @@ pub mod at_once;
 pub mod backend;
 pub mod batch;
 pub mod blocked;
+pub mod callers;
+pub mod carrier;
 pub mod clients;
 pub mod config;
 pub mod connection;

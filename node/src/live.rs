@@ -93,6 +93,8 @@ const PARAMETERS: &[Parameter] = &[
     fixed("always-show-logo", "no"),
     fixed("bind", ""),
     set("busy-reply-threshold", "5000", Kind::Number(0, MANY)),
+    set("failover-wait", "5000", Kind::Number(0, 60_000)),
+    set("routing", "proxy", Kind::Word(&["proxy", "redirect"])),
     set("client-query-buffer-limit", "1073741824", Kind::Bytes(1 << 20, 2 << 30)),
     fixed("cluster-enabled", "no"),
     fixed("daemonize", "no"),
@@ -208,6 +210,10 @@ pub struct Hot {
     pub replicas_min: usize,
     /// A replica is at hand if it was heard from within this time.
     pub replica_lag_max: Duration,
+    /// A client is told where the data is, instead of having its command forwarded.
+    pub redirects: bool,
+    /// How long a command waits for a node that serves the data.
+    pub failover_wait: Duration,
     /// The keyspace events that are published.
     pub events: EventClass,
     /// Connections at a time.
@@ -290,6 +296,8 @@ impl Live {
             ("aclfile", config.acl_file.as_ref().map(|path| path.display().to_string()).unwrap_or_default()),
             ("acl-error-detail", config.acl_error_detail.to_string()),
             ("acl-pubsub-default", config.acl_pubsub_default.to_string()),
+            ("failover-wait", config.failover_wait.as_millis().to_string()),
+            ("routing", config.routing.to_string()),
             ("enable-debug-command", config.enable_debug_command.to_string()),
             ("bind", config.bind.host().to_owned()),
             ("port", config.bind.port().to_string()),
@@ -506,6 +514,8 @@ fn hot(texts: &BTreeMap<&'static str, String>, fixed: Fixed) -> Hot {
             ms => Duration::from_millis(ms.unsigned_abs()),
         },
         tracked_keys_max: count("tracking-table-max-keys"),
+        redirects: texts.get("routing").is_some_and(|text| text == "redirect"),
+        failover_wait: Duration::from_millis(size("failover-wait")),
         events: texts
             .get("notify-keyspace-events")
             .and_then(|text| EventClass::parse(text.as_bytes()))

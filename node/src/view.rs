@@ -61,7 +61,7 @@ impl View {
         let group = state.groups().get(&GroupId(0)).cloned();
         let current = group.as_ref().and_then(|group| group.primary).filter(|primary| state.is_current(*primary));
         let primary = current.map(|primary| primary.node);
-        let topology = topology(&state, me, primary);
+        let topology = topology(&state, me, primary, group.as_ref());
         View { index: state.applied_index(), me, my_incarnation, primary, group, topology, tenancy, logins, state }
     }
 
@@ -74,6 +74,12 @@ impl View {
     pub fn is_primary(&self) -> bool {
         let primary = self.group.as_ref().and_then(|group| group.primary);
         primary.is_some() && primary == self.member()
+    }
+
+    /// Whether this process has a copy with every acknowledged write.
+    pub fn is_in_sync(&self) -> bool {
+        let member = self.member();
+        member.is_some_and(|member| self.group.as_ref().is_some_and(|group| group.in_sync.contains(&member)))
     }
 
     /// The user with its compiled rules; `None` also while its tenant is retired.
@@ -116,19 +122,23 @@ pub fn node_id_hex(state: &State, id: NodeId) -> String {
     format!("{cluster}{:016x}", id.0)
 }
 
-fn topology(state: &State, me: NodeId, primary: Option<NodeId>) -> Topology {
+fn topology(state: &State, me: NodeId, primary: Option<NodeId>, group: Option<&ShardGroup>) -> Topology {
+    let in_sync = |id: NodeId| group.is_some_and(|group| group.in_sync.iter().any(|member| member.node == id));
     let nodes = state.nodes().values().map(|node| {
         let (host, port) = node.addresses.client.rsplit_once(':').unwrap_or((node.addresses.client.as_str(), "0"));
         TopologyNode {
             id: node_id_hex(state, node.id),
             host: host.trim_matches(['[', ']']).to_owned(),
             port: port.parse().unwrap_or(0),
+            bus_port: node.addresses.peer.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or(0),
             primary: Some(node.id) == primary,
+            in_sync: in_sync(node.id),
             myself: node.id == me,
         }
     });
-    let epoch = state.groups().get(&GroupId(0)).map_or(0, |group| group.epoch.0);
-    Topology { nodes: nodes.collect(), epoch, term: 0 }
+    // No node has this id: the first one is numbered 1.
+    let shard_id = node_id_hex(state, NodeId(0));
+    Topology { nodes: nodes.collect(), shard_id, epoch: group.map_or(0, |group| group.epoch.0) }
 }
 
 /// The place the current view is published in.

@@ -6,7 +6,7 @@
 
 use crate::connection::{self, Connection};
 use crate::counters::ThreadCounters;
-use crate::forward::{ForwardBatch, ForwardLink};
+use crate::forward::Links;
 use crate::gate::{Conditions, Refusal};
 use crate::live::Hot;
 use crate::memory::{Evictor, Room};
@@ -81,7 +81,8 @@ pub struct Worker {
     /// Memory of the batch being run.
     pub scratch: RefCell<Scratch>,
     connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
-    link: RefCell<Option<Rc<ForwardLink>>>,
+    /// The way to the node that serves the data.
+    pub links: Links,
     random: Cell<u64>,
     evictor: RefCell<Evictor>,
     /// A copy of its own: even counting references to a shared one would be noticed by other threads.
@@ -109,7 +110,7 @@ impl Worker {
             stats,
             scratch: RefCell::new(scratch),
             connections: RefCell::default(),
-            link: RefCell::new(None),
+            links: Links::default(),
             random,
             evictor: RefCell::default(),
             hot,
@@ -260,8 +261,11 @@ impl Worker {
 
     /// What the gate must know.
     pub fn conditions(&self, view: &View, hot: &Hot) -> Conditions {
+        let primary = view.is_primary();
         Conditions {
-            primary: view.is_primary(),
+            primary,
+            reads_copy: !primary && view.is_in_sync(),
+            redirects: hot.redirects,
             loading: self.node.is_loading(),
             // Looked at when a command needs memory: see `has_room`.
             memory_full: false,
@@ -298,6 +302,7 @@ impl Worker {
             new_users_get_channels: hot.new_users_get_channels,
             topology: &view.topology,
             tenancy: &view.tenancy,
+            position: self.node.replication.log.position(),
         }
     }
 
@@ -364,11 +369,6 @@ impl Worker {
         }
         self.failed_logins.set((second, 1));
         true
-    }
-
-    /// Has the node that serves the data run these, and appends its replies.
-    pub async fn forward(self: &Rc<Self>, batch: ForwardBatch, output: &mut Vec<u8>) {
-        crate::forward::send(self, &self.link, batch, output).await;
     }
 }
 

@@ -72,7 +72,8 @@ fn without_the_primary_data_commands_fail_clearly_and_come_back_with_it() {
     client.ok(&["SET", "k", "v"]);
     let primary = cluster.primary();
     client.ok(&["ACL", "SETUSER", "alice", "on", ">secret", "~*", "+@all"]);
-    cluster.node(primary).client().ok(&["SAVE"]);
+    // A copy on its way to a replica is a save too.
+    wait_until("the data is saved", || cluster.node(primary).client().ask(&["SAVE"]).is_ok().then_some(()));
     cluster.kill(primary);
     for number in (1..=3).filter(|number| *number != primary) {
         let mut client = cluster.node(number).client();

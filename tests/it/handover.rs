@@ -195,7 +195,8 @@ fn the_end_of_the_owner_is_the_end_of_its_guests_and_is_told_to_newcomers() {
     hand_over(&mut guest);
     let mut late = cluster.node(edge).client();
     late.ask(&["PING"]);
-    cluster.node(owner).client().ok(&["SAVE"]);
+    // A copy on its way to a replica is a save too.
+    wait_until("the data is saved", || cluster.node(owner).client().ask(&["SAVE"]).is_ok().then_some(()));
     cluster.kill(owner);
     wait_until("the guest is closed", || guest.is_closed().then_some(()));
     let reply = late.ask(&["UNWATCH"]);

@@ -15,6 +15,7 @@ mod kill;
 mod limits;
 mod memory;
 mod replication;
+mod routing;
 mod startup;
 mod sweep;
 mod tidy;

@@ -565,6 +565,8 @@ pub struct CallContext<'a> {
     pub no_touch: bool,
     /// How the use of keys is remembered.
     pub usage: Usage,
+    /// Keys past their expiry look missing and stay: on a copy only the primary removes them.
+    pub keeps_expired: bool,
 }
 
 /// The locked, filtered view of the data a command is given.
@@ -951,6 +953,10 @@ impl<'a> Keys<'a> {
             return None;
         };
         if entry.expires_at().is_some_and(|at| at <= now) {
+            if self.context.keeps_expired {
+                self.effects.looked_up(false);
+                return None;
+            }
             let removed = entry.remove();
             if let ValueRef::Object(object) = removed.value() {
                 *objects_bytes = objects_bytes.saturating_sub(object.memory_bytes());

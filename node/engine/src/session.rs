@@ -82,6 +82,8 @@ pub struct Session {
     pub no_evict: bool,
     /// `CLIENT NO-TOUCH`: commands do not make keys look used.
     pub no_touch: bool,
+    /// `READONLY`: replicas may answer what only reads.
+    pub readonly: bool,
     /// Begun by MULTI.
     pub transaction: Option<Transaction>,
     /// It listens to a channel.
@@ -111,6 +113,7 @@ impl Session {
             replies: ReplyMode::On,
             no_evict: false,
             no_touch: false,
+            readonly: false,
             transaction: None,
             subscribed: false,
             closing: false,
@@ -171,6 +174,7 @@ impl Session {
         self.replies = ReplyMode::On;
         self.no_evict = false;
         self.no_touch = false;
+        self.readonly = false;
         self.transaction = None;
     }
 }
@@ -197,6 +201,8 @@ pub struct Surroundings<'a> {
     pub new_users_get_channels: bool,
     /// The cluster as this node sees it, for `CLUSTER` and `ROLE`.
     pub topology: &'a Topology,
+    /// Where the stream of effects stands here.
+    pub position: u64,
 }
 
 /// A node of the cluster, as clients are told about it.
@@ -208,8 +214,12 @@ pub struct TopologyNode {
     pub host: String,
     /// Where clients reach it.
     pub port: u16,
+    /// Where other nodes reach it.
+    pub bus_port: u16,
     /// Serves this cluster's data.
     pub primary: bool,
+    /// Has a copy with every acknowledged write.
+    pub in_sync: bool,
     /// Is the node that answers.
     pub myself: bool,
 }
@@ -219,8 +229,15 @@ pub struct TopologyNode {
 pub struct Topology {
     /// Every registered node.
     pub nodes: Vec<TopologyNode>,
+    /// 40 hex digits that name the shard group for ever.
+    pub shard_id: String,
     /// The shard group's epoch.
     pub epoch: u64,
-    /// Raft term, for `cluster_current_epoch`.
-    pub term: u64,
+}
+
+impl Topology {
+    /// The node that serves the data.
+    pub fn primary(&self) -> Option<&TopologyNode> {
+        self.nodes.iter().find(|node| node.primary)
+    }
 }

@@ -249,6 +249,7 @@ fn context(
         random,
         no_touch: false,
         usage,
+        keeps_expired: false,
     }
 }
 

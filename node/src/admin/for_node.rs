@@ -88,6 +88,7 @@ impl NodeBackend {
             new_users_get_channels: self.node.live.hot().new_users_get_channels,
             topology: &view.topology,
             tenancy: &view.tenancy,
+            position: self.node.replication.log.position(),
         }
     }
 }

@@ -476,6 +476,16 @@ choices! {
 }
 
 choices! {
+    /// What a node does with a command about data that another node serves.
+    Routing {
+        /// It has that node run it, and the client notices nothing.
+        Proxy = "proxy",
+        /// It tells the client where to go, as Redis Cluster does.
+        Redirect = "redirect",
+    }
+}
+
+choices! {
     /// Who may use `DEBUG`.
     DebugCommand {
         /// Nobody.

@@ -302,6 +302,7 @@ impl Applier {
             random: 0,
             no_touch: false,
             usage: Usage::default(),
+            keeps_expired: false,
         };
         let call = Call {
             argv,

@@ -172,6 +172,7 @@ impl Target<'_> {
             random: 0,
             no_touch: false,
             usage: Usage::default(),
+            keeps_expired: false,
         };
         self.shards.with(place.shard, |shard| {
             let taken = Taken { value: record.value, expires_at: record.expires_at };

@@ -46,6 +46,7 @@ fn in_shard_of<R>(
         random: 1,
         no_touch: false,
         usage: Usage::default(),
+        keeps_expired: false,
     };
     call(&mut Keys::one(index, shard, context, &mut Effects::new()))
 }

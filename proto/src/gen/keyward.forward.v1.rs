@@ -43,6 +43,9 @@ pub struct Batch {
     /// accepts with a reply of count 1; what follows on the link is described in replication.proto.
     #[prost(bool, tag = "13")]
     pub follow: bool,
+    /// Set in the first batch of a link, which then has no commands: the link carries commands of many clients.
+    #[prost(bool, tag = "14")]
+    pub carry: bool,
 }
 /// What a primary must know of a client it takes over, beyond what every batch says.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -139,6 +142,8 @@ pub enum BatchError {
     Overloaded = 5,
     /// This node is loading its data or shutting down.
     Unavailable = 6,
+    /// Clients are paused here, for as long as somebody said.
+    Paused = 7,
 }
 impl BatchError {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -154,6 +159,7 @@ impl BatchError {
             Self::Invalid => "BATCH_ERROR_INVALID",
             Self::Overloaded => "BATCH_ERROR_OVERLOADED",
             Self::Unavailable => "BATCH_ERROR_UNAVAILABLE",
+            Self::Paused => "BATCH_ERROR_PAUSED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -166,6 +172,7 @@ impl BatchError {
             "BATCH_ERROR_INVALID" => Some(Self::Invalid),
             "BATCH_ERROR_OVERLOADED" => Some(Self::Overloaded),
             "BATCH_ERROR_UNAVAILABLE" => Some(Self::Unavailable),
+            "BATCH_ERROR_PAUSED" => Some(Self::Paused),
             _ => None,
         }
     }

@@ -52,7 +52,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::LOADING.and(Flags::STALE).and(Flags::FAST),
         group: Group::Cluster,
         keys: KeyRule::None,
-        run: Run::OnSession(accept),
+        run: Run::OnSession(read_only),
         docs: Docs { summary: "Lets the connection read from replicas.", since: "3.0.0", complexity: "O(1)" },
         extra: Extra::categories(&[Category::Connection]),
     },
@@ -62,7 +62,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::LOADING.and(Flags::STALE).and(Flags::FAST),
         group: Group::Cluster,
         keys: KeyRule::None,
-        run: Run::OnSession(accept),
+        run: Run::OnSession(read_write),
         docs: Docs { summary: "Makes the connection read from primaries only.", since: "3.0.0", complexity: "O(1)" },
         extra: Extra::categories(&[Category::Connection]),
     },
@@ -72,7 +72,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::FAST,
         group: Group::Cluster,
         keys: KeyRule::None,
-        run: Run::OnSession(accept),
+        run: Run::OnSession(asking),
         docs: Docs {
             summary: "Lets the next command use a slot that is being moved here.",
             since: "3.0.0",
@@ -235,7 +235,7 @@ const CLUSTER: &[Command] = &[
         flags: Flags::ADMIN.and(Flags::STALE),
         group: Group::Cluster,
         keys: KeyRule::None,
-        run: Run::Refused("nodes agree on failures through the control plane; keywardctl cluster status shows them"),
+        run: Run::OnSession(count_failure_reports),
         docs: Docs {
             summary: "Counts the reports that a node failed.",
             since: "3.0.0",
@@ -449,49 +449,65 @@ const CLUSTER: &[Command] = &[
     },
 ];
 
-/// Any node answers for any key, so these promises need nothing.
-fn accept(_: &mut Session, _: &Surroundings<'_>, _: Args<'_>, reply: &mut Reply) -> Result<(), CommandError> {
+/// Replicas answer this connection's reads, where they have every acknowledged write.
+fn read_only(session: &mut Session, _: &Surroundings<'_>, _: Args<'_>, reply: &mut Reply) -> Result<(), CommandError> {
+    session.readonly = true;
+    reply.ok();
+    Ok(())
+}
+
+fn read_write(session: &mut Session, _: &Surroundings<'_>, _: Args<'_>, reply: &mut Reply) -> Result<(), CommandError> {
+    session.readonly = false;
+    reply.ok();
+    Ok(())
+}
+
+/// No slot is ever between two nodes, so the promise needs nothing.
+fn asking(_: &mut Session, _: &Surroundings<'_>, _: Args<'_>, reply: &mut Reply) -> Result<(), CommandError> {
     reply.ok();
     Ok(())
 }
 
 fn info(_: &mut Session, surroundings: &Surroundings<'_>, _: Args<'_>, reply: &mut Reply) -> Result<(), CommandError> {
     let topology = surroundings.topology;
-    let served = topology.nodes.iter().any(|node| node.primary);
-    let (state, slots) = if served { ("ok", slot::SLOTS) } else { ("fail", 0) };
+    let (state, slots) = if topology.primary().is_some() { ("ok", slot::SLOTS) } else { ("fail", 0) };
     let text = format!(
-        "cluster_enabled:1\r\ncluster_state:{state}\r\ncluster_slots_assigned:{slots}\r\ncluster_slots_ok:{slots}\r\n\
-         cluster_slots_pfail:0\r\ncluster_slots_fail:0\r\ncluster_known_nodes:{}\r\ncluster_size:1\r\n\
-         cluster_current_epoch:{}\r\ncluster_my_epoch:{}\r\n",
-        topology.nodes.len(),
-        topology.term.max(topology.epoch),
-        topology.epoch,
+        "cluster_state:{state}\r\ncluster_slots_assigned:{assigned}\r\ncluster_slots_ok:{slots}\r\n\
+         cluster_slots_pfail:0\r\ncluster_slots_fail:{fail}\r\ncluster_known_nodes:{nodes}\r\ncluster_size:1\r\n\
+         cluster_current_epoch:{epoch}\r\ncluster_my_epoch:{epoch}\r\ncluster_stats_messages_sent:0\r\n\
+         cluster_stats_messages_received:0\r\ntotal_cluster_links_buffer_limit_exceeded:0\r\ncluster_enabled:1\r\n",
+        assigned = slot::SLOTS,
+        fail = slot::SLOTS - slots,
+        nodes = topology.nodes.len(),
+        epoch = topology.epoch,
     );
     reply.verbatim(text.as_bytes());
     Ok(())
 }
 
-/// The node that serves the data first, then the others.
+/// The node that serves the data first, then those with a copy, then the others.
 fn in_order(topology: &Topology) -> Vec<&TopologyNode> {
     let mut nodes: Vec<&TopologyNode> = topology.nodes.iter().collect();
-    nodes.sort_by_key(|node| !node.primary);
+    nodes.sort_by_key(|node| (!node.primary, !node.in_sync));
     nodes
 }
 
-fn primary(topology: &Topology) -> Option<&TopologyNode> {
-    topology.nodes.iter().find(|node| node.primary)
+/// Those a cluster client may ask for data.
+fn with_data(topology: &Topology) -> Vec<&TopologyNode> {
+    in_order(topology).into_iter().filter(|node| node.primary || node.in_sync).collect()
 }
 
 fn nodes_line(node: &TopologyNode, topology: &Topology) -> String {
-    let flags = match (node.myself, node.primary) {
-        (true, true) => "myself,master",
-        (true, false) => "myself,slave",
-        (false, true) => "master",
-        (false, false) => "slave",
-    };
-    let master = primary(topology).filter(|_| !node.primary).map_or("-", |primary| &primary.id);
+    let mut flags = Vec::new();
+    flags.extend(node.myself.then_some("myself"));
+    flags.push(if node.primary { "master" } else { "slave" });
+    let reached = node.primary || node.in_sync || node.myself;
+    flags.extend((!reached).then_some("fail"));
+    let master = topology.primary().filter(|_| !node.primary).map_or("-", |primary| &primary.id);
+    let link = if reached { "connected" } else { "disconnected" };
     let slots = if node.primary { format!(" 0-{}", slot::SLOTS - 1) } else { String::new() };
-    format!("{} {}:{}@0 {flags} {master} 0 0 {} connected{slots}", node.id, node.host, node.port, topology.epoch)
+    let TopologyNode { id, host, port, bus_port, .. } = node;
+    format!("{id} {host}:{port}@{bus_port} {} {master} 0 0 {} {link}{slots}", flags.join(","), topology.epoch)
 }
 
 fn nodes(_: &mut Session, surroundings: &Surroundings<'_>, _: Args<'_>, reply: &mut Reply) -> Result<(), CommandError> {
@@ -503,15 +519,16 @@ fn nodes(_: &mut Session, surroundings: &Surroundings<'_>, _: Args<'_>, reply: &
 
 fn slots(_: &mut Session, surroundings: &Surroundings<'_>, _: Args<'_>, reply: &mut Reply) -> Result<(), CommandError> {
     let topology = surroundings.topology;
-    if primary(topology).is_none() {
+    if topology.primary().is_none() {
         reply.array(0);
         return Ok(());
     }
+    let nodes = with_data(topology);
     reply.array(1);
-    reply.array(2 + topology.nodes.len());
+    reply.array(2 + nodes.len());
     reply.integer(0);
     reply.integer(i64::from(slot::SLOTS - 1));
-    for node in in_order(topology) {
+    for node in nodes {
         reply.array(4);
         reply.bulk(node.host.as_bytes());
         reply.integer(i64::from(node.port));
@@ -547,9 +564,9 @@ fn shards(
         reply.bulk(b"role");
         reply.bulk(if node.primary { b"master" } else { b"replica" });
         reply.bulk(b"replication-offset");
-        reply.integer(0);
+        reply.integer(if node.primary || node.in_sync { surroundings.position as i64 } else { 0 });
         reply.bulk(b"health");
-        reply.bulk(b"online");
+        reply.bulk(if node.primary || node.in_sync { b"online" } else { b"failed" });
     }
     Ok(())
 }
@@ -560,14 +577,13 @@ fn my_id(_: &mut Session, surroundings: &Surroundings<'_>, _: Args<'_>, reply: &
     Ok(())
 }
 
-/// There is one shard group; its id is that of the node that serves it.
 fn my_shard_id(
     _: &mut Session,
     surroundings: &Surroundings<'_>,
     _: Args<'_>,
     reply: &mut Reply,
 ) -> Result<(), CommandError> {
-    reply.bulk(primary(surroundings.topology).map_or("", |node| &node.id).as_bytes());
+    reply.bulk(surroundings.topology.shard_id.as_bytes());
     Ok(())
 }
 
@@ -611,9 +627,26 @@ fn get_keys_in_slot(every: &mut dyn EveryKey, mut args: Args<'_>, reply: &mut Re
     Ok(())
 }
 
-/// Nodes hold one link for each data thread; none of them is of the kind this command is about.
+/// Nodes hold a few links for each data thread; none of them is of the kind this command is about.
 fn links(_: &mut Session, _: &Surroundings<'_>, _: Args<'_>, reply: &mut Reply) -> Result<(), CommandError> {
     reply.array(0);
+    Ok(())
+}
+
+fn known<'t>(topology: &'t Topology, id: &[u8]) -> Result<&'t TopologyNode, CommandError> {
+    let node = topology.nodes.iter().find(|node| node.id.as_bytes() == id);
+    node.ok_or_else(|| CommandError::err(format!("Unknown node {}", id.escape_ascii())))
+}
+
+/// No node reports another one: failures are agreed on.
+fn count_failure_reports(
+    _: &mut Session,
+    surroundings: &Surroundings<'_>,
+    mut args: Args<'_>,
+    reply: &mut Reply,
+) -> Result<(), CommandError> {
+    known(surroundings.topology, args.take()?)?;
+    reply.integer(0);
     Ok(())
 }
 
@@ -624,10 +657,7 @@ fn replicas(
     reply: &mut Reply,
 ) -> Result<(), CommandError> {
     let topology = surroundings.topology;
-    let id = args.take()?;
-    let node = topology.nodes.iter().find(|node| node.id.as_bytes() == id);
-    let node = node.ok_or_else(|| CommandError::err(format!("Unknown node {}", id.escape_ascii())))?;
-    if !node.primary {
+    if !known(topology, args.take()?)?.primary {
         return Err(CommandError::err("The specified node is not a master"));
     }
     let others: Vec<&TopologyNode> = topology.nodes.iter().filter(|other| !other.primary).collect();

@@ -38,6 +38,7 @@ impl Store {
             random: self.random,
             no_touch: false,
             usage: self.usage,
+            keeps_expired: false,
         };
         call(&mut Keys::one(0, &mut self.shard, context, &mut self.effects))
     }

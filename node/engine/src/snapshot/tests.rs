@@ -26,6 +26,7 @@ fn with_keys<R>(shard: &mut Shard, database: u32, random: u64, call: impl FnOnce
         random,
         no_touch: false,
         usage: Usage::default(),
+        keeps_expired: false,
     };
     call(&mut Keys::one(0, shard, context, &mut Effects::new()))
 }
