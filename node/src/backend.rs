@@ -97,6 +97,7 @@ impl HttpFacts for Facts {
         text.gauge("keyward_policy_index", "Index of the last change in force here.", view.index as f64);
         text.gauge("keyward_nodes", "Registered nodes.", view.state.nodes().len() as f64);
         text.gauge("keyward_serves_data", "1 if this node serves the data.", f64::from(u8::from(view.is_primary())));
+        group(node, &view, &mut text);
         text.gauge(
             "keyward_last_save_seconds",
             "When the last data snapshot was written, Unix time.",
@@ -113,6 +114,20 @@ impl HttpFacts for Facts {
         }
         text.into_text()
     }
+}
+
+/// Who serves the data and who has all of it, as this node knows it.
+fn group(node: &Node, view: &crate::view::View, text: &mut MetricsText) {
+    let leader = node.control.view().leader.map_or(0, |id| id.0);
+    text.gauge("keyward_leader_node", "Who leads the control plane; 0 is nobody.", leader as f64);
+    let Some(group) = &view.group else { return };
+    let primary = group.primary.map_or(0, |member| member.node.0);
+    text.gauge("keyward_primary_node", "Who was named to serve the data; 0 is nobody.", primary as f64);
+    text.gauge("keyward_group_epoch", "Which reign this is.", group.epoch.0 as f64);
+    let ids: Vec<String> = group.in_sync.iter().map(|member| member.node.0.to_string()).collect();
+    let labels: Vec<[(&str, &str); 1]> = ids.iter().map(|id| [("node", id.as_str())]).collect();
+    let samples: Vec<(&[(&str, &str)], f64)> = labels.iter().map(|label| (label.as_slice(), 1.0)).collect();
+    text.gauges("keyward_in_sync", "The nodes that have every acknowledged write.", &samples);
 }
 
 /// A node that waits to be invited, to the http port. A connection that outlives the wait is told about the node.
@@ -165,6 +180,10 @@ fn copies(node: &Node, text: &mut MetricsText) {
     text.gauge("keyward_primary", "1 where the data is served.", f64::from(u8::from(primary)));
     let position = replication.log.position() as f64;
     text.gauge("keyward_replication_position_bytes", "Where the stream of effects ends here.", position);
+    let epoch = replication.log.epoch().0 as f64;
+    text.gauge("keyward_replication_epoch", "The reign in which the newest effect here was made.", epoch);
+    let whole = f64::from(u8::from(replication.has_data()));
+    text.gauge("keyward_data_whole", "0 while the data here is being copied.", whole);
     let held = replication.log.len_bytes() as f64;
     text.gauge("keyward_replication_backlog_bytes", "How much of the stream is kept.", held);
     let (silent_ms, behind) = if primary { (0, 0) } else { replication.lag() };

@@ -181,6 +181,10 @@ fn lane_is_current(worker: &Worker, lane: &mut Lane, session: &mut Session, batc
     if worker.node.views.generation() == lane.generation {
         return true;
     }
+    if session.wants_quorum() {
+        // What was run until now was run under the old view.
+        lane.await_confirmation(worker);
+    }
     (lane.generation, lane.view) = worker.node.views.load();
     batch.conditions = worker.conditions(&lane.view, &batch.hot);
     renew(session, &lane.view)

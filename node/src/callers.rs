@@ -15,6 +15,7 @@ use crate::forward;
 use crate::view::View;
 use crate::worker::{Scratch, Worker};
 use bytes::Bytes;
+use keyward_cluster::Epoch;
 use keyward_engine::asks::Ask;
 use keyward_engine::session::Session;
 use keyward_proto::forward::{Batch, BatchError};
@@ -323,10 +324,13 @@ impl Callers {
                 let replication = &worker.node.replication;
                 replication.log.tell();
                 let position = replication.log.position();
-                if session.wants_quorum() && !replication.is_confirmed(position) {
+                // The first of them may have been run in a reign that ended among them.
+                let awaited = view.reign().map(|reign| (reign, position)).filter(|_| session.wants_quorum());
+                let awaited = awaited.filter(|(reign, position)| !replication.is_confirmed(*reign, *position));
+                if let Some(awaited) = awaited {
                     let answer = (count, std::mem::take(&mut scratch.reply.bytes));
                     let departures = Rc::clone(&self.departures);
-                    tokio::task::spawn_local(confirm(Rc::clone(&worker), position, answer, departures, seat, left));
+                    tokio::task::spawn_local(confirm(Rc::clone(&worker), awaited, answer, departures, seat, left));
                 } else {
                     send(&self.departures, seat, count, &mut scratch.reply.bytes);
                 }
@@ -365,14 +369,14 @@ fn send(departures: &Departures, seat: u32, count: u32, replies: &mut Vec<u8>) {
 /// Answers once what was written is confirmed, or tells that it is not: what was run may yet be lost.
 async fn confirm(
     worker: Rc<Worker>,
-    position: u64,
+    (reign, position): (Epoch, u64),
     (count, mut replies): (u32, Vec<u8>),
     departures: Rc<Departures>,
     seat: u32,
     left: Rc<Cell<bool>>,
 ) {
     let limit = worker.node.config.ack_timeout;
-    if let Err(error) = worker.node.replication.confirmed(position, limit).await {
+    if let Err(error) = worker.node.replication.confirmed(reign, position, limit).await {
         replies = format!("-{}\r\n", forward::not_confirmed(error)).repeat(count as usize).into_bytes();
     }
     if !left.get() {

@@ -21,6 +21,7 @@ use crate::tracking::Tracker;
 use crate::transaction::{self, Remaining};
 use crate::view::View;
 use crate::worker::{READ_BYTES, Scratch, Worker};
+use keyward_cluster::Epoch;
 use keyward_engine::asks::Ask;
 use keyward_engine::reply::Reply;
 use keyward_engine::session::{ReplyMode, Session};
@@ -163,8 +164,8 @@ pub struct Lane {
     input: Vec<u8>,
     /// Replies not yet sent.
     output: Vec<u8>,
-    /// What was answered may leave once everything up to this position of the stream of effects is confirmed.
-    confirm: Option<u64>,
+    /// What was answered may leave once everything up to this position of the stream of effects is confirmed in this reign.
+    confirm: Option<(Epoch, u64)>,
     /// The number of `view`.
     pub generation: u64,
     /// The view the session's login comes from.
@@ -175,6 +176,15 @@ impl Lane {
     /// With nothing in it.
     pub fn new(decoder: Decoder, generation: u64, view: Arc<View>) -> Lane {
         Lane { decoder, input: Vec::new(), output: Vec::new(), confirm: None, generation, view }
+    }
+
+    /// If this node serves the data, as of the lane's view: what was answered until now leaves only once it is confirmed.
+    pub fn await_confirmation(&mut self, worker: &Worker) {
+        let Some(reign) = self.view.reign() else { return };
+        // What waits since an earlier reign is confirmed in that one or never.
+        if self.confirm.is_none_or(|(earlier, _)| earlier == reign) {
+            self.confirm = Some((reign, worker.node.replication.log.position()));
+        }
     }
 
     /// Moves replies to those not yet sent.
@@ -273,7 +283,7 @@ async fn converse(
                         () = asks::carry_out(worker, connection, ask, &mut lane.output) => {}
                     }
                     if connection.session.borrow().wants_quorum() {
-                        lane.confirm = Some(worker.node.replication.log.position());
+                        lane.await_confirmation(worker);
                     }
                 }
                 Next::Forward(batch) => {
@@ -355,7 +365,7 @@ async fn wait_for_keys(
     drop((left, registered));
     if connection.session.borrow().wants_quorum() {
         // Whoever served it wrote before it answered.
-        lane.confirm = Some(worker.node.replication.log.position());
+        lane.await_confirmation(worker);
     }
     let mut session = connection.session.borrow_mut();
     session.active_at = worker.now_ms();
@@ -369,12 +379,12 @@ async fn wait_for_keys(
 /// Waits until what was answered may leave. False: it may not; an error takes its place, and the connection ends.
 async fn confirm(worker: &Worker, connection: &Connection, lane: &mut Lane) -> bool {
     worker.node.replication.log.tell();
-    let Some(position) = lane.confirm.take().filter(|_| lane.view.is_primary()) else { return true };
+    let Some((reign, position)) = lane.confirm.take() else { return true };
     let limit = worker.node.config.ack_timeout;
     let confirmed = tokio::select! {
         biased;
         () = connection.killed() => Ok(()),
-        confirmed = worker.node.replication.confirmed(position, limit) => confirmed,
+        confirmed = worker.node.replication.confirmed(reign, position, limit) => confirmed,
     };
     let Err(error) = confirmed else { return true };
     lane.output.clear();
@@ -657,9 +667,9 @@ fn run(
     scratch.requests = requests;
     let replication = &worker.node.replication;
     replication.log.tell();
-    if session.wants_quorum() && lane.view.is_primary() {
-        let position = replication.log.position();
-        lane.confirm = (!replication.is_confirmed(position)).then_some(position);
+    if session.wants_quorum() {
+        lane.await_confirmation(worker);
+        lane.confirm = lane.confirm.filter(|(reign, position)| !replication.is_confirmed(*reign, *position));
     }
     (consumed, next)
 }

@@ -42,6 +42,10 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// How long the owner may think about one client: longer than it waits for changes it has not applied.
 const ACCEPT_TIMEOUT: Duration = Duration::from_secs(4);
 
+/// What a client gets whose transaction was under way when the data moved.
+pub const ENDED_HALFWAY: &str =
+    "CLUSTERDOWN the data moved to another node during the transaction; what came first may have been carried out";
+
 /// What the client gets if the pipe ends before the first answer. Later nobody here knows where an answer ends, and a
 /// line in the middle of one would be taken for data.
 const ENDED_UNANSWERED: &[u8] = b"-CLUSTERDOWN the connection to the node that serves the data has ended; the command \

@@ -137,11 +137,14 @@ impl Evictor {
     /// The same for the upkeep thread, which must not come between the commands of a transaction.
     fn make_room_in_background(&mut self, node: &Node) -> Room {
         let lane = node.corridor.upkeep_lane();
-        // Only the node that serves the data decides that a key is gone.
-        if !node.views.load().1.is_primary() || node.corridor.enter(lane) != Entry::Entered {
+        if node.corridor.enter(lane) != Entry::Entered {
             return Room::Enough;
         }
         let _in_lane = InLane::new(&node.corridor, lane);
+        // Only the node that serves the data decides that a key is gone.
+        if !node.views.load().1.is_primary() {
+            return Room::Enough;
+        }
         self.make_room(node, &node.live.hot(), crate::node::now_ms())
     }
 

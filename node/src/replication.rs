@@ -223,14 +223,14 @@ impl Replication {
     }
 
     /// Returns once every member in sync has everything up to `position` and this node certainly still is primary.
-    pub async fn confirmed(&self, position: u64, limit: Duration) -> Result<(), NotConfirmed> {
-        self.acks.confirmed(position, limit, || self.clock_ms()).await
+    pub async fn confirmed(&self, reign: Epoch, position: u64, limit: Duration) -> Result<(), NotConfirmed> {
+        self.acks.confirmed(reign, position, limit, || self.clock_ms()).await
     }
 
     /// Whether everything up to `position` is confirmed by now.
     #[inline]
-    pub fn is_confirmed(&self, position: u64) -> bool {
-        self.acks.is_confirmed(position, || self.clock_ms())
+    pub fn is_confirmed(&self, reign: Epoch, position: u64) -> bool {
+        self.acks.is_confirmed(reign, position, || self.clock_ms())
     }
 
     /// Whether fewer members are in sync than a confirmed write needs.

@@ -213,10 +213,11 @@ fn serve(worker: &Worker, job: Job) {
     if answer.is_closed() {
         return;
     }
+    let closed = worker.node.corridor.close();
+    // Who serves the data may change until the corridor is closed, and no more after.
     let (generation, view) = worker.node.views.load();
     let hot = worker.hot();
     let lane = Lane::new(Decoder::new(hot.decoder.clone()), generation, Arc::clone(&view));
-    let closed = worker.node.corridor.close();
     if !crate::connection::renew(&mut session, &view) {
         return;
     }

@@ -162,6 +162,12 @@ pub fn go_on(worker: &Worker, connection: &Rc<Connection>, lane: &mut Lane, rema
     let mut scratch = worker.scratch.borrow_mut();
     let mut session = connection.session.borrow_mut();
     scratch.reply.protocol = session.protocol;
+    if worker.node.views.load().1.reign() != lane.view.reign() {
+        // Its first half was carried out where the data was.
+        scratch.reply.error(crate::handover::ENDED_HALFWAY);
+        lane.take_replies(&mut scratch.reply);
+        return Next::Close;
+    }
     let hot = worker.hot();
     scratch.reply.bytes_max = hot.reply_bytes_max();
     let conditions = worker.conditions(&lane.view, &hot);
@@ -170,6 +176,9 @@ pub fn go_on(worker: &Worker, connection: &Rc<Connection>, lane: &mut Lane, rema
     batch.serve_ready(&Arc::clone(&lane.view), &mut scratch);
     drop(closed);
     lane.take_replies(&mut scratch.reply);
+    if session.wants_quorum() {
+        lane.await_confirmation(worker);
+    }
     match flow {
         Flow::Stop(next) => *next,
         _ if session.closing => Next::Close,

@@ -5,7 +5,7 @@
 
 use crate::tenants;
 use keyward_acl::{Acknowledge, Policy, User, UserName};
-use keyward_cluster::{GroupId, Incarnation, Member, NodeId, ShardGroup, State};
+use keyward_cluster::{Epoch, GroupId, Incarnation, Member, NodeId, ShardGroup, State};
 use keyward_engine::session::{Login, Topology, TopologyNode};
 use keyward_engine::table::Table;
 use keyward_engine::tenancy::{Tenancy, Tenant};
@@ -80,6 +80,11 @@ impl View {
     pub fn is_in_sync(&self) -> bool {
         let member = self.member();
         member.is_some_and(|member| self.group.as_ref().is_some_and(|group| group.in_sync.contains(&member)))
+    }
+
+    /// The reign in which this process serves the data, if it does.
+    pub fn reign(&self) -> Option<Epoch> {
+        self.group.as_ref().filter(|_| self.is_primary()).map(|group| group.epoch)
     }
 
     /// The user with its compiled rules; `None` also while its tenant is retired.

@@ -264,7 +264,8 @@ impl Worker {
         let primary = view.is_primary();
         Conditions {
             primary,
-            reads_copy: !primary && view.is_in_sync(),
+            // A member in sync whose link broke may have begun anew.
+            reads_copy: !primary && view.is_in_sync() && self.node.replication.has_data(),
             redirects: hot.redirects,
             loading: self.node.is_loading(),
             // Looked at when a command needs memory: see `has_room`.

@@ -44,6 +44,8 @@ pub struct Acks {
     /// Until then, by the clock of this process, the members in sync support nobody else.
     promised_until_ms: AtomicU64,
     few: AtomicBool,
+    /// The reign those are of.
+    reign: AtomicU64,
     held: Mutex<Held>,
     progress: Notify,
 }
@@ -93,6 +95,7 @@ impl Acks {
             held.joining.clear();
             held.replicas.clear();
             self.confirmed.store(0, Ordering::Release);
+            self.reign.store(group.epoch.0, Ordering::Release);
         }
         held.epoch = Some(group.epoch);
         held.me = Some(me);
@@ -228,25 +231,29 @@ impl Acks {
     }
 
     #[inline]
-    pub(super) fn is_confirmed(&self, position: u64, now_ms: impl Fn() -> u64) -> bool {
+    pub(super) fn is_confirmed(&self, reign: Epoch, position: u64, now_ms: impl Fn() -> u64) -> bool {
         fence(Ordering::SeqCst);
-        self.confirmed.load(Ordering::Acquire) >= position && now_ms() < self.promised_until_ms.load(Ordering::Acquire)
+        self.confirmed.load(Ordering::Acquire) >= position
+            && now_ms() < self.promised_until_ms.load(Ordering::Acquire)
+            // Last: positions of another reign are of another stream.
+            && self.reign.load(Ordering::Acquire) == reign.0
     }
 
     pub(super) async fn confirmed(
         &self,
+        reign: Epoch,
         position: u64,
         limit: Duration,
         now_ms: impl Fn() -> u64,
     ) -> Result<(), NotConfirmed> {
         let deadline = Instant::now() + limit;
         loop {
-            if self.is_confirmed(position, &now_ms) {
+            if self.is_confirmed(reign, position, &now_ms) {
                 return Ok(());
             }
             let waiting = {
                 let mut held = self.held.lock();
-                if held.epoch.is_none() {
+                if held.epoch != Some(reign) {
                     return Err(NotConfirmed::Deposed);
                 }
                 if self.confirmed.load(Ordering::Acquire) < position {
@@ -286,6 +293,10 @@ impl Acks {
             if held.in_sync.contains(member) {
                 promised = promised.min(if seen_ms == 0 { 0 } else { until });
             }
+        }
+        if self.few.load(Ordering::Acquire) {
+            // With fewer copies than were asked for nothing more is confirmed, not even what waited when the set shrank.
+            confirmed = confirmed.min(self.confirmed.load(Ordering::Acquire));
         }
         self.promised_until_ms.store(promised, Ordering::Release);
         // It may go back when somebody joins: what was confirmed before was answered before.
@@ -332,6 +343,7 @@ mod tests {
         {
             let mut held = acks.held.lock();
             held.epoch = Some(Epoch(5));
+            acks.reign.store(5, Ordering::Release);
             held.me = Some(member(1));
             held.in_sync = [1, 2, 3].map(member).into();
             acks.settle(&mut held);
@@ -348,9 +360,9 @@ mod tests {
         let acks = reigning();
         let (two, three) = (follow(&acks, 2), follow(&acks, 3));
         assert!(acks.acked(NodeId(2), two, 100, 1000, 1000));
-        assert!(!acks.is_confirmed(1, || 1000));
+        assert!(!acks.is_confirmed(Epoch(5), 1, || 1000));
         assert!(acks.acked(NodeId(3), three, 60, 1000, 1000));
-        assert!(acks.is_confirmed(60, || 1000) && !acks.is_confirmed(61, || 1000));
+        assert!(acks.is_confirmed(Epoch(5), 60, || 1000) && !acks.is_confirmed(Epoch(5), 61, || 1000));
         assert_eq!(acks.count(60), 2);
         assert_eq!(acks.count(100), 1);
     }
@@ -363,8 +375,8 @@ mod tests {
         acks.acked(NodeId(2), two, 100, 1000, 1600);
         acks.acked(NodeId(3), three, 100, 1500, 1600);
         let until = 1000 + (PROMISE - DRIFT).as_millis() as u64;
-        assert!(acks.is_confirmed(100, || until - 1));
-        assert!(!acks.is_confirmed(100, || until));
+        assert!(acks.is_confirmed(Epoch(5), 100, || until - 1));
+        assert!(!acks.is_confirmed(Epoch(5), 100, || until));
     }
 
     #[test]
@@ -374,11 +386,28 @@ mod tests {
         acks.acked(NodeId(2), two, 100, 1000, 1000);
         acks.acked(NodeId(3), three, 100, 1000, 1000);
         acks.seal(Epoch(5));
-        assert!(acks.is_confirmed(100, || 1000), "its own epoch changes nothing");
+        assert!(acks.is_confirmed(Epoch(5), 100, || 1000), "its own epoch changes nothing");
         acks.seal(Epoch(6));
-        assert!(!acks.is_confirmed(1, || 1000));
+        assert!(!acks.is_confirmed(Epoch(5), 1, || 1000));
         assert!(!acks.acked(NodeId(2), two, 200, 1001, 1001));
         assert_eq!(acks.enter(Epoch(5), member(2), 0, true), None);
+    }
+
+    #[test]
+    fn with_too_few_in_sync_nothing_more_is_confirmed() {
+        let acks = reigning();
+        let (two, three) = (follow(&acks, 2), follow(&acks, 3));
+        acks.acked(NodeId(2), two, 100, 1000, 1000);
+        acks.acked(NodeId(3), three, 100, 1000, 1000);
+        {
+            let mut held = acks.held.lock();
+            held.in_sync = [member(1)].into();
+            acks.few.store(true, Ordering::Release);
+            acks.settle(&mut held);
+        }
+        assert!(acks.is_confirmed(Epoch(5), 100, || 1000), "what was, is");
+        assert!(!acks.is_confirmed(Epoch(5), 101, || 1000), "the last copy alone confirms nothing");
+        assert!(!acks.is_confirmed(Epoch(4), 100, || 1000), "another reign is another stream");
     }
 
     #[test]
@@ -389,16 +418,16 @@ mod tests {
         acks.acked(NodeId(3), three, 100, 1000, 1000);
         let four = follow(&acks, 4);
         acks.join(&[member(4)].into());
-        assert!(!acks.is_confirmed(1, || 1000));
+        assert!(!acks.is_confirmed(Epoch(5), 1, || 1000));
         acks.acked(NodeId(4), four, 80, 1000, 1000);
-        assert!(acks.is_confirmed(80, || 1000) && !acks.is_confirmed(81, || 1000));
+        assert!(acks.is_confirmed(Epoch(5), 80, || 1000) && !acks.is_confirmed(Epoch(5), 81, || 1000));
         acks.join(&BTreeSet::new());
-        assert!(acks.is_confirmed(100, || 1000));
+        assert!(acks.is_confirmed(Epoch(5), 100, || 1000));
         // Node 2 restarted: what its new process has does not make the old one confirm anything.
         let again = Member { node: NodeId(2), incarnation: Incarnation(9) };
         let link = acks.enter(Epoch(5), again, 0, true).unwrap();
         acks.acked(NodeId(2), link, 500, 1000, 1000);
-        assert!(!acks.is_confirmed(1, || 1000));
+        assert!(!acks.is_confirmed(Epoch(5), 1, || 1000));
         assert!(!acks.acked(NodeId(2), two, 500, 1000, 1000), "the old link is over");
     }
 
@@ -408,7 +437,7 @@ mod tests {
         let (two, three) = (follow(&acks, 2), follow(&acks, 3));
         let wait = |position| {
             let acks = std::sync::Arc::clone(&acks);
-            tokio::spawn(async move { acks.confirmed(position, Duration::from_secs(1), || 1000).await })
+            tokio::spawn(async move { acks.confirmed(Epoch(5), position, Duration::from_secs(1), || 1000).await })
         };
         let (soon, late) = (wait(10), wait(99));
         tokio::task::yield_now().await;
