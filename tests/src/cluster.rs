@@ -7,12 +7,14 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::net::Net;
 use crate::process::write_file;
 use crate::{Client, Process, binary, free_ports, http_get, wait_until};
 
@@ -20,12 +22,13 @@ use crate::{Client, Process, binary, free_ports, http_get, wait_until};
 const LOG_LINES: usize = 80;
 
 /// What a cluster is made of.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Builder {
     nodes: usize,
     flags: Vec<(String, String)>,
     acl_file: Option<PathBuf>,
     acl_text: Option<String>,
+    net: Option<Net>,
 }
 
 impl Builder {
@@ -47,6 +50,13 @@ impl Builder {
     #[must_use]
     pub fn acl_text(mut self, text: &str) -> Self {
         self.acl_text = Some(text.to_owned());
+        self
+    }
+
+    /// Every node lives in its own namespace of `net`, laid for as many nodes.
+    #[must_use]
+    pub fn apart(mut self, net: Net) -> Self {
+        self.net = Some(net);
         self
     }
 
@@ -76,12 +86,19 @@ impl Builder {
             }
             (None, path) => path.clone(),
         };
-        let ports = free_ports(self.nodes * 4);
+        let ports = match self.net {
+            // A namespace has all ports to itself.
+            Some(_) => [6379, 7379, 8379, 9379].repeat(self.nodes),
+            None => free_ports(self.nodes * 4),
+        };
+        let host = |i: usize| self.net.as_ref().map_or(Ipv4Addr::LOCALHOST, |net| net.host(i + 1));
         let members: Vec<String> =
-            (0..self.nodes).map(|i| format!("node-{}=127.0.0.1:{}", i + 1, ports[i * 4 + 3])).collect();
+            (0..self.nodes).map(|i| format!("node-{}={}:{}", i + 1, host(i), ports[i * 4 + 3])).collect();
         let nodes = (0..self.nodes)
             .map(|i| Node {
                 number: i + 1,
+                host: host(i),
+                namespace: self.net.as_ref().map(|net| net.namespace(i + 1)),
                 ports: [ports[i * 4], ports[i * 4 + 1], ports[i * 4 + 2], ports[i * 4 + 3]],
                 folder: folder.path().join(format!("node-{}", i + 1)),
                 members: members.join(","),
@@ -89,9 +106,10 @@ impl Builder {
                 acl_file: acl_file.clone(),
                 flags: self.flags.clone(),
                 process: None,
+                id: OnceLock::new(),
             })
             .collect();
-        Cluster { nodes, folder }
+        Cluster { nodes, net: self.net, folder }
     }
 }
 
@@ -99,6 +117,7 @@ impl Builder {
 #[derive(Debug)]
 pub struct Cluster {
     nodes: Vec<Node>,
+    net: Option<Net>,
     folder: TempDir,
 }
 
@@ -110,7 +129,7 @@ impl Cluster {
 
     /// A cluster of `nodes` nodes still to be described.
     pub fn of(nodes: usize) -> Builder {
-        Builder { nodes, flags: Vec::new(), acl_file: None, acl_text: None }
+        Builder { nodes, flags: Vec::new(), acl_file: None, acl_text: None, net: None }
     }
 
     /// How many nodes it was made of, running or not.
@@ -128,9 +147,19 @@ impl Cluster {
         &mut self.nodes[number - 1]
     }
 
+    /// The number of the node with this id.
+    pub fn number_of(&self, id: u64) -> Option<usize> {
+        self.nodes.iter().find(|node| node.id() == Some(id)).map(|node| node.number)
+    }
+
     /// Every node.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
+    }
+
+    /// The network that can be cut, if it has one.
+    pub fn net(&self) -> Option<&Net> {
+        self.net.as_ref()
     }
 
     /// The cluster's own folder.
@@ -243,6 +272,8 @@ impl Drop for Cluster {
 #[derive(Debug)]
 pub struct Node {
     number: usize,
+    host: Ipv4Addr,
+    namespace: Option<String>,
     /// Clients, admin, http, peers.
     ports: [u16; 4],
     folder: PathBuf,
@@ -251,9 +282,21 @@ pub struct Node {
     acl_file: Option<PathBuf>,
     flags: Vec<(String, String)>,
     process: Option<Process>,
+    id: OnceLock<u64>,
 }
 
 impl Node {
+    /// The id the cluster gave it, once it was ready.
+    pub fn id(&self) -> Option<u64> {
+        if let Some(id) = self.id.get() {
+            return Some(*id);
+        }
+        let log = self.log();
+        let (_, after) = log.split_once("ready node=")?;
+        let digits: String = after.chars().take_while(char::is_ascii_digit).collect();
+        Some(*self.id.get_or_init(|| digits.parse().expect("an id is a number")))
+    }
+
     /// Its number, from 1.
     pub fn number(&self) -> usize {
         self.number
@@ -261,22 +304,22 @@ impl Node {
 
     /// Where clients connect.
     pub fn address(&self) -> SocketAddr {
-        loopback(self.ports[0])
+        SocketAddr::from((self.host, self.ports[0]))
     }
 
     /// Where `keywardctl` connects.
     pub fn admin_address(&self) -> SocketAddr {
-        loopback(self.ports[1])
+        SocketAddr::from((self.host, self.ports[1]))
     }
 
     /// `/livez`, `/readyz`, `/metrics`.
     pub fn http_address(&self) -> SocketAddr {
-        loopback(self.ports[2])
+        SocketAddr::from((self.host, self.ports[2]))
     }
 
     /// Where other nodes connect.
     pub fn peer_address(&self) -> SocketAddr {
-        loopback(self.ports[3])
+        SocketAddr::from((self.host, self.ports[3]))
     }
 
     /// Its data folder.
@@ -316,6 +359,11 @@ impl Node {
             .unwrap_or_else(|error| panic!("node {} refuses {user}: {error}", self.number))
     }
 
+    /// Whether its process was started and not stopped or killed since.
+    pub fn is_running(&self) -> bool {
+        self.process.is_some()
+    }
+
     /// Whether it says it is ready.
     pub fn is_ready(&self) -> bool {
         http_get(self.http_address(), "/readyz").is_some_and(|(status, _)| status == 200)
@@ -335,7 +383,15 @@ impl Node {
 
     /// The command that starts this node.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(binary("keyward"));
+        let mut command = match &self.namespace {
+            // It becomes the node: signals reach it under the same process id.
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]).arg(binary("keyward"));
+                command
+            }
+            None => Command::new(binary("keyward")),
+        };
         command
             .arg("serve")
             .args(["--name", &format!("node-{}", self.number)])
@@ -345,7 +401,7 @@ impl Node {
             .args(["--admin-bind", &self.admin_address().to_string()])
             .args(["--http-bind", &self.http_address().to_string()])
             .args(["--peer-bind", &self.peer_address().to_string()])
-            .args(["--advertise-host", "127.0.0.1"])
+            .args(["--advertise-host", &self.host.to_string()])
             .args(["--members", &self.members])
             .arg("--cluster-secret-file")
             .arg(&self.secret);
@@ -377,8 +433,4 @@ impl Node {
         let info = client.call(&["INFO", "replication"]).ok().and_then(|reply| reply.text());
         info.is_some_and(|info| info.lines().any(|line| line.trim() == "role:master"))
     }
-}
-
-fn loopback(port: u16) -> SocketAddr {
-    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }

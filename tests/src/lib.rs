@@ -13,6 +13,7 @@
 
 mod cluster;
 mod dice;
+pub mod net;
 mod peer;
 mod ports;
 mod process;
@@ -26,6 +27,7 @@ pub mod fuzz;
 
 pub use cluster::{Builder, Cluster, Node};
 pub use dice::Dice;
+pub use net::Net;
 pub use peer::{Peer, redis_cli};
 pub use ports::{free_block, free_ports};
 pub use process::{Finished, Process, binary, run};

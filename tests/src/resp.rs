@@ -91,7 +91,12 @@ impl Client {
 
     /// Connects, without logging in.
     pub fn connect(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+        Self::connect_within(address, Duration::from_secs(5))
+    }
+
+    /// [`Client::connect`] that gives up after so long.
+    pub fn connect_within(address: SocketAddr, patience: Duration) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, patience)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Self::PATIENCE))?;
         stream.set_write_timeout(Some(Self::PATIENCE))?;

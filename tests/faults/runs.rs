@@ -1,0 +1,293 @@
+//! The runs: which faults, under which kind of acknowledgement, and what must hold afterwards.
+
+use std::env;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use keyward_tests::{Client, Cluster, Dice, Net, poll, wait_until};
+
+use crate::checks;
+use crate::clients::{self, Clients};
+use crate::history::History;
+use crate::nemesis::{CUTS, Fault, Nemesis, SIGNALS};
+use crate::stage::{self, Watch, all_are_equal, all_is_well};
+
+/// Without being told otherwise, faults play for so long in each test.
+const SHORT: Duration = Duration::from_secs(30);
+
+/// Clients at a time.
+const CLIENTS: usize = 6;
+
+/// What is tested.
+struct Run<'a> {
+    name: &'a str,
+    ack: &'a str,
+    faults: &'a [Fault],
+    /// Acknowledged writes may be missing: that is the contract of `async` when a primary fails.
+    losses_allowed: bool,
+    /// Every request must end well.
+    errors_allowed: bool,
+}
+
+/// What came of it.
+struct Seen {
+    history: History,
+    wrong: Vec<String>,
+    reigns: usize,
+}
+
+/// How long faults play.
+fn duration() -> Duration {
+    let minutes = env::var("KEYWARD_FAULT_MINUTES").ok().and_then(|text| text.parse::<f64>().ok());
+    minutes.map_or(SHORT, |minutes| Duration::from_secs_f64(minutes * 60.0))
+}
+
+/// How many nodes there are.
+pub fn size() -> usize {
+    env::var("KEYWARD_FAULT_NODES").ok().and_then(|text| text.parse().ok()).unwrap_or(3)
+}
+
+/// A network that can be cut; `None` after saying why not.
+pub fn network(nodes: usize) -> Option<Net> {
+    match Net::lay(nodes) {
+        Ok(net) => Some(net),
+        Err(why) if env::var_os("KEYWARD_NET_REQUIRED").is_some() => panic!("no network that can be cut: {why}"),
+        Err(why) => {
+            println!("SKIPPED: the network cannot be cut here: {why}");
+            None
+        }
+    }
+}
+
+fn play(run: &Run<'_>, net: Option<Net>, disk: Option<&SmallDisk>) -> Seen {
+    let mut dice = Dice::from_env("KEYWARD_FAULT_SEED");
+    let nodes = size();
+    let mut cluster = stage::lay_out_on(nodes, net, run.ack, disk.map(|disk| disk.0.path()));
+    let began = Instant::now();
+    let addresses = cluster.nodes().iter().map(|node| node.address()).collect();
+    let clients = Clients::start(addresses, CLIENTS, began, dice.roll());
+    let watch = Watch::start(&cluster);
+    let mut nemesis = Nemesis {
+        cluster: &mut cluster,
+        clients: &clients,
+        dice: dice.clone(),
+        log: Vec::new(),
+        began,
+        small_disk: disk.map(|_| nodes),
+    };
+    let mut wrong = Vec::new();
+    let mut turns: Vec<Fault> = Vec::new();
+    let give_up = Instant::now() + duration();
+    while Instant::now() < give_up && wrong.is_empty() {
+        if turns.is_empty() {
+            // Every fault has its turn before any has its second one.
+            turns = run.faults.to_vec();
+            for at in (1..turns.len()).rev() {
+                turns.swap(at, dice.below(at + 1));
+            }
+        }
+        std::thread::sleep(Duration::from_millis(dice.below(1200) as u64));
+        nemesis.strike(turns.pop().unwrap_or(Fault::KillPrimary));
+        // Now and then the next one comes before the last one is over.
+        if !dice.one_in(4)
+            && let Err(why) = all_is_well(nemesis.cluster)
+        {
+            wrong.push(why);
+        }
+    }
+    let log = std::mem::take(&mut nemesis.log);
+    if let Err(why) = all_is_well(&cluster) {
+        wrong.push(why);
+    }
+    let history = clients.finish();
+    let (reigns, double) = watch.finish();
+    wrong.extend(double);
+    wrong.extend(judge(run, &cluster, &history));
+    if reigns < 2 && disk.is_none() {
+        wrong.push("nobody else ever served: nothing was proved".to_owned());
+    }
+    let seen = Seen { history, wrong, reigns };
+    report(run, &cluster, &log, &seen);
+    seen
+}
+
+fn judge(run: &Run<'_>, cluster: &Cluster, history: &History) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let quiet = poll(Duration::from_secs(10), || {
+        let mut client = Client::connect_within(cluster.node(1).address(), Duration::from_secs(1)).ok()?;
+        client.call(&["SET", "quiet", "now"]).ok()?.is_ok().then_some(client)
+    });
+    match quiet {
+        Some(mut client) => {
+            let finals = clients::finals(&mut client);
+            wrong.extend(checks::judge(history, &finals, run.losses_allowed));
+        }
+        None => wrong.push("no node answers in the end".to_owned()),
+    }
+    if let Err(why) = all_are_equal(cluster) {
+        wrong.push(why);
+    }
+    let [_, failed, unknown] = history.tally();
+    if !run.errors_allowed && failed + unknown > 0 {
+        wrong.push(format!("{failed} requests failed and of {unknown} nobody knows"));
+    }
+    for (text, count) in &history.errors {
+        wrong.push(format!("{count} times an error nobody expects: {text}"));
+    }
+    wrong
+}
+
+fn report(run: &Run<'_>, cluster: &Cluster, log: &[String], seen: &Seen) {
+    let [ok, failed, unknown] = seen.history.tally();
+    println!(
+        "{}: {} faults, {} reigns; requests: {ok} ended well, {failed} certainly not done, {unknown} unknown",
+        run.name,
+        log.iter().filter(|line| line.contains("epoch")).count(),
+        seen.reigns
+    );
+    if !seen.wrong.is_empty() {
+        println!("{}", log.join("\n"));
+    }
+    if let Some(folder) = env::var_os("KEYWARD_FAULT_KEEP") {
+        let folder = Path::new(&folder).join(run.name.replace(' ', "-"));
+        fs::create_dir_all(&folder).expect("the folder for logs can be made");
+        for node in cluster.nodes() {
+            fs::write(folder.join(format!("node-{}.log", node.number())), node.log()).expect("a log can be kept");
+        }
+        fs::write(folder.join("faults.txt"), log.join("\n") + "\n").expect("the list of faults can be kept");
+        fs::write(folder.join("wrong.txt"), seen.wrong.join("\n") + "\n").expect("the verdict can be kept");
+    }
+}
+
+fn must_be_right(seen: &Seen) {
+    assert!(seen.wrong.is_empty(), "{} things are wrong:\n{}", seen.wrong.len(), seen.wrong.join("\n"));
+    let [ok, ..] = seen.history.tally();
+    assert!(ok > 100, "only {ok} requests ended well: nothing was proved");
+}
+
+#[test]
+fn quorum_loses_nothing_however_processes_are_killed_frozen_and_stopped() {
+    let run =
+        Run { name: "quorum signals", ack: "quorum", faults: &SIGNALS, losses_allowed: false, errors_allowed: true };
+    must_be_right(&play(&run, None, None));
+}
+
+#[test]
+fn quorum_loses_nothing_however_the_network_is_cut() {
+    let Some(net) = network(size()) else { return };
+    let run = Run { name: "quorum cuts", ack: "quorum", faults: &CUTS, losses_allowed: false, errors_allowed: true };
+    must_be_right(&play(&run, Some(net), None));
+}
+
+#[test]
+fn quorum_loses_nothing_when_everything_happens() {
+    let Some(net) = network(size()) else { return };
+    let faults = [&SIGNALS[..], &CUTS[..]].concat();
+    let run =
+        Run { name: "quorum everything", ack: "quorum", faults: &faults, losses_allowed: false, errors_allowed: true };
+    must_be_right(&play(&run, Some(net), None));
+}
+
+#[test]
+fn async_copies_agree_after_every_fault() {
+    let Some(net) = network(size()) else { return };
+    let faults = [&SIGNALS[..], &CUTS[..]].concat();
+    let run =
+        Run { name: "async everything", ack: "async", faults: &faults, losses_allowed: true, errors_allowed: true };
+    must_be_right(&play(&run, Some(net), None));
+}
+
+#[test]
+fn planned_moves_lose_nothing_and_fail_nobody() {
+    let run = Run {
+        name: "async planned",
+        ack: "async",
+        faults: &[Fault::HandOver],
+        losses_allowed: false,
+        errors_allowed: false,
+    };
+    must_be_right(&play(&run, None, None));
+}
+
+#[test]
+fn rolling_restarts_lose_nothing() {
+    let run = Run {
+        name: "async rolling",
+        ack: "async",
+        faults: &[Fault::RollingRestart],
+        losses_allowed: false,
+        errors_allowed: true,
+    };
+    must_be_right(&play(&run, None, None));
+}
+
+#[test]
+fn after_a_cold_start_the_newest_snapshot_is_back() {
+    let mut cluster = stage::lay_out(size(), None, "async");
+    let mut client = cluster.node(1).client();
+    for number in 0..500 {
+        client.ok(&["SET", &format!("key:{number}"), "old"]);
+    }
+    for node in cluster.nodes() {
+        wait_until("an old snapshot is on every disk", || node.client().ask(&["SAVE"]).is_ok().then_some(()));
+    }
+    for number in 0..500 {
+        client.ok(&["SET", &format!("key:{number}"), "new"]);
+    }
+    // The newest one is on a node that is not primary.
+    let primary = cluster.primary();
+    let newest = (1..=cluster.size()).find(|number| *number != primary).expect("there are several nodes");
+    all_are_equal(&cluster).expect("everything has arrived everywhere");
+    cluster.node(newest).client().ok(&["SAVE"]);
+    client.ok(&["SET", "in-no-snapshot", "x"]);
+    (1..=cluster.size()).for_each(|number| cluster.kill(number));
+    (1..=cluster.size()).for_each(|number| cluster.spawn(number));
+    (1..=cluster.size()).for_each(|number| cluster.wait_ready(number));
+    all_is_well(&cluster).expect("the cluster comes back by itself");
+    all_are_equal(&cluster).expect("the copies agree");
+    let mut client = cluster.node(1).client();
+    for number in 0..500 {
+        assert_eq!(client.text(&["GET", &format!("key:{number}")]), "new", "key:{number}");
+    }
+}
+
+#[test]
+fn a_full_disk_stops_no_more_than_its_node() {
+    let run = Run {
+        name: "quorum full disk",
+        ack: "quorum",
+        faults: &[Fault::FillDisk],
+        losses_allowed: false,
+        errors_allowed: true,
+    };
+    match SmallDisk::make() {
+        Ok(disk) => must_be_right(&play(&run, None, Some(&disk))),
+        Err(why) if env::var_os("KEYWARD_NET_REQUIRED").is_some() => panic!("no small disk: {why}"),
+        Err(why) => println!("SKIPPED: no small disk can be made here: {why}"),
+    }
+}
+
+/// A file system of a few megabytes; unmounted when dropped.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn make() -> Result<SmallDisk, String> {
+        let folder = tempfile::Builder::new().prefix("keyward-disk-").tempdir().map_err(|error| error.to_string())?;
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=48m", "tmpfs"]).arg(folder.path()).output();
+        let output = mount.map_err(|error| format!("the program `mount` cannot be run: {error}"))?;
+        if output.status.success() {
+            Ok(SmallDisk(folder))
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Whoever still has a file open there keeps it until it ends.
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).output();
+    }
+}
