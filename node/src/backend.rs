@@ -35,6 +35,9 @@ impl HttpFacts for Facts {
         if !control.ready || control.leader.is_none() {
             return Err("the control plane has no leader yet".to_owned());
         }
+        if node_lease_is_over(&self.0) {
+            return Err("this node is not in contact with the control plane".to_owned());
+        }
         if view.primary.is_none() {
             return Err("no node serves the data yet".to_owned());
         }
@@ -99,6 +102,11 @@ impl HttpFacts for Facts {
         text.gauge("keyward_serves_data", "1 if this node serves the data.", f64::from(u8::from(view.is_primary())));
         group(node, &view, &mut text);
         text.gauge(
+            "keyward_lease_remaining_seconds",
+            "How long this node may serve without hearing from the leader.",
+            node.lease.left().as_secs_f64(),
+        );
+        text.gauge(
             "keyward_last_save_seconds",
             "When the last data snapshot was written, Unix time.",
             node.snapshots.last_save_ms() as f64 / 1000.0,
@@ -128,6 +136,10 @@ fn group(node: &Node, view: &crate::view::View, text: &mut MetricsText) {
     let labels: Vec<[(&str, &str); 1]> = ids.iter().map(|id| [("node", id.as_str())]).collect();
     let samples: Vec<(&[(&str, &str)], f64)> = labels.iter().map(|label| (label.as_slice(), 1.0)).collect();
     text.gauges("keyward_in_sync", "The nodes that have every acknowledged write.", &samples);
+}
+
+fn node_lease_is_over(node: &Node) -> bool {
+    node.lease_state() == crate::gate::LeaseState::Over
 }
 
 /// A node that waits to be invited, to the http port. A connection that outlives the wait is told about the node.

@@ -10,7 +10,7 @@
 
 use crate::connection::{Connection, Decoded, Lane, Next, OUTPUT_BYTES_SOFT, renew};
 use crate::forward::ForwardBatch;
-use crate::gate::{self, Conditions, KeyBuffer, Refusal};
+use crate::gate::{self, Conditions, KeyBuffer, LeaseState, Refusal};
 use crate::live::Hot;
 use crate::meter::{Asked, Meter};
 use crate::observers::Waiter;
@@ -124,6 +124,7 @@ pub(crate) fn run_batch(
     let hot = worker.hot();
     scratch.reply.bytes_max = hot.reply_bytes_max();
     let conditions = worker.conditions(&lane.view, &hot);
+    lane.under_lease = conditions.lease == LeaseState::InForce;
     let mut batch = Batch::new(worker, Some(connection), now, conditions, hot);
     worker.stats.batches.add(1);
     let ended = run_prepared(&mut batch, session, lane, prepared, consumed, scratch);

@@ -22,11 +22,12 @@ pub use check::{Formation, PolicySource};
 pub use machine::{Machine, raise_open_files};
 pub use source::Flags;
 use source::Given;
+use value::Shape;
+pub(crate) use value::Value;
 pub use value::{
-    Ack, AclErrorDetail, AclPubsubDefault, Address, DebugCommand, LogFormat, LogLevel, MaxmemoryPolicy, Member, Memory,
-    Routing, SaveRule, SaveRules, Secret, Size,
+    Ack, AclErrorDetail, AclLeasePolicy, AclPubsubDefault, Address, DebugCommand, LogFormat, LogLevel, MaxmemoryPolicy,
+    Member, Memory, Routing, SaveRule, SaveRules, Secret, Size,
 };
-use value::{Shape, Value};
 
 /// One entry of the table.
 pub(crate) struct Setting {
@@ -153,8 +154,12 @@ settings! {
         acl_pubsub_default: AclPubsubDefault = "resetchannels";
         /// What a denial says: `full` names the command, key or channel; `redis` is Redis' own text.
         acl_error_detail: AclErrorDetail = "full";
-        /// Longest wait of `ACL SETUSER` and its like for the nodes in contact to apply the change.
-        acl_change_wait: Duration = "2s" in "10ms" ..= "60s";
+        /// How long a node serves without hearing from the leader. `ACL SETUSER` and its like are answered once every node
+        /// has the change, or has stopped serving because this time is over. The same on every node of a cluster.
+        acl_lease_ttl: Duration = "5s" in "2s" ..= "60s";
+        /// What a node does that has not heard from the leader for so long: `deny` serves nobody, `deny-writes` serves
+        /// reads, `extend` serves on; with the last two, a user who lost a right may still use it there.
+        acl_lease_policy: AclLeasePolicy = "deny";
         /// Entries that `ACL LOG` keeps; the oldest go first. 0: none.
         acllog_max_len: usize = "128" in "0" ..= "100000";
     }

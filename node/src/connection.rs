@@ -12,6 +12,7 @@ use crate::asks;
 use crate::batch::{Received, run_batch};
 use crate::corridor::{Entry, InLane};
 use crate::forward::{self, ForwardBatch, Seat, Sent};
+use crate::gate::LeaseState;
 use crate::handover::{self, HandedOver};
 use crate::mailbox::Mailbox;
 use crate::meter::Asked;
@@ -166,6 +167,8 @@ pub struct Lane {
     output: Vec<u8>,
     /// What was answered may leave once everything up to this position of the stream of effects is confirmed in this reign.
     confirm: Option<(Epoch, u64)>,
+    /// The last batch ran under the lease: its answers must leave under it as well.
+    pub under_lease: bool,
     /// The number of `view`.
     pub generation: u64,
     /// The view the session's login comes from.
@@ -175,7 +178,7 @@ pub struct Lane {
 impl Lane {
     /// With nothing in it.
     pub fn new(decoder: Decoder, generation: u64, view: Arc<View>) -> Lane {
-        Lane { decoder, input: Vec::new(), output: Vec::new(), confirm: None, generation, view }
+        Lane { decoder, input: Vec::new(), output: Vec::new(), confirm: None, under_lease: false, generation, view }
     }
 
     /// If this node serves the data, as of the lane's view: what was answered until now leaves only once it is confirmed.
@@ -447,7 +450,12 @@ impl Drop for Leaves<'_> {
 /// Sends what was answered. While the client does not read, we wait here and read nothing from it.
 async fn flush(worker: &Worker, stream: &TcpStream, connection: &Connection, lane: &mut Lane) -> io::Result<()> {
     if connection.mailbox.is_filled() {
+        // Nobody learns what happened after their rights may have ended.
+        lane.under_lease = true;
         connection.mailbox.collect(&mut lane.output);
+    }
+    if !lane.output.is_empty() {
+        may_leave(worker, lane)?;
     }
     let mut sent = 0;
     while sent < lane.output.len() {
@@ -471,6 +479,16 @@ async fn flush(worker: &Worker, stream: &TcpStream, connection: &Connection, lan
     lane.output.clear();
     if lane.output.capacity() > KEPT_BUFFER_BYTES {
         lane.output = Vec::new();
+    }
+    Ok(())
+}
+
+/// A process may have stood still since it looked at its lease. What it did then may be after the rights of the client
+/// ended, so the client must not hear of it.
+#[inline]
+fn may_leave(worker: &Worker, lane: &Lane) -> io::Result<()> {
+    if lane.under_lease && worker.node.lease_state() == LeaseState::Over {
+        return Err(io::ErrorKind::ConnectionAborted.into());
     }
     Ok(())
 }
@@ -579,6 +597,10 @@ fn send_now(
     let bytes = &mut scratch.reply.bytes;
     if bytes.is_empty() {
         return Ok(());
+    }
+    if let Err(error) = may_leave(worker, lane) {
+        bytes.clear();
+        return Err(error);
     }
     let sent = if lane.output.is_empty() && lane.confirm.is_none() {
         match stream.try_write(bytes) {

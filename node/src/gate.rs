@@ -34,6 +34,8 @@ pub struct Conditions {
     pub few_in_sync: bool,
     /// Fewer replicas are at hand than `min-replicas-to-write` asks for.
     pub few_replicas: bool,
+    /// Whether this node may serve at all.
+    pub lease: LeaseState,
     /// How much a denial tells.
     pub detail: ErrorDetail,
 }
@@ -50,9 +52,21 @@ impl Conditions {
             busy: false,
             few_in_sync: false,
             few_replicas: false,
+            lease: LeaseState::InForce,
             detail,
         }
     }
+}
+
+/// What the lease lets this node do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseState {
+    /// Serve.
+    InForce,
+    /// The rules may be out of date: read at most.
+    ReadsOnly,
+    /// The rules may be out of date: tell who asks what is the matter.
+    Over,
 }
 
 /// A request that may run now, with the keys that were checked.
@@ -92,6 +106,8 @@ pub enum Refusal {
     Denied(Box<Denial>),
     /// This option reads keys whose names nobody knows beforehand, and the user may not read every key.
     ReadsEveryKey(&'static str, &'static Row),
+    /// The node has not heard from the leader for too long.
+    LeaseOver,
     /// Another node serves the data.
     Elsewhere,
     /// Another node serves this slot, and the client is to go there.
@@ -119,6 +135,7 @@ impl Refusal {
                 let command = row.command.name.trim_end_matches("_RO");
                 format!("ERR {option} option of {command} denied due to insufficient ACL permissions.")
             }
+            Refusal::LeaseOver => LEASE_OVER.to_owned(),
             Refusal::Elsewhere | Refusal::Moved(_) => "CLUSTERDOWN the data is served by another node".to_owned(),
             Refusal::Loading => "LOADING Keyward is loading the dataset in memory".to_owned(),
             Refusal::Busy => BUSY.to_owned(),
@@ -138,6 +155,9 @@ impl fmt::Debug for Refusal {
 }
 
 const BUSY: &str = "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.";
+
+const LEASE_OVER: &str = "CLUSTERDOWN this node is not in contact with the control plane, so what users may do may have \
+    changed: it serves nobody until it is";
 
 const HELLO_NOAUTH: &str = "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO \
     <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at \
@@ -185,6 +205,9 @@ pub fn admit<'a, 'b>(
         None => return Err(Refusal::NotAuthenticated),
     }
     let flags = row.command.flags;
+    if conditions.lease != LeaseState::InForce && !may_run_without_lease(row, flags, conditions.lease) {
+        return Err(Refusal::LeaseOver);
+    }
     if session.subscribed && session.protocol == Protocol::Resp2 && !is_allowed_while_subscribed(row) {
         return Err(Refusal::Subscribed(row.full_name));
     }
@@ -221,6 +244,7 @@ pub fn admit<'a, 'b>(
 fn travels(row: &'static Row, argv: &[&[u8]], session: &Session, conditions: &Conditions) -> bool {
     let unrestricted = session.login.as_ref().is_some_and(|login| login.policy.is_unrestricted());
     let plain = !session.subscribed && !session.readonly && !conditions.busy && !conditions.redirects;
+    let plain = plain && conditions.lease == LeaseState::InForce;
     unrestricted && plain && row.command.home(argv) != Home::Anywhere
 }
 
@@ -232,6 +256,14 @@ fn may_read_copy(row: &Row, argv: &[&[u8]], session: &Session, conditions: &Cond
         && matches!(row.run, Run::OnKeys(_))
         && row.command.flags.has(Flags::READONLY)
         && row.command.home(argv) == Home::Data
+}
+
+/// What tells clients and operators how things are, and shows no key.
+#[cold]
+fn may_run_without_lease(row: &Row, flags: Flags, lease: LeaseState) -> bool {
+    let tells =
+        matches!(row.full_name, "ping" | "hello" | "auth" | "quit" | "info") || row.full_name.starts_with("cluster");
+    tells || lease == LeaseState::ReadsOnly && flags.has(Flags::READONLY)
 }
 
 fn is_allowed_while_subscribed(row: &Row) -> bool {

@@ -299,6 +299,9 @@ fn keyward(node: &Node) -> Fields {
         "users" => view.state.directory().len(),
         "primary" => view.primary.map_or(0, |id| id.0),
         "serves_data" => u8::from(view.is_primary()),
+        "lease_remaining_ms" => node.lease.left().as_millis(),
+        "lease_policy" => crate::config::Value::text(&node.config.acl_lease_policy),
+        "incarnation" => view.my_incarnation.map_or(0, |incarnation| incarnation.0),
     }
 }
 

@@ -10,11 +10,12 @@
 use crate::acl_file;
 use crate::backend::Waiting;
 use crate::blocked::Blocked;
-use crate::config::{Ack, Config, Formation, PolicySource, Secret};
-use crate::control::{self, Bootstrap, ClusterSecret, Control, ControlConfig, Origin};
+use crate::config::{Ack, AclLeasePolicy, Config, Formation, PolicySource, Secret};
+use crate::control::{self, Bootstrap, ClusterSecret, Control, ControlConfig, Lease, Origin};
 use crate::corridor::{Corridor, Entry, InLane};
 use crate::counters::ThreadCounters;
 use crate::expiry::Expiry;
+use crate::gate::LeaseState;
 use crate::handover::Guests;
 use crate::journal::Journal;
 use crate::latency::Events;
@@ -52,6 +53,12 @@ use tokio::task::JoinHandle;
 
 /// Between two looks at idle clients, memory and the save schedule.
 const TICK: Duration = Duration::from_secs(1);
+
+/// Between two looks at a lease that is over, or nearly.
+const LEASE_LOOK: Duration = Duration::from_millis(20);
+
+/// How long clients are kept waiting at the door for a primary to be named. Later ones are told that there is none.
+const PRIMARY_WAIT: Duration = Duration::from_secs(2);
 
 /// How much of a client's id names its node. Nodes are numbered by the change that registered them: two whose numbers
 /// differ by a multiple of 65536 would share ids. What is left counts 10^11 clients before a client written in
@@ -152,6 +159,8 @@ pub struct Node {
     pub views: ViewCell,
     /// The way to agree on more.
     pub control: Control,
+    /// The right of this node to serve.
+    pub lease: Arc<Lease>,
     /// Who was denied what.
     pub acl_log: Mutex<AclLog>,
     /// Remarkable commands.
@@ -231,6 +240,23 @@ impl Node {
     pub fn next_client_id(&self) -> u64 {
         let count = self.next_client.fetch_add(1, Ordering::Relaxed);
         count << CLIENT_ID_NODE_BITS | self.id() & ((1 << CLIENT_ID_NODE_BITS) - 1)
+    }
+
+    /// What the lease lets this node do.
+    #[inline]
+    pub fn lease_state(&self) -> LeaseState {
+        if self.lease.is_valid() { LeaseState::InForce } else { self.without_lease() }
+    }
+
+    #[cold]
+    fn without_lease(&self) -> LeaseState {
+        match self.config.acl_lease_policy {
+            // A node that never had one knows nothing yet.
+            _ if self.lease.ended_for().is_none() => LeaseState::Over,
+            AclLeasePolicy::Deny => LeaseState::Over,
+            AclLeasePolicy::DenyWrites => LeaseState::ReadsOnly,
+            AclLeasePolicy::Extend => LeaseState::InForce,
+        }
     }
 
     /// Whether data is still being loaded.
@@ -437,7 +463,7 @@ fn control_config(config: &Config) -> Result<ControlConfig, StartError> {
     );
     control.heartbeat = config.raft_heartbeat;
     control.election_timeout = (config.raft_election_min, config.raft_election_max);
-    control.confirm_timeout = config.acl_change_wait;
+    control.lease_ttl = config.acl_lease_ttl;
     Ok(control)
 }
 
@@ -488,6 +514,7 @@ async fn serve_with(
         journal: replication.journal(),
         replication,
         views: ViewCell::new(View::build(Arc::clone(&ready.state), (me, ready.incarnation), table, quorum, None)),
+        lease: control.lease(),
         control,
         inboxes,
         counters,
@@ -526,6 +553,7 @@ async fn serve_with(
         Scripts::start(&node, Arc::clone(counters)).map_err(StartError::System)?;
     }
     crate::replication::start(&node).map_err(StartError::System)?;
+    wait_for_a_primary(&node).await;
     let threads = crate::listen::open(&node, listeners, receivers)?;
     let _ = taker.set(Arc::clone(&node));
     tracing::info!(node = me.0, clients = %node.config.bind, admin = %node.config.admin_bind, http = %node.config.http_bind, "ready");
@@ -546,6 +574,18 @@ async fn serve_with(
     background.iter().for_each(JoinHandle::abort);
     save_at_stop(&node, save).await;
     Ok(())
+}
+
+/// A cluster that started as a whole opens its data once it was loaded: clients that come at once need not see that.
+async fn wait_for_a_primary(node: &Node) {
+    let named = async {
+        while node.views.load().1.primary.is_none() || !node.lease.is_valid() {
+            tokio::time::sleep(LEASE_LOOK).await;
+        }
+    };
+    if tokio::time::timeout(PRIMARY_WAIT, named).await.is_err() {
+        tracing::warn!("nobody serves the data yet");
+    }
 }
 
 fn fatal_reason(reason: Option<String>) -> StartError {
@@ -572,6 +612,24 @@ async fn follow_views(node: Arc<Node>) {
     }
 }
 
+/// When the lease ends, ends what was begun under it: who waits, listens or watches is sent away.
+async fn follow_lease(node: Arc<Node>) {
+    let mut held = false;
+    loop {
+        let left = node.lease.left();
+        let lost = held && left.is_zero();
+        held = !left.is_zero();
+        if lost {
+            tracing::warn!(
+                policy = ?node.config.acl_lease_policy,
+                "not in contact with the control plane: the lease of this node is over"
+            );
+            node.sweep().await;
+        }
+        tokio::time::sleep(left.clamp(LEASE_LOOK, TICK)).await;
+    }
+}
+
 /// Makes an applied state the view that requests see. Called before the change is reported as applied here.
 fn take_over(node: &Node, applied: &control::View) {
     let (_, current) = node.views.load();
@@ -587,8 +645,11 @@ fn take_over(node: &Node, applied: &control::View) {
 
 fn start_background(node: &Arc<Node>, digest: Option<acl_file::Digest>) -> Result<Vec<JoinHandle<()>>, StartError> {
     start_upkeep(node)?;
-    let mut tasks =
-        vec![tokio::spawn(tick(Arc::clone(node))), tokio::spawn(crate::snapshot::schedule(Arc::clone(node)))];
+    let mut tasks = vec![
+        tokio::spawn(follow_lease(Arc::clone(node))),
+        tokio::spawn(tick(Arc::clone(node))),
+        tokio::spawn(crate::snapshot::schedule(Arc::clone(node))),
+    ];
     if let PolicySource::AclFile(path, password) = node.config.policy_source() {
         let (sender, changes) = mpsc::channel(1);
         tasks.push(tokio::spawn(acl_file::watch(path, digest, node.table, password, sender)));

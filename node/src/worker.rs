@@ -7,7 +7,7 @@
 use crate::connection::{self, Connection};
 use crate::counters::ThreadCounters;
 use crate::forward::Links;
-use crate::gate::{Conditions, Refusal};
+use crate::gate::{Conditions, LeaseState, Refusal};
 use crate::live::Hot;
 use crate::memory::{Evictor, Room};
 use crate::node::Node;
@@ -228,6 +228,14 @@ impl Worker {
                 // What it waits for is written elsewhere from now on.
                 self.node.blocked.unblock(*id, true);
             }
+            if self.node.lease_state() == LeaseState::Over {
+                // What it waits for or listens to may not be its to know any more.
+                self.node.blocked.unblock(*id, true);
+                if session.subscribed || self.node.monitors.has(*id) || connection.has_lasting_state(&session) {
+                    connection.kill();
+                    continue;
+                }
+            }
             let data_left = !view.is_primary() && connection.has_lasting_state(&session);
             if connection::renew(&mut session, &view) && may_listen(&session, connection) && !data_left {
                 continue;
@@ -274,6 +282,7 @@ impl Worker {
             few_in_sync: self.node.replication.too_few_in_sync(),
             few_replicas: hot.replicas_min > 0
                 && self.node.replication.count_near(hot.replica_lag_max) < hot.replicas_min,
+            lease: self.node.lease_state(),
             detail: hot.detail,
         }
     }

@@ -156,6 +156,10 @@ pub enum Refusal {
     StaleVersion(u64),
     /// This is not, or no longer, a process of a registered node.
     StaleMember(Member),
+    /// Only an operator may name somebody who is not in sync.
+    NotInSync(Member),
+    /// The group has not lost every copy: nobody opens it from a snapshot.
+    NotCold(GroupId),
     /// The primary is not among those in sync, or there is no primary.
     PrimaryNotInSync(GroupId),
     /// More nodes than [`crate::State::NODES_MAX`].
@@ -178,6 +182,8 @@ impl fmt::Display for Refusal {
             Self::StaleMember(member) => {
                 write!(f, "node {} has no running incarnation {}", member.node, member.incarnation.0)
             }
+            Self::NotInSync(member) => write!(f, "node {} is not in sync", member.node),
+            Self::NotCold(group) => write!(f, "shard group {} still has a copy in memory", group.0),
             Self::PrimaryNotInSync(group) => {
                 write!(f, "the primary of shard group {} is not among those in sync", group.0)
             }

@@ -97,6 +97,23 @@ impl ShardGroup {
     }
 }
 
+impl ShardGroup {
+    /// Whether these may be in sync next. The decision was made on an older state: whoever the old primary has dropped
+    /// from the set since may lack what it acknowledged without them.
+    fn may_follow(&self, reason: FailoverReason, in_sync: &BTreeSet<Member>) -> Result<(), Refusal> {
+        match reason {
+            FailoverReason::Planned | FailoverReason::Failed => {
+                let stranger = in_sync.iter().find(|member| !self.in_sync.contains(member));
+                stranger.map_or(Ok(()), |member| Err(Refusal::NotInSync(*member)))
+            }
+            FailoverReason::ColdStart if self.primary.is_some() || !self.in_sync.is_empty() => {
+                Err(Refusal::NotCold(self.id))
+            }
+            FailoverReason::ColdStart | FailoverReason::Unclean => Ok(()),
+        }
+    }
+}
+
 impl State {
     /// Every process of a node that left the registry leaves the groups.
     pub(crate) fn withdraw(&mut self, node: NodeId) {
@@ -165,6 +182,9 @@ impl State {
         let Some(group) = Arc::make_mut(&mut self.groups).get_mut(&group) else {
             return Outcome::Refused(Refusal::UnknownGroup(group));
         };
+        if let Err(refusal) = group.may_follow(named.reason, in_sync) {
+            return Outcome::Refused(refusal);
+        }
         group.last_failover = Some(Failover { from: group.primary, ..named });
         group.primary = Some(named.to);
         group.epoch = Epoch(group.epoch.0 + 1);

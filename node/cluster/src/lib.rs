@@ -8,10 +8,13 @@
 //! What this crate refuses to know: Raft, sockets, disks, time, and the keys of the cache.
 //!
 //! Reading order: [`change`] (what can happen), [`state`] (what is), [`group`] (who serves which slots, and how that
-//! may change), [`record`] (how it is written down).
+//! may change), [`record`] (how it is written down). Beside the state, the two protocols around it: [`lease`] and
+//! [`failover`].
 
 pub mod change;
+pub mod failover;
 pub mod group;
+pub mod lease;
 pub mod record;
 pub mod state;
 pub mod tenant;

@@ -119,7 +119,7 @@ impl AdminBackend for NodeBackend {
         let session = self.session(Some(login.clone()), peer);
         let detail = self.node.live.hot().detail;
         // No admin call touches data, so where that is served and whether it fits does not matter here.
-        let conditions = Conditions::fair(detail);
+        let conditions = Conditions { lease: self.node.lease_state(), ..Conditions::fair(detail) };
         let mut buffer = KeyBuffer::new();
         match admit(self.node.table, row, argv, &session, &conditions, &mut buffer) {
             Ok(_) => Ok(()),

@@ -508,6 +508,18 @@ choices! {
 }
 
 choices! {
+    /// What a node does whose lease is over.
+    AclLeasePolicy {
+        /// It serves nobody.
+        Deny = "deny",
+        /// It serves reads.
+        DenyWrites = "deny-writes",
+        /// It serves on.
+        Extend = "extend",
+    }
+}
+
+choices! {
     /// Which channels a new user may use.
     AclPubsubDefault {
         /// None, Redis' default since 7.0.

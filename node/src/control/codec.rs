@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::time::Duration;
 
 use keyward_cluster as cluster;
 use keyward_cluster::{
@@ -19,6 +20,8 @@ use openraft::EntryPayload;
 
 use super::codec_tenants as tenants;
 use super::codec_users as users;
+use super::data_plane::GroupReport;
+use super::failover::NodeStanding;
 use super::raft_types::{Entry, LeaderId, LogId, Membership, SnapshotMeta, StoredMembership, Vote};
 
 /// Bytes that are not what they should be. Names the field, never its content.
@@ -247,11 +250,11 @@ fn change_from(change: wire::stamped_change::Change) -> Result<Change, CodecErro
     })
 }
 
-fn member_to(member: Member) -> wire::GroupMember {
+pub(crate) fn member_to(member: Member) -> wire::GroupMember {
     wire::GroupMember { node: member.node.0, incarnation: member.incarnation.0 }
 }
 
-fn member_from(member: wire::GroupMember) -> Member {
+pub(crate) fn member_from(member: wire::GroupMember) -> Member {
     Member { node: NodeId(member.node), incarnation: Incarnation(member.incarnation) }
 }
 
@@ -261,6 +264,52 @@ fn members_to(members: &BTreeSet<Member>) -> Vec<wire::GroupMember> {
 
 fn members_from(members: Vec<wire::GroupMember>) -> BTreeSet<Member> {
     members.into_iter().map(member_from).collect()
+}
+
+pub(crate) fn standing_to(report: &GroupReport) -> wire::GroupStanding {
+    let position = |(epoch, position): (Epoch, u64)| wire::SnapshotPosition { epoch: epoch.0, position };
+    wire::GroupStanding {
+        group: report.group.0,
+        epoch: report.epoch.0,
+        position: report.position,
+        has_data: report.has_data,
+        snapshot: report.snapshot.map(position),
+        promised_ms: report.promised_ms,
+    }
+}
+
+pub(crate) fn node_standing_to(standing: &NodeStanding) -> wire::NodeStanding {
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    wire::NodeStanding {
+        node: standing.node.0,
+        incarnation: standing.incarnation.0,
+        applied: standing.applied,
+        silent_ms: millis(standing.silent_for),
+        lease_left_ms: millis(standing.lease_left),
+        groups: standing.groups.iter().map(standing_to).collect(),
+    }
+}
+
+pub(crate) fn node_standing_from(standing: wire::NodeStanding) -> NodeStanding {
+    NodeStanding {
+        node: NodeId(standing.node),
+        incarnation: Incarnation(standing.incarnation),
+        applied: standing.applied,
+        silent_for: Duration::from_millis(standing.silent_ms),
+        lease_left: Duration::from_millis(standing.lease_left_ms),
+        groups: standing.groups.into_iter().map(standing_from).collect(),
+    }
+}
+
+pub(crate) fn standing_from(standing: wire::GroupStanding) -> GroupReport {
+    GroupReport {
+        group: GroupId(standing.group),
+        epoch: Epoch(standing.epoch),
+        position: standing.position,
+        has_data: standing.has_data,
+        snapshot: standing.snapshot.map(|snapshot| (Epoch(snapshot.epoch), snapshot.position)),
+        promised_ms: standing.promised_ms,
+    }
 }
 
 fn reason_from(number: u32) -> Result<FailoverReason, CodecError> {
@@ -343,6 +392,8 @@ fn refusal_to(refusal: &Refusal) -> wire::refusal::Reason {
         Refusal::StaleEpoch(epoch) => Wire::StaleEpoch(epoch.0),
         Refusal::StaleVersion(version) => Wire::StaleVersion(*version),
         Refusal::StaleMember(member) => Wire::StaleMember(member_to(*member)),
+        Refusal::NotInSync(member) => Wire::NotInSync(member_to(*member)),
+        Refusal::NotCold(group) => Wire::NotCold(group.0),
         Refusal::PrimaryNotInSync(group) => Wire::PrimaryNotInSync(group.0),
         Refusal::TooManyNodes => Wire::TooManyNodes(wire::Blank {}),
         Refusal::TooManySettings => Wire::TooManySettings(wire::Blank {}),
@@ -360,6 +411,8 @@ fn refusal_from(refusal: wire::Refusal) -> Result<Refusal, CodecError> {
         Wire::StaleEpoch(epoch) => Refusal::StaleEpoch(Epoch(epoch)),
         Wire::StaleVersion(version) => Refusal::StaleVersion(version),
         Wire::StaleMember(member) => Refusal::StaleMember(member_from(member)),
+        Wire::NotInSync(member) => Refusal::NotInSync(member_from(member)),
+        Wire::NotCold(group) => Refusal::NotCold(GroupId(group)),
         Wire::PrimaryNotInSync(group) => Refusal::PrimaryNotInSync(GroupId(group)),
         Wire::TooManyNodes(_) => Refusal::TooManyNodes,
         Wire::TooManySettings(_) => Refusal::TooManySettings,

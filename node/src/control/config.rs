@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use keyward_cluster::Addresses;
+use keyward_cluster::failover::Patience;
 
 use super::log_disk::{SyncHook, fdatasync};
 use super::peers::ClusterSecret;
@@ -63,8 +64,11 @@ pub struct ControlConfig {
     pub election_timeout: (Duration, Duration),
     /// How long a proposal may look for a leader and a quorum. Default 5 s: an election and a half.
     pub propose_timeout: Duration,
-    /// How long a committed change waits for each node in contact to apply it. Default 2 s.
-    pub confirm_timeout: Duration,
+    /// How long a node may serve without hearing from the leader. Default 5 s: several elections, so that a change of
+    /// leaders ends none. The same on every node.
+    pub lease_ttl: Duration,
+    /// How patient the leader is with a primary.
+    pub patience: Patience,
     /// Entries between two snapshots. Default 5000: a restart replays at most this many.
     pub snapshot_every: u64,
     /// Entries kept behind a snapshot. Default 1000: a node that was away for a moment needs no snapshot.
@@ -97,7 +101,8 @@ impl ControlConfig {
             heartbeat: Duration::from_millis(200),
             election_timeout: (Duration::from_millis(1000), Duration::from_millis(2000)),
             propose_timeout: Duration::from_secs(5),
-            confirm_timeout: Duration::from_secs(2),
+            lease_ttl: Duration::from_secs(5),
+            patience: Patience::default(),
             snapshot_every: 5000,
             log_keep: 1000,
             proposals_max: 1024,

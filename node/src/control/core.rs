@@ -6,9 +6,8 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use futures_util::future::join_all;
 use keyward_cluster::{Addresses, Change, ClusterId, JoinToken, NodeId, Outcome, Stamped, State, UnixMillis};
 use keyward_proto::control as wire;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -19,20 +18,15 @@ use tokio::sync::{Mutex, watch};
 use super::config::{ControlConfig, VOTERS_MAX};
 use super::data_plane::DataPlane;
 use super::invitation::Invited;
+use super::lease::{Leading, Lease, Renewals};
 use super::log_store::LogStore;
 use super::peers::Peers;
 use super::raft_types::{Raft, TypeConfig};
 use super::state_machine::StateMachine;
 use super::view::Views;
 
-/// A node heard from this recently is waited for; a silent one only briefly.
+/// A node heard from this recently lives.
 const IN_CONTACT: Duration = Duration::from_secs(2);
-
-/// How long a node that is not in contact is given: it may just have come back.
-const NOT_IN_CONTACT_WAIT: Duration = Duration::from_millis(100);
-
-/// Between two tries to reach a node that is in contact but refused a call.
-const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// How long a hand-over may take: one election round trip and a sync, with room.
 const HAND_OVER_WAIT: Duration = Duration::from_secs(3);
@@ -60,8 +54,7 @@ pub struct Committed {
     pub index: u64,
     /// What became of it.
     pub outcome: Outcome,
-    /// Registered nodes that did not confirm in time that they applied it: they were out of contact, and show the old
-    /// state until they hear from the leader again.
+    /// Registered nodes that have not applied it: they are out of contact, and serve nobody until they have.
     pub unconfirmed: BTreeSet<NodeId>,
 }
 
@@ -83,6 +76,12 @@ pub(crate) struct Core {
     pub(crate) invited: Invited,
     /// The data of this node, once there is some.
     pub(crate) data: OnceLock<Arc<dyn DataPlane>>,
+    /// The right of this node to serve.
+    pub(crate) lease: Arc<Lease>,
+    /// What this node knows as leader.
+    pub(crate) leading: std::sync::Mutex<Option<Arc<Leading>>>,
+    /// Renewals that wait for a quorum.
+    pub(crate) renewals: Renewals,
 }
 
 impl Core {
@@ -134,7 +133,7 @@ impl Core {
         membership.get_joint_config().len() == 1 && (voters.contains(&node) || voters.len() >= VOTERS_MAX)
     }
 
-    fn hint(&self) -> Hint {
+    pub(crate) fn hint(&self) -> Hint {
         let leader = self.leader()?;
         Some((leader, self.peers.address_of(leader)?))
     }
@@ -160,8 +159,20 @@ impl Core {
             self.hand_over_here(None).await?;
             return Err(HereError::NotLeader(self.hint()));
         }
-        let (index, outcome) = self.write(stamped).await?;
-        let unconfirmed = self.wait_everywhere(index).await;
+        let leaving = match stamped.change {
+            // Out of the registry nobody counts it any more, so it must have stopped serving before.
+            Change::RemoveNode { node } => Some((self.retire(node).await?, node)),
+            _ => None,
+        };
+        // What this node knows as leader is worth as much when it no longer leads: later grants cover the entry.
+        let leading = self.leading().ok_or_else(|| HereError::NotLeader(self.hint()))?;
+        let must_be_in_force = must_be_in_force(&stamped.change);
+        let written = self.write(stamped).await;
+        if let Some((leading, node)) = leaving.filter(|_| written.is_err()) {
+            leading.withhold_no_more(node);
+        }
+        let (index, outcome) = written?;
+        let unconfirmed = if must_be_in_force { self.in_force(&leading, index).await } else { BTreeSet::new() };
         Ok(Committed { index, outcome, unconfirmed })
     }
 
@@ -183,31 +194,6 @@ impl Core {
         let leader = forward.leader_id?;
         let address = self.peers.address_of(leader).or_else(|| forward.leader_node.map(|node| node.addr))?;
         Some((leader, address))
-    }
-
-    /// Asks every other registered node to say when it has applied `index`; returns those that did not say so.
-    async fn wait_everywhere(&self, index: u64) -> BTreeSet<NodeId> {
-        let view = self.views.current();
-        let others = view.state.nodes().keys().copied().filter(|node| Some(*node) != view.node);
-        let asked = others.map(|node| async move { (node, self.wait_applied_on(node, index).await) });
-        join_all(asked).await.into_iter().filter(|(_, applied)| !applied).map(|(node, _)| node).collect()
-    }
-
-    async fn wait_applied_on(&self, node: NodeId, index: u64) -> bool {
-        let in_contact = self.peers.silent_for(node).is_some_and(|silent| silent < IN_CONTACT);
-        let wait = if in_contact { self.config.confirm_timeout } else { NOT_IN_CONTACT_WAIT };
-        let deadline = Instant::now() + wait;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            match tokio::time::timeout(left, self.applied_on(node, index, left)).await {
-                Ok(Some(applied)) if applied >= index => return true,
-                Ok(Some(_)) | Err(_) => return false,
-                Ok(None) => tokio::time::sleep(RETRY_PAUSE).await,
-            }
-        }
     }
 
     /// What a node has applied, once that is at least `index` or its patience ends; `None` if it cannot be asked.
@@ -261,6 +247,13 @@ impl Core {
         let view = self.views.current();
         let cluster_id = view.cluster_id().ok_or(HereError::NotLeader(None))?;
         self.refuse_twins(&view.state, name, token)?;
+        let twin = view.state.node_named(name).filter(|node| node.token != token).map(|node| node.id);
+        let leading = self.leading().ok_or_else(|| HereError::NotLeader(self.hint()))?;
+        if let Some(twin) = twin.filter(|twin| !leading.is_over(*twin)) {
+            return Err(HereError::Refused(format!(
+                "node {twin} of this name may still serve; its lease has to end first"
+            )));
+        }
         let change = Change::AddNode { name: name.to_owned(), addresses, token };
         match self.write(self.own_change(change)).await?.1 {
             Outcome::NodeAdded { node, .. } => Ok((cluster_id, node)),
@@ -322,6 +315,20 @@ impl Core {
         };
         let best = voters.into_iter().filter(alive).max_by_key(|node| matched(node).map(|id| id.index()));
         best.ok_or_else(|| HereError::Refused(String::from("no other voter is in contact")))
+    }
+}
+
+/// Whether the answer to a change promises that nobody is served under the state before it.
+fn must_be_in_force(change: &Change) -> bool {
+    match change {
+        Change::User(_) | Change::Tenant(_) | Change::SetSetting { .. } | Change::RemoveNode { .. } => true,
+        Change::FormCluster { .. }
+        | Change::AddNode { .. }
+        | Change::UpdateNodeAddresses { .. }
+        | Change::StartNode { .. }
+        | Change::ChangeInSync { .. }
+        | Change::SetPrimary { .. }
+        | Change::Noop => false,
     }
 }
 

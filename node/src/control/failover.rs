@@ -1,44 +1,406 @@
-//! Who serves a group that nobody serves. Acts while this node leads.
+//! Failover at work: the leader looks, asks and proposes what [`keyward_cluster::failover`] decides.
+//!
+//! ```text
+//!   renewals (lease.rs) ─► seen ─► Driver::look ─► seal ──► members (their DataPlane) ─► Driver::sealed
+//!   a refused connection ─┘                    └─► propose ─► raft
+//! ```
+//! It also moves leadership of the Raft group away from the node that serves the data, so that one crash does not cost
+//! an election and a failover, one after the other.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
+use std::sync::Arc;
 use std::time::Duration;
 
-use keyward_cluster::{Change, FailoverReason, Member, ShardGroup, State};
+use keyward_cluster::failover::{Act, Driver, Seen, Stand};
+use keyward_cluster::{
+    Change, Epoch, FailoverReason, GroupId, Incarnation, Member, NodeId, Outcome, ShardGroup, State,
+};
+use keyward_proto::control as wire;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tonic::Status;
 
-use super::core::SharedCore;
+use super::codec;
+use super::core::{Core, HereError, SharedCore};
+use super::data_plane::GroupReport;
+use super::lease::{Heard, Leading, RENEW_EVERY, boot_ms};
+use super::membership;
 
-/// Between two looks.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Between two looks. A look costs a few map entries.
+const LOOK_EVERY: Duration = Duration::from_millis(25);
 
-/// Runs for as long as the node does.
+/// How long a member has to answer that it is sealed.
+const SEAL_TIMEOUT: Duration = Duration::from_millis(1000);
+
+/// A primary that missed a renewal is asked whether its process still listens.
+const PROBE_AFTER: Duration = Duration::from_millis(300);
+
+/// How long a connection for that may take. A machine that is gone answers nothing; silence decides then.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// Between two tries to move leadership away from the primary.
+const STEER_EVERY: Duration = Duration::from_secs(5);
+
+/// A reign younger than this is left alone: the group may still be forming.
+const STEER_AFTER: Duration = Duration::from_secs(3);
+
+/// What a planned hand-over may take, with the data that is still to be sent.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a node was found to be by asking for a connection.
+struct Probed {
+    member: Member,
+    gone: bool,
+}
+
+/// What came back from the tasks of one reign.
+enum Answer {
+    Sealed(GroupId, Epoch, Member, Stand),
+    Probed(Probed),
+}
+
+/// What the leader does in one reign.
+struct Reign {
+    leading: Arc<Leading>,
+    driver: Driver,
+    /// Processes that were found gone, and when.
+    gone: BTreeMap<Member, u64>,
+    probing: BTreeSet<Member>,
+    steered_at: u64,
+}
+
+/// Runs for as long as the node does; acts while it leads.
 pub(crate) async fn watch(core: &SharedCore) {
+    let (answers, mut answered) = mpsc::channel(64);
+    let mut reign: Option<Reign> = None;
     loop {
-        tokio::time::sleep(LOOK_EVERY).await;
-        let view = core.views.current();
-        if view.leader.is_none() || view.leader != view.node || !view.ready {
+        let answer = tokio::time::timeout(LOOK_EVERY, answered.recv()).await.ok().flatten();
+        let Some(leading) = core.leading() else {
+            reign = None;
             continue;
-        }
-        for group in view.state.groups().values() {
-            let Some(primary) = opener(&view.state, group) else { continue };
-            let change = Change::SetPrimary {
-                group: group.id,
-                primary,
-                in_sync: BTreeSet::from([primary]),
-                expect_epoch: group.epoch,
-                reason: FailoverReason::ColdStart,
-            };
-            if let Err(error) = core.write(core.own_change(change)).await {
-                tracing::warn!(?error, "the cold start is not committed yet");
-            }
-        }
+        };
+        let now = boot_ms();
+        let known = reign.take().filter(|reign| Arc::ptr_eq(&reign.leading, &leading));
+        let current = reign.insert(known.unwrap_or_else(|| Reign::new(leading, core)));
+        current.take_in(now, answer);
+        current.look(core, now, &answers);
     }
 }
 
-/// Who opens a group whose every copy was lost: the node that served it last, or the oldest.
-fn opener(state: &State, group: &ShardGroup) -> Option<Member> {
-    if group.primary.is_some() || !group.in_sync.is_empty() {
-        return None;
+impl Reign {
+    fn new(leading: Arc<Leading>, core: &Core) -> Self {
+        let driver = Driver::new(leading.since, core.config.patience);
+        Self { leading, driver, gone: BTreeMap::new(), probing: BTreeSet::new(), steered_at: 0 }
     }
-    let last = group.last_failover.and_then(|failover| state.nodes().get(&failover.to.node));
-    last.or_else(|| state.nodes().values().next()).map(keyward_cluster::NodeInfo::member)
+
+    fn take_in(&mut self, now: u64, answer: Option<Answer>) {
+        match answer {
+            Some(Answer::Sealed(group, epoch, member, stand)) => self.driver.sealed(now, group, epoch, member, stand),
+            Some(Answer::Probed(Probed { member, gone })) => {
+                self.probing.remove(&member);
+                if gone {
+                    self.gone.insert(member, now);
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn look(&mut self, core: &SharedCore, now: u64, answers: &mpsc::Sender<Answer>) {
+        let view = core.views.current();
+        let heard = self.leading.heard();
+        self.gone.retain(|member, since| {
+            let back = heard.get(&member.node).is_some_and(|heard| heard.at > *since);
+            view.state.is_current(*member) && !back
+        });
+        let seen = seen(&heard, &self.gone);
+        for group in view.state.groups().values() {
+            self.probe(core, now, group, &seen, answers);
+        }
+        for act in self.driver.look(now, &view.state, &seen) {
+            match act {
+                Act::Seal { group, epoch, members } => {
+                    tracing::info!(group = group.0, epoch = epoch.0, ?members, "sealing for a failover");
+                    members.into_iter().for_each(|member| seal(core, group, epoch, member, answers));
+                }
+                Act::Propose(change) => propose(core, change),
+                Act::Say(group, why) => tracing::error!(group = group.0, why, "the group stays down"),
+            }
+        }
+        self.steer(core, now, &view.state);
+    }
+
+    /// Asks whether the process of a silent primary still listens: a refusal is proof, and sooner than silence is.
+    fn probe(
+        &mut self,
+        core: &SharedCore,
+        now: u64,
+        group: &ShardGroup,
+        seen: &BTreeMap<NodeId, Seen>,
+        answers: &mpsc::Sender<Answer>,
+    ) {
+        let Some(primary) = group.primary else { return };
+        let silent = u128::from(self.driver.silent_ms(now, primary, seen));
+        let unheard = !seen.contains_key(&primary.node) && silent >= RENEW_EVERY.as_millis() / 2;
+        let known_gone = self.gone.contains_key(&primary);
+        if known_gone || !(unheard || silent >= PROBE_AFTER.as_millis()) || !self.probing.insert(primary) {
+            return;
+        }
+        let (core, answers) = (core.clone(), answers.clone());
+        tokio::spawn(async move {
+            let gone = core.peers.identity().is_none_or(|(_, me)| me != primary.node) && is_gone(&core, primary).await;
+            let _ = answers.send(Answer::Probed(Probed { member: primary, gone })).await;
+        });
+    }
+
+    fn steer(&mut self, core: &SharedCore, now: u64, state: &State) {
+        let young = now < self.leading.since + millis(STEER_AFTER) || now < self.steered_at + millis(STEER_EVERY);
+        let me = core.peers.identity().map(|(_, me)| me);
+        let serves = state.groups().values().any(|group| group.primary.map(|primary| primary.node) == me);
+        if young || !serves || state.nodes().len() < 3 || !membership::is_settled(core) {
+            return;
+        }
+        self.steered_at = now;
+        let core = core.clone();
+        tokio::spawn(async move {
+            match core.hand_over_here(None).await {
+                Ok(()) => tracing::info!("leadership was moved away from the node that serves the data"),
+                Err(error) => tracing::debug!(?error, "leadership was not moved away from the primary"),
+            }
+        });
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn seen(heard: &BTreeMap<NodeId, Heard>, gone: &BTreeMap<Member, u64>) -> BTreeMap<NodeId, Seen> {
+    let stands = |groups: &[GroupReport]| groups.iter().map(|report| (report.group, stand(report))).collect();
+    let mut seen: BTreeMap<NodeId, Seen> = heard
+        .iter()
+        .map(|(node, heard)| {
+            let stands = stands(&heard.groups);
+            (*node, Seen { incarnation: heard.incarnation, at: heard.at, gone: false, stands })
+        })
+        .collect();
+    for member in gone.keys() {
+        let of = seen.entry(member.node).or_insert_with(|| Seen { incarnation: member.incarnation, ..Seen::default() });
+        of.gone = of.incarnation == member.incarnation;
+    }
+    seen
+}
+
+fn stand(report: &GroupReport) -> Stand {
+    Stand {
+        epoch: report.epoch,
+        position: report.position,
+        has_data: report.has_data,
+        snapshot: report.snapshot,
+        promised_ms: report.promised_ms,
+    }
+}
+
+async fn is_gone(core: &SharedCore, member: Member) -> bool {
+    let Some(address) = core.peers.address_of(member.node) else { return false };
+    let connected = tokio::time::timeout(PROBE_TIMEOUT, TcpStream::connect(address)).await;
+    matches!(connected, Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused)
+}
+
+fn seal(core: &SharedCore, group: GroupId, epoch: Epoch, member: Member, answers: &mpsc::Sender<Answer>) {
+    let (core, answers) = (core.clone(), answers.clone());
+    tokio::spawn(async move {
+        match tokio::time::timeout(SEAL_TIMEOUT, core.seal_on(member, group, epoch)).await {
+            Ok(Ok(report)) => drop(answers.send(Answer::Sealed(group, epoch, member, stand(&report))).await),
+            Ok(Err(error)) => tracing::debug!(node = member.node.0, %error, "a member could not be sealed"),
+            Err(_) => tracing::debug!(node = member.node.0, "a member did not answer that it is sealed"),
+        }
+    });
+}
+
+fn propose(core: &SharedCore, change: Change) {
+    let core = core.clone();
+    tokio::spawn(async move {
+        let what = change.summary();
+        match core.write(core.own_change(change)).await {
+            Ok((index, Outcome::Refused(refusal))) => {
+                tracing::warn!(index, what, %refusal, "the failover came too late")
+            }
+            Ok((index, _)) => tracing::info!(index, what, "failover committed"),
+            Err(error) => tracing::warn!(what, ?error, "the failover is not committed yet"),
+        }
+    });
+}
+
+impl Core {
+    /// Seals this node, if it runs under an incarnation.
+    pub(crate) fn seal_here(&self, group: GroupId, epoch: Epoch) -> Result<(Incarnation, GroupReport), Status> {
+        let incarnation = self.views.current().incarnation;
+        let incarnation = incarnation.ok_or_else(|| Status::unavailable("this node is still starting"))?;
+        let data = self.data.get().ok_or_else(|| Status::unavailable("this node has no data yet"))?;
+        Ok((incarnation, data.seal(group, epoch)))
+    }
+
+    async fn seal_on(&self, member: Member, group: GroupId, epoch: Epoch) -> Result<GroupReport, Status> {
+        let (incarnation, report) = if self.peers.identity().is_some_and(|(_, me)| me == member.node) {
+            self.seal_here(group, epoch)?
+        } else {
+            let mut client = self.peers.client_of(member.node)?;
+            let header = self.peers.header(member.node);
+            let request = wire::SealRequest { header, group: group.0, epoch: epoch.0 };
+            let answer = client.seal(request).await?.into_inner();
+            let standing = answer.standing.ok_or_else(|| Status::internal("the answer is empty"))?;
+            (Incarnation(answer.incarnation), codec::standing_from(standing))
+        };
+        if incarnation != member.incarnation {
+            return Err(Status::failed_precondition("it is another process by now"));
+        }
+        Ok(report)
+    }
+
+    /// Has the data of this node hand a group over, as its primary.
+    pub(crate) async fn hand_over_group_here(&self, group: GroupId, target: Member) -> Result<(), String> {
+        let data = self.data.get().ok_or_else(|| String::from("this node has no data yet"))?;
+        let handed_over = tokio::time::timeout(HAND_OVER_TIMEOUT, data.hand_over(group, target)).await;
+        handed_over.map_err(|_| String::from("the hand-over did not end in time"))?
+    }
+
+    async fn hand_over_group_on(&self, node: NodeId, group: GroupId, target: Member) -> Result<(), String> {
+        if self.peers.identity().is_some_and(|(_, me)| me == node) {
+            return self.hand_over_group_here(group, target).await;
+        }
+        let mut client = self.peers.client_of(node).map_err(|status| status.message().to_owned())?;
+        let header = self.peers.header(node);
+        let request = wire::HandOverGroupRequest { header, group: group.0, target: Some(codec::member_to(target)) };
+        let asked = tokio::time::timeout(HAND_OVER_TIMEOUT + SEAL_TIMEOUT, client.hand_over_group(request)).await;
+        let answer = asked.map_err(|_| String::from("the primary does not answer"))?;
+        let failed = answer.map_err(|status| status.message().to_owned())?.into_inner().failed;
+        if failed.is_empty() { Ok(()) } else { Err(failed) }
+    }
+
+    /// Has a group served by `to`, or by whoever is most up to date, as leader. `accept_loss`: without the old primary,
+    /// and whether or not `to` has every acknowledged write.
+    pub(crate) async fn move_primary_here(
+        &self,
+        group: GroupId,
+        to: Option<NodeId>,
+        accept_loss: bool,
+        actor: &str,
+    ) -> Result<(), HereError> {
+        let refused = |text: String| HereError::Refused(text);
+        let leading = self.leading().ok_or_else(|| HereError::NotLeader(self.hint()))?;
+        let view = self.views.current();
+        let known = view.state.groups().get(&group);
+        let known = known.ok_or_else(|| refused(format!("no shard group has the id {}", group.0)))?;
+        let target = self.target(&leading, &view.state, known, to)?;
+        if known.primary == Some(target) {
+            return Ok(());
+        }
+        if accept_loss {
+            return self.move_unclean(&leading, known, target, actor).await;
+        }
+        let Some(primary) = known.primary else {
+            return Err(refused(String::from("nobody serves the group: it fails over by itself as soon as it can")));
+        };
+        if !known.in_sync.contains(&target) {
+            return Err(refused(format!("node {} is not in sync", target.node)));
+        }
+        self.hand_over_group_on(primary.node, group, target).await.map_err(refused)
+    }
+
+    fn target(
+        &self,
+        leading: &Leading,
+        state: &State,
+        group: &ShardGroup,
+        to: Option<NodeId>,
+    ) -> Result<Member, HereError> {
+        if let Some(to) = to {
+            let known = state.nodes().get(&to).map(|node| node.member());
+            return known.ok_or_else(|| HereError::Refused(format!("no node has the id {to}")));
+        }
+        let heard = leading.heard();
+        let position = |member: &Member| {
+            let heard = heard.get(&member.node).filter(|heard| heard.incarnation == member.incarnation)?;
+            let report = heard.groups.iter().find(|report| report.group == group.id && report.has_data)?;
+            Some((report.epoch, report.position))
+        };
+        let others = group.in_sync.iter().copied().filter(|member| Some(*member) != group.primary);
+        let best = others.filter(|member| position(member).is_some()).max_by_key(position);
+        best.ok_or_else(|| HereError::Refused(String::from("no other node is in sync")))
+    }
+
+    async fn move_unclean(
+        &self,
+        leading: &Leading,
+        group: &ShardGroup,
+        target: Member,
+        actor: &str,
+    ) -> Result<(), HereError> {
+        let heard = group.primary.and_then(|primary| leading.heard().get(&primary.node).map(|heard| heard.at));
+        let dead_after = self.config.patience.dead_after_ms;
+        if heard.is_some_and(|at| boot_ms() < at + dead_after) {
+            return Err(HereError::Refused(String::from("the primary is alive: move it without accepting loss")));
+        }
+        let next = Epoch(group.epoch.0 + 1);
+        let sealed = tokio::time::timeout(SEAL_TIMEOUT, self.seal_on(target, group.id, next)).await;
+        let report = match sealed {
+            Ok(Ok(report)) => report,
+            Ok(Err(status)) => return Err(HereError::Refused(status.message().to_owned())),
+            Err(_) => return Err(HereError::Refused(format!("node {} does not answer", target.node))),
+        };
+        if !report.has_data {
+            return Err(HereError::Refused(format!("node {} has no complete copy", target.node)));
+        }
+        let change = Change::SetPrimary {
+            group: group.id,
+            primary: target,
+            in_sync: BTreeSet::from([target]),
+            expect_epoch: group.epoch,
+            reason: FailoverReason::Unclean,
+        };
+        let mut stamped = self.own_change(change);
+        stamped.actor = actor.to_owned();
+        stamped.source = String::from("admin");
+        match self.write(stamped).await?.1 {
+            Outcome::Refused(refusal) => Err(HereError::Refused(refusal.to_string())),
+            _ => Ok(()),
+        }
+    }
+
+    /// What this node knows of every registered node as leader.
+    pub(crate) fn standings_here(&self) -> Option<Vec<NodeStanding>> {
+        let leading = self.leading()?;
+        let (view, heard, now) = (self.views.current(), leading.heard(), boot_ms());
+        let standing = |node: &NodeId| {
+            let heard = heard.get(node);
+            NodeStanding {
+                node: *node,
+                incarnation: heard.map_or(Incarnation(0), |heard| heard.incarnation),
+                applied: heard.map_or(0, |heard| heard.applied),
+                silent_for: Duration::from_millis(now.saturating_sub(heard.map_or(leading.since, |heard| heard.at))),
+                lease_left: Duration::from_millis(leading.lease_left_ms(*node)),
+                groups: heard.map(|heard| heard.groups.clone()).unwrap_or_default(),
+            }
+        };
+        Some(view.state.nodes().keys().map(standing).collect())
+    }
+}
+
+/// What the leader knows of a node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeStanding {
+    /// The node.
+    pub node: NodeId,
+    /// Which of its processes was heard from; 0: none in this reign.
+    pub incarnation: Incarnation,
+    /// What it has applied.
+    pub applied: u64,
+    /// How long it has been silent, in this reign.
+    pub silent_for: Duration,
+    /// How long it may serve from now on, if nothing more is heard.
+    pub lease_left: Duration,
+    /// Where it stands with the data.
+    pub groups: Vec<GroupReport>,
 }

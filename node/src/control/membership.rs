@@ -106,6 +106,12 @@ pub(crate) async fn follow_registry(core: SharedCore) {
     }
 }
 
+/// Whether the membership is as the registry wants it, and nobody is changing it.
+pub(crate) fn is_settled(core: &SharedCore) -> bool {
+    let seen = core.raft().and_then(|raft| look(core, raft));
+    seen.is_some_and(|seen| next_step(&seen).is_none() && seen.voters.len() >= 3)
+}
+
 fn look(core: &SharedCore, raft: &Raft) -> Option<Seen> {
     let metrics = raft.metrics().borrow_watched().clone();
     let (latest, committed) = (&metrics.membership_config, &metrics.committed_membership_config);

@@ -26,6 +26,7 @@ mod door;
 mod failover;
 mod formation;
 mod invitation;
+pub mod lease;
 mod log_disk;
 mod log_mark;
 mod log_store;
@@ -47,7 +48,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use keyward_cluster::{Change, ChangeRecord, ClusterId, NodeId, NodeInfo, RequestId, Stamped};
+use keyward_cluster::{Change, ChangeRecord, ClusterId, GroupId, NodeId, NodeInfo, RequestId, Stamped};
 use keyward_proto::control::peer_server::PeerServer;
 use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::{Semaphore, watch};
@@ -65,7 +66,9 @@ pub use self::config::{Bootstrap, ControlConfig};
 pub use self::core::Committed;
 pub use self::data_plane::{DataPlane, GroupReport};
 pub use self::door::LinkTaker;
+pub use self::failover::NodeStanding;
 pub use self::invitation::InviteError;
+pub use self::lease::Lease;
 pub use self::log_disk::{DiskError, SyncHook};
 pub use self::peers::ClusterSecret;
 pub use self::propose::ControlError;
@@ -210,8 +213,9 @@ impl Control {
         Ok(Self { inner: Arc::new(Inner { core, runtime: handle, address, proposals, stop, thread }) })
     }
 
-    /// Commits a change, from any node. Returns when it is committed, applied here, and applied on every node in
-    /// contact; the nodes that did not confirm in time are named. May be called from any thread and runtime.
+    /// Commits a change, from any node. Returns when it is committed, applied here, and, if it is about what users may,
+    /// in force everywhere: applied on every node, or the lease of that node is over; such nodes are named. May be called
+    /// from any thread and runtime.
     pub async fn propose(&self, change: Change, origin: Origin) -> Result<Committed, ControlError> {
         self.propose_as(change, origin, None).await
     }
@@ -242,6 +246,28 @@ impl Control {
     /// makes of a view is in force when "applied on every node" is said. It must be quick and must not call back.
     pub fn observe(&self, observer: impl Fn(&View) + Send + Sync + 'static) {
         self.inner.core.views.observe(Box::new(observer));
+    }
+
+    /// The right of this node to serve.
+    pub fn lease(&self) -> Arc<Lease> {
+        self.inner.core.lease.clone()
+    }
+
+    /// Has a group served by `to`, or by whoever is most up to date. `accept_loss`: without the old primary, and whether
+    /// or not `to` has every acknowledged write.
+    pub async fn move_primary(
+        &self,
+        group: GroupId,
+        to: Option<NodeId>,
+        accept_loss: bool,
+        actor: String,
+    ) -> Result<(), ControlError> {
+        self.on_control(move |core| async move { core.move_primary(group, to, accept_loss, &actor).await }).await?
+    }
+
+    /// What the leader knows of every node.
+    pub async fn standings(&self) -> Result<Vec<NodeStanding>, ControlError> {
+        self.on_control(|core| async move { core.standings().await }).await?
     }
 
     /// Names the data of this node, once. Before, it reports none.
@@ -370,7 +396,8 @@ fn open(config: ControlConfig) -> Result<Core, StartError> {
         None => None,
     };
     marker::check(dir, owner)?;
-    let views = Views::new();
+    let lease = Arc::new(Lease::default());
+    let views = Views::new(lease.clone());
     let machine = StateMachine::open(&dir.join("snapshots"), owner, views.clone())?;
     if let Some(purged) = log.purged().filter(|purged| machine.snapshot_end().is_none_or(|end| end < *purged)) {
         let what = format!("the log begins after entry {}, and no snapshot reaches there", purged.index());
@@ -393,6 +420,9 @@ fn open(config: ControlConfig) -> Result<Core, StartError> {
         membership: tokio::sync::Mutex::new(()),
         invited: watch::channel(None).0,
         data: OnceLock::new(),
+        lease,
+        leading: Mutex::default(),
+        renewals: lease::Renewals::default(),
     })
 }
 
@@ -442,6 +472,8 @@ async fn live(core: SharedCore) {
         catch_up(&core),
         watch_removal(&core),
         failover::watch(&core),
+        lease::renew(&core),
+        lease::confirm(&core),
     );
 }
 
@@ -465,8 +497,8 @@ async fn watch_raft(core: &SharedCore) {
     }
 }
 
-/// Declares the node ready once it is a full member, its start is registered, and it has applied everything that was
-/// acknowledged when it came up.
+/// Declares the node ready once it is a full member, its start is registered, it holds a lease, and it has applied
+/// everything that was acknowledged when it came up.
 async fn catch_up(core: &SharedCore) {
     let Some((_, me)) = core.peers.identity() else { return };
     loop {
@@ -488,6 +520,7 @@ async fn catch_up(core: &SharedCore) {
         }
         if let Ok(index) = core.read_index().await
             && core.views.current().incarnation.is_some()
+            && core.lease.is_valid()
             && core.wait_applied_here(index, core.config.propose_timeout).await >= index
             && known.is_some()
             && core.is_settled(me)

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyward_cluster::NodeId;
+use keyward_cluster::{Epoch, GroupId, Incarnation, NodeId};
 use keyward_proto::control as wire;
 use keyward_proto::control::peer_server::Peer;
 use openraft::errors::RaftError;
@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status};
 
 use super::codec::{self, CodecError};
 use super::core::{Core, HereError, Hint};
+use super::lease::Renewed;
 use super::raft_types::{Raft, Snapshot, TypeConfig};
 
 /// The longest a peer may keep a call open to wait for an entry.
@@ -208,6 +209,79 @@ impl Peer for PeerService {
         };
         Ok(Response::new(wire::HandOverResponse { result: Some(result) }))
     }
+
+    async fn renew(&self, request: Request<wire::RenewRequest>) -> Result<Response<wire::RenewResponse>, Status> {
+        let request = request.into_inner();
+        let node = self.core.peers.check(request.header)?;
+        let groups = request.groups.into_iter().map(codec::standing_from).collect();
+        let incarnation = Incarnation(request.incarnation);
+        let renewed = self.core.renew_here(node, incarnation, request.applied, request.gave_up, groups).await;
+        Ok(Response::new(renewed_to(renewed)))
+    }
+
+    async fn seal(&self, request: Request<wire::SealRequest>) -> Result<Response<wire::SealResponse>, Status> {
+        let request = request.into_inner();
+        self.core.peers.check(request.header)?;
+        let (incarnation, report) = self.core.seal_here(GroupId(request.group), Epoch(request.epoch))?;
+        let standing = Some(codec::standing_to(&report));
+        Ok(Response::new(wire::SealResponse { incarnation: incarnation.0, standing }))
+    }
+
+    async fn move_primary(
+        &self,
+        request: Request<wire::MovePrimaryRequest>,
+    ) -> Result<Response<wire::MovePrimaryResponse>, Status> {
+        let request = request.into_inner();
+        self.core.peers.check(request.header)?;
+        let to = (request.to != 0).then_some(NodeId(request.to));
+        let moved = self.core.move_primary_here(GroupId(request.group), to, request.accept_loss, &request.actor).await;
+        use wire::move_primary_response::Result as Wire;
+        let result = match moved {
+            Ok(()) => Wire::Done(wire::Blank {}),
+            Err(HereError::NotLeader(hint)) => Wire::NotLeader(not_leader(hint)),
+            Err(HereError::Refused(text)) => Wire::Refused(text),
+            Err(_) => Wire::Refused(String::from("whether the primary was moved is not known yet; look at the status")),
+        };
+        Ok(Response::new(wire::MovePrimaryResponse { result: Some(result) }))
+    }
+
+    async fn hand_over_group(
+        &self,
+        request: Request<wire::HandOverGroupRequest>,
+    ) -> Result<Response<wire::HandOverGroupResponse>, Status> {
+        let request = request.into_inner();
+        self.core.peers.check(request.header)?;
+        let target = request.target.ok_or_else(|| Status::invalid_argument("the message names no target"))?;
+        let target = codec::member_from(target);
+        let failed = self.core.hand_over_group_here(GroupId(request.group), target).await.err().unwrap_or_default();
+        Ok(Response::new(wire::HandOverGroupResponse { failed }))
+    }
+
+    async fn standing(
+        &self,
+        request: Request<wire::StandingRequest>,
+    ) -> Result<Response<wire::StandingResponse>, Status> {
+        self.core.peers.check(request.into_inner().header)?;
+        use wire::standing_response::Result as Wire;
+        let result = match self.core.standings_here() {
+            Some(nodes) => {
+                Wire::Standings(wire::Standings { nodes: nodes.iter().map(codec::node_standing_to).collect() })
+            }
+            None => Wire::NotLeader(not_leader(self.core.hint())),
+        };
+        Ok(Response::new(wire::StandingResponse { result: Some(result) }))
+    }
+}
+
+fn renewed_to(renewed: Renewed) -> wire::RenewResponse {
+    use wire::renew_response::Result as Wire;
+    let result = match renewed {
+        Renewed::Granted(grant) => Wire::Grant(wire::Grant { ttl_ms: grant.ttl_ms, must_apply: grant.must_apply }),
+        Renewed::NotLeader(hint) => Wire::NotLeader(not_leader(hint)),
+        Renewed::GiveUp => Wire::GiveUp(wire::Blank {}),
+        Renewed::Refused(reason) => Wire::Refused(reason),
+    };
+    wire::RenewResponse { result: Some(result) }
 }
 
 fn misread(error: CodecError) -> Status {

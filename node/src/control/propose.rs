@@ -8,17 +8,18 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use keyward_cluster::{NodeId, RequestId, Stamped};
+use keyward_cluster::{GroupId, NodeId, RequestId, Stamped};
 use keyward_proto::control as wire;
 
 use super::codec;
 use super::core::{Committed, Core, HereError, Hint};
+use super::failover::NodeStanding;
 
 /// Between two tries while no leader is known. An election takes a second or two.
 const PAUSE: Duration = Duration::from_millis(25);
 
-/// Room for the way there and back, on top of the time a leader takes to confirm.
-const PROBE_ROOM: Duration = Duration::from_millis(500);
+/// How long a node that only may be the leader has to answer.
+const GUESS_PATIENCE: Duration = Duration::from_millis(2500);
 
 /// Why a proposal has no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,7 +77,7 @@ impl Core {
             )
             .await?;
         // The leader has waited for this node among all others, unless this node was slow.
-        self.wait_applied_here(committed.index, self.config.confirm_timeout).await;
+        self.wait_applied_here(committed.index, GUESS_PATIENCE).await;
         Ok(committed)
     }
 
@@ -151,6 +152,66 @@ impl Core {
         }
     }
 
+    /// Has a group served by another node.
+    pub(crate) async fn move_primary(
+        &self,
+        group: GroupId,
+        to: Option<NodeId>,
+        accept_loss: bool,
+        actor: &str,
+    ) -> Result<(), ControlError> {
+        let request = |leader| wire::MovePrimaryRequest {
+            header: self.peers.header(leader),
+            group: group.0,
+            to: to.map_or(0, |to| to.0),
+            accept_loss,
+            actor: actor.to_owned(),
+        };
+        self.with_leader(
+            || self.move_primary_here(group, to, accept_loss, actor).map(here).boxed(),
+            |leader, address| self.move_primary_there(address, request(leader)).boxed(),
+        )
+        .await
+    }
+
+    async fn move_primary_there(
+        &self,
+        address: String,
+        request: wire::MovePrimaryRequest,
+    ) -> Result<Try<()>, ControlError> {
+        let Ok(mut client) = self.peers.client(&address) else { return Ok(Try::Elsewhere(None)) };
+        use wire::move_primary_response::Result as Wire;
+        match client.move_primary(request).await.map(|response| response.into_inner().result) {
+            Ok(Some(Wire::Done(_))) => Ok(Try::Done(())),
+            Ok(Some(Wire::NotLeader(not_leader))) => Ok(Try::Elsewhere(hint_from(not_leader))),
+            Ok(Some(Wire::Refused(reason))) => Err(ControlError::Refused(reason)),
+            Ok(None) => Ok(Try::Elsewhere(None)),
+            Err(status) => Ok(self.failed(&status)),
+        }
+    }
+
+    /// What the leader knows of every node.
+    pub(crate) async fn standings(&self) -> Result<Vec<NodeStanding>, ControlError> {
+        let here_now = || async { self.standings_here().ok_or_else(|| HereError::NotLeader(self.hint())) };
+        self.with_leader(
+            || here_now().map(here).boxed(),
+            |leader, address| self.standings_there(leader, address).boxed(),
+        )
+        .await
+    }
+
+    async fn standings_there(&self, leader: NodeId, address: String) -> Result<Try<Vec<NodeStanding>>, ControlError> {
+        let request = wire::StandingRequest { header: self.peers.header(leader) };
+        let Ok(mut client) = self.peers.client(&address) else { return Ok(Try::Elsewhere(None)) };
+        use wire::standing_response::Result as Wire;
+        Ok(match client.standing(request).await.map(|response| response.into_inner().result) {
+            Ok(Some(Wire::Standings(all))) => Try::Done(all.nodes.into_iter().map(codec::node_standing_from).collect()),
+            Ok(Some(Wire::NotLeader(not_leader))) => Try::Elsewhere(hint_from(not_leader)),
+            Ok(None) => Try::Elsewhere(None),
+            Err(status) => self.failed(&status),
+        })
+    }
+
     fn failed<T>(&self, status: &tonic::Status) -> Try<T> {
         self.peers.learn_from(status);
         match status.code() {
@@ -168,7 +229,8 @@ impl Core {
         here: impl Fn() -> Trying<'a, T> + Send,
         there: impl Fn(NodeId, String) -> Trying<'a, T> + Send,
     ) -> Result<T, ControlError> {
-        let deadline = Instant::now() + self.config.propose_timeout;
+        // What a change has to wait for beyond that are leases, and they end.
+        let deadline = Instant::now() + self.config.propose_timeout + self.lease_wait();
         let (mut hint, mut handed_over, mut round) = (None, false, 0);
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -208,7 +270,7 @@ impl Core {
 impl Core {
     /// Who leads; or, when this node does not know, somebody who may: a node that moved hears from nobody, and has to
     /// speak first.
-    fn probable_leader(&self, round: usize) -> Option<(NodeId, String)> {
+    pub(crate) fn probable_leader(&self, round: usize) -> Option<(NodeId, String)> {
         if let Some(leader) = self.leader() {
             return Some((leader, self.peers.address_of(leader)?));
         }
@@ -224,7 +286,7 @@ impl Core {
     /// answer. A node whose process stands still keeps its connections open and never says no.
     async fn given_up(&self, target: NodeId) {
         let before = self.leader();
-        let guess_ends = Instant::now() + self.config.confirm_timeout + PROBE_ROOM;
+        let guess_ends = Instant::now() + GUESS_PATIENCE;
         loop {
             tokio::time::sleep(PAUSE).await;
             let leader = self.leader();

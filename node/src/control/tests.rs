@@ -35,6 +35,7 @@ impl Place {
         );
         config.election_timeout = (Duration::from_millis(600), Duration::from_millis(1200));
         config.heartbeat = Duration::from_millis(100);
+        config.lease_ttl = Duration::from_secs(2);
         config
     }
 
@@ -258,7 +259,7 @@ async fn a_node_joins_and_is_removed_and_stops() {
             primary,
             in_sync: BTreeSet::from([primary]),
             expect_epoch: group.epoch,
-            reason: FailoverReason::Planned,
+            reason: FailoverReason::Unclean,
         };
         controls[0].propose(change, origin()).await.unwrap();
     }
@@ -575,6 +576,7 @@ async fn a_proposal_that_was_handed_over_is_never_called_undone() {
     let hasty = start_patiently(|| {
         let mut config = places[asked].config(bootstrap.clone());
         config.propose_timeout = Duration::from_millis(400);
+        config.lease_ttl = Duration::from_millis(20);
         config
     });
     hasty.wait_ready().await;

@@ -10,6 +10,8 @@ use std::sync::{Arc, OnceLock};
 use keyward_cluster::{ClusterId, Incarnation, Member, NodeId, State};
 use tokio::sync::watch;
 
+use super::lease::Lease;
+
 /// The replicated state as of one entry, and what this node knows about who leads.
 #[derive(Clone, Debug)]
 pub struct View {
@@ -59,6 +61,8 @@ pub(crate) struct Views {
     sender: Arc<watch::Sender<Arc<View>>>,
     version: Arc<AtomicU64>,
     observer: Arc<OnceLock<Observer>>,
+    /// Learns what is in force here.
+    lease: Arc<Lease>,
     /// What this process registers its start with. Two starts never draw the same.
     pub(crate) start_token: u64,
 }
@@ -67,10 +71,16 @@ pub(crate) struct Views {
 pub(crate) type Observer = Box<dyn Fn(&View) + Send + Sync>;
 
 impl Views {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(lease: Arc<Lease>) -> Self {
         let (sender, _) = watch::channel(Arc::new(View::new()));
         let start_token = (super::propose::random() as u64).max(1);
-        Self { sender: Arc::new(sender), version: Arc::new(AtomicU64::new(0)), observer: Arc::default(), start_token }
+        Self {
+            sender: Arc::new(sender),
+            version: Arc::new(AtomicU64::new(0)),
+            observer: Arc::default(),
+            lease,
+            start_token,
+        }
     }
 
     /// Changes the view; readers see the new one from here on.
@@ -83,6 +93,7 @@ impl Views {
             // Before anybody is woken: whoever hears that a change is applied here finds the version moved. A reader
             // that sees it sooner waits for this closure to end before it gets the view.
             self.version.fetch_add(1, Ordering::Release);
+            self.lease.applied(view.index);
         });
     }
 

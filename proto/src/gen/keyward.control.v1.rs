@@ -337,6 +337,178 @@ pub mod hand_over_response {
         Refused(::prost::alloc::string::String),
     }
 }
+/// Where a node stands with the data of a group.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GroupStanding {
+    #[prost(uint32, tag = "1")]
+    pub group: u32,
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    #[prost(uint64, tag = "3")]
+    pub position: u64,
+    #[prost(bool, tag = "4")]
+    pub has_data: bool,
+    #[prost(message, optional, tag = "5")]
+    pub snapshot: ::core::option::Option<SnapshotPosition>,
+    /// For so long from now the primary may still count on this node to answer reads.
+    #[prost(uint64, tag = "6")]
+    pub promised_ms: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SnapshotPosition {
+    #[prost(uint64, tag = "1")]
+    pub epoch: u64,
+    #[prost(uint64, tag = "2")]
+    pub position: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RenewRequest {
+    #[prost(message, optional, tag = "1")]
+    pub header: ::core::option::Option<Header>,
+    #[prost(uint64, tag = "2")]
+    pub incarnation: u64,
+    /// The last entry in force at the node.
+    #[prost(uint64, tag = "3")]
+    pub applied: u64,
+    /// The node gave up its lease and has got none since.
+    #[prost(bool, tag = "4")]
+    pub gave_up: bool,
+    #[prost(message, repeated, tag = "5")]
+    pub groups: ::prost::alloc::vec::Vec<GroupStanding>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RenewResponse {
+    #[prost(oneof = "renew_response::Result", tags = "1, 2, 3, 4")]
+    pub result: ::core::option::Option<renew_response::Result>,
+}
+/// Nested message and enum types in `RenewResponse`.
+pub mod renew_response {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Result {
+        #[prost(message, tag = "1")]
+        Grant(super::Grant),
+        #[prost(message, tag = "2")]
+        NotLeader(super::NotLeader),
+        /// The node is to leave: it gives up its lease now.
+        #[prost(message, tag = "3")]
+        GiveUp(super::Blank),
+        /// Why not, in a sentence.
+        #[prost(string, tag = "4")]
+        Refused(::prost::alloc::string::String),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Grant {
+    /// From when the request was sent.
+    #[prost(uint64, tag = "1")]
+    pub ttl_ms: u64,
+    /// Only once the node has applied this.
+    #[prost(uint64, tag = "2")]
+    pub must_apply: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SealRequest {
+    #[prost(message, optional, tag = "1")]
+    pub header: ::core::option::Option<Header>,
+    #[prost(uint32, tag = "2")]
+    pub group: u32,
+    #[prost(uint64, tag = "3")]
+    pub epoch: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SealResponse {
+    #[prost(uint64, tag = "1")]
+    pub incarnation: u64,
+    #[prost(message, optional, tag = "2")]
+    pub standing: ::core::option::Option<GroupStanding>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MovePrimaryRequest {
+    #[prost(message, optional, tag = "1")]
+    pub header: ::core::option::Option<Header>,
+    #[prost(uint32, tag = "2")]
+    pub group: u32,
+    /// 0: the leader chooses.
+    #[prost(uint64, tag = "3")]
+    pub to: u64,
+    /// Name it without the old primary, although acknowledged writes may be lost.
+    #[prost(bool, tag = "4")]
+    pub accept_loss: bool,
+    #[prost(string, tag = "5")]
+    pub actor: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MovePrimaryResponse {
+    #[prost(oneof = "move_primary_response::Result", tags = "1, 2, 3")]
+    pub result: ::core::option::Option<move_primary_response::Result>,
+}
+/// Nested message and enum types in `MovePrimaryResponse`.
+pub mod move_primary_response {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Result {
+        #[prost(message, tag = "1")]
+        Done(super::Blank),
+        #[prost(message, tag = "2")]
+        NotLeader(super::NotLeader),
+        #[prost(string, tag = "3")]
+        Refused(::prost::alloc::string::String),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HandOverGroupRequest {
+    #[prost(message, optional, tag = "1")]
+    pub header: ::core::option::Option<Header>,
+    #[prost(uint32, tag = "2")]
+    pub group: u32,
+    #[prost(message, optional, tag = "3")]
+    pub target: ::core::option::Option<GroupMember>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HandOverGroupResponse {
+    /// Empty: done.
+    #[prost(string, tag = "1")]
+    pub failed: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StandingRequest {
+    #[prost(message, optional, tag = "1")]
+    pub header: ::core::option::Option<Header>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StandingResponse {
+    #[prost(oneof = "standing_response::Result", tags = "1, 2")]
+    pub result: ::core::option::Option<standing_response::Result>,
+}
+/// Nested message and enum types in `StandingResponse`.
+pub mod standing_response {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Result {
+        #[prost(message, tag = "1")]
+        Standings(super::Standings),
+        #[prost(message, tag = "2")]
+        NotLeader(super::NotLeader),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Standings {
+    #[prost(message, repeated, tag = "1")]
+    pub nodes: ::prost::alloc::vec::Vec<NodeStanding>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NodeStanding {
+    #[prost(uint64, tag = "1")]
+    pub node: u64,
+    #[prost(uint64, tag = "2")]
+    pub incarnation: u64,
+    #[prost(uint64, tag = "3")]
+    pub applied: u64,
+    #[prost(uint64, tag = "4")]
+    pub silent_ms: u64,
+    #[prost(uint64, tag = "5")]
+    pub lease_left_ms: u64,
+    #[prost(message, repeated, tag = "6")]
+    pub groups: ::prost::alloc::vec::Vec<GroupStanding>,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ProposeRequest {
     #[prost(message, optional, tag = "1")]
@@ -699,7 +871,10 @@ pub struct NodeAdded {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Refusal {
-    #[prost(oneof = "refusal::Reason", tags = "1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 20")]
+    #[prost(
+        oneof = "refusal::Reason",
+        tags = "1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 12, 13, 20"
+    )]
     pub reason: ::core::option::Option<refusal::Reason>,
 }
 /// Nested message and enum types in `Refusal`.
@@ -726,6 +901,10 @@ pub mod refusal {
         StaleMember(super::GroupMember),
         #[prost(uint32, tag = "11")]
         PrimaryNotInSync(u32),
+        #[prost(message, tag = "12")]
+        NotInSync(super::GroupMember),
+        #[prost(uint32, tag = "13")]
+        NotCold(u32),
         #[prost(message, tag = "20")]
         Tenant(super::TenantRefusal),
     }
@@ -1337,6 +1516,125 @@ pub mod peer_client {
                 .insert(GrpcMethod::new("keyward.control.v1.Peer", "HandOver"));
             self.inner.unary(req, path, codec).await
         }
+        /// Asks the leader for a lease, and tells it that the node lives and where it stands.
+        pub async fn renew(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RenewRequest>,
+        ) -> std::result::Result<tonic::Response<super::RenewResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyward.control.v1.Peer/Renew",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keyward.control.v1.Peer", "Renew"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// From the answer on, nothing of an epoch before the one named is taken or acknowledged.
+        pub async fn seal(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SealRequest>,
+        ) -> std::result::Result<tonic::Response<super::SealResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyward.control.v1.Peer/Seal",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keyward.control.v1.Peer", "Seal"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Asks the leader to have a group served by another node.
+        pub async fn move_primary(
+            &mut self,
+            request: impl tonic::IntoRequest<super::MovePrimaryRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::MovePrimaryResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyward.control.v1.Peer/MovePrimary",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keyward.control.v1.Peer", "MovePrimary"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Asks the primary of a group to hand it over.
+        pub async fn hand_over_group(
+            &mut self,
+            request: impl tonic::IntoRequest<super::HandOverGroupRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::HandOverGroupResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyward.control.v1.Peer/HandOverGroup",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keyward.control.v1.Peer", "HandOverGroup"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// What the leader knows of every node.
+        pub async fn standing(
+            &mut self,
+            request: impl tonic::IntoRequest<super::StandingRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::StandingResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyward.control.v1.Peer/Standing",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keyward.control.v1.Peer", "Standing"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1423,6 +1721,40 @@ pub mod peer_server {
             request: tonic::Request<super::HandOverRequest>,
         ) -> std::result::Result<
             tonic::Response<super::HandOverResponse>,
+            tonic::Status,
+        >;
+        /// Asks the leader for a lease, and tells it that the node lives and where it stands.
+        async fn renew(
+            &self,
+            request: tonic::Request<super::RenewRequest>,
+        ) -> std::result::Result<tonic::Response<super::RenewResponse>, tonic::Status>;
+        /// From the answer on, nothing of an epoch before the one named is taken or acknowledged.
+        async fn seal(
+            &self,
+            request: tonic::Request<super::SealRequest>,
+        ) -> std::result::Result<tonic::Response<super::SealResponse>, tonic::Status>;
+        /// Asks the leader to have a group served by another node.
+        async fn move_primary(
+            &self,
+            request: tonic::Request<super::MovePrimaryRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::MovePrimaryResponse>,
+            tonic::Status,
+        >;
+        /// Asks the primary of a group to hand it over.
+        async fn hand_over_group(
+            &self,
+            request: tonic::Request<super::HandOverGroupRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::HandOverGroupResponse>,
+            tonic::Status,
+        >;
+        /// What the leader knows of every node.
+        async fn standing(
+            &self,
+            request: tonic::Request<super::StandingRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::StandingResponse>,
             tonic::Status,
         >;
     }
@@ -2011,6 +2343,223 @@ pub mod peer_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = HandOverSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keyward.control.v1.Peer/Renew" => {
+                    #[allow(non_camel_case_types)]
+                    struct RenewSvc<T: Peer>(pub Arc<T>);
+                    impl<T: Peer> tonic::server::UnaryService<super::RenewRequest>
+                    for RenewSvc<T> {
+                        type Response = super::RenewResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RenewRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Peer>::renew(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RenewSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keyward.control.v1.Peer/Seal" => {
+                    #[allow(non_camel_case_types)]
+                    struct SealSvc<T: Peer>(pub Arc<T>);
+                    impl<T: Peer> tonic::server::UnaryService<super::SealRequest>
+                    for SealSvc<T> {
+                        type Response = super::SealResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SealRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Peer>::seal(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SealSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keyward.control.v1.Peer/MovePrimary" => {
+                    #[allow(non_camel_case_types)]
+                    struct MovePrimarySvc<T: Peer>(pub Arc<T>);
+                    impl<T: Peer> tonic::server::UnaryService<super::MovePrimaryRequest>
+                    for MovePrimarySvc<T> {
+                        type Response = super::MovePrimaryResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::MovePrimaryRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Peer>::move_primary(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = MovePrimarySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keyward.control.v1.Peer/HandOverGroup" => {
+                    #[allow(non_camel_case_types)]
+                    struct HandOverGroupSvc<T: Peer>(pub Arc<T>);
+                    impl<
+                        T: Peer,
+                    > tonic::server::UnaryService<super::HandOverGroupRequest>
+                    for HandOverGroupSvc<T> {
+                        type Response = super::HandOverGroupResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::HandOverGroupRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Peer>::hand_over_group(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = HandOverGroupSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keyward.control.v1.Peer/Standing" => {
+                    #[allow(non_camel_case_types)]
+                    struct StandingSvc<T: Peer>(pub Arc<T>);
+                    impl<T: Peer> tonic::server::UnaryService<super::StandingRequest>
+                    for StandingSvc<T> {
+                        type Response = super::StandingResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::StandingRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Peer>::standing(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StandingSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

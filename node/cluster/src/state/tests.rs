@@ -38,7 +38,7 @@ fn set_primary(primary: Member, expect_epoch: u64) -> Change {
         primary,
         in_sync: BTreeSet::from([primary]),
         expect_epoch: Epoch(expect_epoch),
-        reason: FailoverReason::Failed,
+        reason: FailoverReason::Unclean,
     }
 }
 
@@ -163,7 +163,7 @@ fn who_is_named_primary_reigns_in_a_new_epoch_and_is_remembered() {
     let failover = group.last_failover.unwrap();
     assert_eq!((failover.index, failover.from, failover.to), (4, Some(member(1, 2)), member(3, 3)));
     let line = state.history().next_back().unwrap().summary.clone();
-    assert_eq!(line, "node 3 is primary of group 0 (failed), in sync: 3");
+    assert_eq!(line, "node 3 is primary of group 0 (unclean), in sync: 3");
 }
 
 #[test]

@@ -28,7 +28,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Stores {
         let dir = TempDir::new().unwrap();
         let log = open(dir.path(), fdatasync()).unwrap();
         let owner = Some((ClusterId([7; 16]), NodeId(1)));
-        let machine = StateMachine::open(&dir.path().join("snapshots"), owner, Views::new()).unwrap();
+        let machine = StateMachine::open(&dir.path().join("snapshots"), owner, Views::new(Arc::default())).unwrap();
         Ok((dir, log, machine))
     }
 }
