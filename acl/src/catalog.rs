@@ -7,6 +7,23 @@ use crate::category::CategorySet;
 /// A row in the command table of this process. Never stored and never sent: another version numbers differently.
 pub type CommandId = u16;
 
+/// What the walls around a user who does not hold every key (`~*`) do to a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Treatment {
+    /// Nothing: the rules decide.
+    ByRule,
+    /// Allowed whatever the rules say, for it touches nothing: PING.
+    Always,
+    /// Allowed with this first argument, whatever the rules say: SELECT 0.
+    AlwaysWith(&'static str),
+    /// Refused whatever the rules say, for nothing of it can be kept within walls: the ceiling.
+    Never,
+    /// Its keys must be readable too, for it answers with what lies there although it is declared as a mere write.
+    ReadsItsKeys,
+    /// So harmless within walls that taking away `@admin` or `@dangerous` does not take it away.
+    Tame,
+}
+
 /// The commands of this process, subcommands included, numbered without gaps.
 pub trait Catalog {
     /// How many rows there are; numbers are `0..count`.
@@ -23,4 +40,6 @@ pub trait Catalog {
     fn categories(&self, id: CommandId) -> CategorySet;
     /// Whether it runs before a login and whatever the rules say: AUTH, HELLO, RESET, QUIT.
     fn is_no_auth(&self, id: CommandId) -> bool;
+    /// What the walls do to it.
+    fn treatment(&self, id: CommandId) -> Treatment;
 }

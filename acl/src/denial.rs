@@ -35,6 +35,35 @@ pub enum Denied {
     Channel,
 }
 
+/// What helps whoever reads a denial to find the rule that is missing.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum Hint {
+    /// Nothing.
+    #[default]
+    None,
+    /// No rule can allow the command to a user without `~*`.
+    Ceiling,
+    /// The user has no key pattern.
+    NoPattern,
+    /// None of the user's key patterns matches; this one comes closest.
+    Nearest(Box<[u8]>),
+    /// This pattern of the user's matches the key, but does not grant all that is needed.
+    TooLittle(Box<[u8]>),
+}
+
+impl Hint {
+    fn text(&self) -> String {
+        let shown = |pattern: &[u8]| printable::escaped(pattern, SHOWN_BYTES_MAX);
+        match self {
+            Hint::None => String::new(),
+            Hint::Ceiling => " (tenant ceiling: only for users with ~*, whatever the rules say)".to_owned(),
+            Hint::NoPattern => " (no key pattern was given to this user)".to_owned(),
+            Hint::Nearest(pattern) => format!(" (nearest pattern: '{}')", shown(pattern)),
+            Hint::TooLittle(pattern) => format!(" (pattern '{}' matches, but does not allow this)", shown(pattern)),
+        }
+    }
+}
+
 /// A refused request. `Display` is the full text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denial {
@@ -46,12 +75,18 @@ pub struct Denial {
     pub object: Box<[u8]>,
     /// Where the object stands in the request; 0 for a command or database.
     pub argument: u32,
+    /// What helps to find the missing rule.
+    pub hint: Hint,
 }
 
 impl Denial {
     pub(crate) fn new(user: &UserName, denied: Denied, object: &[u8], argument: u32) -> Denial {
         let object = object[..object.len().min(OBJECT_BYTES_MAX)].into();
-        Denial { user: user.clone(), denied, object, argument }
+        Denial { user: user.clone(), denied, object, argument, hint: Hint::None }
+    }
+
+    pub(crate) fn with(self, hint: Hint) -> Denial {
+        Denial { hint, ..self }
     }
 
     /// The reply, without the leading `-`.
@@ -104,11 +139,14 @@ impl Denial {
     fn sentence(&self, detail: ErrorDetail) -> String {
         let (user, object) = (&self.user, printable::escaped(&self.object, SHOWN_BYTES_MAX));
         match (self.denied, detail) {
-            (Denied::Command, _) => {
+            (Denied::Command, ErrorDetail::Redis) => {
                 format!("User {user} has no permissions to run the '{object}' command")
             }
+            (Denied::Command, ErrorDetail::Full) => {
+                format!("User {user} has no permissions to run the '{object}' command{}", self.hint.text())
+            }
             (Denied::Key, ErrorDetail::Full) => {
-                format!("User {user} has no permissions to access key '{object}'")
+                format!("User {user} has no permissions to access key '{object}'{}", self.hint.text())
             }
             (Denied::Channel, ErrorDetail::Full) => {
                 format!("User {user} has no permissions to access channel '{object}'")

@@ -38,15 +38,15 @@ pub mod text;
 pub mod user;
 
 pub use braces::EXPANSIONS_MAX;
-pub use catalog::{Catalog, CommandId};
+pub use catalog::{Catalog, CommandId, Treatment};
 pub use category::{Category, CategorySet};
-pub use denial::{Denial, Denied, ErrorDetail};
+pub use denial::{Denial, Denied, ErrorDetail, Hint};
 pub use directory::{AuthFailure, Directory, RestoreError, UserChange, UserOutcome, UserRecord};
 pub use file::{FileError, FileKind, PolicyFile, parse_policy};
 pub use glob::Glob;
 pub use log::{AclLog, LogContext, LogEntry, LogEvent, LogReason};
 pub use password::PasswordHash;
-pub use policy::{ChannelUse, DatabaseUse, KeyUse, Policy, Request};
+pub use policy::{ChannelUse, DatabaseUse, KeyUse, Policy, Request, Walls};
 pub use rule::{Acknowledge, Grant, KeyAccess, KeyRights, Reason, Rule, RuleError, parse_rules, validate};
 pub use text::{SelectorFields, UserFields};
 pub use user::{Databases, Origin, Selector, User, UserName};

@@ -212,6 +212,11 @@ impl AclLog {
         self.entries.clear();
     }
 
+    /// The same for the entries of one user.
+    pub fn reset_user(&mut self, name: &[u8]) {
+        self.entries.retain(|entry| *entry.username != *cut(name));
+    }
+
     /// `acllog-max-len`; as in Redis, entries beyond it go when the next event is recorded.
     pub fn set_max_len(&mut self, max_len: usize) {
         self.max_len = max_len;

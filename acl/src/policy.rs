@@ -8,17 +8,21 @@
 //! Immutable and shared. A word this process does not know grants nothing; a category it does not know, taken away,
 //! takes everything away, for guessing wrong there would grant what somebody forbade.
 //!
+//! Walls. A set of permissions that does not hold every key (`~*`) is *confined*: commands above the ceiling
+//! ([`Treatment::Never`]) are not among its bits, whatever its rules say, and what is allowed beyond keys is told by
+//! [`Policy::is_confined_for`]. Since it is compiled in, it costs a request nothing.
+//!
 //! The gate asks in this order, cheapest first: [`Policy::is_unrestricted`], [`Policy::allows_simple`],
 //! [`Policy::check`]; the first two only ever say yes to what the last one allows.
 //! This file refuses to know how keys are found in a request, and what happens to a refused one.
 
 mod patterns;
 
-use crate::catalog::{Catalog, CommandId};
+use crate::catalog::{Catalog, CommandId, Treatment};
 use crate::category::Category;
-use crate::denial::{Denial, Denied};
+use crate::denial::{Denial, Denied, Hint};
 use crate::rule::KeyAccess;
-use crate::user::{CommandRule, Databases, Selector, User, UserName};
+use crate::user::{CommandRule, Databases, KeyPattern, Selector, User, UserName};
 use patterns::{ChannelMatcher, KeyMatcher};
 
 /// A request with everything it touches, as the command's own parser found it.
@@ -67,31 +71,57 @@ pub enum DatabaseUse {
     Every,
 }
 
+/// Whether users who do not hold every key are kept within walls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Walls {
+    /// They are.
+    #[default]
+    Up,
+    /// They are, and so is this user even with `~*`: it belongs to a tenant.
+    Closed,
+    /// As Redis has it: rules alone decide (`strict-redis-acl yes`).
+    Down,
+}
+
 /// Compiled rules. See the head of this file.
 #[derive(Clone, Debug)]
 pub struct Policy {
     user: UserName,
     unrestricted: bool,
+    walls: Walls,
     root: CompiledSelector,
     selectors: Box<[CompiledSelector]>,
     /// Which commands have a name of two words; needed only to say what was refused.
     subcommands: CommandBits,
+    /// Which commands are above the ceiling, likewise.
+    ceiling: CommandBits,
+    /// Every key pattern, likewise.
+    patterns: Box<[KeyPattern]>,
 }
 
 impl Policy {
     /// Compiles the rules of `user`. Takes some microseconds; done once per user and change.
-    pub fn compile(user: &User, catalog: &dyn Catalog) -> Policy {
-        let root = CompiledSelector::compile(&user.root, catalog);
-        let mut subcommands = CommandBits::new(catalog.count(), false);
-        for id in command_ids(catalog).filter(|id| catalog.parent(*id).is_some()) {
-            subcommands.set(id, true);
-        }
+    pub fn compile(user: &User, catalog: &dyn Catalog, walls: Walls) -> Policy {
+        let root = CompiledSelector::compile(&user.root, catalog, walls);
+        let compiled = |selector| CompiledSelector::compile(selector, catalog, walls);
+        let bits = |holds: &dyn Fn(CommandId) -> bool| {
+            let mut bits = CommandBits::new(catalog.count(), false);
+            command_ids(catalog).filter(|id| holds(*id)).for_each(|id| bits.set(id, true));
+            bits
+        };
+        let patterns = user.selectors.iter().fold(user.root.keys.to_vec(), |mut all, selector| {
+            all.extend(selector.keys.iter().cloned());
+            all
+        });
         Policy {
             user: user.name.clone(),
-            unrestricted: root.is_unrestricted(catalog),
+            unrestricted: walls != Walls::Closed && root.is_unrestricted(catalog),
+            walls,
             root,
-            selectors: user.selectors.iter().map(|selector| CompiledSelector::compile(selector, catalog)).collect(),
-            subcommands,
+            selectors: user.selectors.iter().map(compiled).collect(),
+            subcommands: bits(&|id| catalog.parent(id).is_some()),
+            ceiling: bits(&|id| walls != Walls::Down && catalog.treatment(id) == Treatment::Never),
+            patterns: patterns.into(),
         }
     }
 
@@ -110,19 +140,25 @@ impl Policy {
     /// [`Policy::is_confined_for`] knows better.
     #[inline]
     pub fn is_confined(&self) -> bool {
-        !self.root.keys.allows_all(KeyAccess::READ_WRITE)
+        confines(self.walls, &self.root.keys)
     }
 
     /// Whether no set of permissions allows this command and holds every key: then a command without keys must stay
     /// within what the user may touch.
     pub fn is_confined_for(&self, command: CommandId) -> bool {
-        !self.sets().any(|set| set.commands.get(command) && set.keys.allows_all(KeyAccess::READ_WRITE))
+        !self.sets().any(|set| set.commands.get(command) && !confines(self.walls, &set.keys))
+            && self.walls != Walls::Down
     }
 
     /// Whether the user's own permissions hold this command, first arguments aside. No is not final.
     #[inline]
     pub fn allows_command(&self, command: CommandId) -> bool {
         self.root.commands.get(command)
+    }
+
+    /// Whether some set of permissions holds this command, whatever its arguments.
+    pub fn holds_command(&self, command: CommandId) -> bool {
+        self.sets().any(|set| set.commands.get(command))
     }
 
     /// Whether the user's own permissions hold this key. No is not final.
@@ -135,7 +171,7 @@ impl Policy {
     /// [`Policy::check`] decides.
     #[inline]
     pub fn allows_simple(&self, command: CommandId, key: &[u8], access: KeyAccess) -> bool {
-        self.root.commands.get(command) && self.root.any_database && self.root.keys.allows(key, access)
+        self.root.simple.get(command) && self.root.any_database && self.root.keys.allows(key, access)
     }
 
     /// Whether the user may run this request: one set of permissions must allow all of it, the user's own first.
@@ -219,7 +255,27 @@ impl Policy {
             Denied::Key => request.keys.get(miss.position).map_or_else(Vec::new, |key| key.key.to_vec()),
             Denied::Channel => request.channels.get(miss.position).map_or_else(Vec::new, |use_| use_.channel.to_vec()),
         };
-        Denial::new(&self.user, miss.denied, &object, miss.argument)
+        let hint = match miss.denied {
+            Denied::Command if self.ceiling.get(request.command) => Hint::Ceiling,
+            Denied::Key => request.keys.get(miss.position).map_or(Hint::None, |key| self.nearest(key.key)),
+            _ => Hint::None,
+        };
+        Denial::new(&self.user, miss.denied, &object, miss.argument).with(hint)
+    }
+
+    /// The pattern that a refused key comes closest to: one that matches it but grants too little, else the one whose
+    /// beginning it shares for longest.
+    fn nearest(&self, key: &[u8]) -> Hint {
+        let shared = |pattern: &KeyPattern| pattern.pattern.iter().zip(key).take_while(|(a, b)| a == b).count();
+        let matching = self.patterns.iter().find(|pattern| crate::glob::matches(&pattern.pattern, key));
+        match matching {
+            Some(pattern) => Hint::TooLittle(pattern.word().into()),
+            // The first of those that are equally near: the order of the rules means something to whoever wrote them.
+            None => match self.patterns.iter().rev().max_by_key(|pattern| shared(pattern)) {
+                Some(pattern) => Hint::Nearest(pattern.word().into()),
+                None => Hint::NoPattern,
+            },
+        }
     }
 
     /// `get`, `config|set`: read off the request, whose first words named the command.
@@ -237,10 +293,21 @@ struct Miss {
     position: usize,
 }
 
+/// Whether a set of permissions with these keys is kept within walls.
+fn confines(walls: Walls, keys: &KeyMatcher) -> bool {
+    match walls {
+        Walls::Up => !keys.allows_all(KeyAccess::READ_WRITE),
+        Walls::Closed => true,
+        Walls::Down => false,
+    }
+}
+
 /// One set of permissions.
 #[derive(Clone, Debug)]
 struct CompiledSelector {
     commands: CommandBits,
+    /// Those of them that need what their keys' flags say, and no more.
+    simple: CommandBits,
     /// Commands that are allowed with this first argument only.
     first_arguments: Box<[(CommandId, Box<[u8]>)]>,
     any_database: bool,
@@ -250,9 +317,12 @@ struct CompiledSelector {
 }
 
 impl CompiledSelector {
-    fn compile(selector: &Selector, catalog: &dyn Catalog) -> CompiledSelector {
+    fn compile(selector: &Selector, catalog: &dyn Catalog, walls: Walls) -> CompiledSelector {
+        let keys = KeyMatcher::new(selector.all_keys, &selector.keys);
+        let confined = confines(walls, &keys);
         let mut compiler = CommandCompiler {
             catalog,
+            confined,
             bits: CommandBits::new(catalog.count(), selector.all_commands),
             first_arguments: Vec::new(),
         };
@@ -260,12 +330,14 @@ impl CompiledSelector {
         for id in command_ids(catalog).filter(|id| catalog.is_no_auth(*id)) {
             compiler.bits.set(id, true);
         }
+        let simple = compiler.wall_in();
         CompiledSelector {
             commands: compiler.bits,
+            simple,
             first_arguments: compiler.first_arguments.into(),
             any_database: selector.databases == Databases::All,
             databases: selector.databases.clone(),
-            keys: KeyMatcher::new(selector.all_keys, &selector.keys),
+            keys,
             channels: ChannelMatcher::new(selector.all_channels, &selector.channels),
         }
     }
@@ -288,8 +360,10 @@ impl CompiledSelector {
         {
             return Err(Miss { denied: Denied::Database, argument: 0, position });
         }
+        let reads_too = self.commands.get(request.command) && !self.simple.get(request.command);
         for (position, key) in request.keys.iter().enumerate() {
-            if !self.keys.allows(key.key, key.access) {
+            let access = KeyAccess { read: key.access.read || reads_too, ..key.access };
+            if !self.keys.allows(key.key, access) {
                 return Err(Miss { denied: Denied::Key, argument: key.argument, position });
             }
         }
@@ -318,6 +392,7 @@ impl CompiledSelector {
 /// Turns command rules into bits, in order, as Redis does.
 struct CommandCompiler<'c> {
     catalog: &'c dyn Catalog,
+    confined: bool,
     bits: CommandBits,
     first_arguments: Vec<(CommandId, Box<[u8]>)>,
 }
@@ -333,7 +408,10 @@ impl CommandCompiler<'_> {
     fn apply_category(&mut self, allow: bool, name: &str) {
         match Category::find(name.as_bytes()) {
             Some(category) => {
-                for id in command_ids(self.catalog).filter(|id| self.catalog.categories(*id).contains(category)) {
+                let spared = !allow && self.confined && matches!(category, Category::Admin | Category::Dangerous);
+                let tame = |id| spared && self.catalog.treatment(id) == Treatment::Tame;
+                let of_category = |id: &CommandId| self.catalog.categories(*id).contains(category) && !tame(*id);
+                for id in command_ids(self.catalog).filter(of_category) {
                     self.set(id, allow);
                 }
             }
@@ -356,6 +434,25 @@ impl CommandCompiler<'_> {
             // A subcommand this process does not have cannot run.
             (_, false) => {}
         }
+    }
+
+    /// What the walls give and take, whatever the rules said. Returns the commands that need what their keys' flags say.
+    fn wall_in(&mut self) -> CommandBits {
+        let mut exceptions = Vec::new();
+        let confined = self.confined;
+        for id in command_ids(self.catalog).filter(|_| confined) {
+            match self.catalog.treatment(id) {
+                Treatment::ByRule | Treatment::Tame => {}
+                Treatment::Always => self.set(id, true),
+                Treatment::AlwaysWith(_) if self.bits.get(id) => {}
+                Treatment::AlwaysWith(argument) => self.first_arguments.push((id, argument.as_bytes().into())),
+                Treatment::Never => self.set(id, false),
+                Treatment::ReadsItsKeys => exceptions.push(id),
+            }
+        }
+        let mut simple = self.bits.clone();
+        exceptions.into_iter().for_each(|id| simple.set(id, false));
+        simple
     }
 
     /// A command with its subcommands; first arguments it had are void.

@@ -1,8 +1,8 @@
 //! For this crate's tests: a small command table, and short ways to a user and a policy.
 
-use crate::catalog::{Catalog, CommandId};
+use crate::catalog::{Catalog, CommandId, Treatment};
 use crate::category::{Category, CategorySet};
-use crate::policy::{ChannelUse, KeyUse, Policy, Request};
+use crate::policy::{ChannelUse, KeyUse, Policy, Request, Walls};
 use crate::rule::parse_rules;
 use crate::user::{User, UserName};
 use crate::{DatabaseUse, Denial, KeyAccess};
@@ -88,6 +88,17 @@ impl Catalog for FakeCatalog {
     fn is_no_auth(&self, id: CommandId) -> bool {
         self.rows[usize::from(id)].no_auth
     }
+
+    fn treatment(&self, id: CommandId) -> Treatment {
+        match self.full_name(id) {
+            "config|set" => Treatment::Never,
+            "select" => Treatment::AlwaysWith("0"),
+            "client|id" => Treatment::Always,
+            "client|list" => Treatment::Tame,
+            "mset" => Treatment::ReadsItsKeys,
+            _ => Treatment::ByRule,
+        }
+    }
 }
 
 /// The user these words make.
@@ -100,7 +111,7 @@ pub(crate) fn user(name: &str, rules: &str) -> User {
 
 /// What user `t` with these rules may do.
 pub(crate) fn policy(rules: &str) -> Policy {
-    Policy::compile(&user("t", rules), &FakeCatalog::new())
+    Policy::compile(&user("t", rules), &FakeCatalog::new(), Walls::Up)
 }
 
 /// A request as a test says it.

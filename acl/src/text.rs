@@ -4,7 +4,7 @@
 //! snapshot and another server all take them. It refuses to know RESP: the engine prints the fields.
 
 use crate::rule::{Acknowledge, sign};
-use crate::user::{Databases, Selector, User};
+use crate::user::{Databases, KeyPattern, Selector, User};
 
 /// What `ACL GETUSER` tells, in its order; the engine spells it for RESP2 and RESP3.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,7 +121,7 @@ impl Selector {
     fn key_words(&self) -> Vec<Vec<u8>> {
         match self.all_keys {
             true => vec![b"~*".to_vec()],
-            false => self.keys.iter().map(|key| [key.rights.sigil(), &key.pattern].concat()).collect(),
+            false => self.keys.iter().map(KeyPattern::word).collect(),
         }
     }
 

@@ -282,6 +282,13 @@ pub struct KeyPattern {
     pub rights: KeyRights,
 }
 
+impl KeyPattern {
+    /// As a rule says it: `~app:*`, `%R~shared:*`.
+    pub fn word(&self) -> Vec<u8> {
+        [self.rights.sigil(), &self.pattern].concat()
+    }
+}
+
 /// A rule about commands that is still in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommandRule {

@@ -2,10 +2,11 @@
 
 use keyward_acl::AclLog;
 use keyward_engine::reply::{Protocol, Reply};
+use keyward_engine::scope::Reach;
 
-/// The newest `count` entries.
-pub fn show(log: &AclLog, count: usize, now_ms: i64, reply: &mut Reply) {
-    let entries: Vec<_> = log.entries().take(count).collect();
+/// The newest `count` entries of those within reach.
+pub fn show(log: &AclLog, count: usize, now_ms: i64, reach: &Reach, reply: &mut Reply) {
+    let entries: Vec<_> = log.entries().filter(|entry| reach.sees_user(&entry.username)).take(count).collect();
     reply.array(entries.len());
     for entry in entries {
         reply.map(10);

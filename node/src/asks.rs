@@ -13,6 +13,7 @@ use keyward_acl::{ErrorDetail, UserChange, UserOutcome};
 use keyward_cluster::{Change, Outcome};
 use keyward_engine::asks::{Ask, ClientFilter, CommandLogAsk, CommandLogKind, KillReply, LatencyAsk, LoginAttempt};
 use keyward_engine::reply::{Protocol, Reply};
+use keyward_engine::scope::Reach;
 use keyward_proto::resp::{ReplyLimits, Value, parse_reply};
 use std::rc::Rc;
 use std::time::Duration;
@@ -26,14 +27,20 @@ const NO_DEFAULT_PASSWORD: &str = "ERR AUTH <password> called without any passwo
 const NO_ACL_FILE: &str = "ERR This instance is not configured to use an ACL file. Users are kept by the cluster and \
     survive restarts without one; give the node an ACL file with --acl-file to load or save it.";
 
-/// Does what was asked and appends the answer.
-pub async fn carry_out(worker: &Rc<Worker>, connection: &Rc<Connection>, ask: Ask, output: &mut Vec<u8>) {
+/// Does what was asked and appends the answer. Nothing beyond `reach` is found.
+pub async fn carry_out(
+    worker: &Rc<Worker>,
+    connection: &Rc<Connection>,
+    ask: Ask,
+    reach: &Reach,
+    output: &mut Vec<u8>,
+) {
     let protocol = connection.session.borrow().protocol;
     let mut reply = Reply::new(protocol);
     match ask {
         Ask::RunScript(call) => {
             let session = connection.session.borrow().for_later();
-            reply.raw(&worker.node.scripts.run_elsewhere(session, call).await);
+            reply.raw(&worker.node.scripts.run_elsewhere(session, call, reach.owner()).await);
         }
         Ask::Login(attempt) => {
             if log_in(worker, connection, attempt, &mut reply) {
@@ -48,6 +55,7 @@ pub async fn carry_out(worker: &Rc<Worker>, connection: &Rc<Connection>, ask: As
             session.subscribed = false;
             connection.mailbox.set_protocol(session.protocol);
             session.log_in(worker.node.views.load().1.anonymous());
+            connection.mailbox.set_reach(session.lasting_reach());
             reply.protocol = session.protocol;
             reply.simple("RESET");
         }
@@ -62,9 +70,13 @@ pub async fn carry_out(worker: &Rc<Worker>, connection: &Rc<Connection>, ask: As
         }
         Ask::LoadUsers => load_users(worker, connection, &mut reply).await,
         Ask::SaveUsers => save_users(&worker.node, &mut reply).await,
-        Ask::ShowAclLog { count } => worker.node.show_acl_log(count, now_us() / 1000, &mut reply),
+        Ask::ShowAclLog { count } => worker.node.show_acl_log(count, now_us() / 1000, reach, &mut reply),
         Ask::ResetAclLog => {
-            worker.node.acl_log.lock().reset();
+            let mut log = worker.node.acl_log.lock();
+            match reach {
+                Reach::Everything => log.reset(),
+                _ => log.reset_user(connection.session.borrow().user_name()),
+            }
             reply.ok();
         }
         Ask::WaitForReplicas { replicas, timeout_ms, files } => {
@@ -75,26 +87,29 @@ pub async fn carry_out(worker: &Rc<Worker>, connection: &Rc<Connection>, ask: As
             show_waited(have, files, &mut reply);
         }
         Ask::ShowRole => show_role(&worker.node, &mut reply),
-        Ask::ListClients(filter) => list_clients(&worker.node, connection, filter, &mut reply).await,
+        Ask::ListClients(filter) => list_clients(&worker.node, connection, filter, reach, &mut reply).await,
         Ask::ShowClient => {
             let line = crate::clients::line(&connection.session.borrow(), connection, worker.now_ms());
             reply.verbatim(format!("{line}\n").as_bytes());
         }
-        Ask::KillClients(filter, how) => kill_clients(&worker.node, connection, filter, how, &mut reply).await,
+        Ask::KillClients(filter, how) => kill_clients(&worker.node, connection, (filter, how), reach, &mut reply).await,
         Ask::ShowConfig(patterns) => {
-            let shown = worker.node.live.show(&patterns);
+            let shown = worker.node.live.show(&patterns, reach);
             reply.map(shown.len());
             for (name, value) in shown {
                 reply.bulk(name.as_bytes());
                 reply.bulk(value.as_bytes());
             }
         }
-        Ask::SetConfig(pairs) => set_config(&worker.node, &pairs, &mut reply),
+        Ask::SetConfig(pairs) => set_config(&worker.node, &pairs, reach, &mut reply),
         Ask::ResetStatistics => {
-            worker.node.reset_statistics();
+            // Of what is counted, nothing is counted for a confined user alone.
+            if !reach.is_confined() {
+                worker.node.reset_statistics();
+            }
             reply.ok();
         }
-        Ask::ShowInfo(sections) => show_info(worker, connection, &sections, &mut reply).await,
+        Ask::ShowInfo(sections) => show_info(worker, connection, &sections, reach, &mut reply).await,
         Ask::ShowLastSave => reply.integer(worker.node.snapshots.last_save_ms() / 1000),
         Ask::Save => save(&worker.node, &mut reply).await,
         Ask::SaveInBackground => {
@@ -110,9 +125,12 @@ pub async fn carry_out(worker: &Rc<Worker>, connection: &Rc<Connection>, ask: As
             connection.session.borrow_mut().closing = true;
         }
         Ask::PurgeMemory => reply.ok(),
-        Ask::Memory(ask) => crate::memory_report::show(&worker.node, ask, &mut reply),
-        Ask::CommandLog(kind, ask) => command_log(&worker.node, connection, kind, ask, &mut reply),
-        Ask::Latency(ask) => latency(&worker.node, ask, &mut reply),
+        Ask::Memory(ask) => {
+            let tenant = connection.session.borrow().tenant;
+            crate::memory_report::show(&worker.node, ask, tenant, reach, &mut reply);
+        }
+        Ask::CommandLog(kind, ask) => command_log(&worker.node, kind, ask, reach, &mut reply),
+        Ask::Latency(ask) => latency(&worker.node, ask, reach, &mut reply),
         Ask::Pause { ms, writes_only } => {
             let now = worker.now_ms();
             let until = i64::try_from(ms).ok().and_then(|ms| now.checked_add(ms));
@@ -156,7 +174,9 @@ fn log_in(worker: &Worker, connection: &Connection, attempt: LoginAttempt, reply
                 reply.error("ERR the tenant of this user is retired");
                 return false;
             }
-            connection.session.borrow_mut().log_in(login);
+            let mut session = connection.session.borrow_mut();
+            session.log_in(login);
+            connection.mailbox.set_reach(session.lasting_reach());
             true
         }
         Err(failure) => {
@@ -267,12 +287,12 @@ async fn save_users(node: &Node, reply: &mut Reply) {
     }
 }
 
-async fn list_clients(node: &Node, connection: &Connection, filter: ClientFilter, reply: &mut Reply) {
+async fn list_clients(node: &Node, connection: &Connection, filter: ClientFilter, reach: &Reach, reply: &mut Reply) {
     let asking = connection.session.borrow().id;
     let mut lines: Vec<(u64, String)> = Vec::new();
     for inbox in &node.inboxes {
         let (sender, answer) = oneshot::channel();
-        if inbox.send(Job::List(filter.clone(), asking, sender)).await.is_ok() {
+        if inbox.send(Job::List(filter.clone(), asking, reach.clone(), sender)).await.is_ok() {
             lines.extend(answer.await.unwrap_or_default());
         }
     }
@@ -281,12 +301,18 @@ async fn list_clients(node: &Node, connection: &Connection, filter: ClientFilter
     reply.verbatim(text.as_bytes());
 }
 
-async fn kill_clients(node: &Node, connection: &Connection, filter: ClientFilter, how: KillReply, reply: &mut Reply) {
+async fn kill_clients(
+    node: &Node,
+    connection: &Connection,
+    (filter, how): (ClientFilter, KillReply),
+    reach: &Reach,
+    reply: &mut Reply,
+) {
     let asking = connection.session.borrow().id;
     let mut killed = 0;
     for inbox in &node.inboxes {
         let (sender, answer) = oneshot::channel();
-        if inbox.send(Job::Kill(filter.clone(), asking, sender)).await.is_ok() {
+        if inbox.send(Job::Kill(filter.clone(), asking, reach.clone(), sender)).await.is_ok() {
             killed += answer.await.unwrap_or(0);
         }
     }
@@ -342,7 +368,15 @@ fn show_role(node: &Node, reply: &mut Reply) {
     }
 }
 
-fn set_config(node: &Node, pairs: &[(Vec<u8>, Vec<u8>)], reply: &mut Reply) {
+fn set_config(node: &Node, pairs: &[(Vec<u8>, Vec<u8>)], reach: &Reach, reply: &mut Reply) {
+    if let Some(refused) = pairs.iter().find(|(name, value)| !node.live.may_set(name, value, reach)) {
+        let name = refused.0.escape_ascii();
+        return reply.error(&format!("NOPERM CONFIG SET of '{name}' concerns everybody on this server"));
+    }
+    if reach.is_confined() {
+        // It is so already.
+        return reply.ok();
+    }
     match node.live.change(pairs) {
         Ok(()) => {
             node.settings_changed();
@@ -353,10 +387,20 @@ fn set_config(node: &Node, pairs: &[(Vec<u8>, Vec<u8>)], reply: &mut Reply) {
 }
 
 /// Every section is this node's own, but the keyspace: that is the cache's, wherever it is held.
-async fn show_info(worker: &Rc<Worker>, connection: &Connection, sections: &[String], reply: &mut Reply) {
-    let mut text = info::text(&worker.node, sections);
+async fn show_info(
+    worker: &Rc<Worker>,
+    connection: &Connection,
+    sections: &[String],
+    reach: &Reach,
+    reply: &mut Reply,
+) {
+    let mut text = match reach {
+        Reach::Everything => info::text(&worker.node, sections),
+        _ => crate::own_info::text(&worker.node, sections, &connection.session.borrow(), reach),
+    };
     let (_, view) = worker.node.views.load();
-    if let Some(at) = text.find(info::KEYSPACE_TITLE).filter(|_| !view.is_primary()) {
+    let counted = !reach.is_confined() || crate::own_info::counts_keys(sections);
+    if let Some(at) = text.find(info::KEYSPACE_TITLE).filter(|_| counted && !view.is_primary()) {
         let mut batch = ForwardBatch::default();
         batch.push(&[b"INFO", b"keyspace"]);
         batch.policy_version = view.index;
@@ -374,23 +418,23 @@ async fn show_info(worker: &Rc<Worker>, connection: &Connection, sections: &[Str
     reply.verbatim(text.as_bytes());
 }
 
-/// `SLOWLOG` and `COMMANDLOG`. Whoever sees a part of the keys only, sees what its own user did.
-fn command_log(node: &Node, connection: &Connection, kind: CommandLogKind, ask: CommandLogAsk, reply: &mut Reply) {
-    let session = connection.session.borrow();
-    let confined = session.login.as_ref().is_none_or(|login| login.policy.is_confined());
-    let user = confined.then(|| session.user_name());
+/// `SLOWLOG` and `COMMANDLOG`.
+fn command_log(node: &Node, kind: CommandLogKind, ask: CommandLogAsk, reach: &Reach, reply: &mut Reply) {
     match ask {
-        CommandLogAsk::Show(count) => node.command_logs.show(kind, count, user, reply),
-        CommandLogAsk::Count => reply.count(node.command_logs.count(kind, user)),
+        CommandLogAsk::Show(count) => node.command_logs.show(kind, count, reach, reply),
+        CommandLogAsk::Count => reply.count(node.command_logs.count(kind, reach)),
         CommandLogAsk::Reset => {
-            node.command_logs.reset(kind);
+            node.command_logs.reset(kind, reach);
             reply.ok();
         }
     }
 }
 
-fn latency(node: &Node, ask: LatencyAsk, reply: &mut Reply) {
+fn latency(node: &Node, ask: LatencyAsk, reach: &Reach, reply: &mut Reply) {
     match ask {
+        // Times are kept for all users together, so for one of them there are none.
+        LatencyAsk::Reset(_) if reach.is_confined() => reply.count(0),
+        LatencyAsk::Histogram(_) if reach.is_confined() => reply.map(0),
         LatencyAsk::Latest => node.latency.latest(reply),
         LatencyAsk::History(event) => node.latency.history(&event, reply),
         LatencyAsk::Graph(event) => match node.latency.graph(&event, now_us() / 1_000_000) {

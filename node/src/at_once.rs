@@ -13,14 +13,16 @@ use crate::worker::Scratch;
 use keyward_engine::asks::{Now, TrackingMode, TrackingOptions};
 use keyward_engine::error::CommandError;
 use keyward_engine::reply::Reply;
+use keyward_engine::scope::Reach;
 use keyward_engine::session::{Session, Transaction};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 impl<'a> Batch<'_, 'a> {
-    /// Does what a command asks of the node at once. `keys` are those that the gate checked.
+    /// Does what a command asks of the node at once. `keys` are those that the gate checked; nothing beyond `reach` is found.
     pub(crate) fn at_once(
         &mut self,
         now: Now,
+        reach: &Reach,
         session: &mut Session,
         lane: &Lane,
         keys: &[Vec<u8>],
@@ -50,6 +52,11 @@ impl<'a> Batch<'_, 'a> {
                 self.forget_watch();
                 scratch.reply.ok();
             }
+            Now::Publish { channel, message, .. } if !reach.may_say(&channel, &message) => {
+                let (user, channel) = (session.user_name().escape_ascii(), channel.escape_ascii());
+                let text = format!("NOPERM User {user} has no permissions to speak for the server on '{channel}'");
+                scratch.reply.error(&text);
+            }
             Now::Publish { shard, channel, message } => {
                 scratch.reply.count(self.worker.node.pubsub.publish(shard, &channel, &message));
             }
@@ -62,7 +69,7 @@ impl<'a> Batch<'_, 'a> {
                 listens.unsubscribe(pubsub, kind, &names, mailbox, reply);
             }),
             Now::ShowChannels { shard, pattern } => {
-                let names = self.worker.node.pubsub.channels(shard, pattern.as_deref());
+                let names = self.worker.node.pubsub.channels(shard, pattern.as_deref(), reach);
                 scratch.reply.array(names.len());
                 names.iter().for_each(|name| scratch.reply.bulk(name));
             }
@@ -70,12 +77,12 @@ impl<'a> Batch<'_, 'a> {
                 scratch.reply.array(2 * channels.len());
                 for channel in &channels {
                     scratch.reply.bulk(channel);
-                    scratch.reply.count(self.worker.node.pubsub.listeners(shard, channel));
+                    scratch.reply.count(self.worker.node.pubsub.listeners(shard, channel, reach));
                 }
             }
-            Now::CountPatterns => scratch.reply.count(self.worker.node.pubsub.pattern_count()),
+            Now::CountPatterns => scratch.reply.count(self.worker.node.pubsub.pattern_count(reach)),
             Now::Track(options) => {
-                if let Err(error) = self.track(session, options) {
+                if let Err(error) = self.track(session, options, reach) {
                     scratch.reply.command_error(&error);
                 } else {
                     scratch.reply.ok();
@@ -93,14 +100,20 @@ impl<'a> Batch<'_, 'a> {
                     scratch.reply.ok();
                 }
             }
-            Now::RunScript(call) => return self.script(call, session, lane, scratch),
-            Now::Scripts(care) => self.care_for_scripts(care, session, &mut scratch.reply),
+            Now::RunScript(call) => return self.script(call, reach, session, lane, scratch),
+            Now::Scripts(care) => self.care_for_scripts(care, reach, session, &mut scratch.reply),
             Now::Unblock { client, error } => {
-                let woken = self.worker.node.blocked.unblock(client, error);
+                let woken = self.reaches_client(reach, client) && self.worker.node.blocked.unblock(client, error);
                 scratch.reply.flag(woken);
             }
         }
         Flow::Continue
+    }
+
+    /// Whether the client exists for a user of this reach.
+    fn reaches_client(&self, reach: &Reach, client: u64) -> bool {
+        let mailbox = self.worker.node.mailboxes.lock().get(&client).and_then(Weak::upgrade);
+        !reach.is_confined() || mailbox.is_some_and(|mailbox| mailbox.may(|of| reach.sees_clients_of(of)))
     }
 
     fn subscribe(
@@ -117,7 +130,7 @@ impl<'a> Batch<'_, 'a> {
         connection.mailbox.set_listens(session.subscribed);
     }
 
-    fn track(&self, session: &Session, options: Option<TrackingOptions>) -> Result<(), CommandError> {
+    fn track(&self, session: &Session, options: Option<TrackingOptions>, reach: &Reach) -> Result<(), CommandError> {
         let Some(connection) = self.connection else { return Ok(()) };
         let tracking = &self.worker.node.shards.tracking;
         let Some(mut options) = options else {
@@ -126,6 +139,11 @@ impl<'a> Batch<'_, 'a> {
             }
             return Ok(());
         };
+        if let Some(foreign) = options.prefixes.iter().find(|prefix| !reach.sees_prefix(prefix)) {
+            let (user, prefix) = (session.user_name().escape_ascii(), foreign.escape_ascii());
+            let text = format!("NOPERM User {user} has no permissions to access every key that begins with '{prefix}'");
+            return Err(CommandError::Text(text.into()));
+        }
         let mut held = connection.tracking.borrow_mut();
         if let Some(before) = held.as_ref() {
             let (was, is) = (before.options.mode, options.mode);
@@ -156,6 +174,7 @@ impl<'a> Batch<'_, 'a> {
             None => None,
             Some(client) => {
                 let target = self.worker.node.mailboxes.lock().get(&client).cloned();
+                let target = target.filter(|_| self.reaches_client(reach, client));
                 let missing = "The client ID you want redirect to does not exist";
                 Some(target.ok_or_else(|| CommandError::err(missing))?)
             }

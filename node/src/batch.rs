@@ -26,6 +26,7 @@ use keyward_engine::effects::Wait;
 use keyward_engine::error::CommandError;
 use keyward_engine::keyspace::{CallContext, Place, SpaceId};
 use keyward_engine::reply::Reply;
+use keyward_engine::scope::Reach;
 use keyward_engine::session::{ReplyMode, Session};
 use keyward_engine::table::{Resolved, Row};
 use keyward_proto::resp::{ArgRange, encode_command};
@@ -285,7 +286,7 @@ impl<'w, 'a> Batch<'w, 'a> {
     fn hold_back(&self, session: &mut Session, flow: &Flow, mark: keyward_engine::reply::Mark, scratch: &mut Scratch) {
         scratch.reply.rewind(mark);
         // What is asked of the outside is answered later, by whoever carries it out; so is what another node takes over.
-        let answered = !matches!(&flow, Flow::Stop(next) if matches!(**next, Next::Ask(_) | Next::HandOver(_)));
+        let answered = !matches!(&flow, Flow::Stop(next) if matches!(**next, Next::Ask(..) | Next::HandOver(_)));
         if answered && session.replies == ReplyMode::SkipNext && session.last_command != "client|reply" {
             session.replies = ReplyMode::On;
         }
@@ -401,23 +402,25 @@ impl<'w, 'a> Batch<'w, 'a> {
                 let reading = if row.command.flags.has(Flags::READONLY) { caches(self.connection) } else { None };
                 let keys_max = self.hot.tracked_keys_max;
                 let reader = reading.as_ref().map(|tracker| Reader { tracker, keys_max });
-                let call = Call { argv, words, keys, place, context, events, client: session.id, reader, park };
+                let (client, reach) = (session.id, &Reach::Nothing);
+                let call = Call { argv, words, keys, place, context, events, client, reach, reader, park };
                 node.shards.run(handler, &call, &mut scratch.calls, &node.journal, &mut scratch.reply)
             }
             Run::OnEveryKey(handler) => {
                 let events = self.hot.events;
-                let client = session.id;
-                let call =
-                    Call { argv, words, keys: &[], place: None, context, events, client, reader: None, park: None };
+                let (client, reach) = (session.id, &session.reach(row));
+                let (keys, place, reader, park) = (&[], None, None, None);
+                let call = Call { argv, words, keys, place, context, events, client, reach, reader, park };
                 let node = &self.worker.node;
                 node.shards.run_on_every_key(handler, &call, &mut scratch.calls, &node.journal, &mut scratch.reply)
             }
             Run::AtOnce(handler) => {
-                let surroundings = self.worker.surroundings(&lane.view, &self.hot);
+                let reach = session.reach(row);
+                let surroundings = self.worker.surroundings(&lane.view, &self.hot, reach.clone());
                 match handler(session, &surroundings, Args::new(argv, words)) {
                     Ok(now) => {
                         let keys: Vec<Vec<u8>> = admitted.keys().iter().map(|named| named.key.to_vec()).collect();
-                        let flow = self.at_once(now, session, lane, &keys, scratch);
+                        let flow = self.at_once(now, &reach, session, lane, &keys, scratch);
                         if !matches!(flow, Flow::Closed) {
                             self.meter.after(self.worker, &self.hot, session, row, argv);
                         }
@@ -427,13 +430,14 @@ impl<'w, 'a> Batch<'w, 'a> {
                 }
             }
             Run::OnSession(handler) => {
-                let surroundings = self.worker.surroundings(&lane.view, &self.hot);
+                let surroundings = self.worker.surroundings(&lane.view, &self.hot, session.reach(row));
                 let result = handler(session, &surroundings, Args::new(argv, words), &mut scratch.reply);
                 scratch.reply.protocol = session.protocol;
                 result
             }
             Run::Ask(handler) | Run::AskOwner(handler) => {
-                let surroundings = self.worker.surroundings(&lane.view, &self.hot);
+                let reach = session.reach(row);
+                let surroundings = self.worker.surroundings(&lane.view, &self.hot, reach.clone());
                 match handler(session, &surroundings, Args::new(argv, words)) {
                     // Nothing waits within a transaction.
                     Ok(Ask::WaitForReplicas { files, .. }) if self.executing => {
@@ -446,7 +450,7 @@ impl<'w, 'a> Batch<'w, 'a> {
                         if let Some(connection) = self.connection {
                             *connection.asked.borrow_mut() = Some(Asked::new(row, argv));
                         }
-                        return Flow::Stop(Box::new(Next::Ask(ask)));
+                        return Flow::Stop(Box::new(Next::Ask(ask, reach)));
                     }
                     Err(error) => Err(error),
                 }
@@ -557,6 +561,7 @@ impl<'w, 'a> Batch<'w, 'a> {
                     context: call_context(self.worker, &self.hot, &session, self.now),
                     events: self.hot.events,
                     client: session.id,
+                    reach: &Reach::Nothing,
                     reader: None,
                     park: Some(&park),
                 };
@@ -620,7 +625,7 @@ fn show(worker: &Worker, session: &Session, row: &Row, argv: &[&[u8]], scripted:
     let flags = row.command.flags;
     if !flags.has(Flags::SKIP_MONITOR) && !flags.has(Flags::ADMIN) && !flags.has(Flags::NO_AUTH) {
         let source = if scripted { "lua" } else { &session.address };
-        worker.node.monitors.show(now_us(), session.database, source, argv);
+        worker.node.monitors.show(now_us(), session.database, source, &session.lasting_reach(), argv);
     }
 }
 
@@ -679,13 +684,14 @@ pub(crate) fn call_context<'h>(worker: &Worker, hot: &'h Hot, session: &Session,
 
 /// What a forwarded request asks of the node that holds the data, if it is of that kind and the user may. What other
 /// asks do concerns the node the client is connected to, and is refused by [`run_forwarded`].
-pub fn ask_forwarded(worker: &Worker, session: &mut Session, view: &Arc<View>, argv: &[&[u8]]) -> Option<Ask> {
+pub fn ask_forwarded(worker: &Worker, session: &mut Session, view: &Arc<View>, argv: &[&[u8]]) -> Option<(Ask, Reach)> {
     let Resolved { row, words } = worker.node.table.resolve(argv).ok()?;
     let (Run::AskOwner(handler) | Run::Ask(handler)) = row.run else { return None };
     let hot = worker.hot();
     let mut keys = KeyBuffer::new();
     gate::admit(worker.node.table, row, argv, session, &worker.conditions(view, &hot), &mut keys).ok()?;
-    let ask = handler(session, &worker.surroundings(view, &hot), Args::new(argv, words)).ok()?;
+    let reach = session.reach(row);
+    let ask = handler(session, &worker.surroundings(view, &hot, reach.clone()), Args::new(argv, words)).ok()?;
     let for_owner = matches!(
         ask,
         Ask::Save
@@ -695,14 +701,15 @@ pub fn ask_forwarded(worker: &Worker, session: &mut Session, view: &Arc<View>, a
             | Ask::WaitForReplicas { .. }
             | Ask::Tenant(TenantAsk::Stats { .. })
     );
-    for_owner.then_some(ask)
+    for_owner.then_some((ask, reach))
 }
 
 /// What is wrong with the words of something that is asked of the node that holds the data.
 fn refused_ask(worker: &Worker, session: &Session, view: &Arc<View>, request: &Prepared<'_>) -> Option<CommandError> {
     let resolved = request.resolved.as_ref().ok()?;
     let Run::AskOwner(handler) = resolved.row.run else { return None };
-    handler(session, &worker.surroundings(view, &worker.hot()), Args::new(request.argv, resolved.words)).err()
+    let surroundings = worker.surroundings(view, &worker.hot(), session.reach(resolved.row));
+    handler(session, &surroundings, Args::new(request.argv, resolved.words)).err()
 }
 
 /// What became of a batch that another node forwarded.

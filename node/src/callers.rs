@@ -17,6 +17,7 @@ use crate::worker::{Scratch, Worker};
 use bytes::Bytes;
 use keyward_cluster::Epoch;
 use keyward_engine::asks::Ask;
+use keyward_engine::scope::Reach;
 use keyward_engine::session::Session;
 use keyward_proto::forward::{Batch, BatchError};
 use keyward_proto::resp::{ArgRange, Decoder};
@@ -312,10 +313,10 @@ impl Callers {
             rest = others;
         }
         if let [only] = argvs.as_slice()
-            && let Some(ask) = batch::ask_forwarded(&worker, session, &view, only)
+            && let Some(asked) = batch::ask_forwarded(&worker, session, &view, only)
         {
             let session = session.for_later();
-            tokio::task::spawn_local(answer_later(worker, session, ask, Rc::clone(&self.departures), seat, left));
+            tokio::task::spawn_local(answer_later(worker, session, asked, Rc::clone(&self.departures), seat, left));
             return;
         }
         session.active_at = worker.now_ms();
@@ -388,14 +389,14 @@ async fn confirm(
 async fn answer_later(
     worker: Rc<Worker>,
     session: Session,
-    ask: Ask,
+    (ask, reach): (Ask, Reach),
     departures: Rc<Departures>,
     seat: u32,
     left: Rc<Cell<bool>>,
 ) {
     let mut replies = Vec::new();
     let connection = Rc::new(Connection::new(session, worker.hot().mail_bytes_max));
-    crate::asks::carry_out(&worker, &connection, ask, &mut replies).await;
+    crate::asks::carry_out(&worker, &connection, ask, &reach, &mut replies).await;
     if !left.get() {
         send(&departures, seat, 1, &mut replies);
     }

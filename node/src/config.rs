@@ -154,6 +154,10 @@ settings! {
         acl_pubsub_default: AclPubsubDefault = "resetchannels";
         /// What a denial says: `full` names the command, key or channel; `redis` is Redis' own text.
         acl_error_detail: AclErrorDetail = "full";
+        /// Whether rules alone decide, as in Redis: users without `~*` are no longer kept within walls. Then `+@all` lets them list,
+        /// watch and wipe what is not theirs, and change users. For tests of compatibility; unsafe where applications
+        /// share the cache.
+        strict_redis_acl: bool = "false";
         /// How long a node serves without hearing from the leader. `ACL SETUSER` and its like are answered once every node
         /// has the change, or has stopped serving because this time is over. The same on every node of a cluster.
         acl_lease_ttl: Duration = "5s" in "2s" ..= "60s";

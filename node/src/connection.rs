@@ -25,6 +25,7 @@ use crate::worker::{READ_BYTES, Scratch, Worker};
 use keyward_cluster::Epoch;
 use keyward_engine::asks::Ask;
 use keyward_engine::reply::Reply;
+use keyward_engine::scope::Reach;
 use keyward_engine::session::{ReplyMode, Session};
 use keyward_proto::resp::{ArgRange, Decoder};
 use std::cell::{Cell, RefCell};
@@ -84,6 +85,8 @@ pub struct Connection {
 impl Connection {
     /// A fresh connection. Mail that it does not fetch may take `mail_bytes_max`.
     pub fn new(session: Session, mail_bytes_max: usize) -> Connection {
+        let mailbox = Mailbox::new(mail_bytes_max);
+        mailbox.set_reach(session.lasting_reach());
         Connection {
             session: RefCell::new(session),
             input_bytes: Cell::new(0),
@@ -93,7 +96,7 @@ impl Connection {
             changes_users: Cell::new(false),
             guest: false,
             handed_over: Cell::new(false),
-            mailbox: Mailbox::new(mail_bytes_max),
+            mailbox,
             watch: RefCell::new(None),
             subscriptions: RefCell::default(),
             tracking: RefCell::new(None),
@@ -203,7 +206,7 @@ pub enum Next {
     /// Send the replies, then go on with what is left.
     Flush,
     /// Carry this out, then go on.
-    Ask(Ask),
+    Ask(Ask, Reach),
     /// Have another node run these, then go on.
     Forward(ForwardBatch),
     /// Hand the connection over to the node that serves the data, from this request on, which was not run.
@@ -226,6 +229,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, connection: Rc<Connect
         let mut session = connection.session.borrow_mut();
         if session.login.is_none() {
             session.log_in(view.anonymous());
+            connection.mailbox.set_reach(session.lasting_reach());
         } else if !renew(&mut session, &view) {
             return;
         }
@@ -279,11 +283,11 @@ async fn converse(
                         }
                     }
                 }
-                Next::Ask(ask) => {
+                Next::Ask(ask, reach) => {
                     tokio::select! {
                         biased;
                         () = connection.killed() => return Ok(()),
-                        () = asks::carry_out(worker, connection, ask, &mut lane.output) => {}
+                        () = asks::carry_out(worker, connection, ask, &reach, &mut lane.output) => {}
                     }
                     if connection.session.borrow().wants_quorum() {
                         lane.await_confirmation(worker);

@@ -90,7 +90,11 @@ pub(crate) fn in_script(
     let hot = worker.hot();
     let (conditions, mut keys) = (worker.conditions(&lane.view, &hot), KeyBuffer::new());
     gate::admit(worker.node.table, resolved.row, argv, session, &conditions, &mut keys).ok()?;
-    match handler(session, &worker.surroundings(&lane.view, &hot), Args::new(argv, resolved.words)) {
+    match handler(
+        session,
+        &worker.surroundings(&lane.view, &hot, session.reach(resolved.row)),
+        Args::new(argv, resolved.words),
+    ) {
         Ok(Ask::Debug(DebugAsk::Answer(bytes))) => Some(bytes),
         _ => None,
     }
@@ -173,6 +177,7 @@ async fn populate(worker: &Worker, connection: &Connection, (count, prefix, byte
                 context,
                 events,
                 client,
+                reach: &keyward_engine::scope::Reach::Nothing,
                 reader: None,
                 park: None,
             };

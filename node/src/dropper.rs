@@ -104,6 +104,7 @@ mod tests {
     use keyward_engine::effects::Effects;
     use keyward_engine::eviction::Usage;
     use keyward_engine::keyspace::{CallContext, Expiry, Keys, Layout, Shard, SpaceId};
+    use keyward_engine::scope::Reach;
     use keyward_engine::types::Limits;
 
     #[test]
@@ -122,7 +123,7 @@ mod tests {
             usage: Usage::default(),
             keeps_expired: false,
         };
-        let mut keys = Keys::one(0, &mut shard, context, &mut effects);
+        let mut keys = Keys::one(0, &mut shard, context, &mut effects).within(&Reach::Everything);
         (0..1000).for_each(|number| keys.put_string(format!("key:{number}").as_bytes(), b"value", Expiry::Never));
         keys.clear();
         let dropper = Dropper::default();

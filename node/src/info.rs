@@ -8,6 +8,7 @@ use crate::latency::Times;
 use crate::node::Node;
 use keyward_acl::LogReason;
 use keyward_engine::keyspace::SpaceId;
+use keyward_engine::scope::Reach;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -38,6 +39,11 @@ const ON_REQUEST: &[&str] = &["modules", "commandstats", "latencystats"];
 
 /// The text for these sections (lower case); none means the default ones.
 pub fn text(node: &Node, wanted: &[String]) -> String {
+    text_of(wanted, |name| section(node, name))
+}
+
+/// The sections that are wanted, with the fields `section` knows.
+pub fn text_of(wanted: &[String], section: impl Fn(&str) -> Fields) -> String {
     let everything = wanted.iter().any(|name| name == "all" || name == "everything");
     let default = wanted.is_empty() || wanted.iter().any(|name| name == "default");
     let is_wanted = |name: &str| everything || wanted.iter().any(|wanted| wanted == name);
@@ -51,18 +57,20 @@ pub fn text(node: &Node, wanted: &[String]) -> String {
         let title = name[..1].to_uppercase() + &name[1..];
         let title = if *name == "cpu" { "CPU".to_owned() } else { title };
         let _ = write!(out, "# {title}\r\n");
-        for (field, value) in section(node, name) {
+        for (field, value) in section(name) {
             let _ = write!(out, "{field}:{value}\r\n");
         }
     }
     out
 }
 
-type Fields = Vec<(String, String)>;
+/// Names with values, in order.
+pub type Fields = Vec<(String, String)>;
 
 macro_rules! fields {
     ($($name:literal => $value:expr),* $(,)?) => { vec![$(($name.to_owned(), $value.to_string())),*] };
 }
+pub(crate) use fields;
 
 fn section(node: &Node, name: &str) -> Fields {
     match name {
@@ -179,7 +187,7 @@ fn stats(node: &Node) -> Fields {
         "keyspace_hits" => tally.hits,
         "keyspace_misses" => tally.misses,
         "pubsub_channels" => node.pubsub.channel_count(false),
-        "pubsub_patterns" => node.pubsub.pattern_count(),
+        "pubsub_patterns" => node.pubsub.pattern_count(&Reach::Everything),
         "pubsubshard_channels" => node.pubsub.channel_count(true),
         "latest_fork_usec" => 0,
         "total_forks" => 0,
@@ -363,7 +371,8 @@ pub fn resident_bytes() -> u64 {
     line.and_then(|line| line.split_whitespace().next()).and_then(|kb| kb.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
-fn human(bytes: u64) -> String {
+/// Bytes as people read them.
+pub fn human(bytes: u64) -> String {
     let units = [(1u64 << 40, "T"), (1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K")];
     match units.into_iter().find(|(unit, _)| bytes >= *unit) {
         Some((unit, letter)) => format!("{:.2}{letter}", bytes as f64 / unit as f64),

@@ -40,6 +40,11 @@ impl Journal {
             Effect::Command(words) => self.log.append(false, space, words.iter().map(Vec::as_slice)),
             Effect::Removed(key) => self.log.append(true, space, std::iter::once(key)),
         });
+        effects.for_each_elsewhere(|database, effect| {
+            if let Effect::Command(words) = effect {
+                self.log.append(false, SpaceId { database, ..space }, words.iter().map(Vec::as_slice));
+            }
+        });
     }
 
     /// What follows, up to [`Journal::end_group`], is one step: a transaction or a script. The caller is alone in the corridor.

@@ -42,6 +42,7 @@ pub mod meter;
 pub mod monitor;
 pub mod node;
 pub mod observers;
+pub mod own_info;
 pub mod pause;
 pub mod pubsub;
 pub mod random;

@@ -14,6 +14,7 @@ use crate::slow::Thresholds;
 use keyward_acl::{ErrorDetail, Glob};
 use keyward_engine::events::EventClass;
 use keyward_engine::eviction::{Policy, Usage};
+use keyward_engine::scope::Reach;
 use keyward_engine::types::Limits;
 use keyward_proto::resp;
 use parking_lot::Mutex;
@@ -75,6 +76,18 @@ const POLICIES: &[&str] = &[
 /// The default of `slowlog-log-slower-than`; whoever sets it lower looks closely.
 const SLOW_DEFAULT_US: i64 = 10_000;
 
+/// Parameters a confined user may read.
+const FOR_EVERYBODY: &[&str] = &[
+    "appendonly",
+    "databases",
+    "maxmemory",
+    "maxmemory-policy",
+    "notify-keyspace-events",
+    "proto-max-bulk-len",
+    "save",
+    "timeout",
+];
+
 /// Every parameter: those that do something and those that do not.
 fn parameters() -> impl Iterator<Item = &'static Parameter> {
     PARAMETERS.iter().chain(WITHOUT_EFFECT)
@@ -120,6 +133,7 @@ const PARAMETERS: &[Parameter] = &[
     set("notify-keyspace-events", "", Kind::Text),
     fixed("port", "6379"),
     fixed("repl-backlog-size", ""),
+    fixed("strict-redis-acl", "no"),
     set("proto-max-bulk-len", "536870912", Kind::Bytes(1 << 20, 512 << 20)),
     set("save", "", Kind::SaveRules),
     set("set-max-intset-entries", "512", Kind::Number(0, MANY)),
@@ -300,6 +314,7 @@ impl Live {
             ("routing", config.routing.to_string()),
             ("enable-debug-command", config.enable_debug_command.to_string()),
             ("bind", config.bind.host().to_owned()),
+            ("strict-redis-acl", if config.strict_redis_acl { "yes" } else { "no" }.to_owned()),
             ("port", config.bind.port().to_string()),
             ("databases", config.databases.to_string()),
             ("repl-backlog-size", config.repl_backlog_size.bytes().to_string()),
@@ -339,8 +354,9 @@ impl Live {
         Arc::clone(&self.hot.lock())
     }
 
-    /// `CONFIG GET`: the parameters that match any pattern, each once.
-    pub fn show(&self, patterns: &[Vec<u8>]) -> Vec<(String, String)> {
+    /// `CONFIG GET`: the parameters that match any pattern, each once. Whoever is confined sees those that client libraries
+    /// look for, and nothing about files, addresses and other users.
+    pub fn show(&self, patterns: &[Vec<u8>], reach: &Reach) -> Vec<(String, String)> {
         let globs: Vec<(Glob, &[u8])> =
             patterns.iter().map(|pattern| (Glob::compile(&pattern.to_ascii_lowercase()), pattern.as_slice())).collect();
         let texts = self.texts.lock();
@@ -350,7 +366,24 @@ impl Live {
             named || (glob.matches(name.as_bytes()) && !HIDDEN.contains(&name))
         };
         let shown = names.filter(|(name, _)| globs.iter().any(|(glob, pattern)| asked(name, glob, pattern)));
+        if reach.is_confined() {
+            let virtual_value = |name: &str| if name == "save" { String::new() } else { texts[name].clone() };
+            let shown = shown.filter(|(name, _)| FOR_EVERYBODY.contains(name));
+            return shown.map(|(name, _)| (name.to_owned(), virtual_value(name))).collect();
+        }
         shown.map(|(name, canonical)| (name.to_owned(), texts[canonical].clone())).collect()
+    }
+
+    /// Whether a user of this reach may set a parameter. Whoever is confined may ask for keyspace events that are told
+    /// already: client libraries do so at start-up.
+    pub fn may_set(&self, name: &[u8], value: &[u8], reach: &Reach) -> bool {
+        if !reach.is_confined() {
+            return true;
+        }
+        let told = EventClass::parse(self.texts.lock()["notify-keyspace-events"].as_bytes());
+        let wanted = EventClass::parse(value);
+        name.eq_ignore_ascii_case(b"notify-keyspace-events")
+            && told.zip(wanted).is_some_and(|(told, wanted)| told.includes(wanted))
     }
 
     /// `CONFIG SET`: all of them, or none and the text of the error.

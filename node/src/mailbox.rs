@@ -6,7 +6,8 @@
 
 use futures_util::task::AtomicWaker;
 use keyward_engine::reply::Protocol;
-use parking_lot::Mutex;
+use keyward_engine::scope::Reach;
+use parking_lot::{Mutex, RwLock};
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -21,6 +22,8 @@ pub struct Mailbox {
     speaks_resp3: AtomicBool,
     listens: AtomicBool,
     stirred: AtomicBool,
+    /// What the client's user may be told about.
+    reach: RwLock<Reach>,
     /// The connection's task; there is only one that waits.
     waker: AtomicWaker,
 }
@@ -36,6 +39,7 @@ impl Mailbox {
             speaks_resp3: AtomicBool::new(false),
             listens: AtomicBool::new(false),
             stirred: AtomicBool::new(false),
+            reach: RwLock::new(Reach::Nothing),
             waker: AtomicWaker::new(),
         })
     }
@@ -53,6 +57,16 @@ impl Mailbox {
         self.filled.store(true, Ordering::Release);
         self.stir();
         true
+    }
+
+    /// Answers a question about what the client's user may be told, by its rules as of the last sweep.
+    pub fn may<R>(&self, ask: impl FnOnce(&Reach) -> R) -> R {
+        ask(&self.reach.read())
+    }
+
+    /// The client's user changed, or its rules did.
+    pub fn set_reach(&self, reach: Reach) {
+        *self.reach.write() = reach;
     }
 
     /// Whether mail lies in it.

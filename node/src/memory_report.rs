@@ -3,15 +3,18 @@
 use crate::info::resident_bytes;
 use crate::node::Node;
 use keyward_engine::asks::MemoryAsk;
+use keyward_engine::keyspace::TenantId;
 use keyward_engine::reply::Reply;
+use keyward_engine::scope::Reach;
 use std::collections::BTreeMap;
 
 /// Below this nothing is worth advice, in bytes.
 const EMPTY_BYTES: u64 = 5 << 20;
 
 /// Answers.
-pub fn show(node: &Node, ask: MemoryAsk, reply: &mut Reply) {
+pub fn show(node: &Node, ask: MemoryAsk, tenant: TenantId, reach: &Reach, reply: &mut Reply) {
     match ask {
+        MemoryAsk::Statistics if reach.is_confined() => own_statistics(node, tenant, reach, reply),
         MemoryAsk::Statistics => statistics(node, reply),
         MemoryAsk::Advice => reply.verbatim(advice(node).as_bytes()),
         MemoryAsk::Allocator => {
@@ -22,6 +25,22 @@ pub fn show(node: &Node, ask: MemoryAsk, reply: &mut Reply) {
             );
             reply.verbatim(text.as_bytes());
         }
+    }
+}
+
+/// What the keys of a confined user take; everything else belongs to all.
+fn own_statistics(node: &Node, tenant: TenantId, reach: &Reach, reply: &mut Reply) {
+    let (keys, bytes) = node
+        .shards
+        .owned(tenant, reach)
+        .values()
+        .fold((0, 0), |(keys, bytes), of| (keys + of.keys as i64, bytes + of.bytes as i64));
+    reply.map(3);
+    for (name, number) in
+        [("keys.count", keys), ("keys.bytes-per-key", bytes.checked_div(keys).unwrap_or(0)), ("dataset.bytes", bytes)]
+    {
+        reply.bulk(name.as_bytes());
+        reply.integer(number);
     }
 }
 

@@ -138,7 +138,11 @@ impl Worker {
             }),
             // They change nothing a client could read, but travel to replicas as writes do.
             "publish" | "spublish" | "pfcount" => true,
-            "evalsha" | "fcall" => !argv.get(1).is_some_and(|program| self.node.scripts.promises_not_to_write(program)),
+            "evalsha" | "fcall" => {
+                let owner = session.reach(row).owner();
+                let promises = |program: &&[u8]| self.node.scripts.promises_not_to_write(program, &owner);
+                !argv.get(1).is_some_and(promises)
+            }
             "eval" => !argv.get(1).is_some_and(|script| promises_not_to_write(script)),
             _ => row.command.flags.has(Flags::WRITE),
         }

@@ -1,8 +1,9 @@
 //! `MONITOR`: every command this node runs, as it runs it, to those who asked.
 //!
-//! Commands that carry passwords are never shown. With nobody watching, a command pays one relaxed load.
+//! Whoever is confined is shown the commands of its own user. Commands that carry passwords are never shown. With nobody watching, a command pays one relaxed load.
 
 use crate::mailbox::Mailbox;
+use keyward_engine::scope::Reach;
 use parking_lot::RwLock;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -43,9 +44,9 @@ impl Monitors {
         self.is_active() && self.watching.read().iter().any(|(known, _)| *known == client)
     }
 
-    /// Shows a command. `source` is a client's address, or `lua`.
+    /// Shows a command of a user of reach `of` to those who may know what that user does. `source` is a client's address, or `lua`.
     #[cold]
-    pub fn show(&self, now_us: i64, database: u32, source: &str, argv: &[&[u8]]) {
+    pub fn show(&self, now_us: i64, database: u32, source: &str, of: &Reach, argv: &[&[u8]]) {
         let mut line = format!("+{}.{:06} [{database} {source}]", now_us / 1_000_000, now_us % 1_000_000);
         for argument in argv {
             line.push_str(" \"");
@@ -65,7 +66,9 @@ impl Monitors {
             line.push('"');
         }
         line.push_str("\r\n");
-        self.watching.read().iter().for_each(|(_, mailbox)| _ = mailbox.put(line.as_bytes()));
+        let watching = self.watching.read();
+        let concerned = watching.iter().filter(|(_, mailbox)| mailbox.may(|reach| reach.sees_clients_of(of)));
+        concerned.for_each(|(_, mailbox)| _ = mailbox.put(line.as_bytes()));
     }
 }
 
@@ -78,7 +81,9 @@ mod tests {
         let monitors = Monitors::default();
         let mailbox = Mailbox::new(1000);
         monitors.add(1, &mailbox);
-        monitors.show(1_339_518_083_107_412, 0, "127.0.0.1:60866", &[b"set", b"k", b"a\"\n\x01"]);
+        monitors.show(0, 0, "127.0.0.1:60866", &Reach::Everything, &[b"a stranger may not know"]);
+        mailbox.set_reach(Reach::Everything);
+        monitors.show(1_339_518_083_107_412, 0, "127.0.0.1:60866", &Reach::Everything, &[b"set", b"k", b"a\"\n\x01"]);
         let mut shown = Vec::new();
         mailbox.collect(&mut shown);
         let expected = "+1339518083.107412 [0 127.0.0.1:60866] \"set\" \"k\" \"a\\\"\\n\\x01\"\r\n";

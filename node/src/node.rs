@@ -40,6 +40,7 @@ use keyward_engine::effects::Effects;
 use keyward_engine::events::{Event, EventClass};
 use keyward_engine::keyspace::{Garbage, Layout, Shard, SpaceId, Swept};
 use keyward_engine::reply::Reply;
+use keyward_engine::scope::Reach;
 use keyward_engine::table::{Table, table};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -315,8 +316,8 @@ impl Node {
     }
 
     /// `ACL LOG`, newest first.
-    pub fn show_acl_log(&self, count: usize, now_ms: i64, reply: &mut Reply) {
-        crate::acl_log::show(&self.acl_log.lock(), count, now_ms, reply);
+    pub fn show_acl_log(&self, count: usize, now_ms: i64, reach: &Reach, reply: &mut Reply) {
+        crate::acl_log::show(&self.acl_log.lock(), count, now_ms, reach, reply);
     }
 
     /// Tells every data thread to look at its sessions again.
@@ -513,7 +514,13 @@ async fn serve_with(
         blocked: Blocked::default(),
         journal: replication.journal(),
         replication,
-        views: ViewCell::new(View::build(Arc::clone(&ready.state), (me, ready.incarnation), table, quorum, None)),
+        views: ViewCell::new(View::build(
+            Arc::clone(&ready.state),
+            (me, ready.incarnation),
+            table,
+            (quorum, config.walls()),
+            None,
+        )),
         lease: control.lease(),
         control,
         inboxes,
@@ -635,8 +642,8 @@ fn take_over(node: &Node, applied: &control::View) {
     let (_, current) = node.views.load();
     let Some(me) = applied.node else { return };
     if applied.index > current.index || (me, applied.incarnation) != (current.me, current.my_incarnation) {
-        let (me, quorum) = ((me, applied.incarnation), node.config.ack == Ack::Quorum);
-        let next = Arc::new(View::build(Arc::clone(&applied.state), me, node.table, quorum, Some(&current)));
+        let (me, terms) = ((me, applied.incarnation), (node.config.ack == Ack::Quorum, node.config.walls()));
+        let next = Arc::new(View::build(Arc::clone(&applied.state), me, node.table, terms, Some(&current)));
         node.replication.before_view(&node.journal, &next);
         node.views.publish(Arc::clone(&next));
         node.replication.after_view(&next);

@@ -6,13 +6,14 @@
 //! ```
 //! Messages to one listener arrive in the order in which they were published on one thread; nothing is kept for those who do
 //! not listen. Channels are spread over locks by their hash, so that publishers rarely meet. Keyspace events are messages
-//! too. Whether a client may use a channel was asked at the gate; this file checks nothing and knows no key.
+//! too, and reach only those who may know of the key. Whether a client may use a channel was asked at the gate.
 
 use crate::mailbox::Mailbox;
 use keyward_acl::Glob;
 use keyward_engine::asks::ChannelKind;
 use keyward_engine::events::{Event, EventClass};
 use keyward_engine::reply::{Protocol, Reply};
+use keyward_engine::scope::{Reach, event_key, is_servers_channel};
 use parking_lot::RwLock;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
@@ -114,6 +115,13 @@ impl PubSub {
 
     /// Sends a message to everybody who listens; how many got it.
     pub fn publish(&self, shard: bool, channel: &[u8], message: &[u8]) -> usize {
+        // What is said on the server's channels speaks of a key, whoever says it.
+        let key = is_servers_channel(channel).then(|| event_key(channel).unwrap_or(message));
+        self.publish_about(key, shard, channel, message)
+    }
+
+    /// The same; a message about a key only to those who may know of it.
+    fn publish_about(&self, key: Option<&[u8]>, shard: bool, channel: &[u8], message: &[u8]) -> usize {
         if self.count.load(Ordering::Relaxed) == 0 {
             return 0;
         }
@@ -121,11 +129,11 @@ impl PubSub {
         let word: &[u8] = if shard { b"smessage" } else { b"message" };
         let mut reached = 0;
         if let Some(listeners) = self.of(kind).part(channel).read().get(channel) {
-            reached += deliver(listeners, &[word, channel, message]);
+            reached += deliver(listeners, key, &[word, channel, message]);
         }
         if !shard {
             for (name, pattern) in self.patterns.read().iter().filter(|(_, pattern)| pattern.glob.matches(channel)) {
-                reached += deliver(&pattern.listeners, &[b"pmessage", name, channel, message]);
+                reached += deliver(&pattern.listeners, key, &[b"pmessage", name, channel, message]);
             }
         }
         reached
@@ -139,36 +147,40 @@ impl PubSub {
         for event in events {
             if wanted.has(EventClass::KEYSPACE) {
                 let channel = [format!("__keyspace@{}__:", event.database).as_bytes(), &event.key].concat();
-                self.publish(false, &channel, event.name.as_bytes());
+                self.publish_about(Some(&event.key), false, &channel, event.name.as_bytes());
             }
             if wanted.has(EventClass::KEYEVENT) {
                 let channel = format!("__keyevent@{}__:{}", event.database, event.name);
-                self.publish(false, channel.as_bytes(), &event.key);
+                self.publish_about(Some(&event.key), false, channel.as_bytes(), &event.key);
             }
         }
     }
 
-    /// Channels somebody listens to, of those that match, in no order.
-    pub fn channels(&self, shard: bool, pattern: Option<&[u8]>) -> Vec<Vec<u8>> {
+    /// Channels somebody listens to, of those that match and lie within reach, in no order.
+    pub fn channels(&self, shard: bool, pattern: Option<&[u8]>, reach: &Reach) -> Vec<Vec<u8>> {
         let glob = pattern.map(Glob::compile);
         let kind = if shard { ChannelKind::Shard } else { ChannelKind::Channel };
-        self.of(kind).names(|name| glob.as_ref().is_none_or(|glob| glob.matches(name)))
+        let matches = |name: &[u8]| glob.as_ref().is_none_or(|glob| glob.matches(name));
+        self.of(kind).names(|name| matches(name) && reach.sees_channel(name, false))
     }
 
-    /// How many listen to a channel.
-    pub fn listeners(&self, shard: bool, channel: &[u8]) -> usize {
+    /// How many listen to a channel: none if it lies beyond reach.
+    pub fn listeners(&self, shard: bool, channel: &[u8], reach: &Reach) -> usize {
+        if !reach.sees_channel(channel, false) {
+            return 0;
+        }
         let kind = if shard { ChannelKind::Shard } else { ChannelKind::Channel };
         self.of(kind).part(channel).read().get(channel).map_or(0, Vec::len)
     }
 
-    /// How many different patterns somebody listens to.
-    pub fn pattern_count(&self) -> usize {
-        self.patterns.read().len()
+    /// How many different patterns somebody listens to, of those within reach.
+    pub fn pattern_count(&self, reach: &Reach) -> usize {
+        self.patterns.read().keys().filter(|name| reach.sees_channel(name, true)).count()
     }
 
     /// How many different channels somebody listens to.
     pub fn channel_count(&self, shard: bool) -> usize {
-        self.channels(shard, None).len()
+        self.channels(shard, None, &Reach::Everything).len()
     }
 
     /// How many clients listen to anything.
@@ -177,8 +189,9 @@ impl PubSub {
     }
 }
 
-/// Puts a message into every mailbox, spelled once for each protocol.
-fn deliver(listeners: &[Arc<Mailbox>], parts: &[&[u8]]) -> usize {
+/// Puts a message into every mailbox, spelled once for each protocol; how many got it. What it tells about a key is not for
+/// those to whom that key does not exist.
+fn deliver(listeners: &[Arc<Mailbox>], key: Option<&[u8]>, parts: &[&[u8]]) -> usize {
     let spell = |protocol| {
         let mut reply = Reply::new(protocol);
         reply.push(parts.len());
@@ -186,13 +199,18 @@ fn deliver(listeners: &[Arc<Mailbox>], parts: &[&[u8]]) -> usize {
         reply.bytes
     };
     let (mut old, mut new) = (None, None);
+    let mut reached = 0;
     for listener in listeners {
+        if key.is_some_and(|key| !listener.may(|reach| reach.sees_key(key))) {
+            continue;
+        }
+        reached += 1;
         let protocol = listener.protocol();
         let spelled = if protocol == Protocol::Resp3 { &mut new } else { &mut old };
         // No room means that the listener is being cut off: it counts as reached, as a slow one does.
         listener.put(spelled.get_or_insert_with(|| spell(protocol)));
     }
-    listeners.len()
+    reached
 }
 
 /// What one client listens to.
@@ -334,11 +352,11 @@ mod tests {
         assert_eq!(mail(&one), "*3 $7 message $4 news $2 hi ");
         assert_eq!(mail(&two), "*4 $8 pmessage $2 n* $4 news $2 hi ");
         assert_eq!(pubsub.publish(true, b"news", b"hi"), 0);
-        assert_eq!((pubsub.client_count(), pubsub.pattern_count()), (2, 1));
+        assert_eq!((pubsub.client_count(), pubsub.pattern_count(&Reach::Everything)), (2, 1));
         first.clear(&pubsub, &one);
         second.clear(&pubsub, &two);
         assert_eq!((pubsub.client_count(), pubsub.publish(false, b"news", b"hi")), (0, 0));
-        assert!(pubsub.channels(false, None).is_empty());
+        assert!(pubsub.channels(false, None, &Reach::Everything).is_empty());
     }
 
     #[test]
@@ -347,6 +365,7 @@ mod tests {
         let listener = Mailbox::new(1000);
         let mut reply = Reply::new(Protocol::Resp3);
         listener.set_protocol(Protocol::Resp3);
+        listener.set_reach(Reach::Everything);
         let mut subscriptions = Subscriptions::default();
         subscriptions.subscribe(&pubsub, ChannelKind::Pattern, &[b"__key*".to_vec()], &listener, &mut reply);
         let event = Event { class: EventClass::STRING, name: "set", database: 9, key: b"k".to_vec() };

@@ -6,8 +6,11 @@
 //! ```
 //! A script runs alone in the corridor, so it is one step whatever keys it touches; every call it makes passes the gate
 //! as its user, with the keys of that very call. A script nobody has seen yet, or that was slow, runs on a thread of its
-//! own: data threads stay free to tell others that the node is busy, and to stop it. There is one Lua machine, so there is
-//! one script at a time, as in Redis.
+//! own: data threads stay free to tell others that the node is busy, and to stop it. There is one script at a time, as in
+//! Redis.
+//!
+//! Each confined user has a Lua machine of its own: its scripts and libraries exist for nobody else, and nobody else's
+//! for it, but for the functions of the platform, which it may call and not change ([`machines`]).
 //!
 //! This file knows no Lua; [`keyward_script`] knows no Redis.
 
@@ -23,18 +26,22 @@ use keyward_engine::command::{Flags, Group, Run};
 use keyward_engine::effects::Effects;
 use keyward_engine::error::CommandError;
 use keyward_engine::reply::{Protocol, Reply};
+use keyward_engine::scope::{Owner, Reach};
 use keyward_engine::session::Session;
 use keyward_engine::table::{Resolved, Row};
 use keyward_proto::resp::Decoder;
 use keyward_script::{
-    CallOptions, Host, Interrupt, Invocation, Limits, LogLevel, Machine, Replication, Resp, ScriptFlags, Sha,
+    CallOptions, Host, Interrupt, Invocation, LogLevel, Machine, Replication, Resp, ScriptFlags, Sha,
 };
+use machines::Machines;
 use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
+
+mod machines;
 
 /// A script that took less than this may run on the thread that read it, next time.
 const QUICK: Duration = Duration::from_millis(2);
@@ -59,6 +66,8 @@ const UNKILLABLE: &str = "UNKILLABLE Sorry the script already executed write com
 
 /// The program under way.
 struct Running {
+    /// Who began it.
+    owner: Owner,
     function: Option<String>,
     command: Vec<Vec<u8>>,
     since: Instant,
@@ -70,12 +79,13 @@ struct Running {
 struct Job {
     session: Session,
     call: ScriptCall,
+    owner: Owner,
     answer: oneshot::Sender<Vec<u8>>,
 }
 
 /// Everything about scripts on one node.
 pub struct Scripts {
-    machine: Mutex<Machine>,
+    machines: Mutex<Machines>,
     running: Mutex<Option<Running>>,
     /// Somebody asked the program under way to end.
     kill: AtomicBool,
@@ -85,10 +95,10 @@ pub struct Scripts {
 }
 
 impl Scripts {
-    /// None known yet. The Lua states may take `memory_bytes_max` each.
+    /// None known yet. The Lua states of the platform may take `memory_bytes_max` each.
     pub fn new(memory_bytes_max: usize) -> Scripts {
         Scripts {
-            machine: Mutex::new(Machine::new(Limits { memory_bytes_max })),
+            machines: Mutex::new(Machines::new(memory_bytes_max)),
             running: Mutex::new(None),
             kill: AtomicBool::new(false),
             quick: Mutex::default(),
@@ -110,10 +120,10 @@ impl Scripts {
     }
 
     /// Has the script thread run a script; the reply.
-    pub async fn run_elsewhere(&self, session: Session, call: ScriptCall) -> Vec<u8> {
+    pub async fn run_elsewhere(&self, session: Session, call: ScriptCall, owner: Owner) -> Vec<u8> {
         let protocol = session.protocol;
         let (answer, answered) = oneshot::channel();
-        let sent = self.jobs.get().is_some_and(|jobs| jobs.try_send(Job { session, call, answer }).is_ok());
+        let sent = self.jobs.get().is_some_and(|jobs| jobs.try_send(Job { session, call, owner, answer }).is_ok());
         match answered.await {
             Ok(reply) if sent => reply,
             _ => error_reply(protocol, "ERR too many scripts are waiting"),
@@ -143,35 +153,38 @@ impl Scripts {
 
     /// The libraries' texts, for snapshots.
     pub fn library_codes(&self) -> Vec<Vec<u8>> {
-        self.machine.lock().libraries().map(|library| library.code.to_vec()).collect()
+        self.machines.lock().codes()
     }
 
     /// Loads libraries from a snapshot.
     pub fn restore_codes(&self, codes: &[Vec<u8>]) -> Result<(), String> {
-        let mut host = LoadHost { began: Instant::now() };
-        self.machine.lock().restore(codes, keyward_script::RestorePolicy::Replace, &mut host)
+        self.machines.lock().restore(codes, || LoadHost { began: Instant::now() })
     }
 
     /// Does what the primary did to its libraries: `FUNCTION LOAD`, `DELETE`, `RESTORE` or `FLUSH`, as it wrote them down.
     pub fn carry_out(&self, argv: &[&[u8]]) -> Result<(), String> {
         let mut host = LoadHost { began: Instant::now() };
-        let mut machine = self.machine.lock();
+        let mut machines = self.machines.lock();
         match argv {
-            [b"FUNCTION", b"LOAD", b"REPLACE", code] => machine.load_library(code, true, &mut host).map(drop),
+            [b"FUNCTION", b"LOAD", b"REPLACE", code] => {
+                let (owner, code) = machines::read(code);
+                machines.of(&owner).load_library(code, true, &mut host).map(drop)
+            }
             [b"FUNCTION", b"DELETE", name] => {
-                machine.delete_library(name);
+                let (owner, name) = machines::read(name);
+                machines.of(&owner).delete_library(name);
                 Ok(())
             }
-            [b"FUNCTION", b"RESTORE", payload, policy] => {
+            [b"FUNCTION", b"RESTORE", payload, policy, owner @ ..] => {
                 let policy = match *policy {
                     b"APPEND" => RestorePolicy::Append,
                     b"FLUSH" => RestorePolicy::Flush,
                     _ => RestorePolicy::Replace,
                 };
-                restore(&mut machine, payload, policy, &mut host)
+                restore(machines.of(&unmarked(owner)), payload, policy, &mut host)
             }
-            [b"FUNCTION", b"FLUSH"] => {
-                machine.flush_libraries();
+            [b"FUNCTION", b"FLUSH", owner @ ..] => {
+                machines.of(&unmarked(owner)).flush_libraries();
                 Ok(())
             }
             _ => Err("ERR this is no effect of any command".to_owned()),
@@ -180,15 +193,15 @@ impl Scripts {
 
     /// Has these libraries and no others.
     pub fn replace_codes(&self, codes: &[Vec<u8>]) -> Result<(), String> {
-        let mut host = LoadHost { began: Instant::now() };
-        self.machine.lock().restore(codes, keyward_script::RestorePolicy::Flush, &mut host)
+        let mut machines = self.machines.lock();
+        machines.flush_libraries();
+        machines.restore(codes, || LoadHost { began: Instant::now() })
     }
 
     /// Scripts, libraries, functions, and bytes the Lua states take.
     pub fn sizes(&self) -> (usize, usize, usize, usize) {
         // While a script runs the machine is taken; INFO does not wait for it.
-        let stats = self.machine.try_lock().map(|machine| machine.stats());
-        stats.map_or((0, 0, 0, 0), |stats| (stats.scripts, stats.libraries, stats.functions, stats.memory_bytes))
+        self.machines.try_lock().map_or((0, 0, 0, 0), |machines| machines.sizes(None))
     }
 }
 
@@ -199,17 +212,18 @@ fn error_reply(protocol: Protocol, text: &str) -> Vec<u8> {
 }
 
 /// What a program is remembered by.
-fn name_of(program: &Program) -> Vec<u8> {
-    match program {
+fn name_of(program: &Program, owner: &Owner) -> Vec<u8> {
+    let name = match program {
         Program::Text(text) => Sha::of(text).to_string().into_bytes(),
         Program::Hash(hash) => hash.to_ascii_lowercase(),
         Program::Function(name) => [b"function ".as_slice(), &name.to_ascii_lowercase()].concat(),
-    }
+    };
+    machines::mark(owner, &name)
 }
 
 /// Runs one script on the script thread.
 fn serve(worker: &Worker, job: Job) {
-    let Job { mut session, call, answer } = job;
+    let Job { mut session, call, owner, answer } = job;
     if answer.is_closed() {
         return;
     }
@@ -224,7 +238,7 @@ fn serve(worker: &Worker, job: Job) {
     let mut scratch = worker.scratch.borrow_mut();
     let conditions = worker.conditions(&view, &hot);
     let mut batch = Batch::new(worker, None, worker.now_ms(), conditions, hot);
-    let reply = batch.run_script(&session, &lane, &call, Place::ScriptThread, &mut scratch);
+    let reply = batch.run_script(&session, &lane, (&call, &owner), Place::ScriptThread, &mut scratch);
     batch.serve_ready(&view, &mut scratch);
     drop(closed);
     // A client that left meanwhile needs no reply.
@@ -236,14 +250,16 @@ impl Batch<'_, '_> {
     pub(crate) fn script(
         &mut self,
         call: ScriptCall,
+        reach: &Reach,
         session: &mut Session,
         lane: &Lane,
         scratch: &mut Scratch,
     ) -> Flow {
-        let quick = self.worker.node.scripts.is_quick(&name_of(&call.program));
+        let owner = reach.owner();
+        let quick = self.worker.node.scripts.is_quick(&name_of(&call.program, &owner));
         if !quick && !self.is_executing() {
             let ask = keyward_engine::asks::Ask::RunScript(call);
-            return Flow::Stop(Box::new(crate::connection::Next::Ask(ask)));
+            return Flow::Stop(Box::new(crate::connection::Next::Ask(ask, reach.clone())));
         }
         let corridor = &self.worker.node.corridor;
         // Within a transaction it is closed already.
@@ -252,14 +268,17 @@ impl Batch<'_, '_> {
             return Flow::Closed;
         }
         let place = if self.is_executing() { Place::InTransaction } else { Place::WhereRead };
-        let reply = self.run_script(session, lane, &call, place, scratch);
+        let reply = self.run_script(session, lane, (&call, &owner), place, scratch);
         drop(closed);
         match reply {
             Some(reply) => {
                 scratch.reply.raw(&reply);
                 Flow::Continue
             }
-            None => Flow::Stop(Box::new(crate::connection::Next::Ask(keyward_engine::asks::Ask::RunScript(call)))),
+            None => {
+                let ask = keyward_engine::asks::Ask::RunScript(call);
+                Flow::Stop(Box::new(crate::connection::Next::Ask(ask, reach.clone())))
+            }
         }
     }
 
@@ -268,12 +287,13 @@ impl Batch<'_, '_> {
         &mut self,
         session: &Session,
         lane: &Lane,
-        call: &ScriptCall,
+        (call, owner): (&ScriptCall, &Owner),
         place: Place,
         scratch: &mut Scratch,
     ) -> Option<Vec<u8>> {
         let scripts = &self.worker.node.scripts;
-        let mut machine = scripts.machine.lock();
+        let mut machines = scripts.machines.lock();
+        let machine = machines.that_runs(&call.program, owner);
         let refuse = |text: &str| Some(error_reply(session.protocol, text));
         let (sha, flags, function) = match &call.program {
             Program::Text(text) => match machine.load_script(text, false) {
@@ -305,6 +325,7 @@ impl Batch<'_, '_> {
             [session.last_command.as_bytes().to_vec(), program.clone(), call.keys.len().to_string().into_bytes()];
         let command = head.into_iter().chain(call.keys.iter().chain(&call.args).cloned());
         *scripts.running.lock() = Some(Running {
+            owner: owner.clone(),
             function: function.clone(),
             command: command.collect(),
             since: began,
@@ -339,7 +360,7 @@ impl Batch<'_, '_> {
         let moves = host.moves;
         self.worker.node.journal.end_group();
         *scripts.running.lock() = None;
-        scripts.learn(name_of(&call.program), began.elapsed());
+        scripts.learn(name_of(&call.program, owner), began.elapsed());
         if moves {
             return None;
         }
@@ -367,15 +388,17 @@ impl Batch<'_, '_> {
     }
 
     /// Takes care of scripts and libraries.
-    pub(crate) fn care_for_scripts(&self, care: ScriptCare, session: &Session, reply: &mut Reply) {
+    pub(crate) fn care_for_scripts(&self, care: ScriptCare, reach: &Reach, session: &Session, reply: &mut Reply) {
         let scripts = &self.worker.node.scripts;
+        let owner = reach.owner();
         match care {
-            ScriptCare::Kill { function } => return kill(scripts, function, reply),
-            ScriptCare::ShowStats => return show_stats(scripts, reply),
+            ScriptCare::Kill { function } => return kill(scripts, function, &owner, reply),
+            ScriptCare::ShowStats => return show_stats(scripts, &owner, reply),
             _ => {}
         }
         // Whoever runs a script has closed the corridor, so nobody waits here for one.
-        let mut machine = scripts.machine.lock();
+        let mut machines = scripts.machines.lock();
+        let machine = machines.of(&owner);
         let mut host = LoadHost { began: Instant::now() };
         let changed = match care {
             ScriptCare::Load(body) => match machine.load_script(&body, true) {
@@ -398,7 +421,7 @@ impl Batch<'_, '_> {
                 };
             }
             ScriptCare::ListLibraries { pattern, with_code } => {
-                return list_libraries(&machine, pattern.as_deref(), with_code, reply);
+                return list_libraries(machine, pattern.as_deref(), with_code, reply);
             }
             ScriptCare::Dump => {
                 let codes: Vec<Vec<u8>> = machine.libraries().map(|library| library.code.to_vec()).collect();
@@ -407,16 +430,16 @@ impl Batch<'_, '_> {
             ScriptCare::LoadLibrary { replace, code } => match machine.load_library(&code, replace, &mut host) {
                 Ok(name) => {
                     reply.bulk(name.as_bytes());
-                    vec![b"FUNCTION".to_vec(), b"LOAD".to_vec(), b"REPLACE".to_vec(), code]
+                    vec![b"FUNCTION".to_vec(), b"LOAD".to_vec(), b"REPLACE".to_vec(), machines::mark(&owner, &code)]
                 }
                 Err(text) => return reply.error(&text),
             },
             ScriptCare::DeleteLibrary(name) if machine.delete_library(&name) => {
                 reply.ok();
-                vec![b"FUNCTION".to_vec(), b"DELETE".to_vec(), name]
+                vec![b"FUNCTION".to_vec(), b"DELETE".to_vec(), machines::mark(&owner, &name)]
             }
             ScriptCare::DeleteLibrary(_) => return reply.error("ERR Library not found"),
-            ScriptCare::Restore(payload, policy) => match restore(&mut machine, &payload, policy, &mut host) {
+            ScriptCare::Restore(payload, policy) => match restore(machine, &payload, policy, &mut host) {
                 Ok(()) => {
                     reply.ok();
                     let word = match policy {
@@ -424,14 +447,15 @@ impl Batch<'_, '_> {
                         RestorePolicy::Flush => "FLUSH",
                         RestorePolicy::Replace => "REPLACE",
                     };
-                    vec![b"FUNCTION".to_vec(), b"RESTORE".to_vec(), payload, word.as_bytes().to_vec()]
+                    let words = [b"FUNCTION".to_vec(), b"RESTORE".to_vec(), payload, word.as_bytes().to_vec()];
+                    words.into_iter().chain(marked(&owner)).collect()
                 }
                 Err(text) => return reply.error(&text),
             },
             ScriptCare::FlushLibraries => {
                 machine.flush_libraries();
                 reply.ok();
-                vec![b"FUNCTION".to_vec(), b"FLUSH".to_vec()]
+                [b"FUNCTION".to_vec(), b"FLUSH".to_vec()].into_iter().chain(marked(&owner)).collect()
             }
             ScriptCare::Kill { .. } | ScriptCare::ShowStats => return,
         };
@@ -453,9 +477,24 @@ fn restore(machine: &mut Machine, payload: &[u8], policy: RestorePolicy, host: &
     machine.restore(&codes, policy, host)
 }
 
-fn kill(scripts: &Scripts, function: bool, reply: &mut Reply) {
+/// The mark of an owner as a word of its own; none for the platform, so that its effects read as Redis' commands.
+fn marked(owner: &Owner) -> Option<Vec<u8>> {
+    (*owner != Owner::Platform).then(|| machines::mark(owner, b""))
+}
+
+/// The owner whose mark is the first word.
+fn unmarked(words: &[&[u8]]) -> Owner {
+    words.first().map_or(Owner::Platform, |mark| machines::read(mark).0)
+}
+
+/// Whether a program exists for this owner.
+fn concerns(running: &Running, owner: &Owner) -> bool {
+    *owner == Owner::Platform || running.owner == *owner
+}
+
+fn kill(scripts: &Scripts, function: bool, owner: &Owner, reply: &mut Reply) {
     let mut running = scripts.running.lock();
-    match running.as_mut() {
+    match running.as_mut().filter(|running| concerns(running, owner)) {
         None => reply.error(NOT_BUSY),
         Some(running) if running.function.is_some() != function => {
             reply.error(&Refusal::Busy.text(ErrorDetail::Redis));
@@ -471,18 +510,20 @@ fn kill(scripts: &Scripts, function: bool, reply: &mut Reply) {
 
 impl Scripts {
     /// Whether a cached script or a function has the flag `no-writes`. False too while a script runs: who asks may not wait.
-    pub(crate) fn promises_not_to_write(&self, program: &[u8]) -> bool {
-        let Some(machine) = self.machine.try_lock() else { return false };
+    pub(crate) fn promises_not_to_write(&self, program: &[u8], owner: &Owner) -> bool {
+        let Some(mut machines) = self.machines.try_lock() else { return false };
+        let machine = machines.of(owner);
         let script = Sha::parse(program).and_then(|sha| machine.script(&sha)).map(|script| script.flags);
         script.or_else(|| machine.function(program).map(|function| function.flags)).is_some_and(|flags| flags.no_writes)
     }
 }
 
-fn show_stats(scripts: &Scripts, reply: &mut Reply) {
-    let (_, libraries, functions, _) = scripts.sizes();
+fn show_stats(scripts: &Scripts, owner: &Owner, reply: &mut Reply) {
+    let sizes = scripts.machines.try_lock().map_or((0, 0, 0, 0), |machines| machines.sizes(Some(owner)));
+    let (_, libraries, functions, _) = sizes;
     reply.map(2);
     reply.bulk(b"running_script");
-    match scripts.running.lock().as_ref() {
+    match scripts.running.lock().as_ref().filter(|running| concerns(running, owner)) {
         None => reply.null(),
         Some(running) => {
             reply.map(3);

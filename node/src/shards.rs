@@ -16,12 +16,16 @@ use crate::pubsub::PubSub;
 use crate::tracking::{Tracker, Tracking};
 use keyward_acl::KeyUse;
 use keyward_engine::args::Args;
+use keyward_engine::dict::{Entry, ValueRef};
 use keyward_engine::effects::{Effects, Wait, WaitedInVain};
 use keyward_engine::error::CommandError;
 use keyward_engine::events::{Event, EventClass};
-use keyward_engine::keyspace::{CallContext, EveryKey, Garbage, Keys, Layout, Place, Shard, SpaceId, Tally};
+use keyward_engine::keyspace::{CallContext, EveryKey, Garbage, Keys, Layout, Place, Shard, SpaceId, Tally, TenantId};
 use keyward_engine::reply::Reply;
+use keyward_engine::scope::Reach;
+use keyward_engine::types::Value;
 use parking_lot::{Mutex, MutexGuard};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -94,6 +98,8 @@ pub struct Call<'a> {
     pub events: EventClass,
     /// Whose request it is.
     pub client: u64,
+    /// Which of the keys that it does not name there are for the client.
+    pub reach: &'a Reach,
     /// The client caches what this request reads.
     pub reader: Option<Reader<'a>>,
     /// How the client may wait; without it, what finds nothing answers so at once.
@@ -107,6 +113,22 @@ pub struct Reader<'a> {
     pub tracker: &'a Arc<Tracker>,
     /// Keys remembered for all clients at most; 0: no bound.
     pub keys_max: usize,
+}
+
+/// Keys of one database that belong to somebody.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Owned {
+    /// How many.
+    pub keys: usize,
+    /// How many of them expire.
+    pub expiring: usize,
+    /// Bytes they take.
+    pub bytes: usize,
+}
+
+fn entry_bytes(entry: &Entry<Value>) -> usize {
+    let object_bytes = if let ValueRef::Object(object) = entry.value() { object.memory_bytes() } else { 0 };
+    entry.memory_bytes() + object_bytes
 }
 
 /// Reusable memory of one thread's calls.
@@ -444,6 +466,26 @@ impl Shards {
         with(&mut Keys::many(shards, context, &mut effects))
     }
 
+    /// The keys within reach by database, each looked at: shard by shard, so not of one moment.
+    pub fn owned(&self, tenant: TenantId, reach: &Reach) -> BTreeMap<u32, Owned> {
+        let mut found: BTreeMap<u32, Owned> = BTreeMap::new();
+        for index in 0..self.count() {
+            self.with(index, |shard| {
+                for (space, keys) in shard.spaces().filter(|(space, _)| space.tenant == tenant) {
+                    keys.for_each(&mut |entry| {
+                        if reach.sees_key(entry.key()) {
+                            let of = found.entry(space.database).or_default();
+                            of.keys += 1;
+                            of.expiring += usize::from(entry.expires_at().is_some());
+                            of.bytes += entry_bytes(entry);
+                        }
+                    });
+                }
+            });
+        }
+        found
+    }
+
     /// What happened in all shards since the start.
     pub fn tally(&self) -> Tally {
         (0..self.count()).fold(Tally::default(), |sum, index| sum.plus(self.with(index, |shard| shard.tally())))
@@ -484,6 +526,10 @@ struct Every<'a, 'b> {
 }
 
 impl EveryKey for Every<'_, '_> {
+    fn reach(&self) -> &Reach {
+        self.call.reach
+    }
+
     fn shard_count(&self) -> u32 {
         self.shards.count()
     }
@@ -529,7 +575,7 @@ impl Every<'_, '_> {
         let bytes = |held: &[(u32, &mut Held)]| held.iter().map(|(_, of)| of.shard.memory_bytes()).sum();
         let bytes_before = bytes(held);
         let shards = held.iter_mut().map(|(index, of)| (*index, &mut of.shard)).collect();
-        let mut keys = Keys::many(shards, context, &mut self.memory.effects);
+        let mut keys = Keys::many(shards, context, &mut self.memory.effects).within(self.call.reach);
         with(&mut keys);
         let garbage = std::mem::take(&mut keys.garbage);
         self.memory.meter.note(bytes_before, bytes(held), &self.shards.used);

@@ -1,14 +1,16 @@
 //! The logs of remarkable commands: `SLOWLOG` and `COMMANDLOG`.
 //!
-//! Three rings: what took long, what was long, what had a long answer. Arguments are cut as Redis cuts them, and secrets
-//! never get in. It knows no clock and decides nothing about permissions; a reader without a view of everything gets
-//! what its own user did.
+//! Three logs: what took long, what was long, what had a long answer. Arguments are cut as Redis cuts them, and secrets
+//! never get in. Each confined user has a ring of its own in each, so that nobody's entries push out another's; users
+//! who are not confined share one, and read all. It knows no clock.
 
 use keyward_engine::asks::CommandLogKind;
 use keyward_engine::reply::Reply;
+use keyward_engine::scope::{Owner, Reach};
 use keyward_engine::session::Session;
 use parking_lot::Mutex;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Arguments kept of a request; the last one says how many more there were.
 const ARGUMENTS_MAX: usize = 32;
@@ -48,13 +50,15 @@ impl Thresholds {
 }
 
 struct Entry {
+    /// Among all entries of the log.
     id: u64,
+    /// Among those of its ring: what a confined user is shown tells nothing about others.
+    own_id: u64,
     at_s: i64,
     value: u64,
     arguments: Vec<Vec<u8>>,
     address: String,
     name: Vec<u8>,
-    user: Vec<u8>,
 }
 
 #[derive(Default)]
@@ -64,19 +68,46 @@ struct Ring {
     entries: VecDeque<Entry>,
 }
 
-/// The rings of one node.
+#[derive(Default)]
+struct Log {
+    next: u64,
+    rings: BTreeMap<Owner, Ring>,
+}
+
+/// Rings one log keeps: as many confined users as seem likely to be slow at a time.
+const RINGS_MAX: usize = 4096;
+
+impl Log {
+    /// What somebody of this reach may see, newest first: of everything not more than a ring may hold.
+    fn seen(&self, reach: &Reach, max: usize) -> Vec<&Entry> {
+        if reach.is_confined() {
+            return self.rings.get(&reach.owner()).map_or_else(Vec::new, |ring| ring.entries.iter().collect());
+        }
+        let mut all: Vec<&Entry> = self.rings.values().flat_map(|ring| &ring.entries).collect();
+        all.sort_unstable_by_key(|entry| std::cmp::Reverse(entry.id));
+        all.truncate(max);
+        all
+    }
+}
+
+/// The logs of one node.
 #[derive(Default)]
 pub struct CommandLogs {
-    rings: [Mutex<Ring>; 3],
+    logs: [Mutex<Log>; 3],
+    lengths_max: [AtomicUsize; 3],
+}
+
+const fn place(kind: CommandLogKind) -> usize {
+    match kind {
+        CommandLogKind::Slow => 0,
+        CommandLogKind::LargeRequest => 1,
+        CommandLogKind::LargeReply => 2,
+    }
 }
 
 impl CommandLogs {
-    fn ring(&self, kind: CommandLogKind) -> &Mutex<Ring> {
-        &self.rings[match kind {
-            CommandLogKind::Slow => 0,
-            CommandLogKind::LargeRequest => 1,
-            CommandLogKind::LargeReply => 2,
-        }]
+    fn log(&self, kind: CommandLogKind) -> &Mutex<Log> {
+        &self.logs[place(kind)]
     }
 
     /// Notes a command, its arguments as [`kept`] made them.
@@ -88,23 +119,33 @@ impl CommandLogs {
         arguments: Vec<Vec<u8>>,
         session: &Session,
     ) {
-        let mut ring = self.ring(kind).lock();
+        let max = limits.of(kind).1;
+        self.lengths_max[place(kind)].store(max, Ordering::Relaxed);
+        let log = &mut *self.log(kind).lock();
+        let owner = session.lasting_reach().owner();
+        if log.rings.len() >= RINGS_MAX && !log.rings.contains_key(&owner) {
+            // The one that has been quiet for longest.
+            let newest = |ring: &Ring| ring.entries.front().map(|entry| entry.id);
+            let quiet = log.rings.iter().min_by_key(|(_, ring)| newest(ring)).map(|(owner, _)| owner.clone());
+            quiet.and_then(|quiet| log.rings.remove(&quiet));
+        }
+        let ring = log.rings.entry(owner).or_default();
         let (address, name) = (session.address.clone(), session.name.clone());
-        let entry = Entry { id: ring.next, at_s, value, arguments, address, name, user: session.user_name().to_vec() };
+        ring.entries.push_front(Entry { id: log.next, own_id: ring.next, at_s, value, arguments, address, name });
+        ring.entries.truncate(max);
         ring.next += 1;
-        ring.entries.push_front(entry);
-        ring.entries.truncate(limits.of(kind).1);
+        log.next += 1;
     }
 
-    /// The newest entries; `user`: only what this user did.
-    pub fn show(&self, kind: CommandLogKind, count: Option<usize>, user: Option<&[u8]>, reply: &mut Reply) {
-        let ring = self.ring(kind).lock();
-        let mine = ring.entries.iter().filter(|entry| user.is_none_or(|user| entry.user == user));
-        let shown: Vec<&Entry> = mine.take(count.unwrap_or(usize::MAX)).collect();
+    /// The newest entries within reach.
+    pub fn show(&self, kind: CommandLogKind, count: Option<usize>, reach: &Reach, reply: &mut Reply) {
+        let log = self.log(kind).lock();
+        let mut shown = log.seen(reach, self.length_max(kind));
+        shown.truncate(count.unwrap_or(usize::MAX));
         reply.array(shown.len());
         for entry in shown {
             reply.array(6);
-            reply.integer(entry.id as i64);
+            reply.integer(if reach.is_confined() { entry.own_id } else { entry.id } as i64);
             reply.integer(entry.at_s);
             reply.integer(entry.value as i64);
             reply.array(entry.arguments.len());
@@ -114,22 +155,32 @@ impl CommandLogs {
         }
     }
 
-    /// How many there are.
-    pub fn count(&self, kind: CommandLogKind, user: Option<&[u8]>) -> usize {
-        let ring = self.ring(kind).lock();
-        ring.entries.iter().filter(|entry| user.is_none_or(|user| entry.user == user)).count()
+    /// How many there are within reach.
+    pub fn count(&self, kind: CommandLogKind, reach: &Reach) -> usize {
+        self.log(kind).lock().seen(reach, self.length_max(kind)).len()
     }
 
-    /// Empties it.
-    pub fn reset(&self, kind: CommandLogKind) {
-        self.ring(kind).lock().entries.clear();
+    /// Forgets what is within reach.
+    pub fn reset(&self, kind: CommandLogKind, reach: &Reach) {
+        let mut log = self.log(kind).lock();
+        if reach.is_confined() {
+            log.rings.get_mut(&reach.owner()).iter_mut().for_each(|ring| ring.entries.clear());
+        } else {
+            log.rings.clear();
+        }
     }
 
     /// Forgets what is beyond new bounds.
     pub fn set_bounds(&self, limits: &Thresholds) {
         for kind in [CommandLogKind::Slow, CommandLogKind::LargeRequest, CommandLogKind::LargeReply] {
-            self.ring(kind).lock().entries.truncate(limits.of(kind).1);
+            let max = limits.of(kind).1;
+            self.lengths_max[place(kind)].store(max, Ordering::Relaxed);
+            self.log(kind).lock().rings.values_mut().for_each(|ring| ring.entries.truncate(max));
         }
+    }
+
+    fn length_max(&self, kind: CommandLogKind) -> usize {
+        self.lengths_max[place(kind)].load(Ordering::Relaxed)
     }
 }
 

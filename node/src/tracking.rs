@@ -62,6 +62,10 @@ impl Tracker {
         if self.options.no_loop && by == self.client {
             return;
         }
+        // Of keys that do not exist for its user, or no longer do, it is told nothing.
+        if key.is_some_and(|key| !self.own.may(|reach| reach.sees_key(key))) {
+            return;
+        }
         let Some(redirect) = &self.redirect else {
             if self.own.protocol() == Protocol::Resp3 {
                 self.own.put(&spelled(Protocol::Resp3, false, key));
@@ -238,6 +242,7 @@ impl TrackedKeys {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use keyward_engine::scope::Reach;
 
     fn options(mode: TrackingMode) -> TrackingOptions {
         TrackingOptions { mode, no_loop: false, redirect: None, prefixes: Vec::new() }
@@ -246,6 +251,7 @@ mod tests {
     fn client(id: u64, options: TrackingOptions) -> (Arc<Mailbox>, Arc<Tracker>) {
         let mailbox = Mailbox::new(10_000);
         mailbox.set_protocol(Protocol::Resp3);
+        mailbox.set_reach(Reach::Everything);
         (Arc::clone(&mailbox), Tracker::new(id, options, mailbox, None))
     }
 
@@ -278,6 +284,16 @@ mod tests {
         keys.remember(b"b", &tracker, &tracking, 1);
         assert_eq!(mail(&mailbox), ">2 $10 invalidate *1 $1 a ");
         assert_eq!(tracking.keys.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn nobody_is_told_of_keys_that_do_not_exist_for_its_user() {
+        let tracking = Tracking::default();
+        let (mailbox, tracker) = client(1, options(TrackingMode::Broadcast));
+        tracking.add(&tracker);
+        mailbox.set_reach(Reach::Nothing);
+        tracking.broadcast(b"user:1", 2);
+        assert_eq!(mail(&mailbox), "");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! the one it last saw and compares a single number per request to notice a newer one.
 
 use crate::tenants;
-use keyward_acl::{Acknowledge, Policy, User, UserName};
+use keyward_acl::{Acknowledge, Policy, User, UserName, Walls};
 use keyward_cluster::{Epoch, GroupId, Incarnation, Member, NodeId, ShardGroup, State};
 use keyward_engine::session::{Login, Topology, TopologyNode};
 use keyward_engine::table::Table;
@@ -38,12 +38,12 @@ pub struct View {
 impl View {
     /// Compiles `state`; rules that did not change since `before` are taken from there.
     /// `me` is this node; `quorum` says whether answers wait for the nodes in sync where
-    /// the user's rules say nothing; `me` also names which of its processes, once that is registered.
+    /// the user's rules say nothing, `walls` whether users who do not hold every key are confined; `me` also names which of its processes, once that is registered.
     pub fn build(
         state: Arc<State>,
         me: (NodeId, Option<Incarnation>),
         table: &Table,
-        quorum: bool,
+        (quorum, walls): (bool, Walls),
         before: Option<&View>,
     ) -> View {
         let (me, my_incarnation) = me;
@@ -55,7 +55,7 @@ impl View {
             // Grants depend on other tenants too, so any change to tenants has the rules of their users compiled anew.
             let tenant = tenancy.of_user(name.as_bytes());
             let known = known.filter(|login| unchanged.is_some() || login.tenant.is_none() && tenant.is_none());
-            (name.clone(), known.cloned().unwrap_or_else(|| compile(user, tenant, table, quorum)))
+            (name.clone(), known.cloned().unwrap_or_else(|| compile(user, tenant, table, (quorum, walls))))
         });
         let logins = logins.collect();
         let group = state.groups().get(&GroupId(0)).cloned();
@@ -114,8 +114,9 @@ impl View {
     }
 }
 
-fn compile(user: &Arc<User>, tenant: Option<&Arc<Tenant>>, table: &Table, quorum: bool) -> Login {
-    let policy = Arc::new(Policy::compile(user, table));
+fn compile(user: &Arc<User>, tenant: Option<&Arc<Tenant>>, table: &Table, (quorum, walls): (bool, Walls)) -> Login {
+    let walls = if tenant.is_some() && walls == Walls::Up { Walls::Closed } else { walls };
+    let policy = Arc::new(Policy::compile(user, table, walls));
     let quorum = user.acknowledge.map_or(quorum, |how| how == Acknowledge::Quorum);
     Login { user: Arc::clone(user), policy, tenant: tenant.cloned(), quorum }
 }

@@ -17,6 +17,7 @@ use keyward_acl::{AuthFailure, LogContext, LogEvent, LogReason};
 use keyward_engine::asks::ClientFilter;
 use keyward_engine::keyspace::{Place, UnixMillis};
 use keyward_engine::reply::{Protocol, Reply};
+use keyward_engine::scope::Reach;
 use keyward_engine::session::{Session, Surroundings};
 use keyward_engine::table::Row;
 use keyward_proto::resp::ArgRange;
@@ -61,9 +62,9 @@ pub enum Job {
     /// Take over a node's link.
     Link(std::net::TcpStream),
     /// The lines of `CLIENT LIST` for matching clients; the second field is the asking client's id.
-    List(ClientFilter, u64, oneshot::Sender<Vec<(u64, String)>>),
+    List(ClientFilter, u64, Reach, oneshot::Sender<Vec<(u64, String)>>),
     /// Close matching clients; how many. The second field is the asking client's id, which ends after its reply.
-    Kill(ClientFilter, u64, oneshot::Sender<usize>),
+    Kill(ClientFilter, u64, Reach, oneshot::Sender<usize>),
     /// A new view was published: close sessions that it ends.
     Sweep(oneshot::Sender<()>),
     /// Close clients that have been idle for too long or never logged in.
@@ -179,8 +180,8 @@ impl Worker {
                     tokio::task::spawn_local(crate::forward::serve_link(Rc::clone(&self), stream));
                 }
                 // Whoever asked may have left meanwhile; then nobody wants the answer.
-                Job::List(filter, asking, answer) => drop(answer.send(self.list(&filter, asking))),
-                Job::Kill(filter, asking, answer) => drop(answer.send(self.kill(&filter, asking))),
+                Job::List(filter, asking, reach, answer) => drop(answer.send(self.list(&filter, asking, &reach))),
+                Job::Kill(filter, asking, reach, answer) => drop(answer.send(self.kill(&filter, asking, &reach))),
                 Job::Sweep(done) => {
                     self.sweep();
                     let _ = done.send(());
@@ -190,23 +191,23 @@ impl Worker {
         }
     }
 
-    fn list(&self, filter: &ClientFilter, asking: u64) -> Vec<(u64, String)> {
+    fn list(&self, filter: &ClientFilter, asking: u64, reach: &Reach) -> Vec<(u64, String)> {
         let now = self.now_ms();
         let connections = self.connections.borrow();
         let matching = connections.iter().filter_map(|(id, connection)| {
             let session = connection.session.try_borrow().ok()?;
-            let included = matches(filter, &session, asking, now);
+            let included = matches(filter, &session, asking, now) && reach.sees_clients_of(&session.lasting_reach());
             included.then(|| (*id, crate::clients::line(&session, connection, now)))
         });
         matching.collect()
     }
 
-    fn kill(&self, filter: &ClientFilter, asking: u64) -> usize {
+    fn kill(&self, filter: &ClientFilter, asking: u64, reach: &Reach) -> usize {
         let now = self.now_ms();
         let mut killed = 0;
         for connection in self.connections.borrow().values() {
             let Ok(mut session) = connection.session.try_borrow_mut() else { continue };
-            if !matches(filter, &session, asking, now) {
+            if !matches(filter, &session, asking, now) || !reach.sees_clients_of(&session.lasting_reach()) {
                 continue;
             }
             killed += 1;
@@ -237,7 +238,12 @@ impl Worker {
                 }
             }
             let data_left = !view.is_primary() && connection.has_lasting_state(&session);
-            if connection::renew(&mut session, &view) && may_listen(&session, connection) && !data_left {
+            let stays = connection::renew(&mut session, &view)
+                && may_listen(&session, connection)
+                && self.may_watch(&session)
+                && !data_left;
+            if stays {
+                connection.mailbox.set_reach(session.lasting_reach());
                 continue;
             }
             if connection.changes_users.get() {
@@ -246,6 +252,14 @@ impl Worker {
             } else {
                 connection.kill();
             }
+        }
+    }
+
+    /// Whether the client may still watch what others do, if it does.
+    fn may_watch(&self, session: &Session) -> bool {
+        !self.node.monitors.has(session.id) || {
+            let monitor = self.node.table.find(b"monitor").map(|row| row.id);
+            session.login.as_ref().zip(monitor).is_some_and(|(login, monitor)| login.policy.holds_command(monitor))
         }
     }
 
@@ -300,9 +314,11 @@ impl Worker {
     }
 
     /// What a handler may look at.
-    pub fn surroundings<'v>(&self, view: &'v View, hot: &Hot) -> Surroundings<'v> {
+    pub fn surroundings<'v>(&self, view: &'v View, hot: &Hot, reach: Reach) -> Surroundings<'v> {
         Surroundings {
             table: self.node.table,
+            reach,
+            walls: self.node.config.walls(),
             directory: view.state.directory(),
             policy_version: view.index,
             now_us: now_us(),

@@ -46,7 +46,7 @@ export async function start(policy) {
     /** The pattern document's text, or Valkey's shorter one. */
     denial: (user, key) => againstValkey
       ? 'NOPERM No permissions to access a key'
-      : `NOPERM User ${user} has no permissions to access key '${key}'`,
+      : `NOPERM User ${user} has no permissions to access key '${key}' (nearest pattern: '~${user.replace('-user', '')}:*')`,
     stop: async () => {
       child.kill('SIGTERM');
       const late = setTimeout(() => child.kill('SIGKILL'), 60_000);

@@ -100,7 +100,8 @@ class Cluster:
         """The text of the pattern document, or Valkey's shorter one."""
         if AGAINST_VALKEY:
             return "No permissions to access a key"
-        return f"User {user} has no permissions to access key '{key}'"
+        pattern = user.removesuffix("-user")
+        return f"User {user} has no permissions to access key '{key}' (nearest pattern: '~{pattern}:*')"
 
     def stop(self):
         self.process.terminate()

@@ -1,6 +1,8 @@
 //! Any words as ACL rules: never a panic, what is accepted reads back as written, and a user survives its own listing.
 
-use keyward_acl::{Catalog, DatabaseUse, Directory, KeyAccess, KeyUse, Policy, Request, Rule, UserChange, UserName};
+use keyward_acl::{
+    Catalog, DatabaseUse, Directory, KeyAccess, KeyUse, Policy, Request, Rule, UserChange, UserName, Walls,
+};
 
 use super::catalog::SmallCatalog;
 
@@ -45,7 +47,7 @@ fn survives_its_own_listing(directory: &Directory, name: &[u8]) {
 }
 
 fn decides_without_panic(directory: &Directory, name: &[u8]) {
-    let policy = Policy::compile(directory.get(name).expect("it was just made"), &SmallCatalog);
+    let policy = Policy::compile(directory.get(name).expect("it was just made"), &SmallCatalog, Walls::Up);
     let keys: [&[u8]; 5] = [b"", b"a:1", b"{tag}:1", b"\xff\0\r\n", &[b'a'; 300]];
     for command in 0..SmallCatalog.count() {
         let command = u16::try_from(command).expect("the catalog is small");

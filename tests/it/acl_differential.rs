@@ -111,7 +111,7 @@ const CALLS: [&[&str]; 40] = [
 #[test]
 fn rules_read_back_and_decide_as_on_valkey() {
     let Some(valkey) = Peer::valkey(&[]) else { return };
-    let cluster = Cluster::of(1).flag("acl-error-detail", "redis").start();
+    let cluster = Cluster::of(1).flag("acl-error-detail", "redis").flag("strict-redis-acl", "true").start();
     let cases: usize = env::var("KEYWARD_DIFF_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(3000);
     let mut pair = Pair::of(cluster.node(1).client(), cluster.node(1).address(), valkey.client(), valkey.address());
     let mut dice = Dice::from_env("KEYWARD_DIFF_SEED");

@@ -28,7 +28,7 @@ fn the_session_of_the_readme_behaves_as_written() {
     assert_eq!(as_litellm(1, &["GET", "litellm:test:key"]), "value");
     assert_eq!(
         as_litellm(2, &["GET", "langfuse:test:key"]),
-        "NOPERM User litellm has no permissions to access key 'langfuse:test:key'"
+        "NOPERM User litellm has no permissions to access key 'langfuse:test:key' (nearest pattern: '~litellm:*')"
     );
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, first + 1001)).to_string();
     let listed = run(&binary("keywardctl"), &["--addr", &address, "user", "list"], "");

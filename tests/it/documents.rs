@@ -37,7 +37,8 @@ fn the_pattern_documents_file_loads_as_written() {
     litellm.ok(&["SET", "litellm:test:key", "value"]);
     assert_eq!(litellm.text(&["GET", "litellm:test:key"]), "value");
     let denied = litellm.ask(&["GET", "langfuse:test:key"]);
-    let text = "NOPERM User litellm has no permissions to access key 'langfuse:test:key'";
+    let text =
+        "NOPERM User litellm has no permissions to access key 'langfuse:test:key' (nearest pattern: '~litellm:*')";
     assert_eq!(denied, Value::Error(text.to_owned()));
     let mut langfuse = cluster.node(3).client_as("langfuse", "langfuse-password");
     assert!(langfuse.ask(&["GET", "litellm:test:key"]).is_error("NOPERM User langfuse"));

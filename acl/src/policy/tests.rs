@@ -27,7 +27,8 @@ fn channel(rules: &str, name: &str, pattern: bool) -> bool {
 
 /// Why user `t` is refused.
 fn denied(rules: &str, request: &Try<'_>) -> String {
-    request.run(&policy(rules)).unwrap_err().to_string().replace("NOPERM User t has no permissions to ", "")
+    let text = request.run(&policy(rules)).unwrap_err().to_string().replace("NOPERM User t has no permissions to ", "");
+    text.split_once(" (").map_or(text.clone(), |(what, _)| what.to_owned())
 }
 
 #[test]
@@ -37,11 +38,11 @@ fn commands_are_allowed_by_name_and_category_in_order() {
         ("+@all -get", "set", "get"),
         ("+@read -get", "exists", "get"),
         ("+@all -@read +get", "get", "exists"),
-        ("+config", "config|set", "get"),
+        ("+config ~*", "config|set", "get"),
         ("+config|get", "config|get", "config|set"),
         ("+@all -config +config|get", "config|get", "config|set"),
         ("+@all -config|set", "config|get", "config|set"),
-        ("+@all -@dangerous", "client|id", "client|list"),
+        ("+@all -@dangerous ~*", "client|id", "client|list"),
         ("-@all -get", "auth", "get"),
         ("+client|list", "client|list", "client"),
     ] {
@@ -73,8 +74,8 @@ fn a_first_argument_is_compared_whole_and_in_any_case() {
     assert!(!select("+select|0", "1"));
     assert!(select("+select|abc", "ABC"));
     assert!(select("+select|0 +select|1", "1"));
-    assert!(!select("+select|0 -@connection", "0"));
-    assert!(!select("+select|0 -select", "0"));
+    assert!(!select("+select|0 -@connection ~*", "0"));
+    assert!(!select("+select|0 -select ~*", "0"));
     assert!(!command("+select|0", "select"));
 }
 
@@ -244,6 +245,66 @@ fn a_selector_with_every_key_frees_its_own_commands_only() {
 }
 
 #[test]
+fn no_rule_lifts_the_ceiling_over_a_user_without_every_key() {
+    for rules in ["+@all ~app:*", "+config|set", "+@all %R~*", "+@all (+@all ~a)", "+config|set (~* +get)"] {
+        assert!(!command(rules, "config|set"), "{rules}");
+    }
+    for rules in ["+@all ~*", "+config|set ~*", "~app:* (+config|set ~*)"] {
+        assert!(command(rules, "config|set"), "{rules}");
+    }
+    let denial = Try::command("config|set").run(&policy("+@all ~app:*")).unwrap_err();
+    assert!(denial.to_string().contains("tenant ceiling"), "{denial}");
+    assert!(!denial.to_text(crate::ErrorDetail::Redis).contains("ceiling"));
+}
+
+#[test]
+fn within_walls_some_commands_need_no_rule_and_some_need_more() {
+    assert!(command("-@all", "client|id"));
+    assert!(!command("-@all ~*", "client|id"));
+    let select =
+        |rules, argument| Try { argument: Some(argument), ..Try::command("select") }.run(&policy(rules)).is_ok();
+    assert!(select("-@all", "0") && !select("-@all", "1") && !select("-@all ~*", "0"));
+    assert!(command("+@all -@admin -@dangerous ~app:*", "client|list"));
+    assert!(!command("+@all -client|list ~app:*", "client|list"));
+    let mset = |rules: &str| Try { keys: &[("a", W)], ..Try::command("mset") }.run(&policy(rules)).is_ok();
+    assert!(!mset("+@all %W~a") && mset("+@all ~a") && mset("+@all %W~a (~* +mset)"));
+    let catalog = FakeCatalog::new();
+    assert!(!policy("+@all %W~a").allows_simple(catalog.id("mset"), b"a", W));
+}
+
+#[test]
+fn who_belongs_to_a_tenant_is_confined_with_every_key_too() {
+    let closed = Policy::compile(&user("t", "+@all ~* &*"), &FakeCatalog::new(), Walls::Closed);
+    assert!(closed.is_confined() && closed.is_confined_for(0) && !closed.is_unrestricted());
+    assert!(Try::command("config|set").run(&closed).is_err());
+    assert!(closed.may_touch_key(b"anything"));
+}
+
+#[test]
+fn walls_that_are_down_leave_what_redis_has() {
+    let redis = |rules: &str| Policy::compile(&user("t", rules), &FakeCatalog::new(), Walls::Down);
+    assert!(Try::command("config|set").run(&redis("+@all ~app:*")).is_ok());
+    assert!(Try { keys: &[("a", W)], ..Try::command("mset") }.run(&redis("+@all %W~a")).is_ok());
+    assert!(Try::command("client|id").run(&redis("-@all")).is_err());
+    assert!(!redis("~a").is_confined() && !redis("~a").is_confined_for(0));
+}
+
+#[test]
+fn a_denied_key_comes_with_the_pattern_it_is_nearest_to() {
+    let hint = |rules: &str, key: &str| {
+        let get = Try { keys: &[(key, R)], ..Try::command("get") };
+        let text = get.run(&policy(rules)).unwrap_err().to_string();
+        text.split_once(" (").unwrap().1.trim_end_matches(')').to_owned()
+    };
+    assert_eq!(hint("+get", "a"), "no key pattern was given to this user");
+    assert_eq!(hint("+get ~x:* ~app:cache:* (+set ~app:z)", "app:cash"), "nearest pattern: '~app:cache:*'");
+    assert_eq!(hint("+get %R~x:* ~y", "z"), "nearest pattern: '%R~x:*'");
+    assert_eq!(hint("+get %W~app:* ~b", "app:1"), "pattern '%W~app:*' matches, but does not allow this");
+    let long = format!("+get ~{}*", "é".repeat(400));
+    assert!(hint(&long, "a").len() < 800);
+}
+
+#[test]
 fn sort_by_needs_a_set_with_the_command_and_every_key() {
     let argv: [&[u8]; 1] = [b"get"];
     let request =
@@ -256,9 +317,12 @@ fn sort_by_needs_a_set_with_the_command_and_every_key() {
 
 #[test]
 fn the_name_of_the_user_is_in_the_denial() {
-    let policy = Policy::compile(&user("litellm", "+@all ~litellm:*"), &FakeCatalog::new());
+    let policy = Policy::compile(&user("litellm", "+@all ~litellm:*"), &FakeCatalog::new(), Walls::Up);
     let denial = Try { keys: &[("langfuse:test:key", R)], ..Try::command("get") }.run(&policy).unwrap_err();
-    assert_eq!(denial.to_string(), "NOPERM User litellm has no permissions to access key 'langfuse:test:key'");
+    assert_eq!(
+        denial.to_string(),
+        "NOPERM User litellm has no permissions to access key 'langfuse:test:key' (nearest pattern: '~litellm:*')"
+    );
     assert_eq!(denial.argument, 1);
 }
 
@@ -277,7 +341,7 @@ proptest! {
         let rules: Vec<Rule> = patterns.iter().flat_map(|pattern| Rule::parse(format!("~{pattern}").as_bytes()).unwrap()).collect();
         let mut user = user("t", "");
         rules.iter().for_each(|rule| user.apply(rule));
-        let compiled = Policy::compile(&user, &FakeCatalog::new());
+        let compiled = Policy::compile(&user, &FakeCatalog::new(), Walls::Up);
         let expected = patterns.iter().any(|pattern| crate::glob::matches(pattern.as_bytes(), key.as_bytes()));
         prop_assert_eq!(compiled.allows_key(key.as_bytes(), RW), expected);
     }

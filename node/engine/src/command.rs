@@ -8,7 +8,7 @@
 //! This file knows no command by name.
 
 use crate::{args::Args, error::CommandError, keyspace::EveryKey, keyspace::Keys, reply::Reply, session::Surroundings};
-use crate::{asks::Ask, asks::Now, session::Session};
+use crate::{asks::Ask, asks::Now, scope::Scope, session::Session};
 use keyward_acl::{Category, CategorySet, KeyAccess, KeyUse};
 
 /// How many arguments a request has, the name included (for a subcommand: both words).
@@ -365,7 +365,8 @@ pub enum DatabaseRule {
 pub enum Run {
     /// On the keys it names, locked for one call. Cannot wait, cannot see another tenant.
     OnKeys(fn(&mut Keys<'_>, Args<'_>, &mut Reply) -> Result<(), CommandError>),
-    /// On every key of the connection's tenant, shard by shard or all at once: DBSIZE, KEYS, SCAN, FLUSHALL.
+    /// On every key of the connection's tenant that its user may touch, shard by shard or all at once: DBSIZE, KEYS, SCAN,
+    /// FLUSHALL.
     OnEveryKey(fn(&mut dyn EveryKey, Args<'_>, &mut Reply) -> Result<(), CommandError>),
     /// On the connection's own state and what a node may read freely: CLIENT SETNAME, SELECT, COMMAND, ACL LIST.
     OnSession(fn(&mut Session, &Surroundings<'_>, Args<'_>, &mut Reply) -> Result<(), CommandError>),
@@ -451,7 +452,7 @@ impl Extra {
     }
 }
 
-/// One command or subcommand. No field has a default: a forgotten key rule would be a security hole.
+/// One command or subcommand. No field has a default: a forgotten key rule or scope would be a security hole.
 pub struct Command {
     /// Upper case; for a subcommand only its own word.
     pub name: &'static str,
@@ -463,6 +464,8 @@ pub struct Command {
     pub group: Group,
     /// Which arguments are keys.
     pub keys: KeyRule,
+    /// How far it reaches beyond its arguments.
+    pub scope: Scope,
     /// What it does.
     pub run: Run,
     /// What it is for.

@@ -51,6 +51,12 @@ pub const EPOCH_FIELD: &str = "keyward-epoch";
 /// The AUX field with the position at which the effects in a file end.
 pub const POSITION_FIELD: &str = "keyward-position";
 
+/// The note that holds a library of functions which belongs to one user.
+const LIBRARY_FIELD: &[u8] = b"keyward-library";
+
+/// What the text of such a library begins with; no library of Redis' does. The node writes and reads the rest of the line.
+pub const OWNED_LIBRARY: &[u8] = b"#!keyward-owner ";
+
 /// What a byte before a record means, if it is no type.
 mod opcode {
     pub(super) const SLOT_INFO: u8 = 244;

@@ -43,6 +43,8 @@ pub struct Effects {
     /// Arguments of the request in whose place this one belongs.
     rewritten: Option<(Range<usize>, ShortWord)>,
     commands: Vec<EffectCommand>,
+    /// Commands on other databases than the one of the call, each with its database.
+    elsewhere: Vec<(u32, EffectCommand)>,
     removed: Vec<Vec<u8>>,
     /// How many of those removed were evicted; the others were past their expiry.
     evicted: usize,
@@ -167,6 +169,17 @@ impl Effects {
         self.follow(command);
     }
 
+    /// Something changed in this database, whichever the call's own is, and this command says what.
+    pub fn replace_in<'a>(&mut self, database: u32, command: impl Iterator<Item = &'a [u8]>) {
+        self.replaced = true;
+        self.elsewhere.push((database, command.map(<[u8]>::to_vec).collect()));
+    }
+
+    /// The commands that belong to a database of their own, after all others.
+    pub fn for_each_elsewhere(&self, mut visit: impl FnMut(u32, Effect<'_>)) {
+        self.elsewhere.iter().for_each(|(database, command)| visit(*database, Effect::Command(command)));
+    }
+
     /// A key was found expired and removed, before the request did anything.
     pub fn expired(&mut self, database: u32, key: &[u8]) {
         self.removed.push(key.to_vec());
@@ -253,6 +266,7 @@ impl Effects {
         self.replaced = false;
         self.rewritten = None;
         self.commands.clear();
+        self.elsewhere.clear();
         self.removed.clear();
         self.evicted = 0;
         self.touched.clear();

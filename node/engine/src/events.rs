@@ -62,6 +62,11 @@ impl EventClass {
         self.0 & other.0 != 0
     }
 
+    /// Whether every class of `other` is in this set.
+    pub const fn includes(self, other: EventClass) -> bool {
+        self.0 & other.0 == other.0
+    }
+
     /// Reads the letters of `notify-keyspace-events`; `None` if one is unknown.
     pub fn parse(text: &[u8]) -> Option<EventClass> {
         let mut set = EventClass::NONE;

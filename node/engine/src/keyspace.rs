@@ -18,6 +18,7 @@ use crate::effects::{EffectCommand, Effects, Wait};
 use crate::error::CommandError;
 use crate::events::EventClass;
 use crate::eviction::Usage;
+use crate::scope::Reach;
 use crate::snapshot::Walk;
 use crate::types::{Hash, Limits, List, Set, SortedSet, Stream, Value, number};
 use std::collections::{BTreeMap, BTreeSet};
@@ -582,6 +583,8 @@ pub struct Keys<'a> {
     known: Option<(&'a [u8], Place)>,
     /// The last update left nothing of its key.
     emptied: bool,
+    /// Which of the keys that nobody named exist for whoever asks.
+    reach: &'a Reach,
 }
 
 /// Something big on its way out; dropping it takes time.
@@ -764,7 +767,8 @@ impl<'a> Keys<'a> {
     #[inline]
     pub fn one(index: u32, shard: &'a mut Shard, context: CallContext<'a>, effects: &'a mut Effects) -> Keys<'a> {
         let shards = Locked::One(index, shard);
-        Keys { shards, random: context.random, context, effects, garbage: Vec::new(), known: None, emptied: false }
+        let (garbage, reach) = (Vec::new(), &Reach::Nothing);
+        Keys { shards, random: context.random, context, effects, garbage, known: None, emptied: false, reach }
     }
 
     /// The same, for a request whose one key was placed before.
@@ -777,7 +781,13 @@ impl<'a> Keys<'a> {
     /// A view of several locked shards, ascending by index.
     pub fn many(shards: Vec<(u32, &'a mut Shard)>, context: CallContext<'a>, effects: &'a mut Effects) -> Keys<'a> {
         let shards = Locked::Many(shards);
-        Keys { shards, random: context.random, context, effects, garbage: Vec::new(), known: None, emptied: false }
+        let (garbage, reach) = (Vec::new(), &Reach::Nothing);
+        Keys { shards, random: context.random, context, effects, garbage, known: None, emptied: false, reach }
+    }
+
+    /// The same, where keys that nobody named may be found, too: those within `reach`.
+    pub fn within(self, reach: &'a Reach) -> Keys<'a> {
+        Keys { reach, ..self }
     }
 
     /// The wall clock.
@@ -1351,7 +1361,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    // ---- the whole space, as far as it is locked ----
+    // ---- the whole space, as far as it is locked; what lies beyond the caller's reach does not exist ----
 
     fn locked_spaces(&self) -> impl Iterator<Item = &Keyspace> {
         let space = self.context.space;
@@ -1362,14 +1372,19 @@ impl<'a> Keys<'a> {
         shards.filter_map(move |shard| shard.space(space))
     }
 
-    /// How many keys the locked shards hold.
+    /// How many keys the locked shards hold. Within a limited reach each key must be looked at.
     pub fn len(&self) -> usize {
-        self.locked_spaces().map(Keyspace::len).sum()
+        if !self.reach.is_confined() {
+            return self.locked_spaces().map(Keyspace::len).sum();
+        }
+        let mut count = 0;
+        self.for_each(&mut |_| count += 1);
+        count
     }
 
-    /// Whether the locked shards hold no key.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    /// How many keys the locked shards hold, whoever they belong to: how much there is to look through.
+    pub fn len_of_all(&self) -> usize {
+        self.locked_spaces().map(Keyspace::len).sum()
     }
 
     /// Visits every live entry of the locked shards.
@@ -1377,7 +1392,7 @@ impl<'a> Keys<'a> {
         let now = self.context.now;
         for space in self.locked_spaces() {
             space.for_each(&mut |entry| {
-                if entry.expires_at().is_none_or(|at| at > now) {
+                if entry.expires_at().is_none_or(|at| at > now) && self.reach.sees_key(entry.key()) {
                     visit(entry);
                 }
             });
@@ -1389,7 +1404,7 @@ impl<'a> Keys<'a> {
         let now = self.context.now;
         let Some(space) = self.locked_spaces().next() else { return 0 };
         space.scan(cursor, &mut |entry| {
-            if entry.expires_at().is_none_or(|at| at > now) {
+            if entry.expires_at().is_none_or(|at| at > now) && self.reach.sees_key(entry.key()) {
                 visit(entry);
             }
         })
@@ -1398,6 +1413,9 @@ impl<'a> Keys<'a> {
     /// Some live key of the locked shards. Expired ones that are met are removed; the search ends after some tries.
     pub fn random_key(&mut self) -> Option<Vec<u8>> {
         const TRIES: usize = 100;
+        if self.reach.is_confined() {
+            return self.random_visible_key();
+        }
         for _ in 0..TRIES {
             let random = self.random();
             let now = self.context.now;
@@ -1412,8 +1430,56 @@ impl<'a> Keys<'a> {
         None
     }
 
-    /// Removes every key of this database in the locked shards; how many.
+    /// Some entry of the locked shards, if it is live and within reach: every key is as likely as every other.
+    pub fn lucky_key(&mut self) -> Option<Vec<u8>> {
+        let (random, now) = (self.random(), self.context.now);
+        let entry = self.locked_spaces().find(|space| !space.is_empty())?.dict.random(random)?;
+        let found = entry.expires_at().is_none_or(|at| at > now) && self.reach.sees_key(entry.key());
+        found.then(|| entry.key().to_vec())
+    }
+
+    /// Every key within reach is looked at; the one that was drawn last is kept (Vitter 1985, algorithm R for one).
+    fn random_visible_key(&mut self) -> Option<Vec<u8>> {
+        let mut dice = self.dice();
+        let (mut seen, mut drawn) = (0, None);
+        self.for_each(&mut |entry| {
+            seen += 1;
+            if dice() % seen == 0 {
+                drawn = Some(entry.key().to_vec());
+            }
+        });
+        drawn
+    }
+
+    /// Removes the keys of this database that lie within reach and may be deleted, one by one.
+    fn clear_within_reach(&mut self) -> usize {
+        /// Keys one effect names.
+        const KEYS_AT_ONCE: usize = 128;
+        let mut keys: Vec<Vec<u8>> = Vec::new();
+        for space in self.locked_spaces() {
+            space.for_each(&mut |entry| {
+                if self.reach.may_delete_key(entry.key()) {
+                    keys.push(entry.key().to_vec());
+                }
+            });
+        }
+        for key in &keys {
+            self.discard(key);
+            self.touched(key);
+        }
+        for named in keys.chunks(KEYS_AT_ONCE) {
+            let command = std::iter::once(&b"DEL"[..]).chain(named.iter().map(Vec::as_slice));
+            self.effects.replace_in(self.context.space.database, command);
+        }
+        keys.len()
+    }
+
+    /// Removes every key of this database in the locked shards; how many. Within a limited reach: those that may be
+    /// deleted.
     pub fn clear(&mut self) -> usize {
+        if self.reach.is_confined() {
+            return self.clear_within_reach();
+        }
         let space = self.context.space;
         let (mut removed, mut garbage) = (0, Vec::new());
         for shard in self.locked_shards() {
@@ -1431,8 +1497,12 @@ impl<'a> Keys<'a> {
         removed
     }
 
-    /// Exchanges two of the tenant's databases in the locked shards.
+    /// Exchanges two of the tenant's databases in the locked shards, whoever their keys belong to: never within a limited
+    /// reach.
     pub fn swap_databases(&mut self, first: u32, second: u32) {
+        if self.reach.is_confined() {
+            return;
+        }
         self.effects.touched_every_key();
         let tenant = self.context.space.tenant;
         let [a, b] = [first, second].map(|database| SpaceId { tenant, database });
@@ -1473,6 +1543,8 @@ fn compact_integer(value: &[u8]) -> Option<i64> {
 
 /// Where every-key commands get their shards from: one after the other, or all at once.
 pub trait EveryKey {
+    /// Which keys there are for whoever asks: the others are not shown.
+    fn reach(&self) -> &Reach;
     /// How many shards there are.
     fn shard_count(&self) -> u32;
     /// Calls `with` with one shard locked.

@@ -22,6 +22,7 @@ pub mod eviction;
 pub mod introspect;
 pub mod keyspace;
 pub mod reply;
+pub mod scope;
 pub mod session;
 pub mod slot;
 pub mod snapshot;

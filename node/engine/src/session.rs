@@ -5,9 +5,10 @@
 
 use crate::keyspace::{SpaceId, TenantId, UnixMillis};
 use crate::reply::Protocol;
-use crate::table::Table;
+use crate::scope::Reach;
+use crate::table::{Row, Table};
 use crate::tenancy::{Tenancy, Tenant};
-use keyward_acl::{Directory, Policy, User};
+use keyward_acl::{Directory, Policy, User, Walls};
 use std::sync::Arc;
 
 /// Who a connection is logged in as.
@@ -129,6 +130,23 @@ impl Session {
         self.login = login;
     }
 
+    /// The tenant its user belongs to.
+    fn owner(&self) -> TenantId {
+        let tenant = self.login.as_ref().and_then(|login| login.tenant.as_ref());
+        tenant.map_or(TenantId::SHARED, |tenant| tenant.id)
+    }
+
+    /// How far a request reaches beyond its arguments.
+    #[inline]
+    pub fn reach(&self, row: &Row) -> Reach {
+        Reach::of(self.login.as_ref().map(|login| &login.policy), self.owner(), row.id, row.command.scope)
+    }
+
+    /// How far its user reaches, whatever the command: for what lasts.
+    pub fn lasting_reach(&self) -> Reach {
+        Reach::of_user(self.login.as_ref().map(|login| &login.policy), self.owner())
+    }
+
     /// The user's name, `default` before a login (as `CLIENT LIST` shows it).
     pub fn user_name(&self) -> &[u8] {
         self.login.as_ref().map_or(b"default", |login| login.user.name.as_bytes())
@@ -183,6 +201,10 @@ impl Session {
 pub struct Surroundings<'a> {
     /// Every command.
     pub table: &'a Table,
+    /// What of that the request may find; `users` asks it.
+    pub reach: Reach,
+    /// Whether confined users are kept within walls.
+    pub walls: Walls,
     /// Every user.
     pub directory: &'a Directory,
     /// The index of the last change applied here.
@@ -203,6 +225,18 @@ pub struct Surroundings<'a> {
     pub topology: &'a Topology,
     /// Where the stream of effects stands here.
     pub position: u64,
+}
+
+impl<'a> Surroundings<'a> {
+    /// The users that exist for whoever asks, by name.
+    pub fn users(&self) -> impl Iterator<Item = &'a Arc<User>> + '_ {
+        self.directory.iter().filter(|user| self.reach.sees_user(user.name.as_bytes()))
+    }
+
+    /// The user of this name, if it exists for whoever asks.
+    pub fn user(&self, name: &[u8]) -> Option<&'a Arc<User>> {
+        self.directory.get(name).filter(|_| self.reach.sees_user(name))
+    }
 }
 
 /// A node of the cluster, as clients are told about it.

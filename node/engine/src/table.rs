@@ -10,7 +10,7 @@ use crate::command::{
 use crate::commands::{FAMILIES, counted};
 use crate::error::CommandError;
 use crate::types::number;
-use keyward_acl::{Catalog, Category, CategorySet, ChannelUse, CommandId, DatabaseUse, KeyAccess, KeyUse};
+use keyward_acl::{Catalog, Category, CategorySet, ChannelUse, CommandId, DatabaseUse, KeyAccess, KeyUse, Treatment};
 use std::sync::LazyLock;
 
 static TABLE: LazyLock<Table> = LazyLock::new(Table::new);
@@ -326,6 +326,10 @@ impl Catalog for Table {
 
     fn is_no_auth(&self, id: CommandId) -> bool {
         self.row(id).has(Flags::NO_AUTH)
+    }
+
+    fn treatment(&self, id: CommandId) -> Treatment {
+        self.row(id).command.scope.treatment()
     }
 }
 

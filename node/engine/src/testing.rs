@@ -11,6 +11,7 @@ use crate::events::EventClass;
 use crate::eviction::Usage;
 use crate::keyspace::{CallContext, EveryKey, Keys, Layout, Shard, SpaceId, TenantId, UnixMillis};
 use crate::reply::{Protocol, Reply};
+use crate::scope::Reach;
 use crate::table::table;
 use crate::types::{Limits, Stream, StreamId, Value};
 
@@ -32,6 +33,8 @@ pub(crate) struct Engine {
     pub(crate) protocol: Protocol,
     /// The selected database.
     pub(crate) database: u32,
+    /// Which keys that nobody named there are for whoever asks.
+    pub(crate) reach: Reach,
     /// How the use of keys is remembered.
     pub(crate) usage: Usage,
     /// The effects so far, each with its database; a key that was removed as expired reads as a DEL.
@@ -67,6 +70,7 @@ impl Engine {
             now: 1_700_000_000_000,
             protocol: Protocol::Resp2,
             database: 0,
+            reach: Reach::Everything,
             usage: Usage::default(),
             journal: Vec::new(),
             changes: 0,
@@ -212,6 +216,11 @@ impl Engine {
             };
             journal.push((*database, command));
         });
+        effects.for_each_elsewhere(|database, effect| {
+            if let Effect::Command(command) = effect {
+                journal.push((database, command.clone()));
+            }
+        });
         self.changes = self.effects.changes();
     }
 
@@ -219,15 +228,15 @@ impl Engine {
         let mut wanted: Vec<u32> = named.iter().map(|key| self.layout.place(key).shard).collect();
         wanted.sort_unstable();
         wanted.dedup();
-        let Engine { shards, effects, limits, layout, random, now, database, usage, .. } = self;
+        let Engine { shards, effects, limits, layout, random, now, database, usage, reach, .. } = self;
         let context = context(*layout, limits, *now, *database, *random, *usage);
         let mut locked: Vec<(u32, &mut Shard)> =
             (0..).zip(shards.iter_mut()).filter(|(index, _)| wanted.contains(index)).collect();
         if locked.len() == 1 {
             let (index, shard) = locked.remove(0);
-            return call(&mut Keys::one(index, shard, context, effects));
+            return call(&mut Keys::one(index, shard, context, effects).within(reach));
         }
-        call(&mut Keys::many(locked, context, effects))
+        call(&mut Keys::many(locked, context, effects).within(reach))
     }
 }
 
@@ -254,14 +263,18 @@ fn context(
 }
 
 impl EveryKey for Engine {
+    fn reach(&self) -> &Reach {
+        &self.reach
+    }
+
     fn shard_count(&self) -> u32 {
         self.layout.shard_count
     }
 
     fn with_shard(&mut self, index: u32, with: &mut dyn FnMut(&mut Keys<'_>)) {
-        let Engine { shards, effects, limits, layout, random, now, database, usage, .. } = self;
+        let Engine { shards, effects, limits, layout, random, now, database, usage, reach, .. } = self;
         let context = context(*layout, limits, *now, *database, *random, *usage);
-        with(&mut Keys::one(index, &mut shards[index as usize], context, effects));
+        with(&mut Keys::one(index, &mut shards[index as usize], context, effects).within(reach));
     }
 
     fn with_keys(&mut self, named: &[&[u8]], with: &mut dyn FnMut(&mut Keys<'_>)) {
@@ -269,9 +282,9 @@ impl EveryKey for Engine {
     }
 
     fn with_all(&mut self, with: &mut dyn FnMut(&mut Keys<'_>)) {
-        let Engine { shards, effects, limits, layout, random, now, database, usage, .. } = self;
+        let Engine { shards, effects, limits, layout, random, now, database, usage, reach, .. } = self;
         let context = context(*layout, limits, *now, *database, *random, *usage);
-        with(&mut Keys::many((0..).zip(shards.iter_mut()).collect(), context, effects));
+        with(&mut Keys::many((0..).zip(shards.iter_mut()).collect(), context, effects).within(reach));
     }
 }
 

@@ -3,7 +3,7 @@
 use std::os::unix::fs::symlink;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use keyward_acl::{CategorySet, CommandId, Directory, PasswordHash};
+use keyward_acl::{CategorySet, CommandId, Directory, PasswordHash, Treatment};
 use tempfile::TempDir;
 use tokio::sync::mpsc::Receiver;
 
@@ -39,6 +39,10 @@ impl Catalog for OnlyGet {
 
     fn is_no_auth(&self, _id: CommandId) -> bool {
         false
+    }
+
+    fn treatment(&self, _id: CommandId) -> Treatment {
+        Treatment::ByRule
     }
 }
 

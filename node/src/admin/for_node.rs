@@ -11,6 +11,7 @@ use keyward_engine::asks::{Ask, TenantAsk};
 use keyward_engine::command::Run;
 use keyward_engine::error::CommandError;
 use keyward_engine::reply::{Protocol, Reply};
+use keyward_engine::scope::Reach;
 use keyward_engine::session::{Login, Session, Surroundings};
 use keyward_engine::table::Resolved;
 use tokio::time::{Instant, sleep, timeout};
@@ -79,6 +80,8 @@ impl NodeBackend {
     fn surroundings<'v>(&self, view: &'v View) -> Surroundings<'v> {
         Surroundings {
             table: self.node.table,
+            reach: Reach::Everything,
+            walls: self.node.config.walls(),
             directory: view.state.directory(),
             policy_version: view.index,
             now_us: now_ms() * 1000,
@@ -122,6 +125,13 @@ impl AdminBackend for NodeBackend {
         let conditions = Conditions { lease: self.node.lease_state(), ..Conditions::fair(detail) };
         let mut buffer = KeyBuffer::new();
         match admit(self.node.table, row, argv, &session, &conditions, &mut buffer) {
+            // What an admin call tells is about everybody.
+            Ok(_) if login.policy.is_confined_for(row.id) => {
+                let user = &login.user.name;
+                Err(AdminFailure::Denied(format!(
+                    "NOPERM User {user} does not hold every key (~*), as admin calls need"
+                )))
+            }
             Ok(_) => Ok(()),
             Err(refusal) => {
                 if let Refusal::Denied(denial) = &refusal {

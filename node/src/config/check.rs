@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use keyward_acl::Walls;
+
 use super::machine::Machine;
 use super::source::read_text;
 use super::value::Value;
@@ -57,6 +59,11 @@ impl Config {
         } else {
             Formation::Joiner(self.members.iter().map(|member| member.address.clone()).collect())
         }
+    }
+
+    /// Whether users who do not hold every key are kept within walls.
+    pub fn walls(&self) -> Walls {
+        if self.strict_redis_acl { Walls::Down } else { Walls::Up }
     }
 
     /// What says who may do what when the cluster has no users yet.

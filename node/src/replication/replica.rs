@@ -23,6 +23,7 @@ use keyward_engine::events::EventClass;
 use keyward_engine::eviction::Usage;
 use keyward_engine::keyspace::{CallContext, SpaceId};
 use keyward_engine::reply::{Protocol, Reply};
+use keyward_engine::scope::Reach;
 use keyward_engine::table::Resolved;
 use keyward_proto::forward::{Batch, BatchReply};
 use keyward_proto::replication::frame::What;
@@ -312,6 +313,7 @@ impl Applier {
             context,
             events: EventClass::default(),
             client: 0,
+            reach: &Reach::Everything,
             reader: None,
             park: None,
         };

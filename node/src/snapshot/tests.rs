@@ -6,6 +6,7 @@ use crate::shards::Shards;
 use keyward_engine::effects::Effects;
 use keyward_engine::eviction::Usage;
 use keyward_engine::keyspace::{CallContext, Expiry, Keys, Layout, Shard, SpaceId, TenantId, UnixMillis};
+use keyward_engine::scope::Reach;
 use keyward_engine::types::Limits;
 use std::fs;
 use std::path::Path;
@@ -48,7 +49,7 @@ fn in_shard_of<R>(
         usage: Usage::default(),
         keeps_expired: false,
     };
-    call(&mut Keys::one(index, shard, context, &mut Effects::new()))
+    call(&mut Keys::one(index, shard, context, &mut Effects::new()).within(&Reach::Everything))
 }
 
 fn set(shards: &Shards, space: SpaceId, key: &str, value: &str, expiry: Expiry) {

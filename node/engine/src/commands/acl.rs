@@ -10,6 +10,7 @@ use crate::command::{Arity, Command, Docs, Extra, Flags, Group, KeyRule, Run};
 use crate::error::CommandError;
 use crate::introspect;
 use crate::reply::Reply;
+use crate::scope::{Of, Scope};
 use crate::session::{Session, Surroundings};
 use crate::types::number;
 use keyward_acl::{Policy, Request};
@@ -20,6 +21,7 @@ pub(super) const COMMANDS: &[Command] = &[Command {
     flags: Flags::NONE,
     group: Group::Server,
     keys: KeyRule::None,
+    scope: Scope::Subcommands,
     run: Run::Container(ACL),
     docs: Docs { summary: "Manages users and what they may do.", since: "6.0.0", complexity: "Depends on subcommand" },
     extra: Extra::NONE,
@@ -32,6 +34,7 @@ const ACL: &[Command] = &[
         flags: Flags::NOSCRIPT.and(Flags::LOADING).and(Flags::STALE),
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Own,
         run: Run::OnSession(whoami),
         docs: Docs { summary: "Returns the name of the connection's user.", since: "6.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -42,6 +45,7 @@ const ACL: &[Command] = &[
         flags: ADMIN_ANY_TIME,
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Users),
         run: Run::OnSession(users),
         docs: Docs { summary: "Lists the names of all users.", since: "6.0.0", complexity: "O(N)" },
         extra: Extra::NONE,
@@ -52,6 +56,7 @@ const ACL: &[Command] = &[
         flags: ADMIN_ANY_TIME,
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Users),
         run: Run::OnSession(list),
         docs: Docs {
             summary: "Lists all users with their rules.",
@@ -66,6 +71,7 @@ const ACL: &[Command] = &[
         flags: ADMIN_ANY_TIME,
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Users),
         run: Run::OnSession(getuser),
         docs: Docs { summary: "Describes a user.", since: "6.0.0", complexity: "O(N)" },
         extra: Extra::NONE,
@@ -76,6 +82,7 @@ const ACL: &[Command] = &[
         flags: ADMIN_ANY_TIME,
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Ceiling,
         run: Run::Ask(setuser),
         docs: Docs {
             summary: "Creates a user or changes its rules.",
@@ -90,6 +97,7 @@ const ACL: &[Command] = &[
         flags: ADMIN_ANY_TIME,
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Ceiling,
         run: Run::Ask(deluser),
         docs: Docs {
             summary: "Deletes users and closes their connections.",
@@ -104,6 +112,7 @@ const ACL: &[Command] = &[
         flags: Flags::NOSCRIPT.and(Flags::LOADING).and(Flags::STALE),
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Public,
         run: Run::OnSession(introspect::acl_cat),
         docs: Docs {
             summary: "Lists the categories, or the commands of one.",
@@ -118,6 +127,7 @@ const ACL: &[Command] = &[
         flags: ADMIN_ANY_TIME,
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Users),
         run: Run::OnSession(dryrun),
         docs: Docs {
             summary: "Tells whether a user may run a command, without running it.",
@@ -132,6 +142,7 @@ const ACL: &[Command] = &[
         flags: Flags::NOSCRIPT.and(Flags::LOADING).and(Flags::STALE),
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Public,
         run: Run::OnSession(genpass),
         docs: Docs { summary: "Makes up a password.", since: "6.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -142,6 +153,7 @@ const ACL: &[Command] = &[
         flags: ADMIN_ANY_TIME,
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Users),
         run: Run::Ask(log),
         docs: Docs { summary: "Shows recent refusals.", since: "6.0.0", complexity: "O(N)" },
         extra: Extra::NONE,
@@ -152,6 +164,7 @@ const ACL: &[Command] = &[
         flags: ADMIN_ANY_TIME,
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Ceiling,
         run: Run::Ask(load),
         docs: Docs {
             summary: "Replaces the users by those of the ACL file.",
@@ -166,6 +179,7 @@ const ACL: &[Command] = &[
         flags: ADMIN_ANY_TIME,
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Ceiling,
         run: Run::Ask(save),
         docs: Docs {
             summary: "Writes the users to the ACL file.",
@@ -180,6 +194,7 @@ const ACL: &[Command] = &[
         flags: Flags::LOADING.and(Flags::STALE),
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Public,
         run: Run::OnSession(introspect::help),
         docs: Docs { summary: "Lists the subcommands of ACL.", since: "6.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -192,14 +207,14 @@ fn whoami(session: &mut Session, _: &Surroundings<'_>, _: Args<'_>, reply: &mut 
 }
 
 fn users(_: &mut Session, surroundings: &Surroundings<'_>, _: Args<'_>, reply: &mut Reply) -> Result<(), CommandError> {
-    reply.array(surroundings.directory.len());
-    surroundings.directory.iter().for_each(|user| reply.bulk(user.name.as_bytes()));
+    reply.array(surroundings.users().count());
+    surroundings.users().for_each(|user| reply.bulk(user.name.as_bytes()));
     Ok(())
 }
 
 fn list(_: &mut Session, surroundings: &Surroundings<'_>, _: Args<'_>, reply: &mut Reply) -> Result<(), CommandError> {
-    reply.array(surroundings.directory.len());
-    surroundings.directory.iter().for_each(|user| reply.bulk(&user.list_line()));
+    reply.array(surroundings.users().count());
+    surroundings.users().for_each(|user| reply.bulk(&user.list_line()));
     Ok(())
 }
 
@@ -209,7 +224,7 @@ fn getuser(
     mut args: Args<'_>,
     reply: &mut Reply,
 ) -> Result<(), CommandError> {
-    let Some(user) = surroundings.directory.get(args.take()?) else {
+    let Some(user) = surroundings.user(args.take()?) else {
         reply.null();
         return Ok(());
     };
@@ -271,7 +286,7 @@ fn dryrun(
     reply: &mut Reply,
 ) -> Result<(), CommandError> {
     let name = args.take()?;
-    let user = surroundings.directory.get(name);
+    let user = surroundings.user(name);
     let user = user.ok_or_else(|| CommandError::err(format!("User '{}' not found", name.escape_ascii())))?;
     let argv = args.rest();
     let table = surroundings.table;
@@ -288,7 +303,7 @@ fn dryrun(
     table.channels_of(row, argv, &mut channels);
     table.databases_of(row, argv, session.database, &mut databases);
     let request = Request { command: row.id, argv, keys: &keys, channels: &channels, databases: &databases };
-    match Policy::compile(user, table).check(&request) {
+    match Policy::compile(user, table, surroundings.walls).check(&request) {
         Ok(()) => reply.ok(),
         Err(denial) => reply.bulk(&denial.to_dryrun_text()),
     }

@@ -10,6 +10,7 @@ use crate::error::CommandError;
 use crate::events::EventClass;
 use crate::keyspace::{Expiry, Keys};
 use crate::reply::Reply;
+use crate::scope::Scope;
 use crate::types::number;
 use std::ops::Range;
 
@@ -26,6 +27,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM),
         group: Group::Bitmap,
         keys: KeyRule::At(&[KeySpec::at(1, CHANGES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(setbit),
         docs: Docs {
             summary: "Sets or clears a bit of a string and returns what it was.",
@@ -40,6 +42,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY.and(Flags::FAST),
         group: Group::Bitmap,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(getbit),
         docs: Docs { summary: "Returns a bit of a string.", since: "2.2.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -50,6 +53,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::Bitmap,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(bitcount),
         docs: Docs { summary: "Counts the bits that are set in a string.", since: "2.6.0", complexity: "O(N)" },
         extra: Extra::NONE,
@@ -60,6 +64,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::Bitmap,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(bitpos),
         docs: Docs {
             summary: "Finds the first bit of a string that is set or clear.",
@@ -74,6 +79,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM),
         group: Group::Bitmap,
         keys: KeyRule::At(&[KeySpec::at(2, OVERWRITES), KeySpec::range(3, -1, 1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(bitop),
         docs: Docs { summary: "Stores the bitwise combination of strings.", since: "2.6.0", complexity: "O(N)" },
         extra: Extra::NONE,
@@ -87,6 +93,7 @@ pub(super) const COMMANDS: &[Command] = &[
             &[KeySpec::at(1, KeyFlags::RW.and(KeyFlags::ACCESS).and(KeyFlags::UPDATE).and(KeyFlags::VARIABLE_FLAGS))],
             bitfield_keys,
         ),
+        scope: Scope::Named,
         run: Run::OnKeys(field::bitfield),
         docs: Docs {
             summary: "Reads and changes integers of any width inside a string.",
@@ -101,6 +108,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY.and(Flags::FAST),
         group: Group::Bitmap,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(field::bitfield_ro),
         docs: Docs {
             summary: "Reads integers of any width inside a string.",

@@ -10,6 +10,7 @@ use crate::command::{Arity, Command, DatabaseRule, Docs, Extra, Flags, Group, Ho
 use crate::error::CommandError;
 use crate::introspect;
 use crate::reply::{Protocol, Reply};
+use crate::scope::{Of, Scope};
 use crate::session::{ReplyMode, Session, Surroundings};
 use crate::types::number;
 
@@ -20,6 +21,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::FAST,
         group: Group::Connection,
         keys: KeyRule::None,
+        scope: Scope::Everybody,
         run: Run::OnSession(ping),
         docs: Docs { summary: "Answers PONG, or the given message.", since: "1.0.0", complexity: "O(1)" },
         extra: Extra { tips: &["request_policy:all_shards", "response_policy:all_succeeded"], ..Extra::NONE },
@@ -30,6 +32,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::LOADING.and(Flags::STALE).and(Flags::FAST),
         group: Group::Connection,
         keys: KeyRule::None,
+        scope: Scope::Everybody,
         run: Run::OnSession(echo),
         docs: Docs { summary: "Answers the given message.", since: "1.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -40,6 +43,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: BEFORE_LOGIN,
         group: Group::Connection,
         keys: KeyRule::None,
+        scope: Scope::Own,
         run: Run::Ask(auth),
         docs: Docs { summary: "Logs the connection in.", since: "1.0.0", complexity: "O(N)" },
         extra: Extra::NONE,
@@ -50,6 +54,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: BEFORE_LOGIN,
         group: Group::Connection,
         keys: KeyRule::None,
+        scope: Scope::Own,
         run: Run::Ask(hello),
         docs: Docs {
             summary: "Chooses the protocol and may log the connection in.",
@@ -64,6 +69,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::LOADING.and(Flags::STALE).and(Flags::FAST).and(Flags::ALLOW_BUSY),
         group: Group::Connection,
         keys: KeyRule::None,
+        scope: Scope::OwnOrFree("0"),
         run: Run::OnSession(select),
         docs: Docs { summary: "Chooses the database.", since: "1.0.0", complexity: "O(1)" },
         extra: Extra { databases: DatabaseRule::At(1), ..Extra::NONE },
@@ -74,6 +80,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: BEFORE_LOGIN,
         group: Group::Connection,
         keys: KeyRule::None,
+        scope: Scope::Own,
         run: Run::Ask(reset),
         docs: Docs { summary: "Puts the connection back to how it began.", since: "6.2.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -84,6 +91,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: BEFORE_LOGIN,
         group: Group::Connection,
         keys: KeyRule::None,
+        scope: Scope::Own,
         run: Run::Ask(quit),
         docs: Docs { summary: "Closes the connection.", since: "1.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -94,6 +102,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::NONE,
         group: Group::Connection,
         keys: KeyRule::None,
+        scope: Scope::Subcommands,
         run: Run::Container(CLIENT),
         docs: Docs { summary: "Manages client connections.", since: "2.4.0", complexity: "Depends on subcommand" },
         extra: Extra::NONE,
@@ -107,6 +116,7 @@ const CLIENT: &[Command] = &[
         flags: ANY_TIME,
         group: Group::Connection,
         keys: KeyRule::None,
+        scope: Scope::Own,
         run: Run::OnSession(client_id),
         docs: Docs { summary: "Returns the id of the connection.", since: "5.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -117,6 +127,7 @@ const CLIENT: &[Command] = &[
         flags: Flags::NOSCRIPT.and(Flags::LOADING).and(Flags::STALE),
         group: Group::Connection,
         keys: KeyRule::None,
+        scope: Scope::Own,
         run: Run::Ask(client_info),
         docs: Docs { summary: "Describes the connection.", since: "6.2.0", complexity: "O(1)" },
         extra: Extra { tips: &["nondeterministic_output"], ..Extra::NONE },
@@ -127,6 +138,7 @@ const CLIENT: &[Command] = &[
         flags: ADMIN_ANY_TIME,
         group: Group::Connection,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Clients),
         run: Run::Ask(client_list),
         docs: Docs { summary: "Describes open connections.", since: "2.4.0", complexity: "O(N)" },
         extra: Extra { tips: &["nondeterministic_output"], ..Extra::NONE },
@@ -137,6 +149,7 @@ const CLIENT: &[Command] = &[
         flags: ANY_TIME,
         group: Group::Connection,
         keys: KeyRule::None,
+        scope: Scope::Own,
         run: Run::OnSession(client_getname),
         docs: Docs { summary: "Returns the name of the connection.", since: "2.6.9", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -147,6 +160,7 @@ const CLIENT: &[Command] = &[
         flags: ANY_TIME,
         group: Group::Connection,
         keys: KeyRule::None,
+        scope: Scope::Own,
         run: Run::OnSession(client_setname),
         docs: Docs { summary: "Names the connection.", since: "2.6.9", complexity: "O(1)" },
         extra: Extra { tips: &["request_policy:all_nodes", "response_policy:all_succeeded"], ..Extra::NONE },
@@ -157,6 +171,7 @@ const CLIENT: &[Command] = &[
         flags: ANY_TIME,
         group: Group::Connection,
         keys: KeyRule::None,
+        scope: Scope::Own,
         run: Run::OnSession(client_setinfo),
         docs: Docs { summary: "Notes which client library the connection uses.", since: "7.2.0", complexity: "O(1)" },
         extra: Extra { tips: &["request_policy:all_nodes", "response_policy:all_succeeded"], ..Extra::NONE },
@@ -167,6 +182,7 @@ const CLIENT: &[Command] = &[
         flags: ADMIN_ANY_TIME,
         group: Group::Connection,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Clients),
         run: Run::Ask(client_kill),
         docs: Docs { summary: "Closes connections.", since: "2.4.0", complexity: "O(N)" },
         extra: Extra::NONE,
@@ -177,6 +193,7 @@ const CLIENT: &[Command] = &[
         flags: ADMIN_ANY_TIME,
         group: Group::Connection,
         keys: KeyRule::None,
+        scope: Scope::Ceiling,
         run: Run::Ask(client_pause),
         docs: Docs { summary: "Makes clients wait for a while.", since: "3.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -187,6 +204,7 @@ const CLIENT: &[Command] = &[
         flags: ADMIN_ANY_TIME,
         group: Group::Connection,
         keys: KeyRule::None,
+        scope: Scope::Ceiling,
         run: Run::Ask(client_unpause),
         docs: Docs {
             summary: "Ends the wait that CLIENT PAUSE began.",
@@ -201,6 +219,7 @@ const CLIENT: &[Command] = &[
         flags: ADMIN_ANY_TIME,
         group: Group::Connection,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Clients),
         run: Run::AtOnce(unblock),
         docs: Docs {
             summary: "Wakes a connection that waits in a blocking command.",
@@ -215,6 +234,7 @@ const CLIENT: &[Command] = &[
         flags: Flags::NOSCRIPT.and(Flags::LOADING).and(Flags::STALE).and(Flags::NO_MULTI).and(Flags::ALLOW_BUSY),
         group: Group::Connection,
         keys: KeyRule::None,
+        scope: Scope::Own,
         run: Run::OnSession(client_reply),
         docs: Docs { summary: "Turns answers to the connection on or off.", since: "3.2.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -225,6 +245,7 @@ const CLIENT: &[Command] = &[
         flags: Flags::ADMIN.and(Flags::NOSCRIPT).and(Flags::LOADING).and(Flags::STALE).and(Flags::ALLOW_BUSY),
         group: Group::Connection,
         keys: KeyRule::None,
+        scope: Scope::Ceiling,
         run: Run::OnSession(client_no_evict),
         docs: Docs {
             summary: "Protects the connection from being closed when memory is short.",
@@ -239,6 +260,7 @@ const CLIENT: &[Command] = &[
         flags: ANY_TIME,
         group: Group::Connection,
         keys: KeyRule::None,
+        scope: Scope::Own,
         run: Run::OnSession(client_no_touch),
         docs: Docs {
             summary: "Makes the connection's commands leave the age of keys alone.",
@@ -253,6 +275,7 @@ const CLIENT: &[Command] = &[
         flags: Flags::NOSCRIPT.and(Flags::LOADING).and(Flags::STALE),
         group: Group::Connection,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Keys),
         run: Run::AtOnce(tracking),
         docs: Docs {
             summary: "Tells the connection when keys it has read change.",
@@ -267,6 +290,7 @@ const CLIENT: &[Command] = &[
         flags: Flags::NOSCRIPT.and(Flags::LOADING).and(Flags::STALE),
         group: Group::Connection,
         keys: KeyRule::None,
+        scope: Scope::Own,
         run: Run::AtOnce(|_, _, _| Ok(Now::ShowTracking)),
         docs: Docs { summary: "Describes the tracking of the connection.", since: "6.2.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -277,6 +301,7 @@ const CLIENT: &[Command] = &[
         flags: ANY_TIME,
         group: Group::Connection,
         keys: KeyRule::None,
+        scope: Scope::Own,
         run: Run::AtOnce(caching),
         docs: Docs {
             summary: "Tells whether the next command's keys are tracked.",
@@ -291,6 +316,7 @@ const CLIENT: &[Command] = &[
         flags: ANY_TIME,
         group: Group::Connection,
         keys: KeyRule::None,
+        scope: Scope::Own,
         run: Run::AtOnce(|_, _, _| Ok(Now::ShowRedirect)),
         docs: Docs {
             summary: "Returns the id of the connection that tracking messages go to.",
@@ -305,6 +331,7 @@ const CLIENT: &[Command] = &[
         flags: ANY_TIME,
         group: Group::Connection,
         keys: KeyRule::None,
+        scope: Scope::Own,
         run: Run::OnSession(client_capa),
         docs: Docs { summary: "Notes what the client is capable of.", since: "8.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -315,6 +342,7 @@ const CLIENT: &[Command] = &[
         flags: Flags::NOSCRIPT.and(Flags::LOADING).and(Flags::STALE),
         group: Group::Connection,
         keys: KeyRule::None,
+        scope: Scope::Ceiling,
         run: Run::Refused("data is imported by RESTORE or a snapshot"),
         docs: Docs {
             summary: "Marks the connection as a source of imported data.",
@@ -329,6 +357,7 @@ const CLIENT: &[Command] = &[
         flags: Flags::LOADING.and(Flags::STALE),
         group: Group::Connection,
         keys: KeyRule::None,
+        scope: Scope::Public,
         run: Run::OnSession(introspect::help),
         docs: Docs { summary: "Lists the subcommands of CLIENT.", since: "5.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -445,7 +474,7 @@ fn client_kill(_: &Session, surroundings: &Surroundings<'_>, args: Args<'_>) -> 
     }
     let filter = parse_filter(args, true)?;
     if let Some(user) = &filter.user
-        && surroundings.directory.get(user).is_none()
+        && surroundings.user(user).is_none()
     {
         return Err(CommandError::err(format!("No such user '{}'", user.escape_ascii())));
     }

@@ -16,6 +16,7 @@ use crate::events::EventClass;
 use crate::introspect;
 use crate::keyspace::Keys;
 use crate::reply::Reply;
+use crate::scope::{Of, Scope};
 use crate::session::{Session, Surroundings};
 use crate::types::number;
 use keyward_acl::Category;
@@ -35,6 +36,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE,
         group: Group::Generic,
         keys: KeyRule::At(&[KeySpec::range(1, -1, 1, DELETES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(del),
         docs: Docs { summary: "Deletes keys.", since: "1.0.0", complexity: "O(N)" },
         extra: Extra {
@@ -49,6 +51,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::FAST),
         group: Group::Generic,
         keys: KeyRule::At(&[KeySpec::range(1, -1, 1, DELETES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(del),
         docs: Docs {
             summary: "Deletes keys and frees their memory in the background.",
@@ -67,6 +70,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY.and(Flags::FAST),
         group: Group::Generic,
         keys: KeyRule::At(&[KeySpec::range(1, -1, 1, LOOKS_AT)]),
+        scope: Scope::Named,
         run: Run::OnKeys(exists),
         docs: Docs {
             summary: "Counts how many of the given keys exist.",
@@ -85,6 +89,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY.and(Flags::FAST),
         group: Group::Generic,
         keys: KeyRule::At(&[KeySpec::range(1, -1, 1, LOOKS_AT)]),
+        scope: Scope::Named,
         run: Run::OnKeys(touch),
         docs: Docs {
             summary: "Marks keys as used and counts those that exist.",
@@ -103,6 +108,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY.and(Flags::FAST),
         group: Group::Generic,
         keys: KeyRule::At(&[KeySpec::at(1, LOOKS_AT)]),
+        scope: Scope::Named,
         run: Run::OnKeys(type_of),
         docs: Docs { summary: "Tells the type of the value at a key.", since: "1.0.0", complexity: "O(1)" },
         extra: Extra::categories(&[Category::Keyspace]),
@@ -113,6 +119,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::FAST),
         group: Group::Generic,
         keys: KeyRule::At(&[KeySpec::at(1, UPDATES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(expiry::expire),
         docs: Docs { summary: "Sets how many seconds a key has to live.", since: "1.0.0", complexity: "O(1)" },
         extra: Extra::categories(&[Category::Keyspace]),
@@ -123,6 +130,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::FAST),
         group: Group::Generic,
         keys: KeyRule::At(&[KeySpec::at(1, UPDATES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(expiry::pexpire),
         docs: Docs { summary: "Sets how many milliseconds a key has to live.", since: "2.6.0", complexity: "O(1)" },
         extra: Extra::categories(&[Category::Keyspace]),
@@ -133,6 +141,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::FAST),
         group: Group::Generic,
         keys: KeyRule::At(&[KeySpec::at(1, UPDATES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(expiry::expireat),
         docs: Docs { summary: "Sets the Unix second at which a key expires.", since: "1.2.0", complexity: "O(1)" },
         extra: Extra::categories(&[Category::Keyspace]),
@@ -143,6 +152,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::FAST),
         group: Group::Generic,
         keys: KeyRule::At(&[KeySpec::at(1, UPDATES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(expiry::pexpireat),
         docs: Docs { summary: "Sets the Unix millisecond at which a key expires.", since: "2.6.0", complexity: "O(1)" },
         extra: Extra::categories(&[Category::Keyspace]),
@@ -153,6 +163,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY.and(Flags::FAST),
         group: Group::Generic,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(expiry::ttl),
         docs: Docs { summary: "Tells how many seconds a key has left to live.", since: "1.0.0", complexity: "O(1)" },
         extra: Extra { categories: &[Category::Keyspace], tips: &["nondeterministic_output"], ..Extra::NONE },
@@ -163,6 +174,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY.and(Flags::FAST),
         group: Group::Generic,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(expiry::pttl),
         docs: Docs {
             summary: "Tells how many milliseconds a key has left to live.",
@@ -177,6 +189,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY.and(Flags::FAST),
         group: Group::Generic,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(expiry::expiretime),
         docs: Docs { summary: "Tells the Unix second at which a key expires.", since: "7.0.0", complexity: "O(1)" },
         extra: Extra::categories(&[Category::Keyspace]),
@@ -187,6 +200,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY.and(Flags::FAST),
         group: Group::Generic,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(expiry::pexpiretime),
         docs: Docs {
             summary: "Tells the Unix millisecond at which a key expires.",
@@ -201,6 +215,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::FAST),
         group: Group::Generic,
         keys: KeyRule::At(&[KeySpec::at(1, UPDATES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(expiry::persist),
         docs: Docs { summary: "Makes a key live until it is deleted.", since: "2.2.0", complexity: "O(1)" },
         extra: Extra::categories(&[Category::Keyspace]),
@@ -211,6 +226,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE,
         group: Group::Generic,
         keys: KeyRule::At(&[KeySpec::at(1, TAKES), KeySpec::at(2, OVERWRITES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(rename),
         docs: Docs {
             summary: "Gives a key another name, overwriting what was there.",
@@ -225,6 +241,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::FAST),
         group: Group::Generic,
         keys: KeyRule::At(&[KeySpec::at(1, TAKES), KeySpec::at(2, KeyFlags::OW.and(KeyFlags::INSERT))]),
+        scope: Scope::Named,
         run: Run::OnKeys(renamenx),
         docs: Docs {
             summary: "Gives a key another name unless that name is taken.",
@@ -239,6 +256,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM),
         group: Group::Generic,
         keys: KeyRule::At(&[KeySpec::at(1, READS), KeySpec::at(2, OVERWRITES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(copy),
         docs: Docs { summary: "Copies the value of a key to another key.", since: "6.2.0", complexity: "O(N)" },
         extra: Extra { categories: &[Category::Keyspace], databases: DatabaseRule::OwnAndAfter("DB"), ..Extra::NONE },
@@ -249,6 +267,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::FAST),
         group: Group::Generic,
         keys: KeyRule::At(&[KeySpec::at(1, CHANGES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(move_key),
         docs: Docs { summary: "Moves a key to another database.", since: "1.0.0", complexity: "O(1)" },
         extra: Extra { categories: &[Category::Keyspace], databases: DatabaseRule::OwnAndAt(2), ..Extra::NONE },
@@ -259,6 +278,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::Generic,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Keys),
         run: Run::OnEveryKey(every_key::keys),
         docs: Docs { summary: "Lists the keys that match a pattern.", since: "1.0.0", complexity: "O(N)" },
         extra: Extra {
@@ -273,6 +293,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::Generic,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Keys),
         run: Run::OnEveryKey(every_key::scan),
         docs: Docs {
             summary: "Walks over the keys of the database, some at a time.",
@@ -291,6 +312,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::Generic,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Keys),
         run: Run::OnEveryKey(every_key::randomkey),
         docs: Docs { summary: "Picks a key at random.", since: "1.0.0", complexity: "O(1)" },
         extra: Extra {
@@ -305,6 +327,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::Generic,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(crate::dump::commands::dump),
         docs: Docs { summary: "Returns the value at a key as portable bytes.", since: "2.6.0", complexity: "O(1)" },
         extra: Extra { categories: &[Category::Keyspace], tips: &["nondeterministic_output"], ..Extra::NONE },
@@ -315,6 +338,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM),
         group: Group::Generic,
         keys: KeyRule::At(&[KeySpec::at(1, OVERWRITES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(crate::dump::commands::restore),
         docs: Docs { summary: "Creates a key from the bytes that DUMP returned.", since: "2.6.0", complexity: "O(1)" },
         extra: Extra::categories(&[Category::Keyspace, Category::Dangerous]),
@@ -328,6 +352,7 @@ pub(super) const COMMANDS: &[Command] = &[
             &[KeySpec::at(1, READS), KeySpec::unknown(READS), KeySpec::unknown(OVERWRITES)],
             sort_keys,
         ),
+        scope: Scope::Named,
         run: Run::OnEveryKey(sort::sort),
         docs: Docs {
             summary: "Sorts the elements of a list, set or sorted set, and may store the result.",
@@ -346,6 +371,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::Generic,
         keys: KeyRule::Parsed(&[KeySpec::at(1, READS), KeySpec::unknown(READS)], sort_keys),
+        scope: Scope::Named,
         run: Run::OnEveryKey(sort::sort),
         docs: Docs {
             summary: "Sorts the elements of a list, set or sorted set without storing.",
@@ -364,6 +390,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::NONE,
         group: Group::Generic,
         keys: KeyRule::None,
+        scope: Scope::Subcommands,
         run: Run::Container(OBJECT),
         docs: Docs {
             summary: "Looks at how the server keeps a value.",
@@ -378,6 +405,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::BLOCKING,
         group: Group::Generic,
         keys: KeyRule::None,
+        scope: Scope::Public,
         run: Run::AskOwner(wait),
         docs: Docs {
             summary: "Waits until replicas have acknowledged the writes of this connection.",
@@ -396,6 +424,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::BLOCKING,
         group: Group::Generic,
         keys: KeyRule::None,
+        scope: Scope::Public,
         run: Run::AskOwner(wait_for_files),
         docs: Docs {
             summary: "Waits until the writes of this connection are on disk here and on replicas.",
@@ -424,6 +453,7 @@ pub(super) const COMMANDS: &[Command] = &[
             ],
             migrate_keys,
         ),
+        scope: Scope::Ceiling,
         run: Run::Refused("keys are not moved between servers"),
         docs: Docs { summary: "Moves keys to another server.", since: "2.6.0", complexity: "O(N)" },
         extra: Extra {
@@ -441,6 +471,7 @@ const OBJECT: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::Generic,
         keys: KeyRule::At(&[KeySpec::at(2, LOOKS_AT)]),
+        scope: Scope::Named,
         run: Run::OnKeys(object_encoding),
         docs: Docs { summary: "Names the representation of a value in memory.", since: "2.2.3", complexity: "O(1)" },
         extra: Extra { categories: &[Category::Keyspace], tips: &["nondeterministic_output"], ..Extra::NONE },
@@ -451,6 +482,7 @@ const OBJECT: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::Generic,
         keys: KeyRule::At(&[KeySpec::at(2, LOOKS_AT)]),
+        scope: Scope::Named,
         run: Run::OnKeys(object_freq),
         docs: Docs { summary: "Tells how often a key is used.", since: "4.0.0", complexity: "O(1)" },
         extra: Extra { categories: &[Category::Keyspace], tips: &["nondeterministic_output"], ..Extra::NONE },
@@ -461,6 +493,7 @@ const OBJECT: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::Generic,
         keys: KeyRule::At(&[KeySpec::at(2, LOOKS_AT)]),
+        scope: Scope::Named,
         run: Run::OnKeys(object_idletime),
         docs: Docs { summary: "Tells how many seconds ago a key was last used.", since: "2.2.3", complexity: "O(1)" },
         extra: Extra { categories: &[Category::Keyspace], tips: &["nondeterministic_output"], ..Extra::NONE },
@@ -471,6 +504,7 @@ const OBJECT: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::Generic,
         keys: KeyRule::At(&[KeySpec::at(2, LOOKS_AT)]),
+        scope: Scope::Named,
         run: Run::OnKeys(object_refcount),
         docs: Docs { summary: "Tells how many references a value has.", since: "2.2.3", complexity: "O(1)" },
         extra: Extra { categories: &[Category::Keyspace], tips: &["nondeterministic_output"], ..Extra::NONE },
@@ -481,6 +515,7 @@ const OBJECT: &[Command] = &[
         flags: Flags::LOADING.and(Flags::STALE),
         group: Group::Generic,
         keys: KeyRule::None,
+        scope: Scope::Public,
         run: Run::OnSession(introspect::help),
         docs: Docs { summary: "Lists the subcommands of OBJECT.", since: "6.2.0", complexity: "O(1)" },
         extra: Extra::categories(&[Category::Keyspace]),

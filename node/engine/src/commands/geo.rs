@@ -9,6 +9,7 @@ use crate::command::{Arity, Begin, Command, Docs, Extra, Find, Flags, Group, Key
 use crate::error::CommandError;
 use crate::keyspace::Keys;
 use crate::reply::{Protocol, Reply};
+use crate::scope::Scope;
 use crate::types::SortedSet;
 use crate::types::number::{self, format_i64};
 use crate::types::place::{self, LATITUDE_MAX, LONGITUDE_MAX, Place};
@@ -26,6 +27,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM),
         group: Group::Geo,
         keys: KeyRule::At(&[KeySpec::at(1, UPDATES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(geoadd),
         docs: Docs {
             summary: "Adds members with coordinates to a geospatial index.",
@@ -40,6 +42,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::Geo,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(geopos),
         docs: Docs {
             summary: "Returns the coordinates of members.",
@@ -54,6 +57,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::Geo,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(geodist),
         docs: Docs { summary: "Returns the distance between two members.", since: "3.2.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -64,6 +68,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::Geo,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(geohash),
         docs: Docs {
             summary: "Returns the geohash texts of members.",
@@ -78,6 +83,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::Geo,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(search::geosearch),
         docs: Docs {
             summary: "Finds members inside a circle, box or polygon.",
@@ -92,6 +98,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM),
         group: Group::Geo,
         keys: KeyRule::At(&[KeySpec::at(1, OVERWRITES), KeySpec::at(2, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(search::geosearchstore),
         docs: Docs {
             summary: "Finds members inside a circle, box or polygon and stores them.",
@@ -121,6 +128,7 @@ pub(super) const COMMANDS: &[Command] = &[
             ],
             search::georadius_keys,
         ),
+        scope: Scope::Named,
         run: Run::OnKeys(search::georadius),
         docs: Docs {
             summary: "Finds members around a point, and may store them.",
@@ -135,6 +143,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::Geo,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(search::georadius_ro),
         docs: Docs {
             summary: "Finds members around a point without storing.",
@@ -164,6 +173,7 @@ pub(super) const COMMANDS: &[Command] = &[
             ],
             search::georadiusbymember_keys,
         ),
+        scope: Scope::Named,
         run: Run::OnKeys(search::georadiusbymember),
         docs: Docs {
             summary: "Finds members around a member, and may store them.",
@@ -178,6 +188,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::Geo,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(search::georadiusbymember_ro),
         docs: Docs {
             summary: "Finds members around a member without storing.",

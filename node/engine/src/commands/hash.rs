@@ -12,6 +12,7 @@ use crate::error::CommandError;
 use crate::events::EventClass;
 use crate::keyspace::{Keys, Missing};
 use crate::reply::Reply;
+use crate::scope::Scope;
 use crate::types::number::{self, LongDouble};
 use crate::types::{Hash, HashField, Limits, LiveHash};
 
@@ -24,6 +25,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM).and(Flags::FAST),
         group: Group::Hash,
         keys: KeyRule::At(&[KeySpec::at(1, UPDATES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(hset),
         docs: Docs { summary: "Sets fields of a hash.", since: "2.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -34,6 +36,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY.and(Flags::FAST),
         group: Group::Hash,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(hget),
         docs: Docs { summary: "Returns the value of a field of a hash.", since: "2.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -44,6 +47,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM).and(Flags::FAST),
         group: Group::Hash,
         keys: KeyRule::At(&[KeySpec::at(1, UPDATES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(hmset),
         docs: Docs {
             summary: "Sets fields of a hash, answering OK.",
@@ -58,6 +62,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY.and(Flags::FAST),
         group: Group::Hash,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(hmget),
         docs: Docs {
             summary: "Returns the values of several fields of a hash.",
@@ -72,6 +77,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::Hash,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(hgetall),
         docs: Docs {
             summary: "Returns all fields and values of a hash.",
@@ -86,6 +92,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::FAST),
         group: Group::Hash,
         keys: KeyRule::At(&[KeySpec::at(1, REMOVES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(hdel),
         docs: Docs { summary: "Deletes fields of a hash.", since: "2.0.0", complexity: "O(N)" },
         extra: Extra::NONE,
@@ -96,6 +103,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY.and(Flags::FAST),
         group: Group::Hash,
         keys: KeyRule::At(&[KeySpec::at(1, LOOKS_AT)]),
+        scope: Scope::Named,
         run: Run::OnKeys(hexists),
         docs: Docs { summary: "Tells whether a hash has a field.", since: "2.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -106,6 +114,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY.and(Flags::FAST),
         group: Group::Hash,
         keys: KeyRule::At(&[KeySpec::at(1, LOOKS_AT)]),
+        scope: Scope::Named,
         run: Run::OnKeys(hlen),
         docs: Docs { summary: "Tells how many fields a hash has.", since: "2.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -116,6 +125,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::Hash,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(hkeys),
         docs: Docs { summary: "Returns the fields of a hash.", since: "2.0.0", complexity: "O(N)" },
         extra: Extra { tips: &["nondeterministic_output_order"], ..Extra::NONE },
@@ -126,6 +136,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::Hash,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(hvals),
         docs: Docs { summary: "Returns the values of a hash.", since: "2.0.0", complexity: "O(N)" },
         extra: Extra { tips: &["nondeterministic_output_order"], ..Extra::NONE },
@@ -136,6 +147,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY.and(Flags::FAST),
         group: Group::Hash,
         keys: KeyRule::At(&[KeySpec::at(1, LOOKS_AT)]),
+        scope: Scope::Named,
         run: Run::OnKeys(hstrlen),
         docs: Docs {
             summary: "Tells the length of the value of a field of a hash.",
@@ -150,6 +162,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM).and(Flags::FAST),
         group: Group::Hash,
         keys: KeyRule::At(&[KeySpec::at(1, ADDS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(hsetnx),
         docs: Docs { summary: "Sets a field of a hash unless it exists.", since: "2.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -160,6 +173,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM).and(Flags::FAST),
         group: Group::Hash,
         keys: KeyRule::At(&[KeySpec::at(1, CHANGES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(hincrby),
         docs: Docs {
             summary: "Adds an integer to the number in a field of a hash.",
@@ -174,6 +188,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM).and(Flags::FAST),
         group: Group::Hash,
         keys: KeyRule::At(&[KeySpec::at(1, CHANGES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(hincrbyfloat),
         docs: Docs {
             summary: "Adds a floating point number to the number in a field of a hash.",
@@ -188,6 +203,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::Hash,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(hrandfield),
         docs: Docs {
             summary: "Picks fields of a hash at random.",
@@ -202,6 +218,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::Hash,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(hscan),
         docs: Docs { summary: "Walks over the fields of a hash, some at a time.", since: "2.8.0", complexity: "O(1)" },
         extra: Extra { tips: &["nondeterministic_output"], ..Extra::NONE },
@@ -212,6 +229,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::FAST),
         group: Group::Hash,
         keys: KeyRule::At(&[KeySpec::at(1, TAKES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(hgetdel),
         docs: Docs {
             summary: "Returns the values of fields of a hash and deletes the fields.",
@@ -226,6 +244,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::FAST),
         group: Group::Hash,
         keys: KeyRule::At(&[KeySpec::at(1, CHANGES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(field_expiry::hgetex),
         docs: Docs {
             summary: "Returns the values of fields of a hash and changes their time to live.",
@@ -240,6 +259,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM).and(Flags::FAST),
         group: Group::Hash,
         keys: KeyRule::At(&[KeySpec::at(1, ADDS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(field_expiry::hsetex),
         docs: Docs {
             summary: "Sets fields of a hash with a time to live.",
@@ -254,6 +274,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::FAST),
         group: Group::Hash,
         keys: KeyRule::At(&[KeySpec::at(1, UPDATES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(field_expiry::hexpire),
         docs: Docs {
             summary: "Sets how many seconds fields of a hash have to live.",
@@ -268,6 +289,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::FAST),
         group: Group::Hash,
         keys: KeyRule::At(&[KeySpec::at(1, UPDATES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(field_expiry::hpexpire),
         docs: Docs {
             summary: "Sets how many milliseconds fields of a hash have to live.",
@@ -282,6 +304,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::FAST),
         group: Group::Hash,
         keys: KeyRule::At(&[KeySpec::at(1, UPDATES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(field_expiry::hexpireat),
         docs: Docs {
             summary: "Sets the Unix second at which fields of a hash expire.",
@@ -296,6 +319,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::FAST),
         group: Group::Hash,
         keys: KeyRule::At(&[KeySpec::at(1, UPDATES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(field_expiry::hpexpireat),
         docs: Docs {
             summary: "Sets the Unix millisecond at which fields of a hash expire.",
@@ -310,6 +334,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY.and(Flags::FAST),
         group: Group::Hash,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(field_expiry::httl),
         docs: Docs {
             summary: "Tells how many seconds fields of a hash have left to live.",
@@ -324,6 +349,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY.and(Flags::FAST),
         group: Group::Hash,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(field_expiry::hpttl),
         docs: Docs {
             summary: "Tells how many milliseconds fields of a hash have left to live.",
@@ -338,6 +364,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY.and(Flags::FAST),
         group: Group::Hash,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(field_expiry::hexpiretime),
         docs: Docs {
             summary: "Tells the Unix second at which fields of a hash expire.",
@@ -352,6 +379,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY.and(Flags::FAST),
         group: Group::Hash,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(field_expiry::hpexpiretime),
         docs: Docs {
             summary: "Tells the Unix millisecond at which fields of a hash expire.",
@@ -366,6 +394,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::FAST),
         group: Group::Hash,
         keys: KeyRule::At(&[KeySpec::at(1, UPDATES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(field_expiry::hpersist),
         docs: Docs {
             summary: "Makes fields of a hash live until they are deleted.",

@@ -10,6 +10,7 @@ use crate::error::CommandError;
 use crate::events::EventClass;
 use crate::keyspace::{Expiry, Keys};
 use crate::reply::Reply;
+use crate::scope::Scope;
 use crate::session::{Session, Surroundings};
 use crate::types::hyperloglog::{self, BadHyperLogLog, Encoding, HyperLogLog, Registers, View};
 
@@ -23,6 +24,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM).and(Flags::FAST),
         group: Group::HyperLogLog,
         keys: KeyRule::At(&[KeySpec::at(1, ADDS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(pfadd),
         docs: Docs {
             summary: "Adds elements to a HyperLogLog.",
@@ -37,6 +39,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::HyperLogLog,
         keys: KeyRule::At(&[KeySpec::range(1, -1, 1, KeyFlags::RW.and(KeyFlags::ACCESS))]),
+        scope: Scope::Named,
         run: Run::OnKeys(pfcount),
         docs: Docs {
             summary: "Estimates how many different elements HyperLogLogs have seen.",
@@ -54,6 +57,7 @@ pub(super) const COMMANDS: &[Command] = &[
             KeySpec::at(1, KeyFlags::RW.and(KeyFlags::ACCESS).and(KeyFlags::INSERT)),
             KeySpec::range(2, -1, 1, READS),
         ]),
+        scope: Scope::Named,
         run: Run::OnKeys(pfmerge),
         docs: Docs { summary: "Merges HyperLogLogs into one.", since: "2.8.9", complexity: "O(N)" },
         extra: Extra::NONE,
@@ -64,6 +68,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM).and(Flags::ADMIN),
         group: Group::HyperLogLog,
         keys: KeyRule::At(&[KeySpec::at(2, KeyFlags::RW.and(KeyFlags::ACCESS))]),
+        scope: Scope::Ceiling,
         run: Run::OnKeys(pfdebug),
         docs: Docs { summary: "Looks inside a HyperLogLog, for developers.", since: "2.8.9", complexity: "N/A" },
         extra: Extra::NONE,
@@ -74,6 +79,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::ADMIN,
         group: Group::HyperLogLog,
         keys: KeyRule::None,
+        scope: Scope::Ceiling,
         run: Run::OnSession(pfselftest),
         docs: Docs { summary: "Tests the HyperLogLog code, for developers.", since: "2.8.9", complexity: "N/A" },
         extra: Extra::NONE,

@@ -12,6 +12,7 @@ use crate::error::CommandError;
 use crate::events::EventClass;
 use crate::keyspace::{Keys, Missing};
 use crate::reply::Reply;
+use crate::scope::Scope;
 use crate::types::{End, List, Side, Text, number};
 
 pub(super) const COMMANDS: &[Command] = &[
@@ -21,6 +22,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM).and(Flags::FAST),
         group: Group::List,
         keys: KeyRule::At(&[KeySpec::at(1, ADDS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(lpush),
         docs: Docs { summary: "Adds elements at the head of a list.", since: "1.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -31,6 +33,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM).and(Flags::FAST),
         group: Group::List,
         keys: KeyRule::At(&[KeySpec::at(1, ADDS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(rpush),
         docs: Docs { summary: "Adds elements at the tail of a list.", since: "1.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -41,6 +44,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM).and(Flags::FAST),
         group: Group::List,
         keys: KeyRule::At(&[KeySpec::at(1, ADDS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(lpushx),
         docs: Docs { summary: "Adds elements at the head of a list that exists.", since: "2.2.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -51,6 +55,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM).and(Flags::FAST),
         group: Group::List,
         keys: KeyRule::At(&[KeySpec::at(1, ADDS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(rpushx),
         docs: Docs { summary: "Adds elements at the tail of a list that exists.", since: "2.2.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -61,6 +66,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::FAST),
         group: Group::List,
         keys: KeyRule::At(&[KeySpec::at(1, TAKES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(lpop),
         docs: Docs {
             summary: "Removes and returns elements at the head of a list.",
@@ -75,6 +81,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::FAST),
         group: Group::List,
         keys: KeyRule::At(&[KeySpec::at(1, TAKES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(rpop),
         docs: Docs {
             summary: "Removes and returns elements at the tail of a list.",
@@ -89,6 +96,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY.and(Flags::FAST),
         group: Group::List,
         keys: KeyRule::At(&[KeySpec::at(1, LOOKS_AT)]),
+        scope: Scope::Named,
         run: Run::OnKeys(llen),
         docs: Docs { summary: "Tells how many elements a list has.", since: "1.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -99,6 +107,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::List,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(lrange),
         docs: Docs { summary: "Returns a range of elements of a list.", since: "1.0.0", complexity: "O(S+N)" },
         extra: Extra::NONE,
@@ -109,6 +118,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::List,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(lindex),
         docs: Docs { summary: "Returns the element of a list at an index.", since: "1.0.0", complexity: "O(N)" },
         extra: Extra::NONE,
@@ -119,6 +129,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM),
         group: Group::List,
         keys: KeyRule::At(&[KeySpec::at(1, UPDATES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(lset),
         docs: Docs { summary: "Replaces the element of a list at an index.", since: "1.0.0", complexity: "O(N)" },
         extra: Extra::NONE,
@@ -129,6 +140,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM),
         group: Group::List,
         keys: KeyRule::At(&[KeySpec::at(1, ADDS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(linsert),
         docs: Docs {
             summary: "Inserts an element of a list before or after another.",
@@ -143,6 +155,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE,
         group: Group::List,
         keys: KeyRule::At(&[KeySpec::at(1, REMOVES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(lrem),
         docs: Docs { summary: "Removes elements of a list that equal a value.", since: "1.0.0", complexity: "O(N+M)" },
         extra: Extra::NONE,
@@ -153,6 +166,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE,
         group: Group::List,
         keys: KeyRule::At(&[KeySpec::at(1, REMOVES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(ltrim),
         docs: Docs { summary: "Removes all elements of a list outside a range.", since: "1.0.0", complexity: "O(N)" },
         extra: Extra::NONE,
@@ -163,6 +177,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::List,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(lpos),
         docs: Docs {
             summary: "Finds the index of elements of a list that equal a value.",
@@ -177,6 +192,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM),
         group: Group::List,
         keys: KeyRule::At(&[KeySpec::at(1, TAKES), KeySpec::at(2, ADDS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(lmove),
         docs: Docs {
             summary: "Moves an element from one end of a list to one end of another.",
@@ -191,6 +207,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM),
         group: Group::List,
         keys: KeyRule::At(&[KeySpec::at(1, TAKES), KeySpec::at(2, ADDS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(rpoplpush),
         docs: Docs {
             summary: "Moves the last element of a list to the head of another.",
@@ -205,6 +222,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE,
         group: Group::List,
         keys: KeyRule::At(&[KeySpec::numkeys(1, TAKES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(lmpop),
         docs: Docs {
             summary: "Removes and returns elements of the first list that has any.",
@@ -219,6 +237,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::BLOCKING),
         group: Group::List,
         keys: KeyRule::At(&[KeySpec::range(1, -2, 1, TAKES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(blpop),
         docs: Docs {
             summary: "Removes and returns the first element of one of several lists, waiting for one.",
@@ -233,6 +252,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::BLOCKING),
         group: Group::List,
         keys: KeyRule::At(&[KeySpec::range(1, -2, 1, TAKES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(brpop),
         docs: Docs {
             summary: "Removes and returns the last element of one of several lists, waiting for one.",
@@ -247,6 +267,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM).and(Flags::BLOCKING),
         group: Group::List,
         keys: KeyRule::At(&[KeySpec::at(1, TAKES), KeySpec::at(2, ADDS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(blmove),
         docs: Docs {
             summary: "Moves an element from one list to another, waiting for one.",
@@ -261,6 +282,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM).and(Flags::BLOCKING),
         group: Group::List,
         keys: KeyRule::At(&[KeySpec::at(1, TAKES), KeySpec::at(2, ADDS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(brpoplpush),
         docs: Docs {
             summary: "Moves the last element of a list to the head of another, waiting for one.",
@@ -275,6 +297,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::BLOCKING),
         group: Group::List,
         keys: KeyRule::At(&[KeySpec::numkeys(2, TAKES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(blmpop),
         docs: Docs {
             summary: "Removes and returns elements of one of several lists, waiting for some.",

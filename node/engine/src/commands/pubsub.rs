@@ -8,6 +8,7 @@ use crate::asks::{ChannelKind, Now};
 use crate::command::{Arity, ChannelRule, Command, Docs, Extra, Flags, Group, KeyFlags, KeyRule, KeySpec, Run};
 use crate::error::CommandError;
 use crate::introspect;
+use crate::scope::{Of, Scope};
 use crate::session::{Session, Surroundings};
 
 pub(super) const COMMANDS: &[Command] = &[
@@ -17,6 +18,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::PUBSUB.and(Flags::NOSCRIPT).and(Flags::LOADING).and(Flags::STALE),
         group: Group::PubSub,
         keys: KeyRule::None,
+        scope: Scope::Named,
         run: Run::AtOnce(subscribe),
         docs: Docs {
             summary: "Listens for messages on channels.",
@@ -31,6 +33,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::PUBSUB.and(Flags::NOSCRIPT).and(Flags::LOADING).and(Flags::STALE),
         group: Group::PubSub,
         keys: KeyRule::None,
+        scope: Scope::Own,
         run: Run::AtOnce(unsubscribe),
         docs: Docs { summary: "Stops listening on channels.", since: "2.0.0", complexity: "O(N)" },
         extra: Extra::NONE,
@@ -41,6 +44,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::PUBSUB.and(Flags::NOSCRIPT).and(Flags::LOADING).and(Flags::STALE),
         group: Group::PubSub,
         keys: KeyRule::None,
+        scope: Scope::Named,
         run: Run::AtOnce(psubscribe),
         docs: Docs {
             summary: "Listens for messages on channels that match patterns.",
@@ -55,6 +59,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::PUBSUB.and(Flags::NOSCRIPT).and(Flags::LOADING).and(Flags::STALE),
         group: Group::PubSub,
         keys: KeyRule::None,
+        scope: Scope::Own,
         run: Run::AtOnce(punsubscribe),
         docs: Docs {
             summary: "Stops listening on channels that match patterns.",
@@ -69,6 +74,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::PUBSUB.and(Flags::LOADING).and(Flags::STALE).and(Flags::FAST),
         group: Group::PubSub,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Channels),
         run: Run::AtOnce(publish),
         docs: Docs { summary: "Sends a message to a channel.", since: "2.0.0", complexity: "O(N+M)" },
         extra: Extra::channels(ChannelRule::At(1)),
@@ -79,6 +85,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::PUBSUB.and(Flags::NOSCRIPT).and(Flags::LOADING).and(Flags::STALE),
         group: Group::PubSub,
         keys: KeyRule::At(&[KeySpec::range(1, -1, 1, KeyFlags::NOT_KEY)]),
+        scope: Scope::Named,
         run: Run::AtOnce(ssubscribe),
         docs: Docs {
             summary: "Listens for messages on shard channels.",
@@ -93,6 +100,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::PUBSUB.and(Flags::NOSCRIPT).and(Flags::LOADING).and(Flags::STALE),
         group: Group::PubSub,
         keys: KeyRule::At(&[KeySpec::range(1, -1, 1, KeyFlags::NOT_KEY)]),
+        scope: Scope::Own,
         run: Run::AtOnce(sunsubscribe),
         docs: Docs {
             summary: "Stops listening on shard channels.",
@@ -107,6 +115,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::PUBSUB.and(Flags::LOADING).and(Flags::STALE).and(Flags::FAST),
         group: Group::PubSub,
         keys: KeyRule::At(&[KeySpec::at(1, KeyFlags::NOT_KEY)]),
+        scope: Scope::Filtered(Of::Channels),
         run: Run::AtOnce(spublish),
         docs: Docs { summary: "Sends a message to a shard channel.", since: "7.0.0", complexity: "O(N)" },
         extra: Extra::channels(ChannelRule::At(1)),
@@ -117,6 +126,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::NONE,
         group: Group::PubSub,
         keys: KeyRule::None,
+        scope: Scope::Subcommands,
         run: Run::Container(PUBSUB),
         docs: Docs { summary: "Looks at who listens to what.", since: "2.8.0", complexity: "Depends on subcommand" },
         extra: Extra::NONE,
@@ -130,6 +140,7 @@ const PUBSUB: &[Command] = &[
         flags: Flags::PUBSUB.and(Flags::LOADING).and(Flags::STALE),
         group: Group::PubSub,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Channels),
         run: Run::AtOnce(channels),
         docs: Docs { summary: "Lists the channels somebody listens to.", since: "2.8.0", complexity: "O(N)" },
         extra: Extra::NONE,
@@ -140,6 +151,7 @@ const PUBSUB: &[Command] = &[
         flags: Flags::PUBSUB.and(Flags::LOADING).and(Flags::STALE),
         group: Group::PubSub,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Channels),
         run: Run::AtOnce(numpat),
         docs: Docs { summary: "Counts the patterns somebody listens to.", since: "2.8.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -150,6 +162,7 @@ const PUBSUB: &[Command] = &[
         flags: Flags::PUBSUB.and(Flags::LOADING).and(Flags::STALE),
         group: Group::PubSub,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Channels),
         run: Run::AtOnce(numsub),
         docs: Docs { summary: "Counts the listeners of channels.", since: "2.8.0", complexity: "O(N)" },
         extra: Extra::NONE,
@@ -160,6 +173,7 @@ const PUBSUB: &[Command] = &[
         flags: Flags::PUBSUB.and(Flags::LOADING).and(Flags::STALE),
         group: Group::PubSub,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Channels),
         run: Run::AtOnce(shardchannels),
         docs: Docs { summary: "Lists the shard channels somebody listens to.", since: "7.0.0", complexity: "O(N)" },
         extra: Extra::NONE,
@@ -170,6 +184,7 @@ const PUBSUB: &[Command] = &[
         flags: Flags::PUBSUB.and(Flags::LOADING).and(Flags::STALE),
         group: Group::PubSub,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Channels),
         run: Run::AtOnce(shardnumsub),
         docs: Docs { summary: "Counts the listeners of shard channels.", since: "7.0.0", complexity: "O(N)" },
         extra: Extra::NONE,
@@ -180,6 +195,7 @@ const PUBSUB: &[Command] = &[
         flags: Flags::LOADING.and(Flags::STALE),
         group: Group::PubSub,
         keys: KeyRule::None,
+        scope: Scope::Public,
         run: Run::OnSession(introspect::help),
         docs: Docs { summary: "Lists the subcommands of PUBSUB.", since: "6.2.0", complexity: "O(1)" },
         extra: Extra::NONE,

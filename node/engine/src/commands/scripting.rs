@@ -9,6 +9,7 @@ use crate::asks::{Now, Program, RestorePolicy, ScriptCall, ScriptCare};
 use crate::command::{Arity, Command, Docs, Extra, Flags, Group, KeyRule, KeySpec, Run};
 use crate::error::CommandError;
 use crate::introspect;
+use crate::scope::{Of, Scope};
 use crate::session::{Session, Surroundings};
 use crate::types::number;
 
@@ -19,6 +20,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: RUNS_SCRIPT,
         group: Group::Scripting,
         keys: KeyRule::At(&[KeySpec::numkeys(2, CHANGES)]),
+        scope: Scope::Filtered(Of::Scripts),
         run: Run::AtOnce(eval),
         docs: Docs {
             summary: "Runs a Lua script.",
@@ -37,6 +39,7 @@ pub(super) const COMMANDS: &[Command] = &[
             .and(Flags::NO_MANDATORY_KEYS),
         group: Group::Scripting,
         keys: KeyRule::At(&[KeySpec::numkeys(2, READS)]),
+        scope: Scope::Filtered(Of::Scripts),
         run: Run::AtOnce(eval_ro),
         docs: Docs {
             summary: "Runs a Lua script that only reads.",
@@ -51,6 +54,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: RUNS_SCRIPT,
         group: Group::Scripting,
         keys: KeyRule::At(&[KeySpec::numkeys(2, CHANGES)]),
+        scope: Scope::Filtered(Of::Scripts),
         run: Run::AtOnce(evalsha),
         docs: Docs {
             summary: "Runs a Lua script known by its hash.",
@@ -69,6 +73,7 @@ pub(super) const COMMANDS: &[Command] = &[
             .and(Flags::NO_MANDATORY_KEYS),
         group: Group::Scripting,
         keys: KeyRule::At(&[KeySpec::numkeys(2, READS)]),
+        scope: Scope::Filtered(Of::Scripts),
         run: Run::AtOnce(evalsha_ro),
         docs: Docs {
             summary: "Runs a Lua script known by its hash that only reads.",
@@ -83,6 +88,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: RUNS_SCRIPT,
         group: Group::Scripting,
         keys: KeyRule::At(&[KeySpec::numkeys(2, CHANGES)]),
+        scope: Scope::Filtered(Of::Scripts),
         run: Run::AtOnce(fcall),
         docs: Docs {
             summary: "Calls a function of a library.",
@@ -101,6 +107,7 @@ pub(super) const COMMANDS: &[Command] = &[
             .and(Flags::NO_MANDATORY_KEYS),
         group: Group::Scripting,
         keys: KeyRule::At(&[KeySpec::numkeys(2, READS)]),
+        scope: Scope::Filtered(Of::Scripts),
         run: Run::AtOnce(fcall_ro),
         docs: Docs {
             summary: "Calls a function of a library that only reads.",
@@ -115,6 +122,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::NONE,
         group: Group::Scripting,
         keys: KeyRule::None,
+        scope: Scope::Subcommands,
         run: Run::Container(SCRIPT),
         docs: Docs { summary: "Manages the cached Lua scripts.", since: "2.6.0", complexity: "Depends on subcommand" },
         extra: Extra::NONE,
@@ -125,6 +133,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::NONE,
         group: Group::Scripting,
         keys: KeyRule::None,
+        scope: Scope::Subcommands,
         run: Run::Container(FUNCTION),
         docs: Docs {
             summary: "Manages the libraries of functions.",
@@ -142,6 +151,7 @@ const SCRIPT: &[Command] = &[
         flags: Flags::NOSCRIPT.and(Flags::STALE),
         group: Group::Scripting,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Scripts),
         run: Run::AtOnce(script_load),
         docs: Docs {
             summary: "Caches a script and returns its hash.",
@@ -156,6 +166,7 @@ const SCRIPT: &[Command] = &[
         flags: Flags::NOSCRIPT.and(Flags::STALE),
         group: Group::Scripting,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Scripts),
         run: Run::AtOnce(script_exists),
         docs: Docs { summary: "Tells which scripts are cached.", since: "2.6.0", complexity: "O(N)" },
         extra: Extra { tips: &["request_policy:all_shards", "response_policy:agg_logical_and"], ..Extra::NONE },
@@ -166,6 +177,7 @@ const SCRIPT: &[Command] = &[
         flags: Flags::NOSCRIPT.and(Flags::STALE),
         group: Group::Scripting,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Scripts),
         run: Run::AtOnce(script_flush),
         docs: Docs { summary: "Forgets the cached scripts.", since: "2.6.0", complexity: "O(N)" },
         extra: Extra { tips: &["request_policy:all_nodes", "response_policy:all_succeeded"], ..Extra::NONE },
@@ -176,6 +188,7 @@ const SCRIPT: &[Command] = &[
         flags: Flags::NOSCRIPT.and(Flags::ALLOW_BUSY),
         group: Group::Scripting,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Scripts),
         run: Run::AtOnce(script_kill),
         docs: Docs { summary: "Stops the script that is running.", since: "2.6.0", complexity: "O(1)" },
         extra: Extra { tips: &["request_policy:all_shards", "response_policy:one_succeeded"], ..Extra::NONE },
@@ -186,6 +199,7 @@ const SCRIPT: &[Command] = &[
         flags: Flags::NOSCRIPT.and(Flags::STALE),
         group: Group::Scripting,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Scripts),
         run: Run::AtOnce(script_show),
         docs: Docs { summary: "Returns the text of a cached script.", since: "8.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -196,6 +210,7 @@ const SCRIPT: &[Command] = &[
         flags: Flags::NOSCRIPT,
         group: Group::Scripting,
         keys: KeyRule::None,
+        scope: Scope::Ceiling,
         run: Run::Refused("the debugger of Lua scripts is not there; use redis.log"),
         docs: Docs { summary: "Sets how the next scripts are debugged.", since: "3.2.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -206,6 +221,7 @@ const SCRIPT: &[Command] = &[
         flags: Flags::LOADING.and(Flags::STALE),
         group: Group::Scripting,
         keys: KeyRule::None,
+        scope: Scope::Public,
         run: Run::OnSession(introspect::help),
         docs: Docs { summary: "Lists the subcommands of SCRIPT.", since: "5.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -219,6 +235,7 @@ const FUNCTION: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM).and(Flags::NOSCRIPT),
         group: Group::Scripting,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Scripts),
         run: Run::AtOnce(function_load),
         docs: Docs { summary: "Creates a library.", since: "7.0.0", complexity: "O(1)" },
         extra: Extra { tips: &["request_policy:all_shards", "response_policy:all_succeeded"], ..Extra::NONE },
@@ -229,6 +246,7 @@ const FUNCTION: &[Command] = &[
         flags: Flags::WRITE.and(Flags::NOSCRIPT),
         group: Group::Scripting,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Scripts),
         run: Run::AtOnce(function_delete),
         docs: Docs { summary: "Deletes a library and its functions.", since: "7.0.0", complexity: "O(1)" },
         extra: Extra { tips: &["request_policy:all_shards", "response_policy:all_succeeded"], ..Extra::NONE },
@@ -239,6 +257,7 @@ const FUNCTION: &[Command] = &[
         flags: Flags::NOSCRIPT,
         group: Group::Scripting,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Scripts),
         run: Run::AtOnce(function_list),
         docs: Docs { summary: "Lists the libraries.", since: "7.0.0", complexity: "O(N)" },
         extra: Extra { tips: &["nondeterministic_output_order"], ..Extra::NONE },
@@ -249,6 +268,7 @@ const FUNCTION: &[Command] = &[
         flags: Flags::NOSCRIPT,
         group: Group::Scripting,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Scripts),
         run: Run::AtOnce(function_dump),
         docs: Docs {
             summary: "Returns all libraries as portable bytes.",
@@ -263,6 +283,7 @@ const FUNCTION: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM).and(Flags::NOSCRIPT),
         group: Group::Scripting,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Scripts),
         run: Run::AtOnce(function_restore),
         docs: Docs {
             summary: "Creates libraries from the bytes that FUNCTION DUMP returned.",
@@ -277,6 +298,7 @@ const FUNCTION: &[Command] = &[
         flags: Flags::WRITE.and(Flags::NOSCRIPT),
         group: Group::Scripting,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Scripts),
         run: Run::AtOnce(function_flush),
         docs: Docs { summary: "Deletes all libraries.", since: "7.0.0", complexity: "O(N)" },
         extra: Extra { tips: &["request_policy:all_shards", "response_policy:all_succeeded"], ..Extra::NONE },
@@ -287,6 +309,7 @@ const FUNCTION: &[Command] = &[
         flags: Flags::NOSCRIPT.and(Flags::ALLOW_BUSY),
         group: Group::Scripting,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Scripts),
         run: Run::AtOnce(function_kill),
         docs: Docs { summary: "Stops the function that is running.", since: "7.0.0", complexity: "O(1)" },
         extra: Extra { tips: &["request_policy:all_shards", "response_policy:one_succeeded"], ..Extra::NONE },
@@ -297,6 +320,7 @@ const FUNCTION: &[Command] = &[
         flags: Flags::NOSCRIPT.and(Flags::ALLOW_BUSY),
         group: Group::Scripting,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Scripts),
         run: Run::AtOnce(function_stats),
         docs: Docs { summary: "Tells what function is running.", since: "7.0.0", complexity: "O(1)" },
         extra: Extra {
@@ -310,6 +334,7 @@ const FUNCTION: &[Command] = &[
         flags: Flags::LOADING.and(Flags::STALE),
         group: Group::Scripting,
         keys: KeyRule::None,
+        scope: Scope::Public,
         run: Run::OnSession(introspect::help),
         docs: Docs { summary: "Lists the subcommands of FUNCTION.", since: "7.0.0", complexity: "O(1)" },
         extra: Extra::NONE,

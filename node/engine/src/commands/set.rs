@@ -13,6 +13,7 @@ use crate::error::CommandError;
 use crate::events::EventClass;
 use crate::keyspace::{Keys, Missing};
 use crate::reply::Reply;
+use crate::scope::Scope;
 use crate::types::{Limits, Set, Value, set};
 
 pub(super) const COMMANDS: &[Command] = &[
@@ -22,6 +23,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM).and(Flags::FAST),
         group: Group::Set,
         keys: KeyRule::At(&[KeySpec::at(1, ADDS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(sadd),
         docs: Docs { summary: "Adds members to a set.", since: "1.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -32,6 +34,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::FAST),
         group: Group::Set,
         keys: KeyRule::At(&[KeySpec::at(1, REMOVES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(srem),
         docs: Docs { summary: "Removes members from a set.", since: "1.0.0", complexity: "O(N)" },
         extra: Extra::NONE,
@@ -42,6 +45,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY.and(Flags::FAST),
         group: Group::Set,
         keys: KeyRule::At(&[KeySpec::at(1, LOOKS_AT)]),
+        scope: Scope::Named,
         run: Run::OnKeys(sismember),
         docs: Docs { summary: "Tells whether a member is in a set.", since: "1.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -52,6 +56,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY.and(Flags::FAST),
         group: Group::Set,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(smismember),
         docs: Docs {
             summary: "Tells for each of several members whether it is in a set.",
@@ -66,6 +71,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::Set,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(smembers),
         docs: Docs { summary: "Returns the members of a set.", since: "1.0.0", complexity: "O(N)" },
         extra: Extra { tips: &["nondeterministic_output_order"], ..Extra::NONE },
@@ -76,6 +82,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY.and(Flags::FAST),
         group: Group::Set,
         keys: KeyRule::At(&[KeySpec::at(1, LOOKS_AT)]),
+        scope: Scope::Named,
         run: Run::OnKeys(scard),
         docs: Docs { summary: "Tells how many members a set has.", since: "1.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -86,6 +93,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::FAST),
         group: Group::Set,
         keys: KeyRule::At(&[KeySpec::at(1, TAKES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(spop),
         docs: Docs {
             summary: "Removes and returns members of a set, picked at random.",
@@ -100,6 +108,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::Set,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(srandmember),
         docs: Docs { summary: "Picks members of a set at random.", since: "1.0.0", complexity: "O(N) for N members" },
         extra: Extra { tips: &["nondeterministic_output"], ..Extra::NONE },
@@ -110,6 +119,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::FAST),
         group: Group::Set,
         keys: KeyRule::At(&[KeySpec::at(1, TAKES), KeySpec::at(2, ADDS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(smove),
         docs: Docs { summary: "Moves a member from one set to another.", since: "1.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -120,6 +130,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::Set,
         keys: KeyRule::At(&[KeySpec::range(1, -1, 1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(sinter),
         docs: Docs { summary: "Returns the members that all sets have.", since: "1.0.0", complexity: "O(N*M)" },
         extra: Extra { tips: &["nondeterministic_output_order"], ..Extra::NONE },
@@ -130,6 +141,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM),
         group: Group::Set,
         keys: KeyRule::At(&[KeySpec::at(1, OVERWRITES), KeySpec::range(2, -1, 1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(sinterstore),
         docs: Docs { summary: "Stores the members that all sets have.", since: "1.0.0", complexity: "O(N*M)" },
         extra: Extra::NONE,
@@ -140,6 +152,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::Set,
         keys: KeyRule::At(&[KeySpec::numkeys(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(sintercard),
         docs: Docs { summary: "Counts the members that all sets have.", since: "7.0.0", complexity: "O(N*M)" },
         extra: Extra::NONE,
@@ -150,6 +163,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::Set,
         keys: KeyRule::At(&[KeySpec::range(1, -1, 1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(sunion),
         docs: Docs {
             summary: "Returns the members that any of the sets has.",
@@ -164,6 +178,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM),
         group: Group::Set,
         keys: KeyRule::At(&[KeySpec::at(1, OVERWRITES), KeySpec::range(2, -1, 1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(sunionstore),
         docs: Docs {
             summary: "Stores the members that any of the sets has.",
@@ -178,6 +193,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::Set,
         keys: KeyRule::At(&[KeySpec::range(1, -1, 1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(sdiff),
         docs: Docs {
             summary: "Returns the members of the first set that no other set has.",
@@ -192,6 +208,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM),
         group: Group::Set,
         keys: KeyRule::At(&[KeySpec::at(1, OVERWRITES), KeySpec::range(2, -1, 1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(sdiffstore),
         docs: Docs {
             summary: "Stores the members of the first set that no other set has.",
@@ -206,6 +223,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::Set,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(sscan),
         docs: Docs { summary: "Walks over the members of a set, some at a time.", since: "2.8.0", complexity: "O(1)" },
         extra: Extra { tips: &["nondeterministic_output"], ..Extra::NONE },

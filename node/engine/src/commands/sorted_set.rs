@@ -16,6 +16,7 @@ use crate::error::CommandError;
 use crate::events::EventClass;
 use crate::keyspace::{Keys, Missing};
 use crate::reply::{Protocol, Reply};
+use crate::scope::Scope;
 use crate::types::{Limits, NotANumber, ScoreSet, SortedSet, Text, number};
 
 mod algebra;
@@ -28,6 +29,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM).and(Flags::FAST),
         group: Group::SortedSet,
         keys: KeyRule::At(&[KeySpec::at(1, UPDATES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(zadd),
         docs: Docs {
             summary: "Adds members with scores to a sorted set, or changes their scores.",
@@ -42,6 +44,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::FAST),
         group: Group::SortedSet,
         keys: KeyRule::At(&[KeySpec::at(1, REMOVES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(zrem),
         docs: Docs { summary: "Removes members from a sorted set.", since: "1.2.0", complexity: "O(M*log(N))" },
         extra: Extra::NONE,
@@ -52,6 +55,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY.and(Flags::FAST),
         group: Group::SortedSet,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(zscore),
         docs: Docs { summary: "Returns the score of a member of a sorted set.", since: "1.2.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -62,6 +66,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY.and(Flags::FAST),
         group: Group::SortedSet,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(zmscore),
         docs: Docs {
             summary: "Returns the scores of several members of a sorted set.",
@@ -76,6 +81,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY.and(Flags::FAST),
         group: Group::SortedSet,
         keys: KeyRule::At(&[KeySpec::at(1, LOOKS_AT)]),
+        scope: Scope::Named,
         run: Run::OnKeys(zcard),
         docs: Docs { summary: "Tells how many members a sorted set has.", since: "1.2.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -86,6 +92,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY.and(Flags::FAST),
         group: Group::SortedSet,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(range::zcount),
         docs: Docs {
             summary: "Counts the members of a sorted set within a range of scores.",
@@ -100,6 +107,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY.and(Flags::FAST),
         group: Group::SortedSet,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(range::zlexcount),
         docs: Docs {
             summary: "Counts the members of a sorted set within a range of names.",
@@ -114,6 +122,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM).and(Flags::FAST),
         group: Group::SortedSet,
         keys: KeyRule::At(&[KeySpec::at(1, CHANGES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(zincrby),
         docs: Docs {
             summary: "Adds to the score of a member of a sorted set.",
@@ -128,6 +137,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::SortedSet,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(range::zrange),
         docs: Docs {
             summary: "Returns a range of a sorted set by rank, score or name.",
@@ -142,6 +152,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM),
         group: Group::SortedSet,
         keys: KeyRule::At(&[KeySpec::at(1, OVERWRITES), KeySpec::at(2, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(range::zrangestore),
         docs: Docs {
             summary: "Stores a range of a sorted set under another key.",
@@ -156,6 +167,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::SortedSet,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(range::zrevrange),
         docs: Docs {
             summary: "Returns a range of a sorted set by rank, highest score first.",
@@ -170,6 +182,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::SortedSet,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(range::zrangebyscore),
         docs: Docs {
             summary: "Returns the members of a sorted set within a range of scores.",
@@ -184,6 +197,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::SortedSet,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(range::zrevrangebyscore),
         docs: Docs {
             summary: "Returns the members of a sorted set within a range of scores, highest first.",
@@ -198,6 +212,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::SortedSet,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(range::zrangebylex),
         docs: Docs {
             summary: "Returns the members of a sorted set within a range of names.",
@@ -212,6 +227,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::SortedSet,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(range::zrevrangebylex),
         docs: Docs {
             summary: "Returns the members of a sorted set within a range of names, last first.",
@@ -226,6 +242,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY.and(Flags::FAST),
         group: Group::SortedSet,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(zrank),
         docs: Docs {
             summary: "Tells the rank of a member of a sorted set, lowest score first.",
@@ -240,6 +257,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY.and(Flags::FAST),
         group: Group::SortedSet,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(zrevrank),
         docs: Docs {
             summary: "Tells the rank of a member of a sorted set, highest score first.",
@@ -254,6 +272,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE,
         group: Group::SortedSet,
         keys: KeyRule::At(&[KeySpec::at(1, REMOVES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(range::zremrangebyrank),
         docs: Docs {
             summary: "Removes the members of a sorted set within a range of ranks.",
@@ -268,6 +287,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE,
         group: Group::SortedSet,
         keys: KeyRule::At(&[KeySpec::at(1, REMOVES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(range::zremrangebyscore),
         docs: Docs {
             summary: "Removes the members of a sorted set within a range of scores.",
@@ -282,6 +302,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE,
         group: Group::SortedSet,
         keys: KeyRule::At(&[KeySpec::at(1, REMOVES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(range::zremrangebylex),
         docs: Docs {
             summary: "Removes the members of a sorted set within a range of names.",
@@ -296,6 +317,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::FAST),
         group: Group::SortedSet,
         keys: KeyRule::At(&[KeySpec::at(1, TAKES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(zpopmin),
         docs: Docs {
             summary: "Removes and returns the members of a sorted set with the lowest scores.",
@@ -310,6 +332,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::FAST),
         group: Group::SortedSet,
         keys: KeyRule::At(&[KeySpec::at(1, TAKES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(zpopmax),
         docs: Docs {
             summary: "Removes and returns the members of a sorted set with the highest scores.",
@@ -324,6 +347,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE,
         group: Group::SortedSet,
         keys: KeyRule::At(&[KeySpec::numkeys(1, TAKES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(zmpop),
         docs: Docs {
             summary: "Removes and returns members of the first sorted set that has any.",
@@ -338,6 +362,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::SortedSet,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(zrandmember),
         docs: Docs {
             summary: "Picks members of a sorted set at random.",
@@ -352,6 +377,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::SortedSet,
         keys: KeyRule::At(&[KeySpec::numkeys(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(algebra::zunion),
         docs: Docs { summary: "Returns the union of sorted sets.", since: "6.2.0", complexity: "O(N)+O(M*log(M))" },
         extra: Extra::NONE,
@@ -362,6 +388,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM),
         group: Group::SortedSet,
         keys: KeyRule::At(&[KeySpec::at(1, OVERWRITES), KeySpec::numkeys(2, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(algebra::zunionstore),
         docs: Docs { summary: "Stores the union of sorted sets.", since: "2.0.0", complexity: "O(N)+O(M log(M))" },
         extra: Extra::NONE,
@@ -372,6 +399,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::SortedSet,
         keys: KeyRule::At(&[KeySpec::numkeys(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(algebra::zinter),
         docs: Docs {
             summary: "Returns the intersection of sorted sets.",
@@ -386,6 +414,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM),
         group: Group::SortedSet,
         keys: KeyRule::At(&[KeySpec::at(1, OVERWRITES), KeySpec::numkeys(2, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(algebra::zinterstore),
         docs: Docs {
             summary: "Stores the intersection of sorted sets.",
@@ -400,6 +429,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::SortedSet,
         keys: KeyRule::At(&[KeySpec::numkeys(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(algebra::zintercard),
         docs: Docs { summary: "Counts the members that all sorted sets have.", since: "7.0.0", complexity: "O(N*K)" },
         extra: Extra::NONE,
@@ -410,6 +440,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::SortedSet,
         keys: KeyRule::At(&[KeySpec::numkeys(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(algebra::zdiff),
         docs: Docs {
             summary: "Returns the members of the first sorted set that no other has.",
@@ -424,6 +455,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM),
         group: Group::SortedSet,
         keys: KeyRule::At(&[KeySpec::at(1, OVERWRITES), KeySpec::numkeys(2, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(algebra::zdiffstore),
         docs: Docs {
             summary: "Stores the members of the first sorted set that no other has.",
@@ -438,6 +470,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::SortedSet,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(zscan),
         docs: Docs {
             summary: "Walks over the members of a sorted set, some at a time.",
@@ -452,6 +485,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::BLOCKING).and(Flags::FAST),
         group: Group::SortedSet,
         keys: KeyRule::At(&[KeySpec::range(1, -2, 1, TAKES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(bzpopmin),
         docs: Docs {
             summary: "Removes and returns the lowest member of one of several sorted sets, waiting for one.",
@@ -466,6 +500,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::BLOCKING).and(Flags::FAST),
         group: Group::SortedSet,
         keys: KeyRule::At(&[KeySpec::range(1, -2, 1, TAKES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(bzpopmax),
         docs: Docs {
             summary: "Removes and returns the highest member of one of several sorted sets, waiting for one.",
@@ -480,6 +515,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::BLOCKING),
         group: Group::SortedSet,
         keys: KeyRule::At(&[KeySpec::numkeys(2, TAKES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(bzmpop),
         docs: Docs {
             summary: "Removes and returns members of one of several sorted sets, waiting for some.",

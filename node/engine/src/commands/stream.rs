@@ -22,6 +22,7 @@ use crate::events::EventClass;
 use crate::introspect;
 use crate::keyspace::{Keys, Missing};
 use crate::reply::Reply;
+use crate::scope::Scope;
 use crate::types::{Stream, StreamEntry, StreamId, number};
 use parse::{NewId, Trim};
 
@@ -32,6 +33,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM).and(Flags::FAST),
         group: Group::Stream,
         keys: KeyRule::At(&[KeySpec::at(1, UPDATES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(xadd),
         docs: Docs { summary: "Appends an entry to a stream.", since: "5.0.0", complexity: "O(1)" },
         extra: Extra { tips: &["nondeterministic_output"], ..Extra::NONE },
@@ -42,6 +44,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY.and(Flags::FAST),
         group: Group::Stream,
         keys: KeyRule::At(&[KeySpec::at(1, LOOKS_AT)]),
+        scope: Scope::Named,
         run: Run::OnKeys(xlen),
         docs: Docs { summary: "Tells how many entries a stream has.", since: "5.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -52,6 +55,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::Stream,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(xrange),
         docs: Docs {
             summary: "Returns the entries of a stream within a range of ids.",
@@ -66,6 +70,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::Stream,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(xrevrange),
         docs: Docs {
             summary: "Returns the entries of a stream within a range of ids, last first.",
@@ -87,6 +92,7 @@ pub(super) const COMMANDS: &[Command] = &[
             }],
             read::keys,
         ),
+        scope: Scope::Named,
         run: Run::OnKeys(read::xread),
         docs: Docs {
             summary: "Returns the entries of streams after given ids, and may wait for some.",
@@ -108,6 +114,7 @@ pub(super) const COMMANDS: &[Command] = &[
             }],
             read::group_keys,
         ),
+        scope: Scope::Named,
         run: Run::OnKeys(read::xreadgroup),
         docs: Docs {
             summary: "Returns entries of streams to a consumer of a group, and may wait for some.",
@@ -122,6 +129,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::FAST),
         group: Group::Stream,
         keys: KeyRule::At(&[KeySpec::at(1, REMOVES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(xdel),
         docs: Docs { summary: "Deletes entries of a stream.", since: "5.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -132,6 +140,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE,
         group: Group::Stream,
         keys: KeyRule::At(&[KeySpec::at(1, REMOVES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(xtrim),
         docs: Docs { summary: "Deletes the oldest entries of a stream.", since: "5.0.0", complexity: "O(N)" },
         extra: Extra { tips: &["nondeterministic_output"], ..Extra::NONE },
@@ -142,6 +151,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM).and(Flags::FAST),
         group: Group::Stream,
         keys: KeyRule::At(&[KeySpec::at(1, UPDATES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(xsetid),
         docs: Docs { summary: "Sets the last id of a stream.", since: "5.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -152,6 +162,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::FAST),
         group: Group::Stream,
         keys: KeyRule::At(&[KeySpec::at(1, UPDATES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(pending::xack),
         docs: Docs {
             summary: "Tells a group that entries have been dealt with.",
@@ -166,6 +177,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::FAST),
         group: Group::Stream,
         keys: KeyRule::At(&[KeySpec::at(1, UPDATES)]),
+        scope: Scope::NamedAndRead,
         run: Run::OnKeys(claim::xclaim),
         docs: Docs {
             summary: "Takes over pending entries of a group for a consumer.",
@@ -180,6 +192,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::FAST),
         group: Group::Stream,
         keys: KeyRule::At(&[KeySpec::at(1, REMOVES)]),
+        scope: Scope::NamedAndRead,
         run: Run::OnKeys(claim::xautoclaim),
         docs: Docs {
             summary: "Takes over entries of a group that have been pending for long.",
@@ -194,6 +207,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::Stream,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(pending::xpending),
         docs: Docs { summary: "Tells which entries of a group are pending.", since: "5.0.0", complexity: "O(N)" },
         extra: Extra { tips: &["nondeterministic_output"], ..Extra::NONE },
@@ -204,6 +218,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::NONE,
         group: Group::Stream,
         keys: KeyRule::None,
+        scope: Scope::Subcommands,
         run: Run::Container(XGROUP),
         docs: Docs {
             summary: "Manages the consumer groups of a stream.",
@@ -218,6 +233,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::NONE,
         group: Group::Stream,
         keys: KeyRule::None,
+        scope: Scope::Subcommands,
         run: Run::Container(XINFO),
         docs: Docs {
             summary: "Looks at a stream and its groups.",
@@ -235,6 +251,7 @@ const XGROUP: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM),
         group: Group::Stream,
         keys: KeyRule::At(&[KeySpec::at(2, ADDS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(group::create),
         docs: Docs { summary: "Creates a consumer group.", since: "5.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -245,6 +262,7 @@ const XGROUP: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM),
         group: Group::Stream,
         keys: KeyRule::At(&[KeySpec::at(2, ADDS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(group::create_consumer),
         docs: Docs { summary: "Creates a consumer in a group.", since: "6.2.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -255,6 +273,7 @@ const XGROUP: &[Command] = &[
         flags: Flags::WRITE,
         group: Group::Stream,
         keys: KeyRule::At(&[KeySpec::at(2, REMOVES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(group::delete_consumer),
         docs: Docs { summary: "Deletes a consumer of a group.", since: "5.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -265,6 +284,7 @@ const XGROUP: &[Command] = &[
         flags: Flags::WRITE,
         group: Group::Stream,
         keys: KeyRule::At(&[KeySpec::at(2, REMOVES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(group::destroy),
         docs: Docs { summary: "Deletes a consumer group.", since: "5.0.0", complexity: "O(N)" },
         extra: Extra::NONE,
@@ -275,6 +295,7 @@ const XGROUP: &[Command] = &[
         flags: Flags::WRITE,
         group: Group::Stream,
         keys: KeyRule::At(&[KeySpec::at(2, UPDATES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(group::set_id),
         docs: Docs { summary: "Sets the last id that a group has delivered.", since: "5.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -285,6 +306,7 @@ const XGROUP: &[Command] = &[
         flags: Flags::LOADING.and(Flags::STALE),
         group: Group::Stream,
         keys: KeyRule::None,
+        scope: Scope::Public,
         run: Run::OnSession(introspect::help),
         docs: Docs { summary: "Lists the subcommands of XGROUP.", since: "5.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -298,6 +320,7 @@ const XINFO: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::Stream,
         keys: KeyRule::At(&[KeySpec::at(2, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(info::stream),
         docs: Docs { summary: "Describes a stream.", since: "5.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -308,6 +331,7 @@ const XINFO: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::Stream,
         keys: KeyRule::At(&[KeySpec::at(2, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(info::groups),
         docs: Docs { summary: "Lists the consumer groups of a stream.", since: "5.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -318,6 +342,7 @@ const XINFO: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::Stream,
         keys: KeyRule::At(&[KeySpec::at(2, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(info::consumers),
         docs: Docs { summary: "Lists the consumers of a group.", since: "5.0.0", complexity: "O(1)" },
         extra: Extra { tips: &["nondeterministic_output"], ..Extra::NONE },
@@ -328,6 +353,7 @@ const XINFO: &[Command] = &[
         flags: Flags::LOADING.and(Flags::STALE),
         group: Group::Stream,
         keys: KeyRule::None,
+        scope: Scope::Public,
         run: Run::OnSession(introspect::help),
         docs: Docs { summary: "Lists the subcommands of XINFO.", since: "5.0.0", complexity: "O(1)" },
         extra: Extra::NONE,

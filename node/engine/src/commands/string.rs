@@ -13,6 +13,7 @@ use crate::error::CommandError;
 use crate::events::EventClass;
 use crate::keyspace::{self, Keys, UnixMillis};
 use crate::reply::Reply;
+use crate::scope::Scope;
 use crate::types::number::{self, LongDouble};
 
 mod lcs;
@@ -28,6 +29,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY.and(Flags::FAST),
         group: Group::String,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(get),
         docs: Docs { summary: "Returns the string at a key.", since: "1.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -41,6 +43,7 @@ pub(super) const COMMANDS: &[Command] = &[
             &[KeySpec::at(1, KeyFlags::RW.and(KeyFlags::ACCESS).and(KeyFlags::UPDATE).and(KeyFlags::VARIABLE_FLAGS))],
             set_keys,
         ),
+        scope: Scope::Named,
         run: Run::OnKeys(set),
         docs: Docs { summary: "Sets a key to a string, whatever it held before.", since: "1.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -51,6 +54,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY.and(Flags::FAST),
         group: Group::String,
         keys: KeyRule::At(&[KeySpec::range(1, -1, 1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(mget),
         docs: Docs {
             summary: "Returns the strings at several keys.",
@@ -65,6 +69,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM),
         group: Group::String,
         keys: KeyRule::At(&[KeySpec::range(1, -1, 2, OVERWRITES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(mset),
         docs: Docs {
             summary: "Sets several keys to strings at once.",
@@ -79,6 +84,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM),
         group: Group::String,
         keys: KeyRule::At(&[KeySpec::range(1, -1, 2, KeyFlags::OW.and(KeyFlags::INSERT))]),
+        scope: Scope::Named,
         run: Run::OnKeys(msetnx),
         docs: Docs {
             summary: "Sets several keys to strings if none of them exists.",
@@ -97,6 +103,7 @@ pub(super) const COMMANDS: &[Command] = &[
             begin: Begin::Index(1),
             find: Find::KeyNum { count: 0, first: 1, step: 2 },
         }]),
+        scope: Scope::Named,
         run: Run::OnKeys(msetex),
         docs: Docs {
             summary: "Sets several keys to strings, with conditions and one time to live.",
@@ -111,6 +118,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM).and(Flags::FAST),
         group: Group::String,
         keys: KeyRule::At(&[KeySpec::at(1, KeyFlags::OW.and(KeyFlags::INSERT))]),
+        scope: Scope::Named,
         run: Run::OnKeys(setnx),
         docs: Docs { summary: "Sets a key to a string unless it exists.", since: "1.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -121,6 +129,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM),
         group: Group::String,
         keys: KeyRule::At(&[KeySpec::at(1, OVERWRITES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(setex),
         docs: Docs {
             summary: "Sets a key to a string that lives for some seconds.",
@@ -135,6 +144,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM),
         group: Group::String,
         keys: KeyRule::At(&[KeySpec::at(1, OVERWRITES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(psetex),
         docs: Docs {
             summary: "Sets a key to a string that lives for some milliseconds.",
@@ -149,6 +159,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM).and(Flags::FAST),
         group: Group::String,
         keys: KeyRule::At(&[KeySpec::at(1, CHANGES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(getset),
         docs: Docs {
             summary: "Sets a key to a string and returns the one it held.",
@@ -163,6 +174,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::FAST),
         group: Group::String,
         keys: KeyRule::At(&[KeySpec::at(1, TAKES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(getdel),
         docs: Docs { summary: "Returns the string at a key and deletes the key.", since: "6.2.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -173,6 +185,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::FAST),
         group: Group::String,
         keys: KeyRule::At(&[KeySpec::at(1, CHANGES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(getex),
         docs: Docs {
             summary: "Returns the string at a key and changes its time to live.",
@@ -187,6 +200,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::FAST),
         group: Group::String,
         keys: KeyRule::At(&[KeySpec::at(1, DELETES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(delifeq),
         docs: Docs { summary: "Deletes a key if it holds the given string.", since: "9.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -197,6 +211,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM).and(Flags::FAST),
         group: Group::String,
         keys: KeyRule::At(&[KeySpec::at(1, ADDS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(append),
         docs: Docs { summary: "Appends to the string at a key.", since: "2.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -207,6 +222,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY.and(Flags::FAST),
         group: Group::String,
         keys: KeyRule::At(&[KeySpec::at(1, LOOKS_AT)]),
+        scope: Scope::Named,
         run: Run::OnKeys(strlen),
         docs: Docs { summary: "Tells the length of the string at a key.", since: "2.2.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -217,6 +233,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::String,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(getrange),
         docs: Docs { summary: "Returns a part of the string at a key.", since: "2.4.0", complexity: "O(N)" },
         extra: Extra::NONE,
@@ -227,6 +244,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::String,
         keys: KeyRule::At(&[KeySpec::at(1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(getrange),
         docs: Docs {
             summary: "Returns a part of the string at a key, under its old name.",
@@ -241,6 +259,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM),
         group: Group::String,
         keys: KeyRule::At(&[KeySpec::at(1, UPDATES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(setrange),
         docs: Docs { summary: "Overwrites a part of the string at a key.", since: "2.2.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -251,6 +270,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM).and(Flags::FAST),
         group: Group::String,
         keys: KeyRule::At(&[KeySpec::at(1, CHANGES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(incr),
         docs: Docs { summary: "Adds one to the number at a key.", since: "1.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -261,6 +281,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM).and(Flags::FAST),
         group: Group::String,
         keys: KeyRule::At(&[KeySpec::at(1, CHANGES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(decr),
         docs: Docs { summary: "Subtracts one from the number at a key.", since: "1.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -271,6 +292,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM).and(Flags::FAST),
         group: Group::String,
         keys: KeyRule::At(&[KeySpec::at(1, CHANGES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(incrby),
         docs: Docs { summary: "Adds an integer to the number at a key.", since: "1.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -281,6 +303,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM).and(Flags::FAST),
         group: Group::String,
         keys: KeyRule::At(&[KeySpec::at(1, CHANGES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(decrby),
         docs: Docs { summary: "Subtracts an integer from the number at a key.", since: "1.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -291,6 +314,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::DENYOOM).and(Flags::FAST),
         group: Group::String,
         keys: KeyRule::At(&[KeySpec::at(1, CHANGES)]),
+        scope: Scope::Named,
         run: Run::OnKeys(incrbyfloat),
         docs: Docs {
             summary: "Adds a floating point number to the number at a key.",
@@ -305,6 +329,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::String,
         keys: KeyRule::At(&[KeySpec::range(1, 1, 1, READS)]),
+        scope: Scope::Named,
         run: Run::OnKeys(lcs::lcs),
         docs: Docs {
             summary: "Finds the longest common subsequence of two strings.",

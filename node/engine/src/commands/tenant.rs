@@ -10,6 +10,7 @@ use crate::command::{Arity, Command, Docs, Extra, Group, KeyRule, Run};
 use crate::error::CommandError;
 use crate::introspect;
 use crate::reply::Reply;
+use crate::scope::Scope;
 use crate::session::{Session, Surroundings};
 use crate::tenancy::{self, Grant, SETTINGS, Tenant};
 
@@ -19,6 +20,7 @@ pub(super) const COMMANDS: &[Command] = &[Command {
     flags: crate::command::Flags::NONE,
     group: Group::Server,
     keys: KeyRule::None,
+    scope: Scope::Subcommands,
     run: Run::Container(TENANT),
     docs: Docs { summary: "Manages tenants.", since: "7.4.2", complexity: "Depends on subcommand" },
     extra: Extra::NONE,
@@ -31,6 +33,7 @@ const TENANT: &[Command] = &[
         flags: ADMIN_ANY_TIME,
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Ceiling,
         run: Run::Ask(create),
         docs: Docs {
             summary: "Creates a tenant that owns prefixes or a namespace.",
@@ -45,6 +48,7 @@ const TENANT: &[Command] = &[
         flags: ADMIN_ANY_TIME,
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Ceiling,
         run: Run::Ask(set),
         docs: Docs { summary: "Changes a tenant.", since: "7.4.2", complexity: "O(N). Where N is the number of words" },
         extra: Extra::NONE,
@@ -55,6 +59,7 @@ const TENANT: &[Command] = &[
         flags: ADMIN_ANY_TIME,
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Ceiling,
         run: Run::Ask(del),
         docs: Docs {
             summary: "Deletes a retired tenant with its users, and with PURGE its keys.",
@@ -69,6 +74,7 @@ const TENANT: &[Command] = &[
         flags: ADMIN_ANY_TIME,
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Ceiling,
         run: Run::OnSession(list),
         docs: Docs { summary: "Lists all tenants.", since: "7.4.2", complexity: "O(N)" },
         extra: Extra::NONE,
@@ -79,6 +85,7 @@ const TENANT: &[Command] = &[
         flags: ADMIN_ANY_TIME,
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Ceiling,
         run: Run::OnSession(get),
         docs: Docs { summary: "Describes a tenant.", since: "7.4.2", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -89,6 +96,7 @@ const TENANT: &[Command] = &[
         flags: ADMIN_ANY_TIME,
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Ceiling,
         run: Run::AskOwner(stats),
         docs: Docs { summary: "Tells what a tenant uses.", since: "7.4.2", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -99,6 +107,7 @@ const TENANT: &[Command] = &[
         flags: crate::command::Flags::LOADING.and(crate::command::Flags::STALE),
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Public,
         run: Run::OnSession(introspect::help),
         docs: Docs { summary: "Lists the subcommands of TENANT.", since: "7.4.2", complexity: "O(1)" },
         extra: Extra::NONE,

@@ -6,6 +6,7 @@
 use super::LOOKS_AT;
 use crate::asks::Now;
 use crate::command::{Arity, Command, Docs, Extra, Flags, Group, KeyRule, KeySpec, Run};
+use crate::scope::Scope;
 
 pub(super) const COMMANDS: &[Command] = &[
     Command {
@@ -19,6 +20,7 @@ pub(super) const COMMANDS: &[Command] = &[
             .and(Flags::ALLOW_BUSY),
         group: Group::Transactions,
         keys: KeyRule::None,
+        scope: Scope::Own,
         run: Run::AtOnce(|_, _, _| Ok(Now::Begin)),
         docs: Docs { summary: "Starts a transaction.", since: "1.2.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -29,6 +31,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::NOSCRIPT.and(Flags::LOADING).and(Flags::STALE).and(Flags::SKIP_SLOWLOG),
         group: Group::Transactions,
         keys: KeyRule::None,
+        scope: Scope::Own,
         run: Run::AtOnce(|_, _, _| Ok(Now::Execute)),
         docs: Docs {
             summary: "Runs the commands of a transaction.",
@@ -43,6 +46,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::NOSCRIPT.and(Flags::LOADING).and(Flags::STALE).and(Flags::FAST).and(Flags::ALLOW_BUSY),
         group: Group::Transactions,
         keys: KeyRule::None,
+        scope: Scope::Own,
         run: Run::AtOnce(|_, _, _| Ok(Now::Discard)),
         docs: Docs {
             summary: "Forgets the commands of a transaction.",
@@ -62,6 +66,7 @@ pub(super) const COMMANDS: &[Command] = &[
             .and(Flags::ALLOW_BUSY),
         group: Group::Transactions,
         keys: KeyRule::At(&[KeySpec::range(1, -1, 1, LOOKS_AT)]),
+        scope: Scope::Named,
         run: Run::AtOnce(|_, _, _| Ok(Now::Watch)),
         docs: Docs {
             summary: "Makes the next transaction fail if a key changes before it.",
@@ -76,6 +81,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::NOSCRIPT.and(Flags::LOADING).and(Flags::STALE).and(Flags::FAST).and(Flags::ALLOW_BUSY),
         group: Group::Transactions,
         keys: KeyRule::None,
+        scope: Scope::Own,
         run: Run::AtOnce(|_, _, _| Ok(Now::Unwatch)),
         docs: Docs { summary: "Forgets the watched keys.", since: "2.2.0", complexity: "O(1)" },
         extra: Extra::NONE,

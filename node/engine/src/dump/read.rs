@@ -2,7 +2,9 @@
 //! where it was found.
 
 use super::source::{Reader, Source};
-use super::{Checksum, EPOCH_FIELD, POSITION_FIELD, Problem, SPACE_FIELD, is_known, kind, opcode, values};
+use super::{
+    Checksum, EPOCH_FIELD, LIBRARY_FIELD, POSITION_FIELD, Problem, SPACE_FIELD, is_known, kind, opcode, values,
+};
 use crate::dict::NewValue;
 use crate::keyspace::{SpaceId, TenantId, UnixMillis};
 use crate::types::{Limits, Value};
@@ -194,6 +196,8 @@ impl<'l, S: Source> FileReader<'l, S> {
                     self.epoch = number();
                 } else if name == POSITION_FIELD.as_bytes() {
                     self.position = number();
+                } else if name == LIBRARY_FIELD {
+                    self.libraries.push(value);
                 } else if name == SPACE_FIELD {
                     self.inner = Some(inner(value)?);
                 }

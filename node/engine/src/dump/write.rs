@@ -2,7 +2,9 @@
 //! checksum of what it wrote.
 
 use super::containers::{Listpack, intset};
-use super::{Checksum, SPACE_FIELD, VERSION, VERSION_FIELD_EXPIRY, kind, opcode, streams};
+use super::{
+    Checksum, LIBRARY_FIELD, OWNED_LIBRARY, SPACE_FIELD, VERSION, VERSION_FIELD_EXPIRY, kind, opcode, streams,
+};
 use crate::dict::ValueRef;
 use crate::keyspace::{SpaceId, TenantId, UnixMillis};
 use crate::types::{Hash, List, Set, SortedSet, Value, number};
@@ -82,7 +84,13 @@ pub fn payload(value: &ValueRef<'_, Value>) -> Vec<u8> {
 /// Libraries of functions, as they stand in a file before the keys.
 pub fn libraries(out: &mut Vec<u8>, codes: &[Vec<u8>]) {
     for code in codes {
-        out.push(opcode::FUNCTION);
+        // A library that belongs to one user is none that another server should load: there it is a note.
+        if code.starts_with(OWNED_LIBRARY) {
+            out.push(opcode::AUX);
+            string(out, LIBRARY_FIELD);
+        } else {
+            out.push(opcode::FUNCTION);
+        }
         string(out, code);
     }
 }

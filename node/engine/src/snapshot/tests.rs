@@ -6,6 +6,7 @@ use crate::dump::{Checksum, FileReader};
 use crate::effects::Effects;
 use crate::eviction::Usage;
 use crate::keyspace::{CallContext, Expiry, Keys, Layout, Missing, TenantId};
+use crate::scope::Reach;
 use crate::types::{End, Limits, List};
 use std::collections::BTreeMap;
 
@@ -28,7 +29,7 @@ fn with_keys<R>(shard: &mut Shard, database: u32, random: u64, call: impl FnOnce
         usage: Usage::default(),
         keeps_expired: false,
     };
-    call(&mut Keys::one(0, shard, context, &mut Effects::new()))
+    call(&mut Keys::one(0, shard, context, &mut Effects::new()).within(&Reach::Everything))
 }
 
 fn spelled(value: &NewValue<'_, Value>) -> String {

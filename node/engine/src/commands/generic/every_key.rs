@@ -22,6 +22,8 @@ use keyward_acl::Glob;
 const SCAN_COUNT: usize = 10;
 /// Buckets one lock is held for while scanning: some microseconds' work each, so that nobody waits long.
 const BUCKETS_PER_LOCK: usize = 128;
+/// The same for whoever is confined, at least: to them, most buckets of a shared table look empty.
+const EMPTY_BUCKETS_WHEN_CONFINED: usize = 4096;
 /// Empty buckets SCAN passes for each element asked for, before it answers with what it has.
 const EMPTY_BUCKETS_PER_ELEMENT: usize = 10;
 /// The types SCAN can ask for, those that no key has yet included.
@@ -86,9 +88,12 @@ pub(super) fn scan(all: &mut dyn EveryKey, args: Args<'_>, reply: &mut Reply) ->
     let mut elements = Reply::new(reply.protocol);
     let (mut visited, mut listed) = (0, 0);
     let mut buckets_left = scan.count.saturating_mul(EMPTY_BUCKETS_PER_ELEMENT);
+    if all.reach().is_confined() {
+        buckets_left = buckets_left.max(EMPTY_BUCKETS_WHEN_CONFINED);
+    }
     while shard < shard_count && visited < scan.count && buckets_left > 0 {
         all.with_shard(shard, &mut |keys| {
-            if keys.is_empty() {
+            if keys.len_of_all() == 0 {
                 // Costs nothing, so it does not count: a small database answers in one call.
                 position = 0;
                 return;
@@ -133,6 +138,10 @@ fn visit_bucket(
 }
 
 pub(super) fn randomkey(all: &mut dyn EveryKey, _args: Args<'_>, reply: &mut Reply) -> Answer {
+    if let Some(key) = lucky_key(all) {
+        reply.bulk(&key);
+        return Ok(());
+    }
     let mut lens = Vec::new();
     let mut random = 0;
     for shard in 0..all.shard_count() {
@@ -168,6 +177,35 @@ pub(super) fn randomkey(all: &mut dyn EveryKey, _args: Args<'_>, reply: &mut Rep
         None => reply.null(),
     }
     Ok(())
+}
+
+/// For whoever is confined: keys are drawn from all there are until one is theirs, which is then as likely as every other of
+/// theirs. Who owns little is seldom lucky, and then everything is looked through.
+fn lucky_key(all: &mut dyn EveryKey) -> Option<Vec<u8>> {
+    const TRIES: usize = 64;
+    if !all.reach().is_confined() {
+        return None;
+    }
+    let mut lens = Vec::new();
+    let mut dice = Vec::new();
+    for shard in 0..all.shard_count() {
+        all.with_shard(shard, &mut |keys| {
+            lens.push(keys.len_of_all() as u64);
+            dice = (0..TRIES).map(|_| keys.random()).collect();
+        });
+    }
+    let total: u64 = lens.iter().sum();
+    dice.into_iter().filter(|_| total > 0).find_map(|random| {
+        let mut target = ((u128::from(random) * u128::from(total)) >> 64) as u64;
+        let shard = lens.iter().position(|len| {
+            let here = target < *len;
+            target = target.wrapping_sub(*len);
+            here
+        })?;
+        let mut found = None;
+        all.with_shard(shard as u32, &mut |keys| found = keys.lucky_key());
+        found
+    })
 }
 
 pub(in crate::commands) fn dbsize(all: &mut dyn EveryKey, _args: Args<'_>, reply: &mut Reply) -> Answer {

@@ -344,3 +344,92 @@ proptest! {
         prop_assert_eq!(primary.contents(), replica.contents());
     }
 }
+
+/// What a user with these key patterns reaches.
+fn within(rules: &str) -> crate::scope::Reach {
+    use keyward_acl::{Policy, User, UserName, Walls, parse_rules};
+    let mut user = User::new(UserName::new(b"app").unwrap(), 1);
+    let words: Vec<&str> = rules.split(' ').collect();
+    parse_rules(&words).unwrap().iter().for_each(|rule| user.apply(rule));
+    let policy = Policy::compile(&user, crate::table::table(), Walls::Up);
+    crate::scope::Reach::Within(std::sync::Arc::new(policy), crate::keyspace::TenantId::SHARED)
+}
+
+/// Keys of two applications: `a` has a few, `b` many, and some that `a` may only read.
+fn shared_by_two() -> Engine {
+    let mut engine = Engine::new(4);
+    (0..5).for_each(|number| _ = engine.words(&format!("SET a:{number} x")));
+    (0..500).for_each(|number| _ = engine.words(&format!("SET b:{number} x")));
+    engine.words("SET shared:1 x");
+    engine.database = 3;
+    engine.words("SET a:other x");
+    engine.words("SET b:other x");
+    engine.database = 0;
+    engine.journal.clear();
+    engine.reach = within("+@all ~a:* %R~shared:*");
+    engine
+}
+
+fn sorted(mut words: Vec<String>) -> Vec<String> {
+    words.sort();
+    words
+}
+
+#[test]
+fn a_confined_user_lists_and_counts_what_it_may_touch() {
+    let mut engine = shared_by_two();
+    let mine = ["a:0", "a:1", "a:2", "a:3", "a:4", "shared:1"];
+    assert_eq!(sorted(bulks(&engine.words("KEYS *"))), mine);
+    assert_eq!(engine.words("KEYS b:*"), "*0\r\n");
+    assert_eq!(engine.words("DBSIZE"), ":6\r\n");
+    for _ in 0..200 {
+        let key = bulks(&engine.words("RANDOMKEY"));
+        assert!(mine.contains(&key[0].as_str()), "{key:?}");
+    }
+    engine.reach = within("+@all ~none:*");
+    assert_eq!(engine.words("RANDOMKEY"), "$-1\r\n");
+    assert_eq!(engine.words("DBSIZE"), ":0\r\n");
+}
+
+#[test]
+fn scan_shows_a_confined_user_its_own_keys_once_and_no_empty_page_for_others() {
+    let mut engine = shared_by_two();
+    let (mut cursor, mut pages, mut found) = ("0".to_owned(), 0, Vec::new());
+    loop {
+        let mut page = bulks(&engine.words(&format!("SCAN {cursor} COUNT 3")));
+        cursor = page.remove(0);
+        found.append(&mut page);
+        pages += 1;
+        if cursor == "0" {
+            break;
+        }
+    }
+    found.sort();
+    assert_eq!(found, ["a:0", "a:1", "a:2", "a:3", "a:4", "shared:1"]);
+    assert!(pages <= 7, "{pages} pages for six keys");
+}
+
+#[test]
+fn a_flush_of_a_confined_user_takes_what_it_may_delete_and_says_so_key_by_key() {
+    let mut engine = shared_by_two();
+    assert_eq!(engine.words("FLUSHDB"), "+OK\r\n");
+    let deleted: Vec<String> = engine
+        .journal
+        .iter()
+        .flat_map(|(database, command)| {
+            assert_eq!((*database, &command[0][..]), (0, &b"DEL"[..]));
+            command[1..].iter().map(|key| String::from_utf8(key.clone()).unwrap())
+        })
+        .collect();
+    assert_eq!(sorted(deleted), ["a:0", "a:1", "a:2", "a:3", "a:4"]);
+    assert_eq!(engine.changes, 5);
+    engine.reach = crate::scope::Reach::Everything;
+    assert_eq!(engine.words("DBSIZE"), ":501\r\n");
+
+    let mut engine = shared_by_two();
+    engine.words("FLUSHALL");
+    assert!(engine.journal.contains(&(3, vec![b"DEL".to_vec(), b"a:other".to_vec()])));
+    engine.reach = crate::scope::Reach::Everything;
+    engine.database = 3;
+    assert_eq!(bulks(&engine.words("KEYS *")), ["b:other"]);
+}

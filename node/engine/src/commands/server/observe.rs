@@ -11,6 +11,7 @@ use crate::error::CommandError;
 use crate::introspect;
 use crate::keyspace::Keys;
 use crate::reply::Reply;
+use crate::scope::{Of, Scope};
 use crate::session::{Session, Surroundings};
 
 pub(super) const MEMORY: &[Command] = &[
@@ -20,6 +21,7 @@ pub(super) const MEMORY: &[Command] = &[
         flags: Flags::READONLY,
         group: Group::Server,
         keys: KeyRule::At(&[KeySpec::at(2, LOOKS_AT)]),
+        scope: Scope::Named,
         run: Run::OnKeys(memory_usage),
         docs: Docs {
             summary: "Estimates the memory a key takes.",
@@ -34,6 +36,7 @@ pub(super) const MEMORY: &[Command] = &[
         flags: Flags::NONE,
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Server),
         run: Run::Ask(memory_stats),
         docs: Docs { summary: "Details the use of memory.", since: "4.0.0", complexity: "O(1)" },
         extra: Extra {
@@ -47,6 +50,7 @@ pub(super) const MEMORY: &[Command] = &[
         flags: Flags::NONE,
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Ceiling,
         run: Run::Ask(memory_doctor),
         docs: Docs { summary: "Gives advice on the use of memory.", since: "4.0.0", complexity: "O(1)" },
         extra: Extra {
@@ -60,6 +64,7 @@ pub(super) const MEMORY: &[Command] = &[
         flags: Flags::LOADING,
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Ceiling,
         run: Run::Ask(memory_allocator),
         docs: Docs {
             summary: "Returns the counters of the allocator.",
@@ -77,6 +82,7 @@ pub(super) const MEMORY: &[Command] = &[
         flags: Flags::LOADING,
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Ceiling,
         run: Run::Ask(memory_purge),
         docs: Docs {
             summary: "Asks the allocator to give memory back.",
@@ -91,6 +97,7 @@ pub(super) const MEMORY: &[Command] = &[
         flags: Flags::LOADING.and(Flags::STALE),
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Public,
         run: Run::OnSession(introspect::help),
         docs: Docs { summary: "Lists the subcommands of MEMORY.", since: "4.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -104,6 +111,7 @@ pub(super) const SLOWLOG: &[Command] = &[
         flags: Flags::ADMIN.and(Flags::LOADING).and(Flags::STALE),
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Records),
         run: Run::Ask(slowlog_get),
         docs: Docs {
             summary: "Returns entries of the slow log.",
@@ -118,6 +126,7 @@ pub(super) const SLOWLOG: &[Command] = &[
         flags: Flags::ADMIN.and(Flags::LOADING).and(Flags::STALE),
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Records),
         run: Run::Ask(slowlog_len),
         docs: Docs { summary: "Counts the entries of the slow log.", since: "2.2.12", complexity: "O(1)" },
         extra: Extra {
@@ -131,6 +140,7 @@ pub(super) const SLOWLOG: &[Command] = &[
         flags: Flags::ADMIN.and(Flags::LOADING).and(Flags::STALE),
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Records),
         run: Run::Ask(slowlog_reset),
         docs: Docs { summary: "Empties the slow log.", since: "2.2.12", complexity: "O(N)" },
         extra: Extra { tips: &["request_policy:all_nodes", "response_policy:all_succeeded"], ..Extra::NONE },
@@ -141,6 +151,7 @@ pub(super) const SLOWLOG: &[Command] = &[
         flags: Flags::LOADING.and(Flags::STALE),
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Public,
         run: Run::OnSession(introspect::help),
         docs: Docs { summary: "Lists the subcommands of SLOWLOG.", since: "6.2.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -154,6 +165,7 @@ pub(super) const COMMANDLOG: &[Command] = &[
         flags: Flags::ADMIN.and(Flags::LOADING).and(Flags::STALE),
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Records),
         run: Run::Ask(commandlog_get),
         docs: Docs {
             summary: "Returns entries of a command log.",
@@ -168,6 +180,7 @@ pub(super) const COMMANDLOG: &[Command] = &[
         flags: Flags::ADMIN.and(Flags::LOADING).and(Flags::STALE),
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Records),
         run: Run::Ask(commandlog_len),
         docs: Docs { summary: "Counts the entries of a command log.", since: "8.1.0", complexity: "O(1)" },
         extra: Extra {
@@ -181,6 +194,7 @@ pub(super) const COMMANDLOG: &[Command] = &[
         flags: Flags::ADMIN.and(Flags::LOADING).and(Flags::STALE),
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Records),
         run: Run::Ask(commandlog_reset),
         docs: Docs { summary: "Empties a command log.", since: "8.1.0", complexity: "O(N)" },
         extra: Extra { tips: &["request_policy:all_nodes", "response_policy:all_succeeded"], ..Extra::NONE },
@@ -191,6 +205,7 @@ pub(super) const COMMANDLOG: &[Command] = &[
         flags: Flags::LOADING.and(Flags::STALE),
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Public,
         run: Run::OnSession(introspect::help),
         docs: Docs { summary: "Lists the subcommands of COMMANDLOG.", since: "8.1.0", complexity: "O(1)" },
         extra: Extra::NONE,
@@ -204,6 +219,7 @@ pub(super) const LATENCY: &[Command] = &[
         flags: ADMIN_ANY_TIME,
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Ceiling,
         run: Run::Ask(latency_doctor),
         docs: Docs { summary: "Gives advice on slow events.", since: "2.8.13", complexity: "O(1)" },
         extra: Extra {
@@ -217,6 +233,7 @@ pub(super) const LATENCY: &[Command] = &[
         flags: ADMIN_ANY_TIME,
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Ceiling,
         run: Run::Ask(latency_graph),
         docs: Docs { summary: "Draws how long an event took over time.", since: "2.8.13", complexity: "O(1)" },
         extra: Extra {
@@ -230,6 +247,7 @@ pub(super) const LATENCY: &[Command] = &[
         flags: ADMIN_ANY_TIME,
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Records),
         run: Run::Ask(latency_histogram),
         docs: Docs { summary: "Returns how long commands took.", since: "7.0.0", complexity: "O(N)" },
         extra: Extra {
@@ -243,6 +261,7 @@ pub(super) const LATENCY: &[Command] = &[
         flags: ADMIN_ANY_TIME,
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Ceiling,
         run: Run::Ask(latency_history),
         docs: Docs { summary: "Returns how long an event took over time.", since: "2.8.13", complexity: "O(1)" },
         extra: Extra {
@@ -256,6 +275,7 @@ pub(super) const LATENCY: &[Command] = &[
         flags: ADMIN_ANY_TIME,
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Ceiling,
         run: Run::Ask(latency_latest),
         docs: Docs { summary: "Returns the latest slow events.", since: "2.8.13", complexity: "O(1)" },
         extra: Extra {
@@ -269,6 +289,7 @@ pub(super) const LATENCY: &[Command] = &[
         flags: ADMIN_ANY_TIME,
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Filtered(Of::Records),
         run: Run::Ask(latency_reset),
         docs: Docs { summary: "Forgets slow events.", since: "2.8.13", complexity: "O(1)" },
         extra: Extra { tips: &["request_policy:all_nodes", "response_policy:agg_sum"], ..Extra::NONE },
@@ -279,6 +300,7 @@ pub(super) const LATENCY: &[Command] = &[
         flags: Flags::LOADING.and(Flags::STALE),
         group: Group::Server,
         keys: KeyRule::None,
+        scope: Scope::Public,
         run: Run::OnSession(introspect::help),
         docs: Docs { summary: "Lists the subcommands of LATENCY.", since: "2.8.13", complexity: "O(1)" },
         extra: Extra::NONE,

@@ -1,0 +1,53 @@
+//! `INFO` for a confined user: the sections of Redis, as if there were only what this user may touch.
+//!
+//! What client libraries look for when they connect is there and true: version, mode, role, whether data is being loaded,
+//! `maxmemory_policy`. What is counted for all users together is left out, since it would tell what others do. Keys are
+//! counted only when the section is asked for by name: each must be looked at.
+
+use crate::info::{self, Fields, fields, human};
+use crate::node::Node;
+use keyward_engine::scope::Reach;
+use keyward_engine::session::Session;
+
+/// The text for these sections (lower case); none means the default ones.
+pub fn text(node: &Node, wanted: &[String], session: &Session, reach: &Reach) -> String {
+    let counted = counts_keys(wanted);
+    info::text_of(wanted, |name| match name {
+        "server" => fields! {
+            "redis_version" => info::REDIS_VERSION,
+            "redis_mode" => "standalone",
+            "server_name" => "keyward",
+            "keyward_version" => env!("CARGO_PKG_VERSION"),
+            "arch_bits" => usize::BITS,
+        },
+        "memory" => memory(node),
+        "persistence" => fields! { "loading" => u8::from(node.is_loading()), "async_loading" => 0, "aof_enabled" => 0 },
+        "replication" => {
+            fields! { "role" => "master", "connected_slaves" => 0, "master_failover_state" => "no-failover" }
+        }
+        "cluster" => fields! { "cluster_enabled" => 0 },
+        "keyspace" if counted => keyspace(node, session, reach),
+        "keyward" => fields! { "user" => session.user_name().escape_ascii(), "confined" => 1 },
+        _ => Fields::new(),
+    })
+}
+
+/// Whether these sections say how many keys there are.
+pub fn counts_keys(wanted: &[String]) -> bool {
+    wanted.iter().any(|name| matches!(name.as_str(), "keyspace" | "all" | "everything"))
+}
+
+fn memory(node: &Node) -> Fields {
+    let hot = node.live.hot();
+    fields! {
+        "maxmemory" => hot.memory_bytes_max,
+        "maxmemory_human" => human(hot.memory_bytes_max),
+        "maxmemory_policy" => hot.eviction.policy.name(),
+    }
+}
+
+fn keyspace(node: &Node, session: &Session, reach: &Reach) -> Fields {
+    let owned = node.shards.owned(session.tenant, reach);
+    let line = |keys, expires| format!("keys={keys},expires={expires},avg_ttl=0");
+    owned.into_iter().map(|(index, of)| (format!("db{index}"), line(of.keys, of.expiring))).collect()
+}

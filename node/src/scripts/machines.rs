@@ -1,0 +1,167 @@
+//! Whose scripts and libraries are whose: a Lua machine for each confined user, and one for everybody else.
+//!
+//! Names never meet: a library that one user loads cannot take the place of another's, and a script one user cached is
+//! unknown to the others. A confined user calls its own functions first, then those of the platform, which run with the
+//! caller's rights. In snapshots and in the journal a library is its text, with the owner in a line before it
+//! ([`mark`]); the platform's have no such line, so that they read as Redis'.
+//!
+//! It knows no gate and no keys.
+
+use keyward_engine::asks::Program;
+use keyward_engine::dump::OWNED_LIBRARY;
+use keyward_engine::scope::Owner;
+use keyward_script::{Host, Limits, Machine, RestorePolicy};
+use std::collections::BTreeMap;
+
+/// Machines without libraries that are kept; the one whose owner comes first in no order anybody chose goes when there
+/// are more. What it cached can be cached again.
+const IDLE_MACHINES_MAX: usize = 256;
+
+/// What the states of a confined user may take, compared with those of the platform.
+const SHARE_OF_CONFINED: usize = 4;
+
+/// What stands before the number of a tenant, where a user would have its name in hex digits.
+const TENANT: &[u8] = b"tenant ";
+
+/// The machines of one node.
+pub(super) struct Machines {
+    memory_bytes_max: usize,
+    platform: Machine,
+    confined: BTreeMap<Owner, Machine>,
+}
+
+impl Machines {
+    pub(super) fn new(memory_bytes_max: usize) -> Machines {
+        let platform = Machine::new(Limits { memory_bytes_max });
+        Machines { memory_bytes_max, platform, confined: BTreeMap::new() }
+    }
+
+    /// The machine of this owner, made if need be.
+    pub(super) fn of(&mut self, owner: &Owner) -> &mut Machine {
+        if *owner == Owner::Platform {
+            return &mut self.platform;
+        }
+        if !self.confined.contains_key(owner) {
+            self.make_room();
+        }
+        let memory_bytes_max = self.memory_bytes_max / SHARE_OF_CONFINED;
+        self.confined.entry(owner.clone()).or_insert_with(|| Machine::new(Limits { memory_bytes_max }))
+    }
+
+    fn make_room(&mut self) {
+        let idle: Vec<&Owner> = self
+            .confined
+            .iter()
+            .filter(|(_, machine)| machine.libraries().next().is_none())
+            .map(|(of, _)| of)
+            .collect();
+        if idle.len() >= IDLE_MACHINES_MAX {
+            let first = idle[0].clone();
+            self.confined.remove(&first);
+        }
+    }
+
+    /// The machine that has a program as this owner means it: its own, or the platform's for a function it has not.
+    pub(super) fn that_runs(&mut self, program: &Program, owner: &Owner) -> &mut Machine {
+        match program {
+            Program::Function(name) if self.confined.get(owner).is_none_or(|own| own.function(name).is_none()) => {
+                &mut self.platform
+            }
+            _ => self.of(owner),
+        }
+    }
+
+    /// Scripts, libraries, functions, and bytes of the Lua states: those of one owner, or all.
+    pub(super) fn sizes(&self, owner: Option<&Owner>) -> (usize, usize, usize, usize) {
+        let machines = std::iter::once((&Owner::Platform, &self.platform)).chain(&self.confined);
+        let counted = machines.filter(|(of, _)| owner.is_none_or(|owner| owner == *of));
+        counted.fold((0, 0, 0, 0), |(scripts, libraries, functions, bytes), (_, machine)| {
+            let stats = machine.stats();
+            let sum = (scripts + stats.scripts, libraries + stats.libraries, functions + stats.functions);
+            (sum.0, sum.1, sum.2, bytes + stats.memory_bytes)
+        })
+    }
+
+    /// No owner has any library.
+    pub(super) fn flush_libraries(&mut self) {
+        self.platform.flush_libraries();
+        self.confined.values_mut().for_each(Machine::flush_libraries);
+    }
+
+    /// The texts of all libraries, those of confined users marked.
+    pub(super) fn codes(&self) -> Vec<Vec<u8>> {
+        let machines = std::iter::once((&Owner::Platform, &self.platform)).chain(&self.confined);
+        machines.flat_map(|(owner, machine)| machine.libraries().map(|library| mark(owner, &library.code))).collect()
+    }
+
+    /// Loads what [`Machines::codes`] returned.
+    pub(super) fn restore<H: Host>(&mut self, codes: &[Vec<u8>], host: impl Fn() -> H) -> Result<(), String> {
+        let mut by_owner: BTreeMap<Owner, Vec<Vec<u8>>> = BTreeMap::new();
+        for code in codes {
+            let (owner, code) = read(code);
+            by_owner.entry(owner).or_default().push(code.to_vec());
+        }
+        for (owner, codes) in by_owner {
+            self.of(&owner).restore(&codes, RestorePolicy::Replace, &mut host())?;
+        }
+        Ok(())
+    }
+}
+
+/// The text with its owner before it.
+pub(super) fn mark(owner: &Owner, text: &[u8]) -> Vec<u8> {
+    match owner {
+        Owner::Platform => text.to_vec(),
+        Owner::User(name) => {
+            let digits: String = name.iter().map(|byte| format!("{byte:02x}")).collect();
+            [OWNED_LIBRARY, digits.as_bytes(), b"\n", text].concat()
+        }
+        Owner::Tenant(id) => [OWNED_LIBRARY, TENANT, id.to_string().as_bytes(), b"\n", text].concat(),
+    }
+}
+
+/// What [`mark`] wrote. Anything else belongs to the platform.
+pub(super) fn read(marked: &[u8]) -> (Owner, &[u8]) {
+    let owned = || {
+        let rest = marked.strip_prefix(OWNED_LIBRARY)?;
+        let end = rest.iter().position(|byte| *byte == b'\n')?;
+        if let Some(id) = rest[..end].strip_prefix(TENANT) {
+            let id = std::str::from_utf8(id).ok()?.parse().ok()?;
+            return Some((Owner::Tenant(id), &rest[end + 1..]));
+        }
+        let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+        let name: Option<Box<[u8]>> =
+            rest[..end].chunks(2).map(|pair| Some(digit(pair[0])? << 4 | digit(*pair.get(1)?)?)).collect();
+        Some((Owner::User(name?), &rest[end + 1..]))
+    };
+    owned().unwrap_or((Owner::Platform, marked))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_read_as_it_was_written() {
+        for owner in [
+            Owner::Platform,
+            Owner::User(b"app".as_slice().into()),
+            Owner::User(b"\n\x00".as_slice().into()),
+            Owner::Tenant(7),
+        ] {
+            assert_eq!(read(&mark(&owner, b"#!lua name=x\n")), (owner, &b"#!lua name=x\n"[..]));
+        }
+        assert_eq!(read(b"#!keyward-owner zz\nx").0, Owner::Platform);
+        assert_eq!(read(b"#!keyward-owner 6").0, Owner::Platform);
+    }
+
+    #[test]
+    fn machines_that_only_cache_are_bounded() {
+        let mut machines = Machines::new(64 << 20);
+        for number in 0..IDLE_MACHINES_MAX + 10 {
+            let owner = Owner::User(number.to_string().into_bytes().into());
+            machines.of(&owner).load_script(b"return 1", true).unwrap();
+        }
+        assert_eq!(machines.confined.len(), IDLE_MACHINES_MAX);
+    }
+}

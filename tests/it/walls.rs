@@ -1,0 +1,411 @@
+//! The leak matrix: what a user with a prefix can do to others under the rules people write, here and elsewhere.
+//!
+//! ```text
+//!   probes × rule sets A-E × servers     Redis and Valkey: red where the specification says so, or the probe proves nothing
+//!                                        Keyward:          green everywhere, through the node with the data and through another
+//! ```
+//! Each cell begins with everybody's data in place. A probe tells whether the attacker, whose rule says `~t:*`, learned of
+//! the victim's `v:*` or changed what the victim sees.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use keyward_tests::{Client, Cluster, Peer, Value, poll};
+
+/// The rule sets, by their letter. `&*` in B grants every channel in so many words.
+const RULES: [(char, &[&str]); 5] = [
+    ('A', &["~t:*", "+@all"]),
+    ('B', &["~t:*", "&*", "+@all", "-@admin"]),
+    ('C', &["~t:*", "+@read", "+@write"]),
+    ('D', &["~t:*", "+@all", "-@admin", "-@dangerous"]),
+    ('E', &["~t:*", "+@read", "+@write", "-@dangerous"]),
+];
+
+/// How long to wait for what must not come.
+const QUIET: Duration = Duration::from_millis(150);
+
+const VICTIMS_LIBRARY: &str =
+    "#!lua name=vlib\nredis.register_function('vf', function(keys) return redis.call('get', keys[1]) end)";
+const HIJACK: &str = "#!lua name=vlib\nredis.register_function('vf', function() return 'hijacked ' .. (redis.call('get', 'v:secret') or '') end)";
+
+/// The people of one cell.
+struct Scene {
+    address: SocketAddr,
+    admin: Client,
+    victim: Client,
+    attacker: Client,
+    granted_channels: bool,
+}
+
+/// Where a scene plays: the administrator and the victim at one address, the attacker at another one of the same cache.
+#[derive(Clone, Copy)]
+struct Stage {
+    home: SocketAddr,
+    attackers: SocketAddr,
+}
+
+impl Scene {
+    fn set(stage: Stage, rules: &[&str]) -> Scene {
+        let mut admin = Client::connect(stage.home).expect("the server answers");
+        for request in [
+            &["FLUSHALL"][..],
+            &["FUNCTION", "FLUSH"],
+            &["SCRIPT", "FLUSH"],
+            &["CONFIG", "SET", "slowlog-log-slower-than", "0"],
+            &["CONFIG", "SET", "notify-keyspace-events", "KEA"],
+            &["SLOWLOG", "RESET"],
+            &["SET", "t:own", "mine"],
+        ] {
+            admin.ok(request);
+        }
+        // A user that is gone loses its connections: nobody is left from the cell before.
+        admin.ask(&["ACL", "DELUSER", "attacker", "victim"]);
+        admin.ok(&["ACL", "SETUSER", "victim", "on", ">victim", "~v:*", "&v:*", "+@all"]);
+        admin.ok(&[&["ACL", "SETUSER", "attacker", "on", ">attacker", "resetchannels"], rules].concat());
+        let mut victim = Client::login(stage.home, "victim", "victim").expect("the victim can log in");
+        for number in 0..20 {
+            victim.ok(&["SET", &format!("v:{number}"), "x"]);
+        }
+        victim.ok(&["SET", "v:secret", "s3cr3t"]);
+        victim.text(&["FUNCTION", "LOAD", VICTIMS_LIBRARY]);
+        let attacker = Client::login(stage.attackers, "attacker", "attacker").expect("the attacker can log in");
+        for client in [&admin, &victim, &attacker] {
+            client.set_patience(Duration::from_secs(5));
+        }
+        Scene { address: stage.attackers, admin, victim, attacker, granted_channels: rules.contains(&"&*") }
+    }
+
+    /// Whether the reply to this request of the attacker tells about the victim.
+    fn tells(&mut self, request: &[&str]) -> bool {
+        let reply = self.attacker.call(request);
+        reply.is_ok_and(|reply| !matches!(reply, Value::Error(_)) && tells_about_victim(&reply))
+    }
+
+    fn works(&mut self, request: &[&str]) -> bool {
+        self.attacker.call(request).is_ok_and(|reply| !matches!(reply, Value::Error(_)))
+    }
+
+    fn victim_has_lost_its_data(&mut self) -> bool {
+        self.victim.call(&["GET", "v:secret"]).ok().and_then(|value| value.text()).as_deref() != Some("s3cr3t")
+    }
+
+    /// Whether something about the victim comes to the attacker while the victim writes.
+    fn overhears(&mut self) -> bool {
+        self.victim.ok(&["SET", "v:loud", "s3cr3t"]);
+        self.attacker.set_patience(QUIET);
+        let mut heard = false;
+        while let Ok(reply) = self.attacker.read() {
+            heard |= tells_about_victim(&reply);
+        }
+        heard
+    }
+}
+
+fn tells_about_victim(reply: &Value) -> bool {
+    let shown = format!("{reply:?}");
+    shown.contains("v:") || shown.contains("vlib") || shown.contains("s3cr3t") || shown.contains("user=victim")
+}
+
+/// The keys an INFO or MEMORY reply counts, if more than the attacker's own one.
+fn counts_others(reply: &Value) -> bool {
+    let text = format!("{reply:?}");
+    let digits = |rest: &str| {
+        rest.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect::<String>()
+    };
+    let count = |word: &str| text.split_once(word).and_then(|(_, rest)| digits(rest).parse::<u64>().ok());
+    count("keys=").or_else(|| count("keys.count")).is_some_and(|keys| keys > 1)
+}
+
+/// Whether the attacker got through.
+type Probe = fn(&mut Scene) -> bool;
+
+/// Every row of the specification's matrix: its name, under which rule sets Redis and Valkey leak, and the probe.
+const MATRIX: &[(&str, &str, Probe)] = &[
+    ("foreign keys by name", "", foreign_keys),
+    ("KEYS", "ABC", |scene| scene.tells(&["KEYS", "*"])),
+    ("SCAN", "ABCDE", |scene| scene.tells(&["SCAN", "0", "COUNT", "10000"])),
+    ("RANDOMKEY", "ABCDE", |scene| (0..60).any(|_| scene.tells(&["RANDOMKEY"]))),
+    ("DBSIZE", "ABCDE", |scene| matches!(scene.attacker.call(&["DBSIZE"]), Ok(Value::Integer(count)) if count > 1)),
+    ("KEYS in a script", "AB", |scene| scene.tells(&["EVAL", "return redis.call('keys', '*')", "0"])),
+    ("SCAN in a script", "ABD", |scene| {
+        scene.tells(&["EVAL", "return redis.call('scan', '0', 'count', '10000')", "0"])
+    }),
+    ("FLUSHDB", "ABC", |scene| scene.works(&["FLUSHDB"]) && scene.victim_has_lost_its_data()),
+    ("FLUSHALL", "ABC", |scene| scene.works(&["FLUSHALL"]) && scene.victim_has_lost_its_data()),
+    ("SWAPDB", "ABC", |scene| scene.works(&["SWAPDB", "0", "1"]) && scene.victim_has_lost_its_data()),
+    ("INFO keyspace", "AB", |scene| {
+        scene.attacker.call(&["INFO", "keyspace"]).is_ok_and(|reply| counts_others(&reply))
+    }),
+    ("INFO commandstats", "AB", commandstats),
+    ("CLIENT LIST", "A", |scene| scene.tells(&["CLIENT", "LIST"])),
+    ("CLIENT KILL", "A", client_kill),
+    ("CLIENT PAUSE", "A", |scene| scene.works(&["CLIENT", "PAUSE", "1"])),
+    ("CLIENT NO-EVICT", "A", |scene| scene.works(&["CLIENT", "NO-EVICT", "on"])),
+    ("CLIENT TRACKING BCAST", "ABD", tracking),
+    ("MONITOR", "A", |scene| scene.works(&["MONITOR"]) && scene.overhears()),
+    ("SLOWLOG GET", "A", |scene| scene.tells(&["SLOWLOG", "GET", "128"])),
+    ("SLOWLOG RESET", "A", slowlog_reset),
+    ("MEMORY STATS", "ABD", |scene| scene.attacker.call(&["MEMORY", "STATS"]).is_ok_and(|reply| counts_others(&reply))),
+    ("PUBSUB CHANNELS", "ABD", pubsub_channels),
+    ("SUBSCRIBE to a foreign channel", "B", |scene| !scene.granted_here() && scene.works(&["SUBSCRIBE", "v:news"])),
+    ("events of foreign keys", "B", |scene| scene.works(&["PSUBSCRIBE", "__key*"]) && scene.overhears()),
+    ("PUBLISH to a foreign channel", "B", |scene| !scene.granted_here() && scene.works(&["PUBLISH", "v:news", "x"])),
+    ("SCRIPT FLUSH", "ABD", script_flush),
+    ("FUNCTION LIST", "ABD", |scene| scene.tells(&["FUNCTION", "LIST", "WITHCODE"])),
+    ("FUNCTION DUMP", "ABD", |scene| scene.tells(&["FUNCTION", "DUMP"])),
+    ("FUNCTION LOAD REPLACE", "ABCDE", function_hijack),
+    ("FUNCTION FLUSH", "ABCDE", |scene| scene.works(&["FUNCTION", "FLUSH"]) && lost_its_function(scene)),
+    ("FUNCTION DELETE", "ABCDE", |scene| scene.works(&["FUNCTION", "DELETE", "vlib"]) && lost_its_function(scene)),
+    ("CONFIG GET", "A", |scene| {
+        scene.attacker.call(&["CONFIG", "GET", "dir"]).is_ok_and(|reply| !reply.texts().is_empty())
+    }),
+    ("CONFIG SET", "A", |scene| scene.works(&["CONFIG", "SET", "maxmemory", "1000mb"])),
+    ("ACL LIST", "A", |scene| scene.tells(&["ACL", "LIST"])),
+    ("ACL LOG", "A", acl_log),
+    ("ACL SETUSER of oneself", "A", |scene| {
+        scene.works(&["ACL", "SETUSER", "attacker", "allkeys"]) && scene.tells(&["GET", "v:secret"])
+    }),
+    ("ACL DELUSER", "A", |scene| scene.works(&["ACL", "DELUSER", "victim"])),
+    ("MIGRATE", "ABC", migrate),
+    ("BGSAVE", "A", |scene| scene.works(&["BGSAVE"])),
+    ("REPLICAOF", "A", |scene| scene.works(&["REPLICAOF", "NO", "ONE"])),
+    ("a replica's SYNC", "A", |scene| scene.works(&["REPLCONF", "listening-port", "1"])),
+];
+
+impl Scene {
+    /// `&*` is a rule about channels like any other: here it grants them, and nothing about keys.
+    fn granted_here(&mut self) -> bool {
+        let keyward = self.admin.text(&["INFO", "server"]).contains("keyward_version");
+        self.granted_channels && keyward
+    }
+}
+
+fn foreign_keys(scene: &mut Scene) -> bool {
+    scene.admin.ok(&["SET", "v:weight", "1"]);
+    scene.admin.ask(&["RPUSH", "t:list", "a"]);
+    let requests: [&[&str]; 9] = [
+        &["GET", "v:secret"],
+        &["TYPE", "v:secret"],
+        &["TTL", "v:secret"],
+        &["EXISTS", "v:secret"],
+        &["DUMP", "v:secret"],
+        &["OBJECT", "ENCODING", "v:secret"],
+        &["MEMORY", "USAGE", "v:secret"],
+        &["SORT", "t:list", "BY", "v:*"],
+        &["EVAL", "return redis.call('get', 'v:secret')", "0"],
+    ];
+    requests.into_iter().any(|request| scene.works(request))
+}
+
+fn commandstats(scene: &mut Scene) -> bool {
+    scene.victim.ask(&["LOLWUT"]);
+    let reply = scene.attacker.call(&["INFO", "commandstats"]);
+    reply.is_ok_and(|reply| format!("{reply:?}").contains("cmdstat_lolwut"))
+}
+
+fn client_kill(scene: &mut Scene) -> bool {
+    scene.attacker.call(&["CLIENT", "KILL", "USER", "victim"]).is_ok()
+        && poll(QUIET, || scene.victim.is_closed().then_some(())).is_some()
+}
+
+fn tracking(scene: &mut Scene) -> bool {
+    scene.works(&["HELLO", "3"]) && scene.works(&["CLIENT", "TRACKING", "ON", "BCAST"]) && scene.overhears()
+}
+
+fn slowlog_reset(scene: &mut Scene) -> bool {
+    scene.works(&["SLOWLOG", "RESET"])
+        && scene
+            .admin
+            .ask(&["SLOWLOG", "GET", "128"])
+            .items()
+            .is_none_or(|entries| !entries.iter().any(|entry| format!("{entry:?}").contains("v:secret")))
+}
+
+fn pubsub_channels(scene: &mut Scene) -> bool {
+    let mut listener = Client::login(scene.address, "victim", "victim").expect("the victim can log in");
+    listener.ask(&["SUBSCRIBE", "v:news"]);
+    !scene.granted_here() && scene.tells(&["PUBSUB", "CHANNELS"])
+}
+
+fn script_flush(scene: &mut Scene) -> bool {
+    let sha = scene.victim.text(&["SCRIPT", "LOAD", "return 'v'"]);
+    scene.works(&["SCRIPT", "FLUSH"]) && scene.victim.ask(&["EVALSHA", &sha, "0"]).is_error("NOSCRIPT")
+}
+
+fn function_hijack(scene: &mut Scene) -> bool {
+    scene.works(&["FUNCTION", "LOAD", "REPLACE", HIJACK])
+        && scene.victim.ask(&["FCALL", "vf", "1", "v:secret"]).text().is_some_and(|text| text.starts_with("hijacked"))
+}
+
+fn lost_its_function(scene: &mut Scene) -> bool {
+    scene.victim.ask(&["FCALL", "vf", "1", "v:secret"]).is_error("ERR Function not found")
+}
+
+fn acl_log(scene: &mut Scene) -> bool {
+    scene.victim.ask(&["GET", "x:v:denied"]);
+    scene.tells(&["ACL", "LOG"])
+}
+
+/// An answer that tells of the connection means that the server dialed.
+fn migrate(scene: &mut Scene) -> bool {
+    let reply = scene.attacker.call(&["MIGRATE", "127.0.0.1", "1", "t:own", "0", "100"]);
+    reply.is_ok_and(|reply| format!("{reply:?}").contains("IOERR"))
+}
+
+/// The cells in which the attacker got through, `row/letter`.
+fn red_cells(stage: Stage) -> Vec<String> {
+    let mut red = Vec::new();
+    for (letter, rules) in RULES {
+        for (row, _, probe) in MATRIX {
+            let mut scene = Scene::set(stage, rules);
+            if probe(&mut scene) {
+                red.push(format!("{row}/{letter}"));
+            }
+        }
+    }
+    red
+}
+
+fn expected_on_peers() -> Vec<String> {
+    let cells = RULES.iter().flat_map(|(letter, _)| MATRIX.iter().map(move |(row, leaks, _)| (letter, row, leaks)));
+    cells
+        .filter(|(letter, _, leaks)| leaks.contains(**letter))
+        .map(|(letter, row, _)| format!("{row}/{letter}"))
+        .collect()
+}
+
+#[test]
+fn no_rule_set_leaks_here() {
+    let cluster = Cluster::start(3);
+    let primary = cluster.primary();
+    let home = cluster.node(primary).address();
+    let other = cluster.nodes().iter().find(|node| node.number() != primary).expect("there are three").address();
+    for attackers in [home, other] {
+        let red = red_cells(Stage { home, attackers });
+        assert!(red.is_empty(), "the attacker got through: {red:#?}");
+    }
+}
+
+#[test]
+fn the_same_probes_get_through_on_redis_and_valkey() {
+    let redis = Path::new("/usr/bin/redis-server");
+    let peers = [Peer::valkey(&[]), redis.exists().then(|| Peer::start(redis, &[]))];
+    for peer in peers.into_iter().flatten() {
+        let stage = Stage { home: peer.address(), attackers: peer.address() };
+        let red = red_cells(stage);
+        let (unexpected, missing): (Vec<_>, Vec<_>) = {
+            let expected = expected_on_peers();
+            let unexpected = red.iter().filter(|cell| !expected.contains(cell)).cloned().collect();
+            (unexpected, expected.into_iter().filter(|cell| !red.contains(cell)).collect())
+        };
+        assert!(
+            unexpected.is_empty() && missing.is_empty(),
+            "red beyond the table: {unexpected:#?}; not red: {missing:#?}"
+        );
+    }
+}
+
+#[test]
+fn whoever_may_only_write_a_stream_does_not_get_what_is_in_it() {
+    let cluster = Cluster::start(1);
+    let mut admin = cluster.node(1).client();
+    admin.ask(&["XADD", "q", "1-1", "body", "s3cr3t"]);
+    admin.ok(&["XGROUP", "CREATE", "q", "g", "0"]);
+    admin.ask(&["XREADGROUP", "GROUP", "g", "c", "STREAMS", "q", ">"]);
+    admin.ok(&["ACL", "SETUSER", "writer", "on", ">pw", "%W~q", "+@all"]);
+    let mut writer = cluster.node(1).client_as("writer", "pw");
+    for request in [&["XAUTOCLAIM", "q", "g", "w", "0", "0"][..], &["XCLAIM", "q", "g", "w", "0", "1-1"]] {
+        assert!(writer.ask(request).is_error("NOPERM"), "{request:?}");
+    }
+    assert!(writer.ask(&["XADD", "q", "2-1", "f", "v"]).text().is_some());
+    admin.ok(&["ACL", "SETUSER", "writer", "~q"]);
+    assert!(format!("{:?}", writer.ask(&["XCLAIM", "q", "g", "w", "0", "1-1"])).contains("s3cr3t"));
+}
+
+#[test]
+fn scripts_and_libraries_belong_to_their_user_and_survive_a_restart_that_way() {
+    let mut cluster = Cluster::start(1);
+    let mut admin = cluster.node(1).client();
+    for user in ["app", "other"] {
+        admin.ok(&["ACL", "SETUSER", user, "on", ">pw", &format!("~{user}:*"), "+@all"]);
+    }
+    let library =
+        |value: &str| format!("#!lua name=lib\nredis.register_function('f', function() return '{value}' end)");
+    let global = "#!lua name=shared\nredis.register_function('g', function() return 'everybody' end)";
+    admin.text(&["FUNCTION", "LOAD", global]);
+    admin.text(&["FUNCTION", "LOAD", &library("of the platform")]);
+    let mut app = cluster.node(1).client_as("app", "pw");
+    let mut other = cluster.node(1).client_as("other", "pw");
+    app.text(&["FUNCTION", "LOAD", &library("of app")]);
+    other.text(&["FUNCTION", "LOAD", &library("of other")]);
+    let check = |cluster: &Cluster| {
+        let (mut app, mut other) = (cluster.node(1).client_as("app", "pw"), cluster.node(1).client_as("other", "pw"));
+        assert_eq!(app.text(&["FCALL", "f", "0"]), "of app");
+        assert_eq!(other.text(&["FCALL", "f", "0"]), "of other");
+        assert_eq!(cluster.node(1).client().text(&["FCALL", "f", "0"]), "of the platform");
+        assert_eq!(app.text(&["FCALL", "g", "0"]), "everybody");
+        assert_eq!(app.ask(&["FUNCTION", "LIST"]).items().map(<[Value]>::len), Some(1));
+    };
+    check(&cluster);
+    cluster.stop(1);
+    cluster.restart(1);
+    check(&cluster);
+    let (mut app, mut other) = (cluster.node(1).client_as("app", "pw"), cluster.node(1).client_as("other", "pw"));
+    app.ok(&["FUNCTION", "FLUSH"]);
+    assert_eq!(app.text(&["FCALL", "f", "0"]), "of the platform");
+    assert_eq!(other.text(&["FCALL", "f", "0"]), "of other");
+    let sha = app.text(&["SCRIPT", "LOAD", "return 1"]);
+    assert!(other.ask(&["EVALSHA", &sha, "0"]).is_error("NOSCRIPT"));
+    assert_eq!(other.ask(&["SCRIPT", "EXISTS", &sha]).items(), Some(&[Value::Integer(0)][..]));
+}
+
+#[test]
+fn with_strict_redis_acl_rules_alone_decide() {
+    let cluster = Cluster::of(1).flag("strict-redis-acl", "true").start();
+    let mut admin = cluster.node(1).client();
+    assert_eq!(admin.ask(&["CONFIG", "GET", "strict-redis-acl"]).texts(), ["strict-redis-acl", "yes"]);
+    admin.ok(&["SET", "v:1", "x"]);
+    admin.ok(&["ACL", "SETUSER", "t", "on", ">pw", "~t:*", "+@all", "-ping"]);
+    let mut t = cluster.node(1).client_as("t", "pw");
+    assert_eq!(t.ask(&["KEYS", "*"]).texts(), ["v:1"]);
+    assert!(t.ask(&["PING"]).is_error("NOPERM"));
+    assert!(t.ask(&["CONFIG", "GET", "dir"]).texts().len() == 2);
+    t.ok(&["FLUSHALL"]);
+    assert_eq!(admin.ask(&["DBSIZE"]), Value::Integer(0));
+}
+
+#[test]
+fn a_confined_user_is_told_why_and_connects_as_libraries_do() {
+    let cluster = Cluster::start(1);
+    let mut admin = cluster.node(1).client();
+    admin.ok(&["SET", "other:1", "x"]);
+    admin.ok(&["ACL", "SETUSER", "app", "on", ">pw", "~app:*", "+@all"]);
+    admin.ok(&["ACL", "SETUSER", "few", "on", ">pw", "~few:*", "+@read"]);
+    let mut app = cluster.node(1).client_as("app", "pw");
+    for (request, expected) in [
+        (&["CONFIG", "SET", "maxmemory", "1"][..], "NOPERM CONFIG SET of 'maxmemory' concerns everybody"),
+        (&["SHUTDOWN"], "NOPERM User app has no permissions to run the 'shutdown' command (tenant ceiling"),
+        (&["GET", "other:1"], "NOPERM User app has no permissions to access key 'other:1' (nearest pattern: '~app:*')"),
+        (&["GET", "other:missing"], "NOPERM User app has no permissions to access key 'other:missing'"),
+        (
+            &["CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", "other:"],
+            "NOPERM User app has no permissions to access every key",
+        ),
+    ] {
+        assert!(app.ask(request).is_error(expected), "{request:?}: {}", app.ask(request));
+    }
+    assert!(app.text(&["INFO"]).contains("maxmemory_policy:noeviction"));
+    assert!(app.text(&["INFO"]).contains("loading:0"));
+    assert!(app.ask(&["CONFIG", "GET", "maxmemory*"]).texts().contains(&"maxmemory-policy".to_owned()));
+    assert_eq!(app.ask(&["ACL", "USERS"]).texts(), ["app"]);
+    assert_eq!(app.ask(&["ACL", "GETUSER", "default"]), Value::Nil);
+    assert!(app.ask(&["ACL", "DRYRUN", "default", "GET", "x"]).is_error("ERR User 'default' not found"));
+    assert_eq!(app.text(&["CLIENT", "LIST"]).lines().count(), 1);
+    let mut few = cluster.node(1).client_as("few", "pw");
+    assert_eq!(few.text(&["PING"]), "PONG");
+    few.ok(&["SELECT", "0"]);
+    assert!(few.ask(&["SELECT", "1"]).is_error("NOPERM"));
+    let log = format!("{:?}", app.ask(&["ACL", "LOG"]));
+    assert!(log.contains("shutdown") && !log.contains("few"), "{log}");
+}
