@@ -11,7 +11,7 @@ use super::log::History;
 use super::record::{self, Record};
 use super::{Replication, Role};
 use crate::journal::Journal;
-use crate::link::{self, FrameReader, FrameWriter};
+use crate::link::{self, FrameWriter};
 use crate::node::Node;
 use crate::shards::{Call, CallSpace};
 use crate::snapshot::reader::Loaded;
@@ -100,29 +100,35 @@ async fn follow_one(node: &Arc<Node>, epoch: Epoch, primary: Member, address: &s
     writer.flush().await?;
     let mut applier = Applier::new(node);
     let mut copying: Option<Copying> = None;
+    let mut views = node.control.views();
     loop {
-        let frame = timeout(SILENCE, reader.next::<Frame>()).await.map_err(io::Error::other)??;
-        let Some(frame) = frame else { return Err(io::Error::other("it closed the link")) };
+        let frame = tokio::select! {
+            biased;
+            // There may be another primary; the old one need not be silent for that.
+            _ = views.changed() => None,
+            frame = timeout(SILENCE, reader.next::<Frame>()) => Some(frame.map_err(io::Error::other)??),
+        };
         let still = matches!(Role::of(&node.views.load().1), Role::Replica { epoch: now, primary: by, .. } if now == epoch && by == primary);
         if !still {
             return Err(io::Error::other("there is another primary"));
         }
+        let Some(frame) = frame else { continue };
+        let Some(frame) = frame else { return Err(io::Error::other("it closed the link")) };
         let sent_ms = frame.sent_ms;
         take(node, &mut applier, &mut copying, frame).await?;
-        acknowledge(replication, &mut reader, &mut writer, epoch, sent_ms).await?;
+        acknowledge(replication, &mut writer, epoch, sent_ms).await?;
     }
 }
 
-/// Says how far this node got, unless more is waiting to be carried out.
+/// Says how far this node got; a copy that is not complete is nothing.
 async fn acknowledge(
     replication: &Replication,
-    reader: &mut FrameReader,
     writer: &mut FrameWriter,
     epoch: Epoch,
     sent_ms: u64,
 ) -> io::Result<()> {
-    writer.push(&Ack { epoch: epoch.0, position: replication.log.position(), seen_ms: sent_ms });
-    let _ = reader.is_drained();
+    let position = if replication.has_data() { replication.log.position() } else { 0 };
+    writer.push(&Ack { epoch: epoch.0, position, seen_ms: sent_ms });
     writer.flush().await
 }
 
