@@ -134,3 +134,158 @@ fn a_replica_that_restarts_has_everything_again() {
     cluster.restart(replica);
     cluster.copies_agree("a restart");
 }
+
+/// Writes through one node until told to stop; the highest number that was acknowledged, and the errors.
+struct Writer {
+    stop: std::sync::Arc<std::sync::atomic::AtomicBool>,
+    thread: std::thread::JoinHandle<(u64, Vec<String>)>,
+}
+
+impl Writer {
+    fn start(address: std::net::SocketAddr, user: &'static str, key: &'static str) -> Writer {
+        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let stopped = std::sync::Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let (mut acknowledged, mut errors, mut number) = (0, Vec::new(), 0_u64);
+            let mut client = None;
+            while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+                if client.is_none() {
+                    client = Client::login(address, user, "secret").ok();
+                    if let Some(client) = &client {
+                        client.set_patience(Duration::from_secs(20));
+                    }
+                }
+                let Some(connected) = client.as_mut() else {
+                    std::thread::sleep(Duration::from_millis(20));
+                    continue;
+                };
+                number += 1;
+                match connected.call(&["RPUSH", key, &number.to_string()]) {
+                    Ok(Value::Integer(_)) => acknowledged = number,
+                    Ok(other) => errors.push(other.to_string()),
+                    Err(error) => {
+                        errors.push(error.to_string());
+                        client = None;
+                    }
+                }
+            }
+            (acknowledged, errors)
+        });
+        Writer { stop, thread }
+    }
+
+    fn stop(self) -> (u64, Vec<String>) {
+        self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.thread.join().expect("the writer ends in order")
+    }
+}
+
+fn quorum_cluster() -> Cluster {
+    let cluster = cluster(3);
+    let mut admin = cluster.node(1).client();
+    admin.ok(&["ACL", "SETUSER", "queue", "on", ">secret", "~*", "+@all", "ack=quorum"]);
+    admin.ok(&["ACL", "SETUSER", "cache", "on", ">secret", "~*", "+@all"]);
+    all_in_sync(&cluster);
+    cluster
+}
+
+fn all_in_sync(cluster: &Cluster) {
+    wait_until("both replicas are in sync", || {
+        let primary = cluster.nodes().iter().find(|node| {
+            let info = Client::connect(node.address()).and_then(|mut client| client.call(&["INFO", "replication"]));
+            info.ok().and_then(|info| info.text()).is_some_and(|text| text.matches("in_sync=1").count() == 2)
+        });
+        primary.map(|_| ())
+    });
+}
+
+fn pushed(cluster: &Cluster, number: usize, key: &str) -> Vec<String> {
+    cluster.node(number).client().ask(&["LRANGE", key, "0", "-1"]).texts()
+}
+
+#[test]
+fn the_primary_is_killed_and_no_confirmed_write_is_lost() {
+    let mut cluster = quorum_cluster();
+    for round in 0..3 {
+        let primary = cluster.primary();
+        let other = (1..=3).find(|number| *number != primary).expect("there are three nodes");
+        let key: &'static str = ["a", "b", "c"][round];
+        let writer = Writer::start(cluster.node(other).address(), "queue", key);
+        std::thread::sleep(Duration::from_millis(500));
+        cluster.kill(primary);
+        std::thread::sleep(Duration::from_secs(4));
+        let (acknowledged, errors) = writer.stop();
+        let kept = pushed(&cluster, other, key);
+        assert!(kept.iter().any(|kept| *kept == acknowledged.to_string()), "{acknowledged} is gone; {errors:?}");
+        assert!(acknowledged > 20, "writes did not go on: {acknowledged} {errors:?}");
+        assert!(errors.len() <= 3, "{errors:?}");
+        cluster.restart(primary);
+        cluster.copies_agree("the old primary is back");
+        all_in_sync(&cluster);
+    }
+}
+
+#[test]
+fn nodes_are_stopped_in_order_one_after_the_other_and_everything_is_there() {
+    let mut cluster = quorum_cluster();
+    for number in 0..500 {
+        cluster.node(1).client().ok(&["SET", &format!("key:{number}"), "v"]);
+    }
+    for number in 1..=3 {
+        let through = number % 3 + 1;
+        let key: &'static str = ["x", "y", "z"][number - 1];
+        let writer = Writer::start(cluster.node(through).address(), "cache", key);
+        std::thread::sleep(Duration::from_millis(300));
+        cluster.stop(number);
+        std::thread::sleep(Duration::from_secs(1));
+        let (acknowledged, errors) = writer.stop();
+        assert!(errors.is_empty(), "while node {number} stopped: {errors:?}");
+        let kept = pushed(&cluster, through, key);
+        assert_eq!(kept.len() as u64, acknowledged, "while node {number} stopped");
+        cluster.restart(number);
+        cluster.copies_agree("a restart");
+        all_in_sync(&cluster);
+    }
+    assert_eq!(cluster.node(2).client().ask(&["DBSIZE"]), Value::Integer(503));
+}
+
+#[test]
+fn a_frozen_primary_is_replaced_and_comes_back_as_a_replica() {
+    let cluster = quorum_cluster();
+    let primary = cluster.primary();
+    let other = (1..=3).find(|number| *number != primary).expect("there are three nodes");
+    let writer = Writer::start(cluster.node(other).address(), "queue", "k");
+    std::thread::sleep(Duration::from_millis(500));
+    cluster.pause(primary);
+    std::thread::sleep(Duration::from_secs(5));
+    cluster.resume(primary);
+    std::thread::sleep(Duration::from_secs(1));
+    let (acknowledged, errors) = writer.stop();
+    let kept = pushed(&cluster, other, "k");
+    assert!(kept.iter().any(|kept| *kept == acknowledged.to_string()), "{acknowledged} is gone; {errors:?}");
+    assert_ne!(cluster.primary(), primary);
+    cluster.copies_agree("the frozen node is back");
+}
+
+#[test]
+fn all_nodes_restart_and_the_newest_snapshot_is_back() {
+    let mut cluster = quorum_cluster();
+    let mut client = cluster.node(1).client();
+    for number in 0..300 {
+        client.ok(&["SET", &format!("key:{number}"), "v"]);
+    }
+    for number in 1..=3 {
+        cluster.stop(number);
+    }
+    for number in 1..=3 {
+        cluster.spawn(number);
+    }
+    for number in 1..=3 {
+        cluster.wait_ready(number);
+    }
+    wait_until("the data is back", || {
+        let size = Client::connect(cluster.node(1).address()).and_then(|mut client| client.call(&["DBSIZE"]));
+        size.is_ok_and(|size| size == Value::Integer(300)).then_some(())
+    });
+    cluster.copies_agree("a cold start");
+}
