@@ -158,9 +158,15 @@ impl AdminClient {
         Ok(self.links.call(Repeat::Unsafe, message, send).await?.leader_id)
     }
 
-    /// Hands over a shard group; 0 lets the cluster choose. Answers the group as it is then.
-    pub async fn move_primary(&self, group_id: u32, to_node: u64) -> Result<pb::MovePrimaryResponse, ClientError> {
-        let message = pb::MovePrimaryRequest { group_id, to_node };
+    /// Hands over a shard group; 0 lets the cluster choose. `accept_loss`: the old primary is gone, and the node is to
+    /// serve whether or not it has every acknowledged write. Answers the group as it is then.
+    pub async fn move_primary(
+        &self,
+        group_id: u32,
+        to_node: u64,
+        accept_loss: bool,
+    ) -> Result<pb::MovePrimaryResponse, ClientError> {
+        let message = pb::MovePrimaryRequest { group_id, to_node, accept_loss };
         let send = |channel, request| async { cluster(channel).move_primary(request).await };
         self.links.call(Repeat::Unsafe, message, send).await
     }

@@ -19,13 +19,13 @@ pub struct Options {
 }
 
 impl Options {
-    /// Options with the usual patience: 10 s for a call, 2 s for a connection.
+    /// Options with the usual patience: 15 s for a call, 2 s for a connection.
     pub fn new<A: Into<String>>(addresses: impl IntoIterator<Item = A>, credentials: Credentials) -> Self {
         Self {
             addresses: addresses.into_iter().map(Into::into).collect(),
             credentials,
             tls: None,
-            deadline: Duration::from_secs(10),
+            deadline: Duration::from_secs(15),
             connect_timeout: Duration::from_secs(2),
         }
     }

@@ -118,12 +118,14 @@ settings! {
         cluster_secret: Option<Secret> = "";
         /// File that holds the cluster secret; line ends around it do not count.
         cluster_secret_file: Option<PathBuf> = "";
-        /// Time between two heartbeats of the Raft leader.
-        raft_heartbeat: Duration = "200ms" in "20ms" ..= "10s";
-        /// Shortest time without a heartbeat after which a follower calls an election; at least three heartbeats.
-        raft_election_min: Duration = "1s" in "100ms" ..= "60s";
+        /// Time between two heartbeats of the Raft leader. Short, because a crash that takes the leader costs an election
+        /// before anything else can be decided.
+        raft_heartbeat: Duration = "150ms" in "20ms" ..= "10s";
+        /// Shortest time without a heartbeat after which a follower calls an election; at least three heartbeats, so that
+        /// neither a lost one nor a slow sync of the disk looks like a dead leader. Raise it on slow disks.
+        raft_election_min: Duration = "600ms" in "100ms" ..= "60s";
         /// Longest such time; more than the shortest, so that two followers seldom call at once.
-        raft_election_max: Duration = "2s" in "150ms" ..= "120s";
+        raft_election_max: Duration = "1200ms" in "150ms" ..= "120s";
     }
     "Routing" {
         /// What a node does with a command about data that another node serves: `proxy` has that node run it, so that any

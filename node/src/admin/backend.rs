@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::control::NodeStanding;
 use keyward_acl::UserChange;
 use keyward_cluster::{GroupId, NodeId, Outcome, RequestId, State};
 use keyward_engine::asks::TenantAsk;
@@ -73,7 +74,13 @@ pub trait AdminBackend: Send + Sync + 'static {
     async fn transfer_leadership(&self, to: Option<NodeId>) -> Result<NodeId, AdminFailure>;
 
     /// Hands a shard group over, to any node if `to` is `None`; returns when the new primary is applied here.
-    async fn move_primary(&self, group: GroupId, to: Option<NodeId>, origin: Origin) -> Result<(), AdminFailure>;
+    async fn move_primary(
+        &self,
+        group: GroupId,
+        to: Option<NodeId>,
+        accept_loss: bool,
+        origin: Origin,
+    ) -> Result<(), AdminFailure>;
 
     /// Saves this node's data: begun (`None`), or with `wait` done.
     async fn save(&self, wait: bool) -> Result<Option<SnapshotFile>, AdminFailure>;
@@ -105,6 +112,8 @@ pub struct ControlStatus {
     pub term: u64,
     /// Every member, this node included.
     pub members: BTreeMap<NodeId, Member>,
+    /// What the leader has heard of every node; empty if it could not be asked.
+    pub standings: Vec<NodeStanding>,
 }
 
 /// A node of the control group.

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use keyward_cluster::{ChangeRecord, GroupId, NodeId, NodeInfo, State};
 use keyward_proto::admin::cluster_server::Cluster;
 use keyward_proto::admin::{
-    AddNodeRequest, AddNodeResponse, Addresses, Change, ControlRole, GetStatusRequest, GetStatusResponse,
-    ListChangesRequest, ListChangesResponse, ListNodesRequest, ListNodesResponse, MovePrimaryRequest,
-    MovePrimaryResponse, Node, RemoveNodeRequest, RemoveNodeResponse, ShardGroup, TransferLeadershipRequest,
-    TransferLeadershipResponse, WatchChangesRequest, WatchChangesResponse,
+    AddNodeRequest, AddNodeResponse, Addresses, Change, ControlRole, Copy, Failover, GetStatusRequest,
+    GetStatusResponse, ListChangesRequest, ListChangesResponse, ListNodesRequest, ListNodesResponse,
+    MovePrimaryRequest, MovePrimaryResponse, Node, RemoveNodeRequest, RemoveNodeResponse, ShardGroup,
+    TransferLeadershipRequest, TransferLeadershipResponse, WatchChangesRequest, WatchChangesResponse,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status};
 
 use super::auth::Door;
 use super::backend::{AdminBackend, ControlStatus, Member, Origin};
+use crate::control::{GroupReport, NodeStanding};
 
 /// The lines of history listed if the caller does not say.
 const CHANGES_LISTED: usize = 100;
@@ -61,7 +62,7 @@ impl<B: AdminBackend> Cluster for ClusterService<B> {
             ready: readiness.is_ok(),
             not_ready_reason: readiness.err().unwrap_or_default(),
             nodes: nodes(&state, &control, me),
-            groups: state.groups().values().map(group).collect(),
+            groups: state.groups().values().map(|known| group(known, &control.standings)).collect(),
             users: state.directory().iter().count() as u64,
         }))
     }
@@ -93,13 +94,11 @@ impl<B: AdminBackend> Cluster for ClusterService<B> {
         let caller = self.door.admit(&request, &argv).await?;
         let state = self.backend().state();
         known_node(&state, node.0)?;
-        if let Some(group) =
-            state.groups().values().find(|group| group.primary.is_some_and(|primary| primary.node == node))
-        {
-            let text = format!("node {node} is primary of group {}; hand it over first", group.id.0);
-            return Err(Status::failed_precondition(text));
-        }
         let origin = Origin { actor: caller.name.clone(), request: None };
+        let serves = |group: &&keyward_cluster::ShardGroup| group.primary.is_some_and(|primary| primary.node == node);
+        for group in state.groups().values().filter(serves) {
+            self.backend().move_primary(group.id, None, false, origin.clone()).await?;
+        }
         self.backend().remove_node(node, origin).await?;
         Ok(Response::new(RemoveNodeResponse {}))
     }
@@ -126,8 +125,8 @@ impl<B: AdminBackend> Cluster for ClusterService<B> {
         }
         let to = known_node(&state, request.get_ref().to_node)?;
         let origin = Origin { actor: caller.name.clone(), request: None };
-        self.backend().move_primary(id, to, origin).await?;
-        let group = self.backend().state().groups().get(&id).map(group);
+        self.backend().move_primary(id, to, request.get_ref().accept_loss, origin).await?;
+        let group = self.backend().state().groups().get(&id).map(|known| group(known, &[]));
         Ok(Response::new(MovePrimaryResponse { group }))
     }
 
@@ -273,7 +272,10 @@ fn node(info: &NodeInfo, control: &ControlStatus) -> Node {
     }
 }
 
-fn group(group: &keyward_cluster::ShardGroup) -> ShardGroup {
+fn group(group: &keyward_cluster::ShardGroup, standings: &[NodeStanding]) -> ShardGroup {
+    let report = |standing: &NodeStanding| standing.groups.iter().find(|report| report.group == group.id).copied();
+    let primary = standings.iter().find(|standing| group.primary.is_some_and(|primary| primary.node == standing.node));
+    let end = primary.and_then(report).map_or(0, |report| report.position);
     ShardGroup {
         id: group.id.0,
         first_slot: u32::from(group.slots.0),
@@ -281,6 +283,39 @@ fn group(group: &keyward_cluster::ShardGroup) -> ShardGroup {
         epoch: group.epoch.0,
         primary_node: group.primary.map_or(0, |primary| primary.node.0),
         in_sync_nodes: group.in_sync.iter().map(|member| member.node.0).collect(),
+        in_sync_version: group.in_sync_version,
+        last_failover: group.last_failover.as_ref().map(failover),
+        copies: standings.iter().map(|standing| copy(group, standing, report(standing), end)).collect(),
+    }
+}
+
+fn failover(failover: &keyward_cluster::Failover) -> Failover {
+    Failover {
+        index: failover.index,
+        at_unix_ms: failover.at.0 as i64,
+        from_node: failover.from.map_or(0, |from| from.node.0),
+        to_node: failover.to.node.0,
+        reason: failover.reason.to_string(),
+    }
+}
+
+fn copy(group: &keyward_cluster::ShardGroup, standing: &NodeStanding, report: Option<GroupReport>, end: u64) -> Copy {
+    let member = keyward_cluster::Member { node: standing.node, incarnation: standing.incarnation };
+    let (snapshot_epoch, snapshot_position) =
+        report.and_then(|report| report.snapshot).map_or((0, 0), |(epoch, position)| (epoch.0, position));
+    let position = report.map_or(0, |report| report.position);
+    Copy {
+        node: standing.node.0,
+        incarnation: standing.incarnation.0,
+        in_sync: group.in_sync.contains(&member),
+        has_data: report.is_some_and(|report| report.has_data),
+        epoch: report.map_or(0, |report| report.epoch.0),
+        position,
+        behind: end.saturating_sub(position),
+        silent_ms: standing.silent_for.as_millis() as u64,
+        lease_remaining_ms: standing.lease_left.as_millis() as u64,
+        snapshot_epoch,
+        snapshot_position,
     }
 }
 

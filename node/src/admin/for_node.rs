@@ -26,7 +26,10 @@ use crate::node::{Node, now_ms};
 use crate::tenants::ChangeError;
 use crate::view::View;
 
-/// How long a new leader may take to be seen from here. An election after a hand-over takes milliseconds.
+/// What a look at the cluster waits for the leader.
+const STANDINGS_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How long a new leader is waited for.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the view of a change may take to be compiled, and how often to look.
@@ -230,7 +233,10 @@ impl AdminBackend for NodeBackend {
             let member = Member { voter: node.voter, applied_index: node.applied_index };
             (node.info.id, member)
         });
-        Ok(ControlStatus { leader: status.leader, term: status.term, members: members.collect() })
+        let members = members.collect();
+        let standings = timeout(STANDINGS_TIMEOUT, self.node.control.standings()).await;
+        let standings = standings.ok().and_then(Result::ok).unwrap_or_default();
+        Ok(ControlStatus { leader: status.leader, term: status.term, members, standings })
     }
 
     fn readiness(&self) -> Result<(), String> {
@@ -278,15 +284,21 @@ impl AdminBackend for NodeBackend {
         leader.ok_or_else(|| AdminFailure::Unknown("no new leader was seen in time".to_owned()))
     }
 
-    async fn move_primary(&self, group: GroupId, to: Option<NodeId>, _origin: Origin) -> Result<(), AdminFailure> {
-        let state = self.state();
-        let primary = state.groups().get(&group).and_then(|group| group.primary).map(|primary| primary.node);
-        if to.is_some() && to == primary {
-            return Ok(());
+    async fn move_primary(
+        &self,
+        group: GroupId,
+        to: Option<NodeId>,
+        accept_loss: bool,
+        origin: Origin,
+    ) -> Result<(), AdminFailure> {
+        if accept_loss && to.is_none() {
+            return Err(AdminFailure::Invalid("whoever accepts loss names the node that is to serve".to_owned()));
         }
-        // Data is not replicated yet: a new primary would begin with none of it.
-        let text = "the data is kept by its primary alone; handing it over would leave the data behind";
-        Err(AdminFailure::Refused(text.to_owned()))
+        if accept_loss {
+            tracing::warn!(group = group.0, to = ?to, actor = origin.actor, "an unclean failover was asked for");
+        }
+        self.node.control.move_primary(group, to, accept_loss, origin.actor).await?;
+        Ok(())
     }
 
     async fn save(&self, wait: bool) -> Result<Option<SnapshotFile>, AdminFailure> {

@@ -389,7 +389,7 @@ impl Core {
 }
 
 /// What the leader knows of a node.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeStanding {
     /// The node.
     pub node: NodeId,

@@ -328,7 +328,7 @@ pub struct Node {
 }
 /// Slots and who serves them.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ShardGroup {
     /// Its id.
     #[prost(uint32, tag = "1")]
@@ -348,6 +348,73 @@ pub struct ShardGroup {
     /// Ids of the nodes that have every acknowledged write.
     #[prost(uint64, repeated, tag = "6")]
     pub in_sync_nodes: ::prost::alloc::vec::Vec<u64>,
+    /// Grows with every change of that set.
+    #[prost(uint64, tag = "7")]
+    pub in_sync_version: u64,
+    /// The last time somebody was named primary; absent if nobody was since the founding.
+    #[prost(message, optional, tag = "8")]
+    pub last_failover: ::core::option::Option<Failover>,
+    /// Where each node stands with the data, as the leader has heard; empty if there is no leader.
+    #[prost(message, repeated, tag = "9")]
+    pub copies: ::prost::alloc::vec::Vec<Copy>,
+}
+/// Somebody was named primary.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Failover {
+    /// Index of the change.
+    #[prost(uint64, tag = "1")]
+    pub index: u64,
+    /// When, by the proposer's clock: milliseconds since 1970.
+    #[prost(int64, tag = "2")]
+    pub at_unix_ms: i64,
+    /// Who was primary before; 0 if nobody was any more.
+    #[prost(uint64, tag = "3")]
+    pub from_node: u64,
+    /// Who is since.
+    #[prost(uint64, tag = "4")]
+    pub to_node: u64,
+    /// `planned`, `failed`, `cold start` or `unclean`.
+    #[prost(string, tag = "5")]
+    pub reason: ::prost::alloc::string::String,
+}
+/// A node's copy of a shard group.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Copy {
+    /// The node.
+    #[prost(uint64, tag = "1")]
+    pub node: u64,
+    /// Which of its processes.
+    #[prost(uint64, tag = "2")]
+    pub incarnation: u64,
+    /// It has every acknowledged write.
+    #[prost(bool, tag = "3")]
+    pub in_sync: bool,
+    /// Its memory holds the data; false while it is loaded or copied.
+    #[prost(bool, tag = "4")]
+    pub has_data: bool,
+    /// The reign of the last effect it has.
+    #[prost(uint64, tag = "5")]
+    pub epoch: u64,
+    /// The position of the last effect it has, in bytes.
+    #[prost(uint64, tag = "6")]
+    pub position: u64,
+    /// How many bytes it is behind the primary, as of its last report.
+    #[prost(uint64, tag = "7")]
+    pub behind: u64,
+    /// How long ago it reported.
+    #[prost(uint64, tag = "8")]
+    pub silent_ms: u64,
+    /// How long the node may serve if it hears nothing more.
+    #[prost(uint64, tag = "9")]
+    pub lease_remaining_ms: u64,
+    /// The reign of its newest snapshot; 0 if it has none.
+    #[prost(uint64, tag = "10")]
+    pub snapshot_epoch: u64,
+    /// The position of its newest snapshot.
+    #[prost(uint64, tag = "11")]
+    pub snapshot_position: u64,
 }
 /// Asks for the state of the cluster.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -460,10 +527,13 @@ pub struct MovePrimaryRequest {
     /// To whom; 0 lets the cluster choose.
     #[prost(uint64, tag = "2")]
     pub to_node: u64,
+    /// Without the old primary, which is gone, although writes it acknowledged may be lost. `to_node` must be named.
+    #[prost(bool, tag = "3")]
+    pub accept_loss: bool,
 }
 /// It is done.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct MovePrimaryResponse {
     /// The group now.
     #[prost(message, optional, tag = "1")]

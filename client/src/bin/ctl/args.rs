@@ -60,7 +60,7 @@ struct Connection {
     tls_server_name: Option<String>,
 
     /// Give up after this many seconds.
-    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 10,
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 15,
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     timeout: u64,
 }
@@ -97,6 +97,18 @@ pub enum Command {
         /// Go on printing changes as they happen.
         #[arg(long, short)]
         follow: bool,
+    },
+    /// Have another node serve the data: a planned move, without an error and without loss.
+    Failover {
+        /// The next primary, by id or name; without it the cluster chooses.
+        #[arg(long, value_name = "NODE")]
+        to: Option<String>,
+        /// The primary is gone and does not come back: name --to although it may lack acknowledged writes.
+        #[arg(long, requires = "to")]
+        accept_loss: bool,
+        /// The shard group.
+        #[arg(long, default_value_t = 0)]
+        group: u32,
     },
     /// Hand a duty from one node to another.
     #[command(subcommand)]

@@ -25,6 +25,9 @@ pub async fn run(arguments: &Arguments) -> Result<ExitCode, ClientError> {
         Command::Node(command) => node(&client, &screen, command).await,
         Command::Status => status(&client, &screen).await,
         Command::History { since, limit, follow } => history(&client, &screen, *since, *limit, *follow).await,
+        Command::Failover { to, accept_loss, group } => {
+            failover(&client, &screen, to.as_deref(), *accept_loss, *group).await
+        }
         Command::Handover(command) => handover(&client, &screen, command).await,
         Command::Snapshot(command) => snapshot(&client, &screen, command).await,
         Command::Completions { .. } => unreachable!("answered before connecting"),
@@ -145,19 +148,59 @@ async fn status(client: &AdminClient, screen: &Screen) -> Result<ExitCode, Clien
         facts.row(&["ready", if status.ready { "yes" } else { &status.not_ready_reason }]);
         facts.row(&["applied", &status.applied_index.to_string()]);
         facts.row(&["users", &status.users.to_string()]);
-        let mut groups = Table::new(&["group", "slots", "epoch", "primary", "in sync"]);
+        let mut groups = Table::new(&["group", "slots", "epoch", "primary", "in sync", "last failover"]);
         for group in &status.groups {
             let in_sync: Vec<String> = group.in_sync_nodes.iter().map(u64::to_string).collect();
             groups.row(&[
                 group.id.to_string(),
                 format!("{}-{}", group.first_slot, group.last_slot),
                 group.epoch.to_string(),
-                group.primary_node.to_string(),
+                if group.primary_node == 0 { "none".to_owned() } else { group.primary_node.to_string() },
                 in_sync.join(","),
+                last_failover(group),
             ]);
         }
-        format!("{}\n{}\n{}", facts.render(), nodes_table(&status.nodes), groups.render())
+        let copies = copies_table(&status.groups);
+        format!("{}\n{}\n{}\n{copies}", facts.render(), nodes_table(&status.nodes), groups.render())
     })
+}
+
+/// When somebody was last named primary, and why.
+fn last_failover(group: &pb::ShardGroup) -> String {
+    let Some(failover) = &group.last_failover else { return "-".to_owned() };
+    let from = if failover.from_node == 0 { "none".to_owned() } else { failover.from_node.to_string() };
+    let time = crate::output::time(failover.at_unix_ms);
+    format!("{}: {from} to {}, {time} (change {})", failover.reason, failover.to_node, failover.index)
+}
+
+/// Where each node stands with the data.
+fn copies_table(groups: &[pb::ShardGroup]) -> String {
+    let headings = ["group", "node", "copy", "epoch", "position", "behind", "heard", "lease left", "snapshot"];
+    let mut table = Table::new(&headings);
+    for (group, copy) in groups.iter().flat_map(|group| group.copies.iter().map(move |copy| (group, copy))) {
+        let kind = match copy {
+            _ if copy.node == group.primary_node => "primary",
+            _ if copy.in_sync => "in sync",
+            _ if copy.has_data => "behind",
+            _ => "none",
+        };
+        let snapshot = match copy.snapshot_epoch {
+            0 => "-".to_owned(),
+            epoch => format!("{epoch}/{}", copy.snapshot_position),
+        };
+        table.row(&[
+            group.id.to_string(),
+            format!("{}@{}", copy.node, copy.incarnation),
+            kind.to_owned(),
+            copy.epoch.to_string(),
+            copy.position.to_string(),
+            size(copy.behind),
+            format!("{} ms ago", copy.silent_ms),
+            format!("{} ms", copy.lease_remaining_ms),
+            snapshot,
+        ]);
+    }
+    table.render()
 }
 
 async fn history(
@@ -187,19 +230,26 @@ async fn history(
     }
 }
 
+async fn failover(
+    client: &AdminClient,
+    screen: &Screen,
+    to: Option<&str>,
+    accept_loss: bool,
+    group: u32,
+) -> Result<ExitCode, ClientError> {
+    let to_node = chosen_node(client, to).await?;
+    let response = client.move_primary(group, to_node, accept_loss).await?;
+    screen.show(&response, || match &response.group {
+        Some(group) => {
+            format!("node {} is primary of group {} since epoch {}\n", group.primary_node, group.id, group.epoch)
+        }
+        None => "handed over\n".to_owned(),
+    })
+}
+
 async fn handover(client: &AdminClient, screen: &Screen, command: &HandoverCommand) -> Result<ExitCode, ClientError> {
     match command {
-        HandoverCommand::Primary { to, group } => {
-            let to_node = chosen_node(client, to.as_deref()).await?;
-            let response = client.move_primary(*group, to_node).await?;
-            screen.show(&response, || match &response.group {
-                Some(group) => format!(
-                    "node {} is primary of group {} since epoch {}\n",
-                    group.primary_node, group.id, group.epoch
-                ),
-                None => "handed over\n".to_owned(),
-            })
-        }
+        HandoverCommand::Primary { to, group } => failover(client, screen, to.as_deref(), false, *group).await,
         HandoverCommand::Leader { to } => {
             let to_node = chosen_node(client, to.as_deref()).await?;
             let leader_id = client.transfer_leadership(to_node).await?;
