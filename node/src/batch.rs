@@ -165,6 +165,7 @@ fn run_prepared<'a>(
             Flow::StopBefore => break,
             Flow::Closed => return Some(Next::Wait),
             Flow::Paused => return Some(Next::Paused),
+            Flow::Moved => return Some(Next::Move),
             Flow::Stop(next) => {
                 *consumed = end;
                 return Some(*next);
@@ -201,6 +202,8 @@ pub(crate) enum Flow {
     Closed,
     /// Not done: clients are paused.
     Paused,
+    /// Not done: the client moves along with the data, and it is done there.
+    Moved,
     /// Done as far as can be without waiting.
     Stop(Box<Next>),
 }
@@ -267,7 +270,9 @@ impl<'w, 'a> Batch<'w, 'a> {
     ) -> Flow {
         let mark = scratch.reply.mark();
         let flow = self.answer(session, lane, request, scratch);
-        if session.replies != ReplyMode::On && !matches!(flow, Flow::StopBefore | Flow::Closed | Flow::Paused) {
+        if session.replies != ReplyMode::On
+            && !matches!(flow, Flow::StopBefore | Flow::Closed | Flow::Paused | Flow::Moved)
+        {
             self.hold_back(session, &flow, mark, scratch);
         }
         if !scratch.calls.ready.is_empty() && !self.executing {
@@ -341,6 +346,9 @@ impl<'w, 'a> Batch<'w, 'a> {
         let admitted =
             match gate::admit(self.worker.node.table, row, request.argv, session, &self.conditions, &mut self.keys) {
                 Ok(admitted) => admitted,
+                Err(Refusal::Elsewhere) if !self.executing && follows_data(self.worker, self.connection, session) => {
+                    return if self.forward.is_empty() { Flow::Moved } else { Flow::StopBefore };
+                }
                 Err(Refusal::Elsewhere) if self.executing || has_lasting_state(self.connection, session) => {
                     session.closing = true;
                     scratch.reply.error(crate::forward::NOT_SERVED_HERE);
@@ -637,6 +645,12 @@ fn caches(connection: Option<&Rc<Connection>>) -> Option<Arc<Tracker>> {
     tracker.remembers(connection.caching.get()).then_some(tracker)
 }
 
+/// Whether the client has something here that it can take along to where the data is.
+fn follows_data(worker: &Worker, connection: Option<&Rc<Connection>>, session: &Session) -> bool {
+    let may_move = |connection: &&Rc<Connection>| crate::moving::may_move(worker, connection, session);
+    connection.filter(may_move).is_some_and(|connection| connection.has_lasting_state(session))
+}
+
 /// Whether the client has something here that does not move along with the data: it must begin anew elsewhere.
 fn has_lasting_state(connection: Option<&Rc<Connection>>, session: &Session) -> bool {
     connection.is_some_and(|connection| connection.has_lasting_state(session))
@@ -789,7 +803,7 @@ impl<'a> Batch<'_, 'a> {
             return None;
         }
         match self.step(session, lane, request, scratch) {
-            Flow::Paused | Flow::Closed | Flow::StopBefore => Some(Ran::Paused),
+            Flow::Paused | Flow::Closed | Flow::StopBefore | Flow::Moved => Some(Ran::Paused),
             Flow::Continue | Flow::Stop(_) => None,
         }
     }

@@ -16,6 +16,7 @@ use crate::gate::LeaseState;
 use crate::handover::{self, HandedOver};
 use crate::mailbox::Mailbox;
 use crate::meter::Asked;
+use crate::moving;
 use crate::observers::{Waiter, Watch};
 use crate::pubsub::Subscriptions;
 use crate::tracking::Tracker;
@@ -27,7 +28,8 @@ use keyward_engine::asks::Ask;
 use keyward_engine::reply::Reply;
 use keyward_engine::scope::Reach;
 use keyward_engine::session::{ReplyMode, Session};
-use keyward_proto::resp::{ArgRange, Decoder};
+use keyward_proto::forward::HandOver;
+use keyward_proto::resp::{ArgRange, Decoder, encode_command};
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
@@ -78,6 +80,8 @@ pub struct Connection {
     pub caching: Cell<Option<bool>>,
     /// What is left of a transaction that had to wait in the middle.
     pub remaining: RefCell<Option<Remaining>>,
+    /// The data moved: it is to follow before its next request.
+    pub moves: Cell<bool>,
     /// Its place on the link to the node that serves the data.
     pub seat: RefCell<Option<Seat>>,
 }
@@ -102,6 +106,7 @@ impl Connection {
             tracking: RefCell::new(None),
             caching: Cell::new(None),
             remaining: RefCell::new(None),
+            moves: Cell::new(false),
             seat: RefCell::new(None),
         }
     }
@@ -193,6 +198,11 @@ impl Lane {
         }
     }
 
+    /// What was received and not run.
+    pub fn take_input(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.input)
+    }
+
     /// Moves replies to those not yet sent.
     pub fn take_replies(&mut self, reply: &mut Reply) {
         self.output.append(&mut reply.bytes);
@@ -211,6 +221,8 @@ pub enum Next {
     Forward(ForwardBatch),
     /// Hand the connection over to the node that serves the data, from this request on, which was not run.
     HandOver(Vec<u8>),
+    /// The data moved: the client moves along, with all it has here.
+    Move,
     /// The client waits for keys to be written.
     Blocked(Arc<Waiter>),
     /// Somebody runs alone: go on when the corridor is open.
@@ -248,6 +260,9 @@ async fn converse(
     lane: &mut Lane,
 ) -> io::Result<()> {
     loop {
+        if connection.moves.get() && !follow(worker, stream, connection, lane).await? {
+            return Ok(());
+        }
         let readable = poll_fn(|context| {
             if connection.mailbox.poll_stirred(context).is_ready() {
                 return Poll::Ready(Ok(false));
@@ -275,12 +290,13 @@ async fn converse(
                 Next::Flush => {}
                 Next::HandOver(mut input) => {
                     input.append(&mut lane.input);
-                    match handover::hand_over(worker, stream, connection, input).await {
-                        HandedOver::Ended => return Ok(()),
-                        HandedOver::ServedHere(input) => {
-                            lane.input = input;
-                            lane.decoder = Decoder::new(worker.hot().decoder.clone());
-                        }
+                    if !hand_over(worker, stream, connection, lane, input, None).await {
+                        return Ok(());
+                    }
+                }
+                Next::Move => {
+                    if !follow(worker, stream, connection, lane).await? {
+                        return Ok(());
                     }
                 }
                 Next::Ask(ask, reach) => {
@@ -345,6 +361,18 @@ async fn wait_for_keys(
         if let Some(answer) = waiter.take_answer() {
             break answer;
         }
+        if connection.moves.get() {
+            if let Some(answer) = waiter.give_up() {
+                break answer;
+            }
+            // Nothing was done for it here: it waits again where the data is now.
+            let mut input = Vec::new();
+            encode_command(&mut input, &waiter.argv);
+            input.append(&mut lane.input);
+            lane.input = input;
+            lane.decoder = Decoder::new(worker.hot().decoder.clone());
+            return Ok(true);
+        }
         flush(worker, stream, connection, lane).await?;
         let now = worker.now_ms();
         if waiter.is_overdue(now) {
@@ -397,6 +425,55 @@ async fn confirm(worker: &Worker, connection: &Connection, lane: &mut Lane) -> b
     lane.output.clear();
     lane.output.extend_from_slice(format!("-{}\r\n", crate::forward::not_confirmed(error)).as_bytes());
     false
+}
+
+/// The client goes on at the node that serves the data, until it leaves (false), or the data is here.
+async fn hand_over(
+    worker: &Rc<Worker>,
+    stream: &TcpStream,
+    connection: &Connection,
+    lane: &mut Lane,
+    input: Vec<u8>,
+    luggage: Option<HandOver>,
+) -> bool {
+    match handover::hand_over(worker, stream, connection, input, luggage).await {
+        HandedOver::Ended => false,
+        HandedOver::ServedHere(input) => {
+            lane.input = input;
+            lane.decoder = Decoder::new(worker.hot().decoder.clone());
+            true
+        }
+    }
+}
+
+/// The data moved: the client moves along, if it has anything here. False: it is gone from here.
+async fn follow(
+    worker: &Rc<Worker>,
+    stream: &TcpStream,
+    connection: &Rc<Connection>,
+    lane: &mut Lane,
+) -> io::Result<bool> {
+    connection.moves.set(false);
+    flush(worker, stream, connection, lane).await?;
+    if worker.node.views.load().1.is_primary() {
+        return Ok(true);
+    }
+    if !moving::may_move(worker, connection, &connection.session.borrow()) {
+        return Ok(false);
+    }
+    if connection.guest {
+        moving::say_farewell(worker, stream, connection, lane).await;
+        return Ok(false);
+    }
+    let input = lane.take_input();
+    lane.decoder = Decoder::new(worker.hot().decoder.clone());
+    if !connection.has_lasting_state(&connection.session.borrow()) {
+        lane.input = input;
+        return Ok(true);
+    }
+    let packed = moving::pack(worker, connection, input);
+    let input = packed.commands.to_vec();
+    Ok(hand_over(worker, stream, connection, lane, input, packed.hand_over).await)
 }
 
 /// Has another node run the requests, or goes on with them here if the data is here now. False: the client is gone.

@@ -622,6 +622,9 @@ pub async fn serve_link(worker: Rc<Worker>, stream: std::net::TcpStream) {
     if first.follow {
         return accept_follower(&worker, &first, reader, writer).await;
     }
+    if first.farewell {
+        return crate::moving::answer_farewell(&worker, &first, writer).await;
+    }
     if first.hand_over.is_some() {
         return crate::handover::take_over(worker, first, reader, writer).await;
     }

@@ -245,7 +245,7 @@ fn travels(row: &'static Row, argv: &[&[u8]], session: &Session, conditions: &Co
     let unrestricted = session.login.as_ref().is_some_and(|login| login.policy.is_unrestricted());
     let plain = !session.subscribed && !session.readonly && !conditions.busy && !conditions.redirects;
     let plain = plain && conditions.lease == LeaseState::InForce;
-    unrestricted && plain && row.command.home(argv) != Home::Anywhere
+    unrestricted && plain && conditions.lease == LeaseState::InForce && row.command.home(argv) != Home::Anywhere
 }
 
 /// Whether the client accepts what a copy says, and there is one here. A walk over all keys goes on where it began.

@@ -7,8 +7,8 @@
 //! Transactions, subscriptions, waiting, scripts and tracking live in a connection; forwarding single commands does not
 //! carry them. At the first command of that kind ([`Home::DataForGood`]) the node opens a link, says once who the client is
 //! and what it has set, and from then on looks at no byte: the owner knows the session, checks every command, and lists
-//! the client under its true address and id. It stays that way until the client leaves. Whichever side of the pipe ends,
-//! both end. There is no buffer but one read in each direction: who does not read is not read from.
+//! the client under its true address and id. It stays that way until the client leaves, or the data does: then the client
+//! moves along ([`crate::moving`]). Otherwise, whichever side of the pipe ends, both end. There is no buffer but one read in each direction: who does not read is not read from.
 //!
 //! The node that accepted the client still lists it, and closes it when told to or when the user it was handed over as is
 //! gone. If the client has logged in anew behind the pipe, that closes it once too often, never too seldom.
@@ -18,12 +18,13 @@
 use crate::connection::{self, Connection};
 use crate::forward;
 use crate::link::{self, FrameReader, FrameWriter};
+use crate::moving;
 use crate::worker::{READ_BYTES, Worker};
 use bytes::Bytes;
 use keyward_engine::session::{ReplyMode, Session};
 use keyward_proto::forward::{self as wire, Batch, BatchError, BatchReply, HandOver};
 use socket2::{SockRef, TcpKeepalive};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::Shutdown;
 use std::rc::Rc;
@@ -32,9 +33,6 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
-
-/// How long a client waits for a node that takes it over.
-const RETRY_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Between two tries.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
@@ -86,36 +84,99 @@ pub enum HandedOver {
     ServedHere(Vec<u8>),
 }
 
-/// Hands a client over and carries its bytes until it leaves. `input` is what it sent and was not run.
-pub async fn hand_over(worker: &Rc<Worker>, stream: &TcpStream, connection: &Connection, input: Vec<u8>) -> HandedOver {
-    let opened = tokio::select! {
-        biased;
-        () = connection.killed() => return HandedOver::Ended,
-        opened = open(worker, connection) => opened,
-    };
-    match opened {
-        Opened::Link(link) => {
-            connection.handed_over.set(true);
-            drop(connection.seat.borrow_mut().take());
-            tokio::select! {
-                biased;
-                () = connection.killed() => {}
-                () = pipe(worker, connection, stream, &link, input) => {}
+/// Hands a client over and carries its bytes until it leaves. `input` is what it sent and was not run; the luggage, what it
+/// had where it comes from. When the data moves on, so does the client.
+pub async fn hand_over(
+    worker: &Rc<Worker>,
+    stream: &TcpStream,
+    connection: &Connection,
+    mut input: Vec<u8>,
+    mut luggage: Option<HandOver>,
+) -> HandedOver {
+    loop {
+        let opened = tokio::select! {
+            biased;
+            () = connection.killed() => return HandedOver::Ended,
+            opened = open(worker, connection, luggage.as_ref()) => opened,
+        };
+        let (link, owner, address) = match opened {
+            Opened::Link(link, owner, address) => (link, owner, address),
+            Opened::ServedHere => {
+                connection.handed_over.set(false);
+                let settled = luggage.is_none_or(|luggage| moving::unpack(worker, connection, &luggage));
+                return if settled { HandedOver::ServedHere(input) } else { HandedOver::Ended };
             }
-            HandedOver::Ended
+            Opened::UserGone => return HandedOver::Ended,
+            Opened::Failed(why) => {
+                // What follows may mean something else without the command that failed: a MULTI's commands would run at
+                // once.
+                let why = why.replace(['\r', '\n'], " ");
+                let text = format!(
+                    "-CLUSTERDOWN the node that serves the data cannot be reached ({why}); the command was not carried out\r\n"
+                );
+                tell(worker, stream, connection, text.as_bytes());
+                return HandedOver::Ended;
+            }
+        };
+        connection.handed_over.set(true);
+        drop(connection.seat.borrow_mut().take());
+        let held = Held { to_owner: RefCell::new(Rest { all: input, sent: 0 }), ..Held::default() };
+        let moves = tokio::select! {
+            biased;
+            () = connection.killed() => return HandedOver::Ended,
+            moves = pipe(worker, connection, stream, &link, (owner, &address), &held) => moves,
+        };
+        let Some(mut packed) = moves else { return HandedOver::Ended };
+        if !adopt(worker, connection, &packed) {
+            return HandedOver::Ended;
         }
-        Opened::ServedHere => HandedOver::ServedHere(input),
-        Opened::UserGone => HandedOver::Ended,
-        Opened::Failed(why) => {
-            // What follows may mean something else without the command that failed: a MULTI's commands would run at once.
-            let why = why.replace(['\r', '\n'], " ");
-            let text = format!(
-                "-CLUSTERDOWN the node that serves the data cannot be reached ({why}); the command was not carried out\r\n"
-            );
-            tell(worker, stream, connection, text.as_bytes());
-            HandedOver::Ended
-        }
+        input = std::mem::take(&mut packed.commands).into();
+        input.extend_from_slice(held.to_owner.borrow().bytes());
+        luggage = packed.hand_over;
     }
+}
+
+/// What was read on one side of the pipe and not yet written on the other.
+#[derive(Default)]
+struct Held {
+    to_owner: RefCell<Rest>,
+    to_client: RefCell<Rest>,
+}
+
+/// Bytes of which the first ones were written.
+#[derive(Default)]
+struct Rest {
+    all: Vec<u8>,
+    sent: usize,
+}
+
+impl Rest {
+    fn bytes(&self) -> &[u8] {
+        &self.all[self.sent..]
+    }
+
+    fn is_empty(&self) -> bool {
+        self.sent == self.all.len()
+    }
+}
+
+/// The client comes back with what it set where it was: from there it goes on. False: its user is gone.
+fn adopt(worker: &Worker, connection: &Connection, packed: &Batch) -> bool {
+    let (_, view) = worker.node.views.load();
+    let Some(there) = forward::introduce(worker, packed, &view) else { return false };
+    let mut session = connection.session.borrow_mut();
+    let replies = packed.hand_over.as_ref().map(|luggage| {
+        unpack(luggage, &mut session);
+        session.replies
+    });
+    session.replies = replies.unwrap_or_default();
+    session.login = there.login;
+    session.tenant = there.tenant;
+    session.database = there.database;
+    session.protocol = there.protocol;
+    session.name = there.name;
+    connection.mailbox.set_reach(session.lasting_reach());
+    true
 }
 
 /// Last words, if the client wants answers and its socket has room.
@@ -128,14 +189,15 @@ fn tell(worker: &Worker, stream: &TcpStream, connection: &Connection, text: &[u8
 }
 
 enum Opened {
-    Link(TcpStream),
+    /// To this node, at this address.
+    Link(TcpStream, u64, String),
     ServedHere,
     UserGone,
     Failed(String),
 }
 
-async fn open(worker: &Rc<Worker>, connection: &Connection) -> Opened {
-    let give_up = Instant::now() + RETRY_TIMEOUT;
+async fn open(worker: &Rc<Worker>, connection: &Connection, more: Option<&HandOver>) -> Opened {
+    let give_up = Instant::now() + worker.hot().failover_wait;
     loop {
         let (_, view) = worker.node.views.load();
         if view.is_primary() {
@@ -147,16 +209,19 @@ async fn open(worker: &Rc<Worker>, connection: &Connection) -> Opened {
             if !connection::renew(&mut session, &view) {
                 return Opened::UserGone;
             }
-            let mut batch = Batch { hand_over: Some(luggage(&session, usize::MAX)), ..Batch::default() };
+            let hand_over = more.cloned().unwrap_or_else(|| luggage(&session, usize::MAX));
+            let mut batch = Batch { hand_over: Some(hand_over), ..Batch::default() };
             forward::describe(&mut batch, &session, &view);
             batch
         };
         let outcome = match forward::owner(&view) {
-            Ok((owner, address)) => ask(worker, owner, &address, batch).await,
+            Ok((owner, address)) => {
+                ask(worker, owner, &address, batch).await.map(|link| Opened::Link(link, owner, address))
+            }
             Err(why) => Err(why),
         };
         match outcome {
-            Ok(link) => return Opened::Link(link),
+            Ok(opened) => return opened,
             Err(why) if Instant::now() >= give_up => return Opened::Failed(why),
             Err(_) => tokio::time::sleep(RETRY_PAUSE).await,
         }
@@ -179,6 +244,8 @@ pub fn luggage(session: &Session, text_bytes_max: usize) -> HandOver {
         no_touch: session.no_touch,
         created_unix_ms: session.created_at,
         local_addr: session.local_address.clone(),
+        readonly: session.readonly,
+        ..HandOver::default()
     }
 }
 
@@ -195,6 +262,7 @@ pub fn unpack(hand_over: &HandOver, session: &mut Session) {
     session.no_touch = hand_over.no_touch;
     session.created_at = hand_over.created_unix_ms;
     session.local_address = hand_over.local_addr.clone();
+    session.readonly = hand_over.readonly;
 }
 
 /// One try. Nothing of the client's input has been sent when it fails.
@@ -238,14 +306,15 @@ pub async fn take_over(worker: Rc<Worker>, batch: Batch, reader: FrameReader, mu
             let _ = writer.flush().await;
         }
         Ok((place, mut session)) => {
-            unpack(&batch.hand_over.clone().unwrap_or_default(), &mut session);
+            let luggage = batch.hand_over.clone().unwrap_or_default();
+            unpack(&luggage, &mut session);
             writer.push(&BatchReply { sequence: batch.sequence, count: 1, ..BatchReply::default() });
             if writer.flush().await.is_err() {
                 return;
             }
             let Ok(stream) = link::into_stream(reader, writer) else { return };
             keep_alive(&worker, &stream);
-            worker.serve_guest(stream, session).await;
+            worker.serve_guest(stream, session, &luggage).await;
             drop(place);
         }
     }
@@ -279,17 +348,25 @@ enum End {
     ReceiverGone,
 }
 
-/// Carries bytes both ways until the client is gone, or the owner has said everything.
-async fn pipe(worker: &Worker, connection: &Connection, client: &TcpStream, link: &TcpStream, input: Vec<u8>) {
+/// Carries bytes both ways until the client is gone, or the owner has said everything. `Some`: the client moves, and this is
+/// what it had there.
+async fn pipe(
+    worker: &Worker,
+    connection: &Connection,
+    client: &TcpStream,
+    link: &TcpStream,
+    (owner, address): (u64, &str),
+    held: &Held,
+) -> Option<Batch> {
     let answered = Cell::new(false);
-    let to_owner = copy(worker, client, link, input, |read, held| {
+    let to_owner = copy(worker, client, link, &held.to_owner, |read, held| {
         connection.input_bytes.set(held);
         if read > 0 {
             connection.session.borrow_mut().active_at = worker.now_ms();
             worker.stats.input_bytes.add(read as u64);
         }
     });
-    let to_client = copy(worker, link, client, Vec::new(), |read, held| {
+    let to_client = copy(worker, link, client, &held.to_client, |read, held| {
         connection.output_bytes.set(held);
         answered.set(answered.get() || read > 0);
         worker.stats.output_bytes.add(read as u64);
@@ -299,20 +376,29 @@ async fn pipe(worker: &Worker, connection: &Connection, client: &TcpStream, link
         biased;
         ended = &mut to_client => ended,
         ended = &mut to_owner => match ended {
-            End::SenderGone => return,
+            End::SenderGone => return None,
             End::Said => {
                 // Best effort: a link that cannot be told is about to end anyway.
                 let _ = SockRef::from(link).shutdown(Shutdown::Write);
                 to_client.await;
-                return;
+                return None;
             }
             // What the owner said before it left is still on the link.
             End::ReceiverGone => to_client.await,
         }
     };
+    if ended == End::Said {
+        // Now the owner has everything that was sent to it.
+        let _ = SockRef::from(link).shutdown(Shutdown::Write);
+        let id = connection.session.borrow().id;
+        if let Some(packed) = moving::ask_farewell(worker, owner, address, id).await {
+            return Some(packed);
+        }
+    }
     if ended != End::ReceiverGone && !answered.get() {
         tell(worker, client, connection, ENDED_UNANSWERED);
     }
+    None
 }
 
 /// Carries bytes one way, `held` first. Holds one read at most besides; `note` hears how much was read and how much is
@@ -321,23 +407,24 @@ async fn copy(
     worker: &Worker,
     from: &TcpStream,
     to: &TcpStream,
-    mut held: Vec<u8>,
+    held: &RefCell<Rest>,
     note: impl Fn(usize, usize),
 ) -> End {
     loop {
-        if !held.is_empty() {
-            if write_all(to, &held).await.is_err() {
+        if !held.borrow().is_empty() {
+            if write_all(to, held).await.is_err() {
                 return End::ReceiverGone;
             }
-            held = Vec::new();
+            *held.borrow_mut() = Rest::default();
             note(0, 0);
         }
         if from.readable().await.is_err() {
             return End::SenderGone;
         }
-        match read_and_pass_on(worker, from, to, &mut held) {
+        let outcome = read_and_pass_on(worker, from, to, &mut held.borrow_mut().all);
+        match outcome {
             Ok(0) => return End::Said,
-            Ok(read) => note(read, held.len()),
+            Ok(read) => note(read, held.borrow().bytes().len()),
             Err(Broken::From(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(Broken::From(_)) => return End::SenderGone,
             Err(Broken::To) => return End::ReceiverGone,
@@ -371,14 +458,19 @@ fn read_and_pass_on(worker: &Worker, from: &TcpStream, to: &TcpStream, held: &mu
     Ok(read)
 }
 
-async fn write_all(to: &TcpStream, bytes: &[u8]) -> io::Result<()> {
-    let mut sent = 0;
-    while sent < bytes.len() {
-        match to.try_write(&bytes[sent..]) {
-            Ok(count) => sent += count,
+async fn write_all(to: &TcpStream, held: &RefCell<Rest>) -> io::Result<()> {
+    loop {
+        let outcome = {
+            let held = held.borrow();
+            if held.is_empty() {
+                return Ok(());
+            }
+            to.try_write(held.bytes())
+        };
+        match outcome {
+            Ok(count) => held.borrow_mut().sent += count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => to.writable().await?,
             Err(error) => return Err(error),
         }
     }
-    Ok(())
 }

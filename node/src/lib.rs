@@ -40,6 +40,7 @@ pub mod memory;
 pub mod memory_report;
 pub mod meter;
 pub mod monitor;
+pub mod moving;
 pub mod node;
 pub mod observers;
 pub mod own_info;

@@ -23,6 +23,7 @@ use crate::live::Live;
 use crate::mailbox::Mailbox;
 use crate::memory::Census;
 use crate::monitor::Monitors;
+use crate::moving::Farewells;
 use crate::observers::Observers;
 use crate::pause::Pause;
 use crate::pubsub::PubSub;
@@ -190,6 +191,8 @@ pub struct Node {
     pub run_id: String,
     /// Clients of other nodes that are served here.
     pub guests: Guests,
+    /// Those of them that move along with the data.
+    pub farewells: Farewells,
     secret: Vec<u8>,
     clients: AtomicU64,
     next_client: AtomicU64,
@@ -529,6 +532,7 @@ async fn serve_with(
         started: Instant::now(),
         run_id: crate::random::bytes::<20>().iter().map(|byte| format!("{byte:02x}")).collect(),
         guests: Guests::default(),
+        farewells: Farewells::default(),
         secret,
         clients: AtomicU64::new(0),
         next_client: AtomicU64::new(1),
@@ -577,6 +581,7 @@ async fn serve_with(
     };
     tracing::info!("stopping");
     crate::replication::leave(&node).await;
+    crate::moving::see_off(&node).await;
     threads.close();
     background.iter().for_each(JoinHandle::abort);
     save_at_stop(&node, save).await;

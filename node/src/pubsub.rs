@@ -246,6 +246,16 @@ impl Subscriptions {
         if kind == ChannelKind::Shard { shard_channels } else { channels + patterns }
     }
 
+    /// Every name of one kind.
+    pub fn named(&self, kind: ChannelKind) -> impl Iterator<Item = &[u8]> {
+        let names = match kind {
+            ChannelKind::Channel => &self.channels,
+            ChannelKind::Pattern => &self.patterns,
+            ChannelKind::Shard => &self.shard_channels,
+        };
+        names.iter().map(Vec::as_slice)
+    }
+
     /// Every name, with whether it is a pattern.
     pub fn names(&self) -> impl Iterator<Item = (&[u8], bool)> {
         let plain = self.channels.iter().chain(&self.shard_channels).map(|name| (name.as_slice(), false));

@@ -145,7 +145,7 @@ impl<'a> Batch<'_, 'a> {
                     flow = Flow::Stop(next);
                     break;
                 }
-                Flow::Continue | Flow::StopBefore | Flow::Closed | Flow::Paused => {}
+                Flow::Continue | Flow::StopBefore | Flow::Closed | Flow::Paused | Flow::Moved => {}
             }
         }
         self.worker.node.journal.end_group();

@@ -10,6 +10,7 @@ use crate::forward::Links;
 use crate::gate::{Conditions, LeaseState, Refusal};
 use crate::live::Hot;
 use crate::memory::{Evictor, Room};
+use crate::moving;
 use crate::node::Node;
 use crate::shards::CallSpace;
 use crate::view::View;
@@ -20,6 +21,7 @@ use keyward_engine::reply::{Protocol, Reply};
 use keyward_engine::scope::Reach;
 use keyward_engine::session::{Session, Surroundings};
 use keyward_engine::table::Row;
+use keyward_proto::forward::HandOver;
 use keyward_proto::resp::ArgRange;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -158,10 +160,13 @@ impl Worker {
     }
 
     /// A client of another node, handed over to this one: served like its own, and counted apart by whoever took it.
-    pub async fn serve_guest(self: Rc<Self>, stream: TcpStream, session: Session) {
+    pub async fn serve_guest(self: Rc<Self>, stream: TcpStream, session: Session, luggage: &HandOver) {
         let id = session.id;
         let connection = Rc::new(Connection::guest(session, self.hot().mail_bytes_max));
         let registered = self.register(id, &connection);
+        if !moving::unpack(&self, &connection, luggage) {
+            return connection.forget(&self);
+        }
         connection::serve(Rc::clone(&self), stream, connection).await;
         drop(registered);
     }
@@ -225,10 +230,6 @@ impl Worker {
         let (_, view) = self.node.views.load();
         for (id, connection) in self.connections.borrow().iter() {
             let Ok(mut session) = connection.session.try_borrow_mut() else { continue };
-            if !view.is_primary() {
-                // What it waits for is written elsewhere from now on.
-                self.node.blocked.unblock(*id, true);
-            }
             if self.node.lease_state() == LeaseState::Over {
                 // What it waits for or listens to may not be its to know any more.
                 self.node.blocked.unblock(*id, true);
@@ -237,13 +238,18 @@ impl Worker {
                     continue;
                 }
             }
-            let data_left = !view.is_primary() && connection.has_lasting_state(&session);
+            let has_something = self.node.blocked.has(*id) || connection.has_lasting_state(&session);
+            let data_left = !view.is_primary() && has_something && !connection.handed_over.get();
             let stays = connection::renew(&mut session, &view)
                 && may_listen(&session, connection)
                 && self.may_watch(&session)
-                && !data_left;
+                && (!data_left || moving::may_move(self, connection, &session));
             if stays {
                 connection.mailbox.set_reach(session.lasting_reach());
+                if data_left {
+                    connection.moves.set(true);
+                    connection.mailbox.stir();
+                }
                 continue;
             }
             if connection.changes_users.get() {

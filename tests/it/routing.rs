@@ -262,3 +262,105 @@ fn a_message_published_at_any_node_reaches_the_listeners_of_every_node() {
     });
     assert!(left.is_some(), "listeners that left are still counted");
 }
+
+/// Who serves the data stops, as in a rolling update: nobody who is connected to another node notices.
+#[test]
+fn a_planned_move_takes_along_what_clients_of_other_nodes_have() {
+    let mut cluster = Cluster::start(3);
+    wait_for_copies(&cluster);
+    let owner = cluster.primary();
+    let edge = (1..=3).find(|number| *number != owner).expect("there are other nodes");
+    let edge = cluster.node(edge).address();
+    let connect = || Client::connect(edge).expect("the node accepts");
+
+    let mut plain = connect();
+    plain.ok(&["SET", "k", "v"]);
+    let mut listener = connect();
+    listener.ask(&["SUBSCRIBE", "news"]);
+    let mut patterns = connect();
+    patterns.ask(&["HELLO", "3"]);
+    patterns.ask(&["PSUBSCRIBE", "n*"]);
+    let mut waiting = connect();
+    waiting.ask(&["UNWATCH"]);
+    waiting.send(&["BLPOP", "queue", "0"]).expect("the node reads");
+    let mut within = connect();
+    within.ok(&["SELECT", "3"]);
+    within.ok(&["MULTI"]);
+    within.ask(&["SET", "done", "yes"]);
+    let mut watching = connect();
+    watching.ok(&["WATCH", "k"]);
+    let mut renamed = connect();
+    renamed.ask(&["UNWATCH"]);
+    renamed.ok(&["CLIENT", "SETNAME", "behind-the-pipe"]);
+    renamed.ok(&["SELECT", "5"]);
+    wait_until("the client waits", || {
+        let info = cluster.node(owner).client().text(&["INFO", "clients"]);
+        info.contains("blocked_clients:1").then_some(())
+    });
+
+    assert!(cluster.stop(owner).success());
+
+    assert_eq!(plain.text(&["GET", "k"]), "v");
+    wait_until("everybody listens again", || {
+        (connect().ask(&["PUBLISH", "news", "hello"]) == Value::Integer(2)).then_some(())
+    });
+    assert_eq!(listener.read().expect("the message comes").texts().last().map(String::as_str), Some("hello"));
+    assert_eq!(patterns.read().expect("the message comes").texts(), ["pmessage", "n*", "news", "hello"]);
+    connect().ask(&["RPUSH", "queue", "element"]);
+    assert_eq!(waiting.read().expect("the element comes").texts(), ["queue", "element"]);
+    assert_eq!(within.ask(&["EXEC"]).texts(), ["OK"]);
+    assert_eq!(within.text(&["GET", "done"]), "yes");
+    watching.ok(&["MULTI"]);
+    assert_eq!(watching.ask(&["EXEC"]), Value::Nil, "nobody looked after the watched key meanwhile");
+    assert_eq!(renamed.text(&["CLIENT", "GETNAME"]), "behind-the-pipe");
+    renamed.ok(&["SET", "in-5", "x"]);
+    assert_eq!(connect().ask(&["GET", "in-5"]), Value::Nil);
+}
+
+/// What is sent while the data moves is carried out once, and answered.
+#[test]
+fn commands_sent_during_a_planned_move_are_carried_out_once() {
+    let mut cluster = Cluster::start(3);
+    wait_for_copies(&cluster);
+    let owner = cluster.primary();
+    let edge = (1..=3).find(|number| *number != owner).expect("there are other nodes");
+    let edge = cluster.node(edge).address();
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let writers: Vec<_> = (0..8)
+        .map(|writer| {
+            let stop = std::sync::Arc::clone(&stop);
+            std::thread::spawn(move || {
+                let key = format!("counter:{writer}");
+                let mut client = Client::connect(edge).expect("the node accepts");
+                let script = ["EVAL", "return redis.call('INCR', KEYS[1])", "1", key.as_str()];
+                let plain = ["INCR", key.as_str()];
+                let request: &[&str] = if writer % 2 == 0 { &plain } else { &script };
+                let mut count = 0;
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    let reply = client.ask(request);
+                    count += 1;
+                    assert_eq!(reply, Value::Integer(count), "writer {writer}");
+                }
+                count
+            })
+        })
+        .collect();
+    let written = |at_least: u64| {
+        wait_until("everybody writes on", || {
+            let mut client = Client::connect(edge).expect("the node accepts");
+            let count = |writer: u64| client.ask(&["GET", &format!("counter:{writer}")]).text()?.parse::<u64>().ok();
+            let counts: Option<Vec<u64>> = (0..8).map(count).collect();
+            let least = counts?.into_iter().min()?;
+            (least >= at_least).then_some(least)
+        })
+    };
+    let before = written(10);
+    assert!(cluster.stop(owner).success());
+    written(before + 10);
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    for (writer, thread) in writers.into_iter().enumerate() {
+        let count = thread.join().expect("no command failed");
+        let mut client = Client::connect(edge).expect("the node accepts");
+        assert_eq!(client.text(&["GET", &format!("counter:{writer}")]), count.to_string());
+    }
+}

@@ -1,0 +1,210 @@
+//! A client moves along with the data: what it has at the node that served it goes on at the node that serves it now.
+//!
+//! ```text
+//!   its own client    the data moves ─► packed at the next pause between two requests ─► handed over with its luggage
+//!   a guest           packed, and kept for its node ◄── its node sees the pipe end, and asks what became of the client
+//!                     (a farewell) ─► hands it over anew, to whoever serves the data now
+//! ```
+//! Luggage is all that lasts: channels it listens to, a transaction that was begun, and what it sent that was not run, a
+//! waiting request first. Keys it watches are not looked after on the way: its transaction will run nothing. A client that
+//! caches or monitors cannot move, and is closed, as is every client of a node that died.
+
+use crate::connection::{Connection, Lane};
+use crate::forward;
+use crate::link;
+use crate::node::Node;
+use crate::observers::Watch;
+use crate::worker::Worker;
+use bytes::Bytes;
+use keyward_engine::asks::ChannelKind;
+use keyward_engine::reply::{Protocol, Reply};
+use keyward_engine::session::{Session, Transaction};
+use keyward_proto::forward::{Batch, BatchReply, HandOver, Request};
+use parking_lot::Mutex;
+use prost::Message;
+use socket2::SockRef;
+use std::collections::HashMap;
+use std::net::Shutdown;
+use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+/// What a guest's node has sent must arrive within this time, once it was told that its client moves.
+const LAST_BYTES_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long luggage is kept for a node that does not ask for it.
+const KEPT: Duration = Duration::from_secs(10);
+
+/// How long a node may wait for an answer to its question.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Between two reads of a guest's last bytes, room for this many.
+const READ_BYTES: usize = 64 * 1024;
+
+/// The luggage of guests that move, until their nodes ask for it.
+#[derive(Default)]
+pub struct Farewells {
+    /// `None` while a guest is packing.
+    packed: Mutex<HashMap<u64, (Instant, Option<Batch>)>>,
+    changed: Notify,
+}
+
+impl Farewells {
+    fn announce(&self, client: u64) {
+        let mut packed = self.packed.lock();
+        packed.retain(|_, (since, _)| since.elapsed() < KEPT);
+        packed.insert(client, (Instant::now(), None));
+    }
+
+    fn keep(&self, client: u64, luggage: Batch) {
+        self.packed.lock().insert(client, (Instant::now(), Some(luggage)));
+        self.changed.notify_waiters();
+    }
+
+    /// How many guests' luggage waits to be asked for.
+    pub fn count(&self) -> usize {
+        self.packed.lock().values().filter(|(since, _)| since.elapsed() < KEPT).count()
+    }
+
+    /// The luggage of a guest that has moved; `None`: it has not.
+    async fn take(&self, client: u64) -> Option<Batch> {
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        loop {
+            let changed = self.changed.notified();
+            {
+                let mut packed = self.packed.lock();
+                let (_, luggage) = packed.get(&client)?;
+                if luggage.is_some() {
+                    return packed.remove(&client)?.1;
+                }
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            timeout(left, changed).await.ok()?;
+        }
+    }
+}
+
+/// Whether all it has here can be taken along.
+pub fn may_move(worker: &Worker, connection: &Connection, session: &Session) -> bool {
+    connection.tracking.borrow().is_none() && !worker.node.monitors.has(session.id) && session.login.is_some()
+}
+
+/// Packs what a client has here, and `input`, which was not run. It has nothing here any more.
+pub fn pack(worker: &Worker, connection: &Connection, input: Vec<u8>) -> Batch {
+    let (_, view) = worker.node.views.load();
+    let mut session = connection.session.borrow_mut();
+    let mut luggage = crate::handover::luggage(&session, usize::MAX);
+    {
+        let listens = connection.subscriptions.borrow();
+        let names = |kind| listens.named(kind).map(|name| Bytes::copy_from_slice(name)).collect();
+        luggage.channels = names(ChannelKind::Channel);
+        luggage.patterns = names(ChannelKind::Pattern);
+        luggage.shard_channels = names(ChannelKind::Shard);
+    }
+    luggage.watched = connection.watch.borrow().is_some();
+    if let Some(transaction) = session.transaction.take() {
+        luggage.in_transaction = true;
+        luggage.transaction_broken = transaction.broken;
+        let words = |request: Vec<Vec<u8>>| Request { words: request.into_iter().map(Bytes::from).collect() };
+        luggage.transaction = transaction.requests.into_iter().map(words).collect();
+    }
+    let mut batch = Batch { hand_over: Some(luggage), commands: input.into(), ..Batch::default() };
+    forward::describe(&mut batch, &session, &view);
+    session.subscribed = false;
+    drop(session);
+    connection.forget(worker);
+    batch
+}
+
+/// Gives a client what it had elsewhere. False: it may not have that any more.
+pub fn unpack(worker: &Worker, connection: &Connection, luggage: &HandOver) -> bool {
+    let mut session = connection.session.borrow_mut();
+    let mut unread = Reply::new(Protocol::Resp2);
+    connection.mailbox.set_protocol(session.protocol);
+    let mut listens = connection.subscriptions.borrow_mut();
+    for (kind, names) in [
+        (ChannelKind::Channel, &luggage.channels),
+        (ChannelKind::Pattern, &luggage.patterns),
+        (ChannelKind::Shard, &luggage.shard_channels),
+    ] {
+        let names: Vec<Vec<u8>> = names.iter().map(|name| name.to_vec()).collect();
+        listens.subscribe(&worker.node.pubsub, kind, &names, &connection.mailbox, &mut unread);
+    }
+    session.subscribed = !listens.is_empty();
+    connection.mailbox.set_listens(session.subscribed);
+    if luggage.watched {
+        let watch = Watch::new();
+        // Nobody looked after the keys on the way.
+        watch.touch();
+        *connection.watch.borrow_mut() = Some(watch);
+    }
+    if luggage.in_transaction {
+        let requests: Vec<Vec<Vec<u8>>> = luggage.transaction.iter().map(words_of).collect();
+        let bytes = requests.iter().flatten().map(Vec::len).sum();
+        session.transaction = Some(Transaction { requests, bytes, broken: luggage.transaction_broken });
+    }
+    let login = session.login.as_ref();
+    login.is_some_and(|login| listens.names().all(|(name, pattern)| login.policy.may_use_channel(name, pattern)))
+}
+
+fn words_of(request: &Request) -> Vec<Vec<u8>> {
+    request.words.iter().map(|word| word.to_vec()).collect()
+}
+
+/// Before the node stops: guests that move take their leave first.
+pub async fn see_off(node: &Node) {
+    let deadline = Instant::now() + LAST_BYTES_TIMEOUT;
+    let moved = || node.views.load().1.is_primary() || (node.guests.count() == 0 && node.farewells.count() == 0);
+    while !moved() && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Packs a guest, and keeps that for its node: everything answered was sent already.
+pub async fn say_farewell(worker: &Worker, stream: &TcpStream, connection: &Connection, lane: &mut Lane) {
+    let id = connection.session.borrow().id;
+    worker.node.farewells.announce(id);
+    // Its node sends nothing more once it sees this, and closes when all it sent is here.
+    let _ = SockRef::from(stream).shutdown(Shutdown::Write);
+    let mut input = lane.take_input();
+    let last = async {
+        loop {
+            stream.readable().await?;
+            input.reserve(READ_BYTES);
+            match stream.try_read_buf(&mut input) {
+                Ok(0) => return std::io::Result::Ok(()),
+                Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+    };
+    if let Ok(Ok(())) = timeout(LAST_BYTES_TIMEOUT, last).await {
+        let luggage = pack(worker, connection, input);
+        worker.node.farewells.keep(id, luggage);
+    }
+}
+
+/// Asks a node whether a client that was handed over to it moves, and with what.
+pub async fn ask_farewell(worker: &Worker, owner: u64, address: &str, client: u64) -> Option<Batch> {
+    let asked = async {
+        let (mut reader, mut writer) = link::connect(&worker.node, owner, address).await.ok()?.into_halves();
+        writer.push(&Batch { farewell: true, client_id: client, ..Batch::default() });
+        writer.flush().await.ok()?;
+        let reply = reader.next::<BatchReply>().await.ok()??;
+        (reply.count == 1).then(|| Batch::decode(reply.replies).ok()).flatten()
+    };
+    timeout(ANSWER_TIMEOUT, asked).await.ok().flatten()
+}
+
+/// Answers such a question: the other end of [`ask_farewell`].
+pub async fn answer_farewell(worker: &Worker, question: &Batch, mut writer: link::FrameWriter) {
+    let luggage = worker.node.farewells.take(question.client_id).await;
+    let replies = luggage.as_ref().map(|luggage| Bytes::from(luggage.encode_to_vec())).unwrap_or_default();
+    let count = u32::from(luggage.is_some() && replies.len() <= link::MESSAGE_BYTES_MAX);
+    let replies = if count == 1 { replies } else { Bytes::new() };
+    writer.push(&BatchReply { count, replies, ..BatchReply::default() });
+    // Whoever asked sees the link close either way.
+    let _ = writer.flush().await;
+}
