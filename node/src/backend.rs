@@ -41,6 +41,12 @@ impl HttpFacts for Facts {
         if view.primary.is_none() {
             return Err("no node serves the data yet".to_owned());
         }
+        // A rolling update goes on to the next node when this one is ready: then it must have a copy.
+        let in_sync =
+            view.group.as_ref().is_some_and(|group| view.member().is_some_and(|me| group.in_sync.contains(&me)));
+        if !in_sync {
+            return Err("the copy of the data here is not in sync yet".to_owned());
+        }
         Ok(())
     }
 
