@@ -19,6 +19,7 @@ mod in_sync;
 pub mod log;
 mod primary;
 mod record;
+mod renewal;
 mod replica;
 
 use crate::config::Config;
@@ -378,6 +379,7 @@ pub fn start(node: &Arc<Node>) -> std::io::Result<()> {
                 replica::follow(Arc::clone(&node)),
                 primary::accept(Arc::clone(&node), links),
                 in_sync::tend(Arc::clone(&node)),
+                renewal::watch(Arc::clone(&node)),
             );
         });
     };

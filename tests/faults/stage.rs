@@ -20,8 +20,6 @@ pub struct Standing {
     pub leader: Option<usize>,
     pub in_sync: BTreeSet<usize>,
     pub serves: bool,
-    /// Epoch and position of its copy.
-    pub stream: (u64, u64),
 }
 
 /// What `/metrics` of a node says; `None` when it does not answer.
@@ -49,7 +47,6 @@ fn parse(text: &str, number_of: impl Fn(u64) -> Option<usize>) -> Standing {
         leader: node("keyward_leader_node"),
         in_sync: in_sync.collect(),
         serves: value("keyward_serves_data") == 1,
-        stream: (value("keyward_replication_epoch"), value("keyward_replication_position_bytes")),
     }
 }
 

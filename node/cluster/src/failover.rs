@@ -118,6 +118,11 @@ impl Driver {
         Self { patience, since: now, groups: BTreeMap::new() }
     }
 
+    /// This process stood still until now: whoever spoke meanwhile has not been heard yet, so silence counts from here.
+    pub fn stood_still(&mut self, now: u64) {
+        self.since = now;
+    }
+
     /// How long a process has been silent in this reign.
     pub fn silent_ms(&self, now: u64, member: Member, seen: &BTreeMap<NodeId, Seen>) -> u64 {
         let heard = seen.get(&member.node).filter(|seen| seen.incarnation == member.incarnation);

@@ -30,6 +30,9 @@ use super::membership;
 /// Between two looks. A look costs a few map entries.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 
+/// Whoever looks so late was frozen, or starved: what others said meanwhile is still to be read, and it may lead no longer.
+const STOOD_STILL: Duration = Duration::from_millis(500);
+
 /// How long a member has to answer that it is sealed.
 const SEAL_TIMEOUT: Duration = Duration::from_millis(1000);
 
@@ -67,6 +70,7 @@ struct Reign {
     /// Processes that were found gone, and when.
     gone: BTreeMap<Member, u64>,
     probing: BTreeSet<Member>,
+    looked_at: u64,
     steered_at: u64,
 }
 
@@ -91,7 +95,7 @@ pub(crate) async fn watch(core: &SharedCore) {
 impl Reign {
     fn new(leading: Arc<Leading>, core: &Core) -> Self {
         let driver = Driver::new(leading.since, core.config.patience);
-        Self { leading, driver, gone: BTreeMap::new(), probing: BTreeSet::new(), steered_at: 0 }
+        Self { leading, driver, gone: BTreeMap::new(), probing: BTreeSet::new(), looked_at: boot_ms(), steered_at: 0 }
     }
 
     fn take_in(&mut self, now: u64, answer: Option<Answer>) {
@@ -108,6 +112,10 @@ impl Reign {
     }
 
     fn look(&mut self, core: &SharedCore, now: u64, answers: &mpsc::Sender<Answer>) {
+        if now.saturating_sub(self.looked_at) >= millis(STOOD_STILL) {
+            self.driver.stood_still(now);
+        }
+        self.looked_at = now;
         let view = core.views.current();
         let heard = self.leading.heard();
         self.gone.retain(|member, since| {
