@@ -40,7 +40,10 @@ pub async fn carry_out(
     match ask {
         Ask::RunScript(call) => {
             let session = connection.session.borrow().for_later();
-            reply.raw(&worker.node.scripts.run_elsewhere(session, call, reach.owner()).await);
+            let tracker = connection.script_tracker.borrow_mut().take();
+            let ran = worker.node.scripts.run_elsewhere(session, call, reach.owner(), tracker).await;
+            connection.session.borrow_mut().commands += ran.calls;
+            reply.raw(&ran.reply);
         }
         Ask::Login(attempt) => {
             if log_in(worker, connection, attempt, &mut reply) {

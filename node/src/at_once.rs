@@ -186,17 +186,18 @@ impl<'a> Batch<'_, 'a> {
         Ok(())
     }
 
-    fn set_caching(&self, yes: bool, reply: &mut Reply) {
+    fn set_caching(&self, yes: Option<bool>, reply: &mut Reply) {
         let tracker = self.connection.and_then(|connection| connection.tracking.borrow().clone());
         let mode = tracker.map(|tracker| tracker.options.mode);
         match (mode, yes) {
             (None, _) => reply.error("ERR CLIENT CACHING can be called only when the client is in tracking mode with OPTIN or OPTOUT mode enabled"),
-            (Some(TrackingMode::OptIn), true) | (Some(TrackingMode::OptOut), false) => {
-                self.connection.iter().for_each(|connection| connection.caching.set(Some(yes)));
+            (Some(_), None) => reply.command_error(&CommandError::Syntax),
+            (Some(TrackingMode::OptIn), Some(true)) | (Some(TrackingMode::OptOut), Some(false)) => {
+                self.connection.iter().for_each(|connection| connection.caching.set(yes));
                 reply.ok();
             }
-            (_, true) => reply.error("ERR CLIENT CACHING YES is only valid when tracking is enabled in OPTIN mode."),
-            (_, false) => reply.error("ERR CLIENT CACHING NO is only valid when tracking is enabled in OPTOUT mode."),
+            (_, Some(true)) => reply.error("ERR CLIENT CACHING YES is only valid when tracking is enabled in OPTIN mode."),
+            (_, Some(false)) => reply.error("ERR CLIENT CACHING NO is only valid when tracking is enabled in OPTOUT mode."),
         }
     }
 

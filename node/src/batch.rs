@@ -14,6 +14,7 @@ use crate::gate::{self, Conditions, KeyBuffer, LeaseState, Refusal};
 use crate::live::Hot;
 use crate::meter::{Asked, Meter};
 use crate::observers::Waiter;
+use crate::pause::Paused;
 use crate::shards::{Call, Reader};
 use crate::tracking::Tracker;
 use crate::view::View;
@@ -224,6 +225,10 @@ pub(crate) struct Batch<'w, 'a> {
     executing: bool,
     /// A script makes these requests.
     scripted: bool,
+    /// Whose cache the keys go to that a script reads on the script thread.
+    pub(crate) tracker: Option<Arc<Tracker>>,
+    /// The time, in microseconds, while it stands still: what runs as one step sees one moment.
+    frozen_us: Option<i64>,
 }
 
 impl<'w, 'a> Batch<'w, 'a> {
@@ -237,7 +242,20 @@ impl<'w, 'a> Batch<'w, 'a> {
     ) -> Batch<'w, 'a> {
         let (keys, forward) = (KeyBuffer::new(), ForwardBatch::default());
         let meter = Meter::new(hot.measures_closely);
-        Batch { worker, connection, now, conditions, hot, keys, forward, meter, executing: false, scripted: false }
+        Batch {
+            worker,
+            connection,
+            now,
+            conditions,
+            hot,
+            keys,
+            forward,
+            meter,
+            executing: false,
+            scripted: false,
+            tracker: None,
+            frozen_us: None,
+        }
     }
 
     /// Whether these are the requests of a transaction that is being carried out.
@@ -255,8 +273,23 @@ impl<'w, 'a> Batch<'w, 'a> {
 
     /// A batch for the requests of a transaction of this one's client.
     pub(crate) fn for_transaction<'t>(&self) -> Batch<'w, 't> {
-        let inner = Batch::new(self.worker, self.connection, self.now, self.conditions, Rc::clone(&self.hot));
-        Batch { executing: true, meter: Meter::new(true), ..inner }
+        let now = self.frozen_us.map_or(self.now, |us| us / 1000);
+        let inner = Batch::new(self.worker, self.connection, now, self.conditions, Rc::clone(&self.hot));
+        let (frozen_us, tracker) = (self.frozen_us, self.tracker.clone());
+        Batch { executing: true, meter: Meter::new(true), frozen_us, tracker, ..inner }
+    }
+
+    /// From now on time stands still for what this one's client runs as one step. Returns what
+    /// [`Batch::let_time_pass`] needs.
+    pub(crate) fn freeze_time(&mut self) -> Option<i64> {
+        let before = self.frozen_us;
+        self.frozen_us = before.or_else(|| Some(now_us()));
+        before
+    }
+
+    /// The step is over.
+    pub(crate) fn let_time_pass(&mut self, before: Option<i64>) {
+        self.frozen_us = before;
     }
 
     /// One request: gate, run, answer.
@@ -289,7 +322,12 @@ impl<'w, 'a> Batch<'w, 'a> {
 
     /// `CLIENT REPLY`: the answer is dropped. (`SkipNext` is set by the handler of the command before.)
     fn hold_back(&self, session: &mut Session, flow: &Flow, mark: keyward_engine::reply::Mark, scratch: &mut Scratch) {
-        scratch.reply.rewind(mark);
+        // Subscriptions are confirmed as messages are sent, whatever becomes of replies.
+        let mut confirms = session.last_command.ends_with("subscribe");
+        scratch.reply.error_since(mark, |_| confirms = false);
+        if !confirms {
+            scratch.reply.rewind(mark);
+        }
         // What is asked of the outside is answered later, by whoever carries it out; so is what another node takes over.
         let answered = !matches!(&flow, Flow::Stop(next) if matches!(**next, Next::Ask(..) | Next::HandOver(_)));
         if answered && session.replies == ReplyMode::SkipNext && session.last_command != "client|reply" {
@@ -309,7 +347,10 @@ impl<'w, 'a> Batch<'w, 'a> {
         let mark = scratch.reply.mark();
         let (argv, row) = (request.argv, request.resolved.as_ref().ok().map(|resolved| resolved.row));
         let flow = self.admit_and_run(session, lane, request, scratch);
-        scratch.reply.error_since(mark, |error| self.worker.stats.error_words.lock().note(error));
+        // What a script's calls say counts once, when it is known whether it is the script's own answer: see `scripts.rs`.
+        if !self.scripted {
+            scratch.reply.error_since(mark, |error| self.worker.stats.error_words.lock().note(error));
+        }
         if let Some(row) = row {
             let bytes = scratch.reply.since(mark);
             self.worker.measured(CommandLogKind::LargeReply, &self.hot, session, row, argv, bytes);
@@ -341,7 +382,7 @@ impl<'w, 'a> Batch<'w, 'a> {
         };
         // A transaction was let in as a whole: nothing of it is refused half way.
         if row.command.flags.has(Flags::DENYOOM) && self.conditions.primary && !self.executing {
-            self.conditions.memory_full = !self.worker.has_room(&self.hot, self.now);
+            self.look_for_memory();
         }
         let admitted =
             match gate::admit(self.worker.node.table, row, request.argv, session, &self.conditions, &mut self.keys) {
@@ -374,7 +415,12 @@ impl<'w, 'a> Batch<'w, 'a> {
                     // What EXEC runs is refused as part of it.
                     session.last_command = if self.executing && !self.scripted { "exec" } else { row.full_name };
                     self.worker.refused(session, row, &refusal, self.log_context(session));
-                    scratch.reply.error(&refusal.text(self.conditions.detail));
+                    let text = refusal.text(self.conditions.detail);
+                    if row.full_name == "exec" {
+                        self.abort_transaction(session, &text, scratch);
+                    } else {
+                        scratch.reply.error(&text);
+                    }
                     return Flow::Continue;
                 }
             };
@@ -392,13 +438,16 @@ impl<'w, 'a> Batch<'w, 'a> {
         session.commands += 1;
         session.last_command = row.full_name;
         self.worker.count(row);
-        if self.worker.node.monitors.is_active() {
+        // EXEC is shown after what it runs.
+        if self.worker.node.monitors.is_active() && row.full_name != "exec" {
             show(self.worker, session, row, request.argv, self.scripted);
         }
         let (run, argv) = (admitted.row().run, admitted.argv());
         self.meter.before(self.worker, &self.hot, session, row);
         let mut context = call_context(self.worker, &self.hot, session, self.now);
-        context.keeps_expired = !self.conditions.primary;
+        // A copy changes nothing, and while clients are paused nothing changes; a write that runs nevertheless may.
+        context.keeps_expired = !self.conditions.primary
+            || !row.command.flags.has(Flags::WRITE) && self.worker.node.pause.state(self.now) != Paused::Nobody;
         let mark = scratch.reply.mark();
         let result = match run {
             Run::OnKeys(handler) => {
@@ -407,7 +456,8 @@ impl<'w, 'a> Batch<'w, 'a> {
                 let may_wait = row.command.flags.has(Flags::BLOCKING) && !self.executing && self.connection.is_some();
                 let park: Option<&dyn Fn(Wait) -> Arc<Waiter>> = if may_wait { Some(&parking) } else { None };
                 let (keys, place, events) = (admitted.keys(), request.place, self.hot.events);
-                let reading = if row.command.flags.has(Flags::READONLY) { caches(self.connection) } else { None };
+                let reading =
+                    if row.command.flags.has(Flags::READONLY) { caches(self.connection, &self.tracker) } else { None };
                 let keys_max = self.hot.tracked_keys_max;
                 let reader = reading.as_ref().map(|tracker| Reader { tracker, keys_max });
                 let (client, reach) = (session.id, &Reach::Nothing);
@@ -429,6 +479,21 @@ impl<'w, 'a> Batch<'w, 'a> {
                     Ok(now) => {
                         let keys: Vec<Vec<u8>> = admitted.keys().iter().map(|named| named.key.to_vec()).collect();
                         let flow = self.at_once(now, &reach, session, lane, &keys, scratch);
+                        let shows = row.full_name == "exec" && !matches!(flow, Flow::Closed);
+                        if shows && self.worker.node.monitors.is_active() {
+                            let monitors = &self.worker.node.monitors;
+                            monitors.show(now_us(), session.database, &session.address, &session.lasting_reach(), argv);
+                        }
+                        if matches!(flow, Flow::Continue) {
+                            scratch.reply.error_since(mark, |_| self.failed(row));
+                        }
+                        if let (Flow::Stop(next), Some(connection)) = (&flow, self.connection)
+                            && matches!(**next, Next::Ask(..))
+                        {
+                            // What a command of a transaction asked is that command's.
+                            connection.asked.borrow_mut().get_or_insert_with(|| Asked::new(row, argv));
+                            return flow;
+                        }
                         if !matches!(flow, Flow::Closed) {
                             self.meter.after(self.worker, &self.hot, session, row, argv);
                         }
@@ -438,7 +503,8 @@ impl<'w, 'a> Batch<'w, 'a> {
                 }
             }
             Run::OnSession(handler) => {
-                let surroundings = self.worker.surroundings(&lane.view, &self.hot, session.reach(row));
+                let mut surroundings = self.worker.surroundings(&lane.view, &self.hot, session.reach(row));
+                surroundings.now_us = self.frozen_us.unwrap_or(surroundings.now_us);
                 let result = handler(session, &surroundings, Args::new(argv, words), &mut scratch.reply);
                 scratch.reply.protocol = session.protocol;
                 result
@@ -476,7 +542,7 @@ impl<'w, 'a> Batch<'w, 'a> {
             self.meter.after(self.worker, &self.hot, session, row, argv);
         }
         if let Err(error) = result {
-            self.worker.failed(row);
+            self.failed(row);
             scratch.reply.rewind(mark);
             scratch.reply.command_error(&error);
         } else if scratch.reply.is_too_long() {
@@ -488,6 +554,24 @@ impl<'w, 'a> Batch<'w, 'a> {
             return Flow::Stop(Box::new(Next::Blocked(waiter)));
         }
         if session.closing { Flow::Stop(Box::new(Next::Close)) } else { Flow::Continue }
+    }
+
+    /// Whether `maxmemory` leaves room, for commands that need some; keys are evicted first.
+    pub(crate) fn look_for_memory(&mut self) {
+        self.conditions.memory_full = !self.worker.has_room(&self.hot, self.now);
+    }
+
+    /// The client's tracker, if the keys of its next command are to be remembered for it.
+    #[inline]
+    pub(crate) fn caches(&self) -> Option<Arc<Tracker>> {
+        caches(self.connection, &self.tracker)
+    }
+
+    fn failed(&self, row: &Row) {
+        self.worker.stats.failures[usize::from(row.id)].add(1);
+        if !self.scripted {
+            self.worker.stats.errors.add(1);
+        }
     }
 
     fn log_context(&self, session: &Session) -> LogContext {
@@ -589,6 +673,9 @@ impl<'w, 'a> Batch<'w, 'a> {
                 }
             }
         }
+        if let Some((b'-', error)) = reply.bytes.split_first() {
+            self.worker.stats.error_words.lock().note(error);
+        }
         Some(reply.bytes)
     }
 
@@ -637,10 +724,10 @@ fn show(worker: &Worker, session: &Session, row: &Row, argv: &[&[u8]], scripted:
     }
 }
 
-/// The client's tracker, if the keys of its next command are to be remembered for it.
+/// See [`Batch::caches`].
 #[inline]
-fn caches(connection: Option<&Rc<Connection>>) -> Option<Arc<Tracker>> {
-    let connection = connection?;
+fn caches(connection: Option<&Rc<Connection>>, scripts: &Option<Arc<Tracker>>) -> Option<Arc<Tracker>> {
+    let Some(connection) = connection else { return scripts.clone() };
     let tracker = connection.tracking.borrow().clone()?;
     tracker.remembers(connection.caching.get()).then_some(tracker)
 }
@@ -778,6 +865,7 @@ pub fn run_forwarded(
         }
     }
     batch.meter.settle(worker, &batch.hot, session);
+    worker.node.shards.tracking.deliver();
     Ran::Answered(answered)
 }
 

@@ -49,12 +49,16 @@ impl Blocked {
         self.waiters.lock().contains_key(&client)
     }
 
-    /// Keys somebody waits for, each once.
-    pub fn keys(&self) -> usize {
+    /// Keys somebody waits for, each once; `for_their_end`: those whose end somebody waits for as well.
+    pub fn keys(&self, for_their_end: bool) -> usize {
         let waiters = self.waiters.lock();
-        let keys: std::collections::HashSet<_> =
-            waiters.values().flat_map(|waiter| waiter.keys.iter().map(|key| (waiter.space, key.as_slice()))).collect();
-        keys.len()
+        let meant = |waiter: &&Arc<Waiter>| {
+            // A consumer group goes with its stream.
+            !for_their_end || waiter.argv.first().is_some_and(|name| name.eq_ignore_ascii_case(b"xreadgroup"))
+        };
+        let of =
+            |waiter: &'_ Arc<Waiter>| waiter.keys.iter().map(|key| (waiter.space, key.clone())).collect::<Vec<_>>();
+        waiters.values().filter(meant).flat_map(of).collect::<std::collections::HashSet<_>>().len()
     }
 }
 

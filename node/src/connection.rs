@@ -62,6 +62,8 @@ pub struct Connection {
     pub traffic: Cell<(u64, u64)>,
     /// What it asked of the outside world, while that is carried out.
     pub asked: RefCell<Option<Asked>>,
+    /// Its tracker, if the keys its script reads on the script thread go to its cache.
+    pub script_tracker: RefCell<Option<Arc<Tracker>>>,
     /// It waits for a change of users to be in force.
     pub changes_users: Cell<bool>,
     /// Another node accepted the client and handed it over to this one.
@@ -97,6 +99,7 @@ impl Connection {
             output_bytes: Cell::new(0),
             traffic: Cell::new((0, 0)),
             asked: RefCell::new(None),
+            script_tracker: RefCell::new(None),
             changes_users: Cell::new(false),
             guest: false,
             handed_over: Cell::new(false),
@@ -768,6 +771,7 @@ fn run(
     };
     scratch.ranges = ranges;
     scratch.requests = requests;
+    worker.node.shards.tracking.deliver();
     let replication = &worker.node.replication;
     replication.log.tell();
     if session.wants_quorum() {

@@ -25,6 +25,9 @@ const NOT_ALLOWED: &str = "ERR DEBUG command not allowed. If the enable-debug-co
     it from a local connection, otherwise you need to set this option in the configuration file, and then restart the \
     server.";
 
+/// A script that sleeps for longer keeps the node from everybody: tests of what a script sees meanwhile need no more.
+const SCRIPT_SLEEP_MS_MAX: u64 = 1000;
+
 /// Keys made before other requests get a turn.
 const POPULATED_AT_ONCE: u64 = 256;
 
@@ -41,7 +44,7 @@ pub async fn carry_out(worker: &Worker, connection: &Connection, ask: DebugAsk, 
             reply.ok();
         }
         DebugAsk::Keys(look, names) => on_keys(worker, connection, look, &names, reply),
-        DebugAsk::Reload { save, flush } => reload(node, save, flush, reply).await,
+        DebugAsk::Reload { save, flush, merge } => reload(node, save, flush, merge, reply).await,
         DebugAsk::InScripts(allowed) => {
             node.debug_in_scripts.store(allowed, Ordering::Relaxed);
             reply.ok();
@@ -75,7 +78,8 @@ fn is_allowed(node: &Node, connection: &Connection) -> bool {
     }
 }
 
-/// What `DEBUG` answers a script, where that is switched on (`SET-DISABLE-DENY-SCRIPTS`): what needs nothing but words.
+/// What `DEBUG` answers a script, where that is switched on (`SET-DISABLE-DENY-SCRIPTS`): what needs nothing but words, and
+/// sleep.
 pub(crate) fn in_script(
     worker: &Worker,
     session: &Session,
@@ -96,6 +100,10 @@ pub(crate) fn in_script(
         Args::new(argv, resolved.words),
     ) {
         Ok(Ask::Debug(DebugAsk::Answer(bytes))) => Some(bytes),
+        Ok(Ask::Debug(DebugAsk::Sleep { ms })) => {
+            std::thread::sleep(Duration::from_millis(ms.min(SCRIPT_SLEEP_MS_MAX)));
+            Some(b"+OK\r\n".to_vec())
+        }
         _ => None,
     }
 }
@@ -119,9 +127,13 @@ fn on_keys(
     }
 }
 
-async fn reload(node: &Arc<Node>, save: bool, flush: bool, reply: &mut Reply) {
+async fn reload(node: &Arc<Node>, save: bool, flush: bool, merge: bool, reply: &mut Reply) {
     if save && let Err(error) = crate::snapshot::save(node).await {
         return reply.error(&format!("ERR {error}"));
+    }
+    let has_keys = || (0..node.shards.count()).any(|index| node.shards.with(index, |shard| shard.memory_bytes() > 0));
+    if !flush && !merge && (!node.scripts.library_codes().is_empty() || has_keys()) {
+        return reply.error("ERR Error trying to load the RDB dump, check server logs: what it holds is there already");
     }
     node.set_loading(true);
     if flush {

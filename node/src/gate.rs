@@ -224,17 +224,15 @@ pub fn admit<'a, 'b>(
             Home::Data | Home::DataForGood => return Err(Refusal::Moved(slot::of_key(buffer.keys[0].key))),
         }
     }
-    if matches!(row.run, Run::OnKeys(_) | Run::OnEveryKey(_) | Run::AskOwner(_)) {
-        if conditions.loading {
-            return Err(Refusal::Loading);
-        }
-        if conditions.memory_full && flags.has(Flags::DENYOOM) {
-            return Err(Refusal::MemoryFull);
-        }
-        let few = conditions.few_replicas || conditions.few_in_sync && session.wants_quorum();
-        if few && flags.has(Flags::WRITE) {
-            return Err(Refusal::FewReplicas);
-        }
+    if conditions.loading && matches!(row.run, Run::OnKeys(_) | Run::OnEveryKey(_) | Run::AskOwner(_)) {
+        return Err(Refusal::Loading);
+    }
+    if conditions.memory_full && flags.has(Flags::DENYOOM) {
+        return Err(Refusal::MemoryFull);
+    }
+    let few = conditions.few_replicas || conditions.few_in_sync && session.wants_quorum();
+    if few && flags.has(Flags::WRITE) && matches!(row.run, Run::OnKeys(_) | Run::OnEveryKey(_) | Run::AskOwner(_)) {
+        return Err(Refusal::FewReplicas);
     }
     Ok(Admitted { row, argv, keys: &buffer.keys })
 }

@@ -11,6 +11,7 @@ use keyward_engine::keyspace::SpaceId;
 use keyward_engine::scope::Reach;
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The Redis version whose behavior clients may expect.
@@ -79,9 +80,12 @@ fn section(node: &Node, name: &str) -> Fields {
             "connected_clients" => node.client_count(),
             "maxclients" => node.live.hot().clients_max,
             "blocked_clients" => node.pause.waiting() + node.blocked.len() as u64,
+            "watching_clients" => node.shards.watched().0,
+            "total_watched_keys" => node.shards.watched().1,
             "tracking_clients" => node.shards.tracking.client_count(),
             "pubsub_clients" => node.pubsub.client_count(),
-            "total_blocking_keys" => node.blocked.keys(),
+            "total_blocking_keys" => node.blocked.keys(false),
+            "total_blocking_keys_on_nokey" => node.blocked.keys(true),
         },
         "memory" => memory(node),
         "persistence" => persistence(node),
@@ -121,6 +125,9 @@ fn server(node: &Node) -> Fields {
         "uptime_in_days" => uptime_s / 86_400,
         "hz" => 10,
         "configured_hz" => 10,
+        "lru_clock" => (now_us / 1_000_000) & 0xff_ffff,
+        "executable" => std::env::current_exe().map(|path| path.display().to_string()).unwrap_or_default(),
+        "process_supervised" => "no",
         "io_threads_active" => 0,
     }
 }
@@ -130,7 +137,9 @@ fn memory(node: &Node) -> Fields {
     let resident = resident_bytes();
     let limit = node.live.hot().memory_bytes_max;
     let peak = node.memory_peak_bytes().max(used);
+    let (scripts, libraries, functions, lua_bytes) = node.scripts.sizes();
     let ratio = if used > 0 { resident as f64 / used as f64 } else { 1.0 };
+    let system_bytes = kilobytes_in("/proc/meminfo", "MemTotal:") * 1024;
     fields! {
         "used_memory" => used,
         "used_memory_human" => human(used),
@@ -139,12 +148,24 @@ fn memory(node: &Node) -> Fields {
         "used_memory_peak" => peak,
         "used_memory_peak_human" => human(peak),
         "used_memory_dataset" => used,
-        "used_memory_lua" => 0,
+        "used_memory_startup" => 0,
+        "used_memory_overhead" => 0,
+        "used_memory_peak_perc" => format!("{:.2}%", used as f64 * 100.0 / peak.max(1) as f64),
+        "used_memory_dataset_perc" => "100.00%",
+        "used_memory_lua" => lua_bytes,
+        "used_memory_vm_total" => lua_bytes,
+        "number_of_cached_scripts" => scripts,
+        "number_of_functions" => functions,
+        "number_of_libraries" => libraries,
         "maxmemory" => limit,
         "maxmemory_human" => human(limit),
         "maxmemory_policy" => node.live.hot().eviction.policy.name(),
         "mem_fragmentation_ratio" => format!("{ratio:.2}"),
         "mem_allocator" => "jemalloc",
+        // What is counted is data; buffers and tables of clients are not.
+        "mem_not_counted_for_evict" => 0,
+        "total_system_memory" => system_bytes,
+        "total_system_memory_human" => human(system_bytes),
         "lazyfree_pending_objects" => node.shards.dropper.pending(),
         "lazyfreed_objects" => node.shards.dropper.freed(),
     }
@@ -157,7 +178,7 @@ fn persistence(node: &Node) -> Fields {
         "loading" => u8::from(node.is_loading()),
         "async_loading" => 0,
         "rdb_changes_since_last_save" => node.shards.tally().changes.saturating_sub(snapshots.changes_saved()),
-        "rdb_bgsave_in_progress" => u8::from(snapshots.is_running()),
+        "rdb_bgsave_in_progress" => u8::from(snapshots.is_underway()),
         "rdb_last_save_time" => snapshots.last_save_ms() / 1000,
         "rdb_last_bgsave_status" => ok(snapshots.last_succeeded()),
         "rdb_last_bgsave_time_sec" => snapshots.last_duration_s(),
@@ -189,6 +210,12 @@ fn stats(node: &Node) -> Fields {
         "pubsub_channels" => node.pubsub.channel_count(false),
         "pubsub_patterns" => node.pubsub.pattern_count(&Reach::Everything),
         "pubsubshard_channels" => node.pubsub.channel_count(true),
+        "tracking_total_keys" => node.shards.tracking.keys.load(Ordering::Relaxed),
+        "tracking_total_items" => node.shards.tracking.items.load(Ordering::Relaxed),
+        "tracking_total_prefixes" => node.shards.tracking.prefix_count(),
+        "total_reads_processed" => sum(node, |counters| counters.batches.get()),
+        "unexpected_error_replies" => 0,
+        "evicted_clients" => 0,
         "latest_fork_usec" => 0,
         "total_forks" => 0,
         "total_error_replies" => sum(node, |counters| counters.errors.get()),
@@ -366,9 +393,14 @@ pub fn latency_of(node: &Node, command: usize) -> Times {
 
 /// Bytes of the process in memory, from proc(5).
 pub fn resident_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.split_whitespace().next()).and_then(|kb| kb.parse::<u64>().ok()).unwrap_or(0) * 1024
+    kilobytes_in("/proc/self/status", "VmRSS:") * 1024
+}
+
+/// A number of a file of proc(5) that holds `name: number kB` lines; 0 if it cannot be read.
+fn kilobytes_in(file: &str, name: &str) -> u64 {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|line| line.split_whitespace().next()).and_then(|kb| kb.parse().ok()).unwrap_or(0)
 }
 
 /// Bytes as people read them.

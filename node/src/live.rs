@@ -43,6 +43,8 @@ enum Kind {
     SaveRules,
     /// Numbers from 0 to 100.
     Percentiles,
+    /// Letters of keyspace events.
+    Events,
 }
 
 struct Parameter {
@@ -130,7 +132,7 @@ const PARAMETERS: &[Parameter] = &[
     set("maxmemory-samples", "5", Kind::Number(1, 64)),
     set("min-replicas-max-lag", "10", Kind::Number(0, MANY)),
     set("min-replicas-to-write", "0", Kind::Number(0, 100)),
-    set("notify-keyspace-events", "", Kind::Text),
+    set("notify-keyspace-events", "", Kind::Events),
     fixed("port", "6379"),
     fixed("repl-backlog-size", ""),
     fixed("strict-redis-acl", "no"),
@@ -460,6 +462,9 @@ fn normalize(kind: Kind, value: &str) -> Result<String, String> {
             percentiles(value).ok_or_else(|| "percentiles must be numbers from 0 to 100".to_owned())?;
             Ok(value.split_whitespace().collect::<Vec<_>>().join(" "))
         }
+        Kind::Events => EventClass::parse(value.as_bytes())
+            .map(|classes| classes.to_string())
+            .ok_or_else(|| "Invalid event class character. Use 'Ag$lshzxeKEtmdn'.".to_owned()),
         Kind::SaveRules => {
             save_rules(value).ok_or_else(|| "Invalid save parameters".to_owned())?;
             Ok(value.split_whitespace().collect::<Vec<_>>().join(" "))

@@ -110,9 +110,20 @@ impl Worker {
         self.stats.failures[usize::from(row.id)].add(1);
     }
 
+    /// Counts an error a script's call was answered with.
+    pub fn note_error(&self, error: &[u8]) {
+        self.stats.errors.add(1);
+        self.stats.error_words.lock().note(error);
+    }
+
     /// Counts a request that is no command, or has too many or too few arguments.
     pub fn malformed(&self, error: &CommandError) {
         self.stats.errors.add(1);
+        self.malformed_call(error);
+    }
+
+    /// The same for a call of a script.
+    pub fn malformed_call(&self, error: &CommandError) {
         if let CommandError::Arity(name) = error
             && let Some(row) = self.node.table.find(name.as_bytes())
         {
@@ -136,15 +147,13 @@ impl Worker {
                 let argv: Vec<&[u8]> = request.iter().map(Vec::as_slice).collect();
                 self.node.table.resolve(&argv).is_ok_and(|resolved| self.may_write(session, resolved.row, &argv))
             }),
-            // They change nothing a client could read, but travel to replicas as writes do.
-            "publish" | "spublish" | "pfcount" => true,
             "evalsha" | "fcall" => {
                 let owner = session.reach(row).owner();
                 let promises = |program: &&[u8]| self.node.scripts.promises_not_to_write(program, &owner);
                 !argv.get(1).is_some_and(promises)
             }
             "eval" => !argv.get(1).is_some_and(|script| promises_not_to_write(script)),
-            _ => row.command.flags.has(Flags::WRITE),
+            _ => row.command.flags.has(Flags::WRITE) || travels_to_replicas(row),
         }
     }
 
@@ -190,6 +199,11 @@ impl Worker {
             self.node.command_logs.note(kind, &hot.remarkable, at, slow::kept(row.full_name, argv), session);
         }
     }
+}
+
+/// Commands that change nothing a client could read, but travel to replicas as writes do.
+pub(crate) fn travels_to_replicas(row: &Row) -> bool {
+    matches!(row.full_name, "publish" | "spublish" | "pfcount")
 }
 
 /// Whether a script's first line has the flag `no-writes`.

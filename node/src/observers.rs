@@ -59,6 +59,14 @@ impl Watch {
         self.keys.lock().len()
     }
 
+    /// The key, missing when it was watched, is there now, past its expiry: nothing a client could see has changed, and
+    /// nothing will when it goes.
+    fn note_expired(&self, space: SpaceId, key: &[u8]) {
+        for (in_space, known, was) in self.keys.lock().iter_mut() {
+            *was |= *in_space == space && known == key;
+        }
+    }
+
     fn was_expired(&self, space: SpaceId, key: &[u8]) -> bool {
         self.keys.lock().iter().any(|(in_space, known, was)| *was && *in_space == space && known == key)
     }
@@ -156,6 +164,17 @@ impl Waiter {
     }
 }
 
+/// How a key is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Presence {
+    /// It is not.
+    Missing,
+    /// It is past its expiry, and not removed yet.
+    Overdue,
+    /// It is.
+    Live,
+}
+
 /// A key of a shard, whoever's.
 type KeyOf = (SpaceId, Vec<u8>);
 
@@ -191,6 +210,12 @@ impl Observers {
         }
     }
 
+    /// Adds those who watch keys here, told apart by where their watch lies; how many keys are watched.
+    pub fn note_watching(&self, clients: &mut std::collections::HashSet<usize>) -> usize {
+        clients.extend(self.watched.values().flatten().map(|watch| Arc::as_ptr(watch) as usize));
+        self.watched.values().map(Vec::len).sum()
+    }
+
     /// A client waits for a key, behind those who did before.
     pub fn wait(&mut self, key: &[u8], waiter: &Arc<Waiter>) {
         self.waiting.entry((waiter.space, key.to_vec())).or_default().push_back(Arc::clone(waiter));
@@ -213,6 +238,21 @@ impl Observers {
         for watch in self.watched.get(&of).into_iter().flatten() {
             if exists || !watch.was_expired(space, key) {
                 watch.touch();
+            }
+        }
+        self.waiting.contains_key(&of)
+    }
+
+    /// A key may be another one now, with all keys of its database. True if somebody waits for it.
+    pub fn exchanged(&self, space: SpaceId, key: &[u8], before: Presence, now: Presence) -> bool {
+        let of = (space, key.to_vec());
+        for watch in self.watched.get(&of).into_iter().flatten() {
+            match (before, now) {
+                (_, Presence::Missing) if watch.was_expired(space, key) => {}
+                (Presence::Missing, Presence::Missing) => {}
+                (_, Presence::Overdue) if watch.was_expired(space, key) => {}
+                (Presence::Missing, Presence::Overdue) => watch.note_expired(space, key),
+                _ => watch.touch(),
             }
         }
         self.waiting.contains_key(&of)

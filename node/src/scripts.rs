@@ -19,6 +19,7 @@ use crate::connection::Lane;
 use crate::counters::ThreadCounters;
 use crate::gate::{self, KeyBuffer, Refusal};
 use crate::node::Node;
+use crate::tracking::Tracker;
 use crate::worker::{Scratch, Worker, now_us};
 use keyward_acl::{ErrorDetail, Glob};
 use keyward_engine::asks::{Program, RestorePolicy, ScriptCall, ScriptCare};
@@ -80,7 +81,18 @@ struct Job {
     session: Session,
     call: ScriptCall,
     owner: Owner,
-    answer: oneshot::Sender<Vec<u8>>,
+    /// Whose cache the keys go to that it reads.
+    tracker: Option<Arc<Tracker>>,
+    answer: oneshot::Sender<Ran>,
+}
+
+/// A script that was run.
+#[derive(Default)]
+pub struct Ran {
+    /// Its reply.
+    pub reply: Vec<u8>,
+    /// How many commands it called.
+    pub calls: u64,
 }
 
 /// Everything about scripts on one node.
@@ -119,14 +131,21 @@ impl Scripts {
         Ok(())
     }
 
-    /// Has the script thread run a script; the reply.
-    pub async fn run_elsewhere(&self, session: Session, call: ScriptCall, owner: Owner) -> Vec<u8> {
+    /// Has the script thread run a script. The keys it reads go to the cache of `tracker`.
+    pub async fn run_elsewhere(
+        &self,
+        session: Session,
+        call: ScriptCall,
+        owner: Owner,
+        tracker: Option<Arc<Tracker>>,
+    ) -> Ran {
         let protocol = session.protocol;
         let (answer, answered) = oneshot::channel();
-        let sent = self.jobs.get().is_some_and(|jobs| jobs.try_send(Job { session, call, owner, answer }).is_ok());
+        let job = Job { session, call, owner, tracker, answer };
+        let sent = self.jobs.get().is_some_and(|jobs| jobs.try_send(job).is_ok());
         match answered.await {
-            Ok(reply) if sent => reply,
-            _ => error_reply(protocol, "ERR too many scripts are waiting"),
+            Ok(ran) if sent => ran,
+            _ => Ran { reply: error_reply(protocol, "ERR too many scripts are waiting"), calls: 0 },
         }
     }
 
@@ -223,7 +242,7 @@ fn name_of(program: &Program, owner: &Owner) -> Vec<u8> {
 
 /// Runs one script on the script thread.
 fn serve(worker: &Worker, job: Job) {
-    let Job { mut session, call, owner, answer } = job;
+    let Job { mut session, call, owner, tracker, answer } = job;
     if answer.is_closed() {
         return;
     }
@@ -238,11 +257,13 @@ fn serve(worker: &Worker, job: Job) {
     let mut scratch = worker.scratch.borrow_mut();
     let conditions = worker.conditions(&view, &hot);
     let mut batch = Batch::new(worker, None, worker.now_ms(), conditions, hot);
-    let reply = batch.run_script(&session, &lane, (&call, &owner), Place::ScriptThread, &mut scratch);
+    batch.tracker = tracker;
+    let ran = batch.run_script(&session, &lane, (&call, &owner), Place::ScriptThread, &mut scratch);
     batch.serve_ready(&view, &mut scratch);
+    worker.node.shards.tracking.deliver();
     drop(closed);
     // A client that left meanwhile needs no reply.
-    let _ = answer.send(reply.unwrap_or_default());
+    let _ = answer.send(ran.unwrap_or_default());
 }
 
 impl Batch<'_, '_> {
@@ -257,6 +278,9 @@ impl Batch<'_, '_> {
     ) -> Flow {
         let owner = reach.owner();
         let quick = self.worker.node.scripts.is_quick(&name_of(&call.program, &owner));
+        if let Some(connection) = self.connection {
+            *connection.script_tracker.borrow_mut() = self.caches();
+        }
         if !quick && !self.is_executing() {
             let ask = keyward_engine::asks::Ask::RunScript(call);
             return Flow::Stop(Box::new(crate::connection::Next::Ask(ask, reach.clone())));
@@ -268,11 +292,12 @@ impl Batch<'_, '_> {
             return Flow::Closed;
         }
         let place = if self.is_executing() { Place::InTransaction } else { Place::WhereRead };
-        let reply = self.run_script(session, lane, (&call, &owner), place, scratch);
+        let ran = self.run_script(session, lane, (&call, &owner), place, scratch);
         drop(closed);
-        match reply {
-            Some(reply) => {
-                scratch.reply.raw(&reply);
+        match ran {
+            Some(ran) => {
+                session.commands += ran.calls;
+                scratch.reply.raw(&ran.reply);
                 Flow::Continue
             }
             None => {
@@ -282,7 +307,7 @@ impl Batch<'_, '_> {
         }
     }
 
-    /// Runs a script; the caller has the corridor. The reply; `None`: it must begin anew on the script thread.
+    /// Runs a script; the caller has the corridor. `None`: it must begin anew on the script thread.
     fn run_script(
         &mut self,
         session: &Session,
@@ -290,11 +315,11 @@ impl Batch<'_, '_> {
         (call, owner): (&ScriptCall, &Owner),
         place: Place,
         scratch: &mut Scratch,
-    ) -> Option<Vec<u8>> {
+    ) -> Option<Ran> {
         let scripts = &self.worker.node.scripts;
         let mut machines = scripts.machines.lock();
         let machine = machines.that_runs(&call.program, owner);
-        let refuse = |text: &str| Some(error_reply(session.protocol, text));
+        let refuse = |text: &str| Some(Ran { reply: error_reply(session.protocol, text), calls: 0 });
         let (sha, flags, function) = match &call.program {
             Program::Text(text) => match machine.load_script(text, false) {
                 Ok(sha) => (Some(sha), machine.script(&sha).map(|script| script.flags), None),
@@ -316,18 +341,25 @@ impl Batch<'_, '_> {
                 _ => "NOSCRIPT No matching script. Please use EVAL.",
             });
         };
+        self.look_for_memory();
         if let Some(text) = self.forbids(flags, call) {
             return refuse(text);
         }
         let began = Instant::now();
+        let thawed = self.freeze_time();
         let (Program::Text(program) | Program::Hash(program) | Program::Function(program)) = &call.program;
         let head =
             [session.last_command.as_bytes().to_vec(), program.clone(), call.keys.len().to_string().into_bytes()];
-        let command = head.into_iter().chain(call.keys.iter().chain(&call.args).cloned());
+        let command: Vec<Vec<u8>> = head.into_iter().chain(call.keys.iter().chain(&call.args).cloned()).collect();
+        if self.worker.node.monitors.is_active() {
+            let argv: Vec<&[u8]> = command.iter().map(Vec::as_slice).collect();
+            let (monitors, reach) = (&self.worker.node.monitors, session.lasting_reach());
+            monitors.show(now_us(), session.database, &session.address, &reach, &argv);
+        }
         *scripts.running.lock() = Some(Running {
             owner: owner.clone(),
             function: function.clone(),
-            command: command.collect(),
+            command,
             since: began,
             wrote: false,
             killed: false,
@@ -350,6 +382,7 @@ impl Batch<'_, '_> {
             wrote: false,
             place,
             moves: false,
+            last_error: None,
         };
         let mut out = Vec::new();
         let outcome = match (&sha, &function) {
@@ -357,12 +390,21 @@ impl Batch<'_, '_> {
             (None, Some(name)) => machine.run_function(name.as_bytes(), &invocation, &mut host, &mut out),
             (None, None) => None,
         };
-        let moves = host.moves;
+        let calls = host.session.commands;
+        let (moves, last_error) = (host.moves, host.last_error.take());
         self.worker.node.journal.end_group();
+        self.let_time_pass(thawed);
         *scripts.running.lock() = None;
         scripts.learn(name_of(&call.program, owner), began.elapsed());
         if moves {
             return None;
+        }
+        if let Some(error) = last_error {
+            // What a call said and the script says as well is one error reply, and whoever sends that counts it.
+            let is_said = out.split_first().is_some_and(|(kind, said)| *kind == b'-' && said.starts_with(&error));
+            if !is_said {
+                self.worker.note_error(&error);
+            }
         }
         if outcome.is_none() {
             return refuse("NOSCRIPT No matching script. Please use EVAL.");
@@ -370,7 +412,7 @@ impl Batch<'_, '_> {
         if out.len() > self.hot.reply_bytes_max() {
             return refuse(crate::batch::REPLY_TOO_LONG);
         }
-        Some(out)
+        Some(Ran { reply: out, calls })
     }
 
     /// Why a program with these flags may not begin now.
@@ -383,6 +425,9 @@ impl Batch<'_, '_> {
         }
         if self.conditions.memory_full && !flags.allow_oom && !flags.no_writes {
             return Some("OOM allow-oom flag is not set on the script, can not run it when used memory > 'maxmemory'");
+        }
+        if self.conditions.few_replicas && !flags.no_writes {
+            return Some("NOREPLICAS Not enough good replicas to write.");
         }
         None
     }
@@ -604,33 +649,71 @@ struct ScriptHost<'h, 'w, 'a> {
     wrote: bool,
     place: Place,
     moves: bool,
+    /// The error the last failed call was answered with, not counted yet.
+    last_error: Option<Vec<u8>>,
 }
 
+/// No more of an error is kept than tells it from others, in bytes.
+const ERROR_KEPT_BYTES: usize = 128;
+
 impl ScriptHost<'_, '_, '_> {
-    /// Whether the command may be called from this script; if not, the error without its `ERR`.
+    /// Whether the command may be called from this script; if not, the error.
     fn admit(&self, resolved: &Resolved<'static>, argv: &[&[u8]]) -> Result<(), String> {
         let row = resolved.row;
         let flags = row.command.flags;
-        if flags.has(Flags::NOSCRIPT) || matches!(row.run, Run::Ask(_) | Run::AskOwner(_)) {
-            return Err("ERR This Redis command is not allowed from script".to_owned());
-        }
-        if self.reads_only && (flags.has(Flags::WRITE) || flags.has(Flags::MAY_REPLICATE)) {
-            return Err("ERR Write commands are not allowed from read-only scripts.".to_owned());
-        }
         let worker = self.batch.worker;
+        let not_counted = |text: &str| {
+            worker.stats.refusals[usize::from(row.id)].add(1);
+            Err(text.to_owned())
+        };
+        if flags.has(Flags::NOSCRIPT) || matches!(row.run, Run::Ask(_) | Run::AskOwner(_)) {
+            return not_counted("ERR This Redis command is not allowed from script");
+        }
+        if self.reads_only && (flags.has(Flags::WRITE) || crate::meter::travels_to_replicas(row)) {
+            return not_counted("ERR Write commands are not allowed from read-only scripts.");
+        }
         let mut conditions = self.batch.conditions;
         // Once it has written it must be able to finish.
         conditions.memory_full &= !self.may_exceed && !self.wrote;
         let mut keys = KeyBuffer::new();
-        match gate::admit(worker.node.table, row, argv, &self.session, &conditions, &mut keys) {
-            Ok(_) => Ok(()),
-            Err(Refusal::Denied(denial)) => {
-                worker.refused(&self.session, row, &Refusal::Denied(denial.clone()), keyward_acl::LogContext::Lua);
-                let text = denial.to_text(conditions.detail);
+        let Err(refusal) = gate::admit(worker.node.table, row, argv, &self.session, &conditions, &mut keys) else {
+            return Ok(());
+        };
+        worker.refused(&self.session, row, &refusal, keyward_acl::LogContext::Lua);
+        let text = refusal.text(conditions.detail);
+        match refusal {
+            Refusal::Denied(_) => {
                 Err(format!("ERR ACL failure in script: {}", text.strip_prefix("NOPERM ").unwrap_or(&text)))
             }
-            Err(refusal) => Err(refusal.text(conditions.detail)),
+            _ => Err(text),
         }
+    }
+
+    /// Runs one command of the script and appends its answer.
+    fn run(&mut self, argv: &[&[u8]], protocol: Protocol, reply: &mut Vec<u8>) -> Result<(), String> {
+        let worker = self.batch.worker;
+        let resolved = match worker.node.table.resolve(argv) {
+            Ok(resolved) => resolved,
+            Err(error @ CommandError::Arity(_)) => {
+                worker.malformed_call(&error);
+                return Err("ERR Wrong number of args calling command from script".to_owned());
+            }
+            Err(_) => return Err("ERR Unknown command called from script".to_owned()),
+        };
+        self.session.protocol = protocol;
+        if let Some(answer) = crate::debug::in_script(worker, &self.session, self.lane, &resolved, argv) {
+            reply.extend_from_slice(&answer);
+            return Ok(());
+        }
+        self.admit(&resolved, argv)?;
+        self.note_write(resolved.row);
+        let outer = std::mem::replace(&mut self.scratch.reply, Reply::new(protocol));
+        self.scratch.reply.bytes_max = outer.bytes_max;
+        let mut inner = self.batch.for_script(self.may_exceed || self.wrote);
+        inner.answer(&mut self.session, self.lane, Prepared::of(worker, argv), self.scratch);
+        let answered = std::mem::replace(&mut self.scratch.reply, outer);
+        reply.extend_from_slice(&answered.bytes);
+        Ok(())
     }
 
     fn note_write(&mut self, row: &Row) {
@@ -645,39 +728,34 @@ impl ScriptHost<'_, '_, '_> {
 impl Host for ScriptHost<'_, '_, '_> {
     fn call(&mut self, argv: &[&[u8]], options: CallOptions, reply: &mut Vec<u8>) {
         let protocol = if options.resp == Resp::Three { Protocol::Resp3 } else { Protocol::Resp2 };
-        let refuse = |text: &str, reply: &mut Vec<u8>| reply.extend_from_slice(&error_reply(protocol, text));
-        let resolved = match self.batch.worker.node.table.resolve(argv) {
-            Ok(resolved) => resolved,
-            Err(CommandError::Arity(_)) => {
-                return refuse("ERR Wrong number of args calling command from script", reply);
+        let start = reply.len();
+        if let Err(text) = self.run(argv, protocol, reply) {
+            reply.truncate(start);
+            reply.extend_from_slice(&error_reply(protocol, &text));
+        }
+        if let Some((b'-', said)) = reply[start..].split_first() {
+            let end = said.iter().position(|byte| *byte == b'\r').unwrap_or(said.len()).min(ERROR_KEPT_BYTES);
+            if let Some(earlier) = self.last_error.replace(said[..end].to_vec()) {
+                self.batch.worker.note_error(&earlier);
             }
-            Err(_) => return refuse("ERR Unknown Redis command called from script", reply),
-        };
-        if let Some(answer) = crate::debug::in_script(self.batch.worker, &self.session, self.lane, &resolved, argv) {
-            return reply.extend_from_slice(&answer);
         }
-        if let Err(text) = self.admit(&resolved, argv) {
-            return refuse(&text, reply);
-        }
-        self.note_write(resolved.row);
-        self.session.protocol = protocol;
-        let outer = std::mem::replace(&mut self.scratch.reply, Reply::new(protocol));
-        self.scratch.reply.bytes_max = outer.bytes_max;
-        let mut inner = self.batch.for_script(self.may_exceed || self.wrote);
-        inner.answer(&mut self.session, self.lane, Prepared::of(self.batch.worker, argv), self.scratch);
-        let answered = std::mem::replace(&mut self.scratch.reply, outer);
-        reply.extend_from_slice(&answered.bytes);
     }
 
     fn acl_check(&mut self, argv: &[&[u8]]) -> Result<bool, String> {
         let table = self.batch.worker.node.table;
-        let resolved = table.resolve(argv);
-        let Ok(resolved) = resolved else {
-            return Err("ERR Invalid command passed to redis.acl_check_cmd()".to_owned());
+        // Whether it may be used does not hang on how many arguments it has.
+        let named = |name: &str| table.find(name.as_bytes());
+        let row = match table.resolve(argv) {
+            Ok(resolved) => Some(resolved.row),
+            Err(CommandError::Arity(name)) => named(&name),
+            Err(_) => None,
+        };
+        let Some(row) = row else {
+            return Err("ERR Invalid command passed to server.acl_check_cmd()".to_owned());
         };
         let mut keys = KeyBuffer::new();
         let conditions = self.batch.conditions;
-        let admitted = gate::admit(table, resolved.row, argv, &self.session, &conditions, &mut keys);
+        let admitted = gate::admit(table, row, argv, &self.session, &conditions, &mut keys);
         Ok(!matches!(admitted, Err(Refusal::Denied(_) | Refusal::NotAuthenticated)))
     }
 
@@ -723,6 +801,10 @@ impl Host for ScriptHost<'_, '_, '_> {
         Interrupt::Continue
     }
 
+    fn random(&mut self) -> u32 {
+        crate::random::u64() as u32
+    }
+
     fn now_us(&mut self) -> u64 {
         now_us() as u64
     }
@@ -753,6 +835,10 @@ impl Host for LoadHost {
             return Interrupt::Stop("ERR FUNCTION LOAD timeout".to_owned());
         }
         Interrupt::Continue
+    }
+
+    fn random(&mut self) -> u32 {
+        crate::random::u64() as u32
     }
 
     fn now_us(&mut self) -> u64 {

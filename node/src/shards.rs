@@ -11,7 +11,7 @@
 
 use crate::dropper::Dropper;
 use crate::journal::Journal;
-use crate::observers::{Observers, Waiter, Watch};
+use crate::observers::{Observers, Presence, Waiter, Watch};
 use crate::pubsub::PubSub;
 use crate::tracking::{Tracker, Tracking};
 use keyward_acl::KeyUse;
@@ -62,6 +62,9 @@ pub struct Shards {
 #[derive(Default)]
 #[repr(align(128))]
 struct Used(AtomicI64);
+
+/// What shards without a key take at least, in bytes: with a `maxmemory` below, nothing fits.
+const EMPTY_BYTES: i64 = 4096;
 
 /// What a thread may have used before it tells, in bytes.
 const METER_BYTES: i64 = 16 << 10;
@@ -425,6 +428,7 @@ impl Shards {
         if before != after {
             self.used.0.fetch_add(after - before, Ordering::Relaxed);
         }
+        self.tracking.deliver();
         self.dropper.free(&mut garbage);
         effects.expired_count() + effects.evicted_count()
     }
@@ -432,7 +436,7 @@ impl Shards {
     /// Bytes that all data uses, nearly.
     #[inline]
     pub fn used_bytes(&self) -> u64 {
-        self.used.0.load(Ordering::Relaxed).max(0) as u64
+        self.used.0.load(Ordering::Relaxed).max(EMPTY_BYTES) as u64
     }
 
     /// Counts what all data uses, shard by shard.
@@ -489,6 +493,16 @@ impl Shards {
     /// What happened in all shards since the start.
     pub fn tally(&self) -> Tally {
         (0..self.count()).fold(Tally::default(), |sum, index| sum.plus(self.with(index, |shard| shard.tally())))
+    }
+
+    /// Clients that watch keys, and the keys they watch, each counted once a client.
+    pub fn watched(&self) -> (usize, usize) {
+        let mut clients = std::collections::HashSet::new();
+        let mut keys = 0;
+        for index in 0..self.count() {
+            self.with_observers(index, |_, observers| keys += observers.note_watching(&mut clients));
+        }
+        (clients.len(), keys)
     }
 
     /// How many shards there are.
@@ -565,8 +579,15 @@ impl Every<'_, '_> {
         let (context, layout) = (self.call.context, self.shards.layout);
         let concerned = |space: SpaceId| space.tenant == context.space.tenant;
         // What may change is every key: the observed ones are looked at before and after.
-        let there = |of: &Held, space, key: &[u8]| of.shard.holds(space, layout.place(key).hash, key);
-        let mut observed: Vec<(usize, SpaceId, Vec<u8>, bool)> = Vec::new();
+        let there = |of: &Held, space, key: &[u8]| {
+            let hash = layout.place(key).hash;
+            match of.shard.holds(space, hash, key) {
+                false => Presence::Missing,
+                true if of.shard.is_overdue(space, hash, key, context.now) => Presence::Overdue,
+                true => Presence::Live,
+            }
+        };
+        let mut observed: Vec<(usize, SpaceId, Vec<u8>, Presence)> = Vec::new();
         for (at, (_, of)) in held.iter().enumerate().filter(|(_, (_, of))| !of.observers.is_empty()) {
             let keys = of.observers.keys_in(concerned).into_iter();
             observed.extend(keys.map(|(space, key)| (at, space, key.clone(), there(of, space, &key))));
@@ -588,10 +609,14 @@ impl Every<'_, '_> {
             let effects = &self.memory.effects;
             for (at, space, key, before) in observed {
                 let of = &held[at].1;
-                let exists = there(of, space, &key);
+                let now = there(of, space, &key);
                 let named = || effects.touched_keys().iter().any(|(of, name)| *of == space.database && *name == key);
-                let concerned = if effects.are_of_every_key() { before || exists } else { named() };
-                if concerned && of.observers.touched(space, &key, exists) {
+                let awaited = if effects.are_of_every_key() {
+                    of.observers.exchanged(space, &key, before, now)
+                } else {
+                    named() && of.observers.touched(space, &key, now != Presence::Missing)
+                };
+                if awaited {
                     note_ready(&mut self.memory.ready, space, &key);
                 }
             }

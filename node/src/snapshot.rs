@@ -92,6 +92,11 @@ impl Snapshots {
         self.changes_saved.load(Ordering::Relaxed)
     }
 
+    /// Whether one is being written, or was asked for and begins soon.
+    pub fn is_underway(&self) -> bool {
+        self.is_running() || self.wanted.load(Ordering::Acquire)
+    }
+
     /// Whether one is being written.
     pub fn is_running(&self) -> bool {
         self.running.load(Ordering::Acquire)

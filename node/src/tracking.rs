@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   a tracking client reads a key ─► noted beside the key's shard      the key is written ─► told, and forgotten
-//!   BCAST                         ─► its prefixes, here                                   ─► told
+//!   BCAST                         ─► its prefixes, here                                   ─► gathered, told with the batch
 //! ```
 //! Which keys were read is kept under the shard's lock ([`crate::observers`]); here is what belongs to the whole node: the
 //! clients, their prefixes, the bound on remembered keys. A telling is mail, so it is sent after the replies of the batch
@@ -11,8 +11,8 @@
 use crate::mailbox::Mailbox;
 use keyward_engine::asks::{TrackingMode, TrackingOptions};
 use keyward_engine::reply::{Protocol, Reply};
-use parking_lot::RwLock;
-use std::collections::HashMap;
+use parking_lot::{Mutex, RwLock};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -29,6 +29,8 @@ pub struct Tracker {
     /// Where its invalidations go instead, if somewhere else.
     redirect: Option<Weak<Mailbox>>,
     redirect_is_broken: AtomicBool,
+    /// For each of its prefixes the keys that changed and that it was not told of yet.
+    gathered: Mutex<BTreeMap<Vec<u8>, BTreeSet<Vec<u8>>>>,
 }
 
 impl Tracker {
@@ -39,7 +41,14 @@ impl Tracker {
         own: Arc<Mailbox>,
         redirect: Option<Weak<Mailbox>>,
     ) -> Arc<Tracker> {
-        Arc::new(Tracker { client, options, own, redirect, redirect_is_broken: AtomicBool::new(false) })
+        Arc::new(Tracker {
+            client,
+            options,
+            own,
+            redirect,
+            redirect_is_broken: AtomicBool::new(false),
+            gathered: Mutex::default(),
+        })
     }
 
     /// Whether its invalidations have nowhere to go any more.
@@ -57,28 +66,35 @@ impl Tracker {
         }
     }
 
-    /// Tells it that a key changed; `None`: every key may have. `by` is the client that changed it.
-    pub fn tell(&self, key: Option<&[u8]>, by: u64) {
-        if self.options.no_loop && by == self.client {
-            return;
+    /// Tells it that a key changed. `by` is the client that changed it.
+    fn tell(&self, key: &[u8], by: u64) {
+        if !(self.options.no_loop && by == self.client) {
+            self.send(Some(&[key]));
         }
+    }
+
+    /// Tells it of keys that changed; `None`: every key may have.
+    fn send(&self, keys: Option<&[&[u8]]>) {
         // Of keys that do not exist for its user, or no longer do, it is told nothing.
-        if key.is_some_and(|key| !self.own.may(|reach| reach.sees_key(key))) {
+        let seen: Option<Vec<&[u8]>> =
+            keys.map(|keys| keys.iter().copied().filter(|key| self.own.may(|reach| reach.sees_key(key))).collect());
+        if seen.as_ref().is_some_and(Vec::is_empty) {
             return;
         }
+        let keys = seen.as_deref();
         let Some(redirect) = &self.redirect else {
             if self.own.protocol() == Protocol::Resp3 {
-                self.own.put(&spelled(Protocol::Resp3, false, key));
+                self.own.put(&spelled(Protocol::Resp3, false, keys));
             }
             return;
         };
         match redirect.upgrade() {
             Some(target) if target.protocol() == Protocol::Resp3 => {
-                target.put(&spelled(Protocol::Resp3, false, key));
+                target.put(&spelled(Protocol::Resp3, false, keys));
             }
             Some(target) => {
                 if target.listens() {
-                    target.put(&spelled(Protocol::Resp2, true, key));
+                    target.put(&spelled(Protocol::Resp2, true, keys));
                 }
             }
             None => {
@@ -95,7 +111,7 @@ impl Tracker {
     }
 }
 
-fn spelled(protocol: Protocol, as_message: bool, key: Option<&[u8]>) -> Vec<u8> {
+fn spelled(protocol: Protocol, as_message: bool, keys: Option<&[&[u8]]>) -> Vec<u8> {
     let mut reply = Reply::new(protocol);
     if as_message {
         reply.push(3);
@@ -105,10 +121,10 @@ fn spelled(protocol: Protocol, as_message: bool, key: Option<&[u8]>) -> Vec<u8> 
         reply.push(2);
         reply.bulk(b"invalidate");
     }
-    match key {
-        Some(key) => {
-            reply.array(1);
-            reply.bulk(key);
+    match keys {
+        Some(keys) => {
+            reply.array(keys.len());
+            keys.iter().for_each(|key| reply.bulk(key));
         }
         None => reply.null_array(),
     }
@@ -121,6 +137,8 @@ pub struct Tracking {
     clients: RwLock<HashMap<u64, Arc<Tracker>>>,
     /// Some client wants to be told by prefix: every write must be looked at.
     broadcasts: AtomicBool,
+    /// Some of them are to be told.
+    has_gathered: AtomicBool,
     /// Keys remembered, and client-key pairs.
     pub keys: AtomicUsize,
     /// See `keys`.
@@ -148,19 +166,46 @@ impl Tracking {
         self.broadcasts.load(Ordering::Relaxed)
     }
 
-    /// Tells those who asked for a prefix of this key.
+    /// Notes that a key changed for those who asked for a prefix of it: see [`Tracking::deliver`].
     pub fn broadcast(&self, key: &[u8], by: u64) {
-        let wants = |tracker: &Tracker| {
-            let prefixes = &tracker.options.prefixes;
-            tracker.options.mode == TrackingMode::Broadcast
-                && (prefixes.is_empty() || prefixes.iter().any(|prefix| key.starts_with(prefix)))
+        let concerned = |tracker: &&Arc<Tracker>| {
+            tracker.options.mode == TrackingMode::Broadcast && !(tracker.options.no_loop && by == tracker.client)
         };
-        self.clients.read().values().filter(|tracker| wants(tracker)).for_each(|tracker| tracker.tell(Some(key), by));
+        for tracker in self.clients.read().values().filter(concerned) {
+            let prefixes = &tracker.options.prefixes;
+            let every = prefixes.is_empty().then_some(&[][..]);
+            let prefix = every.or_else(|| prefixes.iter().map(Vec::as_slice).find(|prefix| key.starts_with(prefix)));
+            if let Some(prefix) = prefix {
+                tracker.gathered.lock().entry(prefix.to_vec()).or_default().insert(key.to_vec());
+                self.has_gathered.store(true, Ordering::Release);
+            }
+        }
+    }
+
+    /// Tells those who asked for prefixes what was gathered for them, one message a prefix. Called when a batch is over.
+    #[inline]
+    pub fn deliver(&self) {
+        if self.has_gathered.load(Ordering::Relaxed) {
+            self.deliver_gathered();
+        }
+    }
+
+    #[cold]
+    fn deliver_gathered(&self) {
+        self.has_gathered.store(false, Ordering::Relaxed);
+        for tracker in self.clients.read().values() {
+            let gathered = std::mem::take(&mut *tracker.gathered.lock());
+            for keys in gathered.values() {
+                tracker.send(Some(&keys.iter().map(Vec::as_slice).collect::<Vec<_>>()));
+            }
+        }
     }
 
     /// Tells everybody that every key may have changed.
     pub fn tell_all(&self, by: u64) {
-        self.clients.read().values().for_each(|tracker| tracker.tell(None, by));
+        self.deliver();
+        let told = |tracker: &&Arc<Tracker>| !(tracker.options.no_loop && by == tracker.client);
+        self.clients.read().values().filter(told).for_each(|tracker| tracker.send(None));
     }
 
     /// How many clients cache.
@@ -226,7 +271,7 @@ impl TrackedKeys {
         tracking.keys.fetch_sub(1, Ordering::Relaxed);
         tracking.items.fetch_sub(readers.len(), Ordering::Relaxed);
         for reader in readers.iter().filter(|reader| tracking.is_current(reader)) {
-            reader.tell(Some(key), by);
+            reader.tell(key, by);
         }
     }
 
@@ -305,7 +350,12 @@ mod tests {
         assert!(tracking.has_broadcasts());
         tracking.broadcast(b"user:1", 2);
         tracking.broadcast(b"item:1", 2);
-        assert_eq!(mail(&mailbox), ">2 $10 invalidate *1 $6 user:1 ");
+        tracking.broadcast(b"user:0", 2);
+        tracking.broadcast(b"user:1", 2);
+        assert_eq!(mail(&mailbox), "");
+        tracking.deliver();
+        tracking.deliver();
+        assert_eq!(mail(&mailbox), ">2 $10 invalidate *2 $6 user:0 $6 user:1 ");
         tracking.remove(1);
         assert!(!tracking.has_broadcasts());
     }

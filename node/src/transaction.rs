@@ -10,10 +10,12 @@
 
 use crate::batch::{Batch, Flow, Prepared};
 use crate::connection::{Connection, Lane, Next};
+use crate::gate::Refusal;
 use crate::observers::{Waiter, Watch};
 use crate::worker::{Scratch, Worker};
 use keyward_engine::command::{Flags, Group};
 use keyward_engine::effects::WaitedInVain;
+use keyward_engine::keyspace::SpaceId;
 use keyward_engine::reply::Reply;
 use keyward_engine::session::Session;
 use keyward_engine::table::Row;
@@ -21,8 +23,13 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// The requests of a transaction that are still to be run.
-pub type Remaining = VecDeque<Vec<Vec<u8>>>;
+/// What is left of a transaction that waits for the world.
+pub struct Remaining {
+    /// The requests still to be run.
+    requests: VecDeque<Vec<Vec<u8>>>,
+    /// Keys that were written: those who wait for them are served when it is over.
+    ready: Vec<(SpaceId, Vec<u8>)>,
+}
 
 /// What a queued request takes besides its bytes, in bytes: many tiny arguments must count for something.
 const ARGUMENT_OVERHEAD_BYTES: usize = 32;
@@ -107,6 +114,14 @@ impl<'a> Batch<'_, 'a> {
             session.transaction = Some(transaction);
             return Flow::Closed;
         };
+        if self.needs_memory(&transaction.requests) {
+            self.look_for_memory();
+            if self.conditions.memory_full {
+                let text = Refusal::MemoryFull.text(self.conditions.detail);
+                self.abort_transaction(session, &text, scratch);
+                return Flow::Continue;
+            }
+        }
         let watch = self.connection.and_then(|connection| connection.watch.borrow_mut().take());
         if let Some(watch) = watch {
             let shards = &self.worker.node.shards;
@@ -118,9 +133,26 @@ impl<'a> Batch<'_, 'a> {
             }
         }
         scratch.reply.array(transaction.requests.len());
-        let flow = self.run_queued(session, lane, transaction.requests.into(), scratch);
+        let requests = Remaining { requests: transaction.requests.into(), ready: Vec::new() };
+        let flow = self.run_queued(session, lane, requests, scratch);
         drop(closed);
         flow
+    }
+
+    fn needs_memory(&self, requests: &[Vec<Vec<u8>>]) -> bool {
+        self.conditions.primary
+            && requests.iter().any(|request| {
+                let argv: Vec<&[u8]> = request.iter().map(Vec::as_slice).collect();
+                let resolved = self.worker.node.table.resolve(&argv);
+                resolved.is_ok_and(|resolved| resolved.row.command.flags.has(Flags::DENYOOM))
+            })
+    }
+
+    /// `EXEC` itself is refused: nothing of the transaction runs.
+    pub(crate) fn abort_transaction(&self, session: &mut Session, text: &str, scratch: &mut Scratch) {
+        session.transaction = None;
+        self.forget_watch();
+        scratch.reply.error(&format!("EXECABORT Transaction discarded because of: {text}"));
     }
 
     /// Runs queued requests; the caller is alone in the corridor.
@@ -128,19 +160,22 @@ impl<'a> Batch<'_, 'a> {
         &mut self,
         session: &mut Session,
         lane: &Lane,
-        mut requests: Remaining,
+        mut remaining: Remaining,
         scratch: &mut Scratch,
     ) -> Flow {
         self.worker.node.journal.begin_group();
+        let thawed = self.freeze_time();
         let mut flow = Flow::Continue;
-        while let Some(request) = requests.pop_front() {
+        scratch.calls.ready.append(&mut remaining.ready);
+        while let Some(request) = remaining.requests.pop_front() {
             let argv: Vec<&[u8]> = request.iter().map(Vec::as_slice).collect();
             let mut inner = self.for_transaction();
             match inner.answer(session, lane, Prepared::of(self.worker, &argv), scratch) {
                 Flow::Stop(next) if matches!(*next, Next::Close) => {}
                 Flow::Stop(next) => {
+                    remaining.ready = std::mem::take(&mut scratch.calls.ready);
                     if let Some(connection) = self.connection {
-                        *connection.remaining.borrow_mut() = Some(requests);
+                        *connection.remaining.borrow_mut() = Some(remaining);
                     }
                     flow = Flow::Stop(next);
                     break;
@@ -148,6 +183,8 @@ impl<'a> Batch<'_, 'a> {
                 Flow::Continue | Flow::StopBefore | Flow::Closed | Flow::Paused | Flow::Moved => {}
             }
         }
+        self.let_time_pass(thawed);
+        session.last_command = "exec";
         self.worker.node.journal.end_group();
         flow
     }
@@ -174,6 +211,7 @@ pub fn go_on(worker: &Worker, connection: &Rc<Connection>, lane: &mut Lane, rema
     let mut batch = Batch::new(worker, Some(connection), worker.now_ms(), conditions, hot);
     let flow = batch.run_queued(&mut session, lane, remaining, &mut scratch);
     batch.serve_ready(&Arc::clone(&lane.view), &mut scratch);
+    worker.node.shards.tracking.deliver();
     drop(closed);
     lane.take_replies(&mut scratch.reply);
     if session.wants_quorum() {

@@ -353,9 +353,12 @@ impl Worker {
         self.stats.calls[usize::from(row.id)].add(1);
     }
 
-    /// Notes a refusal where operators look: the counters and ACL LOG.
+    /// Notes a refusal where operators look: the counters and ACL LOG. Whether a script's is an error reply of its own,
+    /// `scripts.rs` knows.
     pub fn refused(&self, session: &Session, row: &'static Row, refusal: &Refusal, context: LogContext) {
-        self.stats.errors.add(1);
+        if context != LogContext::Lua {
+            self.stats.errors.add(1);
+        }
         self.stats.refusals[usize::from(row.id)].add(1);
         if let Refusal::Denied(denial) = refusal {
             let client = crate::clients::info(session, self.now_ms());

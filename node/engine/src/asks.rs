@@ -264,7 +264,7 @@ pub enum Now {
     /// `CLIENT TRACKING`; `None` is `OFF`.
     Track(Option<TrackingOptions>),
     /// `CLIENT CACHING`.
-    Caching(bool),
+    Caching(Option<bool>),
     /// `CLIENT TRACKINGINFO`.
     ShowTracking,
     /// `CLIENT GETREDIR`.
@@ -450,6 +450,8 @@ pub enum DebugAsk {
         save: bool,
         /// Forget what is in memory before loading.
         flush: bool,
+        /// What is there already may stay.
+        merge: bool,
     },
     /// Whether scripts may use the words of `DEBUG` that only answer.
     InScripts(bool),

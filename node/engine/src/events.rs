@@ -93,9 +93,12 @@ impl fmt::Display for EventClass {
         if all {
             f.write_str("A")?;
         }
-        for (class, letter) in EventClass::LETTERS {
-            let told = all && EventClass::ALL.has(*class);
-            if self.has(*class) && !told {
+        // Misses come last, as Redis has it.
+        let (misses, others): (Vec<_>, Vec<_>) =
+            EventClass::LETTERS.iter().partition(|(class, _)| *class == EventClass::KEY_MISS);
+        for (class, letter) in others.into_iter().chain(misses) {
+            let told = all && EventClass::ALL.has(class);
+            if self.has(class) && !told {
                 write!(f, "{letter}")?;
             }
         }
@@ -125,7 +128,7 @@ mod tests {
         let shown = |text: &str| EventClass::parse(text.as_bytes()).map(|set| set.to_string());
         assert_eq!(shown("KEA").as_deref(), Some("AKE"));
         assert_eq!(shown("Elg").as_deref(), Some("glE"));
-        assert_eq!(shown("KEAmn").as_deref(), Some("AmnKE"));
+        assert_eq!(shown("KEAmn").as_deref(), Some("AnKEm"));
         assert_eq!(shown(""), Some(String::new()));
         assert_eq!(shown("KEq"), None);
     }

@@ -566,7 +566,8 @@ pub struct CallContext<'a> {
     pub no_touch: bool,
     /// How the use of keys is remembered.
     pub usage: Usage,
-    /// Keys past their expiry look missing and stay: on a copy only the primary removes them.
+    /// Keys past their expiry look missing and stay: on a copy only the primary removes them, and while clients are paused
+    /// nobody does. For calls that only read.
     pub keeps_expired: bool,
 }
 
@@ -919,6 +920,12 @@ impl<'a> Keys<'a> {
         entry.expires_at().is_none_or(|at| at > self.context.now).then_some(entry)
     }
 
+    /// The key's entry, past its expiry or not: for DEBUG.
+    pub fn find(&self, key: &[u8]) -> Option<&Entry<Value>> {
+        let place = self.place(key);
+        self.shards.get(place.shard).space(self.context.space)?.dict.find(place.hash, key)
+    }
+
     /// The key as a list, hash, set or sorted set, for commands that read several keys at once.
     pub fn peek_as<T: Typed>(&self, key: &[u8]) -> Result<Option<&T>, CommandError> {
         match self.peek(key).map(Entry::value) {
@@ -965,6 +972,7 @@ impl<'a> Keys<'a> {
         if entry.expires_at().is_some_and(|at| at <= now) {
             if self.context.keeps_expired {
                 self.effects.looked_up(false);
+                self.effects.event(EventClass::KEY_MISS, "keymiss", self.context.space.database, key);
                 return None;
             }
             let removed = entry.remove();
@@ -1036,6 +1044,9 @@ impl<'a> Keys<'a> {
 
     /// Removes the key if it is past its expiry; the removal becomes an effect of its own.
     pub fn settle(&mut self, key: &[u8]) {
+        if self.context.keeps_expired {
+            return;
+        }
         let now = self.context.now;
         let (hash, space) = self.place_of(key);
         let due = space.dict.find(hash, key).and_then(Entry::expires_at).is_some_and(|at| at <= now);
@@ -1399,15 +1410,25 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// Visits the live entries of the next bucket of the one locked shard; returns where to go on, 0 at the end.
-    pub fn scan(&self, cursor: u64, visit: &mut dyn FnMut(&Entry<Value>)) -> u64 {
+    /// Visits the live entries of the next bucket of the one locked shard, and removes the expired ones of a type, if one is
+    /// asked for; returns where to go on, 0 at the end.
+    pub fn scan(&mut self, cursor: u64, of_type: Option<&str>, visit: &mut dyn FnMut(&Entry<Value>)) -> u64 {
         let now = self.context.now;
+        let mut expired = Vec::new();
         let Some(space) = self.locked_spaces().next() else { return 0 };
-        space.scan(cursor, &mut |entry| {
-            if entry.expires_at().is_none_or(|at| at > now) && self.reach.sees_key(entry.key()) {
+        let reach = self.reach;
+        let next = space.scan(cursor, &mut |entry| {
+            let expired_by_now = entry.expires_at().is_some_and(|at| at <= now);
+            if !expired_by_now && reach.sees_key(entry.key()) {
                 visit(entry);
+            } else if expired_by_now && of_type.is_none_or(|name| type_name(&entry.value()) == name) {
+                expired.push(entry.key().to_vec());
             }
-        })
+        });
+        if !self.context.keeps_expired {
+            expired.iter().for_each(|key| self.settle(key));
+        }
+        next
     }
 
     /// Some live key of the locked shards. Expired ones that are met are removed; the search ends after some tries.

@@ -73,6 +73,9 @@ pub trait Host {
     /// Asked every few ten thousand instructions.
     fn interrupted(&mut self) -> Interrupt;
 
+    /// Where `math.random` begins, unless the script says so itself.
+    fn random(&mut self) -> u32;
+
     /// The time for `os.clock`, in microseconds.
     fn now_us(&mut self) -> u64;
 }

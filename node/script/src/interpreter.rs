@@ -104,6 +104,8 @@ pub(crate) struct Interpreter {
     lua: Lua,
     run: Function,
     sweep: Function,
+    /// Shows programs the world of a library that is being loaded, or the one of a program that runs.
+    begin_loading: Function,
     state: RunState,
     cjson: cjson::Shared,
     kind: Kind,
@@ -119,8 +121,8 @@ impl Interpreter {
         let cjson = cjson::Shared::default();
         let natives = natives(&lua, kind, &cjson)?;
         let sandbox = lua.load(include_str!("sandbox.lua")).set_name("=sandbox").set_mode(ChunkMode::Text);
-        let built: (Table, Function, Function) = sandbox.call((natives, kind == Kind::Functions))?;
-        let (globals, run, sweep) = built;
+        let built: (Table, Function, Function, Function) = sandbox.call((natives, kind == Kind::Functions))?;
+        let (globals, run, sweep, begin_loading) = built;
         lua.set_globals(globals)?;
         install_hook(&lua, INSTRUCTIONS_PER_QUESTION)?;
         lua.gc_collect()?;
@@ -134,7 +136,7 @@ impl Interpreter {
             random: Random::new(0),
             memory_max,
         };
-        Ok(Interpreter { lua, run, sweep, state, cjson, kind, is_spent: false })
+        Ok(Interpreter { lua, run, sweep, begin_loading, state, cjson, kind, is_spent: false })
     }
 
     /// Whether a new one must take its place.
@@ -163,7 +165,7 @@ impl Interpreter {
         args: &[&[u8]],
         host: &mut dyn Host,
     ) -> std::result::Result<Value, Failure> {
-        self.prepare();
+        self.prepare(host.random());
         let lua = &self.lua;
         let ran = lend(host, &mut self.state, || {
             let (keys, args) = (list(lua, keys)?, list(lua, args)?);
@@ -185,7 +187,9 @@ impl Interpreter {
         host: &mut dyn Host,
     ) -> std::result::Result<Vec<Registration>, Failure> {
         self.state.registering = Some(Vec::new());
+        self.is_spent |= self.begin_loading.call::<()>(true).is_err();
         let result = self.run(program, &[], &[], host);
+        self.is_spent |= self.begin_loading.call::<()>(false).is_err();
         let registered = self.state.registering.take().unwrap_or_default();
         result.map(|_| registered)
     }
@@ -196,11 +200,11 @@ impl Interpreter {
     }
 
     /// Everything as it was before the first script.
-    fn prepare(&mut self) {
+    fn prepare(&mut self, seed: u32) {
         self.state.resp = Resp::Two;
         self.state.stop = None;
         self.state.failure = None;
-        self.state.random = Random::new(0);
+        self.state.random = Random::new(seed as i32);
         cjson::reset(&self.cjson);
     }
 
@@ -297,7 +301,12 @@ fn natives(lua: &Lua, kind: Kind, cjson: &cjson::Shared) -> Result<Table> {
     natives.raw_set("struct", structs::library(lua)?)?;
     natives.raw_set("cmsgpack", cmsgpack::library(lua)?)?;
     natives.raw_set("cjson", cjson::library(lua, cjson)?)?;
-    natives.raw_set("redis", redis::library(lua, kind == Kind::Functions)?)?;
+    natives.raw_set("redis", redis::library(lua, "redis")?)?;
+    natives.raw_set("server", redis::library(lua, "server")?)?;
+    if kind == Kind::Functions {
+        natives.raw_set("loading_redis", redis::for_loading(lua, "redis")?)?;
+        natives.raw_set("loading_server", redis::for_loading(lua, "server")?)?;
+    }
     natives.raw_set("string", patterns::library(lua)?)?;
     natives.raw_set("math", math(lua)?)?;
     natives.raw_set("clock", lua.create_function(clock)?)?;

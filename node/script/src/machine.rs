@@ -172,6 +172,11 @@ impl Machine {
     pub fn restore(&mut self, codes: &[Vec<u8>], policy: RestorePolicy, host: &mut dyn Host) -> Result<(), String> {
         let mut libraries = if policy == RestorePolicy::Flush { Libraries::default() } else { self.libraries.clone() };
         for code in codes {
+            // Said here without the quotes that FUNCTION LOAD puts around the name.
+            let (name, _) = shebang::of_library(code)?;
+            if policy != RestorePolicy::Replace && libraries.contains(&name) {
+                return Err(format!("ERR Library {name} already exists"));
+            }
             self.add_library(&mut libraries, code, policy == RestorePolicy::Replace, host)?;
         }
         self.libraries = libraries;
@@ -263,6 +268,10 @@ impl Host for Nobody {
 
     fn interrupted(&mut self) -> crate::Interrupt {
         crate::Interrupt::Continue
+    }
+
+    fn random(&mut self) -> u32 {
+        0
     }
 
     fn now_us(&mut self) -> u64 {

@@ -1,4 +1,4 @@
-//! `math.random` as Redis has it: the same numbers on every machine, started anew for each script.
+//! `math.random` as Redis has it: after `math.randomseed` the same numbers on every machine. Each script starts anew.
 //!
 //! The generator is the 48-bit linear congruential one of `lrand48`.
 

@@ -1,4 +1,4 @@
-//! The table `redis`: how a script reaches the server. `server` is another name for it.
+//! The table `redis`: how a script reaches the server. `server` is another name for it; errors name the one in use.
 
 use mlua::{Lua, LuaString, MultiValue, Result, Table, Value};
 use sha1::{Digest, Sha1};
@@ -18,42 +18,49 @@ const VERSION_NUMBER: u32 = 0x0007_0204;
 /// Arguments of one call. The engine's own limit on a request is the same.
 const ARGUMENTS_MAX: usize = 1024 * 1024;
 
-const CONSTANTS: [(&str, u32); 10] = [
-    ("LOG_DEBUG", 0),
-    ("LOG_VERBOSE", 1),
-    ("LOG_NOTICE", 2),
-    ("LOG_WARNING", 3),
-    ("REPL_NONE", 0),
-    ("REPL_AOF", 1),
-    ("REPL_SLAVE", 2),
-    ("REPL_REPLICA", 2),
-    ("REPL_ALL", 3),
-    ("REDIS_VERSION_NUM", VERSION_NUMBER),
-];
+const LOG_LEVELS: [(&str, u32); 4] = [("LOG_DEBUG", 0), ("LOG_VERBOSE", 1), ("LOG_NOTICE", 2), ("LOG_WARNING", 3)];
 
-/// The table. Functions are registered only where there are functions.
-pub(crate) fn library(lua: &Lua, is_for_functions: bool) -> Result<Table> {
+const REPLICATION: [(&str, u32); 5] =
+    [("REPL_NONE", 0), ("REPL_AOF", 1), ("REPL_SLAVE", 2), ("REPL_REPLICA", 2), ("REPL_ALL", 3)];
+
+/// What a program sees of the server both while it runs and while it is loaded as a library.
+fn names_and_log(lua: &Lua, api: &'static str) -> Result<Table> {
     let library = lua.create_table()?;
-    for (name, value) in CONSTANTS {
+    for (name, value) in LOG_LEVELS {
         library.raw_set(name, value)?;
     }
     library.raw_set("REDIS_VERSION", VERSION)?;
+    library.raw_set("REDIS_VERSION_NUM", VERSION_NUMBER)?;
     library.raw_set("SERVER_NAME", "redis")?;
+    library.raw_set("log", lua.create_function(move |_, values| log(api, values))?)?;
+    Ok(library)
+}
+
+/// The table of a library that is being loaded: it registers functions, and nothing else.
+pub(crate) fn for_loading(lua: &Lua, api: &'static str) -> Result<Table> {
+    let library = names_and_log(lua, api)?;
+    let register = lua.create_function(move |lua, values| register_function(lua, api, values))?;
+    library.raw_set("register_function", register)?;
+    Ok(library)
+}
+
+/// The table of a script or a function that runs.
+pub(crate) fn library(lua: &Lua, api: &'static str) -> Result<Table> {
+    let library = names_and_log(lua, api)?;
+    for (name, value) in REPLICATION {
+        library.raw_set(name, value)?;
+    }
     library.raw_set("call", lua.create_function(|lua, values| call(lua, values, true))?)?;
     library.raw_set("pcall", lua.create_function(|lua, values| call(lua, values, false))?)?;
     library.raw_set("error_reply", lua.create_function(error_reply)?)?;
     library.raw_set("status_reply", lua.create_function(status_reply)?)?;
     library.raw_set("sha1hex", lua.create_function(sha1hex)?)?;
-    library.raw_set("log", lua.create_function(log)?)?;
-    library.raw_set("setresp", lua.create_function(setresp)?)?;
-    library.raw_set("set_repl", lua.create_function(set_repl)?)?;
+    library.raw_set("setresp", lua.create_function(move |_, values| setresp(api, values))?)?;
+    library.raw_set("set_repl", lua.create_function(move |_, values| set_repl(api, values))?)?;
     library.raw_set("replicate_commands", lua.create_function(|_, _: MultiValue| Ok(true))?)?;
     library.raw_set("breakpoint", lua.create_function(|_, _: MultiValue| Ok(false))?)?;
     library.raw_set("debug", lua.create_function(|_, _: MultiValue| Ok(MultiValue::new()))?)?;
     library.raw_set("acl_check_cmd", lua.create_function(acl_check_cmd)?)?;
-    if is_for_functions {
-        library.raw_set("register_function", lua.create_function(register_function)?)?;
-    }
     Ok(library)
 }
 
@@ -84,14 +91,14 @@ fn call(lua: &Lua, values: MultiValue, raises: bool) -> Result<Value> {
 
 fn check_arguments(values: &MultiValue) -> std::result::Result<(), &'static str> {
     if values.is_empty() {
-        return Err("ERR Please specify at least one argument for this redis lib call");
+        return Err("ERR Please specify at least one argument for this call");
     }
     if values.len() > ARGUMENTS_MAX {
-        return Err("ERR Too many arguments for this redis lib call");
+        return Err("ERR Too many arguments for this call");
     }
     let is_text = |value: &Value| matches!(value, Value::String(_) | Value::Integer(_) | Value::Number(_));
     if !values.iter().all(is_text) {
-        return Err("ERR Lua redis lib command arguments must be strings or integers");
+        return Err("ERR Command arguments must be strings or integers");
     }
     Ok(())
 }
@@ -175,9 +182,9 @@ fn sha1hex(_: &Lua, values: MultiValue) -> Result<String> {
     Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-fn log(_: &Lua, values: MultiValue) -> Result<MultiValue> {
+fn log(api: &str, values: MultiValue) -> Result<MultiValue> {
     if values.len() < 2 {
-        return Err(raise_reply("ERR redis.log() requires two arguments or more."));
+        return Err(raise_reply(format!("ERR {api}.log() requires two arguments or more.")));
     }
     let Some(level) = values.front().and_then(number_of) else {
         return Err(raise_reply("ERR First argument must be a number (log level)."));
@@ -195,9 +202,9 @@ fn log(_: &Lua, values: MultiValue) -> Result<MultiValue> {
     Ok(MultiValue::new())
 }
 
-fn setresp(_: &Lua, values: MultiValue) -> Result<MultiValue> {
+fn setresp(api: &str, values: MultiValue) -> Result<MultiValue> {
     if values.len() != 1 {
-        return Err(raise_reply("ERR redis.setresp() requires one argument."));
+        return Err(raise_reply(format!("ERR {api}.setresp() requires one argument.")));
     }
     let resp = match values.front().and_then(number_of).map(truncated) {
         Some(2) => Resp::Two,
@@ -208,9 +215,9 @@ fn setresp(_: &Lua, values: MultiValue) -> Result<MultiValue> {
     Ok(MultiValue::new())
 }
 
-fn set_repl(_: &Lua, values: MultiValue) -> Result<MultiValue> {
+fn set_repl(api: &str, values: MultiValue) -> Result<MultiValue> {
     if values.len() != 1 {
-        return Err(raise_reply("ERR redis.set_repl() requires one argument."));
+        return Err(raise_reply(format!("ERR {api}.set_repl() requires one argument.")));
     }
     let flags = values.front().and_then(number_of).map_or(0, truncated);
     if !(0..=3).contains(&flags) {
@@ -237,22 +244,22 @@ fn acl_check_cmd(_: &Lua, values: MultiValue) -> Result<bool> {
     }
 }
 
-fn register_function(lua: &Lua, values: MultiValue) -> Result<MultiValue> {
-    let registered = registration(&Arguments::new(lua, "register_function", &values))?;
-    let refused = with_run(|_, state| register(state, registered)).unwrap_or_else(|| Some(not_loading()));
+fn register_function(lua: &Lua, api: &str, values: MultiValue) -> Result<MultiValue> {
+    let registered = registration(api, &Arguments::new(lua, "register_function", &values))?;
+    let refused = with_run(|_, state| register(api, state, registered)).unwrap_or_else(|| Some(not_loading(api)));
     match refused {
         None => Ok(MultiValue::new()),
         Some(error) => Err(error),
     }
 }
 
-fn not_loading() -> mlua::Error {
-    raise_reply("ERR redis.register_function can only be called on FUNCTION LOAD command")
+fn not_loading(api: &str) -> mlua::Error {
+    raise_reply(format!("ERR {api}.register_function can only be called on FUNCTION LOAD command"))
 }
 
 /// Notes a function. What is wrong with its name is said without a place, and cannot be caught.
-fn register(state: &mut RunState, new: Registration) -> Option<mlua::Error> {
-    let Some(functions) = &mut state.registering else { return Some(not_loading()) };
+fn register(api: &str, state: &mut RunState, new: Registration) -> Option<mlua::Error> {
+    let Some(functions) = &mut state.registering else { return Some(not_loading(api)) };
     if !is_name(new.name.as_bytes()) {
         state.stop = Some(wrong_name("Function"));
         return Some(stopped());
@@ -265,28 +272,28 @@ fn register(state: &mut RunState, new: Registration) -> Option<mlua::Error> {
     None
 }
 
-fn registration(arguments: &Arguments<'_>) -> Result<Registration> {
+fn registration(api: &str, arguments: &Arguments<'_>) -> Result<Registration> {
     match arguments.count() {
-        1 => named_registration(arguments),
+        1 => named_registration(api, arguments),
         2 => {
             let Some(name) = arguments.get(1).and_then(text_of) else {
-                return Err(raise_reply("ERR first argument to redis.register_function must be a string"));
+                return Err(raise_reply(format!("ERR first argument to {api}.register_function must be a string")));
             };
             let Some(Value::Function(callback)) = arguments.get(2) else {
-                return Err(raise_reply("ERR second argument to redis.register_function must be a function"));
+                return Err(raise_reply(format!("ERR second argument to {api}.register_function must be a function")));
             };
             let name = String::from_utf8_lossy(name.as_ref()).into_owned();
             Ok(Registration { name, callback: callback.clone(), flags: ScriptFlags::default(), description: None })
         }
-        _ => Err(raise_reply("ERR wrong number of arguments to redis.register_function")),
+        _ => Err(raise_reply(format!("ERR wrong number of arguments to {api}.register_function"))),
     }
 }
 
-fn named_registration(arguments: &Arguments<'_>) -> Result<Registration> {
+fn named_registration(api: &str, arguments: &Arguments<'_>) -> Result<Registration> {
     let Some(Value::Table(fields)) = arguments.get(1) else {
-        return Err(raise_reply(
-            "ERR calling redis.register_function with a single argument is only applicable to Lua table (representing named arguments).",
-        ));
+        return Err(raise_reply(format!(
+            "ERR calling {api}.register_function with a single argument is only applicable to Lua table (representing named arguments)."
+        )));
     };
     let (mut name, mut callback, mut description) = (None, None, None);
     let mut flags = ScriptFlags::default();
@@ -294,42 +301,46 @@ fn named_registration(arguments: &Arguments<'_>) -> Result<Registration> {
     for pair in fields.pairs::<Value, Value>() {
         let (key, value) = pair?;
         let Value::String(key) = &key else {
-            return Err(raise_reply("ERR named argument key given to redis.register_function is not a string"));
+            return Err(raise_reply(format!(
+                "ERR named argument key given to {api}.register_function is not a string"
+            )));
         };
         match &*key.as_bytes() {
             b"function_name" => {
                 let given = text(&value).ok_or_else(|| {
-                    raise_reply("ERR function_name argument given to redis.register_function must be a string")
+                    raise_reply(format!("ERR function_name argument given to {api}.register_function must be a string"))
                 })?;
                 name = Some(given);
             }
             b"description" => {
                 let given = text(&value).ok_or_else(|| {
-                    raise_reply("ERR description argument given to redis.register_function must be a string")
+                    raise_reply(format!("ERR description argument given to {api}.register_function must be a string"))
                 })?;
                 description = Some(given);
             }
             b"callback" => {
                 let Value::Function(function) = value else {
-                    return Err(raise_reply(
-                        "ERR callback argument given to redis.register_function must be a function",
-                    ));
+                    return Err(raise_reply(format!(
+                        "ERR callback argument given to {api}.register_function must be a function"
+                    )));
                 };
                 callback = Some(function);
             }
             b"flags" => {
                 let Value::Table(list) = value else {
-                    return Err(raise_reply(
-                        "ERR flags argument to redis.register_function must be a table representing function flags",
-                    ));
+                    return Err(raise_reply(format!(
+                        "ERR flags argument to {api}.register_function must be a table representing function flags"
+                    )));
                 };
                 read_flags(&list, &mut flags)?;
             }
-            _ => return Err(raise_reply("ERR unknown argument given to redis.register_function")),
+            _ => return Err(raise_reply(format!("ERR unknown argument given to {api}.register_function"))),
         }
     }
-    let name = name.ok_or_else(|| raise_reply("ERR redis.register_function must get a function name argument"))?;
-    let callback = callback.ok_or_else(|| raise_reply("ERR redis.register_function must get a callback argument"))?;
+    let name =
+        name.ok_or_else(|| raise_reply(format!("ERR {api}.register_function must get a function name argument")))?;
+    let callback =
+        callback.ok_or_else(|| raise_reply(format!("ERR {api}.register_function must get a callback argument")))?;
     Ok(Registration { name, callback, flags, description })
 }
 

@@ -113,13 +113,19 @@ function real.unpack(...)
   end
   local from = tonumber(first) or 1
   local to = tonumber(last) or #t
-  if not (to - from < 7900 and from > -2 ^ 31 and to < 2 ^ 31 - 1 and from < 2 ^ 31 - 1 and to > -2 ^ 31) then
+  if not (to - from < 7999 and from > -2 ^ 31 and to < 2 ^ 31 - 1 and from < 2 ^ 31 - 1 and to > -2 ^ 31) then
     if to < from then
       return
     end
     error("too many results to unpack", 2)
   end
-  return unpack(t, first, last)
+  -- Each argument takes a place the results could have.
+  if last ~= nil then
+    return unpack(t, first, last)
+  elseif first ~= nil then
+    return unpack(t, first)
+  end
+  return unpack(t)
 end
 
 function real.load(reader, name)
@@ -151,7 +157,6 @@ function real.collectgarbage(option, size)
 end
 
 local strings = string
-strings.dump = nil
 for name, replacement in next, native.string do
   strings[name] = replacement
 end
@@ -174,7 +179,7 @@ real.struct = proxy_of(native.struct)
 real.cmsgpack = proxy_of(native.cmsgpack)
 real.cjson = proxy_of(native.cjson)
 real.redis = proxy_of(native.redis)
-real.server = real.redis
+real.server = proxy_of(native.server)
 
 -- ("x"):rep(3) finds its methods here.
 local of_strings = native.string_metatable
@@ -201,6 +206,19 @@ local function sweep()
   end
 end
 
+-- What a library sees while it is loaded: the server, to register functions with, and nothing else.
+local loading
+if is_for_functions then
+  loading = setmetatable({}, { __index = native.missing })
+  for _, name in next, { "redis", "server" } do
+    loading[name] = proxy_of(setmetatable(native["loading_" .. name], { __index = native.missing }))
+  end
+end
+
+local function begin_loading(begins)
+  of_globals.__index = begins and loading or real
+end
+
 local on_error = native.on_error
 
 local function run_script(program, keys, argv)
@@ -214,4 +232,4 @@ local function run_function(callback, keys, argv)
   end, on_error)
 end
 
-return globals, is_for_functions and run_function or run_script, sweep
+return globals, is_for_functions and run_function or run_script, sweep, begin_loading

@@ -92,7 +92,8 @@ pub(crate) fn of_library(code: &[u8]) -> Result<(String, usize), String> {
         return Err("ERR Invalid library metadata".to_owned());
     };
     let mut words = words(&code[2..end]).ok_or("ERR Invalid library metadata")?.into_iter();
-    let engine = words.next().unwrap_or_default();
+    let has_engine = code.get(2).is_some_and(|byte| !byte.is_ascii_whitespace());
+    let engine = if has_engine { words.next().unwrap_or_default() } else { Vec::new() };
     let mut name = None;
     for word in words {
         let Some(given) = word.strip_prefix(b"name=") else {

@@ -43,7 +43,7 @@ impl Host for World {
         match argv[0] {
             b"get" => Ok(true),
             b"set" => Ok(false),
-            _ => Err("ERR Invalid command passed to redis.acl_check_cmd()".to_owned()),
+            _ => Err("ERR Invalid command passed to server.acl_check_cmd()".to_owned()),
         }
     }
 
@@ -62,6 +62,10 @@ impl Host for World {
         }
         *patience -= 1;
         Interrupt::Continue
+    }
+
+    fn random(&mut self) -> u32 {
+        0
     }
 
     fn now_us(&mut self) -> u64 {

@@ -482,7 +482,8 @@ fn client_kill(_: &Session, surroundings: &Surroundings<'_>, args: Args<'_>) -> 
 }
 
 fn caching(_: &Session, _: &Surroundings<'_>, mut args: Args<'_>) -> Result<Now, CommandError> {
-    Ok(Now::Caching(yes_or_no(&mut args)?))
+    // Whether the client caches at all comes before what it says.
+    Ok(Now::Caching(yes_or_no(&mut args).ok()))
 }
 
 fn tracking(_: &Session, _: &Surroundings<'_>, mut args: Args<'_>) -> Result<Now, CommandError> {

@@ -457,6 +457,9 @@ fn function_dump(_: &Session, _: &Surroundings<'_>, _: Args<'_>) -> Decided {
 
 fn function_restore(_: &Session, _: &Surroundings<'_>, mut args: Args<'_>) -> Decided {
     let payload = args.take()?.to_vec();
+    if args.len() > 1 {
+        return Err(wrong_subcommand(&args));
+    }
     let policy = match args.peek() {
         None => RestorePolicy::Append,
         Some(_) if args.accept("append") => RestorePolicy::Append,
@@ -467,13 +470,21 @@ fn function_restore(_: &Session, _: &Surroundings<'_>, mut args: Args<'_>) -> De
             return Err(CommandError::err(why));
         }
     };
-    args.finish()?;
     Ok(Now::Scripts(ScriptCare::Restore(payload, policy)))
 }
 
 fn function_flush(_: &Session, _: &Surroundings<'_>, args: Args<'_>) -> Decided {
+    if args.len() > 1 {
+        return Err(wrong_subcommand(&args));
+    }
     how_to_flush(args, "FUNCTION FLUSH only supports SYNC|ASYNC option")?;
     Ok(Now::Scripts(ScriptCare::FlushLibraries))
+}
+
+/// What a subcommand with too many arguments is told.
+fn wrong_subcommand(args: &Args<'_>) -> CommandError {
+    let name = args.argv().get(1).map(|word| word.escape_ascii().to_string()).unwrap_or_default();
+    CommandError::err(format!("unknown subcommand or wrong number of arguments for '{name}'. Try FUNCTION HELP."))
 }
 
 fn function_stats(_: &Session, _: &Surroundings<'_>, _: Args<'_>) -> Decided {

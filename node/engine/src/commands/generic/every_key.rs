@@ -127,7 +127,7 @@ fn visit_bucket(
     listed: &mut usize,
     elements: &mut Reply,
 ) -> u64 {
-    keys.scan(position, &mut |entry| {
+    keys.scan(position, scan.type_name, &mut |entry| {
         *visited += 1;
         let of_type = scan.type_name.is_none_or(|name| crate::keyspace::type_name(&entry.value()) == name);
         if of_type && scan.pattern.matches(entry.key()) {

@@ -137,8 +137,8 @@ fn sorted(keys: &Keys<'_>, key: &[u8], options: &SortOptions<'_>) -> Result<Vec<
     };
     let mut keep_order = options.by.is_some_and(|by| !is_pattern(by));
     let mut alpha = options.alpha;
-    if keep_order && options.store.is_some() && matches!(value, Value::Set(_)) {
-        // A set has no order of its own, and what is stored must be the same everywhere.
+    if keep_order && matches!(value, Value::Set(_)) {
+        // A set has no order of its own, and what is stored or seen by a script must be the same everywhere.
         (keep_order, alpha) = (false, true);
     }
     let mut elements: Vec<Vec<u8>> = match value {

@@ -57,6 +57,8 @@ pub(super) fn debug(session: &Session, _: &Surroundings<'_>, mut args: Args<'_>)
         ("DIGEST", 0) => DebugAsk::Digest,
         ("HTSTATS", 1..) => DebugAsk::Tables { database: u32::try_from(args.integer()?).map_err(|_| unknown)? },
         ("RELOAD", _) => reload(&mut args)?,
+        // There is no append-only file: what is on disk is a snapshot.
+        ("LOADAOF", 0) => DebugAsk::Reload { save: true, flush: true, merge: false },
         ("SET-DISABLE-DENY-SCRIPTS", 1) => DebugAsk::InScripts(args.integer()? != 0),
         ("SET-ACTIVE-EXPIRE", 1) => DebugAsk::ActiveExpiry(args.integer()? != 0),
         ("POPULATE", 1..=3) => populate(&mut args)?,
@@ -103,17 +105,19 @@ fn help(reply: &mut Reply) {
 
 /// `DEBUG RELOAD [NOSAVE] [NOFLUSH] [MERGE]`.
 fn reload(args: &mut Args<'_>) -> Result<DebugAsk, CommandError> {
-    let (mut save, mut flush) = (true, true);
+    let (mut save, mut flush, mut merge) = (true, true, false);
     while !args.is_empty() {
         if args.accept("NOSAVE") {
             save = false;
         } else if args.accept("NOFLUSH") {
             flush = false;
-        } else if !args.accept("MERGE") {
+        } else if args.accept("MERGE") {
+            merge = true;
+        } else {
             return Err(CommandError::err("DEBUG RELOAD only supports the MERGE, NOFLUSH and NOSAVE options."));
         }
     }
-    Ok(DebugAsk::Reload { save, flush })
+    Ok(DebugAsk::Reload { save, flush, merge })
 }
 
 /// `DEBUG POPULATE count [prefix] [bytes]`.
@@ -193,7 +197,7 @@ fn encoding(value: &ValueRef<'_, Value>) -> &'static str {
 
 /// `DEBUG OBJECT key`.
 fn object(keys: &mut Keys<'_>, names: &[&[u8]], reply: &mut Reply) -> Result<(), CommandError> {
-    let entry = names.first().and_then(|name| keys.peek(name)).ok_or(CommandError::NoSuchKey)?;
+    let entry = names.first().and_then(|name| keys.find(name)).ok_or(CommandError::NoSuchKey)?;
     let value = entry.value();
     let object = match &value {
         ValueRef::Object(object) => object.memory_bytes(),
