@@ -97,7 +97,7 @@ pub fn pack(worker: &Worker, connection: &Connection, input: Vec<u8>) -> Batch {
     let mut luggage = crate::handover::luggage(&session, usize::MAX);
     {
         let listens = connection.subscriptions.borrow();
-        let names = |kind| listens.named(kind).map(|name| Bytes::copy_from_slice(name)).collect();
+        let names = |kind| listens.named(kind).map(Bytes::copy_from_slice).collect();
         luggage.channels = names(ChannelKind::Channel);
         luggage.patterns = names(ChannelKind::Pattern);
         luggage.shard_channels = names(ChannelKind::Shard);

@@ -1384,7 +1384,7 @@ impl<'a> Keys<'a> {
     }
 
     /// How many keys the locked shards hold. Within a limited reach each key must be looked at.
-    pub fn len(&self) -> usize {
+    pub fn key_count(&self) -> usize {
         if !self.reach.is_confined() {
             return self.locked_spaces().map(Keyspace::len).sum();
         }
@@ -1465,7 +1465,7 @@ impl<'a> Keys<'a> {
         let (mut seen, mut drawn) = (0, None);
         self.for_each(&mut |entry| {
             seen += 1;
-            if dice() % seen == 0 {
+            if dice().is_multiple_of(seen) {
                 drawn = Some(entry.key().to_vec());
             }
         });

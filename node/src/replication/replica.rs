@@ -179,7 +179,12 @@ async fn take(node: &Arc<Node>, applier: &mut Applier, copying: &mut Option<Copy
                 return Err(io::Error::other("its epoch is over"));
             }
             let end = piece.position + bytes.len() as u64;
-            applier.carry_out(piece.position, &bytes)?;
+            if let Err(error) = applier.carry_out(piece.position, &bytes) {
+                // What is here may be half of a step: only a full copy helps.
+                replication.has_data.store(false, Ordering::Release);
+                tracing::error!(%error, position = piece.position, "the stream of effects cannot be carried out here");
+                return Err(error);
+            }
             replication.known_end.store(end, Ordering::Relaxed);
             replication.heard_ms.store(replication.clock_ms(), Ordering::Release);
         }

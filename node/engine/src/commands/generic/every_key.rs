@@ -146,7 +146,7 @@ pub(super) fn randomkey(all: &mut dyn EveryKey, _args: Args<'_>, reply: &mut Rep
     let mut random = 0;
     for shard in 0..all.shard_count() {
         all.with_shard(shard, &mut |keys| {
-            lens.push(keys.len() as u64);
+            lens.push(keys.key_count() as u64);
             // Not the first one: that will choose the key.
             random = keys.random() ^ keys.random().rotate_left(32);
         });
@@ -211,7 +211,7 @@ fn lucky_key(all: &mut dyn EveryKey) -> Option<Vec<u8>> {
 pub(in crate::commands) fn dbsize(all: &mut dyn EveryKey, _args: Args<'_>, reply: &mut Reply) -> Answer {
     let mut count = 0;
     for shard in 0..all.shard_count() {
-        all.with_shard(shard, &mut |keys| count += keys.len());
+        all.with_shard(shard, &mut |keys| count += keys.key_count());
     }
     reply.count(count);
     Ok(())
