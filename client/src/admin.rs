@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use keyward_proto::admin::cluster_client::ClusterClient;
+use keyward_proto::admin::imports_client::ImportsClient;
 use keyward_proto::admin::snapshots_client::SnapshotsClient;
 use keyward_proto::admin::tenants_client::TenantsClient;
 use keyward_proto::admin::users_client::UsersClient;
@@ -193,6 +194,44 @@ impl AdminClient {
         let send = |channel, request| async { snapshots(channel).list_snapshots(request).await };
         self.links.call(Repeat::Safe, pb::ListSnapshotsRequest {}, send).await
     }
+
+    /// Begins an import on the answering node.
+    pub async fn start_import(&self, message: pb::StartImportRequest) -> Result<pb::Import, ClientError> {
+        let send = |channel, request| async { imports(channel).start_import(request).await };
+        told(self.links.call(Repeat::Unsafe, message, send).await?.import)
+    }
+
+    /// How far the last import of the answering node is.
+    pub async fn import(&self) -> Result<pb::Import, ClientError> {
+        let send = |channel, request| async { imports(channel).get_import(request).await };
+        told(self.links.call(Repeat::Safe, pb::GetImportRequest {}, send).await?.import)
+    }
+
+    /// Ends the import once everything is here; waits so long at most. 0 leaves the source's writers alone.
+    pub async fn finish_import(
+        &self,
+        wait_ms: u32,
+        pause_source_ms: u32,
+        despite_problems: bool,
+    ) -> Result<pb::Import, ClientError> {
+        let message = pb::FinishImportRequest { wait_ms, pause_source_ms, despite_problems };
+        let send = |channel, request| async { imports(channel).finish_import(request).await };
+        told(self.links.call(Repeat::Unsafe, message, send).await?.import)
+    }
+
+    /// Ends the import where it is.
+    pub async fn cancel_import(&self) -> Result<pb::Import, ClientError> {
+        let send = |channel, request| async { imports(channel).cancel_import(request).await };
+        told(self.links.call(Repeat::Unsafe, pb::CancelImportRequest {}, send).await?.import)
+    }
+}
+
+fn told(import: Option<pb::Import>) -> Result<pb::Import, ClientError> {
+    import.ok_or_else(|| ClientError::Unknown("the answer holds no import".to_owned()))
+}
+
+fn imports(channel: Channel) -> ImportsClient<Channel> {
+    ImportsClient::new(channel)
 }
 
 fn users(channel: Channel) -> UsersClient<Channel> {

@@ -9,8 +9,8 @@
 //! lane is a flag on a cache line of its own, so entering costs a batch two stores and a load that nobody else writes;
 //! closing costs a look at every lane. (The big-reader lock of the Linux kernel's lglock and of BRAVO, Dice and Kogan 2019.)
 //!
-//! How to use it. Data threads have the lanes 0 … n-1 and the upkeep thread the last one; a lane is entered by one thread
-//! only. Hold no shard lock when closing, and never enter while you hold the corridor. Work that takes one shard lock
+//! How to use it. Data threads have the lanes 0 … n-1, the upkeep thread and an import the last two; a lane is entered by one
+//! thread only. Hold no shard lock when closing, and never enter while you hold the corridor. Work that takes one shard lock
 //! at a time, and waits for nothing while it has it, enters too, unless it may run between the commands of a script.
 //! This file knows no command.
 
@@ -68,6 +68,11 @@ impl Corridor {
 
     /// The lane of the thread that looks after memory and expiry.
     pub fn upkeep_lane(&self) -> usize {
+        self.lanes.len() - 2
+    }
+
+    /// The lane of the thread that imports another server's data.
+    pub fn import_lane(&self) -> usize {
         self.lanes.len() - 1
     }
 

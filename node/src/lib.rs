@@ -29,6 +29,7 @@ pub mod forward;
 pub mod gate;
 pub mod handover;
 pub mod http;
+pub mod import;
 pub mod info;
 pub mod journal;
 pub mod latency;

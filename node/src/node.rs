@@ -17,6 +17,7 @@ use crate::counters::ThreadCounters;
 use crate::expiry::Expiry;
 use crate::gate::LeaseState;
 use crate::handover::Guests;
+use crate::import::Imports;
 use crate::journal::Journal;
 use crate::latency::Events;
 use crate::live::Live;
@@ -183,6 +184,8 @@ pub struct Node {
     pub expiry: Expiry,
     /// Data on disk.
     pub snapshots: Snapshots,
+    /// Another server's data on its way in.
+    pub imports: Imports,
     /// Asks it to stop.
     pub stop: Stop,
     /// When it started.
@@ -501,6 +504,7 @@ async fn serve_with(
         snapshots: Snapshots::new(&config),
         census: Census::default(),
         expiry: Expiry::default(),
+        imports: Imports::default(),
         acl_log: Mutex::new(AclLog::new(live.hot().acl_log_max)),
         command_logs: CommandLogs::default(),
         latency: Events::default(),
@@ -509,7 +513,7 @@ async fn serve_with(
         live,
         table,
         shards: Shards::new(layout, Arc::clone(&pubsub)),
-        corridor: Corridor::new(config.threads + 1),
+        corridor: Corridor::new(config.threads + 2),
         pubsub: Arc::clone(&pubsub),
         scripts: Scripts::new(SCRIPT_MEMORY_BYTES_MAX),
         monitors: Monitors::default(),

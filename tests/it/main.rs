@@ -11,6 +11,7 @@ mod documents;
 mod forward;
 mod fuzzing;
 mod handover;
+mod import;
 mod kill;
 mod limits;
 mod memory;

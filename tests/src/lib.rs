@@ -28,7 +28,7 @@ pub mod fuzz;
 pub use cluster::{Builder, Cluster, Node};
 pub use dice::Dice;
 pub use net::Net;
-pub use peer::{Peer, redis_cli};
+pub use peer::{Peer, redis_binary, redis_cli, valkey_binary};
 pub use ports::{free_block, free_ports};
 pub use process::{Finished, Process, binary, run};
 pub use resp::{Client, Value};

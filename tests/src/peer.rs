@@ -69,7 +69,8 @@ impl Peer {
     }
 }
 
-fn valkey_binary() -> Option<PathBuf> {
+/// Where Valkey's server is, if this machine has it.
+pub fn valkey_binary() -> Option<PathBuf> {
     if let Some(path) = env::var_os("VALKEY_SERVER") {
         return Some(PathBuf::from(path));
     }
@@ -81,6 +82,11 @@ fn valkey_binary() -> Option<PathBuf> {
         systems.map(|system| system.path().join("valkey-server")).find(|path| path.is_file())
     };
     installed().or_else(|| in_path("valkey-server"))
+}
+
+/// Where a Redis 7 is, if this machine has it: `REDIS_SERVER`, else the search path.
+pub fn redis_binary() -> Option<PathBuf> {
+    env::var_os("REDIS_SERVER").map(PathBuf::from).or_else(|| in_path("redis-server"))
 }
 
 /// `redis-cli` with these arguments against `address`, with `input` typed into it.

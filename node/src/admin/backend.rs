@@ -10,6 +10,7 @@ use keyward_engine::asks::TenantAsk;
 use tonic::Status;
 
 use super::auth::without_code;
+use crate::import;
 
 /// The node, as seen by the admin services.
 ///
@@ -87,6 +88,18 @@ pub trait AdminBackend: Send + Sync + 'static {
 
     /// The snapshots on this node's disk.
     async fn snapshots(&self) -> Result<SnapshotList, AdminFailure>;
+
+    /// Begins an import.
+    async fn start_import(&self, options: import::Options) -> Result<import::Status, AdminFailure>;
+
+    /// How far the last import is.
+    fn import(&self) -> Result<import::Status, AdminFailure>;
+
+    /// Ends the import once everything is here; waits as long as `how` says.
+    async fn finish_import(&self, how: import::CutOver) -> Result<import::Status, AdminFailure>;
+
+    /// Ends the import where it is.
+    async fn cancel_import(&self) -> Result<import::Status, AdminFailure>;
 }
 
 /// Who asked for a change through this door, whose name is `admin`.

@@ -22,6 +22,7 @@ use super::backend::{AdminBackend, AdminFailure, ControlStatus, Member, Origin, 
 use crate::config::Config;
 use crate::control::{self, ControlError, InviteError};
 use crate::gate::{Conditions, KeyBuffer, Refusal, admit};
+use crate::import;
 use crate::node::{Node, now_ms};
 use crate::tenants::ChangeError;
 use crate::view::View;
@@ -325,6 +326,44 @@ impl AdminBackend for NodeBackend {
             last_save_unix_ms: Some(last_save_ms).filter(|ms| *ms > 0),
             last_error: (!snapshots.last_succeeded()).then(|| "see the log of the node".to_owned()),
         })
+    }
+
+    async fn start_import(&self, options: import::Options) -> Result<import::Status, AdminFailure> {
+        let node = Arc::clone(&self.node);
+        patiently(move || import::start(&node, options)).await
+    }
+
+    fn import(&self) -> Result<import::Status, AdminFailure> {
+        self.node.imports.status().ok_or_else(|| AdminFailure::NotFound("there was no import on this node".to_owned()))
+    }
+
+    async fn finish_import(&self, how: import::CutOver) -> Result<import::Status, AdminFailure> {
+        let node = Arc::clone(&self.node);
+        patiently(move || node.imports.cut_over(how)).await
+    }
+
+    async fn cancel_import(&self) -> Result<import::Status, AdminFailure> {
+        let node = Arc::clone(&self.node);
+        patiently(move || node.imports.cancel()).await
+    }
+}
+
+/// Does what waits, on a thread that may.
+async fn patiently<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, import::Refused> + Send + 'static,
+) -> Result<T, AdminFailure> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| AdminFailure::Unknown(format!("the import did not answer: {error}")))?.map_err(Into::into)
+}
+
+impl From<import::Refused> for AdminFailure {
+    fn from(refused: import::Refused) -> Self {
+        let text = refused.to_string();
+        match refused {
+            import::Refused::Sentence(_) => Self::Refused(text),
+            import::Refused::Late(_) => Self::Unknown(text),
+            import::Refused::None => Self::NotFound(text),
+        }
     }
 }
 

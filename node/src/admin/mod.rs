@@ -1,7 +1,7 @@
 //! The admin port: gRPC for operators. Translation only.
 //!
 //! ```text
-//! call ─► auth.rs (who? may they run the same Redis command?) ─► users.rs / cluster.rs / snapshots.rs
+//! call ─► auth.rs (who? may they run the same Redis command?) ─► users.rs / cluster.rs / snapshots.rs / imports.rs
 //!                                                                     │ messages <-> Redis answers, changes
 //!                                                                     ▼
 //!                                                              trait AdminBackend, implemented in for_node.rs
@@ -14,6 +14,7 @@ pub mod auth;
 pub mod backend;
 pub mod cluster;
 pub mod for_node;
+pub mod imports;
 mod listen;
 pub mod snapshots;
 pub mod tenants;
@@ -24,6 +25,7 @@ use std::time::Duration;
 
 use keyward_proto::FILE_DESCRIPTOR_SET;
 use keyward_proto::admin::cluster_server::{ClusterServer, SERVICE_NAME as CLUSTER};
+use keyward_proto::admin::imports_server::{ImportsServer, SERVICE_NAME as IMPORTS};
 use keyward_proto::admin::snapshots_server::{SERVICE_NAME as SNAPSHOTS, SnapshotsServer};
 use keyward_proto::admin::tenants_server::{SERVICE_NAME as TENANTS, TenantsServer};
 use keyward_proto::admin::users_server::{SERVICE_NAME as USERS, UsersServer};
@@ -114,8 +116,9 @@ fn router<B: AdminBackend>(
     let tenants = TenantsServer::new(tenants::TenantService::new(Arc::clone(&door)))
         .max_decoding_message_size(REQUEST_BYTES_MAX)
         .max_encoding_message_size(RESPONSE_BYTES_MAX);
-    let snapshots =
-        SnapshotsServer::new(snapshots::SnapshotService::new(door)).max_decoding_message_size(REQUEST_BYTES_MAX);
+    let snapshots = SnapshotsServer::new(snapshots::SnapshotService::new(Arc::clone(&door)))
+        .max_decoding_message_size(REQUEST_BYTES_MAX);
+    let imports = ImportsServer::new(imports::ImportService::new(door)).max_decoding_message_size(REQUEST_BYTES_MAX);
     // Both generations: older tools know only the first. What is spoken on other ports is not advertised here.
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -125,6 +128,7 @@ fn router<B: AdminBackend>(
             .with_service_name(CLUSTER)
             .with_service_name(TENANTS)
             .with_service_name(SNAPSHOTS)
+            .with_service_name(IMPORTS)
             .with_service_name(HEALTH)
     };
     let router = server
@@ -132,6 +136,7 @@ fn router<B: AdminBackend>(
         .add_service(cluster)
         .add_service(tenants)
         .add_service(snapshots)
+        .add_service(imports)
         .add_service(health)
         .add_service(reflection().build_v1().expect("the committed descriptors are valid"))
         .add_service(reflection().build_v1alpha().expect("the committed descriptors are valid"));
@@ -148,7 +153,7 @@ async fn report_health<B: AdminBackend>(backend: Arc<B>, reporter: HealthReporte
             Ok(()) => ServingStatus::Serving,
             Err(_) => ServingStatus::NotServing,
         };
-        for service in ["", USERS, CLUSTER, TENANTS, SNAPSHOTS] {
+        for service in ["", USERS, CLUSTER, TENANTS, SNAPSHOTS, IMPORTS] {
             reporter.set_service_status(service, status).await;
         }
     }

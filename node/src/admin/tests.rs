@@ -181,6 +181,22 @@ impl AdminBackend for Fake {
         let files = self.save(true).await?.into_iter().collect();
         Ok(SnapshotList { files, ..SnapshotList::default() })
     }
+
+    async fn start_import(&self, _options: crate::import::Options) -> Result<crate::import::Status, AdminFailure> {
+        Err(AdminFailure::Refused("no import here".to_owned()))
+    }
+
+    fn import(&self) -> Result<crate::import::Status, AdminFailure> {
+        Err(AdminFailure::NotFound("no import here".to_owned()))
+    }
+
+    async fn finish_import(&self, _how: crate::import::CutOver) -> Result<crate::import::Status, AdminFailure> {
+        Err(AdminFailure::NotFound("no import here".to_owned()))
+    }
+
+    async fn cancel_import(&self) -> Result<crate::import::Status, AdminFailure> {
+        Err(AdminFailure::NotFound("no import here".to_owned()))
+    }
 }
 
 /// A running server, and a way to it.

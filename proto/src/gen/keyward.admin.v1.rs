@@ -658,6 +658,213 @@ pub struct ListSnapshotsResponse {
     #[prost(string, tag = "5")]
     pub last_error: ::prost::alloc::string::String,
 }
+/// Begins an import.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StartImportRequest {
+    /// Host of the source.
+    #[prost(string, tag = "1")]
+    pub host: ::prost::alloc::string::String,
+    /// Its port.
+    #[prost(uint32, tag = "2")]
+    pub port: u32,
+    /// Logs in as this user; empty for the default user.
+    #[prost(string, tag = "3")]
+    pub username: ::prost::alloc::string::String,
+    /// The password; empty for none. It is kept in memory while the import lasts.
+    #[prost(string, tag = "4")]
+    pub password: ::prost::alloc::string::String,
+    /// Imports only this database.
+    #[prost(uint32, optional, tag = "5")]
+    pub database: ::core::option::Option<u32>,
+    /// There may be keys here already; those that the source has too are overwritten.
+    #[prost(bool, tag = "6")]
+    pub merge: bool,
+    /// Reads all keys in passes of SCAN even if the source can be followed.
+    #[prost(bool, tag = "7")]
+    pub scan: bool,
+    /// Keeps keys under other names.
+    #[prost(message, repeated, tag = "8")]
+    pub prefixes: ::prost::alloc::vec::Vec<PrefixChange>,
+}
+/// Keys that begin with `from` begin with `to` here.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PrefixChange {
+    /// The beginning at the source.
+    #[prost(bytes = "vec", tag = "1")]
+    pub from: ::prost::alloc::vec::Vec<u8>,
+    /// The beginning here.
+    #[prost(bytes = "vec", tag = "2")]
+    pub to: ::prost::alloc::vec::Vec<u8>,
+}
+/// It has begun.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StartImportResponse {
+    /// As it begins.
+    #[prost(message, optional, tag = "1")]
+    pub import: ::core::option::Option<Import>,
+}
+/// Asks for the last import.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetImportRequest {}
+/// The last import.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetImportResponse {
+    /// As it is.
+    #[prost(message, optional, tag = "1")]
+    pub import: ::core::option::Option<Import>,
+}
+/// Ends an import when everything is here.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FinishImportRequest {
+    /// Waits so long at most, in milliseconds; 0 means 30 seconds, and 240 seconds are the most.
+    #[prost(uint32, tag = "1")]
+    pub wait_ms: u32,
+    /// The writers of the source are kept waiting for so many milliseconds from now (`CLIENT PAUSE … WRITE`); 0 leaves them.
+    #[prost(uint32, tag = "2")]
+    pub pause_source_ms: u32,
+    /// Ends it even if some commands of the source could not be carried out here.
+    #[prost(bool, tag = "3")]
+    pub despite_problems: bool,
+}
+/// It has ended, and the source can be left.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FinishImportResponse {
+    /// As it ended.
+    #[prost(message, optional, tag = "1")]
+    pub import: ::core::option::Option<Import>,
+}
+/// Ends an import.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CancelImportRequest {}
+/// It has ended.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CancelImportResponse {
+    /// As it ended.
+    #[prost(message, optional, tag = "1")]
+    pub import: ::core::option::Option<Import>,
+}
+/// An import and how far it is.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Import {
+    /// The node that imports.
+    #[prost(uint64, tag = "1")]
+    pub node_id: u64,
+    /// The source, `host:port`.
+    #[prost(string, tag = "2")]
+    pub source: ::prost::alloc::string::String,
+    /// The server there, such as `redis 7.0.15`.
+    #[prost(string, tag = "3")]
+    pub server: ::prost::alloc::string::String,
+    /// `connecting`, `copying`, `following`, `scanning`, `waiting for the source`, `cutting over`, `finished`, `cancelled` or
+    /// `failed`.
+    #[prost(string, tag = "4")]
+    pub phase: ::prost::alloc::string::String,
+    /// `stream` or `scan`.
+    #[prost(string, tag = "5")]
+    pub method: ::prost::alloc::string::String,
+    /// Why it failed, or why it waits.
+    #[prost(string, tag = "6")]
+    pub error: ::prost::alloc::string::String,
+    /// When it began: milliseconds since 1970.
+    #[prost(int64, tag = "7")]
+    pub started_unix_ms: i64,
+    /// When it ended; 0 before.
+    #[prost(int64, tag = "8")]
+    pub ended_unix_ms: i64,
+    /// Keys written by the copy or the pass under way, or by the last one.
+    #[prost(uint64, tag = "9")]
+    pub keys: u64,
+    /// Keys the source counted when that began.
+    #[prost(uint64, tag = "10")]
+    pub keys_expected: u64,
+    /// Bytes of it that were read.
+    #[prost(uint64, tag = "11")]
+    pub bytes: u64,
+    /// Bytes it has, if the source said so.
+    #[prost(uint64, optional, tag = "12")]
+    pub bytes_expected: ::core::option::Option<u64>,
+    /// Commands of the stream that were applied.
+    #[prost(uint64, tag = "13")]
+    pub commands: u64,
+    /// Bytes of the stream that were applied.
+    #[prost(uint64, tag = "14")]
+    pub stream_bytes: u64,
+    /// The offset in the source's stream up to which everything was applied.
+    #[prost(uint64, tag = "15")]
+    pub offset: u64,
+    /// Bytes of the stream that are still to come, as far as known.
+    #[prost(uint64, optional, tag = "16")]
+    pub lag_bytes: ::core::option::Option<u64>,
+    /// For how long some of the stream has been missing, in milliseconds.
+    #[prost(uint64, optional, tag = "17")]
+    pub lag_ms: ::core::option::Option<u64>,
+    /// Whole copies begun.
+    #[prost(uint32, tag = "18")]
+    pub copies: u32,
+    /// Passes of SCAN completed.
+    #[prost(uint32, tag = "19")]
+    pub passes: u32,
+    /// How long the last pass took, in milliseconds.
+    #[prost(uint64, tag = "20")]
+    pub pass_ms: u64,
+    /// Keys the last pass found new, changed or gone.
+    #[prost(uint64, tag = "21")]
+    pub pass_changes: u64,
+    /// Times the connection was lost.
+    #[prost(uint32, tag = "22")]
+    pub reconnects: u32,
+    /// Keys removed here because a new copy or pass no longer had them.
+    #[prost(uint64, tag = "23")]
+    pub removed: u64,
+    /// Commands and keys of the source that could not be carried out or kept here.
+    #[prost(uint64, tag = "24")]
+    pub problems: u64,
+    /// The first of them.
+    #[prost(string, repeated, tag = "25")]
+    pub problem_texts: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What is good to know.
+    #[prost(string, repeated, tag = "26")]
+    pub notes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What the cut-over found.
+    #[prost(message, optional, tag = "27")]
+    pub report: ::core::option::Option<ImportReport>,
+}
+/// What a cut-over found at its end.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImportReport {
+    /// The offset up to which everything was applied; 0 after passes of SCAN.
+    #[prost(uint64, tag = "1")]
+    pub offset: u64,
+    /// The offset the source told at the end; the same.
+    #[prost(uint64, tag = "2")]
+    pub source_offset: u64,
+    /// Keys the source counted at the end, those past their expiry included.
+    #[prost(uint64, tag = "3")]
+    pub source_keys: u64,
+    /// Keys counted here.
+    #[prost(uint64, tag = "4")]
+    pub keys: u64,
+    /// The writers of the source were kept waiting.
+    #[prost(bool, tag = "5")]
+    pub source_paused: bool,
+    /// Nothing changed at the source during the last pass.
+    #[prost(bool, tag = "6")]
+    pub quiet: bool,
+    /// How long the end took, in milliseconds.
+    #[prost(uint64, tag = "7")]
+    pub took_ms: u64,
+}
 /// What a node does in the control group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -3084,6 +3291,532 @@ pub mod snapshots_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "keyward.admin.v1.Snapshots";
     impl<T> tonic::server::NamedService for SnapshotsServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+/// Generated client implementations.
+pub mod imports_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Another server's data, moved in while it serves. Asked of the node that serves the data.
+    #[derive(Debug, Clone)]
+    pub struct ImportsClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl<T> ImportsClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> ImportsClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            ImportsClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Begins to copy a server's keys and to follow its writes. Asks the source first: FAILED_PRECONDITION if that refuses, if an
+        /// import is running, or if there are keys here already. Needs `replicaof`, as do the other calls.
+        pub async fn start_import(
+            &mut self,
+            request: impl tonic::IntoRequest<super::StartImportRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::StartImportResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyward.admin.v1.Imports/StartImport",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keyward.admin.v1.Imports", "StartImport"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// How far the last import is. NOT_FOUND if there was none.
+        pub async fn get_import(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetImportRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetImportResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyward.admin.v1.Imports/GetImport",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keyward.admin.v1.Imports", "GetImport"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Waits until everything is here and ends the import. ABORTED if that is not reached in time: the import goes on.
+        pub async fn finish_import(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FinishImportRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::FinishImportResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyward.admin.v1.Imports/FinishImport",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keyward.admin.v1.Imports", "FinishImport"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Ends the import where it is. What it brought stays.
+        pub async fn cancel_import(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CancelImportRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CancelImportResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyward.admin.v1.Imports/CancelImport",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keyward.admin.v1.Imports", "CancelImport"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod imports_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with ImportsServer.
+    #[async_trait]
+    pub trait Imports: std::marker::Send + std::marker::Sync + 'static {
+        /// Begins to copy a server's keys and to follow its writes. Asks the source first: FAILED_PRECONDITION if that refuses, if an
+        /// import is running, or if there are keys here already. Needs `replicaof`, as do the other calls.
+        async fn start_import(
+            &self,
+            request: tonic::Request<super::StartImportRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::StartImportResponse>,
+            tonic::Status,
+        >;
+        /// How far the last import is. NOT_FOUND if there was none.
+        async fn get_import(
+            &self,
+            request: tonic::Request<super::GetImportRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetImportResponse>,
+            tonic::Status,
+        >;
+        /// Waits until everything is here and ends the import. ABORTED if that is not reached in time: the import goes on.
+        async fn finish_import(
+            &self,
+            request: tonic::Request<super::FinishImportRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::FinishImportResponse>,
+            tonic::Status,
+        >;
+        /// Ends the import where it is. What it brought stays.
+        async fn cancel_import(
+            &self,
+            request: tonic::Request<super::CancelImportRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CancelImportResponse>,
+            tonic::Status,
+        >;
+    }
+    /// Another server's data, moved in while it serves. Asked of the node that serves the data.
+    #[derive(Debug)]
+    pub struct ImportsServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> ImportsServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for ImportsServer<T>
+    where
+        T: Imports,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/keyward.admin.v1.Imports/StartImport" => {
+                    #[allow(non_camel_case_types)]
+                    struct StartImportSvc<T: Imports>(pub Arc<T>);
+                    impl<
+                        T: Imports,
+                    > tonic::server::UnaryService<super::StartImportRequest>
+                    for StartImportSvc<T> {
+                        type Response = super::StartImportResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::StartImportRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Imports>::start_import(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StartImportSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keyward.admin.v1.Imports/GetImport" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetImportSvc<T: Imports>(pub Arc<T>);
+                    impl<T: Imports> tonic::server::UnaryService<super::GetImportRequest>
+                    for GetImportSvc<T> {
+                        type Response = super::GetImportResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetImportRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Imports>::get_import(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetImportSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keyward.admin.v1.Imports/FinishImport" => {
+                    #[allow(non_camel_case_types)]
+                    struct FinishImportSvc<T: Imports>(pub Arc<T>);
+                    impl<
+                        T: Imports,
+                    > tonic::server::UnaryService<super::FinishImportRequest>
+                    for FinishImportSvc<T> {
+                        type Response = super::FinishImportResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FinishImportRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Imports>::finish_import(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = FinishImportSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keyward.admin.v1.Imports/CancelImport" => {
+                    #[allow(non_camel_case_types)]
+                    struct CancelImportSvc<T: Imports>(pub Arc<T>);
+                    impl<
+                        T: Imports,
+                    > tonic::server::UnaryService<super::CancelImportRequest>
+                    for CancelImportSvc<T> {
+                        type Response = super::CancelImportResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CancelImportRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Imports>::cancel_import(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CancelImportSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for ImportsServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "keyward.admin.v1.Imports";
+    impl<T> tonic::server::NamedService for ImportsServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }

@@ -116,6 +116,7 @@ pub enum Command {
     /// Snapshots of the data.
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
+    Import(crate::import::ImportArguments),
     /// Print completions for a shell.
     Completions {
         /// The shell.
@@ -282,6 +283,9 @@ impl Arguments {
         let credentials = Credentials::new(&connection.user, connection.password()?);
         let mut options = Options::new(connection.addr.iter().map(|addr| addr.trim()), credentials);
         options.deadline = Duration::from_secs(connection.timeout);
+        if let Command::Import(import) = &self.command {
+            options.deadline = options.deadline.max(import.deadline().unwrap_or_default());
+        }
         options.tls = connection.tls()?;
         Ok(options)
     }

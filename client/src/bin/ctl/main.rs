@@ -7,6 +7,7 @@
 //! ```
 
 mod args;
+mod import;
 mod output;
 mod run;
 

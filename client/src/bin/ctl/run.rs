@@ -30,17 +30,23 @@ pub async fn run(arguments: &Arguments) -> Result<ExitCode, ClientError> {
         }
         Command::Handover(command) => handover(&client, &screen, command).await,
         Command::Snapshot(command) => snapshot(&client, &screen, command).await,
+        Command::Import(arguments) => crate::import::run(&client, &screen, arguments).await,
         Command::Completions { .. } => unreachable!("answered before connecting"),
     }
 }
 
 /// Prints each result in the one form that was asked for.
-struct Screen {
+pub struct Screen {
     output: Output,
 }
 
 impl Screen {
-    fn show(&self, result: &impl serde::Serialize, text: impl FnOnce() -> String) -> Result<ExitCode, ClientError> {
+    /// Whether people read it.
+    pub fn is_table(&self) -> bool {
+        matches!(self.output, Output::Table)
+    }
+
+    pub fn show(&self, result: &impl serde::Serialize, text: impl FnOnce() -> String) -> Result<ExitCode, ClientError> {
         match self.output {
             Output::Table => print(&text())?,
             Output::Json => print(&format!("{:#}\n", json!(result)))?,
@@ -313,7 +319,7 @@ fn find_node<'a>(nodes: &'a [pb::Node], wanted: &str) -> Result<&'a pb::Node, Cl
 }
 
 /// A client of the node that was named, or of the one that holds the data.
-async fn data_node(client: &AdminClient, node: Option<&str>) -> Result<AdminClient, ClientError> {
+pub async fn data_node(client: &AdminClient, node: Option<&str>) -> Result<AdminClient, ClientError> {
     let status = client.status().await?;
     let node = match (node, status.groups.first()) {
         (Some(wanted), _) => find_node(&status.nodes, wanted)?,

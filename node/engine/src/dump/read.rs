@@ -5,7 +5,7 @@ use super::source::{Reader, Source};
 use super::{
     Checksum, EPOCH_FIELD, LIBRARY_FIELD, POSITION_FIELD, Problem, SPACE_FIELD, is_known, kind, opcode, values,
 };
-use crate::dict::NewValue;
+use crate::dict::{NewValue, ValueRef};
 use crate::keyspace::{SpaceId, TenantId, UnixMillis};
 use crate::types::{Limits, Value};
 use std::fmt;
@@ -21,6 +21,18 @@ pub struct Record {
     pub value: NewValue<'static, Value>,
     /// Its expiry.
     pub expires_at: Option<UnixMillis>,
+}
+
+impl Record {
+    /// The value as `DUMP` would answer it.
+    pub fn payload(&self) -> Vec<u8> {
+        match &self.value {
+            NewValue::Int(number) => super::payload(&ValueRef::Int(*number)),
+            NewValue::Str(bytes) => super::payload(&ValueRef::Str(bytes)),
+            NewValue::Bytes(bytes) => super::payload(&ValueRef::Str(bytes)),
+            NewValue::Object(object) => super::payload(&ValueRef::Object(object)),
+        }
+    }
 }
 
 /// What a file held besides keys, and is not kept.

@@ -1,0 +1,292 @@
+//! Follows the source's command stream: decodes it, counts it, applies it, acknowledges it. A transaction is gathered until its
+//! end and applied as one step; what lies before an unfinished one counts, what lies in it does not, so that a new
+//! connection begins at a place between two steps.
+
+use super::hand::{Hand, Together, error};
+use super::load::shown;
+use super::run::{KeySet, remove_all_brought, too_few_databases};
+use super::translate::{Owned, Translation};
+use super::wire::{Link, text};
+use super::{Failure, Job};
+use keyward_proto::resp::{ArgRange, Decoder, Limits};
+use std::time::{Duration, Instant};
+
+/// Between two acknowledgements.
+const ACKNOWLEDGE_EVERY: Duration = Duration::from_secs(1);
+
+/// Commands applied before anything else is looked at.
+const COMMANDS_AT_ONCE: usize = 512;
+
+/// A transaction that is longer than this, in bytes, is applied in parts: nothing here is without bound.
+const TRANSACTION_BYTES_MAX: usize = 256 << 20;
+
+/// The longest command, in bytes: what Redis and Valkey let a client send.
+const COMMAND_BYTES_MAX: usize = 1 << 30;
+
+/// One stream and how far it was applied.
+pub(super) struct Stream<'a> {
+    job: &'a Job,
+    hand: &'a mut Hand,
+    translation: &'a Translation,
+    /// What was here before and is not the source's to remove.
+    existing: Option<&'a KeySet>,
+    decoder: Decoder,
+    /// Everything up to there was applied.
+    offset: u64,
+    /// Everything up to there was read.
+    read: u64,
+    database: u32,
+    /// The database of what follows `offset`.
+    database_applied: u32,
+    /// A part of the step under way was applied.
+    torn: bool,
+    /// Requests since MULTI.
+    gathered: Option<Vec<Owned>>,
+    gathered_bytes: usize,
+    /// Requests that are not part of a transaction, to be applied.
+    loose: Vec<Owned>,
+    acknowledged: Instant,
+    /// The source wants to know now.
+    wanted: bool,
+}
+
+/// Where a stream goes on: an offset, and the database its next command is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct From {
+    /// The offset.
+    pub(super) offset: u64,
+    /// The database.
+    pub(super) database: u32,
+}
+
+impl<'a> Stream<'a> {
+    /// A stream that begins at `from`.
+    pub(super) fn new(
+        job: &'a Job,
+        hand: &'a mut Hand,
+        translation: &'a Translation,
+        existing: Option<&'a KeySet>,
+        from: From,
+    ) -> Stream<'a> {
+        let limits =
+            Limits { bulk_bytes_max: COMMAND_BYTES_MAX, request_bytes_max: COMMAND_BYTES_MAX, ..Limits::default() };
+        let mut decoder = Decoder::new(limits);
+        decoder.set_authenticated(true);
+        Stream {
+            job,
+            hand,
+            translation,
+            existing,
+            decoder,
+            offset: from.offset,
+            read: from.offset,
+            database: from.database,
+            database_applied: from.database,
+            torn: false,
+            gathered: None,
+            gathered_bytes: 0,
+            loose: Vec::new(),
+            acknowledged: Instant::now(),
+            wanted: true,
+        }
+    }
+
+    /// Where it would go on; `None` in the middle of a step of which a part was applied.
+    pub(super) fn place(&self) -> Option<From> {
+        (!self.torn).then_some(From { offset: self.offset, database: self.database_applied })
+    }
+
+    /// Waits a moment for more of the stream, applies what came whole, acknowledges it.
+    pub(super) fn step(&mut self, link: &mut Link) -> Result<(), Failure> {
+        let came = self.decode(link)?;
+        self.apply_loose()?;
+        if self.gathered.is_none() {
+            self.count_applied();
+        }
+        if self.wanted || self.acknowledged.elapsed() >= ACKNOWLEDGE_EVERY {
+            self.acknowledge(link)?;
+        }
+        if !came {
+            link.read()?;
+        }
+        Ok(())
+    }
+
+    fn count_applied(&mut self) {
+        let bytes = self.read - self.offset;
+        (self.offset, self.database_applied) = (self.read, self.database);
+        if bytes > 0 {
+            self.job.followed.applied(self.offset);
+            self.job.tell(|status| {
+                status.stream_bytes += bytes;
+                status.offset = self.offset;
+            });
+        }
+    }
+
+    /// Whether the replicas of this cluster have what was applied.
+    pub(super) fn is_replicated(&self) -> bool {
+        self.hand.is_replicated(self.hand.position())
+    }
+
+    /// Tells the source how far we are.
+    pub(super) fn acknowledge(&mut self, link: &mut Link) -> Result<(), Failure> {
+        let offset = self.offset.to_string();
+        link.send(&[b"REPLCONF", b"ACK", offset.as_bytes()])?;
+        (self.acknowledged, self.wanted) = (Instant::now(), false);
+        Ok(())
+    }
+
+    /// Takes in whole commands; whether there were any.
+    fn decode(&mut self, link: &mut Link) -> Result<bool, Failure> {
+        let mut came = false;
+        let mut ranges: Vec<ArgRange> = Vec::new();
+        while self.loose.len() < COMMANDS_AT_ONCE {
+            ranges.clear();
+            let decoded = self.decoder.next(link.unread_mut(), &mut ranges);
+            let decoded =
+                decoded.map_err(|error| Failure::Final(format!("the source's stream is no RESP: {error}")))?;
+            let Some(bytes) = decoded else { break };
+            came = true;
+            let argv: Vec<&[u8]> = ranges.iter().map(|range| range.of(link.unread())).collect();
+            let begins_step = argv.first().is_some_and(|name| name.eq_ignore_ascii_case(b"multi"));
+            if begins_step && !self.loose.is_empty() {
+                // What came before it is applied and counted first: it will be looked at again.
+                break;
+            }
+            if begins_step {
+                self.count_applied();
+            }
+            let ends_step = argv.first().is_some_and(|name| name.eq_ignore_ascii_case(b"exec"));
+            self.take_in(&argv, bytes)?;
+            link.consume(bytes);
+            self.read += bytes as u64;
+            if ends_step {
+                self.apply_gathered()?;
+                self.gathered = None;
+                self.torn = false;
+                self.count_applied();
+            }
+        }
+        Ok(came)
+    }
+
+    fn take_in(&mut self, argv: &[&[u8]], bytes: usize) -> Result<(), Failure> {
+        let Some(name) = argv.first() else { return Ok(()) };
+        match name.to_ascii_lowercase().as_slice() {
+            b"select" => {
+                let database = argv.get(1).and_then(|number| std::str::from_utf8(number).ok()?.parse().ok());
+                let database: u32 =
+                    database.ok_or_else(|| Failure::Final("the source selected no database".to_owned()))?;
+                if self.translation.wants(database) && database >= self.hand.node().config.databases {
+                    return Err(Failure::Final(too_few_databases(database)));
+                }
+                self.database = database;
+            }
+            b"ping" | b"exec" => {}
+            b"replconf" => self.wanted |= argv.get(1).is_some_and(|word| word.eq_ignore_ascii_case(b"getack")),
+            b"multi" => self.gathered = Some(Vec::new()),
+            _ => return self.gather(argv, bytes),
+        }
+        Ok(())
+    }
+
+    fn gather(&mut self, argv: &[&[u8]], bytes: usize) -> Result<(), Failure> {
+        let Some(request) = self.here(argv)? else { return Ok(()) };
+        let Some(gathered) = &mut self.gathered else {
+            self.loose.push(request);
+            return Ok(());
+        };
+        gathered.push(request);
+        self.gathered_bytes += bytes;
+        if self.gathered_bytes > TRANSACTION_BYTES_MAX {
+            let text = "a transaction of the source was too long for one step and was applied in parts";
+            self.job.tell(|status| status.note(text.to_owned()));
+            self.torn = true;
+            self.apply_gathered()?;
+        }
+        Ok(())
+    }
+
+    /// What a command means here; `None`: nothing.
+    fn here(&mut self, argv: &[&[u8]]) -> Result<Option<Owned>, Failure> {
+        let table = self.hand.node().table;
+        let row = match self.hand.may_run(argv) {
+            Ok(row) => row,
+            Err(why) => {
+                let key = argv.get(1).map_or(String::new(), |key| format!(" (of '{}')", shown(key)));
+                self.job.problem(format!("{why}{key}"));
+                return Ok(None);
+            }
+        };
+        if row.full_name == "flushall" && (self.translation.only().is_some() || self.existing.is_some()) {
+            self.remove_brought(self.translation.only())?;
+            return Ok(None);
+        }
+        if !self.translation.wants(self.database) {
+            return Ok(None);
+        }
+        if row.full_name == "flushdb" && self.existing.is_some() {
+            self.remove_brought(Some(self.database))?;
+            return Ok(None);
+        }
+        let leaves = matches!(row.full_name, "move" | "swapdb")
+            || row.full_name == "copy" && argv.iter().any(|word| word.eq_ignore_ascii_case(b"db"));
+        if leaves && self.translation.only().is_some() {
+            self.job.problem(format!("{} to another database", row.full_name.to_uppercase()));
+            return Ok(None);
+        }
+        Ok(Some(self.translation.request(table, self.database, argv)))
+    }
+
+    fn apply_loose(&mut self) -> Result<(), Failure> {
+        let loose = std::mem::take(&mut self.loose);
+        self.run(loose, Together::Loosely)
+    }
+
+    fn apply_gathered(&mut self) -> Result<(), Failure> {
+        let gathered = self.gathered.as_mut().map(std::mem::take).unwrap_or_default();
+        self.gathered_bytes = 0;
+        self.run(gathered, Together::AsOne)
+    }
+
+    /// Removes what the source brought, after everything that came before.
+    fn remove_brought(&mut self, database: Option<u32>) -> Result<(), Failure> {
+        self.apply_loose()?;
+        self.torn |= self.gathered.as_ref().is_some_and(|gathered| !gathered.is_empty());
+        self.apply_gathered()?;
+        remove_all_brought(self.hand, database, self.existing)
+    }
+
+    fn run(&mut self, requests: Vec<Owned>, together: Together) -> Result<(), Failure> {
+        if requests.is_empty() {
+            return Ok(());
+        }
+        let borrowed: Vec<_> = requests.iter().map(Owned::request).collect();
+        let now_ms = self.job.followed.floor_ms();
+        let mut refused: Vec<(usize, String)> = Vec::new();
+        self.hand.run(&borrowed, now_ms, together, &mut |index, reply| {
+            if let Some(text) = error(reply) {
+                refused.push((index, text));
+            }
+        })?;
+        let count = borrowed.len() as u64;
+        drop(borrowed);
+        for (index, why) in refused {
+            self.note_refused(&requests[index], &why)?;
+        }
+        self.job.tell(|status| status.commands += count);
+        Ok(())
+    }
+
+    fn note_refused(&mut self, request: &Owned, why: &str) -> Result<(), Failure> {
+        let name = request.argv.first().map_or(String::new(), |name| shown(name));
+        let Some(key) = request.argv.get(1) else {
+            self.job.problem(format!("{name}: {why}"));
+            return Ok(());
+        };
+        let kind = text(&self.hand.ask(request.database, &[b"TYPE", key])?);
+        self.job.problem(format!("{name} of key '{}' (here of type {kind}): {why}", shown(key)));
+        Ok(())
+    }
+}

@@ -1,0 +1,246 @@
+//! Writes what came from the source, the way every write goes: gate, shards, journal, those who wait and watch. As the
+//! system: no rule of a user holds it back. It knows nothing of the source but the time it gives.
+
+use super::Failure;
+use crate::batch::{Batch, Prepared};
+use crate::connection::Lane;
+use crate::corridor::{Corridor, Entry, InLane};
+use crate::counters::ThreadCounters;
+use crate::gate::{Conditions, LeaseState};
+use crate::node::{Node, now_ms};
+use crate::pause::Paused;
+use crate::worker::Worker;
+use keyward_acl::{Policy, User};
+use keyward_engine::command::{Flags, Run};
+use keyward_engine::session::{Login, Session};
+use keyward_engine::table::Row;
+use keyward_proto::resp::{Decoder, ReplyLimits, Value, parse_reply};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Requests that run before others get a turn.
+const REQUESTS_AT_ONCE: usize = 64;
+
+/// Between two looks at a node that is not ready for writes.
+const PAUSE: Duration = Duration::from_micros(200);
+
+/// A node without room for so long does not find any.
+const ROOM_WAIT: Duration = Duration::from_secs(5);
+
+const NOT_HERE: &str = "another node serves the data now: begin the import there anew, with --merge";
+
+/// A request for one database.
+pub(super) struct Request<'a> {
+    /// Which.
+    pub(super) database: u32,
+    /// Name first.
+    pub(super) argv: Vec<&'a [u8]>,
+}
+
+/// How requests belong together.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Together {
+    /// Others may come between.
+    Loosely,
+    /// They are one step.
+    AsOne,
+}
+
+/// Runs requests here; belongs to the import's thread.
+pub(super) struct Hand {
+    worker: Worker,
+    session: Session,
+    /// The import was cancelled.
+    stop: Arc<AtomicBool>,
+}
+
+impl Hand {
+    /// For data from `source`, until `stop`.
+    pub(super) fn new(node: &Arc<Node>, source: String, stop: Arc<AtomicBool>) -> Hand {
+        // What is imported is no client's command: it is counted apart, and shown in the import's own figures.
+        let counters = Arc::new(ThreadCounters::new(node.table.rows().len()));
+        let lane = node.corridor.import_lane();
+        let worker = Worker::new(Arc::clone(node), lane, counters);
+        let user = Arc::new(User::open_default());
+        let policy = Arc::new(Policy::compile(&user, node.table, node.config.walls()));
+        let mut session =
+            Session::new(0, source, String::new(), now_ms(), Some(Login { user, policy, quorum: false, tenant: None }));
+        session.no_touch = true;
+        Hand { worker, session, stop }
+    }
+
+    /// The node.
+    pub(super) fn node(&self) -> &Arc<Node> {
+        &self.worker.node
+    }
+
+    /// What may come from a source: writes, messages, and scripts with what they need. Whoever speaks for the source must
+    /// not be able to do more than a client with data can.
+    pub(super) fn may_run(&self, argv: &[&[u8]]) -> Result<&'static Row, String> {
+        let name = || argv.first().map_or(String::new(), |name| name.escape_ascii().to_string());
+        let row = self.worker.node.table.resolve(argv).map_err(|_| format!("{} is not known here", name()))?.row;
+        let flags = row.command.flags;
+        let wanted = flags.has(Flags::WRITE) || flags.has(Flags::MAY_REPLICATE) || row.full_name.starts_with("script|");
+        let runs = matches!(row.run, Run::OnKeys(_) | Run::OnEveryKey(_) | Run::AtOnce(_));
+        if wanted && runs { Ok(row) } else { Err(format!("{} is not carried out here", name())) }
+    }
+
+    /// Runs requests in order, by the clock `now_ms`; `answered` gets the index and the reply of each, as RESP2.
+    pub(super) fn run(
+        &mut self,
+        requests: &[Request<'_>],
+        now_ms: i64,
+        together: Together,
+        answered: &mut dyn FnMut(usize, &[u8]),
+    ) -> Result<(), Failure> {
+        let mut first = 0;
+        while first < requests.len() {
+            let one_step = together == Together::AsOne || is_script(&self.worker, &requests[first]);
+            let count = if together == Together::AsOne {
+                requests.len() - first
+            } else if one_step {
+                1
+            } else {
+                let loose = requests[first..].iter().take(REQUESTS_AT_ONCE);
+                loose.take_while(|request| !is_script(&self.worker, request)).count()
+            };
+            let part = &requests[first..first + count];
+            self.wait_until_welcome(part)?;
+            if self.run_part(part, now_ms, one_step, &mut |index, reply| answered(first + index, reply)) {
+                first += count;
+            }
+        }
+        Ok(())
+    }
+
+    /// The reply to one request of our own, as a value.
+    pub(super) fn ask(&mut self, database: u32, argv: &[&[u8]]) -> Result<Value, Failure> {
+        let mut reply = Vec::new();
+        let request = Request { database, argv: argv.to_vec() };
+        self.run(&[request], now_ms(), Together::Loosely, &mut |_, bytes| reply.extend_from_slice(bytes))?;
+        let parsed = parse_reply(&reply, &ReplyLimits::default()).ok().flatten();
+        Ok(parsed.map_or(Value::Nil, |(value, _)| value))
+    }
+
+    /// Whether every member in sync has what was written here so far.
+    pub(super) fn is_replicated(&self, position: u64) -> bool {
+        let node = &self.worker.node;
+        let (_, view) = node.views.load();
+        view.group
+            .as_ref()
+            .is_none_or(|group| group.in_sync.len() <= 1 || node.replication.is_confirmed(group.epoch, position))
+    }
+
+    /// The end of what was written here so far.
+    pub(super) fn position(&self) -> u64 {
+        self.worker.node.replication.log.position()
+    }
+
+    /// Waits while clients are paused or keys must be evicted first.
+    fn wait_until_welcome(&self, requests: &[Request<'_>]) -> Result<(), Failure> {
+        let began = Instant::now();
+        let needs_room = requests.iter().any(|request| {
+            let resolved = self.worker.node.table.resolve(&request.argv);
+            resolved.is_ok_and(|resolved| resolved.row.command.flags.has(Flags::DENYOOM))
+        });
+        loop {
+            let (_, view) = self.worker.node.views.load();
+            let hot = self.worker.hot();
+            let conditions = self.worker.conditions(&view, &hot);
+            if self.stop.load(Ordering::Acquire) {
+                return Err(Failure::Cancelled);
+            }
+            if !conditions.primary {
+                return Err(Failure::Final(NOT_HERE.to_owned()));
+            }
+            let paused = self.worker.node.pause.state(now_ms()) != Paused::Nobody;
+            if !paused && may_write(&conditions) {
+                if !needs_room || self.has_room() {
+                    return Ok(());
+                }
+                if began.elapsed() > ROOM_WAIT {
+                    let text = "maxmemory of this cluster is reached: raise it, or choose a policy that evicts";
+                    return Err(Failure::Final(text.to_owned()));
+                }
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// Keys may be evicted for it, so no transaction runs meanwhile.
+    fn has_room(&self) -> bool {
+        let _in_lane = enter(&self.worker.node.corridor, self.worker.lane);
+        self.worker.has_room(&self.worker.hot(), now_ms())
+    }
+
+    /// False: the node may not write after all, and nothing was run.
+    fn run_part(
+        &mut self,
+        requests: &[Request<'_>],
+        now: i64,
+        one_step: bool,
+        answered: &mut dyn FnMut(usize, &[u8]),
+    ) -> bool {
+        let node = Arc::clone(&self.worker.node);
+        let closed = one_step.then(|| node.corridor.close());
+        let in_lane = (!one_step).then(|| enter(&node.corridor, self.worker.lane));
+        // Who serves the data may change until we are in the corridor, and no more while we are.
+        let (generation, view) = node.views.load();
+        let hot = self.worker.hot();
+        let lane = Lane::new(Decoder::new(hot.decoder.clone()), generation, Arc::clone(&view));
+        let conditions = self.worker.conditions(&view, &hot);
+        if !may_write(&conditions) {
+            return false;
+        }
+        if one_step {
+            node.journal.begin_group();
+        }
+        let mut scratch = self.worker.scratch.borrow_mut();
+        let mut batch = Batch::new(&self.worker, None, now, conditions, hot.clone()).for_transaction();
+        for (index, request) in requests.iter().enumerate() {
+            scratch.reply.bytes.clear();
+            self.session.database = request.database;
+            batch.answer(&mut self.session, &lane, Prepared::of(&self.worker, &request.argv), &mut scratch);
+            answered(index, &scratch.reply.bytes);
+        }
+        scratch.reply.bytes.clear();
+        if one_step {
+            node.journal.end_group();
+        }
+        // Those who waited are clients of this node: for them it is now.
+        let mut batch = Batch::new(&self.worker, None, now_ms(), conditions, hot);
+        batch.serve_ready(&view, &mut scratch);
+        drop((in_lane, closed));
+        node.replication.log.tell();
+        self.session.closing = false;
+        true
+    }
+}
+
+/// Whether this node may write by itself now.
+fn may_write(conditions: &Conditions) -> bool {
+    let enough = !conditions.few_replicas;
+    conditions.primary && conditions.lease == LeaseState::InForce && !conditions.loading && enough
+}
+
+fn enter(corridor: &Corridor, lane: usize) -> InLane<'_> {
+    while corridor.enter(lane) != Entry::Entered {
+        std::thread::sleep(PAUSE);
+    }
+    InLane::new(corridor, lane)
+}
+
+fn is_script(worker: &Worker, request: &Request<'_>) -> bool {
+    let name = request.argv.first().copied().unwrap_or_default();
+    let looks_like =
+        name.len() >= 4 && (name[..4].eq_ignore_ascii_case(b"eval") || name[..4].eq_ignore_ascii_case(b"fcal"));
+    looks_like && worker.node.table.resolve(&request.argv).is_ok()
+}
+
+/// The text of an error reply.
+pub(super) fn error(reply: &[u8]) -> Option<String> {
+    let text = reply.strip_prefix(b"-")?;
+    let end = text.iter().position(|byte| matches!(byte, b'\r' | b'\n')).unwrap_or(text.len());
+    Some(String::from_utf8_lossy(&text[..end]).into_owned())
+}

@@ -1,0 +1,452 @@
+//! A live server moves in: real Redis 7 and Valkey 9, written to all the while, then compared key by key. The comparison is
+//! made by the source itself: what Keyward dumps is restored beside the original, and the source says whether both are
+//! the same.
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use keyward_tests::{
+    Client, Cluster, Dice, Finished, Process, Value, binary, free_ports, redis_binary, run, valkey_binary, wait_until,
+};
+use tempfile::TempDir;
+
+/// Words that no log may hold.
+const PASSWORD: &str = "a-password-nobody-may-log";
+
+/// A server to move away from, which can be killed and started again where it was.
+struct Source {
+    program: PathBuf,
+    address: SocketAddr,
+    folder: TempDir,
+    process: Option<Process>,
+    arguments: Vec<String>,
+}
+
+impl Source {
+    fn start(program: &Path, arguments: &[&str]) -> Source {
+        let mut source = Source {
+            program: program.to_owned(),
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, free_ports(1)[0])),
+            folder: tempfile::Builder::new().prefix("keyward-source-").tempdir().expect("a folder can be made"),
+            process: None,
+            arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
+        };
+        source.spawn();
+        source
+    }
+
+    fn spawn(&mut self) {
+        let mut command = Command::new(&self.program);
+        command
+            .args([
+                "--port",
+                &self.address.port().to_string(),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+            ])
+            .args(["--enable-debug-command", "yes", "--repl-diskless-sync-delay", "0"])
+            .args(["--dir", &self.folder.path().to_string_lossy()])
+            .args(&self.arguments);
+        self.process = Some(Process::spawn(command, &self.folder.path().join("server.log")));
+        let address = self.address;
+        wait_until("the source answers PING", || {
+            let reply = Client::connect(address).ok()?.call(&["PING"]).ok()?;
+            (!reply.is_error("LOADING")).then_some(())
+        });
+    }
+
+    fn kill(&mut self) {
+        self.process.take().expect("it runs").kill();
+    }
+
+    fn client(&self) -> Client {
+        Client::connect(self.address).expect("the source accepts connections")
+    }
+
+    fn url(&self) -> String {
+        format!("redis://{}", self.address)
+    }
+}
+
+/// Writes of every kind to a source until told to stop.
+struct Writers {
+    stop: Arc<AtomicBool>,
+    written: Arc<AtomicU64>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+const SCRIPT: &str = "redis.call('INCR', KEYS[1]); redis.call('LPUSH', KEYS[2], ARGV[1]); \
+    redis.call('LTRIM', KEYS[2], 0, 20); return redis.call('SET', KEYS[3], redis.call('TIME')[2])";
+
+const LIBRARY: &str = "#!lua name=moving\nredis.register_function('twice', function(keys, args) \
+    redis.call('INCRBY', keys[1], args[1]); return redis.call('INCRBY', keys[1], args[1]) end)";
+
+impl Writers {
+    fn start(address: SocketAddr, count: u64, fields_expire: bool) -> Writers {
+        let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let thread = |number: u64| {
+            let (stop, written) = (Arc::clone(&stop), Arc::clone(&written));
+            std::thread::spawn(move || {
+                let mut dice = Dice::seeded(7 + number);
+                while !stop.load(Ordering::Relaxed) {
+                    // A source that is down or hangs up is tried again.
+                    let Ok(mut client) = Client::connect(address) else {
+                        std::thread::yield_now();
+                        continue;
+                    };
+                    while !stop.load(Ordering::Relaxed) && write(&mut client, &mut dice, fields_expire).is_some() {
+                        written.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            })
+        };
+        let threads = (0..count).map(thread).collect();
+        Writers { stop, written, threads }
+    }
+
+    /// Waits until so many more writes were made.
+    fn go_on(&self, more: u64) {
+        let goal = self.written.load(Ordering::Relaxed) + more;
+        wait_until("the writers have written more", || (self.written.load(Ordering::Relaxed) >= goal).then_some(()));
+    }
+
+    /// Stops them without letting a write through that the source still holds back.
+    fn stop(self, source: &Source) {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut client = source.client();
+        client.ask(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        for thread in self.threads {
+            while !thread.is_finished() {
+                client.ask(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+                std::thread::yield_now();
+            }
+            thread.join().expect("a writer does not panic");
+        }
+        client.ok(&["CLIENT", "UNPAUSE"]);
+    }
+}
+
+/// One random write; `None`: the connection is gone.
+fn write(client: &mut Client, dice: &mut Dice, fields_expire: bool) -> Option<()> {
+    let key = |dice: &mut Dice, kind: &str| format!("{kind}:{}", dice.below(60));
+    let n = dice.below(100_000).to_string();
+    let ms = (5 + dice.below(3000)).to_string();
+    let mut send = |words: &[&str]| client.call(words).ok().map(drop);
+    match dice.below(30) {
+        0 => send(&["INCR", &key(dice, "counter")]),
+        1 => send(&["RPUSH", &key(dice, "list"), &n, "x"]),
+        2 => send(&["LPOP", &key(dice, "list")]),
+        3 => send(&["SADD", &key(dice, "set"), &n, "a", "b"]),
+        4 => send(&["SPOP", &key(dice, "set")]),
+        5 => send(&["PEXPIRE", &key(dice, "set"), &ms]),
+        6 => send(&["ZADD", &key(dice, "zset"), &n, &n]),
+        7 => send(&["ZPOPMIN", &key(dice, "zset")]),
+        8 => send(&["HSET", &key(dice, "hash"), &n, "v", "f", &n]),
+        9 => send(&["HINCRBYFLOAT", &key(dice, "hash"), "f", "1.25"]),
+        10 => send(&["XADD", &key(dice, "stream"), "MAXLEN", "~", "100", "*", "f", &n]),
+        11 => {
+            let stream = key(dice, "stream");
+            send(&["XGROUP", "CREATE", &stream, "g", "0", "MKSTREAM"])?;
+            send(&["XREADGROUP", "GROUP", "g", "c", "COUNT", "3", "STREAMS", &stream, ">"])
+        }
+        12 => send(&["SET", &key(dice, "brief"), &n, "PX", &ms]),
+        13 => {
+            send(&["MULTI"])?;
+            let key = dice.below(20).to_string();
+            send(&["INCR", &format!("pair:a:{key}")])?;
+            send(&["INCR", &format!("pair:b:{key}")])?;
+            send(&["EXEC"])
+        }
+        14 => send(&["EVAL", SCRIPT, "3", &key(dice, "counter"), &key(dice, "short"), &key(dice, "clock"), &n]),
+        15 => send(&["FCALL", "twice", "1", &key(dice, "counter"), "3"]),
+        16 => send(&["DEL", &key(dice, "list"), &key(dice, "zset")]),
+        17 => send(&["RENAME", &key(dice, "brief"), &key(dice, "named")]),
+        18 => send(&["SETRANGE", &key(dice, "text"), &dice.below(300).to_string(), "some bytes \0\r\n"]),
+        19 => send(&["PFADD", &key(dice, "about"), &n]),
+        20 => send(&["GEOADD", &key(dice, "geo"), "13.3", "38.1", &n]),
+        21 => send(&["SORT", &key(dice, "list"), "ALPHA", "STORE", &key(dice, "sorted")]),
+        22 => {
+            send(&["SELECT", "3"])?;
+            send(&["INCR", &key(dice, "counter")])?;
+            send(&["SET", &key(dice, "other"), &n, "EX", "100"])?;
+            if dice.below(40) == 0 {
+                send(&["FLUSHDB"])?;
+            }
+            send(&["SELECT", "0"])
+        }
+        23 => send(&["GETEX", &key(dice, "counter"), "PX", &ms]),
+        24 => send(&["SET", &key(dice, "large"), &"0123456789".repeat(dice.below(4000))]),
+        25 => send(&["INCR", &key(dice, "brief")]),
+        26 => send(&["PERSIST", &key(dice, "brief")]),
+        27 => send(&["COPY", &key(dice, "hash"), &key(dice, "copied"), "REPLACE"]),
+        28 => send(&["BITOP", "XOR", &key(dice, "bits"), &key(dice, "text"), &key(dice, "large")]),
+        _ if fields_expire => send(&["HPEXPIRE", &key(dice, "hash"), &ms, "FIELDS", "1", "f"]),
+        _ => send(&["ZUNIONSTORE", &key(dice, "union"), "2", &key(dice, "zset"), &key(dice, "geo")]),
+    }
+}
+
+/// A source with something of everything in it already.
+fn prepare(source: &Source) {
+    let mut client = source.client();
+    client.ask(&["FUNCTION", "LOAD", LIBRARY]);
+    for database in ["0", "9"] {
+        client.ok(&["SELECT", database]);
+        for i in 0..2000 {
+            client.ok(&["SET", &format!("old:{i}"), &"value ".repeat(i % 50)]);
+        }
+        client.ok(&["SET", "expired soon", "1", "PX", "700"]);
+        client.ask(&["RPUSH", "long list", "1", "two", &"three".repeat(5000)]);
+        client.ask(&["XADD", "events", "1-1", "a", "b"]);
+        client.ask(&["XGROUP", "CREATE", "events", "readers", "0"]);
+        client.ask(&["XREADGROUP", "GROUP", "readers", "me", "STREAMS", "events", ">"]);
+    }
+}
+
+/// Every key of the source is here, with the same value and expiry, and no other.
+fn assert_same(source: &Source, cluster: &Cluster, fields_expire: bool) {
+    let (mut there, mut here) = (source.client(), cluster.node(cluster.primary()).client());
+    for database in ["0", "3", "9"] {
+        there.ok(&["SELECT", database]);
+        here.ok(&["SELECT", database]);
+        let keys: BTreeSet<String> = there.ask(&["KEYS", "*"]).texts().into_iter().collect();
+        let keys_here: BTreeSet<String> = here.ask(&["KEYS", "*"]).texts().into_iter().collect();
+        // Both answer without what is past its expiry, each by its own clock.
+        let differing: Vec<&String> = keys.symmetric_difference(&keys_here).collect();
+        for key in differing {
+            let (left, right) = (there.ask(&["EXISTS", key]), here.ask(&["EXISTS", key]));
+            assert_eq!(left, right, "key {key} of database {database} is on one side only");
+        }
+        for key in &keys {
+            assert_same_key(&mut there, &mut here, key, fields_expire);
+        }
+    }
+    let listed = |client: &mut Client| client.ask(&["FUNCTION", "LIST", "WITHCODE"]).to_string();
+    assert_eq!(listed(&mut there), listed(&mut here));
+}
+
+fn assert_same_key(there: &mut Client, here: &mut Client, key: &str, fields_expire: bool) {
+    let at = there.ask(&["PEXPIRETIME", key]);
+    let copied = here.ask(&["DUMP", key]);
+    let Value::Bulk(copied) = copied else {
+        // It expired between two questions.
+        assert_eq!(there.ask(&["EXISTS", key]), Value::Integer(0), "{key} is missing here");
+        return;
+    };
+    if there.ask(&["EXISTS", key]) == Value::Integer(0) {
+        return;
+    }
+    assert_eq!(at, here.ask(&["PEXPIRETIME", key]), "expiry of {key}");
+    let beside: &[u8] = b"the copy that Keyward dumped";
+    there.ok(&[b"RESTORE".as_slice(), beside, b"0", &copied, b"REPLACE"]);
+    let digests = there.ask(&[b"DEBUG".as_slice(), b"DIGEST-VALUE", key.as_bytes(), beside]).texts();
+    if digests.first() != digests.get(1) && there.ask(&["EXISTS", key]) == Value::Integer(1) {
+        let kind = there.text(&["TYPE", key]);
+        panic!("{kind} {key} differs: {digests:?}");
+    }
+    if there.text(&["TYPE", key]) == "stream" {
+        for question in [vec!["XINFO", "GROUPS", key], vec!["XPENDING", key, "g"], vec!["XPENDING", key, "readers"]] {
+            assert_eq!(there.ask(&question), here.ask(&question), "{question:?}");
+        }
+    }
+    if fields_expire && there.text(&["TYPE", key]) == "hash" {
+        let question = ["HPEXPIRETIME", key, "FIELDS", "1", "f"];
+        assert_eq!(there.ask(&question), here.ask(&question), "{question:?}");
+    }
+    there.ask(&[b"DEL".as_slice(), beside]);
+}
+
+fn ctl(cluster: &Cluster, arguments: &[&str]) -> Finished {
+    let address = cluster.node(1).admin_address().to_string();
+    let mut all = vec!["--addr", &address];
+    all.extend(arguments);
+    run(&binary("keywardctl"), &all, "")
+}
+
+/// A figure of the import, as scripts read it.
+fn figure(cluster: &Cluster, name: &str) -> Option<u64> {
+    let told = ctl(cluster, &["--output", "json", "import", "status"]);
+    let at = told.stdout.find(&format!("\"{name}\":"))?;
+    let digits = told.stdout[at..].chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit);
+    digits.collect::<String>().parse().ok()
+}
+
+fn redis() -> Option<PathBuf> {
+    let found = redis_binary();
+    if found.is_none() {
+        eprintln!("note: no redis-server here (tests/run makes one); nothing is imported from Redis");
+    }
+    found
+}
+
+fn valkey() -> Option<PathBuf> {
+    let found = valkey_binary();
+    if found.is_none() {
+        eprintln!("note: no valkey-server here (tests/run installs one); nothing is imported from Valkey");
+    }
+    found
+}
+
+fn move_in(program: &Path, arguments: &[&str], fields_expire: bool) {
+    let source = Source::start(program, arguments);
+    prepare(&source);
+    let cluster = Cluster::start(3);
+    let writers = Writers::start(source.address, 3, fields_expire);
+    writers.go_on(2000);
+    let begun = ctl(&cluster, &["import", &source.url()]);
+    assert!(begun.success && begun.stdout.contains("following"), "{begun:?}");
+    writers.go_on(3000);
+    for _ in 0..3 {
+        source.client().ask(&["CLIENT", "KILL", "TYPE", "replica"]);
+        writers.go_on(1000);
+    }
+    wait_until("the lost connections were noticed", || (figure(&cluster, "reconnects")? >= 1).then_some(()));
+    assert_eq!(figure(&cluster, "copies"), Some(1), "a lost connection cost a whole copy");
+    let over = ctl(&cluster, &["import", "cut-over", "--pause-source", "60000"]);
+    writers.stop(&source);
+    assert!(over.success && over.stdout.contains("finished"), "{over:?}");
+    assert_same(&source, &cluster, fields_expire);
+    // It is this cluster's own data now: through any node, and it may be written.
+    let other = cluster.nodes().iter().find(|node| node.number() != cluster.primary()).expect("three nodes");
+    assert_eq!(other.client().text(&["GET", "old:7"]), "value ".repeat(7));
+    other.client().ok(&["SET", "old:7", "new"]);
+    assert_eq!(other.client().ask(&["FCALL", "twice", "1", "a new counter", "2"]), Value::Integer(4));
+}
+
+#[test]
+fn a_live_redis_moves_in() {
+    let Some(program) = redis() else { return };
+    move_in(&program, &["--repl-diskless-sync", "yes"], false);
+}
+
+#[test]
+fn a_live_redis_that_sends_its_file_moves_in() {
+    let Some(program) = redis() else { return };
+    move_in(&program, &["--repl-diskless-sync", "no"], false);
+}
+
+#[test]
+fn a_live_valkey_moves_in() {
+    let Some(program) = valkey() else { return };
+    move_in(&program, &[], true);
+}
+
+#[test]
+fn a_source_that_may_not_be_followed_is_read_in_passes() {
+    for (program, fields_expire) in [(redis(), false), (valkey(), true)] {
+        let Some(program) = program else { continue };
+        let source = Source::start(&program, &[]);
+        prepare(&source);
+        let rules = ["on", &format!(">{PASSWORD}"), "~*", "&*", "+@all", "-psync"];
+        let mut argv = vec!["ACL", "SETUSER", "mover"];
+        argv.extend(rules);
+        source.client().ok(&argv);
+        let cluster = Cluster::start(1);
+        let password = cluster.folder().join("password");
+        std::fs::write(&password, format!("{PASSWORD}\n")).expect("a file can be written");
+        let writers = Writers::start(source.address, 1, fields_expire);
+        writers.go_on(500);
+        let url = format!("redis://mover@{}", source.address);
+        let begun = ctl(&cluster, &["import", &url, "--source-password-file", &password.to_string_lossy()]);
+        assert!(begun.success && begun.stdout.contains("scanning") && begun.stdout.contains("SCAN"), "{begun:?}");
+        writers.go_on(500);
+        source.client().ask(&["DEL", "old:1"]);
+        let over = ctl(&cluster, &["import", "cut-over", "--pause-source", "60000", "--wait", "60"]);
+        writers.stop(&source);
+        assert!(over.success && over.stdout.contains("finished"), "{over:?}");
+        assert_same(&source, &cluster, fields_expire);
+        assert!(!cluster.node(1).log().contains(PASSWORD), "the log names the password of the source");
+    }
+}
+
+#[test]
+fn a_source_killed_and_started_again_is_copied_anew() {
+    for (program, fields_expire) in [(redis(), false), (valkey(), true)] {
+        let Some(program) = program else { continue };
+        let mut source = Source::start(&program, &[]);
+        prepare(&source);
+        let cluster = Cluster::start(1);
+        let begun = ctl(&cluster, &["import", &source.url()]);
+        assert!(begun.success, "{begun:?}");
+        // What is written after the save is lost with the source.
+        source.client().ok(&["SAVE"]);
+        let mut client = source.client();
+        client.ok(&["SET", "written after the save", "1"]);
+        let mut here = cluster.node(1).client();
+        wait_until("it came here", || {
+            (here.ask(&["EXISTS", "written after the save"]) == Value::Integer(1)).then_some(())
+        });
+        source.kill();
+        wait_until("the loss is told", || {
+            ctl(&cluster, &["import", "status"]).stdout.contains("waiting").then_some(())
+        });
+        source.spawn();
+        wait_until("a second copy came", || (figure(&cluster, "copies")? >= 2).then_some(()));
+        let writers = Writers::start(source.address, 1, fields_expire);
+        writers.go_on(500);
+        wait_until("it is followed again", || {
+            ctl(&cluster, &["import", "status"]).stdout.contains("following").then_some(())
+        });
+        writers.stop(&source);
+        let over = ctl(&cluster, &["import", "cut-over"]);
+        assert!(over.success, "{over:?}");
+        assert_eq!(here.ask(&["EXISTS", "written after the save"]), Value::Integer(0));
+        assert_same(&source, &cluster, fields_expire);
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_in_a_sentence() {
+    let Some(program) = redis() else { return };
+    let source = Source::start(&program, &["--requirepass", PASSWORD]);
+    let replica = Source::start(&program, &[]);
+    replica.client().ask(&["REPLICAOF", "127.0.0.1", &source.address.port().to_string()]);
+    let cluster = Cluster::start(1);
+    let says = |arguments: &[&str], sentence: &str| {
+        let mut all = vec!["import"];
+        all.extend(arguments);
+        let told = ctl(&cluster, &all);
+        assert!(!told.success && told.stderr.contains(sentence), "{arguments:?}: {told:?}");
+    };
+    let address = source.address;
+    says(&[&format!("redis://{address}")], "wants a password");
+    says(&[&format!("redis://:wrong@{address}")], "password are wrong");
+    says(&[&format!("redis://nobody:wrong@{address}")], "password are wrong");
+    says(&[&replica.url()], "is itself a replica, of 127.0.0.1");
+    says(&["redis://127.0.0.1:1"], "cannot be reached");
+    says(&["rediss://127.0.0.1:1"], "TLS");
+    says(&["status"], "there was no import");
+    says(&["cut-over"], "no import is running");
+    cluster.node(1).client().ok(&["SET", "mine", "1"]);
+    says(&[&format!("redis://:{PASSWORD}@{address}")], "there are 1 keys here already");
+    assert!(!cluster.node(1).log().contains(PASSWORD), "the log names the password of the source");
+}
+
+#[test]
+fn keys_that_were_here_stay_when_a_source_is_merged_under_another_prefix() {
+    let Some(program) = redis() else { return };
+    let source = Source::start(&program, &[]);
+    source.client().ok(&["SET", "app:a", "theirs"]);
+    let cluster = Cluster::start(1);
+    let mut here = cluster.node(1).client();
+    here.ok(&["SET", "app:a", "mine"]);
+    let begun = ctl(&cluster, &["import", &format!("{}/0", source.url()), "--merge", "--prefix-map", "app:=moved:"]);
+    assert!(begun.success, "{begun:?}");
+    let mut there = source.client();
+    there.ok(&["MSET", "app:b", "1", "other", "2"]);
+    wait_until("the stream came", || (here.ask(&["EXISTS", "moved:b", "other"]) == Value::Integer(2)).then_some(()));
+    // A source that empties itself takes away what it brought, and nothing else.
+    there.ok(&["FLUSHALL"]);
+    wait_until("it is gone", || (here.ask(&["EXISTS", "moved:a", "moved:b"]) == Value::Integer(0)).then_some(()));
+    assert_eq!(here.text(&["GET", "app:a"]), "mine");
+    let ended = ctl(&cluster, &["import", "cancel"]);
+    assert!(ended.success && ended.stdout.contains("cancelled"), "{ended:?}");
+}
