@@ -6,7 +6,7 @@
 //!                                          └ between MULTI and EXEC: queued
 //! ```
 //! The same path runs a client's requests, a transaction's ([`crate::transaction`]), those another node forwarded and those
-//! of clients that waited. It reads and writes no socket.
+//! of clients that waited. It reads and writes no socket. It is long because these paths share every step.
 
 use crate::connection::{Connection, Decoded, Lane, Next, OUTPUT_BYTES_SOFT, renew};
 use crate::forward::ForwardBatch;

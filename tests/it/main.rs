@@ -15,6 +15,7 @@ mod import;
 mod kill;
 mod limits;
 mod memory;
+mod noninterference;
 mod replication;
 mod routing;
 mod scopes;
