@@ -186,7 +186,7 @@ fn hand_over_pause() {
         let primary = standing(&cluster, 1).and_then(|now| now.primary).expect("all is well between rounds");
         let to = primary % 3 + 1;
         let admin = cluster.node(to).admin_address().to_string();
-        let arguments = ["--addr", &admin, "handover", "primary", "--to", &format!("node-{to}")];
+        let arguments = ["--addr", &admin, "failover", "--to", &format!("node-{to}")];
         let done = keyward_tests::run(&keyward_tests::binary("keywardctl"), &arguments, "");
         pauses += usize::from(done.success);
         all_is_well(&cluster).expect("well between rounds");

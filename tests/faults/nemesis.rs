@@ -244,7 +244,7 @@ impl Nemesis<'_> {
 
     fn hand_over(&mut self, to: usize) {
         let admin = self.cluster.node(to).admin_address().to_string();
-        let arguments = ["--addr", &admin, "handover", "primary", "--to", &format!("node-{to}")];
+        let arguments = ["--addr", &admin, "failover", "--to", &format!("node-{to}")];
         let output = Command::new(binary("keywardctl")).args(arguments).output();
         let said = output.map(|output| {
             let text = [output.stdout, output.stderr].concat();

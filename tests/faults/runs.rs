@@ -199,6 +199,26 @@ fn async_copies_agree_after_every_fault() {
     must_be_right(&play(&run, Some(net), None));
 }
 
+/// The judges at work on a true lie: a primary that is cut off from the others goes on acknowledging to clients, until it hears
+/// that it may not. With `async` those writes are lost, and that must be seen.
+#[test]
+fn what_async_loses_is_seen() {
+    let Some(net) = network(size()) else { return };
+    let run = Run {
+        name: "async cut off",
+        ack: "async",
+        faults: &[Fault::IsolatePrimaryFromNodes],
+        losses_allowed: false,
+        errors_allowed: true,
+    };
+    let seen = play(&run, Some(net), None);
+    let losses = seen.wrong.iter().filter(|text| text.starts_with("register") || text.starts_with("counter"));
+    assert!(losses.count() > 0, "nothing was lost, or nobody saw it: {:?}", seen.wrong);
+    let others =
+        seen.wrong.iter().filter(|text| !["register", "counter", "queue"].iter().any(|kind| text.starts_with(kind)));
+    assert_eq!(others.count(), 0, "more is wrong than losses: {:?}", seen.wrong);
+}
+
 #[test]
 fn planned_moves_lose_nothing_and_fail_nobody() {
     let run = Run {
