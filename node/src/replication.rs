@@ -82,6 +82,8 @@ pub struct Replication {
     /// Links of replicas, for the thread.
     links: OnceLock<mpsc::Sender<TcpStream>>,
     stats: Stats,
+    /// Held while the data is handed over.
+    hand_over: tokio::sync::Mutex<()>,
 }
 
 /// What happened since the start.
@@ -138,6 +140,7 @@ impl Replication {
             snapshot: Mutex::new(None),
             links: OnceLock::new(),
             stats: Stats::default(),
+            hand_over: tokio::sync::Mutex::new(()),
         }
     }
 

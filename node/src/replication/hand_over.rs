@@ -3,17 +3,24 @@
 //! ```text
 //!   writes wait ─► batches under way end ─► the next primary has everything ─► Raft: it is primary ─► writes go on, there
 //! ```
-//! If any step takes too long, writes go on here as if nothing had been asked.
+//! If a step before Raft takes too long, writes go on here as if nothing had been asked. Once it was proposed they wait until it
+//! is certain who serves: an answer that got lost says nothing, and what is written here after the next one was named is gone.
 
 use super::{GROUP, Role};
 use crate::node::{Node, now_ms};
-use keyward_cluster::{Change, FailoverReason, Member, Outcome};
+use keyward_cluster::{Change, Epoch, FailoverReason, Member, Outcome, Refusal};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 /// Writes wait no longer than this; within it the replicas must have everything, and Raft must have decided.
 const PAUSE_MAX: Duration = Duration::from_secs(3);
+
+/// When nobody answers whether it was agreed on, that is asked again for so long.
+const SETTLE_MAX: Duration = Duration::from_secs(10);
+
+/// One such question.
+const SETTLE_TRY: Duration = Duration::from_secs(2);
 
 /// How long the next primary may take to have everything, once nothing more is written.
 const CATCH_UP: Duration = Duration::from_secs(1);
@@ -33,8 +40,18 @@ impl Drop for Paused<'_> {
     }
 }
 
-/// Makes `target` primary in place of this node.
+/// Makes `target` primary in place of this node. It goes on when whoever asked goes away: half a hand-over would lose writes.
 pub async fn hand_over(node: &Arc<Node>, target: Member) -> Result<(), String> {
+    let node = Arc::clone(node);
+    let whole = tokio::spawn(async move {
+        let turn = node.replication.hand_over.try_lock();
+        let _turn = turn.map_err(|_| "the data is being handed over already".to_owned())?;
+        move_to(&node, target).await
+    });
+    whole.await.map_err(|error| error.to_string())?
+}
+
+async fn move_to(node: &Arc<Node>, target: Member) -> Result<(), String> {
     let Role::Primary(epoch) = Role::of(&node.views.load().1) else {
         return Err("this node is not primary".to_owned());
     };
@@ -78,15 +95,43 @@ pub async fn hand_over(node: &Arc<Node>, target: Member) -> Result<(), String> {
     };
     let proposed = node.propose(change, "node".to_owned(), "hand-over".to_owned());
     match timeout(PAUSE_MAX, proposed).await {
-        Ok(Ok(Outcome::Done)) => {}
-        Ok(Ok(outcome)) => return Err(format!("it was not agreed on: {outcome:?}")),
-        Ok(Err(error)) => return Err(error),
-        Err(_) => return Err("nobody answered whether it was agreed on".to_owned()),
+        Ok(Ok(Outcome::Done)) => settle(node, epoch, true).await,
+        Ok(Ok(outcome)) => Err(format!("it was not agreed on: {outcome:?}")),
+        Ok(Err(_)) | Err(_) => settle(node, epoch, false).await,
     }
-    let moved = async {
-        while node.views.load().1.is_primary() {
-            sleep(Duration::from_millis(1)).await;
+}
+
+/// Keeps writes waiting until the next reign has begun here, whoever's it is. While that is not `certain` to come, this node
+/// proposes itself: of that entry and the one nobody answered only the first counts.
+async fn settle(node: &Arc<Node>, epoch: Epoch, mut certain: bool) -> Result<(), String> {
+    let give_up = Instant::now() + SETTLE_MAX;
+    loop {
+        let view = node.views.load().1;
+        let (Some(group), Some(me)) = (view.group.as_ref().filter(|_| view.reign() == Some(epoch)), view.member())
+        else {
+            return match view.reign() {
+                None => Ok(()),
+                Some(_) => Err("it was not agreed on in time; the data stays where it is".to_owned()),
+            };
+        };
+        if Instant::now() >= give_up {
+            return Err("nobody answered whether it was agreed on".to_owned());
         }
-    };
-    timeout(PAUSE_MAX, moved).await.map_err(|_| "this node did not hear of it in time".to_owned())
+        node.pause.begin(now_ms() + PAUSE_MAX.as_millis() as i64, true, now_ms());
+        if certain {
+            sleep(Duration::from_millis(1)).await;
+            continue;
+        }
+        let stay = Change::SetPrimary {
+            group: GROUP,
+            primary: me,
+            in_sync: group.in_sync.clone(),
+            expect_epoch: epoch,
+            reason: FailoverReason::Planned,
+        };
+        match timeout(SETTLE_TRY, node.propose(stay, "node".to_owned(), "hand-over".to_owned())).await {
+            Ok(Ok(Outcome::Done | Outcome::Refused(Refusal::StaleEpoch(_)))) => certain = true,
+            _ => sleep(Duration::from_millis(20)).await,
+        }
+    }
 }
