@@ -15,7 +15,7 @@ use crate::live::Hot;
 use crate::meter::{Asked, Meter};
 use crate::observers::Waiter;
 use crate::pause::Paused;
-use crate::shards::{Call, Reader};
+use crate::shards::{Call, Needed, Reader};
 use crate::tracking::Tracker;
 use crate::view::View;
 use crate::worker::{Scratch, Worker, now_us};
@@ -61,6 +61,30 @@ impl<'a> Prepared<'a> {
         let place = first_key(&request).map(|key| (key, worker.node.shards.layout().place(key)));
         Prepared { place, ..request }
     }
+
+    /// A request of a batch with these arguments, decoded from `input`. `placed`: its first key is looked up here.
+    #[inline]
+    pub(crate) fn decoded(
+        worker: &Worker,
+        arguments: &'a [&'a [u8]],
+        input: &'a [u8],
+        request: &Decoded,
+        placed: bool,
+    ) -> Prepared<'a> {
+        let argv = &arguments[request.first as usize..(request.first + request.count) as usize];
+        let prepared = if placed { Prepared::placed(worker, argv) } else { Prepared::of(worker, argv) };
+        let encoded = Some(&input[request.start..request.end]).filter(|encoded| encoded.first() == Some(&b'*'));
+        Prepared { encoded, end: request.end, ..prepared }
+    }
+
+    /// Its first key, which it will need.
+    #[inline]
+    pub(crate) fn needed(&self, space: SpaceId) -> Option<Needed> {
+        let (_, place) = self.place?;
+        let group = self.resolved.as_ref().ok()?.row.command.group;
+        let object = matches!(group, Group::List | Group::Hash | Group::Set | Group::SortedSet | Group::Stream);
+        Some(Needed { space, place, object })
+    }
 }
 
 /// The first key of a request, if that can be told without looking at its options.
@@ -81,7 +105,7 @@ pub(crate) struct Received<'i> {
     pub(crate) requests: &'i [Decoded],
 }
 
-/// Runs one batch. `Some`: it ended early, and `consumed` says after which byte.
+/// Runs one batch of one client. `Some`: it ended early, and `consumed` says after which byte.
 pub(crate) fn run_batch(
     worker: &Worker,
     connection: &Rc<Connection>,
@@ -95,54 +119,28 @@ pub(crate) fn run_batch(
     if requests.is_empty() {
         return None;
     }
-    let node = &*worker.node;
     let arguments: Vec<&[u8]> = ranges.iter().map(|range| range.of(input)).collect();
-    let space = SpaceId { tenant: session.tenant, database: session.database };
-    let layout = node.shards.layout();
-    scratch.places.clear();
     let mut prepared: Vec<Prepared<'_>> = Vec::with_capacity(requests.len());
     let holds_data = lane.view.is_primary();
-    for request in requests {
-        let argv = &arguments[request.first as usize..(request.first + request.count) as usize];
-        let mut request = Prepared {
-            argv,
-            resolved: node.table.resolve(argv),
-            place: None,
-            encoded: Some(&input[request.start..request.end]).filter(|encoded| encoded.first() == Some(&b'*')),
-            end: request.end,
-        };
-        if holds_data {
-            request.place = first_key(&request).map(|key| (key, layout.place(key)));
-            scratch.places.extend(request.place.map(|(_, place)| place));
-        }
-        prepared.push(request);
-    }
+    prepared.extend(requests.iter().map(|request| Prepared::decoded(worker, &arguments, input, request, holds_data)));
+    scratch.places.clear();
+    let space = session.space();
+    scratch.places.extend(prepared.iter().filter_map(|request| request.needed(space)));
     if scratch.places.len() > 1 {
-        node.shards.prefetch(space, &scratch.places);
+        worker.node.shards.prefetch(&scratch.places);
     }
-    scratch.reply.protocol = session.protocol;
-    let now = worker.now_ms();
-    session.active_at = now;
     let hot = worker.hot();
     scratch.reply.bytes_max = hot.reply_bytes_max();
     let conditions = worker.conditions(&lane.view, &hot);
-    lane.under_lease = conditions.lease == LeaseState::InForce;
-    let mut batch = Batch::new(worker, Some(connection), now, conditions, hot);
-    worker.stats.batches.add(1);
-    let ended = run_prepared(&mut batch, session, lane, prepared, consumed, scratch);
-    batch.meter.settle(worker, &batch.hot, session);
-    if ended.is_none() && !batch.forward.is_empty() {
-        batch.forward.policy_version = lane.view.index;
-        return Some(Next::Forward(batch.forward));
-    }
-    ended
+    let mut batch = Batch::new(worker, Some(connection), worker.now_ms(), conditions, hot);
+    batch.serve(connection, session, lane, &mut prepared.into_iter(), consumed, scratch)
 }
 
 fn run_prepared<'a>(
     batch: &mut Batch<'_, 'a>,
     session: &mut Session,
     lane: &mut Lane,
-    prepared: Vec<Prepared<'a>>,
+    prepared: &mut dyn Iterator<Item = Prepared<'a>>,
     consumed: &mut usize,
     scratch: &mut Scratch,
 ) -> Option<Next> {
@@ -256,6 +254,34 @@ impl<'w, 'a> Batch<'w, 'a> {
             tracker: None,
             frozen_us: None,
         }
+    }
+
+    /// Runs what one client sent. `Some`: it ended early, and `consumed` says after which byte.
+    #[inline]
+    pub(crate) fn serve(
+        &mut self,
+        connection: &'w Rc<Connection>,
+        session: &mut Session,
+        lane: &mut Lane,
+        prepared: &mut dyn Iterator<Item = Prepared<'a>>,
+        consumed: &mut usize,
+        scratch: &mut Scratch,
+    ) -> Option<Next> {
+        self.connection = Some(connection);
+        self.conditions = self.worker.conditions(&lane.view, &self.hot);
+        lane.under_lease = self.conditions.lease == LeaseState::InForce;
+        self.tracker = None;
+        scratch.reply.protocol = session.protocol;
+        session.active_at = self.now;
+        self.worker.stats.batches.add(1);
+        let ended = run_prepared(self, session, lane, prepared, consumed, scratch);
+        self.meter.settle(self.worker, &self.hot, session);
+        let mut forward = std::mem::take(&mut self.forward);
+        if ended.is_none() && !forward.is_empty() {
+            forward.policy_version = lane.view.index;
+            return Some(Next::Forward(forward));
+        }
+        ended
     }
 
     /// Whether these are the requests of a transaction that is being carried out.

@@ -12,6 +12,7 @@ use crate::carrier::{self, Arrival, Arrivals, BODY_BYTES_MAX, Departures, Kind, 
 use crate::connection::{self, Connection, Lane};
 use crate::corridor::{Entry, InLane};
 use crate::forward;
+use crate::shards::Needed;
 use crate::view::View;
 use crate::worker::{Scratch, Worker};
 use bytes::Bytes;
@@ -248,14 +249,15 @@ impl Callers {
             for request in &self.decoded.requests[requests.requests.clone()] {
                 let arguments = &self.decoded.arguments[request.clone()];
                 // Nearly every command has its key here; fetching for nothing does no harm.
-                scratch.places.extend(arguments.get(1).map(|key| layout.place(key.of(body))));
+                let place = arguments.get(1).map(|key| layout.place(key.of(body)));
+                scratch.places.extend(place.map(|place| Needed { space: session.space(), place, object: false }));
             }
             if scratch.places.len() >= TOGETHER_MAX {
                 break;
             }
         }
-        if let Some(space) = space.filter(|_| scratch.places.len() > 1) {
-            node.shards.prefetch(space, &scratch.places);
+        if scratch.places.len() > 1 {
+            node.shards.prefetch(&scratch.places);
         }
     }
 

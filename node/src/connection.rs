@@ -1,10 +1,13 @@
-//! One client: read, decode, gate, run, write. The only loop.
+//! One client: read, decode, gate, run, write.
 //!
 //! ```text
 //!   readable ─► one read ─► decode up to a batch ─► prefetch its keys ─► gate + run each, replies into one buffer ─► one write
 //!                                                                        └ a request that must wait ends the batch:
 //!                                                                          what came before is sent, then it is awaited
 //! ```
+//! Clients that wait for their next request are read from and served together, in [`crate::rounds`]; this loop is where
+//! one is alone: until everything it sent is answered and sent, or it is over.
+//!
 //! The buffers of a batch belong to the thread, so an idle client costs little; only what is left over (half a
 //! request, unsent replies) moves into the connection. Unsent replies stop the reading: a slow reader slows itself.
 
@@ -19,6 +22,8 @@ use crate::meter::Asked;
 use crate::moving;
 use crate::observers::{Waiter, Watch};
 use crate::pubsub::Subscriptions;
+use crate::rounds::{Booth, GROUP_BUFFER_BYTES, Turn};
+use crate::socket::Socket;
 use crate::tracking::Tracker;
 use crate::transaction::{self, Remaining};
 use crate::view::View;
@@ -31,14 +36,10 @@ use keyward_engine::session::{ReplyMode, Session};
 use keyward_proto::forward::HandOver;
 use keyward_proto::resp::{ArgRange, Decoder, encode_command};
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
-use tokio::io::Interest;
-use tokio::net::TcpStream;
 
 /// Requests of one batch at most: enough to hide memory latency, few enough that their bookkeeping stays in cache.
 const BATCH_REQUESTS_MAX: usize = 64;
@@ -141,7 +142,8 @@ impl Connection {
         worker.node.monitors.remove(id);
     }
 
-    fn received(&self, worker: &Worker, count: usize) {
+    /// Counts bytes that were read.
+    pub(crate) fn received(&self, worker: &Worker, count: usize) {
         worker.stats.input_bytes.add(count as u64);
         let (received, sent) = self.traffic.get();
         self.traffic.set((received + count as u64, sent));
@@ -192,6 +194,32 @@ impl Lane {
         Lane { decoder, input: Vec::new(), output: Vec::new(), confirm: None, under_lease: false, generation, view }
     }
 
+    /// Whether half a request lies in it.
+    pub(crate) fn has_input(&self) -> bool {
+        !self.input.is_empty()
+    }
+
+    /// Keeps what was read and not run; there was nothing before.
+    pub(crate) fn keep(&mut self, connection: &Connection, rest: &[u8]) {
+        self.input.extend_from_slice(rest);
+        connection.input_bytes.set(self.input.len());
+    }
+
+    /// Whether a batch that ended like this leaves nothing to do.
+    pub(crate) fn is_idle(&self, next: &Next) -> bool {
+        matches!(next, Next::Read) && self.output.is_empty() && self.confirm.is_none()
+    }
+
+    /// Something was run: its answers may have to wait until others have it too.
+    #[inline]
+    pub(crate) fn await_quorum(&mut self, worker: &Worker, session: &Session) {
+        if session.wants_quorum() {
+            self.await_confirmation(worker);
+            let replication = &worker.node.replication;
+            self.confirm = self.confirm.filter(|(reign, position)| !replication.is_confirmed(*reign, *position));
+        }
+    }
+
     /// If this node serves the data, as of the lane's view: what was answered until now leaves only once it is confirmed.
     pub fn await_confirmation(&mut self, worker: &Worker) {
         let Some(reign) = self.view.reign() else { return };
@@ -237,7 +265,7 @@ pub enum Next {
 }
 
 /// Serves one client until it leaves, errs or is killed.
-pub async fn serve(worker: Rc<Worker>, stream: TcpStream, connection: Rc<Connection>) {
+pub async fn serve(worker: Rc<Worker>, socket: Socket, connection: Rc<Connection>) {
     let (generation, view) = worker.node.views.load();
     // The login comes from the very view whose number is kept: from an older one it would stay unnoticed.
     {
@@ -250,37 +278,40 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, connection: Rc<Connect
         }
     }
     let decoder = Decoder::new(worker.hot().decoder.clone());
-    let mut lane = Lane::new(decoder, generation, view);
+    let lane = Box::new(Lane::new(decoder, generation, view));
+    let booth = Rc::new(Booth::new(Rc::clone(&connection), socket));
+    booth.socket.belongs_to(&booth);
     // An error here is the client's connection breaking: there is nobody left to tell.
-    let _ = converse(&worker, &stream, &connection, &mut lane).await;
+    let _ = converse(&worker, &booth, lane).await;
     connection.forget(&worker);
 }
 
-async fn converse(
-    worker: &Rc<Worker>,
-    stream: &TcpStream,
-    connection: &Rc<Connection>,
-    lane: &mut Lane,
-) -> io::Result<()> {
+async fn converse(worker: &Rc<Worker>, booth: &Booth, lane: Box<Lane>) -> io::Result<()> {
+    let (stream, connection) = (&booth.socket, &booth.connection);
+    let mut waiting = lane;
     loop {
-        if connection.moves.get() && !follow(worker, stream, connection, lane).await? {
+        if connection.moves.get() && !follow(worker, stream, connection, &mut waiting).await? {
             return Ok(());
         }
-        let readable = poll_fn(|context| {
-            if connection.mailbox.poll_stirred(context).is_ready() {
-                return Poll::Ready(Ok(false));
-            }
-            stream.poll_read_ready(context).map_ok(|()| true)
-        });
-        let readable = readable.await?;
+        let turn;
+        (turn, waiting) = booth.wait(waiting).await;
+        let lane = &mut *waiting;
         if connection.is_killed() {
             return Ok(());
         }
-        if !readable {
-            flush(worker, stream, connection, lane).await?;
-            continue;
-        }
-        let Some(mut next) = read_and_run(worker, stream, connection, lane)? else { return Ok(()) };
+        let mut next = match turn {
+            Turn::Stirred => {
+                flush(worker, stream, connection, lane).await?;
+                continue;
+            }
+            Turn::Readable => match read_and_run(worker, stream, connection, lane)? {
+                Some(next) => next,
+                None => return Ok(()),
+            },
+            Turn::Next(next) => *next,
+            Turn::Left => return Ok(()),
+            Turn::Broken(error) => return Err(error),
+        };
         loop {
             if !confirm(worker, connection, lane).await {
                 flush(worker, stream, connection, lane).await?;
@@ -350,7 +381,7 @@ async fn converse(
 /// is read, up to what a request may be long: only reading tells that it left.
 async fn wait_for_keys(
     worker: &Worker,
-    stream: &TcpStream,
+    stream: &Socket,
     connection: &Connection,
     lane: &mut Lane,
     waiter: &Arc<Waiter>,
@@ -386,10 +417,8 @@ async fn wait_for_keys(
         tokio::select! {
             biased;
             () = connection.mailbox.stirred() => {}
-            ready = stream.readable(), if listens => {
-                ready?;
-                lane.input.reserve(KEPT_BUFFER_BYTES);
-                match stream.try_read_buf(&mut lane.input) {
+            () = stream.readable(), if listens => {
+                match stream.try_read_behind(&mut lane.input, KEPT_BUFFER_BYTES) {
                     Ok(0) => return Ok(false),
                     Ok(count) => connection.received(worker, count),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -433,7 +462,7 @@ async fn confirm(worker: &Worker, connection: &Connection, lane: &mut Lane) -> b
 /// The client goes on at the node that serves the data, until it leaves (false), or the data is here.
 async fn hand_over(
     worker: &Rc<Worker>,
-    stream: &TcpStream,
+    stream: &Socket,
     connection: &Connection,
     lane: &mut Lane,
     input: Vec<u8>,
@@ -452,7 +481,7 @@ async fn hand_over(
 /// The data moved: the client moves along, if it has anything here. False: it is gone from here.
 async fn follow(
     worker: &Rc<Worker>,
-    stream: &TcpStream,
+    stream: &Socket,
     connection: &Rc<Connection>,
     lane: &mut Lane,
 ) -> io::Result<bool> {
@@ -482,7 +511,7 @@ async fn follow(
 /// Has another node run the requests, or goes on with them here if the data is here now. False: the client is gone.
 async fn forward(
     worker: &Rc<Worker>,
-    stream: &TcpStream,
+    stream: &Socket,
     connection: &Connection,
     lane: &mut Lane,
     mut batch: ForwardBatch,
@@ -532,7 +561,7 @@ impl Drop for Leaves<'_> {
 }
 
 /// Sends what was answered. While the client does not read, we wait here and read nothing from it.
-async fn flush(worker: &Worker, stream: &TcpStream, connection: &Connection, lane: &mut Lane) -> io::Result<()> {
+async fn flush(worker: &Worker, stream: &Socket, connection: &Connection, lane: &mut Lane) -> io::Result<()> {
     if connection.mailbox.is_filled() {
         // Nobody learns what happened after their rights may have ended.
         lane.under_lease = true;
@@ -553,7 +582,7 @@ async fn flush(worker: &Worker, stream: &TcpStream, connection: &Connection, lan
                 tokio::select! {
                     biased;
                     () = connection.killed() => return Err(io::ErrorKind::ConnectionAborted.into()),
-                    ready = stream.writable() => ready?,
+                    () = stream.writable() => {}
                 }
             }
             Err(error) => return Err(error),
@@ -578,9 +607,9 @@ fn may_leave(worker: &Worker, lane: &Lane) -> io::Result<()> {
 }
 
 /// One read, one batch after the other, one write. `None`: the client has left.
-fn read_and_run(
+pub(crate) fn read_and_run(
     worker: &Worker,
-    stream: &TcpStream,
+    stream: &Socket,
     connection: &Rc<Connection>,
     lane: &mut Lane,
 ) -> io::Result<Option<Next>> {
@@ -589,8 +618,7 @@ fn read_and_run(
     let would_block = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
     if !lane.input.is_empty() {
         // Half a request is waiting: read behind it, so that a large value is copied once.
-        lane.input.reserve(KEPT_BUFFER_BYTES);
-        match stream.try_read_buf(&mut lane.input) {
+        match stream.try_read_behind(&mut lane.input, KEPT_BUFFER_BYTES) {
             Ok(0) => return Ok(None),
             Ok(count) => connection.received(worker, count),
             Err(error) if would_block(&error) => return Ok(Some(Next::Read)),
@@ -605,9 +633,8 @@ fn read_and_run(
     }
     let mut input = std::mem::take(&mut scratch.input);
     // A request that panicked took the buffer with it; reading into an empty one would look like a client that left.
-    input.resize(READ_BYTES, 0);
-    let outcome = read_once(stream, &mut input);
-    let next = match outcome {
+    input.resize(GROUP_BUFFER_BYTES, 0);
+    let next = match stream.try_read(&mut input[..READ_BYTES]) {
         Ok(0) => Ok(None),
         Ok(count) => {
             connection.received(worker, count);
@@ -623,21 +650,6 @@ fn read_and_run(
     let next = next?;
     send_now(worker, stream, connection, lane, scratch)?;
     Ok(next)
-}
-
-/// Reads once. A read that does not fill the buffer has emptied the socket, and says so to the runtime: that saves the
-/// one that would find nothing.
-fn read_once(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut short = None;
-    let outcome = stream.try_io(Interest::READABLE, || {
-        let count = rustix::io::read(stream, &mut *buffer)?;
-        if count > 0 && count < buffer.len() {
-            short = Some(count);
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        Ok(count)
-    });
-    short.map_or(outcome, Ok)
 }
 
 /// Goes on with input that was left over when a batch ended early.
@@ -671,39 +683,50 @@ fn keep_rest(connection: &Connection, lane: &mut Lane, consumed: usize) {
 }
 
 /// Tries to send the replies of the batch straight from the thread's buffer; the rest moves into the connection.
-fn send_now(
+pub(crate) fn send_now(
     worker: &Worker,
-    stream: &TcpStream,
+    stream: &Socket,
     connection: &Connection,
     lane: &mut Lane,
     scratch: &mut Scratch,
 ) -> io::Result<()> {
-    let bytes = &mut scratch.reply.bytes;
-    if bytes.is_empty() {
-        return Ok(());
+    let sent = send_or_keep(worker, stream, connection, lane, &scratch.reply.bytes);
+    give_back_large(&mut scratch.reply.bytes);
+    sent
+}
+
+/// Empties a buffer of the thread, and gives it back if it has become large.
+pub(crate) fn give_back_large(buffer: &mut Vec<u8>) {
+    buffer.clear();
+    if buffer.capacity() > 4 * OUTPUT_BYTES_SOFT {
+        *buffer = Vec::with_capacity(KEPT_BUFFER_BYTES);
     }
-    if let Err(error) = may_leave(worker, lane) {
-        bytes.clear();
-        return Err(error);
+}
+
+/// Sends what there is room for; the connection keeps the rest.
+#[inline]
+pub(crate) fn send_or_keep(
+    worker: &Worker,
+    stream: &Socket,
+    connection: &Connection,
+    lane: &mut Lane,
+    bytes: &[u8],
+) -> io::Result<()> {
+    if !bytes.is_empty() {
+        may_leave(worker, lane)?;
     }
-    let sent = if lane.output.is_empty() && lane.confirm.is_none() {
+    let mut sent = 0;
+    if !bytes.is_empty() && lane.output.is_empty() && lane.confirm.is_none() {
         match stream.try_write(bytes) {
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(error) => {
-                bytes.clear();
-                return Err(error);
+            Ok(count) => {
+                connection.sent(worker, count);
+                sent = count;
             }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
         }
-    } else {
-        0
-    };
-    connection.sent(worker, sent);
-    lane.output.extend_from_slice(&bytes[sent..]);
-    bytes.clear();
-    if bytes.capacity() > 4 * OUTPUT_BYTES_SOFT {
-        *bytes = Vec::with_capacity(KEPT_BUFFER_BYTES);
     }
+    lane.output.extend_from_slice(&bytes[sent..]);
     Ok(())
 }
 
@@ -721,7 +744,7 @@ pub struct Decoded {
 }
 
 /// Runs complete requests until the input is used up or one must wait. Returns how many bytes are done with.
-fn run(
+pub(crate) fn run(
     worker: &Worker,
     connection: &Rc<Connection>,
     lane: &mut Lane,
@@ -738,32 +761,16 @@ fn run(
     let mut ranges = std::mem::take(&mut scratch.ranges);
     let mut requests = std::mem::take(&mut scratch.requests);
     let mut consumed = 0;
-    // Since the last batch a login, a RESET or another thread may have changed who this is.
-    lane.decoder.set_authenticated(session.login.is_some());
     let next = loop {
-        let ended = decode(&mut lane.decoder, &session, input, consumed, &mut ranges, &mut requests);
-        let before = consumed;
+        ranges.clear();
+        requests.clear();
+        let known = session.login.is_some();
+        let ended = decode(lane, known, input, consumed, &mut ranges, &mut requests);
+        let done = requests.last().map_or(consumed, |request| request.end);
         let received = Received { input, ranges: &ranges, requests: &requests };
         let flow = run_batch(worker, connection, &mut session, lane, received, &mut consumed, scratch);
-        let done = requests.last().map_or(before, |request| request.end);
-        if let Some(next) = flow {
-            if consumed < ended.position || matches!(ended.how, Ended::Broken(_)) {
-                // What was decoded and not run will be decoded again, from its first byte.
-                lane.decoder = Decoder::new(worker.hot().decoder.clone());
-            }
-            lane.decoder.set_authenticated(session.login.is_some());
+        if let Some(next) = finish_batch(worker, &mut session, lane, flow, ended, done, &mut consumed, scratch) {
             break next;
-        }
-        lane.decoder.set_authenticated(session.login.is_some());
-        consumed = ended.position.max(done);
-        match ended.how {
-            Ended::BatchFull => {}
-            Ended::NeedMore => break Next::Read,
-            Ended::Broken(text) => {
-                scratch.reply.protocol = session.protocol;
-                scratch.reply.error(&format!("ERR {text}"));
-                break Next::Close;
-            }
         }
         if scratch.reply.bytes.len() > OUTPUT_BYTES_SOFT {
             break Next::Flush;
@@ -772,16 +779,46 @@ fn run(
     scratch.ranges = ranges;
     scratch.requests = requests;
     worker.node.shards.tracking.deliver();
-    let replication = &worker.node.replication;
-    replication.log.tell();
-    if session.wants_quorum() {
-        lane.await_confirmation(worker);
-        lane.confirm = lane.confirm.filter(|(reign, position)| !replication.is_confirmed(*reign, *position));
-    }
+    worker.node.replication.log.tell();
+    lane.await_quorum(worker, &session);
     (consumed, next)
 }
 
-struct DecodeEnd {
+/// After a batch: what comes next, none if there may be more to decode. `done`: where its last request ends.
+#[expect(clippy::too_many_arguments, reason = "the parts of a batch, which its callers hold in different places")]
+#[inline]
+pub(crate) fn finish_batch(
+    worker: &Worker,
+    session: &mut Session,
+    lane: &mut Lane,
+    flow: Option<Next>,
+    ended: DecodeEnd,
+    done: usize,
+    consumed: &mut usize,
+    scratch: &mut Scratch,
+) -> Option<Next> {
+    if flow.is_some() && (*consumed < ended.position || matches!(ended.how, Ended::Broken(_))) {
+        // What was decoded and not run will be decoded again, from its first byte.
+        lane.decoder = Decoder::new(worker.hot().decoder.clone());
+    }
+    lane.decoder.set_authenticated(session.login.is_some());
+    if flow.is_some() {
+        return flow;
+    }
+    *consumed = ended.position.max(done);
+    match ended.how {
+        Ended::BatchFull => None,
+        Ended::NeedMore => Some(Next::Read),
+        Ended::Broken(text) => {
+            scratch.reply.protocol = session.protocol;
+            scratch.reply.error(&format!("ERR {text}"));
+            Some(Next::Close)
+        }
+    }
+}
+
+/// How far decoding came.
+pub(crate) struct DecodeEnd {
     /// The first byte not decoded.
     position: usize,
     how: Ended,
@@ -793,24 +830,27 @@ enum Ended {
     Broken(String),
 }
 
-fn decode(
-    decoder: &mut Decoder,
-    session: &Session,
+/// Decodes up to one batch from `from` on, and appends it. `known`: the client is logged in.
+pub(crate) fn decode(
+    lane: &mut Lane,
+    known: bool,
     input: &mut [u8],
     from: usize,
     ranges: &mut Vec<ArgRange>,
     requests: &mut Vec<Decoded>,
 ) -> DecodeEnd {
-    ranges.clear();
-    requests.clear();
+    let decoder = &mut lane.decoder;
+    // Since the last batch a login, a RESET or another thread may have changed who this is.
+    decoder.set_authenticated(known);
     // Nobody logged in: each request may change what the next one is allowed to be.
-    let limit = if session.login.is_some() { BATCH_REQUESTS_MAX } else { 1 };
+    let limit = requests.len() + if known { BATCH_REQUESTS_MAX } else { 1 };
+    let before = requests.len();
     let mut position = from;
     while requests.len() < limit {
         let first = ranges.len();
         // Decoding a line of words changes it in place. Alone in its batch, it is never decoded a second time.
         let is_line = input.get(position).is_some_and(|byte| *byte != b'*');
-        if is_line && !requests.is_empty() {
+        if is_line && requests.len() > before {
             break;
         }
         match decoder.next(&mut input[position..], ranges) {

@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 /// A round begins so often.
 const PERIOD: Duration = Duration::from_millis(10);
 
+/// The same while nothing expires.
+const IDLE_PERIOD: Duration = Duration::from_millis(100);
+
 /// The least that a round may take: one part in a hundred of the thread's time.
 const ROUND_MIN: Duration = Duration::from_micros(100);
 
@@ -49,6 +52,8 @@ impl Expiry {
 struct Walker {
     shard: u32,
     time: Duration,
+    /// The last round saw everything, and nothing that expires.
+    idle: bool,
 }
 
 /// Expired fields of hashes removed in one round from one keyspace of a shard, the longest expired first: tens of
@@ -57,7 +62,7 @@ const FIELDS_PER_ROUND: usize = 128;
 
 /// Walks until the node stops.
 pub async fn sweep(node: Arc<Node>) {
-    let mut walker = Walker { shard: 0, time: ROUND_MIN };
+    let mut walker = Walker { shard: 0, time: ROUND_MIN, idle: false };
     loop {
         let began = Instant::now();
         // Only the node that serves the data decides that a key is gone; or the server whose writes it follows.
@@ -69,7 +74,8 @@ pub async fn sweep(node: Arc<Node>) {
                 node.latency.note("expire-cycle", now_ms() / 1000, ms);
             }
         }
-        tokio::time::sleep(PERIOD.saturating_sub(began.elapsed())).await;
+        let period = if walker.idle { IDLE_PERIOD } else { PERIOD };
+        tokio::time::sleep(period.saturating_sub(began.elapsed())).await;
     }
 }
 
@@ -86,6 +92,7 @@ impl Walker {
                 visited += 1;
             }
         }
+        self.idle = found.seen == 0 && visited == node.shards.count();
         self.adjust(found, visited < node.shards.count(), hot.expire_effort);
     }
 
@@ -106,7 +113,7 @@ mod tests {
 
     #[test]
     fn the_walk_hurries_while_it_finds_much_and_rests_when_it_does_not() {
-        let mut walker = Walker { shard: 0, time: ROUND_MIN };
+        let mut walker = Walker { shard: 0, time: ROUND_MIN, idle: false };
         let much = Swept { seen: 1000, removed: 50, finished: false };
         let little = Swept { seen: 1000, removed: 1, finished: false };
         (0..20).for_each(|_| walker.adjust(much, true, 1));

@@ -19,6 +19,8 @@ use crate::connection::{self, Connection};
 use crate::forward;
 use crate::link::{self, FrameReader, FrameWriter};
 use crate::moving;
+use crate::rounds::GROUP_BUFFER_BYTES;
+use crate::socket::Socket;
 use crate::worker::{READ_BYTES, Worker};
 use bytes::Bytes;
 use keyward_engine::session::{ReplyMode, Session};
@@ -26,12 +28,11 @@ use keyward_proto::forward::{self as wire, Batch, BatchError, BatchReply, HandOv
 use socket2::{SockRef, TcpKeepalive};
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::Shutdown;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 /// Between two tries.
@@ -88,7 +89,7 @@ pub enum HandedOver {
 /// had where it comes from. When the data moves on, so does the client.
 pub async fn hand_over(
     worker: &Rc<Worker>,
-    stream: &TcpStream,
+    stream: &Socket,
     connection: &Connection,
     mut input: Vec<u8>,
     mut luggage: Option<HandOver>,
@@ -180,7 +181,7 @@ fn adopt(worker: &Worker, connection: &Connection, packed: &Batch) -> bool {
 }
 
 /// Last words, if the client wants answers and its socket has room.
-fn tell(worker: &Worker, stream: &TcpStream, connection: &Connection, text: &[u8]) {
+fn tell(worker: &Worker, stream: &Socket, connection: &Connection, text: &[u8]) {
     if connection.session.borrow().replies == ReplyMode::On
         && let Ok(count) = stream.try_write(text)
     {
@@ -190,7 +191,7 @@ fn tell(worker: &Worker, stream: &TcpStream, connection: &Connection, text: &[u8
 
 enum Opened {
     /// To this node, at this address.
-    Link(TcpStream, u64, String),
+    Link(Socket, u64, String),
     ServedHere,
     UserGone,
     Failed(String),
@@ -266,7 +267,7 @@ pub fn unpack(hand_over: &HandOver, session: &mut Session) {
 }
 
 /// One try. Nothing of the client's input has been sent when it fails.
-async fn ask(worker: &Worker, owner: u64, address: &str, batch: Batch) -> Result<TcpStream, String> {
+async fn ask(worker: &Worker, owner: u64, address: &str, batch: Batch) -> Result<Socket, String> {
     let (mut reader, mut writer) = link::connect(&worker.node, owner, address).await?.into_halves();
     let answered = async {
         writer.push(&batch);
@@ -284,7 +285,7 @@ async fn ask(worker: &Worker, owner: u64, address: &str, batch: Batch) -> Result
     }
     let link = link::into_stream(reader, writer).map_err(|error| error.to_string())?;
     keep_alive(worker, &link);
-    Ok(link)
+    link.into_std().and_then(|link| worker.socket(link)).map_err(|error| error.to_string())
 }
 
 /// Takes over a client that another node hands over, and serves it until it leaves: the other end of [`hand_over`].
@@ -314,6 +315,7 @@ pub async fn take_over(worker: Rc<Worker>, batch: Batch, reader: FrameReader, mu
             }
             let Ok(stream) = link::into_stream(reader, writer) else { return };
             keep_alive(&worker, &stream);
+            let Ok(stream) = stream.into_std() else { return };
             worker.serve_guest(stream, session, &luggage).await;
             drop(place);
         }
@@ -328,7 +330,7 @@ fn still_here(worker: &Worker, id: u64) -> bool {
 }
 
 /// A node that lost its power says nothing: the pipe must not wait for it for ever.
-pub fn keep_alive(worker: &Worker, stream: &TcpStream) {
+pub fn keep_alive(worker: &Worker, stream: &impl AsFd) {
     let after = worker.node.config.tcp_keepalive;
     if !after.is_zero() {
         let probes = TcpKeepalive::new().with_time(after).with_interval(after / 3);
@@ -353,8 +355,8 @@ enum End {
 async fn pipe(
     worker: &Worker,
     connection: &Connection,
-    client: &TcpStream,
-    link: &TcpStream,
+    client: &Socket,
+    link: &Socket,
     (owner, address): (u64, &str),
     held: &Held,
 ) -> Option<Batch> {
@@ -378,8 +380,7 @@ async fn pipe(
         ended = &mut to_owner => match ended {
             End::SenderGone => return None,
             End::Said => {
-                // Best effort: a link that cannot be told is about to end anyway.
-                let _ = SockRef::from(link).shutdown(Shutdown::Write);
+                link.shutdown_write();
                 to_client.await;
                 return None;
             }
@@ -389,7 +390,7 @@ async fn pipe(
     };
     if ended == End::Said {
         // Now the owner has everything that was sent to it.
-        let _ = SockRef::from(link).shutdown(Shutdown::Write);
+        let _ = SockRef::from(link).shutdown(std::net::Shutdown::Write);
         let id = connection.session.borrow().id;
         if let Some(packed) = moving::ask_farewell(worker, owner, address, id).await {
             return Some(packed);
@@ -403,13 +404,7 @@ async fn pipe(
 
 /// Carries bytes one way, `held` first. Holds one read at most besides; `note` hears how much was read and how much is
 /// held.
-async fn copy(
-    worker: &Worker,
-    from: &TcpStream,
-    to: &TcpStream,
-    held: &RefCell<Rest>,
-    note: impl Fn(usize, usize),
-) -> End {
+async fn copy(worker: &Worker, from: &Socket, to: &Socket, held: &RefCell<Rest>, note: impl Fn(usize, usize)) -> End {
     loop {
         if !held.borrow().is_empty() {
             if write_all(to, held).await.is_err() {
@@ -418,9 +413,7 @@ async fn copy(
             *held.borrow_mut() = Rest::default();
             note(0, 0);
         }
-        if from.readable().await.is_err() {
-            return End::SenderGone;
-        }
+        from.readable().await;
         let outcome = read_and_pass_on(worker, from, to, &mut held.borrow_mut().all);
         match outcome {
             Ok(0) => return End::Said,
@@ -440,12 +433,12 @@ enum Broken {
 }
 
 /// One read into the thread's buffer, one write out of it; `held` keeps what did not go. How much was read.
-fn read_and_pass_on(worker: &Worker, from: &TcpStream, to: &TcpStream, held: &mut Vec<u8>) -> Result<usize, Broken> {
+fn read_and_pass_on(worker: &Worker, from: &Socket, to: &Socket, held: &mut Vec<u8>) -> Result<usize, Broken> {
     let mut scratch = worker.scratch.borrow_mut();
     let buffer = &mut scratch.input;
     // A request that panicked took the buffer with it.
-    buffer.resize(READ_BYTES, 0);
-    let read = from.try_read(buffer).map_err(Broken::From)?;
+    buffer.resize(GROUP_BUFFER_BYTES, 0);
+    let read = from.try_read(&mut buffer[..READ_BYTES]).map_err(Broken::From)?;
     if read == 0 {
         return Ok(0);
     }
@@ -458,7 +451,7 @@ fn read_and_pass_on(worker: &Worker, from: &TcpStream, to: &TcpStream, held: &mu
     Ok(read)
 }
 
-async fn write_all(to: &TcpStream, held: &RefCell<Rest>) -> io::Result<()> {
+async fn write_all(to: &Socket, held: &RefCell<Rest>) -> io::Result<()> {
     loop {
         let outcome = {
             let held = held.borrow();
@@ -469,7 +462,7 @@ async fn write_all(to: &TcpStream, held: &RefCell<Rest>) -> io::Result<()> {
         };
         match outcome {
             Ok(count) => held.borrow_mut().sent += count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => to.writable().await?,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => to.writable().await,
             Err(error) => return Err(error),
         }
     }

@@ -6,6 +6,7 @@
 use crate::backend::Waiting;
 use crate::config::Config;
 use crate::node::{Node, StartError, worker};
+use crate::socket::Sockets;
 use crate::worker::{Job, Worker};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::io;
@@ -119,12 +120,31 @@ fn data_thread(
     let local = LocalSet::new();
     local.block_on(&runtime, async move {
         let worker = worker(node, index);
+        if let Err(error) = serve_sockets(&worker) {
+            tracing::error!(%error, "a data thread cannot watch its clients");
+            return node.stop.request(None);
+        }
         tokio::task::spawn_local(Rc::clone(&worker).answer_inbox(inbox));
         tokio::select! {
             () = accept(worker, listener) => {}
             _ = stopped.wait_for(|stopped| *stopped) => {}
         }
     });
+}
+
+/// From here on, the thread's clients are read from.
+fn serve_sockets(worker: &Rc<Worker>) -> io::Result<()> {
+    let sockets = Rc::new(Sockets::new()?);
+    worker.set_sockets(Rc::clone(&sockets));
+    let serving = crate::rounds::serve(Rc::clone(worker), sockets);
+    let node = Arc::clone(&worker.node);
+    tokio::task::spawn_local(async move {
+        if let Err(error) = serving.await {
+            tracing::error!(%error, "a data thread cannot watch its clients");
+            node.stop.request(None);
+        }
+    });
+    Ok(())
 }
 
 async fn accept(worker: Rc<Worker>, listener: TcpListener) {
@@ -144,7 +164,10 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener) {
                     // Only a convenience: a connection without it still ends when it is used.
                     let _ = SockRef::from(&stream).set_tcp_keepalive(&probes);
                 }
-                tokio::task::spawn_local(Rc::clone(&worker).serve(stream));
+                // The client's socket is watched with the others of the thread, not by the runtime.
+                if let Ok(stream) = stream.into_std() {
+                    tokio::task::spawn_local(Rc::clone(&worker).serve(stream));
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, "the client port cannot accept");

@@ -14,6 +14,7 @@ use crate::forward;
 use crate::link;
 use crate::node::Node;
 use crate::observers::Watch;
+use crate::socket::Socket;
 use crate::worker::Worker;
 use bytes::Bytes;
 use keyward_engine::asks::ChannelKind;
@@ -22,11 +23,8 @@ use keyward_engine::session::{Session, Transaction};
 use keyward_proto::forward::{Batch, BatchReply, HandOver, Request};
 use parking_lot::Mutex;
 use prost::Message;
-use socket2::SockRef;
 use std::collections::HashMap;
-use std::net::Shutdown;
 use std::time::{Duration, Instant};
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
@@ -162,17 +160,16 @@ pub async fn see_off(node: &Node) {
 }
 
 /// Packs a guest, and keeps that for its node: everything answered was sent already.
-pub async fn say_farewell(worker: &Worker, stream: &TcpStream, connection: &Connection, lane: &mut Lane) {
+pub async fn say_farewell(worker: &Worker, stream: &Socket, connection: &Connection, lane: &mut Lane) {
     let id = connection.session.borrow().id;
     worker.node.farewells.announce(id);
     // Its node sends nothing more once it sees this, and closes when all it sent is here.
-    let _ = SockRef::from(stream).shutdown(Shutdown::Write);
+    stream.shutdown_write();
     let mut input = lane.take_input();
     let last = async {
         loop {
-            stream.readable().await?;
-            input.reserve(READ_BYTES);
-            match stream.try_read_buf(&mut input) {
+            stream.readable().await;
+            match stream.try_read_behind(&mut input, READ_BYTES) {
                 Ok(0) => return std::io::Result::Ok(()),
                 Ok(_) => {}
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}

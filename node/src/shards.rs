@@ -16,7 +16,7 @@ use crate::pubsub::PubSub;
 use crate::tracking::{Tracker, Tracking};
 use keyward_acl::KeyUse;
 use keyward_engine::args::Args;
-use keyward_engine::dict::{Entry, ValueRef};
+use keyward_engine::dict::{Entry, ValueRef, prefetch_line};
 use keyward_engine::effects::{Effects, Wait, WaitedInVain};
 use keyward_engine::error::CommandError;
 use keyward_engine::events::{Event, EventClass};
@@ -134,6 +134,17 @@ fn entry_bytes(entry: &Entry<Value>) -> usize {
     entry.memory_bytes() + object_bytes
 }
 
+/// A key that will be needed soon.
+#[derive(Clone, Copy)]
+pub struct Needed {
+    /// Whose.
+    pub space: SpaceId,
+    /// Where it lies.
+    pub place: Place,
+    /// The command is about lists, hashes, sets or the like.
+    pub object: bool,
+}
+
 /// Reusable memory of one thread's calls.
 #[derive(Default)]
 pub struct CallSpace {
@@ -182,15 +193,18 @@ impl Shards {
     /// Fetches the buckets, then the entries, of keys that the next requests of a batch will need.
     /// A shard somebody else is using is left alone: this is only a hint.
     #[inline]
-    pub fn prefetch(&self, space: SpaceId, places: &[Place]) {
-        for place in places {
-            if let Some(held) = self.slots[place.shard as usize].0.try_lock() {
-                held.shard.prefetch_bucket(space, place.hash);
-            }
+    pub fn prefetch(&self, needed: &[Needed]) {
+        for of in needed {
+            prefetch_line(&self.slots[of.place.shard as usize]);
         }
-        for place in places {
-            if let Some(held) = self.slots[place.shard as usize].0.try_lock() {
-                held.shard.prefetch_entry(space, place.hash);
+        let stages = [Shard::prefetch_bucket, Shard::prefetch_entry, Shard::prefetch_object, Shard::prefetch_elements];
+        // The last two are about objects. Each stage finds what the one before it asked for.
+        let any_object = needed.iter().any(|of| of.object);
+        for (stage, prefetch) in stages.into_iter().enumerate().take(if any_object { 4 } else { 2 }) {
+            for of in needed.iter().filter(|of| stage < 2 || of.object) {
+                if let Some(held) = self.slots[of.place.shard as usize].0.try_lock() {
+                    prefetch(&held.shard, of.space, of.place.hash);
+                }
             }
         }
     }
@@ -236,16 +250,25 @@ impl Shards {
         journal: &Journal,
         reply: &mut Reply,
     ) -> Result<(), CommandError> {
-        let mut indexes: Vec<u32> = call.keys.iter().map(|named| self.layout.place(named.key).shard).collect();
+        let places: Vec<Place> = call.keys.iter().map(|named| self.layout.place(named.key)).collect();
+        let mut indexes: Vec<u32> = places.iter().map(|place| place.shard).collect();
         indexes.sort_unstable();
         indexes.dedup();
+        places.iter().for_each(|place| prefetch_line(&self.slots[place.shard as usize]));
         let mut guards = self.lock(&indexes);
+        for prefetch in [Shard::prefetch_bucket, Shard::prefetch_entry] {
+            for place in &places {
+                if let Ok(at) = indexes.binary_search(&place.shard) {
+                    prefetch(&guards[at].shard, call.context.space, place.hash);
+                }
+            }
+        }
         let bytes = |guards: &[MutexGuard<'_, Held>]| guards.iter().map(|held| held.shard.memory_bytes()).sum();
         let before = bytes(&guards);
         let observed = guards.iter().any(|held| !held.observers.is_empty()) || self.tracking.has_broadcasts();
         memory.begin(observed, call.events);
         let shards = indexes.iter().copied().zip(guards.iter_mut().map(|guard| &mut guard.shard)).collect();
-        let keys = Keys::many(shards, call.context, &mut memory.effects);
+        let keys = Keys::many(shards, call.context, &mut memory.effects).all_placed(call.keys, &places);
         let result = finish(handler, keys, call, &mut memory.garbage, reply);
         if let Some(first) = guards.first_mut() {
             first.shard.count(&memory.effects);

@@ -12,23 +12,26 @@ use crate::live::Hot;
 use crate::memory::{Evictor, Room};
 use crate::moving;
 use crate::node::Node;
-use crate::shards::CallSpace;
+use crate::shards::{CallSpace, Needed};
+use crate::socket::{Socket, Sockets};
 use crate::view::View;
 use keyward_acl::{AuthFailure, LogContext, LogEvent, LogReason};
 use keyward_engine::asks::ClientFilter;
-use keyward_engine::keyspace::{Place, UnixMillis};
+use keyward_engine::keyspace::UnixMillis;
 use keyward_engine::reply::{Protocol, Reply};
 use keyward_engine::scope::Reach;
 use keyward_engine::session::{Session, Surroundings};
 use keyward_engine::table::Row;
 use keyward_proto::forward::HandOver;
 use keyward_proto::resp::ArgRange;
-use std::cell::{Cell, RefCell};
+use rustix::net::SendFlags;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
+use std::io;
+use std::net::TcpStream;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 
 /// Messages waiting for a thread; senders wait when it is full.
@@ -54,7 +57,9 @@ pub struct Scratch {
     /// Requests of the batch.
     pub requests: Vec<connection::Decoded>,
     /// Keys of the batch, to be prefetched.
-    pub places: Vec<Place>,
+    pub places: Vec<Needed>,
+    /// Replies of clients that are served together.
+    pub sent_together: Vec<u8>,
     /// Memory of single calls.
     pub calls: CallSpace,
 }
@@ -88,6 +93,7 @@ pub struct Worker {
     pub links: Links,
     random: Cell<u64>,
     evictor: RefCell<Evictor>,
+    sockets: OnceCell<Rc<Sockets>>,
     /// A copy of its own: even counting references to a shared one would be noticed by other threads.
     hot: RefCell<(u64, Rc<Hot>)>,
     /// The second in which logins last failed, and how many did.
@@ -98,11 +104,12 @@ impl Worker {
     /// A thread without clients.
     pub fn new(node: Arc<Node>, lane: usize, stats: Arc<ThreadCounters>) -> Worker {
         let scratch = Scratch {
-            input: vec![0; READ_BYTES],
+            input: Vec::new(),
             reply: Reply::new(Protocol::Resp2),
             ranges: Vec::new(),
             requests: Vec::new(),
             places: Vec::new(),
+            sent_together: Vec::new(),
             calls: CallSpace::default(),
         };
         let random = Cell::new(crate::random::u64());
@@ -116,6 +123,7 @@ impl Worker {
             links: Links::default(),
             random,
             evictor: RefCell::default(),
+            sockets: OnceCell::new(),
             hot,
             failed_logins: Cell::new((0, 0)),
         }
@@ -143,7 +151,7 @@ impl Worker {
         let Some(_place) = self.node.enter_client() else {
             self.stats.rejected.add(1);
             // Best effort: whoever floods us need not read why.
-            let _ = stream.try_write(b"-ERR max number of clients reached\r\n");
+            let _ = rustix::net::send(&stream, b"-ERR max number of clients reached\r\n", SendFlags::NOSIGNAL);
             return;
         };
         // Without it, a small reply waits for the acknowledgement of the one before.
@@ -154,8 +162,9 @@ impl Worker {
         let session = Session::new(id, address, local, self.now_ms(), None);
         let connection = Rc::new(Connection::new(session, self.hot().mail_bytes_max));
         self.stats.accepted.add(1);
+        let Ok(socket) = self.socket(stream) else { return };
         let registered = self.register(id, &connection);
-        connection::serve(Rc::clone(&self), stream, connection).await;
+        connection::serve(Rc::clone(&self), socket, connection).await;
         drop(registered);
     }
 
@@ -163,12 +172,23 @@ impl Worker {
     pub async fn serve_guest(self: Rc<Self>, stream: TcpStream, session: Session, luggage: &HandOver) {
         let id = session.id;
         let connection = Rc::new(Connection::guest(session, self.hot().mail_bytes_max));
+        let Ok(socket) = self.socket(stream) else { return };
         let registered = self.register(id, &connection);
         if !moving::unpack(&self, &connection, luggage) {
             return connection.forget(&self);
         }
-        connection::serve(Rc::clone(&self), stream, connection).await;
+        connection::serve(Rc::clone(&self), socket, connection).await;
         drop(registered);
+    }
+
+    /// Where the clients of this thread have their sockets, once it serves some.
+    pub fn set_sockets(&self, sockets: Rc<Sockets>) {
+        let _ = self.sockets.set(sockets);
+    }
+
+    /// A socket of this thread.
+    pub fn socket(&self, stream: TcpStream) -> io::Result<Socket> {
+        self.sockets.get().expect("only a data thread has clients").add(stream)
     }
 
     fn register<'w>(&'w self, id: u64, connection: &Rc<Connection>) -> Registered<'w> {

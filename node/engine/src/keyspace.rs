@@ -21,6 +21,8 @@ use crate::eviction::Usage;
 use crate::scope::Reach;
 use crate::snapshot::Walk;
 use crate::types::{Hash, Limits, List, Set, SortedSet, Stream, Value, number};
+use keyward_acl::KeyUse;
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
 
@@ -504,6 +506,24 @@ impl Shard {
             space.dict.prefetch_entry(hash);
         }
     }
+
+    /// The same for the value, if it is an object; the entry is at hand by now.
+    #[inline]
+    pub fn prefetch_object(&self, space: SpaceId, hash: u64) {
+        if let Some(space) = self.space(space) {
+            space.dict.prefetch_value(hash);
+        }
+    }
+
+    /// The same for the elements of a small object; the object is at hand by now.
+    #[inline]
+    pub fn prefetch_elements(&self, space: SpaceId, hash: u64) {
+        if let Some(ValueRef::Object(object)) =
+            self.space(space).and_then(|space| space.dict.likely(hash)).map(Entry::value)
+        {
+            object.prefetch();
+        }
+    }
 }
 
 /// The shards a call may touch.
@@ -582,10 +602,33 @@ pub struct Keys<'a> {
     pub garbage: Vec<Garbage>,
     /// The key the node already placed, which is usually the only one.
     known: Option<(&'a [u8], Place)>,
+    /// The same for a request with several; each is asked for in turn.
+    known_many: KnownPlaces<'a>,
     /// The last update left nothing of its key.
     emptied: bool,
     /// Which of the keys that nobody named exist for whoever asks.
     reach: &'a Reach,
+}
+
+/// Where the keys of a request lie, in their order.
+#[derive(Default)]
+struct KnownPlaces<'a> {
+    keys: &'a [KeyUse<'a>],
+    places: &'a [Place],
+    /// The key last asked for.
+    at: Cell<usize>,
+}
+
+impl KnownPlaces<'_> {
+    /// The place of a key, if it is the one last asked for or the next.
+    #[inline]
+    fn find(&self, key: &[u8]) -> Option<Place> {
+        let at = self.at.get();
+        let found =
+            (at..=at + 1).find(|index| self.keys.get(*index).is_some_and(|named| std::ptr::eq(named.key, key)))?;
+        self.at.set(found);
+        self.places.get(found).copied()
+    }
 }
 
 /// Something big on its way out; dropping it takes time.
@@ -768,8 +811,17 @@ impl<'a> Keys<'a> {
     #[inline]
     pub fn one(index: u32, shard: &'a mut Shard, context: CallContext<'a>, effects: &'a mut Effects) -> Keys<'a> {
         let shards = Locked::One(index, shard);
-        let (garbage, reach) = (Vec::new(), &Reach::Nothing);
-        Keys { shards, random: context.random, context, effects, garbage, known: None, emptied: false, reach }
+        Keys {
+            shards,
+            random: context.random,
+            context,
+            effects,
+            garbage: Vec::new(),
+            known: None,
+            known_many: KnownPlaces::default(),
+            emptied: false,
+            reach: &Reach::Nothing,
+        }
     }
 
     /// The same, for a request whose one key was placed before.
@@ -779,11 +831,26 @@ impl<'a> Keys<'a> {
         self
     }
 
+    /// The same, for a request whose keys were placed before.
+    pub fn all_placed(mut self, keys: &'a [KeyUse<'a>], places: &'a [Place]) -> Keys<'a> {
+        self.known_many = KnownPlaces { keys, places, at: Cell::new(0) };
+        self
+    }
+
     /// A view of several locked shards, ascending by index.
     pub fn many(shards: Vec<(u32, &'a mut Shard)>, context: CallContext<'a>, effects: &'a mut Effects) -> Keys<'a> {
         let shards = Locked::Many(shards);
-        let (garbage, reach) = (Vec::new(), &Reach::Nothing);
-        Keys { shards, random: context.random, context, effects, garbage, known: None, emptied: false, reach }
+        Keys {
+            shards,
+            random: context.random,
+            context,
+            effects,
+            garbage: Vec::new(),
+            known: None,
+            known_many: KnownPlaces::default(),
+            emptied: false,
+            reach: &Reach::Nothing,
+        }
     }
 
     /// The same, where keys that nobody named may be found, too: those within `reach`.
@@ -903,7 +970,7 @@ impl<'a> Keys<'a> {
     fn place(&self, key: &[u8]) -> Place {
         match self.known {
             Some((known, place)) if std::ptr::eq(known, key) => place,
-            _ => self.context.layout.place(key),
+            _ => self.known_many.find(key).unwrap_or_else(|| self.context.layout.place(key)),
         }
     }
 

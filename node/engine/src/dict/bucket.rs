@@ -126,6 +126,12 @@ impl Bucket {
     }
 }
 
+/// Asks the processor to load the cache line at which something begins.
+#[inline(always)]
+pub fn prefetch_line<T>(of: &T) {
+    prefetch(std::ptr::from_ref(of).cast());
+}
+
 /// Asks the processor to load the cache line at `address`, which may be any address at all.
 #[inline(always)]
 pub(super) fn prefetch(address: *const u8) {

@@ -83,7 +83,7 @@ pub struct Entry<V> {
 
 /// Rounds a request up to what the allocator (jemalloc's size classes) really takes for it.
 #[inline]
-pub(super) const fn allocation_bytes(request: usize) -> usize {
+pub const fn allocation_bytes(request: usize) -> usize {
     if request <= 128 {
         return (request + 15) & !15;
     }

@@ -42,13 +42,14 @@ mod tests;
 
 use std::marker::PhantomData;
 
-pub use entry::{Entry, INLINE_VALUE_BYTES_MAX, OwnedEntry};
+pub use entry::{Entry, INLINE_VALUE_BYTES_MAX, OwnedEntry, allocation_bytes};
 pub use handle::{EntryMut, Expiry, Place, Upserted, VacantEntry};
 pub use hash::hash_key;
 pub use segment::POSITION_BITS;
 pub use value::{NewValue, OldValue, ValueMut, ValueRef};
 
 use bucket::prefetch;
+pub use bucket::prefetch_line;
 use entry::Header;
 use segment::{Location, Segment};
 use walk::NO_WALK;
@@ -268,6 +269,14 @@ impl<V> Dict<V> {
                 true
             });
         }
+    }
+
+    /// The first entry that may have this hash, for those who ask for what it points at: the fourth stage.
+    #[inline]
+    pub fn likely(&self, hash: u64) -> Option<&Entry<V>> {
+        let at = self.segment(hash)?.find(hash, |_| true)?;
+        // SAFETY: the slot holds an entry; the table is borrowed for as long as the result.
+        Some(unsafe { Entry::in_slot(at.slot_pointer()) })
     }
 
     #[inline]

@@ -3,6 +3,7 @@
 //! Small hashes are one packed run of field, value, field, value. Big ones are a table of records; a record is the length of the
 //! field (and whether there is an expiry), the expiry, the field, the value, in one piece. A hash whose fields expire is a table.
 
+use crate::dict::prefetch_line;
 use std::collections::BTreeSet;
 
 use super::Limits;
@@ -172,6 +173,15 @@ impl Default for Hash {
 }
 
 impl Hash {
+    /// Asks the processor for what a change looks at first.
+    #[inline]
+    pub(super) fn prefetch(&self) {
+        match &self.0 {
+            Repr::Packed(packed) => packed.prefetch(),
+            Repr::Table(big) => prefetch_line(&**big),
+        }
+    }
+
     /// A hash without fields.
     pub fn new() -> Hash {
         Hash(Repr::Packed(Packed::new()))

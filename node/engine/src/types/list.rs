@@ -3,6 +3,7 @@
 //! A small list is one packed run; a big one is a row of such runs, "nodes", each as big as the limit allows. An element bigger than
 //! that is a node of its own. The row keeps how many elements each node has, so finding an index touches no node but one.
 
+use crate::dict::prefetch_line;
 use std::ops::Range;
 
 use super::Limits;
@@ -45,6 +46,15 @@ impl Default for List {
 }
 
 impl List {
+    /// Asks the processor for what a change looks at first.
+    #[inline]
+    pub(super) fn prefetch(&self) {
+        match &self.0 {
+            Repr::Packed(packed) => packed.prefetch(),
+            Repr::Nodes(big) => prefetch_line(&**big),
+        }
+    }
+
     /// A list without elements.
     pub fn new() -> List {
         List(Repr::Packed(Packed::new()))

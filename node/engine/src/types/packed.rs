@@ -14,6 +14,7 @@
 
 use super::number::parse_i64;
 use super::text::Text;
+use crate::dict::{allocation_bytes, prefetch_line};
 
 const HEADER_BYTES: usize = 8;
 const TAG_BYTES_12: u8 = 0xC0;
@@ -27,6 +28,9 @@ const TAG_INTEGER_13: u8 = 0xE0;
 
 /// No run of elements grows beyond this; `fits` says no earlier.
 const PACKED_BYTES_MAX: usize = 1 << 30;
+
+/// Up to this size, growing moves the bytes to new memory.
+const MOVED_BYTES_MAX: usize = 4096;
 
 /// One element as it is stored: integers that a text can be rebuilt from exactly are kept as integers.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -253,6 +257,14 @@ impl Packed {
         Some((0..from_back).fold(self.end(), |position, _| self.previous(position)))
     }
 
+    /// Asks the processor for the first bytes.
+    #[inline]
+    pub fn prefetch(&self) {
+        if let Some(first) = self.bytes.first() {
+            prefetch_line(first);
+        }
+    }
+
     /// Writes an element before the one at `position` (or at `end`). It begins at `position` afterwards.
     pub fn insert(&mut self, position: usize, item: Item<'_>) -> usize {
         let encoded = Encoded::of(item);
@@ -455,9 +467,17 @@ impl Packed {
     fn grow(&mut self, wanted: usize) {
         // Small runs are as tight as the allocator's steps allow; big ones trade an eighth for fewer moves.
         let slack = if wanted < 256 { 0 } else { wanted / 8 };
-        let capacity = (wanted + slack).next_multiple_of(16);
+        let capacity = allocation_bytes(wanted + slack);
         let mut bytes = std::mem::take(&mut self.bytes).into_vec();
-        bytes.reserve_exact(capacity - bytes.len());
+        if capacity <= MOVED_BYTES_MAX {
+            // To lengthen a small piece of memory, the allocator looks up what it is, far away; to free one whose size
+            // it is told, it need not.
+            let mut moved = Vec::with_capacity(capacity);
+            moved.extend_from_slice(&bytes);
+            bytes = moved;
+        } else {
+            bytes.reserve_exact(capacity - bytes.len());
+        }
         bytes.resize(capacity, 0);
         self.bytes = bytes.into_boxed_slice();
     }

@@ -10,6 +10,7 @@ use super::number::{format_i64, parse_i64};
 use super::packed::{Item, Packed};
 use super::table::{Table, below, hash_bytes};
 use super::text::Text;
+use crate::dict::prefetch_line;
 
 /// A set.
 #[derive(Clone)]
@@ -62,6 +63,16 @@ impl Default for Set {
 }
 
 impl Set {
+    /// Asks the processor for what a change looks at first.
+    #[inline]
+    pub(super) fn prefetch(&self) {
+        match &self.0 {
+            Repr::Integers(_) => {}
+            Repr::Packed(packed) => packed.prefetch(),
+            Repr::Table(big) => prefetch_line(&**big),
+        }
+    }
+
     /// A set without members: whatever is added first decides about its form.
     pub fn new() -> Set {
         Set(Repr::Integers(IntegerSet::new()))

@@ -4,6 +4,7 @@
 //! their numbers in order, and a table of their numbers by member, so each member's bytes are there once. Ranges by score or by
 //! member are ranges of ranks: ask for the ranks, then walk, count or remove them.
 
+use crate::dict::prefetch_line;
 use std::cmp::Ordering;
 use std::ops::Range;
 
@@ -107,6 +108,15 @@ impl Default for SortedSet {
 }
 
 impl SortedSet {
+    /// Asks the processor for what a change looks at first.
+    #[inline]
+    pub(super) fn prefetch(&self) {
+        match &self.0 {
+            Repr::Packed(packed) => packed.prefetch(),
+            Repr::Tree(big) => prefetch_line(&**big),
+        }
+    }
+
     /// A sorted set without members.
     pub fn new() -> SortedSet {
         SortedSet(Repr::Packed(Packed::new()))

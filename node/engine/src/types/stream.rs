@@ -14,6 +14,7 @@ pub use id::{IdText, StreamId};
 pub use node::StreamEntry;
 
 use super::Limits;
+use crate::dict::prefetch_line;
 use node::Node;
 use std::collections::VecDeque;
 
@@ -53,6 +54,12 @@ impl Default for Stream {
 }
 
 impl Stream {
+    /// Asks the processor for what a change looks at first.
+    #[inline]
+    pub(super) fn prefetch(&self) {
+        prefetch_line(&*self.0);
+    }
+
     /// A stream nothing was ever added to.
     pub fn new() -> Stream {
         Stream(Box::new(Inner {

@@ -1,0 +1,351 @@
+//! Clients that are readable together are served together.
+//!
+//! ```text
+//!   the kernel names readable sockets ─► read each ─► decode each ─► prefetch all keys ─► run each, in turn ─► write each
+//! ```
+//! That is what a pipeline of one client gets, for clients without one: the cache misses of many requests overlap, and the
+//! kernel's ways to read and to write are each gone many times in a row. Only clients that wait for their next request
+//! take part; they sit in a [`Booth`]. Whatever does not end in "everything was answered and sent" is handed to the
+//! client's own task ([`crate::connection`]), which awaits what must be awaited and then takes its booth again.
+
+use crate::batch::{Batch, Prepared};
+use crate::connection::{
+    Connection, DecodeEnd, Lane, Next, decode, finish_batch, give_back_large, read_and_run, run, send_now, send_or_keep,
+};
+use crate::corridor::{Entry, InLane};
+use crate::socket::{Socket, Sockets};
+use crate::worker::{READ_BYTES, Scratch, Worker};
+use std::cell::RefCell;
+use std::io;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Sockets one question to the kernel may name.
+const EVENTS_MAX: usize = 1024;
+
+/// Questions to the kernel in a row while there is something to do, before other tasks of the thread get their turn.
+const QUESTIONS_MAX: usize = 4;
+
+/// Clients read from before they are served, and bytes: what was read is still near when it is decoded.
+const GROUP_CLIENTS_MAX: usize = 64;
+const GROUP_INPUT_BYTES: usize = 16 * 1024;
+
+/// Requests whose keys are prefetched before the first of them runs. A client is never divided.
+const PREFETCHED_REQUESTS: usize = 32;
+
+/// Bytes a thread needs to read a group.
+pub const GROUP_BUFFER_BYTES: usize = GROUP_INPUT_BYTES + READ_BYTES;
+
+/// A client that waits for its next request, as its thread sees it.
+pub struct Booth {
+    /// Who sits here.
+    pub connection: Rc<Connection>,
+    /// Its socket.
+    pub socket: Socket,
+    /// Only while it waits for its next request.
+    lane: RefCell<Option<Box<Lane>>>,
+    turn: RefCell<Option<Turn>>,
+    task: RefCell<Option<Waker>>,
+}
+
+/// Why a client's task must look after it.
+pub enum Turn {
+    /// There may be something to read.
+    Readable,
+    /// Its batch ended like this; its replies are not all sent.
+    Next(Box<Next>),
+    /// It has left.
+    Left,
+    /// Its connection broke.
+    Broken(io::Error),
+    /// Mail came, or it is to end.
+    Stirred,
+}
+
+impl Booth {
+    /// Nobody sits here yet.
+    pub fn new(connection: Rc<Connection>, socket: Socket) -> Booth {
+        let (lane, turn, task) = Default::default();
+        Booth { connection, socket, lane, turn, task }
+    }
+
+    /// Sits down until the task must look after the client.
+    pub async fn wait(&self, lane: Box<Lane>) -> (Turn, Box<Lane>) {
+        *self.lane.borrow_mut() = Some(lane);
+        let turn = std::future::poll_fn(|context| self.poll(context)).await;
+        let lane = self.lane.borrow_mut().take();
+        (turn, lane.expect("whoever serves a client gives its lane back at once"))
+    }
+
+    fn poll(&self, context: &mut Context<'_>) -> Poll<Turn> {
+        if let Some(turn) = self.turn.borrow_mut().take() {
+            return Poll::Ready(turn);
+        }
+        if self.connection.mailbox.poll_stirred(context).is_ready() {
+            return Poll::Ready(Turn::Stirred);
+        }
+        if self.socket.is_readable() {
+            return Poll::Ready(Turn::Readable);
+        }
+        let mut task = self.task.borrow_mut();
+        if task.as_ref().is_none_or(|known| !known.will_wake(context.waker())) {
+            *task = Some(context.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Whether it waits for its next request, and nobody has to look after it before.
+    fn is_waiting(&self) -> bool {
+        self.lane.borrow().is_some() && self.turn.borrow().is_none() && !self.connection.is_killed()
+    }
+
+    /// It was served; with a turn, its task must look after it.
+    fn give_back(&self, lane: Box<Lane>, turn: Option<Turn>) {
+        *self.lane.borrow_mut() = Some(lane);
+        // A buffer that was filled, or the end of what the client says, is not told again.
+        let turn = turn.or_else(|| self.socket.is_readable().then_some(Turn::Readable));
+        if turn.is_some() {
+            *self.turn.borrow_mut() = turn;
+            if let Some(task) = self.task.borrow().as_ref() {
+                task.wake_by_ref();
+            }
+        }
+    }
+}
+
+/// The readable clients of a thread, served as they come. Ends when the system does not let it ask.
+pub async fn serve(worker: Rc<Worker>, sockets: Rc<Sockets>) -> io::Result<()> {
+    #[expect(deprecated, reason = "its successor is unsafe for the sake of borrowed descriptors; this one is owned")]
+    let register = AsyncFd::with_interest(sockets.register(), Interest::READABLE)?;
+    let mut events = Vec::with_capacity(EVENTS_MAX);
+    let mut ready: Vec<Rc<Booth>> = Vec::new();
+    loop {
+        let mut told = register.readable().await?;
+        let mut quiet = false;
+        for _ in 0..QUESTIONS_MAX {
+            sockets.ask(&mut events)?;
+            ready.extend(events.iter().filter_map(|event| sockets.note(event)).filter(|booth| booth.is_waiting()));
+            let mut ready = ready.drain(..).peekable();
+            while ready.peek().is_some() {
+                serve_group(&worker, &mut ready);
+            }
+            // One event is seldom followed by another at once: then the runtime's own question finds it.
+            if events.len() <= 1 {
+                quiet = true;
+                break;
+            }
+        }
+        if quiet {
+            told.clear_ready();
+        } else {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// A client of the group, and how far it was served.
+struct Member {
+    booth: Rc<Booth>,
+    lane: Box<Lane>,
+    consumed: usize,
+    /// Its replies among those of the group.
+    replies: Range<usize>,
+    /// How its batch ended; none while there is more of its input to be run.
+    next: Option<Next>,
+    broken: Option<io::Error>,
+}
+
+/// Serves the first of those that are ready.
+fn serve_group(worker: &Worker, ready: &mut impl Iterator<Item = Rc<Booth>>) {
+    let mut guard = worker.scratch.borrow_mut();
+    let scratch = &mut *guard;
+    let mut buffer = std::mem::take(&mut scratch.input);
+    // A request that panicked may have taken the buffer with it.
+    buffer.resize(GROUP_BUFFER_BYTES, 0);
+    let mut members: Vec<Member> = Vec::with_capacity(GROUP_CLIENTS_MAX);
+    let mut inputs: Vec<&mut [u8]> = Vec::with_capacity(GROUP_CLIENTS_MAX);
+    let mut behind = None;
+    let mut free = &mut *buffer;
+    while members.len() < GROUP_CLIENTS_MAX && free.len() > READ_BYTES {
+        let Some(booth) = ready.next() else { break };
+        let Some(lane) = booth.lane.borrow_mut().take() else { continue };
+        if lane.has_input() {
+            behind = Some((booth, lane));
+            break;
+        }
+        match booth.socket.try_read(&mut free[..READ_BYTES]) {
+            Ok(count) if count > 0 => {
+                booth.connection.received(worker, count);
+                let (input, rest) = std::mem::take(&mut free).split_at_mut(count);
+                free = rest;
+                inputs.push(input);
+                members.push(Member { booth, lane, consumed: 0, replies: 0..0, next: None, broken: None });
+            }
+            Ok(_) => booth.give_back(lane, Some(Turn::Left)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => booth.give_back(lane, None),
+            Err(error) => booth.give_back(lane, Some(Turn::Broken(error))),
+        }
+    }
+    let mut rest = (&mut members[..], &mut inputs[..]);
+    while !rest.0.is_empty() {
+        let served = run_some(worker, rest.0, rest.1, scratch);
+        let (now, later) = (rest.0.split_at_mut(served), rest.1.split_at_mut(served));
+        send(worker, now.0, later.0, scratch);
+        rest = (now.1, later.1);
+    }
+    for member in members {
+        member.rise();
+    }
+    scratch.input = buffer;
+    drop(guard);
+    if let Some((booth, mut lane)) = behind {
+        let turn = match caught(|| read_and_run(worker, &booth.socket, &booth.connection, &mut lane)) {
+            Ok(Some(next)) if lane.is_idle(&next) => None,
+            Ok(Some(next)) => Some(Turn::Next(Box::new(next))),
+            Ok(None) => Some(Turn::Left),
+            Err(error) => Some(Turn::Broken(error)),
+        };
+        booth.give_back(lane, turn);
+    }
+}
+
+/// A broken invariant ends one connection, not those that happen to be served with it.
+fn caught<R>(work: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(io::Error::other("its request panicked")))
+}
+
+/// Runs what the first members sent, up to one batch of each. Returns how many members that were.
+fn run_some(worker: &Worker, members: &mut [Member], inputs: &mut [&mut [u8]], scratch: &mut Scratch) -> usize {
+    let node = &*worker.node;
+    let _in_lane = match node.corridor.enter(worker.lane) {
+        Entry::Entered => Some(InLane::new(&node.corridor, worker.lane)),
+        Entry::Closed => {
+            members.iter_mut().for_each(|member| member.next = Some(Next::Wait));
+            return members.len();
+        }
+        Entry::Busy => None,
+    };
+    let mut ranges = std::mem::take(&mut scratch.ranges);
+    let mut requests = std::mem::take(&mut scratch.requests);
+    ranges.clear();
+    requests.clear();
+    // For each member: the ends of its ranges and requests, and of what was decoded.
+    let mut decoded: Vec<(usize, usize, DecodeEnd)> = Vec::with_capacity(members.len());
+    for (member, input) in members.iter_mut().zip(inputs.iter_mut()) {
+        let known = member.booth.connection.session.borrow().login.is_some();
+        let end = decode(&mut member.lane, known, input, 0, &mut ranges, &mut requests);
+        decoded.push((ranges.len(), requests.len(), end));
+        if requests.len() >= PREFETCHED_REQUESTS {
+            break;
+        }
+    }
+    let served = decoded.len();
+    let mut arguments: Vec<&[u8]> = Vec::with_capacity(ranges.len());
+    for (input, (ranges_end, ..)) in inputs.iter().zip(&decoded) {
+        let from = arguments.len();
+        arguments.extend(ranges[from..*ranges_end].iter().map(|range| range.of(input)));
+    }
+    let mut prepared: Vec<Prepared<'_>> = Vec::with_capacity(requests.len());
+    scratch.places.clear();
+    for ((member, input), (_, requests_end, _)) in members.iter().zip(inputs.iter()).zip(&decoded) {
+        let (holds_data, space) = (member.lane.view.is_primary(), member.booth.connection.session.borrow().space());
+        for request in &requests[prepared.len()..*requests_end] {
+            let request = Prepared::decoded(worker, &arguments, input, request, holds_data);
+            scratch.places.extend(request.needed(space));
+            prepared.push(request);
+        }
+    }
+    if scratch.places.len() > 1 {
+        node.shards.prefetch(&scratch.places);
+    }
+    let hot = worker.hot();
+    scratch.reply.bytes_max = hot.reply_bytes_max();
+    let mut batch = Batch::new(worker, None, worker.now_ms(), worker.conditions(&members[0].lane.view, &hot), hot);
+    let mut prepared = prepared.into_iter();
+    let mut first = 0;
+    scratch.sent_together.clear();
+    for (member, (_, requests_end, end)) in members.iter_mut().zip(decoded) {
+        let count = requests_end - first;
+        let done = requests[first..requests_end].last().map_or(0, |request| request.end);
+        first = requests_end;
+        // What it does not use up is skipped: it belongs to nobody else.
+        let mut own = prepared.by_ref().take(count);
+        let Member { booth, lane, consumed, next, broken, replies } = member;
+        let ran = caught(|| {
+            let mut session = booth.connection.session.borrow_mut();
+            let flow = batch.serve(&booth.connection, &mut session, lane, &mut own, consumed, scratch);
+            let ended = finish_batch(worker, &mut session, lane, flow, end, done, consumed, scratch);
+            lane.await_quorum(worker, &session);
+            Ok(ended)
+        });
+        own.for_each(drop);
+        match ran {
+            Ok(ended) => *next = ended,
+            Err(error) => {
+                scratch.reply.bytes.clear();
+                *broken = Some(error);
+            }
+        }
+        let from = scratch.sent_together.len();
+        if from == 0 {
+            std::mem::swap(&mut scratch.sent_together, &mut scratch.reply.bytes);
+        } else {
+            scratch.sent_together.append(&mut scratch.reply.bytes);
+        }
+        *replies = from..scratch.sent_together.len();
+    }
+    drop(batch);
+    drop(prepared);
+    node.shards.tracking.deliver();
+    node.replication.log.tell();
+    scratch.ranges = ranges;
+    scratch.requests = requests;
+    served
+}
+
+/// Sends each member its replies, and runs what is left of long pipelines.
+fn send(worker: &Worker, members: &mut [Member], inputs: &mut [&mut [u8]], scratch: &mut Scratch) {
+    for member in members.iter_mut() {
+        let replies = &scratch.sent_together[member.replies.clone()];
+        if let Err(error) =
+            send_or_keep(worker, &member.booth.socket, &member.booth.connection, &mut member.lane, replies)
+        {
+            member.broken = Some(error);
+        }
+    }
+    give_back_large(&mut scratch.sent_together);
+    for (member, input) in members.iter_mut().zip(inputs) {
+        let Member { booth, lane, consumed, next, broken, .. } = member;
+        if next.is_none() && broken.is_none() {
+            if *consumed == input.len() {
+                *next = Some(Next::Read);
+            } else {
+                let ran = caught(|| {
+                    let (done, ended) = run(worker, &booth.connection, lane, &mut input[*consumed..], scratch);
+                    *consumed += done;
+                    *next = Some(ended);
+                    send_now(worker, &booth.socket, &booth.connection, lane, scratch)
+                });
+                *broken = ran.err();
+            }
+        }
+        lane.keep(&booth.connection, &input[*consumed..]);
+    }
+}
+
+impl Member {
+    /// The client takes its booth again, or its task looks after it.
+    fn rise(self) {
+        let Member { booth, lane, next, broken, .. } = self;
+        let turn = match (broken, next) {
+            (Some(error), _) => Some(Turn::Broken(error)),
+            (None, Some(next)) if !lane.is_idle(&next) => Some(Turn::Next(Box::new(next))),
+            (None, _) => None,
+        };
+        booth.give_back(lane, turn);
+    }
+}
