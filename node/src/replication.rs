@@ -288,6 +288,7 @@ impl Replication {
             has_data: self.has_data(),
             snapshot: *self.snapshot.lock(),
             promised_ms: self.promised_ms(),
+            sealed: Epoch(self.sealed.load(Ordering::Acquire)),
         }
     }
 
@@ -337,8 +338,15 @@ impl DataPlane for Plane {
     }
 
     fn seal(&self, group: GroupId, epoch: Epoch) -> GroupReport {
-        let nothing =
-            GroupReport { group, epoch: Epoch(0), position: 0, has_data: false, snapshot: None, promised_ms: 0 };
+        let nothing = GroupReport {
+            group,
+            epoch: Epoch(0),
+            position: 0,
+            has_data: false,
+            snapshot: None,
+            promised_ms: 0,
+            sealed: Epoch(0),
+        };
         self.0.upgrade().map_or(nothing, |node| node.replication.seal(epoch))
     }
 

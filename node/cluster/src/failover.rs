@@ -47,6 +47,8 @@ pub struct Stand {
     pub snapshot: Option<(Epoch, u64)>,
     /// For so long the old primary may still count on it to answer reads.
     pub promised_ms: u64,
+    /// It takes nothing of an epoch before this one.
+    pub sealed: Epoch,
 }
 
 impl Stand {
@@ -102,6 +104,8 @@ enum Stage {
     Sealing { epoch: Epoch, since: u64, asked_at: u64, sealed: BTreeMap<Member, Sealed>, proposed_at: Option<u64> },
     /// All memories are lost.
     Cold { epoch: Epoch, since: u64, proposed_at: Option<u64> },
+    /// The primary lives, but a leader that is gone had sealed members against it: it goes on in the next epoch.
+    Resuming { epoch: Epoch, proposed_at: u64 },
     /// There is nothing to do but to say so.
     Stuck { epoch: Epoch },
 }
@@ -148,9 +152,7 @@ impl Driver {
         let begun = matches!(self.groups.get(&group.id), Some(Stage::Sealing { epoch, sealed, .. })
             if epoch.0 == group.epoch.0 + 1 && !sealed.is_empty());
         if group.primary.is_some() && !dead && !begun {
-            // It serves, and nobody has been sealed against it.
-            self.groups.remove(&group.id);
-            return None;
+            return self.resume(now, group, seen);
         }
         if group.primary.is_none() && group.in_sync.is_empty() {
             return self.cold_start(now, state, group, seen);
@@ -160,6 +162,33 @@ impl Driver {
             return self.stuck(group, "its primary does not answer, and nobody else is in sync");
         }
         self.seal(now, group, &others)
+    }
+
+    /// It serves. If somebody was sealed against it all the same, by a leader that went no further, that one would refuse
+    /// its effects for ever; the same primary in the next epoch is taken by everybody.
+    fn resume(&mut self, now: u64, group: &ShardGroup, seen: &BTreeMap<NodeId, Seen>) -> Option<Act> {
+        let sealed = |seen: &Seen| seen.stands.get(&group.id).is_some_and(|stand| stand.sealed > group.epoch);
+        // Named anew is only who was heard from: of one that has not spoken in this reign, another process may be next.
+        let heard =
+            |primary: &Member| seen.get(&primary.node).is_some_and(|one| one.incarnation == primary.incarnation);
+        let primary = group.primary.filter(heard).filter(|_| seen.values().any(sealed));
+        let Some(primary) = primary else {
+            self.groups.remove(&group.id);
+            return None;
+        };
+        let waits = matches!(self.groups.get(&group.id), Some(Stage::Resuming { epoch, proposed_at })
+            if *epoch == group.epoch && now.saturating_sub(*proposed_at) < self.patience.retry_ms);
+        if waits {
+            return None;
+        }
+        self.groups.insert(group.id, Stage::Resuming { epoch: group.epoch, proposed_at: now });
+        Some(Act::Propose(Change::SetPrimary {
+            group: group.id,
+            primary,
+            in_sync: group.in_sync.clone(),
+            expect_epoch: group.epoch,
+            reason: FailoverReason::Planned,
+        }))
     }
 
     fn seal(&mut self, now: u64, group: &ShardGroup, others: &[Member]) -> Option<Act> {

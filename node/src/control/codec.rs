@@ -275,6 +275,7 @@ pub(crate) fn standing_to(report: &GroupReport) -> wire::GroupStanding {
         has_data: report.has_data,
         snapshot: report.snapshot.map(position),
         promised_ms: report.promised_ms,
+        sealed: report.sealed.0,
     }
 }
 
@@ -309,6 +310,7 @@ pub(crate) fn standing_from(standing: wire::GroupStanding) -> GroupReport {
         has_data: standing.has_data,
         snapshot: standing.snapshot.map(|snapshot| (Epoch(snapshot.epoch), snapshot.position)),
         promised_ms: standing.promised_ms,
+        sealed: Epoch(standing.sealed),
     }
 }
 

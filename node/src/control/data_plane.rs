@@ -19,6 +19,8 @@ pub struct GroupReport {
     /// For so many milliseconds from now the primary may still count on this node to answer reads. Nobody else is named
     /// primary before that has passed.
     pub promised_ms: u64,
+    /// It takes nothing of an epoch before this one.
+    pub sealed: Epoch,
 }
 
 /// The data of this node, as the control plane sees it. Nothing here may wait for the control plane.

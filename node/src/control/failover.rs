@@ -207,6 +207,7 @@ fn stand(report: &GroupReport) -> Stand {
         has_data: report.has_data,
         snapshot: report.snapshot,
         promised_ms: report.promised_ms,
+        sealed: report.sealed,
     }
 }
 

@@ -353,6 +353,9 @@ pub struct GroupStanding {
     /// For so long from now the primary may still count on this node to answer reads.
     #[prost(uint64, tag = "6")]
     pub promised_ms: u64,
+    /// The node takes nothing of an epoch before this one.
+    #[prost(uint64, tag = "7")]
+    pub sealed: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SnapshotPosition {

@@ -109,6 +109,20 @@ fn once_somebody_is_sealed_there_is_no_way_back() {
 }
 
 #[test]
+fn a_primary_that_outlived_the_leader_that_sealed_against_it_goes_on_in_the_next_epoch() {
+    let (mut state, [a, b, c]) = three();
+    let mut driver = Driver::new(0, Patience::default());
+    let sealed = Stand { sealed: Epoch(2), ..stand(1, 5) };
+    let seen = seen(&[(a, 100, stand(1, 5)), (b, 100, sealed), (c, 100, stand(1, 5))]);
+    let acts = driver.look(200, &state, &seen);
+    assert_eq!(proposes(&acts), (a, BTreeSet::from([a, b, c]), FailoverReason::Planned));
+    assert_eq!(driver.look(300, &state, &seen), vec![]);
+    let [Act::Propose(change)] = acts.as_slice() else { panic!() };
+    assert_eq!(apply(&mut state, change.clone()), Outcome::Done);
+    assert_eq!(driver.look(400, &state, &seen), vec![]);
+}
+
+#[test]
 fn a_sealed_member_that_was_dropped_from_the_set_meanwhile_is_never_named() {
     let (mut state, [a, b, c]) = three();
     let mut driver = Driver::new(0, Patience::default());
