@@ -409,6 +409,12 @@ impl<'w, 'a> Batch<'w, 'a> {
         // A transaction was let in as a whole: nothing of it is refused half way.
         if row.command.flags.has(Flags::DENYOOM) && self.conditions.primary && !self.executing {
             self.look_for_memory();
+            // What was evicted for this command the client learns before the answer, which may depend on it.
+            if let Some(connection) = self.connection.filter(|connection| connection.mailbox.is_filled())
+                && session.replies == ReplyMode::On
+            {
+                connection.mailbox.collect(&mut scratch.reply.bytes);
+            }
         }
         let admitted =
             match gate::admit(self.worker.node.table, row, request.argv, session, &self.conditions, &mut self.keys) {
