@@ -169,6 +169,30 @@ fn resume_after_partition() {
 
 #[test]
 #[ignore = "a measurement"]
+fn how_long_a_cut_off_primary_acknowledges() {
+    for ack in ["async", "quorum"] {
+        let Some(net) = network(3) else { return };
+        let cluster = lay_out(3, Some(net), ack);
+        let mut windows = Vec::new();
+        for _ in 0..from_env("KEYWARD_FAULT_ROUNDS", 30).div_ceil(3) {
+            let primary = standing(&cluster, 1).and_then(|now| now.primary).expect("all is well between rounds");
+            let mut client = cluster.node(primary).client();
+            client.ok(&["SET", "window", "0"]);
+            cluster.net().expect("it was asked for").isolate_from_nodes(primary);
+            let (began, mut last) = (Instant::now(), Duration::ZERO);
+            while client.call(&["SET", "window", "1"]).is_ok_and(|reply| reply.is_ok()) {
+                last = began.elapsed();
+            }
+            windows.push(last.as_secs_f64() * 1000.0);
+            cluster.net().expect("it was asked for").heal();
+            all_is_well(&cluster).expect("well between rounds");
+        }
+        println!("a cut-off primary acknowledges for so long ({ack}), ms: {}", percentiles(windows));
+    }
+}
+
+#[test]
+#[ignore = "a measurement"]
 fn hand_over_pause() {
     let cluster = lay_out(3, None, "quorum");
     let began = Instant::now();
