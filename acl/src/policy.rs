@@ -21,6 +21,7 @@ mod patterns;
 use crate::catalog::{Catalog, CommandId, Treatment};
 use crate::category::Category;
 use crate::denial::{Denial, Denied, Hint};
+use crate::fence::Fence;
 use crate::rule::KeyAccess;
 use crate::user::{CommandRule, Databases, KeyPattern, Selector, User, UserName};
 use patterns::{ChannelMatcher, KeyMatcher};
@@ -89,6 +90,8 @@ pub struct Policy {
     user: UserName,
     unrestricted: bool,
     walls: Walls,
+    /// The user of a tenant holds every key of it.
+    whole_tenant: bool,
     root: CompiledSelector,
     selectors: Box<[CompiledSelector]>,
     /// Which commands have a name of two words; needed only to say what was refused.
@@ -102,8 +105,14 @@ pub struct Policy {
 impl Policy {
     /// Compiles the rules of `user`. Takes some microseconds; done once per user and change.
     pub fn compile(user: &User, catalog: &dyn Catalog, walls: Walls) -> Policy {
-        let root = CompiledSelector::compile(&user.root, catalog, walls);
-        let compiled = |selector| CompiledSelector::compile(selector, catalog, walls);
+        Policy::compile_within(user, catalog, walls, None)
+    }
+
+    /// The same for the user of a tenant: whatever the rules say holds within the fence, and the walls are up.
+    pub fn compile_within(user: &User, catalog: &dyn Catalog, walls: Walls, fence: Option<&Fence>) -> Policy {
+        let walls = if fence.is_some() { Walls::Closed } else { walls };
+        let root = CompiledSelector::compile(&user.root, catalog, walls, fence);
+        let compiled = |selector| CompiledSelector::compile(selector, catalog, walls, fence);
         let bits = |holds: &dyn Fn(CommandId) -> bool| {
             let mut bits = CommandBits::new(catalog.count(), false);
             command_ids(catalog).filter(|id| holds(*id)).for_each(|id| bits.set(id, true));
@@ -117,6 +126,7 @@ impl Policy {
             user: user.name.clone(),
             unrestricted: walls != Walls::Closed && root.is_unrestricted(catalog),
             walls,
+            whole_tenant: fence.is_some_and(|fence| root.keys.allows_whole(fence)),
             root,
             selectors: user.selectors.iter().map(compiled).collect(),
             subcommands: bits(&|id| catalog.parent(id).is_some()),
@@ -141,6 +151,12 @@ impl Policy {
     #[inline]
     pub fn is_confined(&self) -> bool {
         confines(self.walls, &self.root.keys)
+    }
+
+    /// Whether the user belongs to a tenant and holds every key of it: nothing of the tenant's need be hidden.
+    #[inline]
+    pub fn holds_tenant(&self) -> bool {
+        self.whole_tenant
     }
 
     /// Whether no set of permissions allows this command and holds every key: then a command without keys must stay
@@ -317,8 +333,8 @@ struct CompiledSelector {
 }
 
 impl CompiledSelector {
-    fn compile(selector: &Selector, catalog: &dyn Catalog, walls: Walls) -> CompiledSelector {
-        let keys = KeyMatcher::new(selector.all_keys, &selector.keys);
+    fn compile(selector: &Selector, catalog: &dyn Catalog, walls: Walls, fence: Option<&Fence>) -> CompiledSelector {
+        let keys = KeyMatcher::fenced(selector.all_keys, &selector.keys, fence);
         let confined = confines(walls, &keys);
         let mut compiler = CommandCompiler {
             catalog,

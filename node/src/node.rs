@@ -546,6 +546,7 @@ async fn serve_with(
         ops_per_second: AtomicU64::new(0),
         config,
     });
+    node.shards.set_owners(&node.views.load().1.tenancy);
     node.control.set_data_plane(Arc::new(crate::replication::Plane::new(&node)));
     let observing = Arc::downgrade(&node);
     node.control.observe(move |applied| {
@@ -653,6 +654,9 @@ fn take_over(node: &Node, applied: &control::View) {
     if applied.index > current.index || (me, applied.incarnation) != (current.me, current.my_incarnation) {
         let (me, terms) = ((me, applied.incarnation), (node.config.ack == Ack::Quorum, node.config.walls()));
         let next = Arc::new(View::build(Arc::clone(&applied.state), me, node.table, terms, Some(&current)));
+        if !Arc::ptr_eq(&next.tenancy, &current.tenancy) {
+            node.shards.set_owners(&next.tenancy);
+        }
         node.replication.before_view(&node.journal, &next);
         node.views.publish(Arc::clone(&next));
         node.replication.after_view(&next);
@@ -681,7 +685,11 @@ fn start_upkeep(node: &Arc<Node>) -> Result<(), StartError> {
     let node = Arc::clone(node);
     let upkeep = move || {
         runtime.block_on(async {
-            tokio::join!(crate::memory::watch(Arc::clone(&node)), crate::expiry::sweep(node));
+            tokio::join!(
+                crate::memory::watch(Arc::clone(&node)),
+                crate::tenants::settle(Arc::clone(&node)),
+                crate::expiry::sweep(node)
+            );
         });
     };
     let thread = std::thread::Builder::new().name("keyward-upkeep".to_owned()).spawn(upkeep);

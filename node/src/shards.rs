@@ -23,11 +23,13 @@ use keyward_engine::events::{Event, EventClass};
 use keyward_engine::keyspace::{CallContext, EveryKey, Garbage, Keys, Layout, Place, Shard, SpaceId, Tally, TenantId};
 use keyward_engine::reply::Reply;
 use keyward_engine::scope::Reach;
+use keyward_engine::tenancy::{Gauges, Tenancy};
 use keyward_engine::types::Value;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
 
 /// A handler of data commands.
 pub type KeysHandler = fn(&mut Keys<'_>, Args<'_>, &mut Reply) -> Result<(), CommandError>;
@@ -53,6 +55,8 @@ pub struct Shards {
     /// Who caches.
     pub tracking: Tracking,
     used: Used,
+    /// What each tenant uses.
+    pub gauges: Arc<Gauges>,
     /// Where big garbage goes.
     pub dropper: Dropper,
 }
@@ -168,9 +172,10 @@ impl CallSpace {
 impl Shards {
     /// Empty shards, whose events are told through `pubsub`.
     pub fn new(layout: Layout, pubsub: Arc<PubSub>) -> Shards {
+        let gauges = Arc::new(Gauges::default());
         let slots = (0..layout.shard_count)
             .map(|_| {
-                let held = Held { shard: Shard::new(layout.seed), observers: Observers::default() };
+                let held = Held { shard: Shard::with_gauges(layout.seed, &gauges), observers: Observers::default() };
                 Slot(Mutex::new(held))
             })
             .collect();
@@ -180,8 +185,28 @@ impl Shards {
             pubsub,
             tracking: Tracking::default(),
             used: Used::default(),
+            gauges,
             dropper: Dropper::default(),
         }
+    }
+
+    /// Who owns which keys from now on. Keys move as they are asked for, and by and by ([`Shards::settle`]).
+    pub fn set_owners(&self, tenancy: &Tenancy) {
+        (0..self.count()).for_each(|index| self.with(index, |shard| shard.set_owners(tenancy.owners())));
+    }
+
+    /// Moves keys of one shard to where they belong, for about as long as said, and drops what belongs to no tenant any
+    /// more. True: nothing is left to do.
+    pub fn settle(&self, index: u32, tenancy: &Tenancy, time: Duration) -> bool {
+        let began = Instant::now();
+        let (settled, mut garbage) = self.with(index, |shard| {
+            // A namespace this node has not heard of yet is nobody's only if it is older than the newest one.
+            let is_gone = |id: TenantId| tenancy.get(id).is_none() && id.number() <= tenancy.last_number();
+            let garbage = shard.drop_namespaces(is_gone);
+            (shard.settle_slice(&mut || began.elapsed() < time), garbage)
+        });
+        self.dropper.free(&mut garbage);
+        settled
     }
 
     /// How keys are placed.
@@ -226,12 +251,20 @@ impl Shards {
             let mut held = self.slots[index as usize].0.lock();
             let Held { shard, observers } = &mut *held;
             memory.begin(!observers.is_empty() || self.tracking.has_broadcasts(), call.events);
-            let before = shard.space_bytes(call.context.space);
+            if shard.is_unsettled() {
+                shard.settle_key(call.context.space, place.hash, only.key);
+            }
+            let before = shard.accounted_bytes();
             let keys = Keys::one(index, shard, call.context, &mut memory.effects).placed(only.key, place);
             let result = finish(handler, keys, call, &mut memory.garbage, reply);
             shard.count(&memory.effects);
-            memory.meter.note(before, shard.space_bytes(call.context.space), &self.used);
-            journal.append(call.context.space, call.argv, &memory.effects);
+            if memory.effects.has_strayed() {
+                shard.account_all();
+            } else {
+                shard.account(shard.segment_of(call.context.space, only.key));
+            }
+            memory.meter.note(before, shard.accounted_bytes(), &self.used);
+            journal.append(call.context.space.world(), call.argv, &memory.effects);
             if memory.effects.has_aftermath() || call.reader.is_some() {
                 self.aftermath(&mut [(index, &mut held)], call, memory, reply);
             }
@@ -263,7 +296,15 @@ impl Shards {
                 }
             }
         }
-        let bytes = |guards: &[MutexGuard<'_, Held>]| guards.iter().map(|held| held.shard.memory_bytes()).sum();
+        for named in call.keys {
+            let place = self.layout.place(named.key);
+            if let Ok(at) = indexes.binary_search(&place.shard)
+                && guards[at].shard.is_unsettled()
+            {
+                guards[at].shard.settle_key(call.context.space, place.hash, named.key);
+            }
+        }
+        let bytes = |guards: &[MutexGuard<'_, Held>]| guards.iter().map(|held| held.shard.accounted_bytes()).sum();
         let before = bytes(&guards);
         let observed = guards.iter().any(|held| !held.observers.is_empty()) || self.tracking.has_broadcasts();
         memory.begin(observed, call.events);
@@ -273,8 +314,18 @@ impl Shards {
         if let Some(first) = guards.first_mut() {
             first.shard.count(&memory.effects);
         }
+        if memory.effects.has_strayed() {
+            guards.iter_mut().for_each(|held| held.shard.account_all());
+        } else {
+            for named in call.keys {
+                if let Ok(at) = indexes.binary_search(&self.layout.place(named.key).shard) {
+                    let shard = &mut guards[at].shard;
+                    shard.account(shard.segment_of(call.context.space, named.key));
+                }
+            }
+        }
         memory.meter.note(before, bytes(&guards), &self.used);
-        journal.append(call.context.space, call.argv, &memory.effects);
+        journal.append(call.context.space.world(), call.argv, &memory.effects);
         if memory.effects.has_aftermath() || call.reader.is_some() {
             let mut held: Vec<(u32, &mut Held)> =
                 indexes.iter().copied().zip(guards.iter_mut().map(|guard| &mut **guard)).collect();
@@ -319,7 +370,7 @@ impl Shards {
     /// served, the client itself perhaps begins to wait.
     #[cold]
     fn aftermath(&self, held: &mut [(u32, &mut Held)], call: &Call<'_>, memory: &mut CallSpace, reply: &mut Reply) {
-        let tenant = call.context.space.tenant;
+        let tenant = call.context.space.tenant.world();
         if !memory.effects.is_empty() {
             for (database, key) in memory.effects.touched_keys() {
                 let (place, space) = (self.layout.place(key), SpaceId { tenant, database: *database });
@@ -370,7 +421,7 @@ impl Shards {
     /// The node changed a key of a locked shard by itself, because it was due or for memory: everybody whom that concerns is
     /// told.
     pub fn tell(&self, observers: &mut Observers, wanted: EventClass, event: Event, space: SpaceId, exists: bool) {
-        observers.touched(space, &event.key, exists);
+        observers.touched(space.world(), &event.key, exists);
         observers.tracked.changed(&event.key, 0, &self.tracking);
         if self.tracking.has_broadcasts() {
             self.tracking.broadcast(&event.key, 0);
@@ -382,6 +433,7 @@ impl Shards {
 
     /// A client watches a key.
     pub fn watch(&self, space: SpaceId, key: &[u8], now: i64, watch: &Arc<Watch>) {
+        let space = space.world();
         self.observe(key, |observers, shard, place| {
             let was_expired = shard.is_overdue(space, place.hash, key, now);
             if watch.add(space, key, was_expired) {
@@ -433,10 +485,12 @@ impl Shards {
         let mut held = self.slots[index as usize].0.lock();
         let Held { shard, observers } = &mut *held;
         effects.observe(!observers.is_empty() || self.tracking.has_broadcasts(), events);
-        let before = shard.space_bytes(space) as i64;
+        let before = shard.accounted_bytes() as i64;
         let mut garbage = with(shard, &mut effects);
-        let after = shard.space_bytes(space) as i64;
+        shard.account(space);
+        let after = shard.accounted_bytes() as i64;
         shard.count(&effects);
+        let space = space.world();
         journal.append(space, &[], &effects);
         for (_, key) in effects.touched_keys() {
             // Nobody waits for a key to go, so there is nobody to serve.
@@ -464,7 +518,11 @@ impl Shards {
 
     /// Counts what all data uses, shard by shard.
     pub fn count_used_bytes(&self) -> u64 {
-        let used: usize = (0..self.count()).map(|index| self.with(index, |shard| shard.memory_bytes())).sum();
+        let used = |shard: &mut Shard| {
+            shard.account_all();
+            shard.accounted_bytes()
+        };
+        let used: usize = (0..self.count()).map(|index| self.with(index, used)).sum();
         self.used.0.store(used as i64, Ordering::Relaxed);
         used as u64
     }
@@ -498,7 +556,7 @@ impl Shards {
         let mut found: BTreeMap<u32, Owned> = BTreeMap::new();
         for index in 0..self.count() {
             self.with(index, |shard| {
-                for (space, keys) in shard.spaces().filter(|(space, _)| space.tenant == tenant) {
+                for (space, keys) in shard.spaces().filter(|(space, _)| shows(tenant, space.tenant)) {
                     keys.for_each(&mut |entry| {
                         if reach.sees_key(entry.key()) {
                             let of = found.entry(space.database).or_default();
@@ -600,7 +658,12 @@ impl Every<'_, '_> {
 
     fn run(&mut self, held: &mut [(u32, &mut Held)], with: &mut dyn FnMut(&mut Keys<'_>)) {
         let (context, layout) = (self.call.context, self.shards.layout);
-        let concerned = |space: SpaceId| space.tenant == context.space.tenant;
+        let (world, own) = (context.space.tenant.world(), context.space.tenant);
+        held.iter_mut().for_each(|(_, of)| of.shard.settle_all());
+        let concerned = |space: SpaceId| space.tenant == world;
+        // What a tenant does to all of its keys is nothing to others.
+        let is_own =
+            |of: &Held, space: SpaceId, key: &[u8]| own == world || of.shard.segment_of(space, key).tenant == own;
         // What may change is every key: the observed ones are looked at before and after.
         let there = |of: &Held, space, key: &[u8]| {
             let hash = layout.place(key).hash;
@@ -612,21 +675,24 @@ impl Every<'_, '_> {
         };
         let mut observed: Vec<(usize, SpaceId, Vec<u8>, Presence)> = Vec::new();
         for (at, (_, of)) in held.iter().enumerate().filter(|(_, (_, of))| !of.observers.is_empty()) {
-            let keys = of.observers.keys_in(concerned).into_iter();
+            let keys = of.observers.keys_in(concerned).into_iter().filter(|(space, key)| is_own(of, *space, key));
             observed.extend(keys.map(|(space, key)| (at, space, key.clone(), there(of, space, &key))));
         }
         self.memory.begin(!observed.is_empty() || self.shards.tracking.has_broadcasts(), self.call.events);
-        let bytes = |held: &[(u32, &mut Held)]| held.iter().map(|(_, of)| of.shard.memory_bytes()).sum();
+        let bytes = |held: &[(u32, &mut Held)]| held.iter().map(|(_, of)| of.shard.accounted_bytes()).sum();
         let bytes_before = bytes(held);
         let shards = held.iter_mut().map(|(index, of)| (*index, &mut of.shard)).collect();
         let mut keys = Keys::many(shards, context, &mut self.memory.effects).within(self.call.reach);
         with(&mut keys);
         let garbage = std::mem::take(&mut keys.garbage);
+        if !self.memory.effects.is_empty() {
+            held.iter_mut().for_each(|(_, of)| of.shard.account_all());
+        }
         self.memory.meter.note(bytes_before, bytes(held), &self.shards.used);
         if let Some((_, first)) = held.first_mut() {
             first.shard.count(&self.memory.effects);
         }
-        self.journal.append(context.space, self.call.argv, &self.memory.effects);
+        self.journal.append(context.space.world(), self.call.argv, &self.memory.effects);
         self.shards.pubsub.tell(self.call.events, self.memory.effects.events());
         if !self.memory.effects.is_empty() {
             let effects = &self.memory.effects;
@@ -658,6 +724,11 @@ impl Every<'_, '_> {
         // Dropping it takes time: the caller's locks go first.
         self.memory.garbage.extend(garbage);
     }
+}
+
+/// Whether keys of segment `of` are among those that whoever belongs to `tenant` sees.
+fn shows(tenant: TenantId, of: TenantId) -> bool {
+    if tenant == TenantId::SHARED { !of.is_namespace() } else { tenant == of }
 }
 
 fn held_at<'h>(held: &'h mut [(u32, &mut Held)], index: u32) -> Option<&'h mut Held> {

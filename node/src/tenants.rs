@@ -11,10 +11,11 @@ use keyward_engine::reply::Reply;
 use keyward_engine::tenancy::{Grant, Limits, Tenancy, Tenant};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Compiles the tenants of a state; unchanged ones are cheap to compile again.
 pub fn compile(state: &State) -> Tenancy {
-    Tenancy::new(state.tenants().iter().map(|tenant| compiled(tenant)))
+    Tenancy::new(state.tenants().iter().map(|tenant| compiled(tenant)), state.tenants().last_number())
 }
 
 fn compiled(tenant: &keyward_cluster::Tenant) -> Tenant {
@@ -123,6 +124,31 @@ pub async fn change(node: &Arc<Node>, ask: TenantAsk, actor: String, source: Str
         Ok(Outcome::Refused(refusal)) => Err(ChangeError::Unavailable(format!("ERR {refusal}"))),
         Ok(_) => Ok(()),
         Err(text) => Err(ChangeError::Unavailable(text)),
+    }
+}
+
+/// Between two looks at what is to be moved.
+const SETTLE_PERIOD: Duration = Duration::from_millis(10);
+
+/// A shard is locked no longer than this at a stretch, while keys move to whose they are.
+const SETTLE_SLICE: Duration = Duration::from_micros(50);
+
+/// Moves keys to the segments of their owners after tenants changed, slice by slice, until the node stops.
+pub async fn settle(node: Arc<Node>) {
+    let mut settled: Option<Arc<Tenancy>> = None;
+    loop {
+        tokio::time::sleep(SETTLE_PERIOD).await;
+        let tenancy = Arc::clone(&node.views.load().1.tenancy);
+        if settled.as_ref().is_some_and(|settled| Arc::ptr_eq(settled, &tenancy)) {
+            continue;
+        }
+        for index in 0..node.shards.count() {
+            while !node.shards.settle(index, &tenancy, SETTLE_SLICE) {
+                tokio::task::yield_now().await;
+            }
+        }
+        node.shards.gauges.retain(|id| tenancy.get(id).is_some());
+        settled = Some(tenancy);
     }
 }
 

@@ -4,7 +4,7 @@
 //! the one it last saw and compares a single number per request to notice a newer one.
 
 use crate::tenants;
-use keyward_acl::{Acknowledge, Policy, User, UserName, Walls};
+use keyward_acl::{Acknowledge, Fence, Policy, User, UserName, Walls};
 use keyward_cluster::{Epoch, GroupId, Incarnation, Member, NodeId, ShardGroup, State};
 use keyward_engine::session::{Login, Topology, TopologyNode};
 use keyward_engine::table::Table;
@@ -55,7 +55,8 @@ impl View {
             // Grants depend on other tenants too, so any change to tenants has the rules of their users compiled anew.
             let tenant = tenancy.of_user(name.as_bytes());
             let known = known.filter(|login| unchanged.is_some() || login.tenant.is_none() && tenant.is_none());
-            (name.clone(), known.cloned().unwrap_or_else(|| compile(user, tenant, table, (quorum, walls))))
+            let within = tenant.map(|tenant| (tenant, tenancy.fence(tenant)));
+            (name.clone(), known.cloned().unwrap_or_else(|| compile(user, within, table, (quorum, walls))))
         });
         let logins = logins.collect();
         let group = state.groups().get(&GroupId(0)).cloned();
@@ -114,9 +115,14 @@ impl View {
     }
 }
 
-fn compile(user: &Arc<User>, tenant: Option<&Arc<Tenant>>, table: &Table, (quorum, walls): (bool, Walls)) -> Login {
-    let walls = if tenant.is_some() && walls == Walls::Up { Walls::Closed } else { walls };
-    let policy = Arc::new(Policy::compile(user, table, walls));
+fn compile(
+    user: &Arc<User>,
+    tenant: Option<(&Arc<Tenant>, Fence)>,
+    table: &Table,
+    (quorum, walls): (bool, Walls),
+) -> Login {
+    let (tenant, fence) = tenant.unzip();
+    let policy = Arc::new(Policy::compile_within(user, table, walls, fence.as_ref()));
     let quorum = user.acknowledge.map_or(quorum, |how| how == Acknowledge::Quorum);
     Login { user: Arc::clone(user), policy, tenant: tenant.cloned(), quorum }
 }

@@ -4,6 +4,7 @@
 //! candidate and a binary search finds it. Only patterns with something special in the middle are tried one by one.
 //! It refuses to know commands and users.
 
+use crate::fence::Fence;
 use crate::glob::Glob;
 use crate::rule::KeyAccess;
 use crate::user::KeyPattern;
@@ -17,22 +18,37 @@ pub(super) struct KeyMatcher {
 }
 
 impl KeyMatcher {
-    pub(super) fn new(all: bool, patterns: &[KeyPattern]) -> KeyMatcher {
-        if all {
+    /// What these patterns allow. What lies outside a fence is cut away, what the fence lets in is added.
+    pub(super) fn fenced(all: bool, patterns: &[KeyPattern], fence: Option<&Fence>) -> KeyMatcher {
+        let fence = fence.filter(|fence| !fence.encloses_everything() || !all);
+        if all && fence.is_none() {
             return KeyMatcher { sets: Box::new([PatternSet::Everything]), by_access: [0; 4] };
         }
-        let mut sources: Vec<Vec<&[u8]>> = Vec::with_capacity(4);
+        let everything: &[u8] = b"*";
+        let prefixes = fence.and_then(Fence::prefixes);
+        let granted = fence.map_or(&[][..], Fence::granted);
+        let mut sources: Vec<(Vec<&[u8]>, Vec<&[u8]>)> = Vec::with_capacity(4);
         let mut by_access = [0; 4];
         for access in [KeyAccess::EITHER, KeyAccess::READ, KeyAccess::WRITE, KeyAccess::READ_WRITE] {
-            let granting = patterns.iter().filter(|pattern| pattern.rights.allows(access));
-            let source: Vec<&[u8]> = granting.map(|pattern| &*pattern.pattern).collect();
+            let granting = |patterns| -> Vec<&[u8]> { granting(patterns, access) };
+            let own = if all { vec![everything] } else { granting(patterns) };
+            let source = (own, granting(granted));
             let known = sources.iter().position(|known| *known == source);
             by_access[index(access)] = known.unwrap_or(sources.len()) as u8;
             if known.is_none() {
                 sources.push(source);
             }
         }
-        KeyMatcher { sets: sources.iter().map(|source| PatternSet::new(source)).collect(), by_access }
+        let sets = sources.iter().map(|(own, granted)| PatternSet::fenced(own, prefixes, granted));
+        KeyMatcher { sets: sets.collect(), by_access }
+    }
+
+    /// Whether there is nothing within the fence that it would refuse.
+    pub(super) fn allows_whole(&self, fence: &Fence) -> bool {
+        match fence.prefixes() {
+            None => self.allows_all(KeyAccess::READ_WRITE),
+            Some(prefixes) => prefixes.iter().all(|prefix| self.set(KeyAccess::READ_WRITE).holds_prefix(prefix)),
+        }
     }
 
     #[inline]
@@ -54,6 +70,11 @@ impl KeyMatcher {
     fn set(&self, access: KeyAccess) -> &PatternSet {
         &self.sets[usize::from(self.by_access[index(access)])]
     }
+}
+
+/// The patterns that grant this access.
+fn granting(patterns: &[KeyPattern], access: KeyAccess) -> Vec<&[u8]> {
+    patterns.iter().filter(|pattern| pattern.rights.allows(access)).map(|pattern| &*pattern.pattern).collect()
 }
 
 #[inline]
@@ -105,12 +126,21 @@ struct Many {
     /// None begins with another.
     prefixes: SortedTexts,
     others: Box<[Glob]>,
+    /// Patterns that reach beyond a fence, each with what lets a key in.
+    within: Box<[(Box<[u8]>, Glob)]>,
 }
 
 impl PatternSet {
     fn new(patterns: &[&[u8]]) -> PatternSet {
+        PatternSet::fenced(patterns, None, &[])
+    }
+
+    /// What these patterns match of texts with one of these beginnings, and whatever the others match.
+    fn fenced(patterns: &[&[u8]], fence: Option<&[Box<[u8]>]>, others_too: &[&[u8]]) -> PatternSet {
         let (mut exact, mut prefixes, mut others) = (Vec::new(), Vec::new(), Vec::new());
-        for pattern in patterns {
+        let mut within: Vec<(Box<[u8]>, Glob)> = Vec::new();
+        let unfenced = patterns.iter().filter(|_| fence.is_none()).chain(others_too);
+        for pattern in unfenced {
             match Glob::compile(pattern) {
                 Glob::Any => return PatternSet::Everything,
                 Glob::Exact(text) => exact.push(text),
@@ -118,16 +148,34 @@ impl PatternSet {
                 general @ Glob::General(..) => others.push(general),
             }
         }
+        for (pattern, known) in
+            patterns.iter().flat_map(|pattern| fence.unwrap_or(&[]).iter().map(move |known| (pattern, known)))
+        {
+            match Glob::compile(pattern) {
+                Glob::Any => prefixes.push(known.clone()),
+                Glob::Exact(text) if text.starts_with(known) => exact.push(text),
+                Glob::Prefix(prefix) if prefix.starts_with(known) => prefixes.push(prefix),
+                Glob::Prefix(prefix) if known.starts_with(&prefix) => prefixes.push(known.clone()),
+                Glob::General(beginning, rest) if beginning.starts_with(known) => {
+                    others.push(Glob::General(beginning, rest))
+                }
+                Glob::General(beginning, rest) if known.starts_with(&beginning) => {
+                    within.push((known.clone(), Glob::General(beginning, rest)));
+                }
+                _ => {}
+            }
+        }
         exact.sort_unstable();
         exact.dedup();
         prefixes.sort_unstable();
         prefixes.dedup_by(|longer, shorter| longer.starts_with(shorter));
-        match (&mut *prefixes, exact.is_empty() && others.is_empty()) {
+        match (&mut *prefixes, exact.is_empty() && others.is_empty() && within.is_empty()) {
             ([only], true) => PatternSet::Prefix(std::mem::take(only)),
             _ => PatternSet::Many(Box::new(Many {
                 exact: SortedTexts::new(exact),
                 prefixes: SortedTexts::new(prefixes),
                 others: others.into(),
+                within: within.into(),
             })),
         }
     }
@@ -141,6 +189,15 @@ impl PatternSet {
         }
     }
 
+    /// Whether every text that begins so matches.
+    fn holds_prefix(&self, wanted: &[u8]) -> bool {
+        match self {
+            PatternSet::Everything => true,
+            PatternSet::Prefix(prefix) => wanted.starts_with(prefix),
+            PatternSet::Many(many) => many.prefixes.texts.iter().any(|prefix| wanted.starts_with(prefix)),
+        }
+    }
+
     fn prefixes(&self) -> Option<Vec<&[u8]>> {
         match self {
             PatternSet::Everything => None,
@@ -151,7 +208,8 @@ impl PatternSet {
                     _ => None,
                 });
                 let known = many.exact.texts.iter().chain(&many.prefixes.texts).map(|text| Some(&**text));
-                known.chain(others).collect()
+                let within = many.within.iter().map(|(prefix, _)| Some(&**prefix));
+                known.chain(others).chain(within).collect()
             }
         }
     }
@@ -163,6 +221,7 @@ impl Many {
         self.prefixes.last_up_to(text).is_some_and(|prefix| text.starts_with(prefix))
             || self.exact.last_up_to(text).is_some_and(|exact| exact == text)
             || self.others.iter().any(|glob| glob.matches(text))
+            || self.within.iter().any(|(prefix, glob)| text.starts_with(prefix) && glob.matches(text))
     }
 }
 

@@ -368,6 +368,10 @@ impl Tenants {
                 };
                 room("settings", tenant.settings.len(), OF_A_KIND_MAX)?;
             }
+            TenantEdit::Export(_, true) | TenantEdit::Import(_, true) if tenant.mode == TenantMode::Namespace => {
+                let text = "a namespace shares no keys: its names mean nothing outside".to_owned();
+                return Err(TenantRefusal::Invalid(text));
+            }
             TenantEdit::Export(grant, given) => self.grant(&mut tenant.exports, grant, *given, "exports")?,
             TenantEdit::Import(grant, given) => self.grant(&mut tenant.imports, grant, *given, "imports")?,
             TenantEdit::Retired(retired) => tenant.retired = *retired,

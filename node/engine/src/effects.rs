@@ -52,6 +52,8 @@ pub struct Effects {
     observed: bool,
     touched: Vec<(u32, Vec<u8>)>,
     every_key: bool,
+    /// More than the segments of the keys it named may have changed.
+    strayed: bool,
     wanted_events: EventClass,
     events: Vec<Event>,
     wait: Option<Wait>,
@@ -101,6 +103,17 @@ impl Effects {
     /// Whole databases were emptied or exchanged.
     pub fn touched_every_key(&mut self) {
         self.every_key = true;
+    }
+
+    /// The call works on another database too.
+    pub fn strayed(&mut self) {
+        self.strayed = true;
+    }
+
+    /// Whether it did.
+    #[inline]
+    pub fn has_strayed(&self) -> bool {
+        self.strayed
     }
 
     /// Whether whole databases were emptied or exchanged.
@@ -271,6 +284,7 @@ impl Effects {
         self.evicted = 0;
         self.touched.clear();
         self.every_key = false;
+        self.strayed = false;
         self.events.clear();
         self.wait = None;
         self.removed_fields.clear();

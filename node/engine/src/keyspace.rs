@@ -2,11 +2,12 @@
 //!
 //! ```text
 //!   node          shard 0 … n-1, each behind a mutex the node owns     chosen by the hash of the key's tag
-//!   └ Shard       one Keyspace per (tenant, database)                  made when its first key is
+//!   └ Shard       one Keyspace per (tenant, database): a segment       made when its first key is
 //!     └ Keyspace  a Dict: key → entry (value, expiry, access clock)
 //! ```
 //!
-//! The owner of a key is the tenant, not whoever wrote it. A handler sees only `Keys`: the shards of the keys it named,
+//! The owner of a key is the tenant, not whoever wrote it: the shard finds the segment by what the key begins with, unless
+//! whoever asks has a namespace ([`crate::tenancy`]). When tenants change, keys move: see `keyspace/segments.rs`. A handler sees only `Keys`: the shards of the keys it named,
 //! already locked, for one tenant and database. Asking for any other key is a broken promise and ends the request
 //! with a panic the node survives: the key that was checked is the key that is used.
 //!
@@ -20,11 +21,15 @@ use crate::events::EventClass;
 use crate::eviction::Usage;
 use crate::scope::Reach;
 use crate::snapshot::Walk;
+use crate::tenancy::{Gauge, Gauges, Owners};
 use crate::types::{Hash, Limits, List, Set, SortedSet, Stream, Value, number};
 use keyward_acl::KeyUse;
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
+use std::sync::Arc;
+
+mod segments;
 
 /// Milliseconds since 1970, as Redis' `PEXPIREAT` counts.
 pub type UnixMillis = i64;
@@ -78,6 +83,14 @@ pub struct SpaceId {
     pub database: u32,
 }
 
+impl SpaceId {
+    /// Within which a name means one key, whichever segment that lies in.
+    #[inline]
+    pub const fn world(self) -> SpaceId {
+        SpaceId { tenant: self.tenant.world(), database: self.database }
+    }
+}
+
 /// How keys are hashed and spread over shards: the same for the whole life of the process.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
@@ -126,6 +139,10 @@ pub struct Keyspace {
     pub(crate) sample_cursor: u64,
     pub(crate) walk: Option<Box<Walk>>,
     field_expiries: FieldExpiries,
+    /// What it used when that was told last.
+    accounted: usize,
+    /// Whom it is told besides the shard: the tenant's sum.
+    gauge: Option<Arc<Gauge>>,
 }
 
 /// The keys whose hashes have fields that expire, each under the earliest of its expiries, so that the sweep finds them
@@ -184,6 +201,8 @@ impl Keyspace {
             sample_cursor: 0,
             walk: None,
             field_expiries: FieldExpiries::default(),
+            accounted: 0,
+            gauge: None,
         }
     }
 
@@ -332,11 +351,27 @@ impl Swept {
     }
 }
 
+/// How far a SCAN came in one shard.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ScanPosition {
+    /// The segment it stands in.
+    pub segment: TenantId,
+    /// The position in its table.
+    pub position: u64,
+}
+
 /// A share of the node's keys, under one lock.
 pub struct Shard {
     seed: u64,
     shared: Keyspace,
     others: BTreeMap<SpaceId, Keyspace>,
+    /// Who owns which keys; `None` while nobody does.
+    owners: Option<Arc<Owners>>,
+    /// Keys may lie where an earlier table had them.
+    unsettled: Option<Box<segments::Unsettled>>,
+    /// What all keyspaces used when that was told last.
+    accounted: usize,
+    gauges: Arc<Gauges>,
     /// Keyspaces that were flushed before a snapshot had seen all of them.
     pub(crate) detached: Vec<Keyspace>,
     tally: Tally,
@@ -377,9 +412,18 @@ impl Shard {
             seed,
             shared: Keyspace::new(seed),
             others: BTreeMap::new(),
+            owners: None,
+            unsettled: None,
+            accounted: 0,
+            gauges: Arc::default(),
             detached: Vec::new(),
             tally: Tally::default(),
         }
+    }
+
+    /// The same, telling `gauges` what tenants use.
+    pub fn with_gauges(seed: u64, gauges: &Arc<Gauges>) -> Shard {
+        Shard { gauges: Arc::clone(gauges), ..Shard::new(seed) }
     }
 
     /// What happened here since the start.
@@ -415,32 +459,55 @@ impl Shard {
         if space == SpaceId::default() {
             return &mut self.shared;
         }
-        self.others.entry(space).or_insert_with(|| Keyspace::new(self.seed))
+        let Shard { others, gauges, seed, .. } = self;
+        others.entry(space).or_insert_with(|| Keyspace {
+            gauge: (space.tenant != TenantId::SHARED).then(|| gauges.of(space.tenant)),
+            ..Keyspace::new(*seed)
+        })
+    }
+
+    /// The entry of a key, wherever it lies.
+    fn find(&self, space: SpaceId, hash: u64, key: &[u8]) -> Option<&Entry<Value>> {
+        let found = self.space(self.segment_of(space, key)).and_then(|space| space.dict.find(hash, key));
+        found.or_else(|| self.find_unsettled(space, hash, key))
     }
 
     /// Whether the key is there, past its expiry or not.
     pub fn holds(&self, space: SpaceId, hash: u64, key: &[u8]) -> bool {
-        self.space(space).is_some_and(|space| space.dict.find(hash, key).is_some())
+        self.find(space, hash, key).is_some()
     }
 
     /// Whether the key is there and past its expiry.
     pub fn is_overdue(&self, space: SpaceId, hash: u64, key: &[u8], now: UnixMillis) -> bool {
-        let expires_at = self.space(space).and_then(|space| space.dict.find(hash, key)).and_then(Entry::expires_at);
-        expires_at.is_some_and(|at| at <= now)
+        self.find(space, hash, key).and_then(Entry::expires_at).is_some_and(|at| at <= now)
     }
 
     /// The Redis name of a live key's type.
     pub fn type_of(&self, space: SpaceId, hash: u64, key: &[u8], now: UnixMillis) -> Option<&'static str> {
-        let entry = self.space(space)?.dict.find(hash, key)?;
+        let entry = self.find(space, hash, key)?;
         entry.expires_at().is_none_or(|at| at > now).then(|| type_name(&entry.value()))
     }
 
     /// Takes a whole keyspace away, leaving an empty one.
     fn take_space(&mut self, space: SpaceId) -> Keyspace {
-        if space == SpaceId::default() {
-            return std::mem::replace(&mut self.shared, Keyspace::new(self.seed));
+        let mut taken = if space == SpaceId::default() {
+            std::mem::replace(&mut self.shared, Keyspace::new(self.seed))
+        } else {
+            self.others.remove(&space).unwrap_or_else(|| Keyspace::new(self.seed))
+        };
+        self.accounted -= taken.unaccount();
+        taken
+    }
+
+    /// Puts a whole keyspace where an empty one is.
+    fn give_space(&mut self, space: SpaceId, keys: Keyspace) {
+        if keys.is_empty() && keys.walk.is_none() {
+            return;
         }
-        self.others.remove(&space).unwrap_or_else(|| Keyspace::new(self.seed))
+        let place = self.space_mut(space);
+        let gauge = place.gauge.take();
+        *place = Keyspace { gauge, ..keys };
+        self.account(space);
     }
 
     /// Every keyspace with its id.
@@ -476,8 +543,9 @@ impl Shard {
 
     /// Forgets every key, and tells nobody.
     pub fn clear(&mut self) {
-        self.shared = Keyspace::new(self.seed);
-        self.others.clear();
+        for id in self.spaces().map(|(id, _)| id).collect::<Vec<_>>() {
+            self.take_space(id);
+        }
     }
 
     /// Bytes used by everything in it.
@@ -601,7 +669,7 @@ pub struct Keys<'a> {
     /// Big values that were replaced or removed; the node drops them after the locks.
     pub garbage: Vec<Garbage>,
     /// The key the node already placed, which is usually the only one.
-    known: Option<(&'a [u8], Place)>,
+    known: Option<(&'a [u8], Place, TenantId)>,
     /// The same for a request with several; each is asked for in turn.
     known_many: KnownPlaces<'a>,
     /// The last update left nothing of its key.
@@ -827,7 +895,8 @@ impl<'a> Keys<'a> {
     /// The same, for a request whose one key was placed before.
     #[inline]
     pub fn placed(mut self, key: &'a [u8], place: Place) -> Keys<'a> {
-        self.known = Some((key, place));
+        let segment = self.shards.get(place.shard).segment_of(self.context.space, key);
+        self.known = Some((key, place, segment.tenant));
         self
     }
 
@@ -958,19 +1027,27 @@ impl<'a> Keys<'a> {
     /// so nothing in there may remove expired keys: look with `exists` and `peek`, write with `put` and `put_taken`.
     pub fn in_database<R>(&mut self, database: u32, call: impl FnOnce(&mut Keys<'_>) -> R) -> R {
         let home = self.context.space.database;
+        if database != home {
+            self.effects.strayed();
+        }
         self.context.space.database = database;
         let result = call(self);
         self.context.space.database = home;
         result
     }
 
-    /// Where the key lies. The request's own key was placed by the node; it is recognized by its address, which
-    /// nothing else can have while the request is borrowed.
+    /// Where the key lies, and in which segment. The request's own key was placed by the node; it is recognized by its
+    /// address, which nothing else can have while the request is borrowed.
     #[inline]
-    fn place(&self, key: &[u8]) -> Place {
+    fn locate(&self, key: &[u8]) -> (Place, SpaceId) {
         match self.known {
-            Some((known, place)) if std::ptr::eq(known, key) => place,
-            _ => self.known_many.find(key).unwrap_or_else(|| self.context.layout.place(key)),
+            Some((known, place, tenant)) if std::ptr::eq(known, key) => {
+                (place, SpaceId { tenant, database: self.context.space.database })
+            }
+            _ => {
+                let place = self.known_many.find(key).unwrap_or_else(|| self.context.layout.place(key));
+                (place, self.shards.get(place.shard).segment_of(self.context.space, key))
+            }
         }
     }
 
@@ -982,15 +1059,15 @@ impl<'a> Keys<'a> {
     /// The key's entry, for OBJECT, TYPE, DUMP, and for commands that read several keys at once.
     #[inline]
     pub fn peek(&self, key: &[u8]) -> Option<&Entry<Value>> {
-        let place = self.place(key);
-        let entry = self.shards.get(place.shard).space(self.context.space)?.dict.find(place.hash, key)?;
+        let (place, segment) = self.locate(key);
+        let entry = self.shards.get(place.shard).space(segment)?.dict.find(place.hash, key)?;
         entry.expires_at().is_none_or(|at| at > self.context.now).then_some(entry)
     }
 
     /// The key's entry, past its expiry or not: for DEBUG.
     pub fn find(&self, key: &[u8]) -> Option<&Entry<Value>> {
-        let place = self.place(key);
-        self.shards.get(place.shard).space(self.context.space)?.dict.find(place.hash, key)
+        let (place, segment) = self.locate(key);
+        self.shards.get(place.shard).space(segment)?.dict.find(place.hash, key)
     }
 
     /// The key as a list, hash, set or sorted set, for commands that read several keys at once.
@@ -1027,11 +1104,14 @@ impl<'a> Keys<'a> {
     /// The key's entry.
     #[inline]
     pub fn entry(&mut self, key: &[u8]) -> Option<&Entry<Value>> {
-        let place = self.place(key);
+        let (place, segment) = self.locate(key);
         let now = self.context.now;
-        let space = self.shards.get_mut(place.shard).space_mut(self.context.space);
-        let Keyspace { dict, objects_bytes, field_expiries, .. } = space;
-        let Some(mut entry) = dict.find_mut(place.hash, key) else {
+        // Reading makes no segment.
+        let found = self.shards.get_mut(place.shard).existing_mut(segment).and_then(|space| {
+            let Keyspace { dict, objects_bytes, field_expiries, .. } = space;
+            Some((dict.find_mut(place.hash, key)?, objects_bytes, field_expiries))
+        });
+        let Some((mut entry, objects_bytes, field_expiries)) = found else {
             self.effects.looked_up(false);
             self.effects.event(EventClass::KEY_MISS, "keymiss", self.context.space.database, key);
             return None;
@@ -1095,8 +1175,8 @@ impl<'a> Keys<'a> {
 
     #[inline]
     fn place_of(&mut self, key: &[u8]) -> (u64, &mut Keyspace) {
-        let place = self.place(key);
-        let space = self.shards.get_mut(place.shard).space_mut(self.context.space);
+        let (place, segment) = self.locate(key);
+        let space = self.shards.get_mut(place.shard).space_mut(segment);
         // Whoever asks for the place may change what lies there: a snapshot that has not seen it keeps it first.
         space.preserve(place.hash, key);
         (place.hash, space)
@@ -1361,9 +1441,9 @@ impl<'a> Keys<'a> {
         missing: Missing,
         change: impl FnOnce(&mut T) -> R,
     ) -> Result<Option<R>, CommandError> {
-        let (now, limits, place) = (self.context.now, self.context.limits, self.place(key));
+        let (now, limits, (place, segment)) = (self.context.now, self.context.limits, self.locate(key));
         let marks = self.marks();
-        let space = self.shards.get_mut(place.shard).space_mut(self.context.space);
+        let space = self.shards.get_mut(place.shard).space_mut(segment);
         space.preserve(place.hash, key);
         let Keyspace { dict, objects_bytes, field_expiries, .. } = space;
         let mut made = false;
@@ -1441,18 +1521,30 @@ impl<'a> Keys<'a> {
 
     // ---- the whole space, as far as it is locked; what lies beyond the caller's reach does not exist ----
 
-    fn locked_spaces(&self) -> impl Iterator<Item = &Keyspace> {
-        let space = self.context.space;
-        let shards: Box<dyn Iterator<Item = &Shard> + '_> = match &self.shards {
-            Locked::One(_, shard) => Box::new(std::iter::once(&**shard)),
-            Locked::Many(shards) => Box::new(shards.iter().map(|(_, shard)| &**shard)),
+    fn each_locked(&self) -> impl Iterator<Item = &Shard> {
+        let (one, many) = match &self.shards {
+            Locked::One(_, shard) => (Some(&**shard), None),
+            Locked::Many(shards) => (None, Some(shards.iter().map(|(_, shard)| &**shard))),
         };
-        shards.filter_map(move |shard| shard.space(space))
+        one.into_iter().chain(many.into_iter().flatten())
     }
 
-    /// How many keys the locked shards hold. Within a limited reach each key must be looked at.
+    /// What whoever asks sees: a tenant's own segment, or all that share its names.
+    fn locked_spaces(&self) -> impl Iterator<Item = &Keyspace> {
+        let space = self.context.space;
+        self.each_locked().flat_map(move |shard| shard.view(space).map(|(_, keys)| keys))
+    }
+
+    /// Whether the key exists for whoever asks.
+    #[inline]
+    fn sees(&self, key: &[u8]) -> bool {
+        !self.reach.filters_keys() || self.reach.sees_key(key)
+    }
+
+    /// How many keys the locked shards hold. Within a limited reach each key must be looked at, unless that is all of a
+    /// tenant.
     pub fn key_count(&self) -> usize {
-        if !self.reach.is_confined() {
+        if !self.reach.filters_keys() {
             return self.locked_spaces().map(Keyspace::len).sum();
         }
         let mut count = 0;
@@ -1470,7 +1562,7 @@ impl<'a> Keys<'a> {
         let now = self.context.now;
         for space in self.locked_spaces() {
             space.for_each(&mut |entry| {
-                if entry.expires_at().is_none_or(|at| at > now) && self.reach.sees_key(entry.key()) {
+                if entry.expires_at().is_none_or(|at| at > now) && self.sees(entry.key()) {
                     visit(entry);
                 }
             });
@@ -1478,15 +1570,22 @@ impl<'a> Keys<'a> {
     }
 
     /// Visits the live entries of the next bucket of the one locked shard, and removes the expired ones of a type, if one is
-    /// asked for; returns where to go on, 0 at the end.
-    pub fn scan(&mut self, cursor: u64, of_type: Option<&str>, visit: &mut dyn FnMut(&Entry<Value>)) -> u64 {
-        let now = self.context.now;
+    /// asked for; returns where to go on, `None` at the end.
+    pub fn scan(
+        &mut self,
+        at: ScanPosition,
+        of_type: Option<&str>,
+        visit: &mut dyn FnMut(&Entry<Value>),
+    ) -> Option<ScanPosition> {
+        let (now, view) = (self.context.now, self.context.space);
         let mut expired = Vec::new();
-        let Some(space) = self.locked_spaces().next() else { return 0 };
-        let reach = self.reach;
-        let next = space.scan(cursor, &mut |entry| {
+        let (tenant, space) = self.each_locked().next()?.next_in_view(view, at.segment)?;
+        // The segment it stood in may be gone by now. Whoever sees one segment only need not be told which.
+        let single = view.tenant != TenantId::SHARED;
+        let cursor = if tenant == at.segment || single { at.position } else { 0 };
+        let position = space.scan(cursor, &mut |entry| {
             let expired_by_now = entry.expires_at().is_some_and(|at| at <= now);
-            if !expired_by_now && reach.sees_key(entry.key()) {
+            if !expired_by_now && self.sees(entry.key()) {
                 visit(entry);
             } else if expired_by_now && of_type.is_none_or(|name| type_name(&entry.value()) == name) {
                 expired.push(entry.key().to_vec());
@@ -1495,20 +1594,35 @@ impl<'a> Keys<'a> {
         if !self.context.keeps_expired {
             expired.iter().for_each(|key| self.settle(key));
         }
-        next
+        if position != 0 {
+            return Some(ScanPosition { segment: if single { TenantId::SHARED } else { tenant }, position });
+        }
+        let from = TenantId(tenant.0.checked_add(1)?);
+        let (segment, _) = self.each_locked().next()?.next_in_view(view, from)?;
+        Some(ScanPosition { segment, position: 0 })
+    }
+
+    /// One of the locked segments, the more likely the more keys it has.
+    fn lucky_space(&self, random: u64) -> Option<&Keyspace> {
+        let total: u64 = self.locked_spaces().map(|space| space.len() as u64).sum();
+        let mut target = ((u128::from(random.rotate_left(17)) * u128::from(total)) >> 64) as u64;
+        self.locked_spaces().find(|space| {
+            let here = target < space.len() as u64;
+            target = target.wrapping_sub(space.len() as u64);
+            here
+        })
     }
 
     /// Some live key of the locked shards. Expired ones that are met are removed; the search ends after some tries.
     pub fn random_key(&mut self) -> Option<Vec<u8>> {
         const TRIES: usize = 100;
-        if self.reach.is_confined() {
+        if self.reach.filters_keys() {
             return self.random_visible_key();
         }
         for _ in 0..TRIES {
             let random = self.random();
             let now = self.context.now;
-            let space = self.locked_spaces().find(|space| !space.is_empty())?;
-            let entry = space.dict.random(random)?;
+            let entry = self.lucky_space(random)?.dict.random(random)?;
             let key = entry.key().to_vec();
             if entry.expires_at().is_none_or(|at| at > now) {
                 return Some(key);
@@ -1521,8 +1635,8 @@ impl<'a> Keys<'a> {
     /// Some entry of the locked shards, if it is live and within reach: every key is as likely as every other.
     pub fn lucky_key(&mut self) -> Option<Vec<u8>> {
         let (random, now) = (self.random(), self.context.now);
-        let entry = self.locked_spaces().find(|space| !space.is_empty())?.dict.random(random)?;
-        let found = entry.expires_at().is_none_or(|at| at > now) && self.reach.sees_key(entry.key());
+        let entry = self.lucky_space(random)?.dict.random(random)?;
+        let found = entry.expires_at().is_none_or(|at| at > now) && self.sees(entry.key());
         found.then(|| entry.key().to_vec())
     }
 
@@ -1539,14 +1653,12 @@ impl<'a> Keys<'a> {
         drawn
     }
 
-    /// Removes the keys of this database that lie within reach and may be deleted, one by one.
-    fn clear_within_reach(&mut self) -> usize {
-        /// Keys one effect names.
-        const KEYS_AT_ONCE: usize = 128;
+    /// Removes the keys of this database that `wanted` says, one by one.
+    fn clear_some(&mut self, wanted: impl Fn(&[u8]) -> bool) -> Vec<Vec<u8>> {
         let mut keys: Vec<Vec<u8>> = Vec::new();
         for space in self.locked_spaces() {
             space.for_each(&mut |entry| {
-                if self.reach.may_delete_key(entry.key()) {
+                if wanted(entry.key()) {
                     keys.push(entry.key().to_vec());
                 }
             });
@@ -1555,6 +1667,15 @@ impl<'a> Keys<'a> {
             self.discard(key);
             self.touched(key);
         }
+        keys
+    }
+
+    /// Removes the keys of this database that lie within reach and may be deleted, one by one.
+    fn clear_within_reach(&mut self) -> usize {
+        /// Keys one effect names.
+        const KEYS_AT_ONCE: usize = 128;
+        let reach = self.reach;
+        let keys = self.clear_some(|key| reach.may_delete_key(key));
         for named in keys.chunks(KEYS_AT_ONCE) {
             let command = std::iter::once(&b"DEL"[..]).chain(named.iter().map(Vec::as_slice));
             self.effects.replace_in(self.context.space.database, command);
@@ -1565,13 +1686,22 @@ impl<'a> Keys<'a> {
     /// Removes every key of this database in the locked shards; how many. Within a limited reach: those that may be
     /// deleted.
     pub fn clear(&mut self) -> usize {
-        if self.reach.is_confined() {
+        if self.reach.filters_keys() {
             return self.clear_within_reach();
         }
         let space = self.context.space;
+        let mut ids: Vec<TenantId> = self.each_locked().flat_map(|shard| shard.view(space)).map(|(id, _)| id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let removed = ids.into_iter().map(|tenant| self.clear_segment(SpaceId { tenant, ..space })).sum();
+        self.effects.touched_every_key();
+        removed
+    }
+
+    fn clear_segment(&mut self, segment: SpaceId) -> usize {
         let (mut removed, mut garbage) = (0, Vec::new());
         for shard in self.locked_shards() {
-            let taken = shard.take_space(space);
+            let taken = shard.take_space(segment);
             removed += taken.len();
             if taken.walk.is_some() {
                 // The snapshot has yet to see the rest of it.
@@ -1581,26 +1711,57 @@ impl<'a> Keys<'a> {
             }
         }
         self.garbage.append(&mut garbage);
+        removed
+    }
+
+    /// Removes the keys of this database that begin with one of these, or `{` and one of these, in the locked shards; how
+    /// many. Costs their number where they are all of a tenant.
+    pub fn clear_prefixes(&mut self, prefixes: &[&[u8]]) -> usize {
+        let owner = |prefix: &&&[u8]| self.each_locked().next().and_then(|shard| shard.whole_owner(prefixes, prefix));
+        let owners: BTreeSet<TenantId> = prefixes.iter().filter_map(|prefix| owner(&prefix)).collect();
+        let rest: Vec<&[u8]> = prefixes.iter().filter(|prefix| owner(prefix).is_none()).copied().collect();
+        let database = self.context.space.database;
+        let mut removed = owners.into_iter().map(|tenant| self.clear_segment(SpaceId { tenant, database })).sum();
+        if !rest.is_empty() {
+            let begins = |key: &[u8]| {
+                let name = key.strip_prefix(b"{").unwrap_or(key);
+                rest.iter().any(|prefix| name.starts_with(prefix))
+            };
+            removed += self.clear_some(begins).len();
+        }
         self.effects.touched_every_key();
         removed
     }
 
-    /// Exchanges two of the tenant's databases in the locked shards, whoever their keys belong to: never within a limited
-    /// reach.
+    /// What the keys of the tenant begin with whose segment is asked for: whoever repeats elsewhere what was done to all of
+    /// it must not depend on whose they are there. Empty for a namespace, and for everybody.
+    pub fn prefixes_of_tenant(&self) -> Vec<Vec<u8>> {
+        let tenant = self.context.space.tenant;
+        if tenant == TenantId::SHARED || tenant.is_namespace() {
+            return Vec::new();
+        }
+        self.each_locked().next().map(|shard| shard.prefixes_of(tenant)).unwrap_or_default()
+    }
+
+    /// Exchanges two databases in the locked shards, whoever their keys belong to: never within a limited reach.
     pub fn swap_databases(&mut self, first: u32, second: u32) {
         if self.reach.is_confined() {
             return;
         }
         self.effects.touched_every_key();
-        let tenant = self.context.space.tenant;
-        let [a, b] = [first, second].map(|database| SpaceId { tenant, database });
-        if a == b {
+        if first == second {
             return;
         }
+        let [a, b] = [first, second].map(|database| SpaceId { database, ..self.context.space });
         for shard in self.locked_shards() {
-            let (of_a, of_b) = (shard.take_space(a), shard.take_space(b));
-            *shard.space_mut(a) = of_b;
-            *shard.space_mut(b) = of_a;
+            let tenants: BTreeSet<TenantId> =
+                [a, b].into_iter().flat_map(|space| shard.view(space)).map(|(tenant, _)| tenant).collect();
+            for tenant in tenants {
+                let [a, b] = [a, b].map(|space| SpaceId { tenant, ..space });
+                let (of_a, of_b) = (shard.take_space(a), shard.take_space(b));
+                shard.give_space(a, of_b);
+                shard.give_space(b, of_a);
+            }
         }
     }
 

@@ -116,6 +116,17 @@ impl Reach {
         !matches!(self, Reach::Everything)
     }
 
+    /// Whether keys must be looked at one by one: not where the user holds all of its tenant, since then it is shown
+    /// nothing else.
+    #[inline]
+    pub fn filters_keys(&self) -> bool {
+        match self {
+            Reach::Everything => false,
+            Reach::Within(policy, _) => !policy.holds_tenant(),
+            Reach::Nothing => true,
+        }
+    }
+
     /// Whether the key exists for the user: some rule lets it read or write it.
     #[inline]
     pub fn sees_key(&self, key: &[u8]) -> bool {

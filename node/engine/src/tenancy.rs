@@ -11,9 +11,11 @@
 
 use crate::eviction;
 use crate::keyspace::TenantId;
+use keyward_acl::Fence;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A right to keys of another tenant.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -217,6 +219,17 @@ impl Owners {
         self.prefixes.is_empty()
     }
 
+    /// What the keys of this tenant begin with.
+    pub fn prefixes_of(&self, tenant: TenantId) -> impl Iterator<Item = &[u8]> {
+        self.prefixes.iter().filter(move |(_, owner)| *owner == tenant).map(|(prefix, _)| &**prefix)
+    }
+
+    /// Whose prefix exactly this is.
+    pub fn owner_of_prefix(&self, prefix: &[u8]) -> Option<TenantId> {
+        let at = self.prefixes.binary_search_by(|(known, _)| (**known).cmp(prefix)).ok()?;
+        Some(self.prefixes[at].1)
+    }
+
     /// Whose key this is.
     #[inline]
     pub fn of(&self, key: &[u8]) -> TenantId {
@@ -230,6 +243,42 @@ impl Owners {
     }
 }
 
+/// What a tenant uses, summed up over all shards. Exact whenever no shard is locked.
+#[derive(Default, Debug)]
+pub struct Gauge(AtomicI64);
+
+impl Gauge {
+    /// So many bytes more, or less.
+    #[inline]
+    pub fn add(&self, bytes: i64) {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes of keys, values and tables.
+    #[inline]
+    pub fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed).max(0) as u64
+    }
+}
+
+/// The gauges of all tenants, by tenant. Looked up when a segment is made, never by a request.
+#[derive(Default, Debug)]
+pub struct Gauges(Mutex<HashMap<TenantId, Arc<Gauge>>>);
+
+impl Gauges {
+    /// The gauge of a tenant.
+    pub fn of(&self, tenant: TenantId) -> Arc<Gauge> {
+        let mut gauges = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(gauges.entry(tenant).or_default())
+    }
+
+    /// Forgets tenants that use nothing and that `keep` does not know.
+    pub fn retain(&self, keep: impl Fn(TenantId) -> bool) {
+        let mut gauges = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        gauges.retain(|tenant, gauge| keep(*tenant) || Arc::strong_count(gauge) > 1);
+    }
+}
+
 /// All tenants.
 #[derive(Default)]
 pub struct Tenancy {
@@ -237,11 +286,12 @@ pub struct Tenancy {
     by_id: HashMap<TenantId, Arc<Tenant>>,
     by_user: HashMap<Vec<u8>, Arc<Tenant>>,
     owners: Option<Arc<Owners>>,
+    last_number: u32,
 }
 
 impl Tenancy {
-    /// From all tenants there are.
-    pub fn new(tenants: impl IntoIterator<Item = Tenant>) -> Tenancy {
+    /// From all tenants there are, and the number given to the last one that was made.
+    pub fn new(tenants: impl IntoIterator<Item = Tenant>, last_number: u32) -> Tenancy {
         let by_name: BTreeMap<String, Arc<Tenant>> =
             tenants.into_iter().map(|tenant| (tenant.name.clone(), Arc::new(tenant))).collect();
         let owned = by_name.values().flat_map(|tenant| tenant.prefixes.iter().map(|prefix| (&**prefix, tenant.id)));
@@ -252,6 +302,7 @@ impl Tenancy {
                 .values()
                 .flat_map(|tenant| tenant.users.iter().map(|user| (user.clone(), Arc::clone(tenant))))
                 .collect(),
+            last_number,
             owners: (!owners.is_empty()).then(|| Arc::new(owners)),
             by_name,
         }
@@ -280,6 +331,34 @@ impl Tenancy {
     /// The tenant this user belongs to.
     pub fn of_user(&self, user: &[u8]) -> Option<&Arc<Tenant>> {
         self.by_user.get(user)
+    }
+
+    /// The number given to the last tenant that was made.
+    pub fn last_number(&self) -> u32 {
+        self.last_number
+    }
+
+    /// What the rules of this tenant's users are cut down to.
+    pub fn fence(&self, tenant: &Tenant) -> Fence {
+        if tenant.is_namespace() {
+            return Fence::of_namespace();
+        }
+        let mut fence = Fence::of_prefixes(tenant.prefixes.iter().map(Vec::as_slice));
+        for import in &tenant.imports {
+            let Some(other) = self.by_name.get(&import.tenant) else { continue };
+            // Both sides must agree, word for word, and nobody gives away what is not theirs.
+            let agreed = other.exports.iter().find(|export| {
+                export.tenant == tenant.name && export.pattern == import.pattern && (export.write || !import.write)
+            });
+            let theirs = other.prefixes.iter().any(|prefix| {
+                let name = import.pattern.strip_prefix(b"{").unwrap_or(&import.pattern);
+                name.starts_with(prefix)
+            });
+            if agreed.is_some() && theirs {
+                fence.let_in(&import.pattern, import.write);
+            }
+        }
+        fence
     }
 
     /// Who owns which keys; `None` while no tenant has a prefix.

@@ -84,7 +84,7 @@ fn load_even(files: &Files, damaged: bool) -> Result<Shards, String> {
 }
 
 fn space(tenant: u32, database: u32) -> SpaceId {
-    SpaceId { tenant: TenantId(tenant), database }
+    SpaceId { tenant: if tenant == 0 { TenantId::SHARED } else { TenantId::with_namespace(tenant) }, database }
 }
 
 #[test]

@@ -13,7 +13,7 @@
 use super::files::Files;
 use crate::shards::Shards;
 use keyward_engine::dump::{self, Checksum};
-use keyward_engine::keyspace::{TenantId, UnixMillis};
+use keyward_engine::keyspace::UnixMillis;
 use keyward_engine::snapshot::Taken;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -146,7 +146,7 @@ impl<'a> Moment<'a> {
             shards.with_all_locked(|shard| {
                 shard.begin_snapshot(now_ms);
                 fields_expire |= shard.has_expiring_fields();
-                let shared = shard.spaces().filter(|(id, space)| id.tenant == TenantId::SHARED && !space.is_empty());
+                let shared = shard.spaces().filter(|(id, space)| !id.tenant.is_namespace() && !space.is_empty());
                 for (id, space) in shared {
                     let (keys, expiring) = sizes.entry(id.database).or_default();
                     *keys += space.len() as u64;

@@ -90,10 +90,14 @@ fn a_tenant_goes_only_when_retired_and_its_users_go_with_it() {
 fn a_rename_keeps_the_number_and_takes_grants_along() {
     let mut tenants = two();
     let grant = TenantGrant { tenant: "gw".into(), pattern: b"x:*".to_vec(), write: false };
-    set(&mut tenants, "lf", &[TenantEdit::Import(grant, true)]).unwrap();
+    assert!(matches!(
+        set(&mut tenants, "lf", &[TenantEdit::Import(grant.clone(), true)]),
+        Err(TenantRefusal::Invalid(_))
+    ));
+    create(&mut tenants, "sub", prefixes(&["sub:"]), &[TenantEdit::Import(grant, true)]).unwrap();
     let rename = TenantChange::Rename { name: "gw".into(), to: "gateway".into() };
     assert_eq!(tenants.apply(3, &rename, &mut Vec::new()), Ok(true));
     assert_eq!(tenants.get("gateway").map(|tenant| tenant.number), Some(TenantNumber(1)));
-    let imports = &tenants.get("lf").unwrap().imports;
+    let imports = &tenants.get("sub").unwrap().imports;
     assert_eq!(imports.first().map(|grant| grant.tenant.as_str()), Some("gateway"));
 }

@@ -159,7 +159,7 @@ fn fields_that_expire_make_a_file_of_valkey() {
     let mut bytes = Vec::new();
     record(&mut bytes, b"h", &ValueRef::Object(&value), None);
     part(&mut out, shared(0), &bytes);
-    part(&mut out, SpaceId { tenant: TenantId(7), database: 2 }, &bytes);
+    part(&mut out, SpaceId { tenant: TenantId::with_namespace(7), database: 2 }, &bytes);
     let so_far = Checksum::of(&out);
     end(&mut out, so_far);
     assert!(out.starts_with(b"VALKEY080"));
@@ -259,7 +259,7 @@ fn file(records: &[Row<'_>]) -> Vec<u8> {
 
 #[test]
 fn tenants_and_databases_come_back_where_they_were() {
-    let tenant = SpaceId { tenant: TenantId(7), database: 2 };
+    let tenant = SpaceId { tenant: TenantId::with_namespace(7), database: 2 };
     let written = file(&[
         (shared(0), b"a", ValueRef::Str(b"1st"), None),
         (tenant, b"a", ValueRef::Int(2), Some(5)),

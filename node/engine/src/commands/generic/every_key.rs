@@ -4,7 +4,8 @@
 //! are one moment for every client.
 //!
 //! ```text
-//!   SCAN cursor:   position in the shard's table (40 bits) | shard (as many bits as the shard count needs)
+//!   SCAN cursor:   position in the table (40 bits)                              | 0 | shard     what one segment shows
+//!                  position, its highest bits | the tenant's number (20 bits)   | 1 | shard     another's, to who sees all
 //! ```
 //! Zero is both the beginning and the end; between them a cursor is never zero, since a shard that is done is followed
 //! by the next one's number. The shard count is fixed for the life of the process, so a cursor stays true that long.
@@ -13,7 +14,7 @@ use super::Answer;
 use crate::args::Args;
 use crate::commands::collections;
 use crate::error::CommandError;
-use crate::keyspace::{EveryKey, Keys};
+use crate::keyspace::{EveryKey, Keys, ScanPosition, TenantId};
 use crate::reply::Reply;
 use crate::types::number;
 use keyward_acl::Glob;
@@ -79,38 +80,83 @@ fn parse_scan(mut args: Args<'_>) -> Result<Scan, CommandError> {
     Ok(scan)
 }
 
+/// Where a cursor divides. See the head of this file.
+#[derive(Clone, Copy)]
+struct CursorLayout {
+    shard_bits: u32,
+}
+
+impl CursorLayout {
+    /// A cursor stays below 2^53: some clients read it as a floating point number.
+    const CURSOR_BITS: u32 = 53;
+    /// As many as tenants are numbered with.
+    const SEGMENT_BITS: u32 = 20;
+    /// What a table's position has.
+    const POSITION_BITS: u32 = 40;
+
+    /// How many of the lowest bits of a position have no room beside a segment: less than a bucket spans, so that at worst
+    /// a key is shown twice.
+    fn cut(self) -> u32 {
+        let room = Self::CURSOR_BITS - 1 - Self::SEGMENT_BITS - self.shard_bits;
+        Self::POSITION_BITS.saturating_sub(room)
+    }
+
+    fn write(self, shard: u32, at: ScanPosition) -> u64 {
+        let rest = match u64::from(at.segment.number()) {
+            0 => at.position << 1,
+            segment => ((at.position >> self.cut()) << Self::SEGMENT_BITS | segment) << 1 | 1,
+        };
+        rest << self.shard_bits | u64::from(shard)
+    }
+
+    fn read(self, cursor: u64) -> (u32, ScanPosition) {
+        let shard = (cursor & ((1 << self.shard_bits) - 1)) as u32;
+        let rest = cursor >> self.shard_bits;
+        let positions = (1 << Self::POSITION_BITS) - 1;
+        let at = if rest & 1 == 0 {
+            ScanPosition { segment: TenantId::SHARED, position: rest >> 1 & positions }
+        } else {
+            let segment = rest >> 1 & ((1 << Self::SEGMENT_BITS) - 1);
+            let position = (rest >> 1 >> Self::SEGMENT_BITS) << self.cut() & positions;
+            ScanPosition { segment: TenantId::with_prefixes(segment as u32), position }
+        };
+        (shard, at)
+    }
+}
+
 pub(super) fn scan(all: &mut dyn EveryKey, args: Args<'_>, reply: &mut Reply) -> Answer {
     let scan = parse_scan(args)?;
     let shard_count = all.shard_count();
-    let shard_bits = shard_count.next_power_of_two().trailing_zeros();
-    let mut shard = (scan.cursor & ((1 << shard_bits) - 1)) as u32;
-    let mut position = scan.cursor >> shard_bits;
+    let layout = CursorLayout { shard_bits: shard_count.next_power_of_two().trailing_zeros() };
+    let (mut shard, from) = layout.read(scan.cursor);
+    let mut at = Some(from);
     let mut elements = Reply::new(reply.protocol);
     let (mut visited, mut listed) = (0, 0);
     let mut buckets_left = scan.count.saturating_mul(EMPTY_BUCKETS_PER_ELEMENT);
-    if all.reach().is_confined() {
+    if all.reach().filters_keys() {
         buckets_left = buckets_left.max(EMPTY_BUCKETS_WHEN_CONFINED);
     }
     while shard < shard_count && visited < scan.count && buckets_left > 0 {
         all.with_shard(shard, &mut |keys| {
             if keys.len_of_all() == 0 {
                 // Costs nothing, so it does not count: a small database answers in one call.
-                position = 0;
+                at = None;
                 return;
             }
             for _ in 0..BUCKETS_PER_LOCK.min(buckets_left) {
-                position = visit_bucket(keys, &scan, position, &mut visited, &mut listed, &mut elements);
+                at = visit_bucket(keys, &scan, at.unwrap_or_default(), &mut visited, &mut listed, &mut elements);
                 buckets_left -= 1;
-                if position == 0 || visited >= scan.count {
+                if at.is_none() || visited >= scan.count {
                     break;
                 }
             }
         });
-        if position == 0 {
+        if at.is_none() {
             shard += 1;
+            at = (shard < shard_count).then(ScanPosition::default);
         }
     }
-    let next = if shard == shard_count { 0 } else { position << shard_bits | u64::from(shard) };
+    let next = at.filter(|_| shard < shard_count).map_or(0, |at| layout.write(shard, at));
     reply.array(2);
     reply.bulk(&number::format_i64(next as i64));
     reply.array(listed);
@@ -122,12 +168,12 @@ pub(super) fn scan(all: &mut dyn EveryKey, args: Args<'_>, reply: &mut Reply) ->
 fn visit_bucket(
     keys: &mut Keys<'_>,
     scan: &Scan,
-    position: u64,
+    at: ScanPosition,
     visited: &mut usize,
     listed: &mut usize,
     elements: &mut Reply,
-) -> u64 {
-    keys.scan(position, scan.type_name, &mut |entry| {
+) -> Option<ScanPosition> {
+    keys.scan(at, scan.type_name, &mut |entry| {
         *visited += 1;
         let of_type = scan.type_name.is_none_or(|name| crate::keyspace::type_name(&entry.value()) == name);
         if of_type && scan.pattern.matches(entry.key()) {
@@ -217,33 +263,53 @@ pub(in crate::commands) fn dbsize(all: &mut dyn EveryKey, _args: Args<'_>, reply
     Ok(())
 }
 
+/// `FLUSHDB [ASYNC | SYNC]`, and for whoever holds every key `FLUSHDB PREFIX prefix …`: the keys that begin so. That is how
+/// it is written down that a tenant flushed.
 pub(in crate::commands) fn flushdb(all: &mut dyn EveryKey, args: Args<'_>, reply: &mut Reply) -> Answer {
-    check_flush_mode(args)?;
+    let prefixes = flush_prefixes(all, args)?;
     all.with_all(&mut |keys| {
-        let removed = keys.clear();
-        keys.effects.changed(removed as u64);
+        let removed = flush(keys, &prefixes);
+        written_down(keys, b"FLUSHDB", removed);
     });
     reply.ok();
     Ok(())
 }
 
+/// The same of all databases.
 pub(in crate::commands) fn flushall(all: &mut dyn EveryKey, args: Args<'_>, reply: &mut Reply) -> Answer {
-    check_flush_mode(args)?;
+    let prefixes = flush_prefixes(all, args)?;
     all.with_all(&mut |keys| {
-        let removed: usize =
-            (0..keys.databases()).map(|database| keys.in_database(database, |keys| keys.clear())).sum();
-        keys.effects.changed(removed as u64);
+        let databases = 0..keys.databases();
+        let removed: usize = databases.map(|database| keys.in_database(database, |keys| flush(keys, &prefixes))).sum();
+        written_down(keys, b"FLUSHALL", removed);
     });
     reply.ok();
     Ok(())
+}
+
+fn flush(keys: &mut Keys<'_>, prefixes: &[&[u8]]) -> usize {
+    if prefixes.is_empty() { keys.clear() } else { keys.clear_prefixes(prefixes) }
+}
+
+fn written_down(keys: &mut Keys<'_>, word: &[u8], removed: usize) {
+    let own = keys.prefixes_of_tenant();
+    if !own.is_empty() && removed > 0 && keys.effects.are_of_every_key() {
+        let words: Vec<&[u8]> = [word, b"PREFIX"].into_iter().chain(own.iter().map(Vec::as_slice)).collect();
+        keys.effects.replace(&words);
+    }
+    keys.effects.changed(removed as u64);
 }
 
 /// Memory is always freed after the locks are released, so ASYNC and SYNC mean the same.
-fn check_flush_mode(mut args: Args<'_>) -> Answer {
+fn flush_prefixes<'a>(all: &dyn EveryKey, mut args: Args<'a>) -> Result<Vec<&'a [u8]>, CommandError> {
+    if args.accept("PREFIX") && !all.reach().is_confined() && !args.is_empty() {
+        return Ok(args.rest().to_vec());
+    }
     if !args.is_empty() && !args.accept("ASYNC") && !args.accept("SYNC") {
         return Err(CommandError::Syntax);
     }
-    args.finish()
+    args.finish()?;
+    Ok(Vec::new())
 }
 
 pub(in crate::commands) fn swapdb(all: &mut dyn EveryKey, mut args: Args<'_>, reply: &mut Reply) -> Answer {

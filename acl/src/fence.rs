@@ -1,0 +1,47 @@
+//! What the rules of a tenant's user are cut down to.
+//!
+//! A tenant owns the keys that begin with its prefixes (or `{` and one of them), or a keyspace of its own. Whatever the rules
+//! of its users say, they hold within that: the cut is made when rules are compiled, so requests pay nothing for it.
+//! Beyond it lie only the keys that other tenants export to this one. It refuses to know tenants by name.
+
+use crate::rule::KeyRights;
+use crate::user::KeyPattern;
+
+/// See the head of this file.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Fence {
+    prefixes: Option<Vec<Box<[u8]>>>,
+    granted: Vec<KeyPattern>,
+}
+
+impl Fence {
+    /// Around the keys that begin with these.
+    pub fn of_prefixes<'a>(prefixes: impl Iterator<Item = &'a [u8]>) -> Fence {
+        let with_brace = |prefix: &'a [u8]| [prefix.into(), [b"{", prefix].concat().into()];
+        Fence { prefixes: Some(prefixes.flat_map(with_brace).collect()), granted: Vec::new() }
+    }
+
+    /// Around a keyspace of its own: every key is within.
+    pub fn of_namespace() -> Fence {
+        Fence::default()
+    }
+
+    /// Keys outside that are let in, for reading, or also for writing.
+    pub fn let_in(&mut self, pattern: &[u8], write: bool) {
+        let rights = if write { KeyRights::ReadWrite } else { KeyRights::Read };
+        self.granted.push(KeyPattern { pattern: pattern.into(), rights });
+    }
+
+    pub(crate) fn prefixes(&self) -> Option<&[Box<[u8]>]> {
+        self.prefixes.as_deref()
+    }
+
+    pub(crate) fn granted(&self) -> &[KeyPattern] {
+        &self.granted
+    }
+
+    /// Whether there is no key outside.
+    pub(crate) fn encloses_everything(&self) -> bool {
+        self.prefixes.is_none()
+    }
+}

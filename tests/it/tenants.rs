@@ -1,0 +1,163 @@
+//! Tenants on three nodes: keys belong to whose they are, nothing is lost when that changes, and nobody sees another's.
+
+use keyward_tests::{Client, Cluster, Value, wait_until};
+use std::collections::BTreeSet;
+
+fn cluster() -> Cluster {
+    Cluster::of(3).flag("enable-debug-command", "yes").start()
+}
+
+fn keys_of(client: &mut Client) -> BTreeSet<String> {
+    client.ask(&["KEYS", "*"]).texts().into_iter().collect()
+}
+
+fn scan(client: &mut Client) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut cursor = "0".to_owned();
+    loop {
+        let reply = client.ask(&["SCAN", &cursor, "COUNT", "50"]);
+        let items = reply.items().expect("SCAN answers with a cursor and keys").to_vec();
+        found.extend(items[1].texts());
+        cursor = items[0].text().expect("a cursor");
+        if cursor == "0" {
+            return found;
+        }
+    }
+}
+
+fn number(value: Value) -> i64 {
+    match value {
+        Value::Integer(number) => number,
+        other => panic!("no number: {other:?}"),
+    }
+}
+
+fn user(admin: &mut Client, name: &str, rules: &[&str]) {
+    let words: Vec<&str> = ["ACL", "SETUSER", name, "on", ">secret"].into_iter().chain(rules.iter().copied()).collect();
+    admin.ok(&words);
+}
+
+#[test]
+fn a_tenant_takes_over_the_keys_there_are_and_flushes_only_those() {
+    let cluster = cluster();
+    let mut admin = cluster.node(1).client();
+    for number in 0..500 {
+        admin.ok(&["SET", &format!("gw:{number}"), "v"]);
+        admin.ok(&["SET", &format!("other:{number}"), "v"]);
+    }
+    admin.ok(&["SET", "{gw:a}:b", "v"]);
+    user(&mut admin, "gw-user", &["~*", "&*", "+@all"]);
+    admin.ok(&["TENANT", "CREATE", "gw", "PREFIX", "gw:", "USER", "gw-user"]);
+    for node in cluster.nodes() {
+        let mut gw = node.client_as("gw-user", "secret");
+        assert_eq!(number(gw.ask(&["DBSIZE"])), 501);
+        assert_eq!(keys_of(&mut gw).len(), 501);
+        assert_eq!(scan(&mut gw).len(), 501);
+        assert_eq!(gw.ask(&["GET", "gw:7"]).text().as_deref(), Some("v"));
+        assert!(gw.ask(&["GET", "other:7"]).is_error("NOPERM"), "the rules say ~*, the tenant says gw:");
+        assert!(gw.ask(&["TENANT", "LIST"]).is_error("NOPERM"));
+        assert!(gw.ask(&["FLUSHDB", "PREFIX", "other:"]).is_error("ERR"));
+    }
+    assert_eq!(number(admin.ask(&["DBSIZE"])), 1001);
+    assert_eq!(scan(&mut admin).len(), 1001);
+    let mut gw = cluster.node(2).client_as("gw-user", "secret");
+    gw.ok(&["FLUSHALL"]);
+    assert_eq!(number(gw.ask(&["DBSIZE"])), 0);
+    assert_eq!(number(admin.ask(&["DBSIZE"])), 500);
+    cluster.copies_agree("a tenant flushed");
+}
+
+#[test]
+fn deleting_a_tenant_gives_its_keys_back_and_locks_its_users_out() {
+    let cluster = cluster();
+    let mut admin = cluster.node(2).client();
+    user(&mut admin, "gw-user", &["~*", "+@all"]);
+    admin.ok(&["TENANT", "CREATE", "gw", "PREFIX", "gw:", "USER", "gw-user"]);
+    let mut gw = cluster.node(3).client_as("gw-user", "secret");
+    for number in 0..300 {
+        gw.ok(&["SET", &format!("gw:{number}"), "v"]);
+    }
+    admin.ok(&["TENANT", "SET", "gw", "STATE", "retired"]);
+    wait_until("the retired tenant's user is turned away", || match gw.call(&["GET", "gw:1"]) {
+        Ok(reply) if !reply.is_error("") => None,
+        _ => Some(()),
+    });
+    assert_eq!(number(admin.ask(&["DBSIZE"])), 300, "retiring loses nothing");
+    admin.ok(&["TENANT", "DEL", "gw"]);
+    assert_eq!(number(admin.ask(&["DBSIZE"])), 300);
+    assert_eq!(admin.ask(&["GET", "gw:299"]).text().as_deref(), Some("v"));
+    assert!(!admin.ask(&["ACL", "USERS"]).texts().contains(&"gw-user".to_owned()));
+    cluster.copies_agree("a tenant was deleted");
+}
+
+#[test]
+fn a_grant_needs_both_sides_and_reads_only() {
+    let cluster = cluster();
+    let mut admin = cluster.node(1).client();
+    for (tenant, name) in [("ai", "ai-user"), ("sub", "sub-user")] {
+        let prefix = format!("{tenant}:");
+        user(&mut admin, name, &[&format!("~{prefix}*"), "&*", "+@all", "-@admin"]);
+        admin.ok(&["TENANT", "CREATE", tenant, "PREFIX", &prefix, "USER", name]);
+    }
+    let mut ai = cluster.node(2).client_as("ai-user", "secret");
+    ai.ok(&["SET", "ai:status:1", "done"]);
+    let mut sub = cluster.node(3).client_as("sub-user", "secret");
+    assert!(sub.ask(&["GET", "ai:status:1"]).is_error("NOPERM"));
+    admin.ok(&["TENANT", "SET", "sub", "IMPORT", "ai:status:*", "FROM", "ai"]);
+    assert!(sub.ask(&["GET", "ai:status:1"]).is_error("NOPERM"), "nobody exported it");
+    admin.ok(&["TENANT", "SET", "ai", "EXPORT", "ai:status:*", "TO", "sub"]);
+    assert_eq!(sub.ask(&["GET", "ai:status:1"]).text().as_deref(), Some("done"));
+    assert!(sub.ask(&["SET", "ai:status:1", "forged"]).is_error("NOPERM"));
+    assert!(sub.ask(&["GET", "ai:cb:1"]).is_error("NOPERM"));
+    assert_eq!(number(sub.ask(&["DBSIZE"])), 0, "what is lent is not its own");
+    admin.ok(&["TENANT", "SET", "ai", "NOEXPORT", "ai:status:*", "TO", "sub"]);
+    assert!(sub.ask(&["GET", "ai:status:1"]).is_error("NOPERM"));
+}
+
+#[test]
+fn names_of_a_namespace_are_its_own_in_and_out() {
+    let cluster = cluster();
+    let mut admin = cluster.node(1).client();
+    for name in ["langfuse", "litellm"] {
+        user(&mut admin, name, &["~*", "&*", "+@all"]);
+        admin.ok(&["TENANT", "CREATE", name, "NAMESPACE", "USER", name]);
+    }
+    let mut one = cluster.node(2).client_as("langfuse", "secret");
+    let mut other = cluster.node(3).client_as("litellm", "secret");
+    one.ok(&["SET", "bull:q", "of one"]);
+    other.ok(&["SET", "bull:q", "of the other"]);
+    other.ok(&["SELECT", "1"]);
+    other.ok(&["SET", "second", "v"]);
+    other.ok(&["SELECT", "0"]);
+    assert_eq!(one.ask(&["GET", "bull:q"]).text().as_deref(), Some("of one"));
+    assert_eq!(keys_of(&mut one), BTreeSet::from(["bull:q".to_owned()]));
+    let script = "redis.call('SET', KEYS[1], 'x'); return redis.call('KEYS', '*')";
+    assert_eq!(one.ask(&["EVAL", script, "1", "made"]).texts().len(), 2);
+    assert_eq!(number(admin.ask(&["DBSIZE"])), 0, "a world of its own");
+    assert!(admin.ask(&["GET", "bull:q"]).text().is_none());
+    one.ok(&["FLUSHALL"]);
+    assert_eq!(other.ask(&["GET", "bull:q"]).text().as_deref(), Some("of the other"));
+    cluster.copies_agree("namespaces were written");
+}
+
+#[test]
+fn a_tenant_survives_a_restart_with_its_keys() {
+    let mut cluster = Cluster::start(1);
+    let mut admin = cluster.node(1).client();
+    for name in ["gw", "lf"] {
+        user(&mut admin, name, &["~*", "+@all"]);
+    }
+    admin.ok(&["TENANT", "CREATE", "gw", "PREFIX", "gw:", "USER", "gw"]);
+    admin.ok(&["TENANT", "CREATE", "lf", "NAMESPACE", "USER", "lf"]);
+    cluster.node(1).client_as("gw", "secret").ok(&["SET", "gw:1", "kept"]);
+    cluster.node(1).client_as("lf", "secret").ok(&["SET", "gw:1", "kept apart"]);
+    cluster.stop(1);
+    cluster.spawn(1);
+    cluster.wait_ready(1);
+    let mut gw = cluster.node(1).client_as("gw", "secret");
+    assert_eq!(gw.ask(&["GET", "gw:1"]).text().as_deref(), Some("kept"));
+    assert_eq!(number(gw.ask(&["DBSIZE"])), 1);
+    let mut lf = cluster.node(1).client_as("lf", "secret");
+    assert_eq!(lf.ask(&["GET", "gw:1"]).text().as_deref(), Some("kept apart"));
+    assert_eq!(number(cluster.node(1).client().ask(&["DBSIZE"])), 1);
+}
