@@ -196,15 +196,15 @@ fn scripts_functions_and_watched_keys_work_through_every_node() {
 fn one_clients_long_values_keep_nobody_else_on_the_link_waiting() {
     let cluster = Cluster::of(3).flag("threads", "1").start();
     let (edge, _) = edge_and_owner(&cluster);
-    let value = vec![b'x'; 100 << 20];
+    let value = vec![b'x'; 16 << 20];
     let address = edge.address();
     let sender = std::thread::spawn(move || {
         let mut client = Client::connect(address).expect("the node accepts");
         let request = resp::encode(&[b"SET".as_slice(), b"long", &value]);
-        for _ in 0..3 {
+        for _ in 0..8 {
             client.send_raw(&request).expect("the node reads");
             assert!(client.read().expect("the node answers").is_ok());
-            assert!(matches!(client.ask(&["GET", "long"]), Value::Bulk(bytes) if bytes.len() == 100 << 20));
+            assert!(matches!(client.ask(&["GET", "long"]), Value::Bulk(bytes) if bytes.len() == 16 << 20));
         }
     });
     let mut client = edge.client();
@@ -363,4 +363,30 @@ fn commands_sent_during_a_planned_move_are_carried_out_once() {
         let mut client = Client::connect(edge).expect("the node accepts");
         assert_eq!(client.text(&["GET", &format!("counter:{writer}")]), count.to_string());
     }
+}
+
+/// Who serves the data dies: what reads, and what was not sent yet, waits for the next primary.
+#[test]
+fn when_the_primary_dies_commands_wait_for_the_next_one() {
+    let mut cluster = Cluster::of(3).flag("failover-wait", "60s").start();
+    wait_for_copies(&cluster);
+    let owner = cluster.primary();
+    let others: Vec<_> =
+        (1..=3).filter(|number| *number != owner).map(|number| cluster.node(number).address()).collect();
+    let mut client = Client::connect(others[0]).expect("the node accepts");
+    client.ok(&["SET", "k", "v"]);
+    assert_eq!(client.ask(&["WAIT", "2", "10000"]), Value::Integer(2));
+    let mut guest = Client::connect(others[0]).expect("the node accepts");
+    guest.ask(&["SUBSCRIBE", "news"]);
+
+    cluster.kill(owner);
+
+    assert_eq!(client.text(&["GET", "k"]), "v", "a read waits");
+    client.ok(&["SET", "k", "after"]);
+    let mut late = Client::connect(others[1]).expect("the node accepts");
+    assert_eq!(late.text(&["GET", "k"]), "after");
+    wait_until("the guest is closed", || guest.is_closed().then_some(()));
+    late.ask(&["SUBSCRIBE", "news"]);
+    assert_eq!(client.ask(&["PUBLISH", "news", "hello"]), Value::Integer(1));
+    assert_eq!(late.read().expect("the message comes").texts(), ["message", "news", "hello"]);
 }
