@@ -47,6 +47,9 @@ pub enum Queue {
     Pop,
 }
 
+/// Money moved: by how much, and both balances afterwards.
+pub type Transfer = Op<i64, (i64, i64)>;
+
 /// Everything that was done to the keys of one run.
 #[derive(Debug, Default)]
 pub struct History {
@@ -57,7 +60,7 @@ pub struct History {
     /// `RPOP` answers an element or nothing.
     pub queues: BTreeMap<String, Vec<Op<Queue, Option<u64>>>>,
     /// Transfers between two accounts answer both balances; so do reads.
-    pub accounts: BTreeMap<String, Vec<Op<i64, (i64, i64)>>>,
+    pub accounts: BTreeMap<String, Vec<Transfer>>,
     /// When writes were acknowledged: began, answered.
     pub acknowledged: Vec<(Moment, Moment)>,
     /// Error texts nobody expected, how often.

@@ -17,6 +17,9 @@ pub(super) struct KeyMatcher {
     by_access: [u8; 4],
 }
 
+/// Patterns of the user's own rules, and those that others granted.
+type Source<'p> = (Vec<&'p [u8]>, Vec<&'p [u8]>);
+
 impl KeyMatcher {
     /// What these patterns allow. What lies outside a fence is cut away, what the fence lets in is added.
     pub(super) fn fenced(all: bool, patterns: &[KeyPattern], fence: Option<&Fence>) -> KeyMatcher {
@@ -27,7 +30,7 @@ impl KeyMatcher {
         let everything: &[u8] = b"*";
         let prefixes = fence.and_then(Fence::prefixes);
         let granted = fence.map_or(&[][..], Fence::granted);
-        let mut sources: Vec<(Vec<&[u8]>, Vec<&[u8]>)> = Vec::with_capacity(4);
+        let mut sources: Vec<Source<'_>> = Vec::with_capacity(4);
         let mut by_access = [0; 4];
         for access in [KeyAccess::EITHER, KeyAccess::READ, KeyAccess::WRITE, KeyAccess::READ_WRITE] {
             let granting = |patterns| -> Vec<&[u8]> { granting(patterns, access) };

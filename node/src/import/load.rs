@@ -12,6 +12,9 @@ use keyward_engine::keyspace::TenantId;
 use std::cell::RefCell;
 use std::rc::Rc;
 
+/// A key as the source dumps it: its database, its name, its value, its expiry.
+type Dumped = (u32, Vec<u8>, Vec<u8>, Vec<u8>);
+
 /// Keys written at once.
 const KEYS_AT_ONCE: usize = 128;
 
@@ -126,7 +129,7 @@ impl Loading<'_> {
     }
 
     fn take(&mut self, reader: &mut FileReader<'_, Copy<'_>>) -> Result<(), Failure> {
-        let mut records: Vec<(u32, Vec<u8>, Vec<u8>, Vec<u8>)> = Vec::new();
+        let mut records: Vec<Dumped> = Vec::new();
         let mut bytes = 0;
         while let Some(record) = reader.next().map_err(sentence)? {
             self.load_libraries(reader.take_libraries())?;
@@ -172,7 +175,7 @@ impl Loading<'_> {
         Ok(Some(record).filter(|record| record.expires_at.is_none_or(|at| at > 0)))
     }
 
-    fn write(&mut self, records: &[(u32, Vec<u8>, Vec<u8>, Vec<u8>)]) -> Result<(), Failure> {
+    fn write(&mut self, records: &[Dumped]) -> Result<(), Failure> {
         let requests: Vec<Request<'_>> = records
             .iter()
             .map(|(database, key, expires_at, payload)| Request {

@@ -27,6 +27,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+/// Called with each page of keys: the database and their names.
+type Visit<'v> = dyn FnMut(&mut Hand, u32, &[Vec<u8>]) -> Result<(), Failure> + 'v;
+
 /// After a loss, the first try comes so soon, and every further one after twice the time.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_LAST: Duration = Duration::from_secs(5);
@@ -81,11 +84,7 @@ pub(super) fn count_keys(node: &Node) -> u64 {
 }
 
 /// Visits the keys here, some hundred at a time.
-pub(super) fn walk(
-    hand: &mut Hand,
-    only: Option<u32>,
-    visit: &mut dyn FnMut(&mut Hand, u32, &[Vec<u8>]) -> Result<(), Failure>,
-) -> Result<(), Failure> {
+pub(super) fn walk(hand: &mut Hand, only: Option<u32>, visit: &mut Visit<'_>) -> Result<(), Failure> {
     let databases = hand.node().config.databases;
     for database in (0..databases).filter(|database| only.is_none_or(|only| only == *database)) {
         if hand.ask(database, &[b"DBSIZE"])? == Value::Integer(0) {

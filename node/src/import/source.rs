@@ -86,10 +86,10 @@ pub(super) fn connect(address: &SourceAddress, stop: &Arc<AtomicBool>) -> Result
         None if address.password.is_some() => Some(link.call(&[b"AUTH", password])?),
         None => None,
     };
-    if let Some(answer) = answer {
-        if let Value::Error(_) = answer {
-            return Err(not_let_in(address, &text(&answer)));
-        }
+    if let Some(answer) = answer
+        && let Value::Error(_) = answer
+    {
+        return Err(not_let_in(address, &text(&answer)));
     }
     let answer = link.call(&[b"PING"])?;
     match text(&answer) {
