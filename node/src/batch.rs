@@ -477,9 +477,11 @@ impl<'w, 'a> Batch<'w, 'a> {
         let (run, argv) = (admitted.row().run, admitted.argv());
         self.meter.before(self.worker, &self.hot, session, row);
         let mut context = call_context(self.worker, &self.hot, session, self.now);
-        // A copy changes nothing, and while clients are paused nothing changes; a write that runs nevertheless may.
-        context.keeps_expired = !self.conditions.primary
-            || !row.command.flags.has(Flags::WRITE) && self.worker.node.pause.state(self.now) != Paused::Nobody;
+        // A copy changes nothing, and while clients are paused nothing changes; a write that runs nevertheless may. Nor does
+        // a read end what a followed source may still write to: the source says when it ends.
+        let node = &self.worker.node;
+        let rests = || node.imports.is_following() || node.pause.state(self.now) != Paused::Nobody;
+        context.keeps_expired = !self.conditions.primary || !row.command.flags.has(Flags::WRITE) && rests();
         let mark = scratch.reply.mark();
         let result = match run {
             Run::OnKeys(handler) => {

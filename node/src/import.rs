@@ -216,8 +216,12 @@ impl Imports {
     /// Makes the end: waits until nothing is left to follow. If that is not so in time, the import goes on.
     pub fn cut_over(&self, how: CutOver) -> Result<Status, Refused> {
         let job = self.job().filter(|job| !job.is_over()).ok_or(Refused::None)?;
-        job.may_cut_over(&how)?;
         let until = Instant::now() + how.wait.min(CUT_OVER_WAIT_MAX);
+        // A copy under way, or a connection being made anew, is part of what it was to wait for.
+        while job.is_not_there_yet() && Instant::now() < until {
+            std::thread::sleep(LOOK_PAUSE);
+        }
+        job.may_cut_over(&how)?;
         *job.asked.lock() = Some(Asked { how, until, paused_until: None });
         loop {
             std::thread::sleep(LOOK_PAUSE);
@@ -239,6 +243,10 @@ impl Imports {
 }
 
 impl Job {
+    fn is_not_there_yet(&self) -> bool {
+        matches!(self.status.lock().phase, Phase::Connecting | Phase::Copying | Phase::Waiting)
+    }
+
     fn may_cut_over(&self, how: &CutOver) -> Result<(), Refused> {
         if self.asked.lock().is_some() {
             return Err(Refused::Sentence("a cut-over is under way already".to_owned()));

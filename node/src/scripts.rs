@@ -12,7 +12,8 @@
 //! Each confined user has a Lua machine of its own: its scripts and libraries exist for nobody else, and nobody else's
 //! for it, but for the functions of the platform, which it may call and not change ([`machines`]).
 //!
-//! This file knows no Lua; [`keyward_script`] knows no Redis.
+//! This file knows no Lua; [`keyward_script`] knows no Redis. It is long because a script's whole way is in it, one step after
+//! the other.
 
 use crate::batch::{Batch, Flow, Prepared};
 use crate::connection::Lane;

@@ -114,11 +114,11 @@ impl Hand {
         Ok(())
     }
 
-    /// The reply to one request of our own, as a value.
+    /// The reply to one request of our own, as a value. No key looks expired to it, so that none ends by being looked at.
     pub(super) fn ask(&mut self, database: u32, argv: &[&[u8]]) -> Result<Value, Failure> {
         let mut reply = Vec::new();
         let request = Request { database, argv: argv.to_vec() };
-        self.run(&[request], now_ms(), Together::Loosely, &mut |_, bytes| reply.extend_from_slice(bytes))?;
+        self.run(&[request], 0, Together::Loosely, &mut |_, bytes| reply.extend_from_slice(bytes))?;
         let parsed = parse_reply(&reply, &ReplyLimits::default()).ok().flatten();
         Ok(parsed.map_or(Value::Nil, |(value, _)| value))
     }

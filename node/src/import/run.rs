@@ -182,7 +182,6 @@ impl Run<'_> {
             self.got_on = false;
             let ended =
                 if self.job.tell(|status| status.method) == Method::Scan { scan::passes(self) } else { self.stream() };
-            self.hand.node().imports.following.store(false, Ordering::Relaxed);
             let lost = match ended {
                 Err(Failure::NoStream(said)) => {
                     self.fall_back(&said);
@@ -202,7 +201,9 @@ impl Run<'_> {
                 (status.phase, status.error) = (Phase::Waiting, lost.clone());
                 status.reconnects += 1;
             });
-            if self.job.asked.lock().is_some() {
+            // A cut-over goes on when the source is back, as long as it was to wait.
+            let asked = *self.job.asked.lock();
+            if asked.is_some_and(|asked| asked.until <= Instant::now()) {
                 self.job.refuse_cut_over(format!("the source was lost during the cut-over: {lost}"));
             }
             self.sleep(pause)?;
@@ -211,6 +212,8 @@ impl Run<'_> {
     }
 
     fn fall_back(&mut self, said: &str) {
+        // Nobody tells what expires any more: the passes bring expiries, and our own clock ends them.
+        self.hand.node().imports.following.store(false, Ordering::Relaxed);
         tracing::warn!(source = %self.job.options.source, said, "import: the source does not let itself be followed");
         let note = format!(
             "the source does not let itself be followed ({said}): its keys are read in passes of SCAN; what changes between \

@@ -232,11 +232,8 @@ impl Pass<'_, '_> {
         }
         self.changes += 1;
         let at = expires_at.unwrap_or(0).to_string();
-        let argv: Vec<&[u8]> = match (same_value, expires_at) {
-            (true, Some(_)) => vec![b"PEXPIREAT", &here, at.as_bytes()],
-            (true, None) => vec![b"PERSIST", &here],
-            (false, _) => vec![b"RESTORE", &here, at.as_bytes(), payload, b"REPLACE", b"ABSTTL"],
-        };
+        // The whole value, even if only its expiry changed: it may have ended here before the source put the end off.
+        let argv: Vec<&[u8]> = vec![b"RESTORE", &here, at.as_bytes(), payload, b"REPLACE", b"ABSTTL"];
         let mut refused = None;
         let request = Request { database, argv };
         self.run.hand.run(&[request], now_ms(), Together::Loosely, &mut |_, reply| refused = error(reply))?;
