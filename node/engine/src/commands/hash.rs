@@ -411,7 +411,8 @@ fn live<'k>(keys: &'k mut Keys<'_>, key: &[u8]) -> Result<Option<LiveHash<'k>>, 
     Ok(keys.get::<Hash>(key)?.map(|hash| hash.at(now)))
 }
 
-/// Changes the hash at a key. Those of the fields the request names that have expired are removed first.
+/// Changes the hash at a key. Those of the fields the request names that have expired are removed first; if that was all
+/// there was, the key is a new one and has no expiry, as it is wherever the effects are carried out.
 #[inline]
 fn edit<'f, R>(
     keys: &mut Keys<'_>,
@@ -421,13 +422,17 @@ fn edit<'f, R>(
     change: impl FnOnce(&mut Hash) -> R,
 ) -> Result<Option<R>, CommandError> {
     let now = keys.now();
-    let mut expired = Vec::new();
+    let (mut expired, mut is_new) = (Vec::new(), false);
     let result = keys.update(key, missing, |hash: &mut Hash| {
         if hash.is_due(now) {
             expired = hash.purge_of(now, &mut named);
+            is_new = hash.is_empty();
         }
         change(hash)
     })?;
+    if is_new {
+        keys.set_expiry(key, None);
+    }
     if !expired.is_empty() {
         keys.expired_fields(key, expired);
     }

@@ -238,6 +238,14 @@ fn a_hash_whose_fields_all_expired_reads_empty_and_is_swept() {
 }
 
 #[test]
+fn a_hash_made_anew_after_its_last_field_expired_has_no_expiry_of_its_key() {
+    let mut engine = Engine::after(&["HSETEX h PX 5 FIELDS 1 a 1", "PEXPIRE h 100"]);
+    engine.now += 5;
+    engine.converse(&[("HSET h a 2", ":1\n"), ("PTTL h", ":-1\n")]);
+    assert_eq!(engine.journal_lines(), ["HDEL h a", "HSET h a 2"], "elsewhere HDEL takes the key and its expiry away");
+}
+
+#[test]
 fn setting_clears_an_expiry_and_counting_keeps_it() {
     let mut engine = Engine::after(&["HSETEX h EX 100 FIELDS 3 a 1 b 2 c 3"]);
     engine.converse(&[
