@@ -53,7 +53,7 @@ const PROMISE: Duration = Duration::from_millis(750);
 /// What clocks may differ in speed, over one promise.
 const DRIFT: Duration = Duration::from_millis(10);
 
-/// A member in sync that is silent for this long, or this far behind in time, leaves the set.
+/// A member in sync that is silent for this long leaves the set.
 const SILENCE: Duration = Duration::from_millis(1000);
 
 /// Accepted links waiting for the replication thread.

@@ -26,6 +26,7 @@ use super::core::{Core, HereError, SharedCore};
 use super::data_plane::GroupReport;
 use super::lease::{Heard, Leading, RENEW_EVERY, boot_ms};
 use super::membership;
+use super::view::unhurried;
 
 /// Between two looks. A look costs a few map entries.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
@@ -248,7 +249,7 @@ impl Core {
         let incarnation = self.views.current().incarnation;
         let incarnation = incarnation.ok_or_else(|| Status::unavailable("this node is still starting"))?;
         let data = self.data.get().ok_or_else(|| Status::unavailable("this node has no data yet"))?;
-        Ok((incarnation, data.seal(group, epoch)))
+        Ok((incarnation, unhurried(|| data.seal(group, epoch))))
     }
 
     async fn seal_on(&self, member: Member, group: GroupId, epoch: Epoch) -> Result<GroupReport, Status> {

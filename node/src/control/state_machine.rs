@@ -72,7 +72,7 @@ impl StateMachine {
             let file = read_snapshot(path).map_err(|error| damaged(path, error.to_string()))?;
             applied = Applied::from_file(file, owner, path).map_err(|error| damaged(path, error.to_string()))?;
         }
-        views.publish_state(&applied.state);
+        views.publish_state(applied.state.clone());
         let shared = Shared { dir: dir.to_owned(), owner: Mutex::new(owner), applied: Mutex::new(applied), views };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -166,7 +166,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             };
             answers.extend(responder.map(|responder| (responder, outcome)));
         }
-        self.shared.views.publish_state(&self.applied().state);
+        let state = self.applied().state.clone();
+        self.shared.views.publish_state(state);
         for (responder, outcome) in answers {
             responder.send(outcome);
         }
@@ -182,11 +183,13 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let state = State::try_from(codec::record_from(record.clone())?).map_err(io::Error::other)?;
         let (this, saved_meta, digest) = (self.clone(), meta.clone(), state.digest());
         blocking(move || this.save(&saved_meta, record, digest)).await?;
-        let mut applied = self.applied();
-        applied.state = state;
-        applied.last = meta.last_log_id;
-        applied.membership = meta.last_membership.clone();
-        self.shared.views.publish_state(&applied.state);
+        {
+            let mut applied = self.applied();
+            applied.state = state.clone();
+            applied.last = meta.last_log_id;
+            applied.membership = meta.last_membership.clone();
+        }
+        self.shared.views.publish_state(state);
         Ok(())
     }
 

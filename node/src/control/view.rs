@@ -5,10 +5,12 @@
 //! that a change is applied here, so "applied on every node" means that the next request on each node sees it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use keyward_cluster::{ClusterId, Incarnation, Member, NodeId, State};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::watch;
+use tokio::task::block_in_place;
 
 use super::lease::Lease;
 
@@ -61,10 +63,19 @@ pub(crate) struct Views {
     sender: Arc<watch::Sender<Arc<View>>>,
     version: Arc<AtomicU64>,
     observer: Arc<OnceLock<Observer>>,
+    publishing: Arc<Mutex<()>>,
     /// Learns what is in force here.
     lease: Arc<Lease>,
     /// What this process registers its start with. Two starts never draw the same.
     pub(crate) start_token: u64,
+}
+
+/// Does something that may block, without keeping other tasks from running where there is another thread for them.
+pub(crate) fn unhurried<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => block_in_place(work),
+        _ => work(),
+    }
 }
 
 /// Called with every view before it is announced.
@@ -78,6 +89,7 @@ impl Views {
             sender: Arc::new(sender),
             version: Arc::new(AtomicU64::new(0)),
             observer: Arc::default(),
+            publishing: Arc::default(),
             lease,
             start_token,
         }
@@ -85,11 +97,15 @@ impl Views {
 
     /// Changes the view; readers see the new one from here on.
     pub(crate) fn publish(&self, change: impl FnOnce(&mut View)) {
+        let _one_at_a_time = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = View::clone(&self.sender.borrow());
+        change(&mut next);
+        if let Some(observer) = self.observer.get() {
+            // It may wait for the data: whoever reads the view, and the other tasks of this thread, need not.
+            unhurried(|| observer(&next));
+        }
         self.sender.send_modify(|view| {
-            change(Arc::make_mut(view));
-            if let Some(observer) = self.observer.get() {
-                observer(view);
-            }
+            *view = Arc::new(next);
             // Before anybody is woken: whoever hears that a change is applied here finds the version moved. A reader
             // that sees it sooner waits for this closure to end before it gets the view.
             self.version.fetch_add(1, Ordering::Release);
@@ -97,8 +113,8 @@ impl Views {
         });
     }
 
-    pub(crate) fn publish_state(&self, state: &State) {
-        let (state, index) = (Arc::new(state.clone()), state.applied_index());
+    pub(crate) fn publish_state(&self, state: State) {
+        let (index, state) = (state.applied_index(), Arc::new(state));
         self.publish(|view| {
             view.removed |= view.node.is_some_and(|node| left(&view.state, &state, node));
             view.state = state;

@@ -3,7 +3,8 @@
 //! What travels is a snapshot file, as it would be written to disk, of one moment of the stream; the log keeps what comes after
 //! that moment until the replica has it. One is made at a time: snapshots share the shards' place for what writes preserve.
 
-use super::log::{History, Log};
+use super::IDLE;
+use super::log::{History, Log, Purpose};
 use super::primary::{Serving, to_wire};
 use crate::link::FrameWriter;
 use crate::node::{Node, now_ms};
@@ -15,8 +16,10 @@ use keyward_proto::replication as wire;
 use keyward_proto::replication::frame::What;
 use parking_lot::Mutex;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 /// Pieces of a copy under way in memory: what the disk would take at once, a few times.
 const PIECES_WAITING_MAX: usize = 4;
@@ -35,6 +38,17 @@ pub(super) struct Pinned {
     id: u64,
 }
 
+impl Pinned {
+    pub(super) fn new(log: &Arc<Log>, position: u64, purpose: Purpose) -> Pinned {
+        Pinned { log: Arc::clone(log), id: log.pin(position, purpose) }
+    }
+
+    /// The replica follows, and needs nothing before `position` any more.
+    pub(super) fn follow(&self, position: u64) {
+        self.log.move_pin(self.id, position, Purpose::Stream);
+    }
+}
+
 impl Drop for Pinned {
     fn drop(&mut self) {
         self.log.unpin(self.id);
@@ -50,7 +64,7 @@ enum Said {
 /// Sends one.
 pub(super) async fn send(serving: &Serving, writer: &mut FrameWriter) -> io::Result<Copied> {
     let node = &serving.node;
-    let turn = node.snapshots.turn().await;
+    let turn = meanwhile(serving, writer, node.snapshots.turn()).await?;
     let (sender, mut said) = mpsc::channel(PIECES_WAITING_MAX);
     let making = Arc::clone(node);
     let made = tokio::task::spawn_blocking(move || {
@@ -58,7 +72,7 @@ pub(super) async fn send(serving: &Serving, writer: &mut FrameWriter) -> io::Res
         make(&making, &sender)
     });
     let mut begun = None;
-    while let Some(next) = said.recv().await {
+    while let Some(next) = meanwhile(serving, writer, said.recv()).await? {
         let what = match next {
             Said::Begin(position, history, pinned) => {
                 begun = Some(Copied { position, pinned });
@@ -77,6 +91,19 @@ pub(super) async fn send(serving: &Serving, writer: &mut FrameWriter) -> io::Res
     Ok(copied)
 }
 
+/// Waits for something; the replica hears meanwhile that this node is there.
+async fn meanwhile<T>(serving: &Serving, writer: &mut FrameWriter, awaited: impl Future<Output = T>) -> io::Result<T> {
+    let mut awaited = pin!(awaited);
+    loop {
+        if let Ok(there) = timeout(IDLE, &mut awaited).await {
+            return Ok(there);
+        }
+        let position = serving.node.replication.log.position();
+        writer.push(&serving.frame(What::Idle(wire::Idle { position })));
+        writer.flush().await?;
+    }
+}
+
 fn make(node: &Node, said: &mpsc::Sender<Said>) -> io::Result<u64> {
     let gone = |_| io::Error::other("the replica is gone");
     let begin = Mutex::new(None);
@@ -85,7 +112,7 @@ fn make(node: &Node, said: &mpsc::Sender<Said>) -> io::Result<u64> {
         moment();
         let log = &node.replication.log;
         let (position, history) = log.stand();
-        let pinned = Pinned { log: Arc::clone(log), id: log.pin(position) };
+        let pinned = Pinned::new(log, position, Purpose::Copy);
         let epoch = history.epoch().0;
         *begin.lock() = Some(Said::Begin(position, history, pinned));
         // No script runs now, so the machine is free.

@@ -22,19 +22,22 @@ const JOINING: Duration = Duration::from_millis(500);
 /// A proposal that is not answered in this time is made again, if it still makes sense.
 const PROPOSAL: Duration = Duration::from_secs(5);
 
+/// A member in sync that answers, but had not for so long what was written before, leaves the set. Longer than a long value
+/// takes on its way.
+const LATE: Duration = Duration::from_secs(3);
+
 /// What a member was behind, and since when.
 #[derive(Default)]
 struct Behind(BTreeMap<Member, (u64, u64)>);
 
 impl Behind {
-    /// Whether the member has had less than the end of the stream of [`SILENCE`] ago.
+    /// Whether the member has less than the end of the stream of [`LATE`] ago.
     fn is_late(&mut self, replica: &Replica, end: u64, now_ms: u64) -> bool {
-        let silence = SILENCE.as_millis() as u64;
         let (target, since) = self.0.entry(replica.member).or_insert((end, now_ms));
         if replica.position >= *target {
             (*target, *since) = (end, now_ms);
         }
-        now_ms - *since > silence
+        now_ms - *since > LATE.as_millis() as u64
     }
 }
 

@@ -20,6 +20,9 @@ use tokio::sync::Notify;
 /// Bytes are held in pieces of this size; a longer record has one of its own.
 const CHUNK_BYTES: usize = 1 << 20;
 
+/// For a replica that follows and falls behind, so many times the usual amount is held; one that is further behind begins anew.
+const STREAM_BACKLOGS: u64 = 4;
+
 /// Epochs remembered: as many failovers may lie between a replica's last word and its return.
 const REIGNS_MAX: usize = 64;
 
@@ -86,8 +89,26 @@ struct Held {
     history: History,
     bytes_max: u64,
     pinned_bytes_max: u64,
-    pins: BTreeMap<u64, u64>,
+    pins: BTreeMap<u64, Pin>,
     next_pin: u64,
+    /// Large pieces of memory that are not needed any more, to be given back when the lock is free.
+    garbage: Vec<Vec<u8>>,
+}
+
+/// What somebody still needs.
+struct Pin {
+    position: u64,
+    /// Not more than this is held for its sake, in bytes.
+    bytes_max: u64,
+}
+
+/// What a pin is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A full copy is under way, which takes as long as it takes.
+    Copy,
+    /// A replica follows and is a little behind.
+    Stream,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -124,6 +145,7 @@ impl Log {
                 pinned_bytes_max: pinned_bytes_max.max(bytes_max),
                 pins: BTreeMap::new(),
                 next_pin: 0,
+                garbage: Vec::new(),
             }),
             whole: AtomicU64::new(0),
             awaited: AtomicBool::new(false),
@@ -177,17 +199,31 @@ impl Log {
     /// Appends one effect; [`Log::tell`] says so to who waits. The caller holds the locks of what it concerns.
     pub fn append<'w>(&self, removed: bool, space: SpaceId, words: impl Iterator<Item = &'w [u8]> + Clone) {
         let size = record::size(space, words.clone());
+        // A long one is copied before anybody has to wait for it.
+        let own = (size > CHUNK_BYTES).then(|| {
+            let mut bytes = Vec::with_capacity(size);
+            record::write(&mut bytes, size, removed, space, words.clone());
+            bytes
+        });
         let mut held = self.held.lock();
         if held.step == Step::Announced {
             held.extend(&record::mark(true));
             held.step = Step::Begun;
         }
-        record::write(held.room(size), size, removed, space, words);
-        held.end += size as u64;
+        match own {
+            Some(bytes) => held.push(bytes),
+            None => {
+                record::write(held.room(size), size, removed, space, words);
+                held.end += size as u64;
+            }
+        }
         if held.step == Step::None {
             held.whole = held.end;
             self.whole.store(held.end, Ordering::Release);
         }
+        let garbage = std::mem::take(&mut held.garbage);
+        drop(held);
+        drop(garbage);
     }
 
     /// What is appended from now on is one step.
@@ -216,10 +252,17 @@ impl Log {
 
     /// Appends whole steps that were received.
     pub fn append_received(&self, steps: &[u8]) {
+        let own = (steps.len() > CHUNK_BYTES).then(|| steps.to_vec());
         let mut held = self.held.lock();
-        held.extend(steps);
+        match own {
+            Some(bytes) => held.push(bytes),
+            None => held.extend(steps),
+        }
         held.whole = held.end;
         self.whole.store(held.end, Ordering::Release);
+        let garbage = std::mem::take(&mut held.garbage);
+        drop(held);
+        drop(garbage);
     }
 
     /// The history of a stream this one continues.
@@ -287,12 +330,17 @@ impl Log {
     }
 
     /// Holds what comes from `position` on until [`Log::unpin`] is called with the number returned, within bounds.
-    pub fn pin(&self, position: u64) -> u64 {
+    pub fn pin(&self, position: u64, purpose: Purpose) -> u64 {
         let mut held = self.held.lock();
         let id = held.next_pin;
         held.next_pin += 1;
-        held.pins.insert(id, position);
+        held.set_pin(id, position, purpose);
         id
+    }
+
+    /// What comes before `position` is not needed for this pin any more.
+    pub fn move_pin(&self, id: u64, position: u64, purpose: Purpose) {
+        self.held.lock().set_pin(id, position, purpose);
     }
 
     /// Lets what was pinned go.
@@ -331,10 +379,26 @@ impl Held {
         &mut self.chunks.back_mut().expect("one was pushed if there was none").bytes
     }
 
+    /// Appends a piece of its own.
+    fn push(&mut self, bytes: Vec<u8>) {
+        self.trim();
+        let start = self.end;
+        self.end += bytes.len() as u64;
+        self.chunks.push_back(Chunk { start, bytes });
+    }
+
+    fn set_pin(&mut self, id: u64, position: u64, purpose: Purpose) {
+        let bytes_max = match purpose {
+            Purpose::Copy => self.pinned_bytes_max,
+            Purpose::Stream => self.bytes_max.saturating_mul(STREAM_BACKLOGS).min(self.pinned_bytes_max),
+        };
+        self.pins.insert(id, Pin { position, bytes_max });
+    }
+
     /// Lets old bytes go; memory to be used again, if some of the usual size became free.
     fn trim(&mut self) -> Option<Vec<u8>> {
-        let pinned = self.pins.values().min().copied();
-        let pinned = pinned.filter(|position| self.end.saturating_sub(*position) <= self.pinned_bytes_max);
+        let within = |pin: &&Pin| self.end.saturating_sub(pin.position) <= pin.bytes_max;
+        let pinned = self.pins.values().filter(within).map(|pin| pin.position).min();
         let keep_from = self.end.saturating_sub(self.bytes_max).min(pinned.unwrap_or(u64::MAX)).min(self.whole);
         let mut free = None;
         while self.chunks.front().is_some_and(|first| first.end() <= keep_from && !first.bytes.is_empty()) {
@@ -342,6 +406,8 @@ impl Held {
             if chunk.bytes.capacity() == CHUNK_BYTES {
                 chunk.bytes.clear();
                 free = Some(chunk.bytes);
+            } else {
+                self.garbage.push(chunk.bytes);
             }
         }
         free
@@ -382,7 +448,7 @@ mod tests {
     fn old_bytes_go_unless_somebody_needs_them() {
         let log = Log::new(3 << 20, 8 << 20);
         let value = vec![7; 100_000];
-        let pin = log.pin(0);
+        let pin = log.pin(0, Purpose::Copy);
         for _ in 0..60 {
             append(&log, &[b"SET", b"k", &value]);
         }
@@ -399,6 +465,29 @@ mod tests {
         log.copy(from, 3 << 20, &mut piece).unwrap();
         assert_eq!(piece.len(), 3 << 20);
         assert_eq!(log.copy(log.position() + 1, 10, &mut piece), Err(Gone));
+    }
+
+    #[test]
+    fn a_replica_that_follows_may_be_behind_by_a_few_long_values() {
+        let log = Log::new(1 << 20, 64 << 20);
+        let value = vec![7; 3 << 20];
+        append(&log, &[b"SET", b"k", b"v"]);
+        let mut position = 0;
+        let pin = log.pin(position, Purpose::Stream);
+        append(&log, &[b"SET", b"k", &value]);
+        append(&log, &[b"SET", b"k", b"v"]);
+        assert!(log.holds(position), "the log alone would have let it go");
+        let mut seen = Vec::new();
+        while log.position() > position {
+            let before = seen.len();
+            log.copy(position, 1 << 20, &mut seen).unwrap();
+            position += (seen.len() - before) as u64;
+            log.move_pin(pin, position, Purpose::Stream);
+        }
+        append(&log, &[b"SET", b"k", &value]);
+        append(&log, &[b"SET", b"k", &value]);
+        append(&log, &[b"SET", b"k", b"v"]);
+        assert!(!log.holds(position), "one that is too far behind is not waited for");
     }
 
     #[test]

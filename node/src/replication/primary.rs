@@ -3,7 +3,8 @@
 //! A replica gets what it can take: one that is slow is behind, and one that is so far behind that the log no longer has what it
 //! needs begins anew. Nobody else waits for it.
 
-use super::copy::{self, Copied};
+use super::copy::{self, Copied, Pinned};
+use super::log::Purpose;
 use super::{GROUP, History, IDLE, Replication, Role};
 use crate::link::{self, FrameReader, FrameWriter};
 use crate::node::Node;
@@ -66,11 +67,10 @@ async fn serve(node: &Arc<Node>, stream: TcpStream) -> io::Result<()> {
     let _entered = Entered(Rc::clone(&serving));
     tracing::info!(node = member.node.0, position = follow.position, goes_on, "a replica follows");
     let answers = tokio::task::spawn_local(hear(Rc::clone(&serving), reader));
-    let sent = tokio::select! {
+    tokio::select! {
         sent = send(&serving, &mut writer, follow.position, goes_on.then_some(history)) => sent,
         heard = answers => heard.unwrap_or_else(|error| Err(io::Error::other(error))),
-    };
-    sent
+    }
 }
 
 /// A replica that is served.
@@ -128,35 +128,29 @@ async fn send(
     goes_on: Option<History>,
 ) -> io::Result<()> {
     let replication = &serving.node.replication;
-    let position = match goes_on {
+    let (position, pinned) = match goes_on {
         Some(history) => {
             replication.stats.continued.fetch_add(1, Ordering::Relaxed);
             let history = Some(to_wire(&history));
             writer.push(&serving.frame(What::Continued(wire::Continued { history })));
-            position
+            (position, Pinned::new(&replication.log, position, Purpose::Stream))
         }
         None => {
             replication.stats.full_copies.fetch_add(1, Ordering::Relaxed);
             let Copied { position, pinned } = copy::send(serving, writer).await?;
             replication.acks.streams(serving.member.node, serving.link);
-            let streamed = stream(serving, writer, position, Some(pinned)).await;
-            return streamed;
+            (position, pinned)
         }
     };
-    stream(serving, writer, position, None).await
+    stream(serving, writer, position, pinned).await
 }
 
-/// Sends the stream from `position` on, until the link breaks or the reign ends. `pinned` keeps old bytes until the replica has
-/// nearly caught up.
-async fn stream(
-    serving: &Rc<Serving>,
-    writer: &mut FrameWriter,
-    mut position: u64,
-    mut pinned: Option<copy::Pinned>,
-) -> io::Result<()> {
+/// Sends the stream from `position` on, until the link breaks or the reign ends. `pinned` keeps what was not sent yet.
+async fn stream(serving: &Rc<Serving>, writer: &mut FrameWriter, mut position: u64, pinned: Pinned) -> io::Result<()> {
     let log = &serving.node.replication.log;
     let compresses = serving.node.config.repl_compression;
     let mut piece = Vec::new();
+    let mut has_caught_up = false;
     loop {
         if !serving.reigns() {
             return Err(io::Error::other("this node is primary no longer"));
@@ -164,8 +158,12 @@ async fn stream(
         piece.clear();
         log.copy(position, PIECE_BYTES, &mut piece)
             .map_err(|_| io::Error::other("the replica is too far behind; it begins anew"))?;
+        // What came after a full copy is held for as long as it takes to send it.
+        has_caught_up |= piece.is_empty();
+        if has_caught_up {
+            pinned.follow(position);
+        }
         if piece.is_empty() {
-            pinned = None;
             writer.push(&serving.frame(What::Idle(wire::Idle { position })));
             writer.flush().await?;
             // Running out of time is as good a reason to send something.
@@ -178,7 +176,6 @@ async fn stream(
         position += length as u64;
         // A replica that takes all it gets must leave the thread to others now and then.
         tokio::task::consume_budget().await;
-        let _ = &pinned;
     }
 }
 

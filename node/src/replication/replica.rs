@@ -9,7 +9,7 @@
 use super::copy::{self, Pieces};
 use super::log::History;
 use super::record::{self, Record};
-use super::{Replication, Role};
+use super::{IDLE, Replication, Role};
 use crate::journal::Journal;
 use crate::link::{self, FrameWriter};
 use crate::node::Node;
@@ -29,6 +29,7 @@ use keyward_proto::forward::{Batch, BatchReply};
 use keyward_proto::replication::frame::What;
 use keyward_proto::replication::{self as wire, Ack, Follow, Frame};
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -99,7 +100,7 @@ async fn follow_one(node: &Arc<Node>, epoch: Epoch, primary: Member, address: &s
     });
     writer.flush().await?;
     let mut applier = Applier::new(node);
-    let mut copying: Option<Copying> = None;
+    let mut link = Link { writer, epoch, sent_ms: 0, follows: false, copying: None };
     let mut views = node.control.views();
     loop {
         let frame = tokio::select! {
@@ -114,22 +115,41 @@ async fn follow_one(node: &Arc<Node>, epoch: Epoch, primary: Member, address: &s
         }
         let Some(frame) = frame else { continue };
         let Some(frame) = frame else { return Err(io::Error::other("it closed the link")) };
-        let sent_ms = frame.sent_ms;
-        take(node, &mut applier, &mut copying, frame).await?;
-        acknowledge(replication, &mut writer, epoch, sent_ms).await?;
+        link.sent_ms = frame.sent_ms;
+        take(node, &mut applier, &mut link, frame).await?;
+        link.acknowledge(replication).await?;
     }
 }
 
-/// Says how far this node got; a copy that is not complete is nothing.
-async fn acknowledge(
-    replication: &Replication,
-    writer: &mut FrameWriter,
+/// The way to the primary.
+struct Link {
+    writer: FrameWriter,
     epoch: Epoch,
+    /// When the frame was sent that is answered next.
     sent_ms: u64,
-) -> io::Result<()> {
-    let position = if replication.has_data() { replication.log.position() } else { 0 };
-    writer.push(&Ack { epoch: epoch.0, position, seen_ms: sent_ms });
-    writer.flush().await
+    /// What is here is a beginning of the primary's stream: it said so, or a copy of its data is complete.
+    follows: bool,
+    copying: Option<Copying>,
+}
+
+impl Link {
+    /// Says how far this node got; a copy that is not complete is nothing.
+    async fn acknowledge(&mut self, replication: &Replication) -> io::Result<()> {
+        let position = if self.follows && replication.has_data() { replication.log.position() } else { 0 };
+        self.writer.push(&Ack { epoch: self.epoch.0, position, seen_ms: self.sent_ms });
+        self.writer.flush().await
+    }
+
+    /// Waits for what takes long; the primary hears meanwhile that this node is there.
+    async fn meanwhile<T>(&mut self, replication: &Replication, awaited: impl Future<Output = T>) -> io::Result<T> {
+        let mut awaited = pin!(awaited);
+        loop {
+            if let Ok(there) = timeout(IDLE, &mut awaited).await {
+                return Ok(there);
+            }
+            self.acknowledge(replication).await?;
+        }
+    }
 }
 
 /// A copy on its way in.
@@ -140,36 +160,43 @@ struct Copying {
     history: History,
 }
 
-async fn take(node: &Arc<Node>, applier: &mut Applier, copying: &mut Option<Copying>, frame: Frame) -> io::Result<()> {
+async fn take(node: &Arc<Node>, applier: &mut Applier, link: &mut Link, frame: Frame) -> io::Result<()> {
     let replication = &node.replication;
     let what = frame.what.ok_or_else(|| io::Error::other("an empty frame"))?;
     match what {
         What::Refused(why) => return Err(io::Error::other(why)),
-        What::Continued(continued) => replication.log.adopt(history(continued.history)),
+        What::Continued(continued) => {
+            replication.log.adopt(history(continued.history));
+            link.follows = true;
+        }
         What::CopyBegin(begin) => {
             replication.has_data.store(false, Ordering::Release);
-            let turn = node.snapshots.turn().await;
+            link.follows = false;
+            let turn = link.meanwhile(replication, node.snapshots.turn()).await?;
             let (pieces, source) = Pieces::new();
             let into = Arc::clone(node);
             let loading = tokio::task::spawn_blocking(move || {
                 let _turn = turn;
                 copy::load(&into, source)
             });
-            *copying = Some(Copying { pieces, loading, position: begin.position, history: history(begin.history) });
+            link.copying = Some(Copying { pieces, loading, position: begin.position, history: history(begin.history) });
         }
         What::CopyPiece(bytes) => {
-            let copying = copying.as_ref().ok_or_else(|| io::Error::other("a piece of no copy"))?;
+            let copying = link.copying.as_ref().ok_or_else(|| io::Error::other("a piece of no copy"))?;
+            let pieces = copying.pieces.clone();
             // A loader that failed says why at the end.
-            let _ = copying.pieces.send(bytes).await;
+            let _ = link.meanwhile(replication, pieces.send(bytes)).await?;
         }
         What::CopyEnd(_) => {
-            let done = copying.take().ok_or_else(|| io::Error::other("the end of no copy"))?;
+            let done = link.copying.take().ok_or_else(|| io::Error::other("the end of no copy"))?;
             drop(done.pieces);
-            let loaded = done.loading.await.map_err(io::Error::other)?.map_err(io::Error::other)?;
+            let loaded = link.meanwhile(replication, done.loading).await?;
+            let loaded = loaded.map_err(io::Error::other)?.map_err(io::Error::other)?;
             let _applying = replication.applying.lock();
             replication.log.restart(done.position, done.history);
             replication.unlogged.store(false, Ordering::Release);
             replication.has_data.store(true, Ordering::Release);
+            link.follows = true;
             tracing::info!(keys = loaded.keys, position = done.position, "a full copy was loaded");
         }
         What::Piece(piece) => {
