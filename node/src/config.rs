@@ -107,6 +107,10 @@ settings! {
         /// single node forms a cluster by itself. A node whose `name` is not listed joins through those that are, so
         /// that all pods of a growing StatefulSet can share one list.
         members: Vec<Member> = "";
+        /// How many shard groups the cluster is formed with: the slots are divided among so many primaries. Counts once, when
+        /// the cluster is formed; afterwards the cluster knows. 1: one node serves all data, and every command on several
+        /// keys works as in Redis.
+        groups: u32 = "1" in "1" ..= "16";
         /// Peer addresses of a running cluster that this node is to join: a list of `host:peerport`.
         join: Vec<Address> = "";
         /// Wait until `keywardctl node add` on a running cluster invites this node, then join that cluster: `true` or

@@ -37,7 +37,7 @@ use crate::snapshot::Snapshots;
 use crate::view::{View, ViewCell};
 use crate::worker::{INBOX_MESSAGES_MAX, Job, Worker, now_us};
 use keyward_acl::AclLog;
-use keyward_cluster::{Addresses, Change, Outcome, State};
+use keyward_cluster::{Addresses, Change, GroupId, Outcome, State};
 use keyward_engine::effects::Effects;
 use keyward_engine::events::{Event, EventClass};
 use keyward_engine::keyspace::{Garbage, Layout, Shard, SpaceId, Swept};
@@ -47,6 +47,7 @@ use keyward_engine::table::{Table, table};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -132,34 +133,24 @@ impl Stop {
     }
 }
 
-/// Everything the parts of a node share.
-pub struct Node {
+/// What the shard groups of a node have in common: all there is but their data.
+pub struct Common {
     /// What it was told at start.
     pub config: Config,
     /// What can change while it runs.
     pub live: Live,
     /// Every command.
     pub table: &'static Table,
-    /// Every key.
-    pub shards: Shards,
     /// Who may run now.
     pub corridor: Corridor,
     /// Who listens to what.
     pub pubsub: Arc<PubSub>,
-    /// Scripts and functions.
-    pub scripts: Scripts,
     /// Who watches commands.
     pub monitors: Monitors,
     /// Where other clients reach each client.
     pub mailboxes: Mutex<HashMap<u64, Weak<Mailbox>>>,
     /// Who waits for keys.
     pub blocked: Blocked,
-    /// What writes did.
-    pub journal: Journal,
-    /// The copies of the data on other nodes, or this one's copy.
-    pub replication: Replication,
-    /// What is agreed on.
-    pub views: ViewCell,
     /// The way to agree on more.
     pub control: Control,
     /// The right of this node to serve.
@@ -170,20 +161,14 @@ pub struct Node {
     pub command_logs: CommandLogs,
     /// What made it slow.
     pub latency: Events,
-    /// Whether clients wait.
-    pub pause: Pause,
     /// Scripts may use `DEBUG`, for tests.
     pub debug_in_scripts: AtomicBool,
     /// How to reach each data thread.
     pub inboxes: Vec<mpsc::Sender<Job>>,
     /// What each data thread counted.
     pub counters: Vec<Arc<ThreadCounters>>,
-    /// Where keys lie that may be evicted.
-    pub census: Census,
     /// Whether expired keys are looked for.
     pub expiry: Expiry,
-    /// Data on disk.
-    pub snapshots: Snapshots,
     /// Another server's data on its way in.
     pub imports: Imports,
     /// Asks it to stop.
@@ -196,6 +181,8 @@ pub struct Node {
     pub guests: Guests,
     /// Those of them that move along with the data.
     pub farewells: Farewells,
+    /// The node of each shard group, by its id; empty while they are made.
+    groups: OnceLock<Box<[Arc<Node>]>>,
     secret: Vec<u8>,
     clients: AtomicU64,
     next_client: AtomicU64,
@@ -205,10 +192,73 @@ pub struct Node {
     ops_per_second: AtomicU64,
 }
 
+/// A node as far as one shard group is concerned: everything its parts share.
+///
+/// A process has one for each group, and each of them is a whole cache: keys, journal, copies, scripts, snapshots, a view that
+/// says who serves *this* group. So nothing below the place where a request is led to its group knows that
+/// there are several. What belongs to the process is in [`Common`], and read as if it were the node's own. The first group's
+/// node is the one that clients, operators and other nodes meet; with one group there is no other.
+pub struct Node {
+    /// Which group.
+    pub group: GroupId,
+    common: Arc<Common>,
+    /// Every key.
+    pub shards: Shards,
+    /// Scripts and functions.
+    pub scripts: Scripts,
+    /// What writes did.
+    pub journal: Journal,
+    /// The copies of the data on other nodes, or this one's copy.
+    pub replication: Replication,
+    /// What is agreed on.
+    pub views: ViewCell,
+    /// Whether clients wait.
+    pub pause: Pause,
+    /// Where keys lie that may be evicted.
+    pub census: Census,
+    /// Data on disk.
+    pub snapshots: Snapshots,
+}
+
+impl Deref for Node {
+    type Target = Common;
+
+    #[inline]
+    fn deref(&self) -> &Common {
+        &self.common
+    }
+}
+
 /// A place among `maxclients`; given back when dropped by [`Node::leave_client`].
 pub struct ClientPlace;
 
 impl Node {
+    fn of_group(group: GroupId, common: &Arc<Common>, layout: Layout, view: View) -> Node {
+        let replication = Replication::new(&common.config);
+        Node {
+            group,
+            shards: Shards::new(layout, Arc::clone(&common.pubsub)),
+            scripts: Scripts::new(SCRIPT_MEMORY_BYTES_MAX),
+            journal: replication.journal(),
+            replication,
+            views: ViewCell::new(view),
+            pause: Pause::default(),
+            census: Census::default(),
+            snapshots: Snapshots::new(&common.config, group),
+            common: Arc::clone(common),
+        }
+    }
+
+    /// This process as far as each shard group is concerned, by the groups' ids, which count from 0.
+    pub fn groups(&self) -> &[Arc<Node>] {
+        self.common.groups.get().map_or(&[], |groups| groups)
+    }
+
+    /// The same for one group; `None` if there is no such group.
+    pub fn of(&self, group: GroupId) -> Option<&Arc<Node>> {
+        self.groups().get(group.0 as usize)
+    }
+
     /// This node's id in the cluster.
     pub fn id(&self) -> u64 {
         self.views.load().1.me.0
@@ -308,7 +358,9 @@ impl Node {
     /// Takes over what `CONFIG SET` changed and other rooms must know.
     pub fn settings_changed(&self) {
         // A new limit holds from now on, not from the next look.
-        self.shards.count_used_bytes();
+        for of in self.groups() {
+            of.shards.count_used_bytes();
+        }
         let hot = self.live.hot();
         self.acl_log.lock().set_max_len(hot.acl_log_max);
         self.command_logs.set_bounds(&hot.remarkable);
@@ -317,8 +369,10 @@ impl Node {
     /// `CONFIG RESETSTAT`.
     pub fn reset_statistics(&self) {
         self.counters.iter().for_each(|counters| counters.reset());
-        (0..self.shards.count()).for_each(|index| self.shards.with(index, |shard| shard.reset_tally()));
-        self.shards.dropper.reset();
+        for of in self.groups() {
+            (0..of.shards.count()).for_each(|index| of.shards.with(index, |shard| shard.reset_tally()));
+            of.shards.dropper.reset();
+        }
     }
 
     /// `ACL LOG`, newest first.
@@ -471,6 +525,7 @@ fn control_config(config: &Config) -> Result<ControlConfig, StartError> {
     control.heartbeat = config.raft_heartbeat;
     control.election_timeout = (config.raft_election_min, config.raft_election_max);
     control.lease_ttl = config.acl_lease_ttl;
+    control.groups = config.groups;
     Ok(control)
 }
 
@@ -495,39 +550,22 @@ async fn serve_with(
     // The last one counts for the script thread.
     let counters = (0..=config.threads).map(|_| Arc::new(ThreadCounters::new(table.rows().len()))).collect();
     let layout = Layout { seed: crate::random::u64(), shard_count: config.shards };
-    let live = Live::new(&config);
-    let replication = Replication::new(&config);
-    let quorum = config.ack == Ack::Quorum;
-    let pubsub: Arc<PubSub> = Arc::default();
     let secret = config.cluster_secret.as_ref().map(|secret| secret.expose().as_bytes().to_vec()).unwrap_or_default();
-    let node = Arc::new(Node {
-        snapshots: Snapshots::new(&config),
-        census: Census::default(),
+    let live = Live::new(&config);
+    let common = Arc::new(Common {
         expiry: Expiry::default(),
         imports: Imports::default(),
         acl_log: Mutex::new(AclLog::new(live.hot().acl_log_max)),
         command_logs: CommandLogs::default(),
         latency: Events::default(),
         debug_in_scripts: AtomicBool::new(false),
-        pause: Pause::default(),
         live,
         table,
-        shards: Shards::new(layout, Arc::clone(&pubsub)),
         corridor: Corridor::new(config.threads + 2),
-        pubsub: Arc::clone(&pubsub),
-        scripts: Scripts::new(SCRIPT_MEMORY_BYTES_MAX),
+        pubsub: Arc::default(),
         monitors: Monitors::default(),
         mailboxes: Mutex::default(),
         blocked: Blocked::default(),
-        journal: replication.journal(),
-        replication,
-        views: ViewCell::new(View::build(
-            Arc::clone(&ready.state),
-            (me, ready.incarnation),
-            table,
-            (quorum, config.walls()),
-            None,
-        )),
         lease: control.lease(),
         control,
         inboxes,
@@ -537,6 +575,7 @@ async fn serve_with(
         run_id: crate::random::bytes::<20>().iter().map(|byte| format!("{byte:02x}")).collect(),
         guests: Guests::default(),
         farewells: Farewells::default(),
+        groups: OnceLock::new(),
         secret,
         clients: AtomicU64::new(0),
         next_client: AtomicU64::new(1),
@@ -546,7 +585,18 @@ async fn serve_with(
         ops_per_second: AtomicU64::new(0),
         config,
     });
-    node.shards.set_owners(&node.views.load().1.tenancy);
+    let terms = (common.config.ack == Ack::Quorum, common.config.walls());
+    let view = View::build(Arc::clone(&ready.state), (me, ready.incarnation), table, terms, None);
+    let groups: Box<[Arc<Node>]> = ready
+        .state
+        .groups()
+        .keys()
+        .map(|id| Arc::new(Node::of_group(*id, &common, layout, view.of_group(*id))))
+        .collect();
+    let node = groups.first().map(Arc::clone).ok_or_else(|| StartError::Fatal("the cluster has no data".to_owned()))?;
+    // Only the first call counts, and this is it.
+    let _ = common.groups.set(groups);
+    node.groups().iter().for_each(|of| of.shards.set_owners(&node.views.load().1.tenancy));
     node.control.set_data_plane(Arc::new(crate::replication::Plane::new(&node)));
     let observing = Arc::downgrade(&node);
     node.control.observe(move |applied| {
@@ -559,14 +609,17 @@ async fn serve_with(
         planted = seed::plant(&node, &seed) => planted?,
         () = crate::listen::terminated() => return Ok(()),
     }
-    crate::snapshot::load(&node).await.map_err(StartError::Data)?;
-    node.replication.started();
+    for of in node.groups() {
+        crate::snapshot::load(of).await.map_err(StartError::Data)?;
+        of.replication.started();
+    }
     node.loading.store(false, Ordering::Relaxed);
     if let Some(waiting) = waiting {
         waiting.abort();
     }
     if let Some(counters) = node.counters.last() {
-        Scripts::start(&node, Arc::clone(counters)).map_err(StartError::System)?;
+        let start = |of: &Arc<Node>| Scripts::start(of, Arc::clone(counters));
+        node.groups().iter().try_for_each(start).map_err(StartError::System)?;
     }
     crate::replication::start(&node).map_err(StartError::System)?;
     wait_for_a_primary(&node).await;
@@ -585,7 +638,9 @@ async fn serve_with(
         }
     };
     tracing::info!("stopping");
-    crate::replication::leave(&node).await;
+    for of in node.groups() {
+        crate::replication::leave(of).await;
+    }
     crate::moving::see_off(&node).await;
     threads.close();
     background.iter().for_each(JoinHandle::abort);
@@ -596,7 +651,8 @@ async fn serve_with(
 /// A cluster that started as a whole opens its data once it was loaded: clients that come at once need not see that.
 async fn wait_for_a_primary(node: &Node) {
     let named = async {
-        while node.views.load().1.primary.is_none() || !node.lease.is_valid() {
+        let named = |of: &Arc<Node>| of.views.load().1.primary.is_some();
+        while !node.groups().iter().all(named) || !node.lease.is_valid() {
             tokio::time::sleep(LEASE_LOOK).await;
         }
     };
@@ -612,7 +668,13 @@ fn fatal_reason(reason: Option<String>) -> StartError {
 /// As Redis: without a word about it, data is saved if saving is configured at all.
 async fn save_at_stop(node: &Arc<Node>, save: Option<bool>) {
     if save.unwrap_or_else(|| !node.live.hot().save_rules.is_empty()) {
-        match tokio::time::timeout(node.config.shutdown_timeout, crate::snapshot::save_at_last(node)).await {
+        let saving = async {
+            for of in node.groups() {
+                crate::snapshot::save_at_last(of).await?;
+            }
+            Ok::<(), String>(())
+        };
+        match tokio::time::timeout(node.config.shutdown_timeout, saving).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, "the data was not saved"),
             Err(_) => tracing::error!("the data was not saved in time"),
@@ -654,22 +716,22 @@ fn take_over(node: &Node, applied: &control::View) {
     if applied.index > current.index || (me, applied.incarnation) != (current.me, current.my_incarnation) {
         let (me, terms) = ((me, applied.incarnation), (node.config.ack == Ack::Quorum, node.config.walls()));
         let next = Arc::new(View::build(Arc::clone(&applied.state), me, node.table, terms, Some(&current)));
-        if !Arc::ptr_eq(&next.tenancy, &current.tenancy) {
-            node.shards.set_owners(&next.tenancy);
+        for of in node.groups() {
+            let next = if of.group == node.group { Arc::clone(&next) } else { Arc::new(next.of_group(of.group)) };
+            if !Arc::ptr_eq(&next.tenancy, &current.tenancy) {
+                of.shards.set_owners(&next.tenancy);
+            }
+            of.replication.before_view(&of.journal, &next);
+            of.views.publish(Arc::clone(&next));
+            of.replication.after_view(&next);
         }
-        node.replication.before_view(&node.journal, &next);
-        node.views.publish(Arc::clone(&next));
-        node.replication.after_view(&next);
     }
 }
 
 fn start_background(node: &Arc<Node>, digest: Option<acl_file::Digest>) -> Result<Vec<JoinHandle<()>>, StartError> {
     start_upkeep(node)?;
-    let mut tasks = vec![
-        tokio::spawn(follow_lease(Arc::clone(node))),
-        tokio::spawn(tick(Arc::clone(node))),
-        tokio::spawn(crate::snapshot::schedule(Arc::clone(node))),
-    ];
+    let mut tasks = vec![tokio::spawn(follow_lease(Arc::clone(node))), tokio::spawn(tick(Arc::clone(node)))];
+    tasks.extend(node.groups().iter().map(|of| tokio::spawn(crate::snapshot::schedule(Arc::clone(of)))));
     if let PolicySource::AclFile(path, password) = node.config.policy_source() {
         let (sender, changes) = mpsc::channel(1);
         tasks.push(tokio::spawn(acl_file::watch(path, digest, node.table, password, sender)));
@@ -684,13 +746,13 @@ fn start_upkeep(node: &Arc<Node>) -> Result<(), StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(StartError::System)?;
     let node = Arc::clone(node);
     let upkeep = move || {
-        runtime.block_on(async {
+        runtime.block_on(futures_util::future::join_all(node.groups().iter().map(|of| async {
             tokio::join!(
-                crate::memory::watch(Arc::clone(&node)),
-                crate::tenants::settle(Arc::clone(&node)),
-                crate::expiry::sweep(node)
+                crate::memory::watch(Arc::clone(of)),
+                crate::tenants::settle(Arc::clone(of)),
+                crate::expiry::sweep(Arc::clone(of))
             );
-        });
+        })));
     };
     let thread = std::thread::Builder::new().name("keyward-upkeep".to_owned()).spawn(upkeep);
     thread.map(drop).map_err(StartError::System)

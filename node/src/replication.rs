@@ -40,9 +40,6 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
-/// The one group there is.
-const GROUP: GroupId = GroupId(0);
-
 /// While nothing is written, replicas hear from the primary this often.
 const IDLE: Duration = Duration::from_millis(100);
 
@@ -279,10 +276,10 @@ impl Replication {
         self.links.get().is_some_and(|links| links.try_send(stream).is_ok())
     }
 
-    fn where_it_stands(&self) -> GroupReport {
+    fn where_it_stands(&self, group: GroupId) -> GroupReport {
         let (position, history) = self.log.stand();
         GroupReport {
-            group: GROUP,
+            group,
             epoch: history.epoch(),
             position,
             has_data: self.has_data(),
@@ -299,11 +296,11 @@ impl Replication {
         if heard == 0 { 0 } else { until.saturating_sub(self.clock_ms()) }
     }
 
-    fn seal(&self, epoch: Epoch) -> GroupReport {
+    fn seal(&self, group: GroupId, epoch: Epoch) -> GroupReport {
         let _applying = self.applying.lock();
         self.sealed.fetch_max(epoch.0, Ordering::AcqRel);
         self.acks.seal(epoch);
-        self.where_it_stands()
+        self.where_it_stands(group)
     }
 }
 
@@ -330,11 +327,16 @@ impl Plane {
     pub fn new(node: &Arc<Node>) -> Plane {
         Plane(Arc::downgrade(node))
     }
+
+    fn of(&self, group: GroupId) -> Option<Arc<Node>> {
+        self.0.upgrade().and_then(|node| node.of(group).cloned())
+    }
 }
 
 impl DataPlane for Plane {
     fn report(&self) -> Vec<GroupReport> {
-        self.0.upgrade().map(|node| vec![node.replication.where_it_stands()]).unwrap_or_default()
+        let report = |of: &Arc<Node>| of.replication.where_it_stands(of.group);
+        self.0.upgrade().map(|node| node.groups().iter().map(report).collect()).unwrap_or_default()
     }
 
     fn seal(&self, group: GroupId, epoch: Epoch) -> GroupReport {
@@ -347,13 +349,13 @@ impl DataPlane for Plane {
             promised_ms: 0,
             sealed: Epoch(0),
         };
-        self.0.upgrade().map_or(nothing, |node| node.replication.seal(epoch))
+        self.of(group).map_or(nothing, |node| node.replication.seal(group, epoch))
     }
 
-    fn hand_over(&self, _group: GroupId, target: Member) -> BoxFuture<'static, Result<(), String>> {
-        let node = self.0.upgrade();
+    fn hand_over(&self, group: GroupId, target: Member) -> BoxFuture<'static, Result<(), String>> {
+        let node = self.of(group);
         Box::pin(async move {
-            let node = node.ok_or_else(|| "the node is stopping".to_owned())?;
+            let node = node.ok_or_else(|| "the node is stopping, or knows no such group".to_owned())?;
             hand_over::hand_over(&node, target).await
         })
     }
@@ -376,22 +378,33 @@ pub async fn leave(node: &Arc<Node>) {
     }
 }
 
-/// Starts the thread. It ends with the process.
+/// Starts the thread, for all groups. It ends with the process.
 pub fn start(node: &Arc<Node>) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (sender, links) = mpsc::channel(LINKS_WAITING_MAX);
-    // Only the first start counts, and there is one.
-    let _ = node.replication.links.set(sender);
+    let links: Vec<_> = node
+        .groups()
+        .iter()
+        .map(|of| {
+            let (sender, links) = mpsc::channel(LINKS_WAITING_MAX);
+            // Only the first start counts, and there is one.
+            let _ = of.replication.links.set(sender);
+            links
+        })
+        .collect();
     let node = Arc::clone(node);
     let work = move || {
         let local = tokio::task::LocalSet::new();
         local.block_on(&runtime, async {
-            tokio::join!(
-                replica::follow(Arc::clone(&node)),
-                primary::accept(Arc::clone(&node), links),
-                in_sync::tend(Arc::clone(&node)),
-                renewal::watch(Arc::clone(&node)),
-            );
+            let groups = node.groups().iter().zip(links);
+            futures_util::future::join_all(groups.map(|(of, links)| async {
+                tokio::join!(
+                    replica::follow(Arc::clone(of)),
+                    primary::accept(Arc::clone(of), links),
+                    in_sync::tend(Arc::clone(of)),
+                    renewal::watch(Arc::clone(of)),
+                );
+            }))
+            .await;
         });
     };
     std::thread::Builder::new().name("keyward-copies".to_owned()).spawn(work).map(drop)

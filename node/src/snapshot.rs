@@ -6,7 +6,7 @@
 //! ```
 //! The file holds one moment of the whole node: a command, transaction or script is in it with all it did, or not at all. A crash at any step leaves the last good
 //! file under its name. The files are RDB files, which Redis and Valkey load too. Only one is written at a time, and
-//! only by a node that has data. It refuses to know what the records mean: `keyward_engine::dump` does.
+//! only by a node that has data. Each shard group has files of its own. It refuses to know what the records mean: `keyward_engine::dump` does.
 
 mod files;
 pub mod reader;
@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::node::{Node, now_ms};
 use files::Files;
 pub use files::SnapshotFile;
+use keyward_cluster::GroupId;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -51,9 +52,9 @@ pub struct Snapshots {
 
 impl Snapshots {
     /// As configured. Nothing has to be saved yet, so the last save is now, as in Redis.
-    pub fn new(config: &Config) -> Snapshots {
+    pub fn new(config: &Config, group: GroupId) -> Snapshots {
         Snapshots {
-            files: Files::new(&config.data_dir, &config.dbfilename, config.snapshot_keep),
+            files: Files::new(&config.data_dir, &file_name(&config.dbfilename, group), config.snapshot_keep),
             turn: Arc::new(Mutex::new(())),
             running: AtomicBool::new(false),
             wanted: AtomicBool::new(false),
@@ -159,6 +160,15 @@ impl Snapshots {
         let unsaved = changes.saturating_sub(self.changes_saved());
         let age_s = u64::try_from(now_ms - self.last_save_ms()).unwrap_or(0) / 1000;
         rules.iter().any(|(seconds, least)| unsaved > 0 && unsaved >= *least && age_s >= *seconds)
+    }
+}
+
+/// The first group's snapshots have the name that is configured, the others' their number in it: `dump-group2.rdb`.
+fn file_name(configured: &str, group: GroupId) -> String {
+    match (group.0, configured.rsplit_once('.')) {
+        (0, _) => configured.to_owned(),
+        (number, Some((name, extension))) => format!("{name}-group{number}.{extension}"),
+        (number, None) => format!("{configured}-group{number}"),
     }
 }
 

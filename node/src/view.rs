@@ -32,11 +32,11 @@ pub struct View {
     pub topology: Topology,
     /// Every tenant, compiled.
     pub tenancy: Arc<Tenancy>,
-    logins: HashMap<UserName, Login>,
+    logins: Arc<HashMap<UserName, Login>>,
 }
 
 impl View {
-    /// Compiles `state`; rules that did not change since `before` are taken from there.
+    /// Compiles `state`, as the first group sees it; rules that did not change since `before` are taken from there.
     /// `me` is this node; `quorum` says whether answers wait for the nodes in sync where
     /// the user's rules say nothing, `walls` whether users who do not hold every key are confined; `me` also names which of its processes, once that is registered.
     pub fn build(
@@ -58,8 +58,24 @@ impl View {
             let within = tenant.map(|tenant| (tenant, tenancy.fence(tenant)));
             (name.clone(), known.cloned().unwrap_or_else(|| compile(user, within, table, (quorum, walls))))
         });
-        let logins = logins.collect();
-        let group = state.groups().get(&GroupId(0)).cloned();
+        let logins = Arc::new(logins.collect());
+        View::assemble(GroupId(0), state, (me, my_incarnation), tenancy, logins)
+    }
+
+    /// The same moment as another group sees it.
+    pub fn of_group(&self, group: GroupId) -> View {
+        let me = (self.me, self.my_incarnation);
+        View::assemble(group, Arc::clone(&self.state), me, Arc::clone(&self.tenancy), Arc::clone(&self.logins))
+    }
+
+    fn assemble(
+        group: GroupId,
+        state: Arc<State>,
+        (me, my_incarnation): (NodeId, Option<Incarnation>),
+        tenancy: Arc<Tenancy>,
+        logins: Arc<HashMap<UserName, Login>>,
+    ) -> View {
+        let group = state.groups().get(&group).cloned();
         let current = group.as_ref().and_then(|group| group.primary).filter(|primary| state.is_current(*primary));
         let primary = current.map(|primary| primary.node);
         let topology = topology(&state, me, primary, group.as_ref());

@@ -38,6 +38,8 @@ pub enum Change {
         cluster_id: ClusterId,
         /// The node that forms it, under [`NodeId::FOUNDER`].
         founder: Founder,
+        /// How many shard groups the slots are divided into; what is out of bounds counts as the nearest bound.
+        groups: u32,
     },
     /// `ACL SETUSER`, `DELUSER`, `LOAD`, the admin API and the watched file: one door into the directory.
     User(UserChange),
@@ -198,7 +200,7 @@ impl Change {
     /// One line for the history: what happened to whom. Names and counts only, never a rule, so never a password.
     pub fn summary(&self) -> String {
         let mut line = match self {
-            Self::FormCluster { cluster_id, founder } => {
+            Self::FormCluster { cluster_id, founder, .. } => {
                 format!("form cluster {cluster_id} on {}", founder.name)
             }
             Self::User(change) => user_summary(change),

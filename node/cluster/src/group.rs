@@ -15,7 +15,13 @@ use std::sync::Arc;
 
 use crate::{Epoch, GroupId, Incarnation, Member, NodeId, Outcome, Refusal, State, UnixMillis};
 
-/// A set of slots, who serves it, and since which reign. One group holds every slot for now.
+/// Shard groups of a cluster at most.
+pub const GROUPS_MAX: u32 = 16;
+
+/// How many slots there are.
+const SLOTS: u32 = 16384;
+
+/// A set of slots, who serves it, and since which reign. Together the groups of a cluster hold every slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardGroup {
     /// Its id.
@@ -83,6 +89,21 @@ impl fmt::Display for FailoverReason {
 }
 
 impl ShardGroup {
+    /// So many groups with as many slots each as can be, all served by `founder`.
+    pub(crate) fn founded(count: u32, founder: Member) -> impl Iterator<Item = ShardGroup> {
+        let count = count.clamp(1, GROUPS_MAX);
+        let begin = move |id: u32| (id * SLOTS / count) as u16;
+        (0..count).map(move |id| ShardGroup {
+            id: GroupId(id),
+            slots: (begin(id), begin(id + 1) - 1),
+            epoch: Epoch(1),
+            primary: Some(founder),
+            in_sync: BTreeSet::from([founder]),
+            in_sync_version: 1,
+            last_failover: None,
+        })
+    }
+
     /// Every process of `node` leaves, except `current`: it neither counts as a copy nor serves any more.
     fn withdraw(&mut self, node: NodeId, current: Option<Incarnation>) {
         let gone = |member: &Member| member.node == node && Some(member.incarnation) != current;

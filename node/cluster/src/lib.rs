@@ -23,7 +23,7 @@ mod digest;
 mod names;
 
 pub use change::{Change, Founder, Outcome, Refusal, Stamped};
-pub use group::{Failover, FailoverReason, ShardGroup};
+pub use group::{Failover, FailoverReason, GROUPS_MAX, ShardGroup};
 pub use names::{Addresses, ClusterId, Epoch, GroupId, Incarnation, JoinToken, Member, NodeId, RequestId, UnixMillis};
 pub use record::{AppliedRequest, StateRecord};
 pub use state::{ChangeRecord, NodeInfo, State};

@@ -3,7 +3,7 @@
 //! Cheap to clone (every part is shared until it changes), so that each node can publish the state it has applied as
 //! an immutable view while the next entry is being applied.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use keyward_acl::{Directory, UserChange, UserName};
@@ -11,7 +11,7 @@ use keyward_acl::{Directory, UserChange, UserName};
 use crate::group::Failover;
 use crate::record::AppliedRequest;
 use crate::{
-    Addresses, Change, ClusterId, Epoch, Founder, GroupId, Incarnation, JoinToken, Member, NodeId, Outcome, Refusal,
+    Addresses, Change, ClusterId, Founder, GroupId, Incarnation, JoinToken, Member, NodeId, Outcome, Refusal,
     RequestId, ShardGroup, Stamped, StateRecord, TenantChange, Tenants, UnixMillis,
 };
 
@@ -183,8 +183,8 @@ impl State {
 
     fn change(&mut self, index: u64, stamped: &Stamped) -> Outcome {
         let change = &stamped.change;
-        if let Change::FormCluster { cluster_id, founder } = change {
-            return self.form(index, *cluster_id, founder);
+        if let Change::FormCluster { cluster_id, founder, groups } = change {
+            return self.form(index, *cluster_id, founder, *groups);
         }
         if self.cluster_id.is_none() {
             return Outcome::Refused(Refusal::NotFormed);
@@ -209,7 +209,7 @@ impl State {
         }
     }
 
-    fn form(&mut self, index: u64, cluster_id: ClusterId, founder: &Founder) -> Outcome {
+    fn form(&mut self, index: u64, cluster_id: ClusterId, founder: &Founder, groups: u32) -> Outcome {
         if self.cluster_id == Some(cluster_id) {
             return Outcome::Unchanged;
         }
@@ -226,18 +226,10 @@ impl State {
             incarnation: Incarnation(index),
             start_token: 0,
         };
-        let group = ShardGroup {
-            id: GroupId(0),
-            slots: (0, 16383),
-            epoch: Epoch(1),
-            primary: Some(node.member()),
-            in_sync: BTreeSet::from([node.member()]),
-            in_sync_version: 1,
-            last_failover: None,
-        };
         self.cluster_id = Some(cluster_id);
+        let groups = ShardGroup::founded(groups, node.member());
+        Arc::make_mut(&mut self.groups).extend(groups.map(|group| (group.id, group)));
         Arc::make_mut(&mut self.nodes).insert(id, node);
-        Arc::make_mut(&mut self.groups).insert(group.id, group);
         Outcome::Done
     }
 

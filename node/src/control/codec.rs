@@ -171,10 +171,11 @@ pub(crate) fn stamped_from(stamped: wire::StampedChange) -> Result<Stamped, Code
 fn change_to(change: &Change) -> wire::stamped_change::Change {
     use wire::stamped_change::Change as Wire;
     match change {
-        Change::FormCluster { cluster_id, founder } => Wire::FormCluster(wire::FormCluster {
+        Change::FormCluster { cluster_id, founder, groups } => Wire::FormCluster(wire::FormCluster {
             cluster_id: cluster_id_to(*cluster_id),
             node_name: founder.name.clone(),
             addresses: Some(addresses_to(&founder.addresses)),
+            groups: *groups,
         }),
         Change::User(change) => users::change_to(change),
         Change::AddNode { name, addresses, token } => Wire::AddNode(wire::AddNode {
@@ -217,6 +218,7 @@ fn change_from(change: wire::stamped_change::Change) -> Result<Change, CodecErro
         Wire::FormCluster(form) => Change::FormCluster {
             cluster_id: cluster_id_from(&form.cluster_id)?,
             founder: Founder { name: form.node_name, addresses: addresses_from(form.addresses)? },
+            groups: form.groups,
         },
         Wire::AddNode(add) => Change::AddNode {
             name: add.name,

@@ -58,6 +58,8 @@ pub struct ControlConfig {
     pub cluster_secret: ClusterSecret,
     /// How to become part of a cluster.
     pub bootstrap: Bootstrap,
+    /// How many shard groups a cluster has that this node forms.
+    pub groups: u32,
     /// Between two heartbeats of the leader. Default 150 ms: a crash that takes the leader costs an election first.
     pub heartbeat: Duration,
     /// A follower that hears nothing for a random time between these two stands for election. Default
@@ -99,6 +101,7 @@ impl ControlConfig {
             peer_bind,
             cluster_secret,
             bootstrap,
+            groups: 1,
             heartbeat: Duration::from_millis(150),
             election_timeout: (Duration::from_millis(600), Duration::from_millis(1200)),
             propose_timeout: Duration::from_secs(5),

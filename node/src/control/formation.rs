@@ -241,7 +241,7 @@ async fn found(core: &SharedCore, raft: &Raft, cluster_id: ClusterId) -> Result<
     let alone = !initialized || metrics.membership_config.voter_ids().eq([NodeId::FOUNDER]);
     while alone && core.views.current().cluster_id().is_none() {
         let founder = Founder { name: core.config.node_name.clone(), addresses: core.config.addresses.clone() };
-        let change = core.own_change(Change::FormCluster { cluster_id, founder });
+        let change = core.own_change(Change::FormCluster { cluster_id, founder, groups: core.config.groups });
         match core.write(change).await {
             Ok(_) => break,
             Err(HereError::Stopped) => return Err(String::from("raft stopped")),

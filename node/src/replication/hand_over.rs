@@ -6,7 +6,7 @@
 //! If a step before Raft takes too long, writes go on here as if nothing had been asked. Once it was proposed they wait until it
 //! is certain who serves: an answer that got lost says nothing, and what is written here after the next one was named is gone.
 
-use super::{GROUP, Role};
+use super::Role;
 use crate::node::{Node, now_ms};
 use keyward_cluster::{Change, Epoch, FailoverReason, Member, Outcome, Refusal};
 use std::sync::Arc;
@@ -87,7 +87,7 @@ async fn move_to(node: &Arc<Node>, target: Member) -> Result<(), String> {
     };
     timeout(CATCH_UP, complete).await.map_err(|_| format!("node {} does not catch up", target.node))?;
     let change = Change::SetPrimary {
-        group: GROUP,
+        group: node.group,
         primary: target,
         in_sync: group.in_sync,
         expect_epoch: epoch,
@@ -123,7 +123,7 @@ async fn settle(node: &Arc<Node>, epoch: Epoch, mut certain: bool) -> Result<(),
             continue;
         }
         let stay = Change::SetPrimary {
-            group: GROUP,
+            group: node.group,
             primary: me,
             in_sync: group.in_sync.clone(),
             expect_epoch: epoch,

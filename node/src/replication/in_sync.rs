@@ -4,8 +4,8 @@
 //! joins when it has everything: first it counts as a member, then it must have all that was written before it counted, and only
 //! then is it proposed. Had it the other way round, a write confirmed in between could be missing on a member in sync.
 
+use super::SILENCE;
 use super::acks::{Replica, Standing};
-use super::{GROUP, SILENCE};
 use crate::node::Node;
 use keyward_cluster::{Change, Member};
 use std::collections::{BTreeMap, BTreeSet};
@@ -120,8 +120,12 @@ async fn caught_up(node: &Node, standing: &Standing, wanted: &BTreeSet<Member>) 
 
 async fn propose(node: &Node, standing: &Standing, in_sync: BTreeSet<Member>) {
     let names: Vec<u64> = in_sync.iter().map(|member| member.node.0).collect();
-    let change =
-        Change::ChangeInSync { group: GROUP, expect_epoch: standing.epoch, expect_version: standing.version, in_sync };
+    let change = Change::ChangeInSync {
+        group: node.group,
+        expect_epoch: standing.epoch,
+        expect_version: standing.version,
+        in_sync,
+    };
     let proposed = node.propose(change, "node".to_owned(), "replication".to_owned());
     // Whatever became of it shows in the next view; until then the joining go on counting as members.
     match timeout(PROPOSAL, proposed).await {

@@ -5,7 +5,7 @@
 
 use super::copy::{self, Copied, Pinned};
 use super::log::Purpose;
-use super::{GROUP, History, IDLE, Replication, Role};
+use super::{History, IDLE, Replication, Role};
 use crate::link::{self, FrameReader, FrameWriter};
 use crate::node::Node;
 use bytes::Bytes;
@@ -53,7 +53,7 @@ async fn serve(node: &Arc<Node>, stream: TcpStream) -> io::Result<()> {
     let member = Member { node: NodeId(follow.node), incarnation: Incarnation(follow.incarnation) };
     let replication = &node.replication;
     let epoch = match Role::of(&node.views.load().1) {
-        Role::Primary(epoch) if epoch.0 == follow.epoch && follow.group == GROUP.0 => epoch,
+        Role::Primary(epoch) if epoch.0 == follow.epoch && follow.group == node.group.0 => epoch,
         _ => return refuse(replication, &mut writer, "this node is not the primary of that epoch").await,
     };
     let (_, history) = replication.log.stand();

@@ -5,7 +5,6 @@
 //! committed. But the group can go on to the next epoch, where the seal means nothing: after a while the sealed member proposes
 //! the very primary there is, with those in sync. Of that entry and the leader's own only the first counts.
 
-use super::GROUP;
 use crate::node::Node;
 use keyward_cluster::{Change, Epoch, FailoverReason, Outcome};
 use std::sync::Arc;
@@ -49,7 +48,7 @@ fn renewal(node: &Node) -> Option<Change> {
     let primary = group.primary?;
     let sealed = node.replication.sealed.load(Ordering::Acquire) > group.epoch.0;
     (sealed && group.in_sync.contains(&primary)).then(|| Change::SetPrimary {
-        group: GROUP,
+        group: node.group,
         primary,
         in_sync: group.in_sync.clone(),
         expect_epoch: group.epoch,

@@ -80,7 +80,7 @@ async fn follow_one(node: &Arc<Node>, epoch: Epoch, primary: Member, address: &s
     let stream = link::connect(node, primary.node.0, address).await.map_err(io::Error::other)?;
     let (mut reader, mut writer) = stream.into_halves();
     let (_, view) = node.views.load();
-    writer.push(&Batch { follow: true, policy_version: view.index, ..Batch::default() });
+    writer.push(&Batch { follow: true, group: node.group.0, policy_version: view.index, ..Batch::default() });
     writer.flush().await?;
     let reply = timeout(SILENCE, reader.next::<BatchReply>()).await.map_err(io::Error::other)??;
     let reply = reply.ok_or_else(|| io::Error::other("it closed the link"))?;
@@ -90,7 +90,7 @@ async fn follow_one(node: &Arc<Node>, epoch: Epoch, primary: Member, address: &s
     let me = view.member().ok_or_else(|| io::Error::other("this process is not registered"))?;
     let stand = replication.stand();
     writer.push(&Follow {
-        group: super::GROUP.0,
+        group: node.group.0,
         node: me.node.0,
         incarnation: me.incarnation.0,
         epoch: epoch.0,

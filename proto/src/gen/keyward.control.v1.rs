@@ -634,6 +634,9 @@ pub struct FormCluster {
     pub node_name: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "3")]
     pub addresses: ::core::option::Option<Addresses>,
+    /// How many shard groups; 0 is one.
+    #[prost(uint32, tag = "4")]
+    pub groups: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SetUser {

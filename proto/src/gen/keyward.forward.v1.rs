@@ -50,6 +50,9 @@ pub struct Batch {
     /// over? Count 1: it moves, and the replies are a Batch that hands it over anew; 0: nothing is known of it.
     #[prost(bool, tag = "15")]
     pub farewell: bool,
+    /// The shard group that a link is about, whatever it is for.
+    #[prost(uint32, tag = "16")]
+    pub group: u32,
 }
 /// What a primary must know of a client it takes over, beyond what every batch says.
 #[derive(Clone, PartialEq, ::prost::Message)]
