@@ -1,4 +1,5 @@
-//! `CLIENT PAUSE`: requests of this node's clients wait until a moment, or until somebody ends the wait.
+//! Requests of this node's clients wait: until a moment, or until somebody ends it (`CLIENT PAUSE`), and writes for as long as
+//! the data is being handed over, whatever clients say.
 //!
 //! A batch looks at one number; what must wait is not run and not answered, and the connection waits here. It knows no
 //! command: the caller says whether a request may write.
@@ -22,28 +23,59 @@ pub enum Paused {
 /// The pause of one node.
 #[derive(Default)]
 pub struct Pause {
-    /// In milliseconds since 1970; 0: none.
+    /// What a batch looks at: in milliseconds since 1970; 0: none.
     until: AtomicI64,
-    all: Mutex<bool>,
+    reasons: Mutex<Reasons>,
     ended: Notify,
     waiting: AtomicU64,
+}
+
+/// Why there is one.
+#[derive(Default)]
+struct Reasons {
+    /// Clients asked for one until then.
+    asked_until: i64,
+    /// And not only for writes.
+    asked_all: bool,
+    /// How many hold writes back.
+    holds: u32,
+}
+
+/// Writes wait until it is dropped.
+pub struct Hold<'a>(&'a Pause);
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        self.0.change(|reasons| reasons.holds -= 1);
+    }
 }
 
 impl Pause {
     /// Begins one, or prolongs the one there is: it never gets shorter or milder.
     pub fn begin(&self, until_ms: i64, writes_only: bool, now_ms: i64) {
-        let mut all = self.all.lock();
-        let current = self.until.load(Ordering::Relaxed);
-        let goes_on = current > now_ms;
-        *all = !writes_only || (goes_on && *all);
-        self.until.store(if goes_on { current.max(until_ms) } else { until_ms }, Ordering::Release);
+        self.change(|reasons| {
+            let goes_on = reasons.asked_until > now_ms;
+            reasons.asked_all = !writes_only || (goes_on && reasons.asked_all);
+            reasons.asked_until = if goes_on { reasons.asked_until.max(until_ms) } else { until_ms };
+        });
     }
 
-    /// Ends it.
+    /// Ends what clients asked for.
     pub fn end(&self) {
-        let mut all = self.all.lock();
-        *all = false;
-        self.until.store(0, Ordering::Release);
+        self.change(|reasons| (reasons.asked_until, reasons.asked_all) = (0, false));
+    }
+
+    /// Holds writes back for as long as the answer lives.
+    pub fn hold_writes(&self) -> Hold<'_> {
+        self.change(|reasons| reasons.holds += 1);
+        Hold(self)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Reasons)) {
+        let mut reasons = self.reasons.lock();
+        change(&mut reasons);
+        let until = if reasons.holds > 0 { i64::MAX } else { reasons.asked_until };
+        self.until.store(until, Ordering::Release);
         self.ended.notify_waiters();
     }
 
@@ -54,7 +86,8 @@ impl Pause {
         if until <= now_ms {
             return Paused::Nobody;
         }
-        if *self.all.lock() { Paused::All } else { Paused::Writes }
+        let reasons = self.reasons.lock();
+        if reasons.asked_all && reasons.asked_until > now_ms { Paused::All } else { Paused::Writes }
     }
 
     /// How many connections wait.
@@ -108,6 +141,22 @@ mod tests {
         assert_eq!(pause.state(199), Paused::Writes);
         pause.end();
         assert_eq!(pause.state(199), Paused::Nobody);
+    }
+
+    #[test]
+    fn what_clients_ask_for_does_not_end_a_hold_nor_the_other_way_round() {
+        let pause = Pause::default();
+        let hold = pause.hold_writes();
+        assert_eq!(pause.state(5), Paused::Writes);
+        pause.begin(100, false, 5);
+        assert_eq!(pause.state(6), Paused::All);
+        assert_eq!(pause.state(100), Paused::Writes);
+        pause.end();
+        assert_eq!(pause.state(6), Paused::Writes);
+        pause.begin(100, true, 6);
+        drop(hold);
+        assert_eq!(pause.state(7), Paused::Writes);
+        assert_eq!(pause.state(100), Paused::Nobody);
     }
 
     #[tokio::test(start_paused = true)]

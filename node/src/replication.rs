@@ -19,7 +19,6 @@ mod in_sync;
 pub mod log;
 mod primary;
 mod record;
-mod renewal;
 mod replica;
 
 use crate::config::Config;
@@ -401,7 +400,6 @@ pub fn start(node: &Arc<Node>) -> std::io::Result<()> {
                     replica::follow(Arc::clone(of)),
                     primary::accept(Arc::clone(of), links),
                     in_sync::tend(Arc::clone(of)),
-                    renewal::watch(Arc::clone(of)),
                 );
             }))
             .await;

@@ -7,14 +7,14 @@
 //! is certain who serves: an answer that got lost says nothing, and what is written here after the next one was named is gone.
 
 use super::Role;
-use crate::node::{Node, now_ms};
+use crate::node::Node;
 use keyward_cluster::{Change, Epoch, FailoverReason, Member, Outcome, Refusal};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
-/// Writes wait no longer than this; within it the replicas must have everything, and Raft must have decided.
-const PAUSE_MAX: Duration = Duration::from_secs(3);
+/// How long Raft may take to decide.
+const DECISION: Duration = Duration::from_secs(3);
 
 /// When nobody answers whether it was agreed on, that is asked again for so long.
 const SETTLE_MAX: Duration = Duration::from_secs(10);
@@ -30,15 +30,6 @@ const APPROACH: Duration = Duration::from_secs(10);
 
 /// How far behind is nearly everything, in bytes.
 const NEAR_BYTES: u64 = 1 << 20;
-
-/// Ends the pause however the hand-over ends.
-struct Paused<'a>(&'a Node);
-
-impl Drop for Paused<'_> {
-    fn drop(&mut self) {
-        self.0.pause.end();
-    }
-}
 
 /// Makes `target` primary in place of this node. It goes on when whoever asked goes away: half a hand-over would lose writes.
 pub async fn hand_over(node: &Arc<Node>, target: Member) -> Result<(), String> {
@@ -70,8 +61,8 @@ async fn move_to(node: &Arc<Node>, target: Member) -> Result<(), String> {
     };
     timeout(APPROACH, near).await.map_err(|_| format!("node {} does not catch up", target.node))?;
 
-    node.pause.begin(now_ms() + PAUSE_MAX.as_millis() as i64, true, now_ms());
-    let _paused = Paused(node);
+    // However this ends, so does the hold.
+    let _held = node.pause.hold_writes();
     {
         // Whoever was let in before the pause has left when it closes.
         let closing = Arc::clone(node);
@@ -94,7 +85,7 @@ async fn move_to(node: &Arc<Node>, target: Member) -> Result<(), String> {
         reason: FailoverReason::Planned,
     };
     let proposed = node.propose(change, "node".to_owned(), "hand-over".to_owned());
-    match timeout(PAUSE_MAX, proposed).await {
+    match timeout(DECISION, proposed).await {
         Ok(Ok(Outcome::Done)) => settle(node, epoch, true).await,
         Ok(Ok(outcome)) => Err(format!("it was not agreed on: {outcome:?}")),
         Ok(Err(_)) | Err(_) => settle(node, epoch, false).await,
@@ -117,7 +108,6 @@ async fn settle(node: &Arc<Node>, epoch: Epoch, mut certain: bool) -> Result<(),
         if Instant::now() >= give_up {
             return Err("nobody answered whether it was agreed on".to_owned());
         }
-        node.pause.begin(now_ms() + PAUSE_MAX.as_millis() as i64, true, now_ms());
         if certain {
             sleep(Duration::from_millis(1)).await;
             continue;
