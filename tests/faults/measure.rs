@@ -148,28 +148,28 @@ fn heal(cluster: &mut Cluster, _: usize) {
 }
 
 #[test]
-#[ignore = "a measurement"]
+#[ignore = "prints figures and judges nothing; takes minutes on a quiet machine"]
 fn resume_after_kill() {
     resume("kill -9", "quorum", false, kill, start_again);
     resume("kill -9", "async", false, kill, start_again);
 }
 
 #[test]
-#[ignore = "a measurement"]
+#[ignore = "prints figures and judges nothing; takes minutes on a quiet machine"]
 fn resume_after_freeze() {
     resume("SIGSTOP", "quorum", false, freeze, thaw);
     resume("SIGSTOP", "async", false, freeze, thaw);
 }
 
 #[test]
-#[ignore = "a measurement"]
+#[ignore = "prints figures and judges nothing; takes minutes on a quiet machine"]
 fn resume_after_partition() {
     resume("full partition", "quorum", true, isolate, heal);
     resume("one-way cut from the primary", "quorum", true, deafen_others, heal);
 }
 
 #[test]
-#[ignore = "a measurement"]
+#[ignore = "prints figures and judges nothing; takes minutes on a quiet machine"]
 fn how_long_a_cut_off_primary_acknowledges() {
     for ack in ["async", "quorum"] {
         let Some(net) = network(3) else { return };
@@ -193,7 +193,7 @@ fn how_long_a_cut_off_primary_acknowledges() {
 }
 
 #[test]
-#[ignore = "a measurement"]
+#[ignore = "prints figures and judges nothing; takes minutes on a quiet machine"]
 fn hand_over_pause() {
     let cluster = lay_out(3, None, "quorum");
     let began = Instant::now();
@@ -236,7 +236,7 @@ fn latencies(address: SocketAddr, key: &str, goes_on: impl Fn(usize) -> bool) ->
 }
 
 #[test]
-#[ignore = "a measurement"]
+#[ignore = "prints figures and judges nothing; takes minutes on a quiet machine"]
 fn latency_of_a_write() {
     for ack in ["async", "quorum"] {
         let cluster = lay_out(3, None, ack);
@@ -271,7 +271,7 @@ fn metric(cluster: &Cluster, node: usize, name: &str) -> Option<f64> {
 }
 
 #[test]
-#[ignore = "a measurement"]
+#[ignore = "prints figures and judges nothing; takes minutes on a quiet machine"]
 fn lag_under_full_load() {
     let cluster = lay_out(3, None, "async");
     let primary = standing(&cluster, 1).and_then(|now| now.primary).expect("there is one");
@@ -321,7 +321,7 @@ fn lag_under_full_load() {
 }
 
 #[test]
-#[ignore = "a measurement"]
+#[ignore = "prints figures and judges nothing; takes minutes on a quiet machine"]
 fn a_large_full_copy() {
     let megabytes = from_env("KEYWARD_COPY_MB", 1024);
     let mut cluster = lay_out(3, None, "async");
