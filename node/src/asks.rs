@@ -97,7 +97,9 @@ pub async fn carry_out(
         }
         Ask::KillClients(filter, how) => kill_clients(&worker.node, connection, (filter, how), reach, &mut reply).await,
         Ask::ShowConfig(patterns) => {
-            let shown = worker.node.live.show(&patterns, reach);
+            let session = connection.session.borrow();
+            let tenant = session.login.as_ref().and_then(|login| login.tenant.as_deref());
+            let shown = worker.node.live.show(&patterns, reach, tenant);
             reply.map(shown.len());
             for (name, value) in shown {
                 reply.bulk(name.as_bytes());

@@ -10,8 +10,9 @@
 
 use crate::connection::{Connection, Decoded, Lane, Next, OUTPUT_BYTES_SOFT, renew};
 use crate::forward::ForwardBatch;
-use crate::gate::{self, Conditions, KeyBuffer, LeaseState, Refusal};
+use crate::gate::{self, Conditions, KeyBuffer, LeaseState, Memory, Refusal};
 use crate::live::Hot;
+use crate::memory::{Claim, note_owners, writes_only_its_own};
 use crate::meter::{Asked, Meter};
 use crate::observers::Waiter;
 use crate::pause::Paused;
@@ -292,7 +293,9 @@ impl<'w, 'a> Batch<'w, 'a> {
     /// A batch for the calls of a script of this one's client. One that `may_exceed` is not stopped for want of memory.
     pub(crate) fn for_script<'t>(&self, may_exceed: bool) -> Batch<'w, 't> {
         let mut inner = self.for_transaction();
-        inner.conditions.memory_full &= !may_exceed;
+        if may_exceed {
+            inner.conditions.memory = Memory::Enough;
+        }
         inner.scripted = true;
         inner
     }
@@ -408,7 +411,7 @@ impl<'w, 'a> Batch<'w, 'a> {
         };
         // A transaction was let in as a whole: nothing of it is refused half way.
         if row.command.flags.has(Flags::DENYOOM) && self.conditions.primary && !self.executing {
-            self.look_for_memory();
+            self.look_for_memory(session, &lane.view, row, request.argv);
             // What was evicted for this command the client learns before the answer, which may depend on it.
             if let Some(connection) = self.connection.filter(|connection| connection.mailbox.is_filled())
                 && session.replies == ReplyMode::On
@@ -447,7 +450,7 @@ impl<'w, 'a> Batch<'w, 'a> {
                     // What EXEC runs is refused as part of it.
                     session.last_command = if self.executing && !self.scripted { "exec" } else { row.full_name };
                     self.worker.refused(session, row, &refusal, self.log_context(session));
-                    let text = refusal.text(self.conditions.detail);
+                    let text = refusal.explained(self.conditions.detail, &lane.view.tenancy);
                     if row.full_name == "exec" {
                         self.abort_transaction(session, &text, scratch);
                     } else {
@@ -590,9 +593,31 @@ impl<'w, 'a> Batch<'w, 'a> {
         if session.closing { Flow::Stop(Box::new(Next::Close)) } else { Flow::Continue }
     }
 
-    /// Whether `maxmemory` leaves room, for commands that need some; keys are evicted first.
-    pub(crate) fn look_for_memory(&mut self) {
-        self.conditions.memory_full = !self.worker.has_room(&self.hot, self.now);
+    /// Whether there is memory for a command that needs some; keys are evicted first.
+    #[inline]
+    pub(crate) fn look_for_memory(&mut self, session: &Session, view: &View, row: &'static Row, argv: &[&[u8]]) {
+        let (worker, tenancy) = (self.worker, &*view.tenancy);
+        let writer = session.login.as_ref().and_then(|login| login.tenant.as_deref());
+        self.conditions.memory = if tenancy.bounds_memory() && !writer.is_some_and(writes_only_its_own) {
+            let mut keys = KeyBuffer::new();
+            self.memory_for(session, view, keys.written(worker.node.table, row, argv))
+        } else {
+            worker.memory_for(&self.hot, &Claim { tenancy, writer, owners: &[] }, self.now)
+        };
+    }
+
+    /// The same for whoever writes these keys.
+    pub(crate) fn memory_for<'k>(
+        &self,
+        session: &Session,
+        view: &View,
+        keys: impl Iterator<Item = &'k [u8]>,
+    ) -> Memory {
+        let writer = session.login.as_ref().and_then(|login| login.tenant.as_deref());
+        let mut owners = Vec::new();
+        note_owners(&view.tenancy, writer, keys, &mut owners);
+        let claim = Claim { tenancy: &view.tenancy, writer, owners: &owners };
+        self.worker.memory_for(&self.hot, &claim, self.now)
     }
 
     /// The client's tracker, if the keys of its next command are to be remembered for it.
@@ -667,11 +692,15 @@ impl<'w, 'a> Batch<'w, 'a> {
         let resolved = renew(&mut session, view).then(|| self.worker.node.table.resolve(&argv).ok()).flatten()?;
         let Run::OnKeys(handler) = resolved.row.run else { return None };
         let mut keys = KeyBuffer::new();
-        let table = self.worker.node.table;
-        match gate::admit(table, resolved.row, &argv, &session, &self.conditions, &mut keys) {
+        let (table, mut conditions) = (self.worker.node.table, self.conditions);
+        if resolved.row.command.flags.has(Flags::DENYOOM) {
+            let mut written = KeyBuffer::new();
+            conditions.memory = self.memory_for(&session, view, written.written(table, resolved.row, &argv));
+        }
+        match gate::admit(table, resolved.row, &argv, &session, &conditions, &mut keys) {
             Err(refusal) => {
                 self.worker.refused(&session, resolved.row, &refusal, LogContext::Toplevel);
-                reply.error(&refusal.text(self.conditions.detail));
+                reply.error(&refusal.explained(conditions.detail, &view.tenancy));
             }
             Ok(admitted) => {
                 let waits = std::cell::Cell::new(false);

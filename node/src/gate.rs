@@ -9,10 +9,12 @@
 
 use keyward_acl::{ChannelUse, CommandId, DatabaseUse, Denial, ErrorDetail, KeyAccess, KeyUse, Request};
 use keyward_engine::command::{Flags, Home, Run};
+use keyward_engine::keyspace::TenantId;
 use keyward_engine::reply::Protocol;
 use keyward_engine::session::Session;
 use keyward_engine::slot;
 use keyward_engine::table::{Row, Table};
+use keyward_engine::tenancy::Tenancy;
 use std::fmt;
 
 /// What the gate must know about the node; read once per batch.
@@ -26,8 +28,8 @@ pub struct Conditions {
     pub redirects: bool,
     /// The data is still being loaded.
     pub loading: bool,
-    /// `maxmemory` is reached.
-    pub memory_full: bool,
+    /// Whether there is memory left for whoever asks.
+    pub memory: Memory,
     /// A slow script has the node to itself.
     pub busy: bool,
     /// Fewer nodes are in sync than a confirmed write needs.
@@ -48,7 +50,7 @@ impl Conditions {
             reads_copy: false,
             redirects: false,
             loading: false,
-            memory_full: false,
+            memory: Memory::Enough,
             busy: false,
             few_in_sync: false,
             few_replicas: false,
@@ -56,6 +58,17 @@ impl Conditions {
             detail,
         }
     }
+}
+
+/// Whether there is memory for a command that needs some.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// There is.
+    Enough,
+    /// `maxmemory` is reached.
+    Full,
+    /// What this owner may use is used up.
+    OfTenant(TenantId),
 }
 
 /// What the lease lets this node do.
@@ -114,8 +127,8 @@ pub enum Refusal {
     Moved(u16),
     /// The data is still being loaded.
     Loading,
-    /// `maxmemory` is reached and the command may need more.
-    MemoryFull,
+    /// There is no memory left and the command may need some.
+    MemoryFull(Memory),
     /// A slow script has the node to itself.
     Busy,
     /// Too few nodes would have the write.
@@ -143,7 +156,20 @@ impl Refusal {
             Refusal::Subscribed(name) => format!(
                 "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context"
             ),
-            Refusal::MemoryFull => "OOM command not allowed when used memory > 'maxmemory'.".to_owned(),
+            Refusal::MemoryFull(_) => MEMORY_FULL.to_owned(),
+        }
+    }
+}
+
+impl Refusal {
+    /// The same, with the name of the tenant whose memory is used up.
+    pub fn explained(&self, detail: ErrorDetail, tenancy: &Tenancy) -> String {
+        match self {
+            Refusal::MemoryFull(Memory::OfTenant(owner)) if detail == ErrorDetail::Full => {
+                let name = tenancy.get(*owner).map_or("default", |tenant| &tenant.name);
+                format!("{} (tenant {name})", MEMORY_FULL.trim_end_matches('.'))
+            }
+            _ => self.text(detail),
         }
     }
 }
@@ -155,6 +181,8 @@ impl fmt::Debug for Refusal {
 }
 
 const BUSY: &str = "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.";
+
+const MEMORY_FULL: &str = "OOM command not allowed when used memory > 'maxmemory'.";
 
 const LEASE_OVER: &str = "CLUSTERDOWN this node is not in contact with the control plane, so what users may do may have \
     changed: it serves nobody until it is";
@@ -173,6 +201,18 @@ impl<'a> KeyBuffer<'a> {
     /// Empty.
     pub fn new() -> KeyBuffer<'a> {
         KeyBuffer { keys: Vec::with_capacity(4) }
+    }
+
+    /// The keys a request may make or let grow.
+    pub fn written(
+        &mut self,
+        table: &'static Table,
+        row: &'static Row,
+        argv: &'a [&'a [u8]],
+    ) -> impl Iterator<Item = &'a [u8]> {
+        self.keys.clear();
+        table.keys_of(row, argv, &mut self.keys);
+        self.keys.iter().filter(|named| named.access.write).map(|named| named.key)
     }
 }
 
@@ -227,8 +267,8 @@ pub fn admit<'a, 'b>(
     if conditions.loading && matches!(row.run, Run::OnKeys(_) | Run::OnEveryKey(_) | Run::AskOwner(_)) {
         return Err(Refusal::Loading);
     }
-    if conditions.memory_full && flags.has(Flags::DENYOOM) {
-        return Err(Refusal::MemoryFull);
+    if conditions.memory != Memory::Enough && flags.has(Flags::DENYOOM) {
+        return Err(Refusal::MemoryFull(conditions.memory));
     }
     let few = conditions.few_replicas || conditions.few_in_sync && session.wants_quorum();
     if few && flags.has(Flags::WRITE) && matches!(row.run, Run::OnKeys(_) | Run::OnEveryKey(_) | Run::AskOwner(_)) {

@@ -10,11 +10,13 @@
 mod without_effect;
 
 use crate::config::Config;
+use crate::own_info;
 use crate::slow::Thresholds;
 use keyward_acl::{ErrorDetail, Glob};
 use keyward_engine::events::EventClass;
 use keyward_engine::eviction::{Policy, Usage};
 use keyward_engine::scope::Reach;
+use keyward_engine::tenancy::Tenant;
 use keyward_engine::types::Limits;
 use keyward_proto::resp;
 use parking_lot::Mutex;
@@ -357,8 +359,8 @@ impl Live {
     }
 
     /// `CONFIG GET`: the parameters that match any pattern, each once. Whoever is confined sees those that client libraries
-    /// look for, and nothing about files, addresses and other users.
-    pub fn show(&self, patterns: &[Vec<u8>], reach: &Reach) -> Vec<(String, String)> {
+    /// look for, and nothing about files, addresses and other users; of a tenant, with its own memory.
+    pub fn show(&self, patterns: &[Vec<u8>], reach: &Reach, tenant: Option<&Tenant>) -> Vec<(String, String)> {
         let globs: Vec<(Glob, &[u8])> =
             patterns.iter().map(|pattern| (Glob::compile(&pattern.to_ascii_lowercase()), pattern.as_slice())).collect();
         let texts = self.texts.lock();
@@ -369,7 +371,13 @@ impl Live {
         };
         let shown = names.filter(|(name, _)| globs.iter().any(|(glob, pattern)| asked(name, glob, pattern)));
         if reach.is_confined() {
-            let virtual_value = |name: &str| if name == "save" { String::new() } else { texts[name].clone() };
+            let hot = self.hot();
+            let virtual_value = |name: &str| match (name, tenant) {
+                ("save", _) => String::new(),
+                ("maxmemory", Some(tenant)) => own_info::memory_bytes_max(tenant, &hot).to_string(),
+                ("maxmemory-policy", Some(tenant)) => own_info::policy(tenant, &hot).name().to_owned(),
+                _ => texts[name].clone(),
+            };
             let shown = shown.filter(|(name, _)| FOR_EVERYBODY.contains(name));
             return shown.map(|(name, _)| (name.to_owned(), virtual_value(name))).collect();
         }

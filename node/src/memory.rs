@@ -1,25 +1,29 @@
-//! What to do when the data reaches `maxmemory`: keys go, the best candidates first, until there is room.
+//! What to do when memory runs out: keys go, the best candidates first, until there is room.
 //!
 //! ```text
-//!   a command that needs memory ─► used > maxmemory? ─► evict, for some hundred microseconds at most ─► run
-//!                                                        └ nothing may go: OOM
+//!   a command that needs memory ─► whose? the tenant that asks, the owners of the keys it writes
+//!        an owner above its limit ─────────────► evict from it, by its policy ─┐ for some hundred microseconds at most
+//!        an owner that keeps what others have    ► the same                    │
+//!        been promised                                                         ├─► run
+//!        all data above maxmemory ─────────────► evict from who borrowed most ─┘
+//!                                                └ nothing may go: OOM
 //!   the upkeep thread            ─► the same every 100 ms, until there is room
 //! ```
-//! How much is used comes from [`crate::shards::Shards::used_bytes`]. Keyspaces are looked at in proportion to the keys they
-//! have, wherever they lie; whose keys there are besides costs an eviction nothing. Every data thread has a pool of
-//! candidates of its own, so that evicting threads meet only at the shards.
-//!
-//! Which key is the best candidate is `keyward_engine::eviction`'s business.
+//! How much all data uses comes from [`Node::memory_bytes`], what a tenant uses from its gauge. Who gives back
+//! first, and who may not borrow, is `keyward_engine::shares`' business, which keys of an owner go [`hunt`]'s.
+
+mod hunt;
 
 use crate::corridor::{Entry, InLane};
+use crate::gate::Memory;
 use crate::live::Hot;
 use crate::node::Node;
-use keyward_engine::events::EventClass;
-use keyward_engine::eviction::{Policy, Pool, Round};
-use keyward_engine::keyspace::{SpaceId, UnixMillis};
-use parking_lot::Mutex;
+use hunt::Hunt;
+use keyward_engine::eviction::Policy;
+use keyward_engine::keyspace::{TenantId, UnixMillis};
+use keyward_engine::shares::{gives_first, is_beyond_what_is_free};
+use keyward_engine::tenancy::{Tenancy, Tenant};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Between two looks at how much memory the data uses.
@@ -31,11 +35,11 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// Turns without a pause: commands come between two of them as between two commands.
 const TURNS: u32 = 8;
 
-/// Keys between two looks at the clock.
+/// Keys between two looks at the clock, and at who gives back first.
 const KEYS_PER_LOOK: u32 = 16;
 
-/// Rounds in a row without any key to evict, after which the keyspaces are counted anew.
-const FRUITLESS_ROUNDS_MAX: u32 = 64;
+/// Owners whose keys one thread hunts at a time; whoever was hunted longest ago is forgotten.
+const HUNTS_MAX: usize = 64;
 
 /// Data of this size is worth huge pages, in bytes.
 const HUGE_PAGES_BYTES_MIN: u64 = 32 << 20;
@@ -53,58 +57,9 @@ fn set_huge_pages(wanted: bool) {
     }
 }
 
-/// Where keys lie that may go.
-#[derive(Default)]
-struct Targets {
-    /// Each with the number of such keys up to and including its own.
-    spaces: Vec<(u64, u32, SpaceId)>,
-}
-
-impl Targets {
-    fn count(node: &Node, policy: Policy) -> Targets {
-        let mut targets = Targets::default();
-        let mut sum = 0;
-        for index in 0..node.shards.count() {
-            node.shards.with(index, |shard| {
-                for (id, space) in shard.spaces() {
-                    let keys = if policy.is_volatile() { space.expiring_len() } else { space.len() };
-                    if keys > 0 {
-                        sum += keys as u64;
-                        targets.spaces.push((sum, index, id));
-                    }
-                }
-            });
-        }
-        targets
-    }
-
-    /// One of them, the more likely the more keys it has.
-    fn draw(&self, random: u64) -> Option<(u32, SpaceId)> {
-        let (sum, _, _) = self.spaces.last()?;
-        let drawn = ((u128::from(random) * u128::from(*sum)) >> 64) as u64;
-        let at = self.spaces.partition_point(|(up_to, _, _)| *up_to <= drawn);
-        self.spaces.get(at).map(|(_, index, space)| (*index, *space))
-    }
-}
-
-/// The last count of the keyspaces; shared by all threads.
-#[derive(Default)]
-pub struct Census {
-    targets: Mutex<Arc<Targets>>,
-    generation: AtomicU64,
-}
-
-impl Census {
-    fn renew(&self, node: &Node, policy: Policy) {
-        let targets = Targets::count(node, policy);
-        *self.targets.lock() = Arc::new(targets);
-        self.generation.fetch_add(1, Ordering::Release);
-    }
-}
-
 /// How making room ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Room {
+enum Room {
     /// There is room.
     Enough,
     /// There is more to evict than one command has time for; it goes on in the background.
@@ -113,25 +68,193 @@ pub enum Room {
     Nothing,
 }
 
+/// Whose memory a command needs.
+pub struct Claim<'a> {
+    /// All tenants.
+    pub tenancy: &'a Tenancy,
+    /// The tenant that asks.
+    pub writer: Option<&'a Tenant>,
+    /// Whose keys it writes; none but the writer's own need be named.
+    pub owners: &'a [TenantId],
+}
+
+impl Claim<'_> {
+    /// The writer first, each once.
+    fn all_owners(&self) -> impl Iterator<Item = TenantId> {
+        let writer = self.writer.map(|tenant| tenant.id);
+        writer.into_iter().chain(self.owners.iter().copied().filter(move |owner| Some(*owner) != writer))
+    }
+
+    /// It is refused: its writer counts that.
+    #[cold]
+    fn refused(&self, memory: Memory) -> Memory {
+        if let Some(writer) = self.writer {
+            writer.gauge.note_refused();
+        }
+        memory
+    }
+}
+
+/// Whose these keys are that `writer` writes, each owner once, if they are not its own.
+pub fn note_owners<'k>(
+    tenancy: &Tenancy,
+    writer: Option<&Tenant>,
+    keys: impl Iterator<Item = &'k [u8]>,
+    owners: &mut Vec<TenantId>,
+) {
+    if writer.is_some_and(writes_only_its_own) {
+        return;
+    }
+    let table = tenancy.owners();
+    for key in keys {
+        let owner = table.map_or(TenantId::SHARED, |table| table.of(key));
+        if !owners.contains(&owner) {
+            owners.push(owner);
+        }
+    }
+}
+
+/// Whether its users cannot write what is another's.
+pub fn writes_only_its_own(tenant: &Tenant) -> bool {
+    tenant.is_namespace() || tenant.imports.is_empty()
+}
+
+/// An owner of these that has all it may have and lets no key go: what a script may not write, which evicts nothing
+/// between its steps.
+pub fn full_owner(tenancy: &Tenancy, default: Policy, owners: &[TenantId]) -> Option<TenantId> {
+    let is_full = |owner: &&TenantId| {
+        let limited = tenancy.get(**owner).filter(|tenant| tenant.limits.limit > 0);
+        limited.is_some_and(|tenant| tenant.gauge.bytes() > tenant.limits.limit)
+            && tenancy.policy_of(**owner, default) == Policy::NoEviction
+    };
+    owners.iter().find(is_full).copied()
+}
+
 /// What one thread needs to evict keys.
 pub struct Evictor {
-    pool: Pool,
-    targets: Arc<Targets>,
-    generation: u64,
+    hunts: Vec<Hunt>,
     random: u64,
+    /// Who gives back first, and for how many more keys that is not asked again.
+    giver: Option<(TenantId, u32)>,
+    /// The moment at which this owner was asked about, and whether it may not grow.
+    beyond: Option<(UnixMillis, TenantId, bool)>,
 }
 
 impl Evictor {
-    /// With an empty pool.
+    /// Hunts nobody yet.
     pub fn new() -> Evictor {
-        Evictor { pool: Pool::default(), targets: Arc::default(), generation: 0, random: crate::random::u64() }
+        Evictor { hunts: Vec::new(), random: crate::random::u64(), giver: None, beyond: None }
     }
 
-    /// Makes room, if `maxmemory` is exceeded. The caller holds no shard.
-    #[inline]
-    pub fn make_room(&mut self, node: &Node, hot: &Hot, now: UnixMillis) -> Room {
-        let limit = hot.memory_bytes_max;
-        if limit == 0 || node.shards.used_bytes() <= limit { Room::Enough } else { self.evict(node, hot, now) }
+    /// Makes room for what is claimed. The caller holds no shard.
+    pub fn make_room(&mut self, node: &Node, hot: &Hot, claim: &Claim<'_>, now: UnixMillis) -> Memory {
+        let deadline = hot.eviction.time_max.map(|time| Instant::now() + time);
+        if claim.tenancy.bounds_memory() {
+            for owner in claim.all_owners() {
+                if self.make_room_of(node, hot, claim.tenancy, owner, (now, deadline)) == Room::Nothing {
+                    return claim.refused(Memory::OfTenant(owner));
+                }
+            }
+        }
+        match self.make_room_of_all(node, hot, claim, (now, deadline)) {
+            Room::Nothing => claim.refused(Memory::Full),
+            Room::Enough | Room::Working => Memory::Enough,
+        }
+    }
+
+    /// Brings one owner back to its limit, and to what it may borrow.
+    fn make_room_of(
+        &mut self,
+        node: &Node,
+        hot: &Hot,
+        tenancy: &Tenancy,
+        owner: TenantId,
+        (now, deadline): (UnixMillis, Option<Instant>),
+    ) -> Room {
+        let tenant = tenancy.get(owner);
+        let policy = tenancy.policy_of(owner, hot.eviction.policy);
+        let limited = tenant.filter(|tenant| tenant.limits.limit > 0);
+        let is_above = || limited.is_some_and(|tenant| tenant.gauge.bytes() > tenant.limits.limit);
+        let mut turns = 0;
+        while is_above() || self.is_beyond(node, hot, tenancy, owner, now) {
+            if !self.hunt(owner, now).evict_one(node, hot, policy, now) {
+                return Room::Nothing;
+            }
+            turns += 1;
+            if is_over(turns, deadline) {
+                return Room::Working;
+            }
+        }
+        Room::Enough
+    }
+
+    /// Whether the owner keeps what others were promised. Known anew each millisecond.
+    fn is_beyond(&mut self, node: &Node, hot: &Hot, tenancy: &Tenancy, owner: TenantId, now: UnixMillis) -> bool {
+        let total = hot.memory_bytes_max;
+        if total == 0 || tenancy.reserved_bytes() == 0 {
+            return false;
+        }
+        match self.beyond {
+            Some((at, known, false)) if at == now && known == owner => false,
+            _ => {
+                let shares = tenancy.shares(node.memory_bytes(), hot.eviction.policy);
+                let beyond = is_beyond_what_is_free(shares, owner, total);
+                self.beyond = Some((now, owner, beyond));
+                beyond
+            }
+        }
+    }
+
+    /// Brings all data back to `maxmemory`. Whoever wants more than there is gives its own when nobody else has to.
+    fn make_room_of_all(
+        &mut self,
+        node: &Node,
+        hot: &Hot,
+        claim: &Claim<'_>,
+        (now, deadline): (UnixMillis, Option<Instant>),
+    ) -> Room {
+        let (limit, tenancy) = (hot.memory_bytes_max, claim.tenancy);
+        let mut has_none: Vec<TenantId> = Vec::new();
+        let mut turns = 0;
+        while limit > 0 && node.memory_bytes() > limit {
+            let owner = match self.giver {
+                Some((owner, left)) if left > 0 && may_give(tenancy, owner) && !has_none.contains(&owner) => {
+                    self.giver = Some((owner, left - 1));
+                    owner
+                }
+                _ => {
+                    let shares = tenancy.shares(node.memory_bytes(), hot.eviction.policy);
+                    let first = gives_first(shares, |owner| has_none.contains(&owner));
+                    self.giver = first.map(|owner| (owner, KEYS_PER_LOOK - 1));
+                    let own = || claim.all_owners().find(|owner| !has_none.contains(owner));
+                    let Some(owner) = first.or_else(own) else { return Room::Nothing };
+                    owner
+                }
+            };
+            let policy = tenancy.policy_of(owner, hot.eviction.policy);
+            if !self.hunt(owner, now).evict_one(node, hot, policy, now) {
+                has_none.push(owner);
+            }
+            turns += 1;
+            if is_over(turns, deadline) {
+                return Room::Working;
+            }
+        }
+        Room::Enough
+    }
+
+    fn hunt(&mut self, owner: TenantId, now: UnixMillis) -> &mut Hunt {
+        if let Some(at) = self.hunts.iter().position(|hunt| hunt.owner == owner) {
+            return &mut self.hunts[at];
+        }
+        if self.hunts.len() >= HUNTS_MAX
+            && let Some(oldest) = (0..self.hunts.len()).min_by_key(|at| self.hunts[*at].used_at)
+        {
+            self.hunts.swap_remove(oldest);
+        }
+        self.random = self.random.wrapping_mul(0xd1b5_4a32_d192_ed03).wrapping_add(now as u64 | 1);
+        self.hunts.push(Hunt::of(owner, self.random));
+        self.hunts.last_mut().expect("one was just added")
     }
 
     /// The same for the upkeep thread, which must not come between the commands of a transaction.
@@ -142,67 +265,32 @@ impl Evictor {
         }
         let _in_lane = InLane::new(&node.corridor, lane);
         // Only the node that serves the data decides that a key is gone.
-        if !node.views.load().1.is_primary() {
+        let (_, view) = node.views.load();
+        if !view.is_primary() {
             return Room::Enough;
         }
-        self.make_room(node, &node.live.hot(), crate::node::now_ms())
-    }
-
-    #[cold]
-    fn evict(&mut self, node: &Node, hot: &Hot, now: UnixMillis) -> Room {
-        if hot.eviction.policy == Policy::NoEviction {
-            return Room::Nothing;
-        }
-        let eviction = &hot.eviction;
-        let round = Round { policy: eviction.policy, usage: eviction.usage, samples: eviction.samples, now };
-        self.pool.judge_by(round.policy);
-        let deadline = eviction.time_max.map(|time| Instant::now() + time);
-        let (mut turns, mut fruitless) = (0_u32, 0_u32);
-        while node.shards.used_bytes() > hot.memory_bytes_max {
-            if self.evict_one(node, &round, hot.events) {
-                fruitless = 0;
-            } else {
-                fruitless += 1;
-                if fruitless.is_multiple_of(FRUITLESS_ROUNDS_MAX) && !self.count_anew(node, round.policy) {
-                    return Room::Nothing;
-                }
-            }
-            turns += 1;
-            if turns.is_multiple_of(KEYS_PER_LOOK) && deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+        let (hot, now) = (node.live.hot(), crate::node::now_ms());
+        let moment = (now, hot.eviction.time_max.map(|time| Instant::now() + time));
+        let limited = view.tenancy.iter().filter(|tenant| {
+            let limits = &tenant.limits;
+            limits.limit > 0 && tenant.gauge.bytes() > limits.limit && limits.eviction != Some(Policy::NoEviction)
+        });
+        for tenant in limited {
+            if self.make_room_of(node, &hot, &view.tenancy, tenant.id, moment) == Room::Working {
                 return Room::Working;
             }
         }
-        Room::Enough
+        self.make_room_of_all(node, &hot, &Claim { tenancy: &view.tenancy, writer: None, owners: &[] }, moment)
     }
+}
 
-    /// One round of looking, and the best candidate goes. False: there was none.
-    fn evict_one(&mut self, node: &Node, round: &Round, events: EventClass) -> bool {
-        let generation = node.census.generation.load(Ordering::Acquire);
-        if generation != self.generation {
-            self.targets = Arc::clone(&node.census.targets.lock());
-            self.generation = generation;
-        }
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let drawn = (u128::from(self.random) * 0xd1b5_4a32_d192_ed03) as u64;
-        if let Some((index, space)) = self.targets.draw(drawn ^ drawn >> 32) {
-            node.shards.with(index, |shard| shard.look_for_candidates(index, space, round, &mut self.pool));
-        }
-        while let Some(best) = self.pool.take_best() {
-            let gone = node.remove_in_background(best.place.shard, best.space, events, |shard, effects| {
-                shard.evict(&best, round, effects).into_iter().collect()
-            });
-            if gone > 0 {
-                return true;
-            }
-        }
-        false
-    }
+/// Whether this owner has more than it was promised.
+fn may_give(tenancy: &Tenancy, owner: TenantId) -> bool {
+    tenancy.get(owner).is_none_or(|tenant| tenant.gauge.bytes() > tenant.limits.reserve)
+}
 
-    /// Whether there is any key that may go.
-    fn count_anew(&mut self, node: &Node, policy: Policy) -> bool {
-        node.census.renew(node, policy);
-        !node.census.targets.lock().spaces.is_empty()
-    }
+fn is_over(turns: u32, deadline: Option<Instant>) -> bool {
+    turns.is_multiple_of(KEYS_PER_LOOK) && deadline.is_some_and(|deadline| Instant::now() >= deadline)
 }
 
 impl Default for Evictor {
@@ -221,12 +309,8 @@ pub async fn watch(node: Arc<Node>) {
             huge_pages = true;
             set_huge_pages(true);
         }
-        let hot = node.live.hot();
-        if hot.eviction.policy != Policy::NoEviction && hot.memory_bytes_max > 0 {
-            node.census.renew(&node, hot.eviction.policy);
-            while (0..TURNS).all(|_| evictor.make_room_in_background(&node) == Room::Working) {
-                tokio::time::sleep(PAUSE).await;
-            }
+        while (0..TURNS).all(|_| evictor.make_room_in_background(&node) == Room::Working) {
+            tokio::time::sleep(PAUSE).await;
         }
         tokio::time::sleep(TICK).await;
     }

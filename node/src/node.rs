@@ -22,7 +22,6 @@ use crate::journal::Journal;
 use crate::latency::Events;
 use crate::live::Live;
 use crate::mailbox::Mailbox;
-use crate::memory::Census;
 use crate::monitor::Monitors;
 use crate::moving::Farewells;
 use crate::observers::Observers;
@@ -44,6 +43,7 @@ use keyward_engine::keyspace::{Garbage, Layout, Shard, SpaceId, Swept};
 use keyward_engine::reply::Reply;
 use keyward_engine::scope::Reach;
 use keyward_engine::table::{Table, table};
+use keyward_engine::tenancy::Gauges;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fmt;
@@ -145,6 +145,8 @@ pub struct Common {
     pub corridor: Corridor,
     /// Who listens to what.
     pub pubsub: Arc<PubSub>,
+    /// What each tenant uses, in all groups.
+    pub gauges: Arc<Gauges>,
     /// Who watches commands.
     pub monitors: Monitors,
     /// Where other clients reach each client.
@@ -214,8 +216,6 @@ pub struct Node {
     pub views: ViewCell,
     /// Whether clients wait.
     pub pause: Pause,
-    /// Where keys lie that may be evicted.
-    pub census: Census,
     /// Data on disk.
     pub snapshots: Snapshots,
 }
@@ -237,13 +237,12 @@ impl Node {
         let replication = Replication::new(&common.config);
         Node {
             group,
-            shards: Shards::new(layout, Arc::clone(&common.pubsub)),
+            shards: Shards::new(layout, Arc::clone(&common.pubsub), &common.gauges),
             scripts: Scripts::new(SCRIPT_MEMORY_BYTES_MAX),
             journal: replication.journal(),
             replication,
             views: ViewCell::new(view),
             pause: Pause::default(),
-            census: Census::default(),
             snapshots: Snapshots::new(&common.config, group),
             common: Arc::clone(common),
         }
@@ -322,9 +321,13 @@ impl Node {
         self.loading.load(Ordering::Relaxed)
     }
 
-    /// Bytes the data uses.
+    /// Bytes the data of all groups uses, nearly.
+    #[inline]
     pub fn memory_bytes(&self) -> u64 {
-        self.shards.used_bytes()
+        match self.groups() {
+            [] | [_] => self.shards.used_bytes(),
+            groups => groups.iter().map(|of| of.shards.used_bytes()).sum(),
+        }
     }
 
     /// The most it ever used, looked at every second.
@@ -563,6 +566,7 @@ async fn serve_with(
         table,
         corridor: Corridor::new(config.threads + 2),
         pubsub: Arc::default(),
+        gauges: Arc::default(),
         monitors: Monitors::default(),
         mailboxes: Mutex::default(),
         blocked: Blocked::default(),
@@ -586,7 +590,7 @@ async fn serve_with(
         config,
     });
     let terms = (common.config.ack == Ack::Quorum, common.config.walls());
-    let view = View::build(Arc::clone(&ready.state), (me, ready.incarnation), table, terms, None);
+    let view = View::build(Arc::clone(&ready.state), (me, ready.incarnation), table, terms, &common.gauges, None);
     let groups: Box<[Arc<Node>]> = ready
         .state
         .groups()
@@ -715,7 +719,8 @@ fn take_over(node: &Node, applied: &control::View) {
     let Some(me) = applied.node else { return };
     if applied.index > current.index || (me, applied.incarnation) != (current.me, current.my_incarnation) {
         let (me, terms) = ((me, applied.incarnation), (node.config.ack == Ack::Quorum, node.config.walls()));
-        let next = Arc::new(View::build(Arc::clone(&applied.state), me, node.table, terms, Some(&current)));
+        let (state, gauges) = (Arc::clone(&applied.state), &node.gauges);
+        let next = Arc::new(View::build(state, me, node.table, terms, gauges, Some(&current)));
         for of in node.groups() {
             let next = if of.group == node.group { Arc::clone(&next) } else { Arc::new(next.of_group(of.group)) };
             if !Arc::ptr_eq(&next.tenancy, &current.tenancy) {

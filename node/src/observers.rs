@@ -109,6 +109,8 @@ impl Waiter {
         mailbox: Arc<Mailbox>,
     ) -> Arc<Waiter> {
         let (session, progress) = (Mutex::new(session), Mutex::new(Progress::Waiting));
+        // By its world: whoever writes the key may belong to another tenant, or to none.
+        let space = space.world();
         Arc::new(Waiter { argv, keys, space, session, wait, mailbox, progress })
     }
 

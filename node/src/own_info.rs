@@ -5,9 +5,12 @@
 //! counted only when the section is asked for by name: each must be looked at.
 
 use crate::info::{self, Fields, fields, human};
+use crate::live::Hot;
 use crate::node::Node;
+use keyward_engine::eviction::Policy;
 use keyward_engine::scope::Reach;
 use keyward_engine::session::Session;
+use keyward_engine::tenancy::Tenant;
 
 /// The text for these sections (lower case); none means the default ones.
 pub fn text(node: &Node, wanted: &[String], session: &Session, reach: &Reach) -> String {
@@ -20,7 +23,8 @@ pub fn text(node: &Node, wanted: &[String], session: &Session, reach: &Reach) ->
             "keyward_version" => env!("CARGO_PKG_VERSION"),
             "arch_bits" => usize::BITS,
         },
-        "memory" => memory(node),
+        "memory" => memory(node, session),
+        "stats" => stats(session),
         "persistence" => fields! { "loading" => u8::from(node.is_loading()), "async_loading" => 0, "aof_enabled" => 0 },
         "replication" => {
             fields! { "role" => "master", "connected_slaves" => 0, "master_failover_state" => "no-failover" }
@@ -37,13 +41,40 @@ pub fn counts_keys(wanted: &[String]) -> bool {
     wanted.iter().any(|name| matches!(name.as_str(), "keyspace" | "all" | "everything"))
 }
 
-fn memory(node: &Node) -> Fields {
+/// What a tenant may use is all there is to it.
+fn memory(node: &Node, session: &Session) -> Fields {
     let hot = node.live.hot();
+    let Some(tenant) = session.login.as_ref().and_then(|login| login.tenant.as_deref()) else {
+        return fields! {
+            "maxmemory" => hot.memory_bytes_max,
+            "maxmemory_human" => human(hot.memory_bytes_max),
+            "maxmemory_policy" => hot.eviction.policy.name(),
+        };
+    };
+    let (used, limit) = (tenant.gauge.bytes(), memory_bytes_max(tenant, &hot));
     fields! {
-        "maxmemory" => hot.memory_bytes_max,
-        "maxmemory_human" => human(hot.memory_bytes_max),
-        "maxmemory_policy" => hot.eviction.policy.name(),
+        "used_memory" => used,
+        "used_memory_human" => human(used),
+        "used_memory_dataset" => used,
+        "maxmemory" => limit,
+        "maxmemory_human" => human(limit),
+        "maxmemory_policy" => policy(tenant, &hot).name(),
     }
+}
+
+/// `maxmemory` as a tenant sees it.
+pub fn memory_bytes_max(tenant: &Tenant, hot: &Hot) -> u64 {
+    if tenant.limits.limit > 0 { tenant.limits.limit } else { hot.memory_bytes_max }
+}
+
+/// `maxmemory-policy` as a tenant sees it.
+pub fn policy(tenant: &Tenant, hot: &Hot) -> Policy {
+    tenant.limits.eviction.unwrap_or(hot.eviction.policy)
+}
+
+fn stats(session: &Session) -> Fields {
+    let tenant = session.login.as_ref().and_then(|login| login.tenant.as_deref());
+    tenant.map_or_else(Fields::new, |tenant| fields! { "evicted_keys" => tenant.gauge.evicted() })
 }
 
 fn keyspace(node: &Node, session: &Session, reach: &Reach) -> Fields {

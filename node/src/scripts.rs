@@ -18,7 +18,8 @@
 use crate::batch::{Batch, Flow, Prepared};
 use crate::connection::Lane;
 use crate::counters::ThreadCounters;
-use crate::gate::{self, KeyBuffer, Refusal};
+use crate::gate::{self, KeyBuffer, Memory, Refusal};
+use crate::memory::{full_owner, note_owners};
 use crate::node::Node;
 use crate::tracking::Tracker;
 use crate::worker::{Scratch, Worker, now_us};
@@ -342,7 +343,7 @@ impl Batch<'_, '_> {
                 _ => "NOSCRIPT No matching script. Please use EVAL.",
             });
         };
-        self.look_for_memory();
+        self.conditions.memory = self.memory_for(session, &lane.view, call.keys.iter().map(Vec::as_slice));
         if let Some(text) = self.forbids(flags, call) {
             return refuse(text);
         }
@@ -424,7 +425,7 @@ impl Batch<'_, '_> {
         if call.read_only && !flags.no_writes {
             return Some("ERR Can not execute a script with write flag using *_ro command.");
         }
-        if self.conditions.memory_full && !flags.allow_oom && !flags.no_writes {
+        if self.conditions.memory != Memory::Enough && !flags.allow_oom && !flags.no_writes {
             return Some("OOM allow-oom flag is not set on the script, can not run it when used memory > 'maxmemory'");
         }
         if self.conditions.few_replicas && !flags.no_writes {
@@ -675,19 +676,36 @@ impl ScriptHost<'_, '_, '_> {
         }
         let mut conditions = self.batch.conditions;
         // Once it has written it must be able to finish.
-        conditions.memory_full &= !self.may_exceed && !self.wrote;
+        if self.may_exceed || self.wrote {
+            conditions.memory = Memory::Enough;
+        } else if conditions.memory == Memory::Enough && flags.has(Flags::DENYOOM) {
+            conditions.memory = self.memory_for(row, argv);
+        }
         let mut keys = KeyBuffer::new();
         let Err(refusal) = gate::admit(worker.node.table, row, argv, &self.session, &conditions, &mut keys) else {
             return Ok(());
         };
         worker.refused(&self.session, row, &refusal, keyward_acl::LogContext::Lua);
-        let text = refusal.text(conditions.detail);
+        let text = refusal.explained(conditions.detail, &self.lane.view.tenancy);
         match refusal {
             Refusal::Denied(_) => {
                 Err(format!("ERR ACL failure in script: {}", text.strip_prefix("NOPERM ").unwrap_or(&text)))
             }
             _ => Err(text),
         }
+    }
+
+    /// Whether there is memory for keys nobody named before: a script evicts nothing between its steps.
+    fn memory_for(&self, row: &'static Row, argv: &[&[u8]]) -> Memory {
+        let tenancy = &self.lane.view.tenancy;
+        if !tenancy.bounds_memory() {
+            return Memory::Enough;
+        }
+        let (mut keys, mut owners) = (KeyBuffer::new(), Vec::new());
+        let writer = self.session.login.as_ref().and_then(|login| login.tenant.as_deref());
+        note_owners(tenancy, writer, keys.written(self.batch.worker.node.table, row, argv), &mut owners);
+        let full = full_owner(tenancy, self.batch.hot.eviction.policy, &owners);
+        full.map_or(Memory::Enough, Memory::OfTenant)
     }
 
     /// Runs one command of the script and appends its answer.

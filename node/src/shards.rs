@@ -55,8 +55,6 @@ pub struct Shards {
     /// Who caches.
     pub tracking: Tracking,
     used: Used,
-    /// What each tenant uses.
-    pub gauges: Arc<Gauges>,
     /// Where big garbage goes.
     pub dropper: Dropper,
 }
@@ -170,12 +168,11 @@ impl CallSpace {
 }
 
 impl Shards {
-    /// Empty shards, whose events are told through `pubsub`.
-    pub fn new(layout: Layout, pubsub: Arc<PubSub>) -> Shards {
-        let gauges = Arc::new(Gauges::default());
+    /// Empty shards, whose events are told through `pubsub`, and `gauges` what tenants use.
+    pub fn new(layout: Layout, pubsub: Arc<PubSub>, gauges: &Arc<Gauges>) -> Shards {
         let slots = (0..layout.shard_count)
             .map(|_| {
-                let held = Held { shard: Shard::with_gauges(layout.seed, &gauges), observers: Observers::default() };
+                let held = Held { shard: Shard::with_gauges(layout.seed, gauges), observers: Observers::default() };
                 Slot(Mutex::new(held))
             })
             .collect();
@@ -185,7 +182,6 @@ impl Shards {
             pubsub,
             tracking: Tracking::default(),
             used: Used::default(),
-            gauges,
             dropper: Dropper::default(),
         }
     }

@@ -8,18 +8,23 @@ use keyward_cluster::{Change, Outcome, Refusal, State, TenantChange, TenantGrant
 use keyward_engine::asks::{TenantAsk, TenantEdit};
 use keyward_engine::keyspace::TenantId;
 use keyward_engine::reply::Reply;
-use keyward_engine::tenancy::{Grant, Limits, Tenancy, Tenant};
+use keyward_engine::tenancy::{Gauges, Grant, Limits, Tenancy, Tenant};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Compiles the tenants of a state; unchanged ones are cheap to compile again.
-pub fn compile(state: &State) -> Tenancy {
-    Tenancy::new(state.tenants().iter().map(|tenant| compiled(tenant)), state.tenants().last_number())
+/// Compiles the tenants of a state; unchanged ones are cheap to compile again. What each uses is read off `gauges`.
+pub fn compile(state: &State, gauges: &Gauges) -> Tenancy {
+    let tenants = state.tenants().iter().map(|tenant| compiled(tenant, gauges));
+    Tenancy::new(tenants, state.tenants().last_number())
 }
 
-fn compiled(tenant: &keyward_cluster::Tenant) -> Tenant {
+fn compiled(tenant: &keyward_cluster::Tenant, gauges: &Gauges) -> Tenant {
     let number = tenant.number.0;
+    let id = match tenant.mode {
+        TenantMode::Namespace => TenantId::with_namespace(number),
+        TenantMode::Prefixes(_) => TenantId::with_prefixes(number),
+    };
     let grants = |grants: &std::collections::BTreeSet<TenantGrant>| {
         let grant = |grant: &TenantGrant| Grant {
             tenant: grant.tenant.clone(),
@@ -29,10 +34,8 @@ fn compiled(tenant: &keyward_cluster::Tenant) -> Tenant {
         grants.iter().map(grant).collect()
     };
     Tenant {
-        id: match tenant.mode {
-            TenantMode::Namespace => TenantId::with_namespace(number),
-            TenantMode::Prefixes(_) => TenantId::with_prefixes(number),
-        },
+        id,
+        gauge: gauges.of(id),
         name: tenant.name.clone(),
         prefixes: tenant.prefixes().map(<[u8]>::to_vec).collect(),
         users: tenant.users.iter().cloned().collect(),
@@ -118,6 +121,9 @@ impl fmt::Display for ChangeError {
 
 /// Proposes what was asked; returns when it is in force everywhere.
 pub async fn change(node: &Arc<Node>, ask: TenantAsk, actor: String, source: String) -> Result<(), ChangeError> {
+    if let Some(text) = is_too_much(node, &ask) {
+        return Err(ChangeError::Refused(TenantRefusal::Invalid(text)));
+    }
     let Some(change) = change_of(ask) else { return Ok(()) };
     match node.propose(Change::Tenant(change), actor, source).await {
         Ok(Outcome::Refused(Refusal::Tenant(refusal))) => Err(ChangeError::Refused(refusal)),
@@ -125,6 +131,22 @@ pub async fn change(node: &Arc<Node>, ask: TenantAsk, actor: String, source: Str
         Ok(_) => Ok(()),
         Err(text) => Err(ChangeError::Unavailable(text)),
     }
+}
+
+/// Why no tenant can be promised so much memory, as a sentence: all reserves together must fit.
+fn is_too_much(node: &Node, ask: &TenantAsk) -> Option<String> {
+    let (TenantAsk::Create { name, edits, .. } | TenantAsk::Set { name, edits }) = ask else { return None };
+    let asked = edits.iter().rev().find_map(|edit| match edit {
+        TenantEdit::Setting(setting, value) if setting == "reserve" => Some(value.clone()),
+        _ => None,
+    })?;
+    let total = node.live.hot().memory_bytes_max;
+    let asked = Limits::of(&asked.into_iter().map(|value| ("reserve".to_owned(), value)).collect()).reserve;
+    let (_, view) = node.views.load();
+    let others = view.tenancy.iter().filter(|tenant| tenant.name != *name);
+    let others: u64 = others.fold(0, |sum, tenant| tenant.limits.reserve.saturating_add(sum));
+    (total > 0 && asked.saturating_add(others) > total)
+        .then(|| format!("a reserve of {asked} bytes is too much: the others have {others}, and maxmemory is {total}"))
 }
 
 /// Between two looks at what is to be moved.
@@ -147,7 +169,7 @@ pub async fn settle(node: Arc<Node>) {
                 tokio::task::yield_now().await;
             }
         }
-        node.shards.gauges.retain(|id| tenancy.get(id).is_some());
+        node.gauges.retain(|id| tenancy.get(id).is_some());
         settled = Some(tenancy);
     }
 }
@@ -158,17 +180,30 @@ fn show(node: &Node, name: &str, reply: &mut Reply) {
         return reply.error(&format!("ERR there is no tenant '{name}'"));
     };
     let (mut keys, mut bytes) = (0, 0);
-    for index in 0..node.shards.count() {
-        node.shards.with(index, |shard| {
-            for (_, space) in shard.spaces().filter(|(id, _)| id.tenant == tenant.id) {
-                keys += space.len();
-                bytes += space.memory_bytes();
-            }
-        });
+    for of in node.groups() {
+        for index in 0..of.shards.count() {
+            of.shards.with(index, |shard| {
+                for (_, space) in shard.segments_of(tenant.id) {
+                    keys += space.len();
+                    bytes += space.memory_bytes();
+                }
+            });
+        }
     }
-    reply.map(2);
-    reply.bulk(b"keys");
-    reply.count(keys);
-    reply.bulk(b"memory");
-    reply.count(bytes);
+    let (limits, gauge) = (&tenant.limits, &tenant.gauge);
+    let counted = [
+        ("keys", keys as u64),
+        ("memory", bytes as u64),
+        ("reserve", limits.reserve),
+        ("limit", limits.limit),
+        ("evicted-keys", gauge.evicted()),
+        ("refused-for-memory", gauge.refused()),
+    ];
+    reply.map(counted.len() + 1);
+    for (name, count) in counted {
+        reply.bulk(name.as_bytes());
+        reply.integer(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+    reply.bulk(b"eviction");
+    reply.bulk(view.tenancy.policy_of(tenant.id, node.live.hot().eviction.policy).name().as_bytes());
 }

@@ -10,8 +10,10 @@
 
 use crate::batch::{Batch, Flow, Prepared};
 use crate::connection::{Connection, Lane, Next};
-use crate::gate::Refusal;
+use crate::gate::{KeyBuffer, Memory, Refusal};
+use crate::memory::{Claim, note_owners};
 use crate::observers::{Waiter, Watch};
+use crate::view::View;
 use crate::worker::{Scratch, Worker};
 use keyward_engine::command::{Flags, Group};
 use keyward_engine::effects::WaitedInVain;
@@ -114,13 +116,12 @@ impl<'a> Batch<'_, 'a> {
             session.transaction = Some(transaction);
             return Flow::Closed;
         };
-        if self.needs_memory(&transaction.requests) {
-            self.look_for_memory();
-            if self.conditions.memory_full {
-                let text = Refusal::MemoryFull.text(self.conditions.detail);
-                self.abort_transaction(session, &text, scratch);
-                return Flow::Continue;
-            }
+        self.conditions.memory = self.memory_for_all(session, &lane.view, &transaction.requests);
+        if self.conditions.memory != Memory::Enough {
+            let refusal = Refusal::MemoryFull(self.conditions.memory);
+            let text = refusal.explained(self.conditions.detail, &lane.view.tenancy);
+            self.abort_transaction(session, &text, scratch);
+            return Flow::Continue;
         }
         let watch = self.connection.and_then(|connection| connection.watch.borrow_mut().take());
         if let Some(watch) = watch {
@@ -139,13 +140,26 @@ impl<'a> Batch<'_, 'a> {
         flow
     }
 
-    fn needs_memory(&self, requests: &[Vec<Vec<u8>>]) -> bool {
-        self.conditions.primary
-            && requests.iter().any(|request| {
-                let argv: Vec<&[u8]> = request.iter().map(Vec::as_slice).collect();
-                let resolved = self.worker.node.table.resolve(&argv);
-                resolved.is_ok_and(|resolved| resolved.row.command.flags.has(Flags::DENYOOM))
-            })
+    /// Whether there is memory for all requests that need some.
+    fn memory_for_all(&self, session: &Session, view: &View, requests: &[Vec<Vec<u8>>]) -> Memory {
+        let (worker, mut owners, mut needs_some) = (self.worker, Vec::new(), false);
+        let writer = session.login.as_ref().and_then(|login| login.tenant.as_deref());
+        let mut keys = KeyBuffer::new();
+        let arguments: Vec<Vec<&[u8]>> =
+            requests.iter().map(|request| request.iter().map(Vec::as_slice).collect()).collect();
+        for argv in arguments.iter().filter(|_| self.conditions.primary) {
+            let Ok(resolved) = worker.node.table.resolve(argv) else { continue };
+            if !resolved.row.command.flags.has(Flags::DENYOOM) {
+                continue;
+            }
+            needs_some = true;
+            if view.tenancy.bounds_memory() {
+                let written = keys.written(worker.node.table, resolved.row, argv);
+                note_owners(&view.tenancy, writer, written, &mut owners);
+            }
+        }
+        let claim = Claim { tenancy: &view.tenancy, writer, owners: &owners };
+        if needs_some { worker.memory_for(&self.hot, &claim, self.now) } else { Memory::Enough }
     }
 
     /// `EXEC` itself is refused: nothing of the transaction runs.

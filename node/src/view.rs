@@ -8,7 +8,7 @@ use keyward_acl::{Acknowledge, Fence, Policy, User, UserName, Walls};
 use keyward_cluster::{Epoch, GroupId, Incarnation, Member, NodeId, ShardGroup, State};
 use keyward_engine::session::{Login, Topology, TopologyNode};
 use keyward_engine::table::Table;
-use keyward_engine::tenancy::{Tenancy, Tenant};
+use keyward_engine::tenancy::{Gauges, Tenancy, Tenant};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -39,16 +39,19 @@ impl View {
     /// Compiles `state`, as the first group sees it; rules that did not change since `before` are taken from there.
     /// `me` is this node; `quorum` says whether answers wait for the nodes in sync where
     /// the user's rules say nothing, `walls` whether users who do not hold every key are confined; `me` also names which of its processes, once that is registered.
+    /// What tenants use is read off `gauges`.
     pub fn build(
         state: Arc<State>,
         me: (NodeId, Option<Incarnation>),
         table: &Table,
         (quorum, walls): (bool, Walls),
+        gauges: &Gauges,
         before: Option<&View>,
     ) -> View {
         let (me, my_incarnation) = me;
         let unchanged = before.filter(|view| Arc::ptr_eq(view.state.tenants(), state.tenants()));
-        let tenancy = unchanged.map_or_else(|| Arc::new(tenants::compile(&state)), |view| Arc::clone(&view.tenancy));
+        let tenancy =
+            unchanged.map_or_else(|| Arc::new(tenants::compile(&state, gauges)), |view| Arc::clone(&view.tenancy));
         let logins = state.directory().iter().map(|user| {
             let name = &user.name;
             let known = before.and_then(|view| view.logins.get(name)).filter(|login| Arc::ptr_eq(&login.user, user));

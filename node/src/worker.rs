@@ -7,9 +7,9 @@
 use crate::connection::{self, Connection};
 use crate::counters::ThreadCounters;
 use crate::forward::Links;
-use crate::gate::{Conditions, LeaseState, Refusal};
+use crate::gate::{Conditions, LeaseState, Memory, Refusal};
 use crate::live::Hot;
-use crate::memory::{Evictor, Room};
+use crate::memory::{Claim, Evictor};
 use crate::moving;
 use crate::node::Node;
 use crate::shards::{CallSpace, Needed};
@@ -316,8 +316,8 @@ impl Worker {
             reads_copy: !primary && view.is_in_sync() && self.node.replication.has_data(),
             redirects: hot.redirects,
             loading: self.node.is_loading(),
-            // Looked at when a command needs memory: see `has_room`.
-            memory_full: false,
+            // Looked at when a command needs memory: see `memory_for`.
+            memory: Memory::Enough,
             busy: self.node.corridor.is_busy(),
             few_in_sync: self.node.replication.too_few_in_sync(),
             few_replicas: hot.replicas_min > 0
@@ -327,16 +327,15 @@ impl Worker {
         }
     }
 
-    /// Whether there is memory for a command that needs some; if not, keys are evicted first. The caller holds no shard.
+    /// Whether there is memory for what is claimed; if not, keys are evicted first. The caller holds no shard.
     #[inline]
-    pub fn has_room(&self, hot: &Hot, now: UnixMillis) -> bool {
-        let used = self.node.shards.used_bytes();
-        hot.memory_bytes_max == 0 || used <= hot.memory_bytes_max || self.make_room(hot, now)
+    pub fn memory_for(&self, hot: &Hot, claim: &Claim<'_>, now: UnixMillis) -> Memory {
+        let all_fits = hot.memory_bytes_max == 0 || self.node.memory_bytes() <= hot.memory_bytes_max;
+        if all_fits && !claim.tenancy.bounds_memory() { Memory::Enough } else { self.make_room(hot, claim, now) }
     }
 
-    #[cold]
-    fn make_room(&self, hot: &Hot, now: UnixMillis) -> bool {
-        self.evictor.borrow_mut().make_room(&self.node, hot, now) != Room::Nothing
+    fn make_room(&self, hot: &Hot, claim: &Claim<'_>, now: UnixMillis) -> Memory {
+        self.evictor.borrow_mut().make_room(&self.node, hot, claim, now)
     }
 
     /// What a handler may look at.

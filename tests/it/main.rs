@@ -22,6 +22,7 @@ mod routing;
 mod scopes;
 mod startup;
 mod sweep;
+mod tenant_memory;
 mod tenants;
 mod tidy;
 mod transcripts;

@@ -68,6 +68,11 @@ impl Policy {
         matches!(self, Policy::VolatileLru | Policy::VolatileLfu | Policy::VolatileRandom | Policy::VolatileTtl)
     }
 
+    /// Whether every key may go.
+    pub fn takes_any_key(self) -> bool {
+        matches!(self, Policy::AllKeysLru | Policy::AllKeysLfu | Policy::AllKeysRandom)
+    }
+
     /// Whether use is counted rather than dated.
     pub fn is_lfu(self) -> bool {
         matches!(self, Policy::AllKeysLfu | Policy::VolatileLfu)
@@ -99,6 +104,12 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// The same where this policy rules: what goes by use that is counted must have it counted.
+    #[inline]
+    pub fn counting(self, policy: Policy) -> Usage {
+        Usage { counted: policy.is_lfu(), ..self }
+    }
+
     /// The bits of a key that was just made.
     #[inline]
     pub fn fresh(self, now: UnixMillis) -> u32 {
@@ -302,6 +313,7 @@ impl Shard {
         if expired {
             effects.expired(candidate.space.database, key);
         } else {
+            keys.note_evicted();
             effects.evicted(candidate.space.database, key);
         }
         Some(Garbage::Entry(removed))

@@ -24,6 +24,7 @@ pub mod keyspace;
 pub mod reply;
 pub mod scope;
 pub mod session;
+pub mod shares;
 pub mod slot;
 pub mod snapshot;
 pub mod table;

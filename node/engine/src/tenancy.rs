@@ -11,10 +11,11 @@
 
 use crate::eviction;
 use crate::keyspace::TenantId;
+use crate::shares::Share;
 use keyward_acl::Fence;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A right to keys of another tenant.
@@ -29,7 +30,7 @@ pub struct Grant {
 }
 
 /// A tenant as agreed on.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct Tenant {
     /// What its keys are stored under.
     pub id: TenantId,
@@ -53,6 +54,8 @@ pub struct Tenant {
     pub created: u64,
     /// The last change to it.
     pub revision: u64,
+    /// What it uses now, on this node.
+    pub gauge: Arc<Gauge>,
 }
 
 /// What a tenant may use. Zero means no bound, unless it says otherwise.
@@ -181,6 +184,11 @@ impl Tenant {
         self.id.is_namespace()
     }
 
+    /// Whether anything about its memory is bounded, promised or its own.
+    fn bounds_memory(&self) -> bool {
+        self.limits.limit > 0 || self.limits.reserve > 0 || self.limits.eviction.is_some()
+    }
+
     /// A line for people: mode, users, settings that are set.
     pub fn line(&self) -> String {
         let mut line = format!("tenant {}", self.name);
@@ -243,21 +251,45 @@ impl Owners {
     }
 }
 
-/// What a tenant uses, summed up over all shards. Exact whenever no shard is locked.
+/// What a tenant uses on this node, summed up over all shards, and what became of it. Exact whenever no shard is locked.
 #[derive(Default, Debug)]
-pub struct Gauge(AtomicI64);
+pub struct Gauge {
+    bytes: AtomicI64,
+    evicted: AtomicU64,
+    refused: AtomicU64,
+}
 
 impl Gauge {
     /// So many bytes more, or less.
     #[inline]
     pub fn add(&self, bytes: i64) {
-        self.0.fetch_add(bytes, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Bytes of keys, values and tables.
     #[inline]
     pub fn bytes(&self) -> u64 {
-        self.0.load(Ordering::Relaxed).max(0) as u64
+        self.bytes.load(Ordering::Relaxed).max(0) as u64
+    }
+
+    /// A key was evicted.
+    pub fn note_evicted(&self) {
+        self.evicted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Keys evicted since the node started.
+    pub fn evicted(&self) -> u64 {
+        self.evicted.load(Ordering::Relaxed)
+    }
+
+    /// A command was refused for want of memory.
+    pub fn note_refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Commands refused for want of memory since the node started.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
     }
 }
 
@@ -287,6 +319,9 @@ pub struct Tenancy {
     by_user: HashMap<Vec<u8>, Arc<Tenant>>,
     owners: Option<Arc<Owners>>,
     last_number: u32,
+    /// All reserves together.
+    reserved: u64,
+    bounded: bool,
 }
 
 impl Tenancy {
@@ -303,6 +338,8 @@ impl Tenancy {
                 .flat_map(|tenant| tenant.users.iter().map(|user| (user.clone(), Arc::clone(tenant))))
                 .collect(),
             last_number,
+            reserved: by_name.values().fold(0, |sum, tenant| tenant.limits.reserve.saturating_add(sum)),
+            bounded: by_name.values().any(|tenant| tenant.bounds_memory()),
             owners: (!owners.is_empty()).then(|| Arc::new(owners)),
             by_name,
         }
@@ -331,6 +368,34 @@ impl Tenancy {
     /// The tenant this user belongs to.
     pub fn of_user(&self, user: &[u8]) -> Option<&Arc<Tenant>> {
         self.by_user.get(user)
+    }
+
+    /// Whether what anybody's memory is bound by, or promised, differs from what the node says for all.
+    #[inline]
+    pub fn bounds_memory(&self) -> bool {
+        self.bounded
+    }
+
+    /// All reserves together, in bytes.
+    pub fn reserved_bytes(&self) -> u64 {
+        self.reserved
+    }
+
+    /// What goes when the memory of this owner runs out; by default what the node says.
+    pub fn policy_of(&self, owner: TenantId, default: eviction::Policy) -> eviction::Policy {
+        self.get(owner).and_then(|tenant| tenant.limits.eviction).unwrap_or(default)
+    }
+
+    /// Who has memory, if all data together has `used` bytes: what is no tenant's comes last.
+    pub fn shares(&self, used: u64, default: eviction::Policy) -> impl Iterator<Item = Share> {
+        let of = move |tenant: &Arc<Tenant>| {
+            let policy = tenant.limits.eviction.unwrap_or(default);
+            Share { owner: tenant.id, used: tenant.gauge.bytes(), reserve: tenant.limits.reserve, policy }
+        };
+        let tenants: u64 = self.by_name.values().map(|tenant| tenant.gauge.bytes()).sum();
+        let rest = used.saturating_sub(tenants);
+        let rest = Share { owner: TenantId::SHARED, used: rest, reserve: 0, policy: default };
+        self.by_name.values().map(of).chain(std::iter::once(rest))
     }
 
     /// The number given to the last tenant that was made.

@@ -6,7 +6,9 @@ use crate::batch::{Batch, Prepared};
 use crate::connection::Lane;
 use crate::corridor::{Corridor, Entry, InLane};
 use crate::counters::ThreadCounters;
-use crate::gate::{Conditions, LeaseState};
+use crate::gate::{Conditions, KeyBuffer, LeaseState, Memory};
+use crate::live::Hot;
+use crate::memory::{Claim, note_owners};
 use crate::node::{Node, now_ms};
 use crate::pause::Paused;
 use crate::worker::Worker;
@@ -14,6 +16,7 @@ use keyward_acl::{Policy, User};
 use keyward_engine::command::{Flags, Run};
 use keyward_engine::session::{Login, Session};
 use keyward_engine::table::Row;
+use keyward_engine::tenancy::Tenancy;
 use keyward_proto::resp::{Decoder, ReplyLimits, Value, parse_reply};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -156,7 +159,7 @@ impl Hand {
             }
             let paused = self.worker.node.pause.state(now_ms()) != Paused::Nobody;
             if !paused && may_write(&conditions) {
-                if !needs_room || self.has_room() {
+                if !needs_room || self.has_room(requests, &view.tenancy, &hot) {
                     return Ok(());
                 }
                 if began.elapsed() > ROOM_WAIT {
@@ -169,9 +172,16 @@ impl Hand {
     }
 
     /// Keys may be evicted for it, so no transaction runs meanwhile.
-    fn has_room(&self) -> bool {
+    fn has_room(&self, requests: &[Request<'_>], tenancy: &Tenancy, hot: &Hot) -> bool {
+        let (table, mut keys, mut owners) = (self.worker.node.table, KeyBuffer::new(), Vec::new());
+        for request in requests {
+            if let Ok(resolved) = table.resolve(&request.argv) {
+                note_owners(tenancy, None, keys.written(table, resolved.row, &request.argv), &mut owners);
+            }
+        }
         let _in_lane = enter(&self.worker.node.corridor, self.worker.lane);
-        self.worker.has_room(&self.worker.hot(), now_ms())
+        let claim = Claim { tenancy, writer: None, owners: &owners };
+        self.worker.memory_for(hot, &claim, now_ms()) == Memory::Enough
     }
 
     /// False: the node may not write after all, and nothing was run.

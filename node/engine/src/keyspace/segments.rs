@@ -45,6 +45,13 @@ impl Keyspace {
         more
     }
 
+    /// One of its keys was evicted.
+    pub(crate) fn note_evicted(&self) {
+        if let Some(gauge) = &self.gauge {
+            gauge.note_evicted();
+        }
+    }
+
     /// It is not part of its shard any more; answers what it was said to use.
     pub(super) fn unaccount(&mut self) -> usize {
         let used = std::mem::take(&mut self.accounted);
@@ -63,6 +70,13 @@ impl Shard {
             Some(owners) if !space.tenant.is_namespace() => SpaceId { tenant: owners.of(key), ..space },
             _ => space.world(),
         }
+    }
+
+    /// Every segment of one owner, a database each.
+    pub fn segments_of(&self, owner: TenantId) -> impl Iterator<Item = (SpaceId, &Keyspace)> {
+        let all = SpaceId { tenant: owner, database: 0 }..=SpaceId { tenant: owner, database: u32::MAX };
+        let shared = (owner == TenantId::SHARED).then_some((SpaceId::default(), &self.shared));
+        shared.into_iter().chain(self.others.range(all).map(|(id, space)| (*id, space)))
     }
 
     /// What everything in it used when that was told last.

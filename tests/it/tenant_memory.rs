@@ -1,0 +1,198 @@
+//! Memory of tenants on three nodes: each stays within its limit by its own policy, what one was promised nobody takes
+//! away, and what is idle is lent.
+
+use keyward_tests::{Client, Cluster, Value, wait_until, wait_until_for};
+use std::time::Duration;
+
+const POLICIES: [&str; 7] =
+    ["allkeys-lru", "allkeys-lfu", "allkeys-random", "volatile-lru", "volatile-lfu", "volatile-random", "volatile-ttl"];
+
+fn tenant(admin: &mut Client, name: &str, settings: &[&str]) {
+    admin.ok(&["ACL", "SETUSER", name, "on", ">secret", "~*", "&*", "+@all"]);
+    let prefix = format!("{name}:");
+    let words: Vec<&str> =
+        ["TENANT", "CREATE", name, "PREFIX", &prefix, "USER", name].iter().chain(settings).copied().collect();
+    admin.ok(&words);
+}
+
+fn stat(admin: &mut Client, tenant: &str, name: &str) -> i64 {
+    let texts = admin.ask(&["TENANT", "STATS", tenant]);
+    let items = texts.items().expect("TENANT STATS answers with pairs");
+    let at = items.iter().position(|item| item.text().as_deref() == Some(name)).expect("the figure is there");
+    match &items[at + 1] {
+        Value::Integer(number) => *number,
+        other => panic!("{name} is {other:?}"),
+    }
+}
+
+fn is_oom(reply: &Value) -> bool {
+    reply.is_error("OOM command not allowed when used memory > 'maxmemory'")
+}
+
+/// Writes until refused; how many keys there are.
+fn fill(client: &mut Client, prefix: &str) -> usize {
+    let value = "x".repeat(1000);
+    (0..100_000)
+        .position(|number| is_oom(&client.ask(&["SET", &format!("{prefix}{number}"), &value])))
+        .expect("refused")
+}
+
+#[test]
+fn a_tenant_that_keeps_its_keys_is_refused_at_its_limit_whatever_way_it_writes() {
+    let cluster = Cluster::of(3).flag("enable-debug-command", "yes").start();
+    let mut admin = cluster.node(1).client();
+    tenant(&mut admin, "gw", &["limit", "1mb", "eviction", "noeviction"]);
+    tenant(&mut admin, "lf", &[]);
+    let mut gw = cluster.node(2).client_as("gw", "secret");
+    gw.ask(&["RPUSH", "gw:list", "a"]);
+    let mut waits = cluster.node(1).client_as("gw", "secret");
+    waits.send(&["BLMOVE", "gw:empty", "gw:other", "LEFT", "LEFT", "0"]).expect("it is sent");
+    let keys = fill(&mut gw, "gw:");
+    assert!((700..1100).contains(&keys), "{keys} keys of a kilobyte");
+    let refused = gw.ask(&["SET", "gw:more", "v"]);
+    assert!(refused.is_error("OOM command not allowed when used memory > 'maxmemory' (tenant gw)"), "{refused}");
+    for node in cluster.nodes() {
+        let mut gw = node.client_as("gw", "secret");
+        for command in [
+            &["SET", "gw:1", "y"][..],
+            &["RPUSH", "gw:list", "b"],
+            &["APPEND", "gw:1", "b"],
+            &["COPY", "gw:1", "gw:copy"],
+            &["SORT", "gw:list", "BY", "nosort", "STORE", "gw:sorted"],
+            &["EVAL", "return redis.call('SET', KEYS[1], 'v')", "1", "gw:s"],
+            &["EVAL", "return redis.call('SET', 'gw:undeclared', 'v')", "0"],
+        ] {
+            let reply = gw.ask(command);
+            assert!(is_oom(&reply) || reply.is_error("ERR OOM"), "{command:?}: {reply}");
+        }
+        assert_eq!(gw.ask(&["GET", "gw:1"]).text().map(|value| value.len()), Some(1000));
+        gw.ok(&["MULTI"]);
+        assert!(is_oom(&gw.ask(&["SET", "gw:1", "y"])));
+        assert!(gw.ask(&["EXEC"]).is_error("EXECABORT"));
+        let flagged = "#!lua flags=allow-oom\nreturn redis.call('SET', KEYS[1], string.rep('x', 1000))";
+        assert_eq!(gw.ask(&["EVAL", flagged, "1", "gw:1"]).text().as_deref(), Some("OK"));
+    }
+    // Whoever writes there, and whoever waits.
+    let dump = admin.ask(&["DUMP", "gw:2"]);
+    let Value::Bulk(dump) = dump else { panic!("{dump:?}") };
+    assert!(is_oom(&admin.ask(&[&b"RESTORE"[..], b"gw:3", b"0", &dump, b"REPLACE"])));
+    assert!(is_oom(&admin.ask(&["SET", "gw:3", "v"])));
+    assert!(is_oom(&admin.ask(&["COPY", "gw:4", "gw:5", "REPLACE"])));
+    assert!(is_oom(&admin.ask(&["EVAL", "return redis.call('SET', 'gw:5', 'v')", "0"])));
+    admin.ok(&["SET", "free", "v"]);
+    assert_eq!(admin.ask(&["COPY", "gw:4", "free", "REPLACE"]), Value::Integer(1));
+    admin.ok(&["RENAME", "gw:list", "gw:empty"]);
+    assert!(is_oom(&waits.read().expect("the one that waits is answered")));
+    // Others have room, and so has whoever deletes something.
+    cluster.node(3).client_as("lf", "secret").ok(&["SET", "lf:1", "v"]);
+    let few: Vec<String> = (0..50).map(|number| format!("gw:{number}")).collect();
+    let del: Vec<&str> = std::iter::once("DEL").chain(few.iter().map(String::as_str)).collect();
+    assert_eq!(gw.ask(&del), Value::Integer(50));
+    gw.ok(&["SET", "gw:more", "v"]);
+    assert_eq!(stat(&mut admin, "gw", "evicted-keys"), 0);
+    assert!(stat(&mut admin, "gw", "refused-for-memory") > 20);
+    assert_eq!(stat(&mut admin, "gw", "limit"), 1 << 20);
+    cluster.copies_agree("a tenant was refused");
+}
+
+#[test]
+fn every_policy_keeps_a_tenant_within_its_limit_and_takes_nobody_elses_keys() {
+    const LIMIT: i64 = 2 << 20;
+    let cluster = Cluster::of(3).flag("enable-debug-command", "yes").start();
+    let mut admin = cluster.node(1).client();
+    tenant(&mut admin, "lf", &[]);
+    let mut lf = cluster.node(1).client_as("lf", "secret");
+    (0..2000).for_each(|number| lf.ok(&["SET", &format!("lf:{number}"), "v", "EX", "100000"]));
+    tenant(&mut admin, "gw", &["limit", "2mb"]);
+    for (turn, policy) in POLICIES.into_iter().enumerate() {
+        admin.ok(&["TENANT", "SET", "gw", "eviction", policy]);
+        let mut gw = cluster.node(turn % 3 + 1).client_as("gw", "secret");
+        let value = "x".repeat(1000);
+        let before = stat(&mut admin, "gw", "evicted-keys");
+        for number in 0..4000 {
+            gw.ok(&["SET", &format!("gw:{turn}:{number}"), &value, "EX", &(1000 + number % 100).to_string()]);
+        }
+        let (used, evicted) = (stat(&mut admin, "gw", "memory"), stat(&mut admin, "gw", "evicted-keys") - before);
+        assert!(used <= LIMIT + (64 << 10), "{policy}: {used}");
+        assert!(evicted > 2000, "{policy}: {evicted}");
+    }
+    assert_eq!(lf.ask(&["DBSIZE"]), Value::Integer(2000));
+    cluster.copies_agree("keys were evicted");
+    // A lower limit lets keys go in the background, and a policy that finds none refuses.
+    admin.ok(&["TENANT", "SET", "gw", "limit", "1mb"]);
+    wait_until("the tenant is within its new limit", || (stat(&mut admin, "gw", "memory") <= 1 << 20).then_some(()));
+    let mut gw = cluster.node(1).client_as("gw", "secret");
+    gw.ok(&["FLUSHALL"]);
+    fill(&mut gw, "gw:");
+    assert_eq!(lf.ask(&["DBSIZE"]), Value::Integer(2000));
+}
+
+#[test]
+fn a_burst_beside_a_queue_costs_the_queue_nothing() {
+    let cluster = Cluster::of(3).flag("enable-debug-command", "yes").flag("maxmemory", "24mb");
+    let cluster = cluster.flag("maxmemory-policy", "allkeys-lru").start();
+    let mut admin = cluster.node(1).client();
+    tenant(&mut admin, "litellm", &["eviction", "allkeys-lru"]);
+    tenant(&mut admin, "langfuse", &["reserve", "12mb", "eviction", "noeviction"]);
+    let mut queue = cluster.node(2).client_as("langfuse", "secret");
+    let job = "j".repeat(1000);
+    (0..1000).for_each(|number| queue.ok(&["SET", &format!("langfuse:job:{number}"), &job]));
+    let mut burst = cluster.node(3).client_as("litellm", "secret");
+    let value = "x".repeat(4000);
+    for number in 0..6000 {
+        burst.ok(&["SET", &format!("litellm:{number}"), &value]);
+    }
+    // Idle reserve is lent …
+    assert!(stat(&mut admin, "litellm", "memory") > 14 << 20);
+    // … and given back when it is wanted.
+    for number in 1000..2000 {
+        queue.ok(&["SET", &format!("langfuse:job:{number}"), &job]);
+        burst.ok(&["SET", &format!("litellm:again:{number}"), &value]);
+    }
+    for number in 2000..8000 {
+        queue.ok(&["SET", &format!("langfuse:more:{number}"), &job]);
+    }
+    for number in 0..2000 {
+        assert_eq!(queue.ask(&["EXISTS", &format!("langfuse:job:{number}")]), Value::Integer(1), "job {number}");
+    }
+    assert_eq!(queue.ask(&["DBSIZE"]), Value::Integer(8000));
+    assert_eq!(stat(&mut admin, "langfuse", "refused-for-memory"), 0);
+    // Beyond its reserve, a queue that keeps its keys has what nobody was promised, and no more.
+    admin.ok(&["TENANT", "SET", "litellm", "reserve", "10mb"]);
+    fill(&mut queue, "langfuse:fill:");
+    burst.ok(&["SET", "litellm:one", &value]);
+    let kept = stat(&mut admin, "langfuse", "memory");
+    assert!((12 << 20..15 << 20).contains(&kept), "{kept} bytes");
+    wait_until_for(Duration::from_secs(10), "all nodes agree", || {
+        cluster.difference_of_copies().is_none().then_some(())
+    });
+}
+
+#[test]
+fn a_tenant_sees_its_own_memory_and_reserves_must_fit() {
+    let cluster = Cluster::of(3).flag("maxmemory", "100mb").flag("maxmemory-policy", "allkeys-lfu").start();
+    let mut admin = cluster.node(1).client();
+    tenant(&mut admin, "bull", &["limit", "20mb", "eviction", "noeviction"]);
+    tenant(&mut admin, "plain", &[]);
+    for node in cluster.nodes() {
+        let mut bull = node.client_as("bull", "secret");
+        bull.ok(&["SET", "bull:1", &"x".repeat(5000)]);
+        let info = bull.text(&["INFO", "memory"]);
+        assert!(info.contains("maxmemory:20971520\r\n") && info.contains("maxmemory_policy:noeviction\r\n"), "{info}");
+        assert!(bull.text(&["INFO"]).contains("maxmemory_policy:noeviction"));
+        assert_eq!(
+            bull.ask(&["CONFIG", "GET", "maxmemory*"]).texts(),
+            ["maxmemory", "20971520", "maxmemory-policy", "noeviction"]
+        );
+        let info = node.client_as("plain", "secret").text(&["INFO", "memory"]);
+        assert!(
+            info.contains("maxmemory:104857600\r\n") && info.contains("maxmemory_policy:allkeys-lfu\r\n"),
+            "{info}"
+        );
+    }
+    admin.ok(&["TENANT", "SET", "bull", "reserve", "60mb"]);
+    let refused = admin.ask(&["TENANT", "SET", "plain", "reserve", "50mb"]);
+    assert!(refused.is_error("ERR a reserve of 52428800 bytes is too much"), "{refused}");
+    admin.ok(&["TENANT", "SET", "plain", "reserve", "40mb"]);
+    assert!(admin.ask(&["TENANT", "CREATE", "third", "PREFIX", "third:", "reserve", "1mb"]).is_error("ERR a reserve"));
+}
