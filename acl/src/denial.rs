@@ -9,6 +9,8 @@ use std::fmt;
 
 /// How much of a key or channel a message shows; both are chosen by whoever sent the request.
 pub const SHOWN_BYTES_MAX: usize = 128;
+/// How many databases a message names.
+const SHOWN_DATABASES_MAX: usize = 16;
 /// How much of a key or channel a denial keeps, for the log.
 pub const OBJECT_BYTES_MAX: usize = 1024;
 
@@ -49,6 +51,10 @@ pub enum Hint {
     Nearest(Box<[u8]>),
     /// This pattern of the user's matches the key, but does not grant all that is needed.
     TooLittle(Box<[u8]>),
+    /// The user has no channel pattern.
+    NoChannel,
+    /// The databases its rules name.
+    Databases(Box<[u32]>),
 }
 
 impl Hint {
@@ -59,6 +65,16 @@ impl Hint {
             Hint::Ceiling => " (tenant ceiling: only for users with ~*, whatever the rules say)".to_owned(),
             Hint::NoPattern => " (no key pattern was given to this user)".to_owned(),
             Hint::Nearest(pattern) => format!(" (nearest pattern: '{}')", shown(pattern)),
+            Hint::NoChannel => " (no channel pattern was given to this user)".to_owned(),
+            Hint::Databases(numbers) if numbers.is_empty() => " (no database was given to this user)".to_owned(),
+            Hint::Databases(numbers) => {
+                let mut numbers: Vec<String> =
+                    numbers.iter().take(SHOWN_DATABASES_MAX + 1).map(u32::to_string).collect();
+                if numbers.len() > SHOWN_DATABASES_MAX {
+                    numbers[SHOWN_DATABASES_MAX] = "...".to_owned();
+                }
+                format!(" (allowed: {})", numbers.join(", "))
+            }
             Hint::TooLittle(pattern) => format!(" (pattern '{}' matches, but does not allow this)", shown(pattern)),
         }
     }
@@ -149,13 +165,14 @@ impl Denial {
                 format!("User {user} has no permissions to access key '{object}'{}", self.hint.text())
             }
             (Denied::Channel, ErrorDetail::Full) => {
-                format!("User {user} has no permissions to access channel '{object}'")
+                format!("User {user} has no permissions to access channel '{object}'{}", self.hint.text())
             }
             (Denied::Database, ErrorDetail::Full) if !self.object.iter().all(u8::is_ascii_digit) => {
-                format!("User {user} has no permissions to access every database, as '{object}' does")
+                let hint = self.hint.text();
+                format!("User {user} has no permissions to access every database, as '{object}' does{hint}")
             }
             (Denied::Database, ErrorDetail::Full) => {
-                format!("User {user} has no permissions to access database {object}")
+                format!("User {user} has no permissions to access database {object}{}", self.hint.text())
             }
             (Denied::Key, ErrorDetail::Redis) => "No permissions to access a key".to_owned(),
             (Denied::Channel, ErrorDetail::Redis) => "No permissions to access a channel".to_owned(),

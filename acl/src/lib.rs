@@ -49,6 +49,6 @@ pub use glob::Glob;
 pub use log::{AclLog, LogContext, LogEntry, LogEvent, LogReason};
 pub use password::PasswordHash;
 pub use policy::{ChannelUse, DatabaseUse, KeyUse, Policy, Request, Walls};
-pub use rule::{Acknowledge, Grant, KeyAccess, KeyRights, Reason, Rule, RuleError, parse_rules, validate};
+pub use rule::{Acknowledge, Grant, KeyAccess, KeyRights, Mode, Reason, Rule, RuleError, parse_rules, validate};
 pub use text::{SelectorFields, UserFields};
-pub use user::{Databases, Origin, Selector, User, UserName};
+pub use user::{Databases, KeyPattern, Origin, Selector, User, UserName};

@@ -79,6 +79,8 @@ pub enum LogContext {
     Script,
     /// A module.
     Module,
+    /// The user is only watched (`mode=report`): it was not refused.
+    Report,
 }
 
 impl LogContext {
@@ -90,6 +92,7 @@ impl LogContext {
             LogContext::Lua => "lua",
             LogContext::Script => "script",
             LogContext::Module => "module",
+            LogContext::Report => "report",
         }
     }
 }
@@ -171,7 +174,8 @@ impl AclLog {
 
     /// Records an event: counts it, and keeps it unless the length is 0.
     pub fn record(&mut self, event: &LogEvent<'_>, now_ms: u64) {
-        self.counters[event.reason as usize] += 1;
+        // What was only noted was not denied.
+        self.counters[event.reason as usize] += u64::from(event.context != LogContext::Report);
         self.entries.truncate(self.max_len);
         if self.max_len == 0 {
             return;

@@ -22,7 +22,7 @@ use crate::catalog::{Catalog, CommandId, Treatment};
 use crate::category::Category;
 use crate::denial::{Denial, Denied, Hint};
 use crate::fence::Fence;
-use crate::rule::KeyAccess;
+use crate::rule::{KeyAccess, Mode};
 use crate::user::{CommandRule, Databases, KeyPattern, Selector, User, UserName};
 use patterns::{ChannelMatcher, KeyMatcher};
 
@@ -98,8 +98,12 @@ pub struct Policy {
     subcommands: CommandBits,
     /// Which commands are above the ceiling, likewise.
     ceiling: CommandBits,
+    /// What the widest rules would allow the user, if what its own forbid is only noted.
+    widest: Option<Box<Policy>>,
     /// Every key pattern, likewise.
     patterns: Box<[KeyPattern]>,
+    /// Every channel pattern, likewise.
+    channels: Box<[Box<[u8]>]>,
 }
 
 impl Policy {
@@ -112,6 +116,7 @@ impl Policy {
     pub fn compile_within(user: &User, catalog: &dyn Catalog, walls: Walls, fence: Option<&Fence>) -> Policy {
         let walls = if fence.is_some() { Walls::Closed } else { walls };
         let root = CompiledSelector::compile(&user.root, catalog, walls, fence);
+        let confined = confines(walls, &root.keys);
         let compiled = |selector| CompiledSelector::compile(selector, catalog, walls, fence);
         let bits = |holds: &dyn Fn(CommandId) -> bool| {
             let mut bits = CommandBits::new(catalog.count(), false);
@@ -131,8 +136,35 @@ impl Policy {
             selectors: user.selectors.iter().map(compiled).collect(),
             subcommands: bits(&|id| catalog.parent(id).is_some()),
             ceiling: bits(&|id| walls != Walls::Down && catalog.treatment(id) == Treatment::Never),
+            widest: (user.mode == Mode::Report)
+                .then(|| Box::new(Policy::widest_for(user, catalog, (walls, confined), fence))),
             patterns: patterns.into(),
+            channels: std::iter::once(&user.root).chain(&user.selectors).flat_map(|set| set.channels.clone()).collect(),
         }
+    }
+
+    /// What no rule of this user could exceed: every command, key, channel and database, within the walls that are around
+    /// it now.
+    fn widest_for(
+        user: &User,
+        catalog: &dyn Catalog,
+        (walls, confined): (Walls, bool),
+        fence: Option<&Fence>,
+    ) -> Policy {
+        let mut widest = User::new(user.name.clone(), user.created);
+        widest.root.all_keys = true;
+        widest.root.all_channels = true;
+        widest.root.all_commands = true;
+        // With every key a user would be confined no more: whoever is only watched stays where it is.
+        let walls = if confined { Walls::Closed } else { walls };
+        Policy::compile_within(&widest, catalog, walls, fence)
+    }
+
+    /// What the widest rules would allow, for a user whose rules forbid nothing yet (`mode=report`): a request that is refused
+    /// here and allowed there is noted and runs.
+    #[inline]
+    pub fn only_reports(&self) -> Option<&Policy> {
+        self.widest.as_deref()
     }
 
     /// Whose rules these are.
@@ -274,7 +306,14 @@ impl Policy {
         let hint = match miss.denied {
             Denied::Command if self.ceiling.get(request.command) => Hint::Ceiling,
             Denied::Key => request.keys.get(miss.position).map_or(Hint::None, |key| self.nearest(key.key)),
-            _ => Hint::None,
+            Denied::Channel => {
+                request.channels.get(miss.position).map_or(Hint::None, |use_| self.nearest_channel(use_))
+            }
+            Denied::Database => match &self.root.databases {
+                Databases::Only(numbers) if self.selectors.is_empty() => Hint::Databases(numbers.clone()),
+                _ => Hint::None,
+            },
+            Denied::Command => Hint::None,
         };
         Denial::new(&self.user, miss.denied, &object, miss.argument).with(hint)
     }
@@ -292,6 +331,13 @@ impl Policy {
                 None => Hint::NoPattern,
             },
         }
+    }
+
+    /// The same for a channel. A pattern that would be subscribed to must be a user's own, literally.
+    fn nearest_channel(&self, wanted: &ChannelUse<'_>) -> Hint {
+        let shared = |pattern: &[u8]| pattern.iter().zip(wanted.channel).take_while(|(a, b)| a == b).count();
+        let nearest = self.channels.iter().rev().max_by_key(|pattern| shared(pattern));
+        nearest.map_or(Hint::NoChannel, |pattern| Hint::Nearest([b"&", &**pattern].concat().into()))
     }
 
     /// `get`, `config|set`: read off the request, whose first words named the command.

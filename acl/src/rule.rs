@@ -4,7 +4,7 @@
 //!   rule      = user-rule | grant | "(" grant* ")" | "clearselectors" | ""
 //!   user-rule = "on" | "off" | "nopass" | "resetpass" | "reset" | "sanitize-payload" | "skip-sanitize-payload"
 //!             | ">" password | "<" password | "#" sha256-hex | "!" sha256-hex
-//!             | "ack=" ("quorum" | "async" | "default")
+//!             | "ack=" ("quorum" | "async" | "default") | "mode=" ("enforce" | "report")
 //!   grant     = "allkeys" | "resetkeys" | "~" pattern | "%" ("R" | "W" | "RW") "~" pattern
 //!             | "allchannels" | "resetchannels" | "&" pattern
 //!             | "alldbs" | "resetdbs" | "db=" number ("," number)*
@@ -163,8 +163,30 @@ pub enum Rule {
     ClearSelectors,
     /// `ack=quorum`, `ack=async`: when writes of this user are answered; `ack=default`: as the server is set.
     Acknowledge(Option<Acknowledge>),
+    /// `mode=report`: what the rules forbid is noted and happens nevertheless; `mode=enforce`: it does not happen.
+    Mode(Mode),
     /// Changes the user's own permissions.
     Grant(Grant),
+}
+
+/// What becomes of a request that the rules forbid.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// It is refused.
+    #[default]
+    Enforce,
+    /// It is noted and runs, unless no rule could have allowed it.
+    Report,
+}
+
+impl Mode {
+    /// The rule that asks for it.
+    pub fn rule(self) -> &'static str {
+        match self {
+            Mode::Enforce => "mode=enforce",
+            Mode::Report => "mode=report",
+        }
+    }
 }
 
 /// When a write is answered.
@@ -213,6 +235,7 @@ impl Rule {
             }
             Rule::ClearSelectors => b"clearselectors".to_vec(),
             Rule::Acknowledge(how) => how.map_or("ack=default", Acknowledge::rule).as_bytes().to_vec(),
+            Rule::Mode(mode) => mode.rule().as_bytes().to_vec(),
             Rule::Grant(grant) => grant.to_text(),
         }
     }
@@ -348,6 +371,8 @@ fn parse_token(token: &[u8]) -> Result<Vec<Rule>, Reason> {
             b"ack=quorum" => Rule::Acknowledge(Some(Acknowledge::Quorum)),
             b"ack=async" => Rule::Acknowledge(Some(Acknowledge::Async)),
             b"ack=default" => Rule::Acknowledge(None),
+            b"mode=report" => Rule::Mode(Mode::Report),
+            b"mode=enforce" => Rule::Mode(Mode::Enforce),
             _ => return Ok(parse_grants(token)?.into_iter().map(Rule::Grant).collect()),
         },
     };

@@ -3,7 +3,7 @@
 //! The words after the name, given to `ACL SETUSER name reset …`, make the same user again, byte for byte; so a file, a
 //! snapshot and another server all take them. It refuses to know RESP: the engine prints the fields.
 
-use crate::rule::{Acknowledge, sign};
+use crate::rule::{Acknowledge, Mode, sign};
 use crate::user::{Databases, KeyPattern, Selector, User};
 
 /// What `ACL GETUSER` tells, in its order; the engine spells it for RESP2 and RESP3.
@@ -75,6 +75,7 @@ impl User {
         let mut flags = vec![if self.enabled { "on" } else { "off" }];
         flags.extend(self.nopass.then_some("nopass"));
         flags.extend(self.acknowledge.map(Acknowledge::rule));
+        flags.extend((self.mode != Mode::Enforce).then_some(self.mode.rule()));
         flags
     }
 }
@@ -155,6 +156,9 @@ mod tests {
             ("ack=QUORUM on", "on ack=quorum resetchannels -@all"),
             ("ack=quorum ack=async", "off ack=async resetchannels -@all"),
             ("ack=quorum ack=default", "off resetchannels -@all"),
+            ("MODE=report on", "on mode=report resetchannels -@all"),
+            ("mode=report mode=enforce", "off resetchannels -@all"),
+            ("mode=report reset", "off resetchannels -@all"),
             ("allcommands", "off resetchannels +@all"),
             ("+@all -get +get", "off resetchannels +@all +get"),
             ("-@all -get", "off resetchannels -@all -get"),

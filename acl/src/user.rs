@@ -8,7 +8,7 @@
 use crate::catalog::Catalog;
 use crate::password::{self, PasswordHash};
 use crate::printable;
-use crate::rule::{Acknowledge, Grant, KeyRights, Reason, Rule, RuleError, check_names, has_spaces};
+use crate::rule::{Acknowledge, Grant, KeyRights, Mode, Reason, Rule, RuleError, check_names, has_spaces};
 use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
@@ -110,6 +110,8 @@ pub struct User {
     pub nopass: bool,
     /// When its writes are answered; `None`: as the server is set.
     pub acknowledge: Option<Acknowledge>,
+    /// What becomes of what its rules forbid.
+    pub mode: Mode,
     /// In the order they were added, each once.
     pub passwords: Vec<PasswordHash>,
     /// Its own permissions.
@@ -131,6 +133,7 @@ impl User {
             enabled: false,
             nopass: false,
             acknowledge: None,
+            mode: Mode::Enforce,
             passwords: Vec::new(),
             root: Selector::default(),
             selectors: Vec::new(),
@@ -152,6 +155,7 @@ impl User {
     pub fn same_rules(&self, other: &User) -> bool {
         self.same_credentials(other)
             && self.acknowledge == other.acknowledge
+            && self.mode == other.mode
             && self.root == other.root
             && self.selectors == other.selectors
     }
@@ -189,6 +193,7 @@ impl User {
                 self.nopass = false;
                 self.passwords.clear();
                 self.acknowledge = None;
+                self.mode = Mode::Enforce;
                 self.root = Selector::default();
                 self.selectors.clear();
             }
@@ -209,6 +214,7 @@ impl User {
             }
             Rule::ClearSelectors => self.selectors.clear(),
             Rule::Acknowledge(how) => self.acknowledge = *how,
+            Rule::Mode(mode) => self.mode = *mode,
             Rule::Grant(grant) => self.root.apply(grant),
         }
     }

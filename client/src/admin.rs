@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use keyward_proto::admin::cluster_client::ClusterClient;
 use keyward_proto::admin::imports_client::ImportsClient;
+use keyward_proto::admin::insight_client::InsightClient;
 use keyward_proto::admin::snapshots_client::SnapshotsClient;
 use keyward_proto::admin::tenants_client::TenantsClient;
 use keyward_proto::admin::users_client::UsersClient;
@@ -224,6 +225,34 @@ impl AdminClient {
         let send = |channel, request| async { imports(channel).cancel_import(request).await };
         told(self.links.call(Repeat::Unsafe, pb::CancelImportRequest {}, send).await?.import)
     }
+
+    /// What was denied on every node, newest first; of this user, or of all if it is empty.
+    pub async fn list_denials(&self, user: &str, limit: u32) -> Result<pb::ListDenialsResponse, ClientError> {
+        let message = pb::ListDenialsRequest { limit, user: user.to_owned() };
+        let send = |channel, request| async { insight(channel).list_denials(request).await };
+        self.links.call(Repeat::Safe, message, send).await
+    }
+
+    /// What tenants used in a month such as `2026-11`, by day and node; the current one if it is empty.
+    pub async fn usage(&self, month: &str) -> Result<pb::GetUsageResponse, ClientError> {
+        let message = pb::GetUsageRequest { month: month.to_owned() };
+        let send = |channel, request| async { insight(channel).get_usage(request).await };
+        self.links.call(Repeat::Safe, message, send).await
+    }
+
+    /// The smallest rules that allow what a user was seen doing.
+    pub async fn advise(&self, user: &str) -> Result<pb::AdviseResponse, ClientError> {
+        let message = pb::AdviseRequest { user: user.to_owned() };
+        let send = |channel, request| async { insight(channel).advise(request).await };
+        self.links.call(Repeat::Safe, message, send).await
+    }
+
+    /// What is the matter with a user.
+    pub async fn diagnose(&self, user: &str) -> Result<pb::DiagnoseResponse, ClientError> {
+        let message = pb::DiagnoseRequest { user: user.to_owned() };
+        let send = |channel, request| async { insight(channel).diagnose(request).await };
+        self.links.call(Repeat::Safe, message, send).await
+    }
 }
 
 fn told(import: Option<pb::Import>) -> Result<pb::Import, ClientError> {
@@ -232,6 +261,10 @@ fn told(import: Option<pb::Import>) -> Result<pb::Import, ClientError> {
 
 fn imports(channel: Channel) -> ImportsClient<Channel> {
     ImportsClient::new(channel)
+}
+
+fn insight(channel: Channel) -> InsightClient<Channel> {
+    InsightClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 fn users(channel: Channel) -> UsersClient<Channel> {

@@ -7,6 +7,7 @@ use crate::connection::{Connection, renew};
 use crate::forward::{self, ForwardBatch};
 use crate::gate::Refusal;
 use crate::info;
+use crate::insight::{self, audit::AuditEvent};
 use crate::node::Node;
 use crate::worker::{Job, Worker, now_us};
 use keyward_acl::{ErrorDetail, UserChange, UserOutcome};
@@ -182,6 +183,9 @@ fn log_in(worker: &Worker, connection: &Connection, attempt: LoginAttempt, reply
             let mut session = connection.session.borrow_mut();
             session.log_in(login);
             connection.mailbox.set_reach(session.lasting_reach());
+            worker.node.audit.note(AuditEvent::Auth, worker.now_ms(), |line| {
+                insight::of_session(line, &session).word("outcome", "success")
+            });
             true
         }
         Err(failure) => {

@@ -11,6 +11,7 @@
 use crate::connection::{Connection, Decoded, Lane, Next, OUTPUT_BYTES_SOFT, renew};
 use crate::forward::ForwardBatch;
 use crate::gate::{self, Conditions, KeyBuffer, LeaseState, Memory, Refusal};
+use crate::insight;
 use crate::live::Hot;
 use crate::memory::{Claim, note_owners, writes_only_its_own};
 use crate::meter::{Asked, Meter};
@@ -450,6 +451,13 @@ impl<'w, 'a> Batch<'w, 'a> {
                     // What EXEC runs is refused as part of it.
                     session.last_command = if self.executing && !self.scripted { "exec" } else { row.full_name };
                     self.worker.refused(session, row, &refusal, self.log_context(session));
+                    if let (Refusal::Denied(_), Some(login)) = (&refusal, &session.login)
+                        && insight::is_watched(&self.worker.node, login)
+                    {
+                        let mut keys = Vec::new();
+                        self.worker.node.table.keys_of(row, request.argv, &mut keys);
+                        insight::record(self.worker, session, row, request.argv, &keys, true);
+                    }
                     let text = refusal.explained(self.conditions.detail, &lane.view.tenancy);
                     if row.full_name == "exec" {
                         self.abort_transaction(session, &text, scratch);
@@ -462,6 +470,10 @@ impl<'w, 'a> Batch<'w, 'a> {
         if !self.forward.is_empty() {
             return Flow::StopBefore;
         }
+        // What a transaction runs was noted when it was queued.
+        if let Some(denial) = admitted.reported().filter(|_| !self.executing || self.scripted) {
+            self.worker.denied(session, denial, LogContext::Report);
+        }
         if !self.executing && self.worker.waits_for_pause(self.now, session, row, request.argv) {
             return Flow::Paused;
         }
@@ -473,9 +485,18 @@ impl<'w, 'a> Batch<'w, 'a> {
         session.commands += 1;
         session.last_command = row.full_name;
         self.worker.count(row);
+        if let Some(login) = &session.login
+            && insight::is_watched(&self.worker.node, login)
+        {
+            let denied = admitted.reported().is_some();
+            insight::record(self.worker, session, row, request.argv, admitted.keys(), denied);
+        }
         // EXEC is shown after what it runs.
         if self.worker.node.monitors.is_active() && row.full_name != "exec" {
             show(self.worker, session, row, request.argv, self.scripted);
+        }
+        if self.worker.node.audit.watches_commands() {
+            insight::audit_command(&self.worker.node, session, row, &admitted, self.now);
         }
         let (run, argv) = (admitted.row().run, admitted.argv());
         self.meter.before(self.worker, &self.hot, session, row);

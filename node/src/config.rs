@@ -24,6 +24,8 @@ pub use source::Flags;
 use source::Given;
 use value::Shape;
 pub(crate) use value::Value;
+
+pub use crate::insight::audit::AuditEvent;
 pub use value::{
     Ack, AclErrorDetail, AclLeasePolicy, AclPubsubDefault, Address, DebugCommand, LogFormat, LogLevel, MaxmemoryPolicy,
     Member, Memory, Routing, SaveRule, SaveRules, Secret, Size,
@@ -170,6 +172,9 @@ settings! {
         /// What a node does that has not heard from the leader for so long: `deny` serves nobody, `deny-writes` serves
         /// reads, `extend` serves on; with the last two, a user who lost a right may still use it there.
         acl_lease_policy: AclLeasePolicy = "deny";
+        /// Whether nodes remember which commands every user runs, and beginnings of keys: what `keywardctl advise` reads. A user
+        /// whose rule is `mode=report` is watched in any case.
+        record_traffic: bool = "false";
         /// Entries that `ACL LOG` keeps; the oldest go first. 0: none.
         acllog_max_len: usize = "128" in "0" ..= "100000";
     }
@@ -239,6 +244,21 @@ settings! {
         log_level: LogLevel = "info";
         /// How: `text` for people or `json` for collectors.
         log_format: LogFormat = "text";
+        /// File of the audit stream, one JSON object a line, readable by its owner alone: who logged in or failed to, what was
+        /// denied, changed, administered and flushed. Never a value, never a password. Empty: none.
+        audit_file: Option<PathBuf> = "";
+        /// At this size the audit file is put aside as `….1` and begun anew.
+        audit_file_max: Size = "64mb" in "64kb" ..= "64gb";
+        /// So many of those put aside are kept; the oldest goes.
+        audit_files_kept: u32 = "4" in "0" ..= "1000";
+        /// Whether the audit stream also goes to the log, with the target `audit`.
+        audit_log: bool = "false";
+        /// What is recorded: a list of `auth`, `denial`, `policy`, `admin` and `flush`.
+        audit_events: Vec<AuditEvent> = "auth,denial,policy,admin,flush";
+        /// One of so many commands on data is recorded too. 0: none, 1: all.
+        audit_data_sample: u32 = "0";
+        /// Whether the audit stream names keys and channels.
+        audit_keys: bool = "false";
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a thread counts. One writer each, many readers: an increment is a plain add, never a locked one.
 
+use crate::insight::traffic::Traffic;
 use crate::latency::Histograms;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -64,6 +65,8 @@ pub struct ThreadCounters {
     pub latency: Histograms,
     /// Error replies by their first word. Locked by this thread alone, but for whoever reads `INFO`.
     pub error_words: Mutex<ErrorWords>,
+    /// What watched users did. Locked likewise.
+    pub traffic: Mutex<Traffic>,
 }
 
 /// Error replies by their first word.
@@ -116,6 +119,7 @@ impl ThreadCounters {
             nanoseconds: zeros(),
             latency: Histograms::new(commands),
             error_words: Mutex::default(),
+            traffic: Mutex::default(),
         }
     }
 

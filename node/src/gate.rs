@@ -11,7 +11,7 @@ use keyward_acl::{ChannelUse, CommandId, DatabaseUse, Denial, ErrorDetail, KeyAc
 use keyward_engine::command::{Flags, Home, Run};
 use keyward_engine::keyspace::TenantId;
 use keyward_engine::reply::Protocol;
-use keyward_engine::session::Session;
+use keyward_engine::session::{Login, Session};
 use keyward_engine::slot;
 use keyward_engine::table::{Row, Table};
 use keyward_engine::tenancy::Tenancy;
@@ -87,9 +87,15 @@ pub struct Admitted<'a, 'b> {
     row: &'static Row,
     argv: &'a [&'a [u8]],
     keys: &'b [KeyUse<'a>],
+    reported: Option<Box<Denial>>,
 }
 
 impl<'a, 'b> Admitted<'a, 'b> {
+    /// Why it would not run, if the user were not only watched (`mode=report`).
+    pub fn reported(&self) -> Option<&Denial> {
+        self.reported.as_deref()
+    }
+
     /// The command.
     #[inline]
     pub fn row(&self) -> &'static Row {
@@ -231,10 +237,11 @@ pub fn admit<'a, 'b>(
         return Err(Refusal::Elsewhere);
     }
     table.keys_of(row, argv, &mut buffer.keys);
+    let mut reported = None;
     match &session.login {
         Some(login) if login.policy.is_unrestricted() => {}
         Some(login) => {
-            permitted(table, row, argv, session, login, &buffer.keys)?;
+            reported = permitted(table, row, argv, session, login, &buffer.keys)?;
             if let Some(looks_further) = row.command.extra.looks_further
                 && let Some(option) = looks_further(argv)
             {
@@ -274,13 +281,15 @@ pub fn admit<'a, 'b>(
     if few && flags.has(Flags::WRITE) && matches!(row.run, Run::OnKeys(_) | Run::OnEveryKey(_) | Run::AskOwner(_)) {
         return Err(Refusal::FewReplicas);
     }
-    Ok(Admitted { row, argv, keys: &buffer.keys })
+    Ok(Admitted { row, argv, keys: &buffer.keys, reported })
 }
 
 /// Whether nothing here speaks against a command of another node's data: then it is checked there, and only there.
 #[inline]
 fn travels(row: &'static Row, argv: &[&[u8]], session: &Session, conditions: &Conditions) -> bool {
-    let unrestricted = session.login.as_ref().is_some_and(|login| login.policy.is_unrestricted());
+    // What is only noted is noted there, once.
+    let passes = |login: &Login| login.policy.is_unrestricted() || login.policy.only_reports().is_some();
+    let unrestricted = session.login.as_ref().is_some_and(passes);
     let plain = !session.subscribed && !session.readonly && !conditions.busy && !conditions.redirects;
     let plain = plain && conditions.lease == LeaseState::InForce;
     unrestricted && plain && conditions.lease == LeaseState::InForce && row.command.home(argv) != Home::Anywhere
@@ -309,28 +318,34 @@ fn is_allowed_while_subscribed(row: &Row) -> bool {
     listens || matches!(row.full_name, "ping" | "quit" | "reset")
 }
 
-/// Whether the rules of the session's user allow it.
+/// Whether the rules of the session's user allow it; or would not, and are only to say so.
 #[inline]
 fn permitted(
     table: &'static Table,
     row: &'static Row,
     argv: &[&[u8]],
     session: &Session,
-    login: &keyward_engine::session::Login,
+    login: &Login,
     keys: &[KeyUse<'_>],
-) -> Result<(), Refusal> {
+) -> Result<Option<Box<Denial>>, Refusal> {
     // The everyday case: one key, no channel, no rule about databases.
     if let [only] = keys
         && login.policy.allows_simple(row.id, only.key, only.access)
     {
-        return Ok(());
+        return Ok(None);
     }
     let mut channels: Vec<ChannelUse<'_>> = Vec::new();
     table.channels_of(row, argv, &mut channels);
     let mut databases: Vec<DatabaseUse> = Vec::new();
     table.databases_of(row, argv, session.database, &mut databases);
     let request = Request { command: row.id as CommandId, argv, keys, channels: &channels, databases: &databases };
-    login.policy.check(&request).map_err(|denial| Refusal::Denied(Box::new(denial)))
+    match login.policy.check(&request) {
+        Ok(()) => Ok(None),
+        Err(denial) if login.policy.only_reports().is_some_and(|widest| widest.check(&request).is_ok()) => {
+            Ok(Some(Box::new(denial)))
+        }
+        Err(denial) => Err(Refusal::Denied(Box::new(denial))),
+    }
 }
 
 /// Whether one set of the user's permissions allows the request and the reading of every key.
@@ -338,11 +353,12 @@ fn permitted(
 fn reads_every_key(
     row: &'static Row,
     argv: &[&[u8]],
-    login: &keyward_engine::session::Login,
+    login: &Login,
     keys: &[KeyUse<'_>],
     option: &'static str,
 ) -> Result<(), Refusal> {
     let request = Request { command: row.id as CommandId, argv, keys, channels: &[], databases: &[] };
-    let allowed = login.policy.allows_with_every_key(&request, KeyAccess { read: true, write: false });
+    let policy = login.policy.only_reports().unwrap_or(&login.policy);
+    let allowed = policy.allows_with_every_key(&request, KeyAccess { read: true, write: false });
     if allowed { Ok(()) } else { Err(Refusal::ReadsEveryKey(option, row)) }
 }

@@ -31,6 +31,7 @@ pub mod handover;
 pub mod http;
 pub mod import;
 pub mod info;
+pub mod insight;
 pub mod journal;
 pub mod latency;
 pub mod link;

@@ -18,6 +18,7 @@ use crate::expiry::Expiry;
 use crate::gate::LeaseState;
 use crate::handover::Guests;
 use crate::import::Imports;
+use crate::insight::audit::Audit;
 use crate::journal::Journal;
 use crate::latency::Events;
 use crate::live::Live;
@@ -159,6 +160,8 @@ pub struct Common {
     pub lease: Arc<Lease>,
     /// Who was denied what.
     pub acl_log: Mutex<AclLog>,
+    /// Who did what.
+    pub audit: Audit,
     /// Remarkable commands.
     pub command_logs: CommandLogs,
     /// What made it slow.
@@ -559,6 +562,7 @@ async fn serve_with(
         expiry: Expiry::default(),
         imports: Imports::default(),
         acl_log: Mutex::new(AclLog::new(live.hot().acl_log_max)),
+        audit: Audit::start(&config).map_err(StartError::Config)?,
         command_logs: CommandLogs::default(),
         latency: Events::default(),
         debug_in_scripts: AtomicBool::new(false),
@@ -601,6 +605,7 @@ async fn serve_with(
     // Only the first call counts, and this is it.
     let _ = common.groups.set(groups);
     node.groups().iter().for_each(|of| of.shards.set_owners(&node.views.load().1.tenancy));
+    node.control.set_answerer(Arc::new(crate::insight::Here::new(&node)));
     node.control.set_data_plane(Arc::new(crate::replication::Plane::new(&node)));
     let observing = Arc::downgrade(&node);
     node.control.observe(move |applied| {
@@ -730,6 +735,7 @@ fn take_over(node: &Node, applied: &control::View) {
             of.views.publish(Arc::clone(&next));
             of.replication.after_view(&next);
         }
+        crate::insight::note_changes(&node.audit, &current.state, &applied.state);
     }
 }
 

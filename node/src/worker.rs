@@ -8,6 +8,7 @@ use crate::connection::{self, Connection};
 use crate::counters::ThreadCounters;
 use crate::forward::Links;
 use crate::gate::{Conditions, LeaseState, Memory, Refusal};
+use crate::insight::{self, audit::AuditEvent};
 use crate::live::Hot;
 use crate::memory::{Claim, Evictor};
 use crate::moving;
@@ -15,7 +16,7 @@ use crate::node::Node;
 use crate::shards::{CallSpace, Needed};
 use crate::socket::{Socket, Sockets};
 use crate::view::View;
-use keyward_acl::{AuthFailure, LogContext, LogEvent, LogReason};
+use keyward_acl::{AuthFailure, Denial, LogContext, LogEvent, LogReason, Policy};
 use keyward_engine::asks::ClientFilter;
 use keyward_engine::keyspace::UnixMillis;
 use keyward_engine::reply::{Protocol, Reply};
@@ -380,16 +381,24 @@ impl Worker {
         }
         self.stats.refusals[usize::from(row.id)].add(1);
         if let Refusal::Denied(denial) = refusal {
-            let client = crate::clients::info(session, self.now_ms());
-            let event = LogEvent {
-                reason: denial.log_reason(),
-                context,
-                object: &denial.object,
-                username: session.user_name(),
-                client_info: client.as_bytes(),
-            };
-            self.node.acl_log.lock().record(&event, now_us() as u64 / 1000);
+            self.denied(session, denial, context);
         }
+    }
+
+    /// Notes a denial, or what would have been one, in ACL LOG and in the audit stream.
+    pub fn denied(&self, session: &Session, denial: &Denial, context: LogContext) {
+        self.node.audit.note(AuditEvent::Denial, self.now_ms(), |line| {
+            insight::denied(insight::of_session(line, session), denial, context, self.node.audit.names_keys())
+        });
+        let client = crate::clients::info(session, self.now_ms());
+        let event = LogEvent {
+            reason: denial.log_reason(),
+            context,
+            object: &denial.object,
+            username: session.user_name(),
+            client_info: client.as_bytes(),
+        };
+        self.node.acl_log.lock().record(&event, now_us() as u64 / 1000);
     }
 
     /// Notes a failed login.
@@ -400,6 +409,10 @@ impl Worker {
         if self.may_log_failed_login() {
             tracing::warn!(client = %session.address, user = %shown.escape_ascii(), cause = failure.cause(), "login failed");
         }
+        self.node.audit.note(AuditEvent::Auth, self.now_ms(), |line| {
+            let line = line.bytes("user", user).word("client", &session.address).number("id", session.id);
+            line.word("outcome", "failure").word("cause", failure.cause())
+        });
         let event = LogEvent {
             reason: LogReason::Auth,
             context: LogContext::Toplevel,
@@ -447,7 +460,11 @@ impl Drop for Registered<'_> {
 fn may_listen(session: &Session, connection: &Connection) -> bool {
     let Some(login) = session.login.as_ref().filter(|_| session.subscribed) else { return true };
     let subscriptions = connection.subscriptions.borrow();
-    subscriptions.names().all(|(name, pattern)| login.policy.may_use_channel(name, pattern))
+    let may = |policy: &Policy, name: &[u8], pattern: bool| policy.may_use_channel(name, pattern);
+    subscriptions.names().all(|(name, pattern)| {
+        may(&login.policy, name, pattern)
+            || login.policy.only_reports().is_some_and(|widest| may(widest, name, pattern))
+    })
 }
 
 /// Whether a client is meant by the filter.

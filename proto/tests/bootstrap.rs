@@ -63,6 +63,8 @@ fn generate(root: &Path) -> BTreeMap<String, Vec<u8>> {
         .bytes(".keyward.replication.v1")
         // The JSON that scripts read from keywardctl is these messages, field by field.
         .message_attribute(".keyward.admin.v1", r#"#[cfg_attr(feature = "serde", derive(serde::Serialize))]"#)
+        .enum_attribute("NodeQuestion.question", r#"#[cfg_attr(feature = "serde", derive(serde::Serialize))]"#)
+        .enum_attribute("NodeAnswer.answer", r#"#[cfg_attr(feature = "serde", derive(serde::Serialize))]"#)
         .field_attribute(
             "keyward.admin.v1.Node.role",
             r#"#[cfg_attr(feature = "serde", serde(serialize_with = "crate::role_name"))]"#,

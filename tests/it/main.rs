@@ -13,6 +13,7 @@ mod forward;
 mod fuzzing;
 mod handover;
 mod import;
+mod insight;
 mod kill;
 mod limits;
 mod memory;

@@ -346,3 +346,29 @@ proptest! {
         prop_assert_eq!(compiled.allows_key(key.as_bytes(), RW), expected);
     }
 }
+
+#[test]
+fn what_is_only_reported_runs_unless_no_rule_could_allow_it() {
+    let watched = policy("+get ~app:* mode=report");
+    assert!(policy("+get ~app:*").only_reports().is_none());
+    let widest = watched.only_reports().expect("the user is only watched");
+    for (name, keys) in [("get", &[("other", R)][..]), ("set", &[("app:1", W)]), ("publish", &[])] {
+        let request = Try { keys, channels: if keys.is_empty() { &[("c", false)] } else { &[] }, ..Try::command(name) };
+        assert!(request.run(&watched).is_err(), "{name} is still found to be forbidden");
+        assert!(request.run(widest).is_ok(), "{name} could be allowed by some rule");
+    }
+    assert!(Try::command("config|set").run(widest).is_err(), "the ceiling stays");
+    assert!(widest.is_confined(), "and so do the walls");
+    let operator = policy("+get ~* mode=report");
+    let widest = operator.only_reports().expect("the user is only watched");
+    assert!(Try::command("config|set").run(widest).is_ok(), "for whoever holds every key there is no ceiling");
+}
+
+#[test]
+fn a_denied_channel_or_database_names_what_is_nearest() {
+    let policy = policy("+@all &app.* &apple.* db=0,2 ~*");
+    let denial = Try { channels: &[("apples", false)], ..Try::command("publish") }.run(&policy).unwrap_err();
+    assert!(denial.to_string().ends_with("channel 'apples' (nearest pattern: '&apple.*')"), "{denial}");
+    let denial = Try { channels: &[("x", false)], ..Try::command("publish") }.run(&self::policy("+@all")).unwrap_err();
+    assert!(denial.to_string().ends_with("(no channel pattern was given to this user)"), "{denial}");
+}

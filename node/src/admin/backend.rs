@@ -7,10 +7,13 @@ use crate::control::NodeStanding;
 use keyward_acl::UserChange;
 use keyward_cluster::{GroupId, NodeId, Outcome, RequestId, State};
 use keyward_engine::asks::TenantAsk;
+use keyward_proto::admin::node_question::Question;
+use keyward_proto::admin::{AdviseResponse, DiagnoseResponse, ListDenialsResponse};
 use tonic::Status;
 
 use super::auth::without_code;
 use crate::import;
+use crate::insight::Answered;
 
 /// The node, as seen by the admin services.
 ///
@@ -97,6 +100,21 @@ pub trait AdminBackend: Send + Sync + 'static {
 
     /// Ends the import once everything is here; waits as long as `how` says.
     async fn finish_import(&self, how: import::CutOver) -> Result<import::Status, AdminFailure>;
+
+    /// Asks every node, this one included, and waits for each only briefly.
+    async fn ask_every_node(&self, question: Question) -> Vec<Answered>;
+
+    /// What the rules of a user should be, by what the nodes saw; `None` if there is no such user.
+    fn advise(&self, user: &[u8], answered: &[Answered]) -> Option<AdviseResponse>;
+
+    /// What is the matter with a user, by what the nodes said about it, about its denials, and those of `default`.
+    fn diagnose(
+        &self,
+        user: &str,
+        answered: Vec<Answered>,
+        denials: ListDenialsResponse,
+        nameless: ListDenialsResponse,
+    ) -> DiagnoseResponse;
 
     /// Ends the import where it is.
     async fn cancel_import(&self) -> Result<import::Status, AdminFailure>;

@@ -14,6 +14,8 @@ use keyward_engine::reply::{Protocol, Reply};
 use keyward_engine::scope::Reach;
 use keyward_engine::session::{Login, Session, Surroundings};
 use keyward_engine::table::Resolved;
+use keyward_proto::admin::node_question::Question;
+use keyward_proto::admin::{AdviseResponse, DiagnoseResponse, ListDenialsResponse};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 
@@ -23,6 +25,8 @@ use crate::config::Config;
 use crate::control::{self, ControlError, InviteError};
 use crate::gate::{Conditions, KeyBuffer, Refusal, admit};
 use crate::import;
+use crate::insight::audit::AuditEvent;
+use crate::insight::{self, Answered};
 use crate::node::{Node, now_ms};
 use crate::tenants::ChangeError;
 use crate::view::View;
@@ -110,6 +114,10 @@ impl AdminBackend for NodeBackend {
             Ok(known) => view.login(known.name.as_bytes()).cloned(),
             Err(failure) => {
                 let cause = failure.cause();
+                self.node.audit.note(AuditEvent::Auth, now_ms(), |line| {
+                    let line = line.bytes("user", user).word("client", peer).word("door", Origin::SOURCE);
+                    line.word("outcome", "failure").word("cause", cause)
+                });
                 tracing::warn!(client = %peer, user = %user.escape_ascii(), cause, "admin login failed");
                 self.note(LogReason::Auth, b"AUTH", user, &self.session(None, peer));
                 None
@@ -128,16 +136,27 @@ impl AdminBackend for NodeBackend {
         // No admin call touches data, so where that is served and whether it fits does not matter here.
         let conditions = Conditions { lease: self.node.lease_state(), ..Conditions::fair(detail) };
         let mut buffer = KeyBuffer::new();
+        let note = |event, outcome: &str| {
+            self.node.audit.note(event, now_ms(), |line| {
+                let line = line.bytes("user", session.user_name()).word("client", peer).word("door", Origin::SOURCE);
+                line.word("command", row.full_name).word("outcome", outcome)
+            });
+        };
         match admit(self.node.table, row, argv, &session, &conditions, &mut buffer) {
             // What an admin call tells is about everybody.
             Ok(_) if login.policy.is_confined_for(row.id) => {
+                note(AuditEvent::Denial, "denied");
                 let user = &login.user.name;
                 Err(AdminFailure::Denied(format!(
                     "NOPERM User {user} does not hold every key (~*), as admin calls need"
                 )))
             }
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                note(AuditEvent::Admin, "allowed");
+                Ok(())
+            }
             Err(refusal) => {
+                note(AuditEvent::Denial, "denied");
                 if let Refusal::Denied(denial) = &refusal {
                     self.note(denial.log_reason(), &denial.object, session.user_name(), &session);
                 }
@@ -340,6 +359,24 @@ impl AdminBackend for NodeBackend {
     async fn finish_import(&self, how: import::CutOver) -> Result<import::Status, AdminFailure> {
         let node = Arc::clone(&self.node);
         patiently(move || node.imports.cut_over(how)).await
+    }
+
+    async fn ask_every_node(&self, question: Question) -> Vec<Answered> {
+        insight::ask_every_node(&self.node, question).await
+    }
+
+    fn advise(&self, user: &[u8], answered: &[Answered]) -> Option<AdviseResponse> {
+        insight::advise(&self.node, user, answered)
+    }
+
+    fn diagnose(
+        &self,
+        user: &str,
+        answered: Vec<Answered>,
+        denials: ListDenialsResponse,
+        nameless: ListDenialsResponse,
+    ) -> DiagnoseResponse {
+        insight::diagnose(&self.node, user, answered, denials, nameless)
     }
 
     async fn cancel_import(&self) -> Result<import::Status, AdminFailure> {

@@ -15,6 +15,7 @@ pub mod backend;
 pub mod cluster;
 pub mod for_node;
 pub mod imports;
+pub mod insight;
 mod listen;
 pub mod snapshots;
 pub mod tenants;
@@ -26,6 +27,7 @@ use std::time::Duration;
 use keyward_proto::FILE_DESCRIPTOR_SET;
 use keyward_proto::admin::cluster_server::{ClusterServer, SERVICE_NAME as CLUSTER};
 use keyward_proto::admin::imports_server::{ImportsServer, SERVICE_NAME as IMPORTS};
+use keyward_proto::admin::insight_server::{InsightServer, SERVICE_NAME as INSIGHT};
 use keyward_proto::admin::snapshots_server::{SERVICE_NAME as SNAPSHOTS, SnapshotsServer};
 use keyward_proto::admin::tenants_server::{SERVICE_NAME as TENANTS, TenantsServer};
 use keyward_proto::admin::users_server::{SERVICE_NAME as USERS, UsersServer};
@@ -118,6 +120,9 @@ fn router<B: AdminBackend>(
         .max_encoding_message_size(RESPONSE_BYTES_MAX);
     let snapshots = SnapshotsServer::new(snapshots::SnapshotService::new(Arc::clone(&door)))
         .max_decoding_message_size(REQUEST_BYTES_MAX);
+    let insight = InsightServer::new(insight::InsightService::new(Arc::clone(&door)))
+        .max_decoding_message_size(REQUEST_BYTES_MAX)
+        .max_encoding_message_size(RESPONSE_BYTES_MAX);
     let imports = ImportsServer::new(imports::ImportService::new(door)).max_decoding_message_size(REQUEST_BYTES_MAX);
     // Both generations: older tools know only the first. What is spoken on other ports is not advertised here.
     let reflection = || {
@@ -129,6 +134,7 @@ fn router<B: AdminBackend>(
             .with_service_name(TENANTS)
             .with_service_name(SNAPSHOTS)
             .with_service_name(IMPORTS)
+            .with_service_name(INSIGHT)
             .with_service_name(HEALTH)
     };
     let router = server
@@ -137,6 +143,7 @@ fn router<B: AdminBackend>(
         .add_service(tenants)
         .add_service(snapshots)
         .add_service(imports)
+        .add_service(insight)
         .add_service(health)
         .add_service(reflection().build_v1().expect("the committed descriptors are valid"))
         .add_service(reflection().build_v1alpha().expect("the committed descriptors are valid"));
@@ -153,7 +160,7 @@ async fn report_health<B: AdminBackend>(backend: Arc<B>, reporter: HealthReporte
             Ok(()) => ServingStatus::Serving,
             Err(_) => ServingStatus::NotServing,
         };
-        for service in ["", USERS, CLUSTER, TENANTS, SNAPSHOTS, IMPORTS] {
+        for service in ["", USERS, CLUSTER, TENANTS, SNAPSHOTS, IMPORTS, INSIGHT] {
             reporter.set_service_status(service, status).await;
         }
     }

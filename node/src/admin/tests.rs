@@ -194,6 +194,24 @@ impl AdminBackend for Fake {
         Err(AdminFailure::NotFound("no import here".to_owned()))
     }
 
+    async fn ask_every_node(&self, _: keyward_proto::admin::node_question::Question) -> Vec<crate::insight::Answered> {
+        Vec::new()
+    }
+
+    fn advise(&self, _: &[u8], _: &[crate::insight::Answered]) -> Option<pb::AdviseResponse> {
+        None
+    }
+
+    fn diagnose(
+        &self,
+        _: &str,
+        _: Vec<crate::insight::Answered>,
+        _: pb::ListDenialsResponse,
+        _: pb::ListDenialsResponse,
+    ) -> pb::DiagnoseResponse {
+        pb::DiagnoseResponse::default()
+    }
+
     async fn cancel_import(&self) -> Result<crate::import::Status, AdminFailure> {
         Err(AdminFailure::NotFound("no import here".to_owned()))
     }

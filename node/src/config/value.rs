@@ -67,6 +67,20 @@ impl Value for bool {
     }
 }
 
+impl Value for crate::insight::audit::AuditEvent {
+    fn parse(text: &str) -> Result<Self, String> {
+        // What is sampled has a setting of its own.
+        let known = Self::ALL.into_iter().filter(|event| *event != Self::Data);
+        let found = known.clone().find(|event| event.name() == text.trim());
+        let names: Vec<&str> = known.map(Self::name).collect();
+        found.ok_or_else(|| format!("names {text:?}, but there are {}", names.join(", ")))
+    }
+
+    fn text(&self) -> String {
+        self.name().to_owned()
+    }
+}
+
 impl Value for String {
     fn parse(text: &str) -> Result<Self, String> {
         Ok(text.to_owned())

@@ -17,6 +17,7 @@ use tokio::sync::{Mutex, watch};
 
 use super::config::{ControlConfig, VOTERS_MAX};
 use super::data_plane::DataPlane;
+use super::inquiry::Answerer;
 use super::invitation::Invited;
 use super::lease::{Leading, Lease, Renewals};
 use super::log_store::LogStore;
@@ -76,6 +77,8 @@ pub(crate) struct Core {
     pub(crate) invited: Invited,
     /// The data of this node, once there is some.
     pub(crate) data: OnceLock<Arc<dyn DataPlane>>,
+    /// Who knows what other nodes ask about this one.
+    pub(crate) answerer: OnceLock<Arc<dyn Answerer>>,
     /// The right of this node to serve.
     pub(crate) lease: Arc<Lease>,
     /// What this node knows as leader.

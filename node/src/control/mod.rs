@@ -25,6 +25,7 @@ mod core;
 mod door;
 mod failover;
 mod formation;
+mod inquiry;
 mod invitation;
 pub mod lease;
 mod log_disk;
@@ -67,6 +68,7 @@ pub use self::core::Committed;
 pub use self::data_plane::{DataPlane, GroupReport};
 pub use self::door::LinkTaker;
 pub use self::failover::NodeStanding;
+pub use self::inquiry::{Answerer, INQUIRY_BYTES_MAX};
 pub use self::invitation::InviteError;
 pub use self::lease::Lease;
 pub use self::log_disk::{DiskError, SyncHook};
@@ -277,6 +279,18 @@ impl Control {
         }
     }
 
+    /// Names who answers other nodes' questions about this one, once. Before, nobody does.
+    pub fn set_answerer(&self, answerer: Arc<dyn Answerer>) {
+        if self.inner.core.answerer.set(answerer).is_err() {
+            tracing::warn!("an answerer was named twice; the first stays");
+        }
+    }
+
+    /// Asks every other node, all at once: an answer, or in a sentence why there is none.
+    pub async fn inquire(&self, question: Vec<u8>) -> Result<Vec<(NodeId, Result<Vec<u8>, String>)>, ControlError> {
+        self.on_control(|core| async move { core.inquire(question).await }).await
+    }
+
     /// Counts the views. Keep it, compare it per request, and fetch the view only when it moved.
     pub fn version(&self) -> Arc<AtomicU64> {
         self.inner.core.views.version()
@@ -420,6 +434,7 @@ fn open(config: ControlConfig) -> Result<Core, StartError> {
         membership: tokio::sync::Mutex::new(()),
         invited: watch::channel(None).0,
         data: OnceLock::new(),
+        answerer: OnceLock::new(),
         lease,
         leading: Mutex::default(),
         renewals: lease::Renewals::default(),

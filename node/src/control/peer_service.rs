@@ -271,6 +271,15 @@ impl Peer for PeerService {
         };
         Ok(Response::new(wire::StandingResponse { result: Some(result) }))
     }
+
+    async fn inquire(&self, request: Request<wire::InquireRequest>) -> Result<Response<wire::InquireResponse>, Status> {
+        let request = request.into_inner();
+        self.core.peers.check(request.header)?;
+        let answerer = self.core.answerer.get().ok_or_else(|| Status::unavailable("the node is still starting"))?;
+        let answer = answerer.answer(&request.question).await;
+        let answer = answer.ok_or_else(|| Status::unimplemented("this node does not know the question"))?;
+        Ok(Response::new(wire::InquireResponse { answer }))
+    }
 }
 
 fn renewed_to(renewed: Renewed) -> wire::RenewResponse {

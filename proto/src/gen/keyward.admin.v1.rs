@@ -865,6 +865,386 @@ pub struct ImportReport {
     #[prost(uint64, tag = "7")]
     pub took_ms: u64,
 }
+/// A node that was asked and did not answer.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Silence {
+    /// Its id.
+    #[prost(uint64, tag = "1")]
+    pub node: u64,
+    /// Its name.
+    #[prost(string, tag = "2")]
+    pub node_name: ::prost::alloc::string::String,
+    /// Why, in a sentence.
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+}
+/// An entry of ACL LOG, and which node has it.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Denial {
+    /// The node.
+    #[prost(uint64, tag = "1")]
+    pub node: u64,
+    /// Its name.
+    #[prost(string, tag = "2")]
+    pub node_name: ::prost::alloc::string::String,
+    /// How often it happened; repetitions within a minute are one entry.
+    #[prost(uint64, tag = "3")]
+    pub count: u64,
+    /// `command`, `key`, `channel`, `database`, or `auth` for a failed login.
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
+    /// `toplevel`, `multi`, `lua`, or `report`: the user is only watched, and it was not denied.
+    #[prost(string, tag = "5")]
+    pub context: ::prost::alloc::string::String,
+    /// The command, key, channel or database; for a failed login, `AUTH` or `HELLO`.
+    #[prost(string, tag = "6")]
+    pub object: ::prost::alloc::string::String,
+    /// Who; for a failed login, the name that was tried.
+    #[prost(string, tag = "7")]
+    pub username: ::prost::alloc::string::String,
+    /// The client, as in CLIENT LIST.
+    #[prost(string, tag = "8")]
+    pub client_info: ::prost::alloc::string::String,
+    /// Its number on its node.
+    #[prost(uint64, tag = "9")]
+    pub entry_id: u64,
+    /// When it happened first, milliseconds since 1970.
+    #[prost(int64, tag = "10")]
+    pub created_unix_ms: i64,
+    /// When it happened last, milliseconds since 1970.
+    #[prost(int64, tag = "11")]
+    pub updated_unix_ms: i64,
+}
+/// Asks for denials.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListDenialsRequest {
+    /// At most so many of each node, and in all. 0: 100.
+    #[prost(uint32, tag = "1")]
+    pub limit: u32,
+    /// Only those of this user; empty for all.
+    #[prost(string, tag = "2")]
+    pub user: ::prost::alloc::string::String,
+}
+/// Denials.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListDenialsResponse {
+    /// Newest first.
+    #[prost(message, repeated, tag = "1")]
+    pub denials: ::prost::alloc::vec::Vec<Denial>,
+    /// Who did not answer.
+    #[prost(message, repeated, tag = "2")]
+    pub silent: ::prost::alloc::vec::Vec<Silence>,
+}
+/// What a tenant used on one node on one day, UTC.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Usage {
+    /// `2026-11-22`.
+    #[prost(string, tag = "1")]
+    pub day: ::prost::alloc::string::String,
+    /// The tenant; `_other` for keys and users of none.
+    #[prost(string, tag = "2")]
+    pub tenant: ::prost::alloc::string::String,
+    /// The node.
+    #[prost(uint64, tag = "3")]
+    pub node: u64,
+    /// Its name.
+    #[prost(string, tag = "4")]
+    pub node_name: ::prost::alloc::string::String,
+    /// Commands that were run.
+    #[prost(uint64, tag = "5")]
+    pub operations: u64,
+    /// Keys that were looked up and found.
+    #[prost(uint64, tag = "6")]
+    pub keyspace_hits: u64,
+    /// Keys that were looked up and not found.
+    #[prost(uint64, tag = "7")]
+    pub keyspace_misses: u64,
+    /// Bytes of requests.
+    #[prost(uint64, tag = "8")]
+    pub input_bytes: u64,
+    /// Bytes of answers.
+    #[prost(uint64, tag = "9")]
+    pub output_bytes: u64,
+    /// Processor time of its commands, microseconds.
+    #[prost(uint64, tag = "10")]
+    pub cpu_microseconds: u64,
+    /// Keys evicted to make room.
+    #[prost(uint64, tag = "11")]
+    pub evicted_keys: u64,
+    /// Commands delayed or refused for being too many.
+    #[prost(uint64, tag = "12")]
+    pub throttled: u64,
+    /// Requests its rules forbade.
+    #[prost(uint64, tag = "13")]
+    pub denied: u64,
+    /// Connections that logged in as one of its users.
+    #[prost(uint64, tag = "14")]
+    pub connections: u64,
+    /// Memory times time: the sum over seconds of the bytes its keys took, as the node that served them saw it, divided by
+    /// 2^20: MiB-seconds.
+    #[prost(uint64, tag = "15")]
+    pub memory_mib_seconds: u64,
+}
+/// Asks what was used.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetUsageRequest {
+    /// `2026-11`. Empty: the current month.
+    #[prost(string, tag = "1")]
+    pub month: ::prost::alloc::string::String,
+}
+/// What was used.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetUsageResponse {
+    /// By day, then tenant, then node.
+    #[prost(message, repeated, tag = "1")]
+    pub usage: ::prost::alloc::vec::Vec<Usage>,
+    /// Who did not answer.
+    #[prost(message, repeated, tag = "2")]
+    pub silent: ::prost::alloc::vec::Vec<Silence>,
+}
+/// What a user was seen doing on one node.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Traffic {
+    /// Whether it is being watched there.
+    #[prost(bool, tag = "1")]
+    pub watched: bool,
+    /// Since when, milliseconds since 1970.
+    #[prost(int64, tag = "2")]
+    pub since_unix_ms: i64,
+    /// Commands it ran.
+    #[prost(message, repeated, tag = "3")]
+    pub commands: ::prost::alloc::vec::Vec<CommandUse>,
+    /// Beginnings of the keys it touched.
+    #[prost(message, repeated, tag = "4")]
+    pub keys: ::prost::alloc::vec::Vec<KeyUse>,
+    /// Channels it used.
+    #[prost(message, repeated, tag = "5")]
+    pub channels: ::prost::alloc::vec::Vec<ChannelUse>,
+    /// Databases it used.
+    #[prost(uint32, repeated, tag = "6")]
+    pub databases: ::prost::alloc::vec::Vec<u32>,
+    /// There was more than is remembered: what is here is not everything.
+    #[prost(bool, tag = "7")]
+    pub overflowed: bool,
+}
+/// A command somebody ran.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CommandUse {
+    /// Its full name, such as `config|get`.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// How often.
+    #[prost(uint64, tag = "2")]
+    pub count: u64,
+    /// How often the rules would have forbidden it.
+    #[prost(uint64, tag = "3")]
+    pub denied: u64,
+}
+/// Keys somebody touched.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeyUse {
+    /// What they begin with, up to a delimiter; or a whole key.
+    #[prost(bytes = "vec", tag = "1")]
+    pub prefix: ::prost::alloc::vec::Vec<u8>,
+    /// The whole key; otherwise there was more after the delimiter.
+    #[prost(bool, tag = "2")]
+    pub whole: bool,
+    /// What is stored there was read.
+    #[prost(bool, tag = "3")]
+    pub read: bool,
+    /// It was written.
+    #[prost(bool, tag = "4")]
+    pub written: bool,
+    /// How often.
+    #[prost(uint64, tag = "5")]
+    pub count: u64,
+    /// How often the rules would have forbidden it.
+    #[prost(uint64, tag = "6")]
+    pub denied: u64,
+}
+/// A channel somebody used.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChannelUse {
+    /// Its name, or the pattern.
+    #[prost(bytes = "vec", tag = "1")]
+    pub name: ::prost::alloc::vec::Vec<u8>,
+    /// Whether it is a pattern.
+    #[prost(bool, tag = "2")]
+    pub pattern: bool,
+    /// How often.
+    #[prost(uint64, tag = "3")]
+    pub count: u64,
+    /// How often the rules would have forbidden it.
+    #[prost(uint64, tag = "4")]
+    pub denied: u64,
+}
+/// Asks for advice about a user.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AdviseRequest {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+}
+/// Advice.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AdviseResponse {
+    /// Nothing was seen: nobody watches the user. Set `mode=report`, or `record-traffic`.
+    #[prost(bool, tag = "1")]
+    pub watched: bool,
+    /// Since when it is watched, milliseconds since 1970.
+    #[prost(int64, tag = "2")]
+    pub since_unix_ms: i64,
+    /// The rules that allow what was seen and little more, for ACL SETUSER after `reset`ting commands, keys and channels.
+    #[prost(string, repeated, tag = "3")]
+    pub rules: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The rules it has.
+    #[prost(string, repeated, tag = "4")]
+    pub current: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Commands its rules allow and it never ran.
+    #[prost(string, repeated, tag = "5")]
+    pub unused_commands: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Patterns of its keys and channels that nothing matched.
+    #[prost(string, repeated, tag = "6")]
+    pub unused_patterns: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Keys it touched that none of its patterns matches, or none of its tenant's prefixes.
+    #[prost(message, repeated, tag = "7")]
+    pub outside: ::prost::alloc::vec::Vec<KeyUse>,
+    /// What was seen, all nodes together.
+    #[prost(message, optional, tag = "8")]
+    pub traffic: ::core::option::Option<Traffic>,
+    /// Sentences about what is uncertain.
+    #[prost(string, repeated, tag = "9")]
+    pub notes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Who did not answer.
+    #[prost(message, repeated, tag = "10")]
+    pub silent: ::prost::alloc::vec::Vec<Silence>,
+}
+/// Asks what is the matter with a user.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DiagnoseRequest {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+}
+/// One thing that was looked at.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Finding {
+    /// Whether it is as it should be.
+    #[prost(bool, tag = "1")]
+    pub good: bool,
+    /// What was looked at: `exists`, `enabled`, `password`, `commands`, `keys`, `channels`, `tenant`, `connections`, `nodes`,
+    /// `denials`, `mode`.
+    #[prost(string, tag = "2")]
+    pub about: ::prost::alloc::string::String,
+    /// What was found, in a sentence.
+    #[prost(string, tag = "3")]
+    pub text: ::prost::alloc::string::String,
+    /// The command that mends it, if one does.
+    #[prost(string, tag = "4")]
+    pub remedy: ::prost::alloc::string::String,
+}
+/// What is the matter.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DiagnoseResponse {
+    /// In the order in which one would look.
+    #[prost(message, repeated, tag = "1")]
+    pub findings: ::prost::alloc::vec::Vec<Finding>,
+    /// Who did not answer.
+    #[prost(message, repeated, tag = "2")]
+    pub silent: ::prost::alloc::vec::Vec<Silence>,
+}
+/// How a user and its connections look on one node.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UserStanding {
+    /// The last change the node has applied.
+    #[prost(uint64, tag = "1")]
+    pub applied_index: u64,
+    /// How long its lease still runs; 0: it serves nobody.
+    #[prost(uint64, tag = "2")]
+    pub lease_remaining_ms: u64,
+    /// The last change to the user as the node knows it; 0 if it knows none of that name.
+    #[prost(uint64, tag = "3")]
+    pub user_revision: u64,
+    /// Connections of the user.
+    #[prost(uint64, tag = "4")]
+    pub connections: u64,
+    /// Those of them that logged in before its credentials last changed.
+    #[prost(uint64, tag = "5")]
+    pub connections_before_change: u64,
+}
+/// What one node asks another. Only between nodes.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NodeQuestion {
+    /// One of them.
+    #[prost(oneof = "node_question::Question", tags = "1, 2, 3, 4")]
+    pub question: ::core::option::Option<node_question::Question>,
+}
+/// Nested message and enum types in `NodeQuestion`.
+pub mod node_question {
+    /// One of them.
+    #[cfg_attr(feature = "serde", derive(serde::Serialize))]
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Question {
+        /// Its denials.
+        #[prost(message, tag = "1")]
+        Denials(super::ListDenialsRequest),
+        /// What was used there.
+        #[prost(message, tag = "2")]
+        Usage(super::GetUsageRequest),
+        /// What this user was seen doing there.
+        #[prost(message, tag = "3")]
+        Traffic(super::AdviseRequest),
+        /// How this user looks there.
+        #[prost(message, tag = "4")]
+        Standing(super::DiagnoseRequest),
+    }
+}
+/// What it answers, about itself alone.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NodeAnswer {
+    /// One of them.
+    #[prost(oneof = "node_answer::Answer", tags = "1, 2, 3, 4")]
+    pub answer: ::core::option::Option<node_answer::Answer>,
+}
+/// Nested message and enum types in `NodeAnswer`.
+pub mod node_answer {
+    /// One of them.
+    #[cfg_attr(feature = "serde", derive(serde::Serialize))]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Answer {
+        /// Its denials.
+        #[prost(message, tag = "1")]
+        Denials(super::ListDenialsResponse),
+        /// What was used there.
+        #[prost(message, tag = "2")]
+        Usage(super::GetUsageResponse),
+        /// What the user was seen doing.
+        #[prost(message, tag = "3")]
+        Traffic(super::Traffic),
+        /// How the user looks.
+        #[prost(message, tag = "4")]
+        Standing(super::UserStanding),
+    }
+}
 /// What a node does in the control group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -3817,6 +4197,524 @@ pub mod imports_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "keyward.admin.v1.Imports";
     impl<T> tonic::server::NamedService for ImportsServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+/// Generated client implementations.
+pub mod insight_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// What goes on: what was denied, what tenants use, what users do, and what is the matter with one.
+    ///
+    /// Every node is asked; those that did not answer in time are named in `silent`, and what they know is missing.
+    #[derive(Debug, Clone)]
+    pub struct InsightClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl<T> InsightClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InsightClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            InsightClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// What was denied and which logins failed, newest first. Needs `acl|log`.
+        pub async fn list_denials(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListDenialsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListDenialsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyward.admin.v1.Insight/ListDenials",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keyward.admin.v1.Insight", "ListDenials"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// What tenants used, by day and node. Needs `tenant|stats`.
+        pub async fn get_usage(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetUsageRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetUsageResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyward.admin.v1.Insight/GetUsage",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keyward.admin.v1.Insight", "GetUsage"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The smallest rules that allow what a user was seen doing. NOT_FOUND if there is no such user. Needs `acl|getuser`.
+        pub async fn advise(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AdviseRequest>,
+        ) -> std::result::Result<tonic::Response<super::AdviseResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyward.admin.v1.Insight/Advise",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keyward.admin.v1.Insight", "Advise"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// What is the matter with a user who does not get in, or is denied. Needs `acl|getuser`.
+        pub async fn diagnose(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DiagnoseRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DiagnoseResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyward.admin.v1.Insight/Diagnose",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keyward.admin.v1.Insight", "Diagnose"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod insight_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with InsightServer.
+    #[async_trait]
+    pub trait Insight: std::marker::Send + std::marker::Sync + 'static {
+        /// What was denied and which logins failed, newest first. Needs `acl|log`.
+        async fn list_denials(
+            &self,
+            request: tonic::Request<super::ListDenialsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListDenialsResponse>,
+            tonic::Status,
+        >;
+        /// What tenants used, by day and node. Needs `tenant|stats`.
+        async fn get_usage(
+            &self,
+            request: tonic::Request<super::GetUsageRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetUsageResponse>,
+            tonic::Status,
+        >;
+        /// The smallest rules that allow what a user was seen doing. NOT_FOUND if there is no such user. Needs `acl|getuser`.
+        async fn advise(
+            &self,
+            request: tonic::Request<super::AdviseRequest>,
+        ) -> std::result::Result<tonic::Response<super::AdviseResponse>, tonic::Status>;
+        /// What is the matter with a user who does not get in, or is denied. Needs `acl|getuser`.
+        async fn diagnose(
+            &self,
+            request: tonic::Request<super::DiagnoseRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DiagnoseResponse>,
+            tonic::Status,
+        >;
+    }
+    /// What goes on: what was denied, what tenants use, what users do, and what is the matter with one.
+    ///
+    /// Every node is asked; those that did not answer in time are named in `silent`, and what they know is missing.
+    #[derive(Debug)]
+    pub struct InsightServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> InsightServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for InsightServer<T>
+    where
+        T: Insight,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/keyward.admin.v1.Insight/ListDenials" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListDenialsSvc<T: Insight>(pub Arc<T>);
+                    impl<
+                        T: Insight,
+                    > tonic::server::UnaryService<super::ListDenialsRequest>
+                    for ListDenialsSvc<T> {
+                        type Response = super::ListDenialsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListDenialsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Insight>::list_denials(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListDenialsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keyward.admin.v1.Insight/GetUsage" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetUsageSvc<T: Insight>(pub Arc<T>);
+                    impl<T: Insight> tonic::server::UnaryService<super::GetUsageRequest>
+                    for GetUsageSvc<T> {
+                        type Response = super::GetUsageResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetUsageRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Insight>::get_usage(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetUsageSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keyward.admin.v1.Insight/Advise" => {
+                    #[allow(non_camel_case_types)]
+                    struct AdviseSvc<T: Insight>(pub Arc<T>);
+                    impl<T: Insight> tonic::server::UnaryService<super::AdviseRequest>
+                    for AdviseSvc<T> {
+                        type Response = super::AdviseResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AdviseRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Insight>::advise(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AdviseSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keyward.admin.v1.Insight/Diagnose" => {
+                    #[allow(non_camel_case_types)]
+                    struct DiagnoseSvc<T: Insight>(pub Arc<T>);
+                    impl<T: Insight> tonic::server::UnaryService<super::DiagnoseRequest>
+                    for DiagnoseSvc<T> {
+                        type Response = super::DiagnoseResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DiagnoseRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Insight>::diagnose(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DiagnoseSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for InsightServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "keyward.admin.v1.Insight";
+    impl<T> tonic::server::NamedService for InsightServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }

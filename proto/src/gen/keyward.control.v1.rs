@@ -1160,6 +1160,20 @@ pub struct SnapshotFile {
     #[prost(fixed64, tag = "5")]
     pub digest: u64,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InquireRequest {
+    #[prost(message, optional, tag = "1")]
+    pub header: ::core::option::Option<Header>,
+    /// A keyward.admin.v1.NodeQuestion.
+    #[prost(bytes = "vec", tag = "2")]
+    pub question: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InquireResponse {
+    /// A keyward.admin.v1.NodeAnswer.
+    #[prost(bytes = "vec", tag = "1")]
+    pub answer: ::prost::alloc::vec::Vec<u8>,
+}
 /// Generated client implementations.
 pub mod peer_client {
     #![allow(
@@ -1641,6 +1655,31 @@ pub mod peer_client {
                 .insert(GrpcMethod::new("keyward.control.v1.Peer", "Standing"));
             self.inner.unary(req, path, codec).await
         }
+        /// What an operator asked another node about all of them: that node's question to this one.
+        pub async fn inquire(
+            &mut self,
+            request: impl tonic::IntoRequest<super::InquireRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::InquireResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyward.control.v1.Peer/Inquire",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keyward.control.v1.Peer", "Inquire"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1763,6 +1802,11 @@ pub mod peer_server {
             tonic::Response<super::StandingResponse>,
             tonic::Status,
         >;
+        /// What an operator asked another node about all of them: that node's question to this one.
+        async fn inquire(
+            &self,
+            request: tonic::Request<super::InquireRequest>,
+        ) -> std::result::Result<tonic::Response<super::InquireResponse>, tonic::Status>;
     }
     /// One Raft group per cluster. Every call carries the cluster secret as metadata; every call after joining carries
     /// a Header, and is refused if it was meant for another cluster or another node.
@@ -2566,6 +2610,49 @@ pub mod peer_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = StandingSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keyward.control.v1.Peer/Inquire" => {
+                    #[allow(non_camel_case_types)]
+                    struct InquireSvc<T: Peer>(pub Arc<T>);
+                    impl<T: Peer> tonic::server::UnaryService<super::InquireRequest>
+                    for InquireSvc<T> {
+                        type Response = super::InquireResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::InquireRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Peer>::inquire(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = InquireSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

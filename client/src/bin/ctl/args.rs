@@ -78,6 +78,21 @@ pub enum Command {
     /// Users and their rules.
     #[command(subcommand)]
     User(UserCommand),
+    /// What was denied.
+    #[command(subcommand)]
+    Acl(AclCommand),
+    /// The smallest rules that allow what a user was seen doing, and what of its rights it never used.
+    ///
+    /// Users are watched while their rule says mode=report, or all of them with the setting record-traffic.
+    Advise {
+        /// The user.
+        name: String,
+    },
+    /// What is the matter with a user who does not get in or is denied, and what mends it.
+    Doctor {
+        /// The user.
+        name: String,
+    },
     /// Tenants: who owns which keys, and what each may use.
     #[command(subcommand)]
     Tenant(TenantCommand),
@@ -170,6 +185,19 @@ pub enum UserCommand {
         /// The command and its arguments.
         #[arg(required = true, allow_hyphen_values = true, trailing_var_arg = true)]
         command: Vec<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum AclCommand {
+    /// What was denied, and which logins failed, on every node: newest first.
+    Log {
+        /// Only of this user.
+        #[arg(long, value_name = "NAME", default_value = "")]
+        of: String,
+        /// At most so many.
+        #[arg(long, default_value_t = 100)]
+        limit: u32,
     },
 }
 

@@ -8,6 +8,7 @@
 
 mod args;
 mod import;
+mod insight;
 mod output;
 mod run;
 

@@ -9,7 +9,8 @@ use keyward_client::{AdminClient, ClientError};
 use serde_json::json;
 
 use crate::args::{
-    Arguments, Command, HandoverCommand, NodeCommand, Output, Shell, SnapshotCommand, TenantCommand, UserCommand,
+    AclCommand, Arguments, Command, HandoverCommand, NodeCommand, Output, Shell, SnapshotCommand, TenantCommand,
+    UserCommand,
 };
 use crate::output::{Table, print, size, time};
 
@@ -21,6 +22,9 @@ pub async fn run(arguments: &Arguments) -> Result<ExitCode, ClientError> {
     let screen = Screen { output: arguments.output };
     match &arguments.command {
         Command::User(command) => user(&client, &screen, command).await,
+        Command::Acl(AclCommand::Log { of, limit }) => crate::insight::denials(&client, &screen, of, *limit).await,
+        Command::Advise { name } => crate::insight::advise(&client, &screen, name).await,
+        Command::Doctor { name } => crate::insight::doctor(&client, &screen, name).await,
         Command::Tenant(command) => tenant(&client, &screen, command).await,
         Command::Node(command) => node(&client, &screen, command).await,
         Command::Status => status(&client, &screen).await,

@@ -1,0 +1,151 @@
+//! What goes on in the cluster: denials, advice, diagnoses. Prints, and knows no rules.
+
+use std::process::ExitCode;
+
+use keyward_client::messages as pb;
+use keyward_client::{AdminClient, ClientError};
+
+use crate::output::{Table, printable, time};
+use crate::run::Screen;
+
+/// What was denied, on every node.
+pub async fn denials(client: &AdminClient, screen: &Screen, user: &str, limit: u32) -> Result<ExitCode, ClientError> {
+    let response = client.list_denials(user, limit).await?;
+    screen.show(&response, || {
+        let headings = ["last", "node", "times", "user", "reason", "object", "context", "from"];
+        let mut table = Table::new(&headings);
+        for denial in &response.denials {
+            table.row(&[
+                time(denial.updated_unix_ms),
+                named(denial.node, &denial.node_name),
+                denial.count.to_string(),
+                denial.username.clone(),
+                denial.reason.clone(),
+                denial.object.clone(),
+                denial.context.clone(),
+                address(&denial.client_info).to_owned(),
+            ]);
+        }
+        format!("{}{}", table.render(), missing(&response.silent))
+    })
+}
+
+/// Commands that are listed one by one; of more only their number is told.
+const COMMANDS_LISTED: usize = 40;
+
+/// What a user's rules should be.
+pub async fn advise(client: &AdminClient, screen: &Screen, user: &str) -> Result<ExitCode, ClientError> {
+    let advice = client.advise(user).await?;
+    screen.show(&advice, || {
+        let traffic = advice.traffic.clone().unwrap_or_default();
+        let mut text = String::new();
+        if !advice.watched {
+            text.push_str(&format!(
+                "{user} is not watched now: keywardctl user set {user} mode=report, or record-traffic = true\n"
+            ));
+        }
+        if traffic.commands.is_empty() {
+            text.push_str("nothing was seen yet\n");
+            return text + &missing(&advice.silent);
+        }
+        let ran: u64 = traffic.commands.iter().map(|command| command.count).sum();
+        let denied: u64 = traffic.commands.iter().map(|command| command.denied).sum();
+        text.push_str(&format!(
+            "seen since {}: {ran} commands, {denied} of them against the rules\n",
+            time(advice.since_unix_ms)
+        ));
+        text.push_str(&format!("it has     {}\n", printable(&advice.current.join(" "))));
+        text.push_str(&format!("it needs   {}\n\n", printable(&advice.rules.join(" "))));
+        let quoted: Vec<String> = advice.rules.iter().map(|rule| quoted(rule)).collect();
+        text.push_str(&format!("  keywardctl user set {user} {}\n\n", quoted.join(" ")));
+        let mut keys = Table::new(&["keys", "read", "written", "times", "denied"]);
+        let mark = |yes: bool| if yes { "yes" } else { "-" }.to_owned();
+        for key in &traffic.keys {
+            let star = if key.whole { "" } else { "*" };
+            let name = format!("{}{star}", key.prefix.escape_ascii());
+            keys.row(&[name, mark(key.read), mark(key.written), key.count.to_string(), key.denied.to_string()]);
+        }
+        text.push_str(&keys.render());
+        for key in &advice.outside {
+            let star = if key.whole { "" } else { "*" };
+            text.push_str(&format!("outside its rules: {}{star}, {} times\n", key.prefix.escape_ascii(), key.count));
+        }
+        if !advice.unused_patterns.is_empty() {
+            text.push_str(&format!("never used patterns: {}\n", printable(&advice.unused_patterns.join(" "))));
+        }
+        text.push_str(&unused(&advice.unused_commands));
+        advice.notes.iter().for_each(|note| text.push_str(&format!("note: {}\n", printable(note))));
+        text + &missing(&advice.silent)
+    })
+}
+
+fn unused(commands: &[String]) -> String {
+    match commands.len() {
+        0 => String::new(),
+        count if count > COMMANDS_LISTED => {
+            let first = commands[..COMMANDS_LISTED].join(" ");
+            format!("never used commands: {count}, among them {first} (all of them: --output json)\n")
+        }
+        _ => format!("never used commands: {}\n", commands.join(" ")),
+    }
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = word.chars().all(|letter| letter.is_ascii_alphanumeric() || "+-@=_,:".contains(letter));
+    if plain { word.to_owned() } else { format!("'{}'", printable(word).replace('\'', "'\\''")) }
+}
+
+/// What is the matter with a user. Fails if something is.
+pub async fn doctor(client: &AdminClient, screen: &Screen, user: &str) -> Result<ExitCode, ClientError> {
+    let response = client.diagnose(user).await?;
+    screen.show(&response, || {
+        let mut text = String::new();
+        for finding in &response.findings {
+            let mark = if finding.good { "ok " } else { "!! " };
+            text.push_str(&format!("{mark}{}\n", printable(&finding.text)));
+            if !finding.remedy.is_empty() {
+                text.push_str(&format!("     {}\n", printable(&finding.remedy)));
+            }
+        }
+        text + &missing(&response.silent)
+    })?;
+    let healthy = response.findings.iter().all(|finding| finding.good) && response.silent.is_empty();
+    Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A node, as people call it.
+fn named(node: u64, name: &str) -> String {
+    if name.is_empty() { node.to_string() } else { name.to_owned() }
+}
+
+/// The client's address, out of its line of CLIENT LIST.
+fn address(client_info: &str) -> &str {
+    client_info.split(' ').find_map(|field| field.strip_prefix("addr=")).unwrap_or("-")
+}
+
+/// A line for each node that did not answer.
+fn missing(silent: &[pb::Silence]) -> String {
+    let line = |silence: &pb::Silence| {
+        format!("{} did not answer: {}\n", named(silence.node, &silence.node_name), printable(&silence.reason))
+    };
+    silent.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_can_be_pasted_into_a_shell() {
+        assert_eq!(quoted("+client|list"), "'+client|list'");
+        assert_eq!(quoted("~app:*"), "'~app:*'");
+        assert_eq!(quoted("-@all"), "-@all");
+    }
+
+    #[test]
+    fn the_address_is_found_in_a_line_of_client_list() {
+        assert_eq!(address("id=3 addr=10.0.0.1:5 laddr=10.0.0.2:6379"), "10.0.0.1:5");
+        assert_eq!(address(""), "-");
+    }
+}

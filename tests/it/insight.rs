@@ -1,0 +1,203 @@
+//! What operators and users are told about what goes on: denials on every node.
+
+use keyward_tests::{Cluster, Finished, Node, binary, run, wait_until};
+
+fn ctl(node: &Node, arguments: &[&str]) -> Finished {
+    let address = node.admin_address().to_string();
+    let mut all = vec!["--addr", &address];
+    all.extend(arguments);
+    run(&binary("keywardctl"), &all, "")
+}
+
+fn error_of(value: keyward_tests::Value) -> String {
+    match value {
+        keyward_tests::Value::Error(text) => text,
+        other => panic!("no error: {other:?}"),
+    }
+}
+
+#[test]
+fn a_denial_says_who_was_denied_what_and_what_would_have_been_nearest() {
+    let cluster = Cluster::start(1);
+    let mut admin = cluster.node(1).client();
+    admin.ok(&["ACL", "SETUSER", "app", "on", ">secret", "~app:*", "~apple:*", "&app.*", "db=0", "+@all", "-eval"]);
+    let mut app = cluster.node(1).client_as("app", "secret");
+    for (command, expected) in [
+        (&["GET", "apple"][..], "User app has no permissions to access key 'apple' (nearest pattern: '~apple:*')"),
+        (&["PUBLISH", "app:x", "m"], "access channel 'app:x' (nearest pattern: '&app.*')"),
+        (&["EVAL", "return 1", "0"], "User app has no permissions to run the 'eval' command"),
+        (&["SELECT", "3"], "access database 3 (allowed: 0)"),
+        (&["ACL", "LOAD"], "run the 'acl|load' command (tenant ceiling"),
+        (&["GET", "a\r\n+OK"], "access key 'a\\x0d\\x0a+OK'"),
+    ] {
+        let error = error_of(app.ask(command));
+        assert!(error.starts_with("NOPERM ") && error.contains(expected), "{command:?}: {error}");
+    }
+    let long = "k".repeat(5000);
+    assert!(error_of(app.ask(&["GET", &long])).len() < 400, "a long key does not make a long answer");
+}
+
+#[test]
+fn the_denials_of_all_nodes_are_one_list_that_says_which_node() {
+    let mut cluster = Cluster::start(3);
+    cluster.node(1).client().ok(&["ACL", "SETUSER", "app", "on", ">secret", "~app:*", "+@all"]);
+    for (number, key) in [(1, "one"), (2, "two"), (3, "three")] {
+        let mut app = cluster.node(number).client_as("app", "secret");
+        assert!(app.ask(&["GET", key]).is_error("NOPERM"));
+        assert_eq!(app.ask(&["ACL", "LOG"]).items().map(<[_]>::len), Some(1), "each node shows its own");
+    }
+    assert!(keyward_tests::Client::login(cluster.node(2).address(), "app", "wrong").is_err());
+    let shown = ctl(cluster.node(1), &["acl", "log"]);
+    assert!(shown.success, "{shown:?}");
+    let lines: Vec<&str> = shown.stdout.lines().collect();
+    for (node, words) in [("node-1", "one"), ("node-2", "two"), ("node-3", "three"), ("node-2", "auth")] {
+        let line = lines.iter().find(|line| line.contains(words)).unwrap_or_else(|| panic!("{words}: {shown:?}"));
+        assert!(line.contains(node) && line.contains("app") && line.contains("127.0.0.1:"), "{line}");
+    }
+    let times: Vec<&str> = lines[1..].iter().filter_map(|line| line.split(' ').next()).collect();
+    assert!(times.is_sorted_by(|a, b| a >= b), "newest first: {times:?}");
+    let limited = ctl(cluster.node(3), &["acl", "log", "--of", "app", "--limit", "2"]);
+    assert_eq!(limited.stdout.lines().count(), 3, "{limited:?}");
+    cluster.kill(3);
+    wait_until("the list names the node that is gone", || {
+        let shown = ctl(cluster.node(1), &["acl", "log"]);
+        (shown.success && shown.stdout.contains("node-3 did not answer") && shown.stdout.contains("two")).then_some(())
+    });
+}
+
+#[test]
+fn the_audit_stream_tells_who_did_what_and_no_secret() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let path = folder.path().join("audit.jsonl");
+    let cluster = Cluster::of(1)
+        .flag("audit-file", &path.to_string_lossy())
+        .flag("audit-data-sample", "1")
+        .flag("enable-debug-command", "yes")
+        .start();
+    let node = cluster.node(1);
+    let mut admin = node.client();
+    admin.ok(&["ACL", "SETUSER", "app", "on", ">a-secret-password", "~app:*", "+@all"]);
+    admin.ok(&["CONFIG", "SET", "slowlog-max-len", "77"]);
+    let mut app = node.client_as("app", "a-secret-password");
+    app.ok(&["SET", "app:key-name", "a-secret-value"]);
+    assert!(app.ask(&["GET", "other-key-name"]).is_error("NOPERM"));
+    app.ok(&["FLUSHALL"]);
+    assert!(keyward_tests::Client::login(node.address(), "app", "a-wrong-password").is_err());
+    assert!(ctl(node, &["user", "set", "other", ">another-secret"]).success);
+    let text = wait_until("the audit file has all of it", || {
+        let text = std::fs::read_to_string(&path).ok()?;
+        text.contains("ACL SETUSER other").then_some(text).or_else(|| {
+            let text = std::fs::read_to_string(&path).ok()?;
+            (text.matches("\"event\":\"policy\"").count() >= 2).then_some(text)
+        })
+    });
+    let has = |words: &[&str]| text.lines().any(|line| words.iter().all(|word| line.contains(word)));
+    for words in [
+        &["\"event\":\"auth\"", "\"user\":\"app\"", "\"outcome\":\"success\"", "\"client\":\"127.0.0.1:"][..],
+        &["\"event\":\"auth\"", "\"user\":\"app\"", "\"outcome\":\"failure\"", "\"cause\":"],
+        &["\"event\":\"denial\"", "\"user\":\"app\"", "\"reason\":\"key\""],
+        &["\"event\":\"policy\"", "\"index\":", "\"actor\":\"default\"", "\"source\":\"resp 127.0.0.1:", "app"],
+        &["\"event\":\"policy\"", "\"source\":\"admin\"", "other"],
+        &["\"event\":\"admin\"", "\"command\":\"config|set\""],
+        &["\"event\":\"admin\"", "\"command\":\"acl|setuser\"", "\"door\":\"admin\""],
+        &["\"event\":\"flush\"", "\"user\":\"app\"", "\"command\":\"flushall\""],
+        &["\"event\":\"data\"", "\"user\":\"app\"", "\"command\":\"set\""],
+    ] {
+        assert!(has(words), "no line has {words:?}:\n{text}");
+    }
+    for never in ["secret", "wrong-password", "key-name"] {
+        assert!(!text.contains(never), "{never} is in the audit stream:\n{text}");
+    }
+    assert!(text.lines().all(|line| line.starts_with("{\"time\":\"") && line.ends_with('}')), "{text}");
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = std::fs::metadata(&path).expect("the file is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn a_user_who_is_only_watched_is_denied_nothing_but_what_no_rule_allows() {
+    let cluster = Cluster::start(3);
+    let mut admin = cluster.node(1).client();
+    admin.ok(&["ACL", "SETUSER", "app", "on", ">secret", "~app:*", "+get", "mode=report"]);
+    let line = admin.ask(&["ACL", "LIST"]).texts().into_iter().find(|line| line.starts_with("user app "));
+    assert!(line.is_some_and(|line| line.contains(" mode=report ")));
+    let fields = admin.ask(&["ACL", "GETUSER", "app"]);
+    let flags = fields.items().map(|fields| fields[1].texts()).unwrap_or_default();
+    assert_eq!(flags, ["on", "mode=report"]);
+    for node in cluster.nodes() {
+        let mut app = node.client_as("app", "secret");
+        app.ok(&["SET", "app:1", "v"]);
+        app.ok(&["SET", "elsewhere:1", "v"]);
+        app.ok(&["MULTI"]);
+        assert!(app.ask(&["INCR", "elsewhere:count"]).text().is_some_and(|text| text == "QUEUED"));
+        assert!(app.ask(&["EXEC"]).items().is_some());
+        assert!(app.ask(&["EVAL", "return redis.call('get', 'elsewhere:1')", "0"]).text().is_some());
+        assert!(app.ask(&["CONFIG", "SET", "maxmemory", "1"]).is_error("NOPERM"), "the ceiling stays");
+        assert!(app.ask(&["ACL", "SETUSER", "app", "mode=enforce"]).is_error("NOPERM"));
+    }
+    let shown = ctl(cluster.node(2), &["acl", "log", "--of", "app"]);
+    let reported = |object: &str| shown.stdout.lines().any(|line| line.contains(object) && line.contains(" report "));
+    assert!(reported("elsewhere:1") && reported(" set "), "{shown:?}");
+    let advice = ctl(cluster.node(3), &["advise", "app"]);
+    assert!(advice.success, "{advice:?}");
+    for word in ["keywardctl user set app", "+incr", "+eval", "'~elsewhere:", "outside its rules: elsewhere:"] {
+        assert!(advice.stdout.contains(word), "{word}: {}", advice.stdout);
+    }
+    assert!(!advice.stdout.contains("+lpush"));
+    // Whoever follows the advice is denied nothing.
+    let json = ctl(cluster.node(3), &["--output", "json", "advise", "app"]);
+    let rules: Vec<String> = json
+        .stdout
+        .split_once("\"rules\": [")
+        .and_then(|(_, rest)| rest.split_once(']'))
+        .map(|(rules, _)| rules.split('"').skip(1).step_by(2).map(|rule| rule.replace("\\\\", "\\")).collect())
+        .unwrap_or_default();
+    let mut words = vec!["ACL", "SETUSER", "app", "mode=enforce"];
+    words.extend(rules.iter().map(String::as_str));
+    admin.ok(&words);
+    let mut app = cluster.node(2).client_as("app", "secret");
+    app.ok(&["SET", "app:1", "v"]);
+    app.ok(&["SET", "elsewhere:1", "v"]);
+    assert!(app.ask(&["SET", "third", "v"]).is_error("NOPERM"));
+    assert!(app.ask(&["LPUSH", "app:1", "v"]).is_error("NOPERM"));
+}
+
+#[test]
+fn whoever_is_only_watched_stays_within_its_tenant() {
+    let cluster = Cluster::start(1);
+    let mut admin = cluster.node(1).client();
+    admin.ok(&["ACL", "SETUSER", "gw-user", "on", ">secret", "~gw:a:*", "+get", "mode=report"]);
+    admin.ok(&["TENANT", "CREATE", "gw", "PREFIX", "gw:", "USER", "gw-user"]);
+    let mut gw = cluster.node(1).client_as("gw-user", "secret");
+    gw.ok(&["SET", "gw:b:1", "v"]);
+    assert!(gw.ask(&["SET", "other:1", "v"]).is_error("NOPERM"), "no rule of a tenant's user reaches further");
+}
+
+#[test]
+fn the_doctor_says_what_is_wrong_and_what_mends_it() {
+    let cluster = Cluster::start(3);
+    let mut admin = cluster.node(1).client();
+    let doctor = |name: &str| ctl(cluster.node(2), &["doctor", name]);
+    let missing = doctor("litellm");
+    assert!(!missing.success && missing.stdout.contains("no user is called 'litellm'"), "{missing:?}");
+    admin.ok(&["ACL", "SETUSER", "litellm", ">secret", "~litelm:*", "+@all"]);
+    assert!(keyward_tests::Client::login(cluster.node(3).address(), "litellm", "secret").is_err());
+    let off = doctor("litellm");
+    assert!(off.stdout.contains("it is off") && off.stdout.contains("keywardctl user set litellm on"), "{off:?}");
+    assert!(off.stdout.contains("logins as 'litellm' failed lately") && off.stdout.contains("node-3"), "{off:?}");
+    admin.ok(&["ACL", "SETUSER", "litellm", "on"]);
+    let mut app = cluster.node(1).client_as("litellm", "secret");
+    assert!(app.ask(&["GET", "litellm:cache:1"]).is_error("NOPERM"));
+    let typo = doctor("litellm");
+    assert!(
+        typo.stdout.contains("the key 'litellm:cache:1' was denied") && typo.stdout.contains("a typo?"),
+        "{typo:?}"
+    );
+    assert!(typo.stdout.contains("all 3 nodes that answered have its last change"), "{typo:?}");
+    admin.ok(&["ACL", "SETUSER", "litellm", "~litellm:*"]);
+    for node in cluster.nodes() {
+        node.client().ok(&["ACL", "LOG", "RESET"]);
+    }
+    let healthy = doctor("litellm");
+    assert!(healthy.success, "{healthy:?}");
+}
