@@ -607,6 +607,8 @@ async fn serve_with(
     node.groups().iter().for_each(|of| of.shards.set_owners(&node.views.load().1.tenancy));
     node.control.set_answerer(Arc::new(crate::insight::Here::new(&node)));
     node.control.set_data_plane(Arc::new(crate::replication::Plane::new(&node)));
+    // A node that formed its cluster alone may serve already; nobody announces the view it begins with.
+    node.groups().iter().for_each(|of| of.replication.before_view(&of.journal, &of.views.load().1));
     let observing = Arc::downgrade(&node);
     node.control.observe(move |applied| {
         if let Some(node) = observing.upgrade() {

@@ -16,6 +16,7 @@ mod import;
 mod insight;
 mod kill;
 mod limits;
+mod membership;
 mod memory;
 mod noninterference;
 mod replication;

@@ -25,6 +25,7 @@ const LOG_LINES: usize = 80;
 #[derive(Debug)]
 pub struct Builder {
     nodes: usize,
+    founders: usize,
     flags: Vec<(String, String)>,
     acl_file: Option<PathBuf>,
     acl_text: Option<String>,
@@ -50,6 +51,13 @@ impl Builder {
     #[must_use]
     pub fn acl_text(mut self, text: &str) -> Self {
         self.acl_text = Some(text.to_owned());
+        self
+    }
+
+    /// Only the first `founders` nodes form the cluster; the others join it when they are started.
+    #[must_use]
+    pub fn founders(mut self, founders: usize) -> Self {
+        self.founders = founders;
         self
     }
 
@@ -93,7 +101,7 @@ impl Builder {
         };
         let host = |i: usize| self.net.as_ref().map_or(Ipv4Addr::LOCALHOST, |net| net.host(i + 1));
         let members: Vec<String> =
-            (0..self.nodes).map(|i| format!("node-{}={}:{}", i + 1, host(i), ports[i * 4 + 3])).collect();
+            (0..self.founders).map(|i| format!("node-{}={}:{}", i + 1, host(i), ports[i * 4 + 3])).collect();
         let nodes = (0..self.nodes)
             .map(|i| Node {
                 number: i + 1,
@@ -101,7 +109,11 @@ impl Builder {
                 namespace: self.net.as_ref().map(|net| net.namespace(i + 1)),
                 ports: [ports[i * 4], ports[i * 4 + 1], ports[i * 4 + 2], ports[i * 4 + 3]],
                 folder: folder.path().join(format!("node-{}", i + 1)),
-                members: members.join(","),
+                formation: if i < self.founders {
+                    [String::from("--members"), members.join(",")]
+                } else {
+                    [String::from("--join"), format!("{}:{}", host(0), ports[3])]
+                },
                 secret: secret.clone(),
                 acl_file: acl_file.clone(),
                 flags: self.flags.clone(),
@@ -129,7 +141,7 @@ impl Cluster {
 
     /// A cluster of `nodes` nodes still to be described.
     pub fn of(nodes: usize) -> Builder {
-        Builder { nodes, flags: Vec::new(), acl_file: None, acl_text: None, net: None }
+        Builder { nodes, founders: nodes, flags: Vec::new(), acl_file: None, acl_text: None, net: None }
     }
 
     /// How many nodes it was made of, running or not.
@@ -277,7 +289,8 @@ pub struct Node {
     /// Clients, admin, http, peers.
     ports: [u16; 4],
     folder: PathBuf,
-    members: String,
+    /// How it comes to its cluster.
+    formation: [String; 2],
     secret: PathBuf,
     acl_file: Option<PathBuf>,
     flags: Vec<(String, String)>,
@@ -348,6 +361,21 @@ impl Node {
         self.flags.push((name.to_owned(), value.to_owned()));
     }
 
+    /// From the next start on it joins through this peer address, or waits to be invited.
+    pub fn set_join(&mut self, through: Option<SocketAddr>) {
+        self.formation = match through {
+            Some(address) => [String::from("--join"), address.to_string()],
+            None => [String::from("--await-invitation"), String::from("true")],
+        };
+    }
+
+    /// What it has on disk is lost, and so is the id it had.
+    pub fn lose_disk(&mut self) {
+        fs::remove_dir_all(&self.folder).expect("the folder of a stopped node can be removed");
+        let _ = fs::remove_file(self.log_path());
+        self.id = OnceLock::new();
+    }
+
     /// A connection as `default`.
     pub fn client(&self) -> Client {
         Client::connect(self.address()).unwrap_or_else(|error| panic!("node {} refuses: {error}", self.number))
@@ -402,7 +430,7 @@ impl Node {
             .args(["--http-bind", &self.http_address().to_string()])
             .args(["--peer-bind", &self.peer_address().to_string()])
             .args(["--advertise-host", &self.host.to_string()])
-            .args(["--members", &self.members])
+            .args(&self.formation)
             .arg("--cluster-secret-file")
             .arg(&self.secret);
         if let Some(path) = &self.acl_file {

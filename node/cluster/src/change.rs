@@ -40,6 +40,8 @@ pub enum Change {
         founder: Founder,
         /// How many shard groups the slots are divided into; what is out of bounds counts as the nearest bound.
         groups: u32,
+        /// How many nodes it is formed of; the others join at once.
+        nodes: u32,
     },
     /// `ACL SETUSER`, `DELUSER`, `LOAD`, the admin API and the watched file: one door into the directory.
     User(UserChange),

@@ -92,6 +92,9 @@ impl Walk {
         self.number(group.in_sync.len() as u64);
         group.in_sync.iter().for_each(|member| self.member(Some(*member)));
         self.number(group.in_sync_version);
+        self.number(group.copies.len() as u64);
+        group.copies.iter().for_each(|node| self.number(node.0));
+        self.number(u64::from(group.formed_with));
         if let Some(failover) = &group.last_failover {
             self.number(failover.index);
             self.number(failover.at.0);

@@ -36,6 +36,10 @@ pub struct ShardGroup {
     pub in_sync: BTreeSet<Member>,
     /// Grows with every change of that set.
     pub in_sync_version: u64,
+    /// The nodes of the cluster that were in sync at some time: one that has just joined cannot be missed yet.
+    pub copies: BTreeSet<NodeId>,
+    /// With how many nodes the cluster was formed, or fewer if nodes were removed since.
+    pub formed_with: u32,
     /// The last time somebody was named primary, apart from the founding.
     pub last_failover: Option<Failover>,
 }
@@ -89,8 +93,8 @@ impl fmt::Display for FailoverReason {
 }
 
 impl ShardGroup {
-    /// So many groups with as many slots each as can be, all served by `founder`.
-    pub(crate) fn founded(count: u32, founder: Member) -> impl Iterator<Item = ShardGroup> {
+    /// So many groups with as many slots each as can be, all served by `founder`, of a cluster of so many nodes.
+    pub(crate) fn founded(count: u32, nodes: u32, founder: Member) -> impl Iterator<Item = ShardGroup> {
         let count = count.clamp(1, GROUPS_MAX);
         let begin = move |id: u32| (id * SLOTS / count) as u16;
         (0..count).map(move |id| ShardGroup {
@@ -100,8 +104,21 @@ impl ShardGroup {
             primary: Some(founder),
             in_sync: BTreeSet::from([founder]),
             in_sync_version: 1,
+            copies: BTreeSet::from([founder.node]),
+            formed_with: nodes,
             last_failover: None,
         })
+    }
+
+    /// More than half of the nodes that are to have a copy.
+    pub fn majority(&self) -> usize {
+        self.copies.len().max(self.formed_with as usize) / 2 + 1
+    }
+
+    fn set_in_sync(&mut self, in_sync: &BTreeSet<Member>) {
+        self.in_sync = in_sync.clone();
+        self.in_sync_version += 1;
+        self.copies.extend(in_sync.iter().map(|member| member.node));
     }
 
     /// Every process of `node` leaves, except `current`: it neither counts as a copy nor serves any more.
@@ -138,7 +155,12 @@ impl ShardGroup {
 impl State {
     /// Every process of a node that left the registry leaves the groups.
     pub(crate) fn withdraw(&mut self, node: NodeId) {
-        Arc::make_mut(&mut self.groups).values_mut().for_each(|group| group.withdraw(node, None));
+        let nodes = self.nodes.len() as u32;
+        for group in Arc::make_mut(&mut self.groups).values_mut() {
+            group.withdraw(node, None);
+            group.copies.remove(&node);
+            group.formed_with = group.formed_with.min(nodes);
+        }
     }
 
     pub(crate) fn start_node(&mut self, index: u64, node: NodeId, token: u64) -> Outcome {
@@ -182,8 +204,7 @@ impl State {
         if group.in_sync == *in_sync {
             return Outcome::Unchanged;
         }
-        group.in_sync = in_sync.clone();
-        group.in_sync_version += 1;
+        group.set_in_sync(in_sync);
         Outcome::Done
     }
 
@@ -209,8 +230,7 @@ impl State {
         group.last_failover = Some(Failover { from: group.primary, ..named });
         group.primary = Some(named.to);
         group.epoch = Epoch(group.epoch.0 + 1);
-        group.in_sync = in_sync.clone();
-        group.in_sync_version += 1;
+        group.set_in_sync(in_sync);
         Outcome::Done
     }
 

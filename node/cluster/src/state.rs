@@ -183,8 +183,8 @@ impl State {
 
     fn change(&mut self, index: u64, stamped: &Stamped) -> Outcome {
         let change = &stamped.change;
-        if let Change::FormCluster { cluster_id, founder, groups } = change {
-            return self.form(index, *cluster_id, founder, *groups);
+        if let Change::FormCluster { cluster_id, founder, groups, nodes } = change {
+            return self.form(index, *cluster_id, founder, (*groups, *nodes));
         }
         if self.cluster_id.is_none() {
             return Outcome::Refused(Refusal::NotFormed);
@@ -209,7 +209,7 @@ impl State {
         }
     }
 
-    fn form(&mut self, index: u64, cluster_id: ClusterId, founder: &Founder, groups: u32) -> Outcome {
+    fn form(&mut self, index: u64, cluster_id: ClusterId, founder: &Founder, (groups, nodes): (u32, u32)) -> Outcome {
         if self.cluster_id == Some(cluster_id) {
             return Outcome::Unchanged;
         }
@@ -227,7 +227,7 @@ impl State {
             start_token: 0,
         };
         self.cluster_id = Some(cluster_id);
-        let groups = ShardGroup::founded(groups, node.member());
+        let groups = ShardGroup::founded(groups, nodes, node.member());
         Arc::make_mut(&mut self.groups).extend(groups.map(|group| (group.id, group)));
         Arc::make_mut(&mut self.nodes).insert(id, node);
         Outcome::Done

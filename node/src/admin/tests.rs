@@ -30,7 +30,7 @@ impl Fake {
         let fake = Self { state, gone: Mutex::new(Vec::new()) };
         let addresses = Addresses { admin: "a:1".to_owned(), ..Addresses::default() };
         let founder = Founder { name: "one".to_owned(), addresses };
-        fake.apply("node:one", Change::FormCluster { cluster_id: ClusterId([7; 16]), founder, groups: 1 });
+        fake.apply("node:one", Change::FormCluster { cluster_id: ClusterId([7; 16]), founder, groups: 1, nodes: 1 });
         Arc::new(fake)
     }
 

@@ -171,11 +171,12 @@ pub(crate) fn stamped_from(stamped: wire::StampedChange) -> Result<Stamped, Code
 fn change_to(change: &Change) -> wire::stamped_change::Change {
     use wire::stamped_change::Change as Wire;
     match change {
-        Change::FormCluster { cluster_id, founder, groups } => Wire::FormCluster(wire::FormCluster {
+        Change::FormCluster { cluster_id, founder, groups, nodes } => Wire::FormCluster(wire::FormCluster {
             cluster_id: cluster_id_to(*cluster_id),
             node_name: founder.name.clone(),
             addresses: Some(addresses_to(&founder.addresses)),
             groups: *groups,
+            nodes: *nodes,
         }),
         Change::User(change) => users::change_to(change),
         Change::AddNode { name, addresses, token } => Wire::AddNode(wire::AddNode {
@@ -219,6 +220,7 @@ fn change_from(change: wire::stamped_change::Change) -> Result<Change, CodecErro
             cluster_id: cluster_id_from(&form.cluster_id)?,
             founder: Founder { name: form.node_name, addresses: addresses_from(form.addresses)? },
             groups: form.groups,
+            nodes: form.nodes,
         },
         Wire::AddNode(add) => Change::AddNode {
             name: add.name,
@@ -494,6 +496,8 @@ fn group_to(group: &ShardGroup) -> wire::GroupRecord {
         primary: group.primary.map(member_to),
         in_sync: members_to(&group.in_sync),
         in_sync_version: group.in_sync_version,
+        copies: group.copies.iter().map(|node| node.0).collect(),
+        formed_with: group.formed_with,
         last_failover: group.last_failover.map(failover_to),
     }
 }
@@ -507,6 +511,8 @@ fn group_from(group: wire::GroupRecord) -> Result<ShardGroup, CodecError> {
         primary: group.primary.map(member_from),
         in_sync: members_from(group.in_sync),
         in_sync_version: group.in_sync_version,
+        copies: group.copies.into_iter().map(NodeId).collect(),
+        formed_with: group.formed_with,
         last_failover: group.last_failover.map(failover_from).transpose()?,
     })
 }

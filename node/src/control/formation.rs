@@ -241,7 +241,12 @@ async fn found(core: &SharedCore, raft: &Raft, cluster_id: ClusterId) -> Result<
     let alone = !initialized || metrics.membership_config.voter_ids().eq([NodeId::FOUNDER]);
     while alone && core.views.current().cluster_id().is_none() {
         let founder = Founder { name: core.config.node_name.clone(), addresses: core.config.addresses.clone() };
-        let change = core.own_change(Change::FormCluster { cluster_id, founder, groups: core.config.groups });
+        let nodes = match &core.config.bootstrap {
+            Bootstrap::Form { members } => members.len() as u32,
+            Bootstrap::Join { .. } | Bootstrap::AwaitInvitation => 1,
+        };
+        let form = Change::FormCluster { cluster_id, founder, groups: core.config.groups, nodes };
+        let change = core.own_change(form);
         match core.write(change).await {
             Ok(_) => break,
             Err(HereError::Stopped) => return Err(String::from("raft stopped")),

@@ -6,7 +6,7 @@
 
 use super::{DRIFT, PROMISE, ReplicaState};
 use crate::view::View;
-use keyward_cluster::{Epoch, Member, NodeId};
+use keyward_cluster::{Epoch, Member, NodeId, ShardGroup};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -104,7 +104,7 @@ impl Acks {
             held.joining.clear();
         }
         held.version = group.in_sync_version;
-        self.few.store(group.in_sync.len() < min_in_sync(view), Ordering::Release);
+        self.few.store(group.in_sync.len() < min_in_sync(view, group), Ordering::Release);
         self.settle(&mut held);
     }
 
@@ -309,11 +309,10 @@ impl Acks {
     }
 }
 
-/// How many members must be in sync for a write to be confirmed: as set, or else more than half of the nodes.
-fn min_in_sync(view: &View) -> usize {
-    let nodes = view.state.nodes().len();
+/// How many members must be in sync for a write to be confirmed: as set, or else more than half of those that have copies.
+fn min_in_sync(view: &View, group: &ShardGroup) -> usize {
     let set = view.state.setting("min-in-sync").and_then(|value| value.parse().ok()).filter(|value| *value > 0);
-    set.unwrap_or(nodes / 2 + 1)
+    set.unwrap_or_else(|| group.majority())
 }
 
 /// Takes a waiting client off the list however its wait ends.

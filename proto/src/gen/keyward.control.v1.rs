@@ -637,6 +637,9 @@ pub struct FormCluster {
     /// How many shard groups; 0 is one.
     #[prost(uint32, tag = "4")]
     pub groups: u32,
+    /// How many nodes form it.
+    #[prost(uint32, tag = "5")]
+    pub nodes: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SetUser {
@@ -1086,6 +1089,11 @@ pub struct GroupRecord {
     pub in_sync_version: u64,
     #[prost(message, optional, tag = "10")]
     pub last_failover: ::core::option::Option<FailoverRecord>,
+    /// Nodes that were in sync at some time.
+    #[prost(uint64, repeated, tag = "11")]
+    pub copies: ::prost::alloc::vec::Vec<u64>,
+    #[prost(uint32, tag = "12")]
+    pub formed_with: u32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FailoverRecord {

@@ -13,7 +13,7 @@ fn apply(state: &mut State, change: Change) -> Outcome {
 fn three() -> (State, [Member; 3]) {
     let mut state = State::new();
     let founder = Founder { name: "n1".into(), addresses: Addresses::default() };
-    apply(&mut state, Change::FormCluster { cluster_id: ClusterId([1; 16]), founder, groups: 1 });
+    apply(&mut state, Change::FormCluster { cluster_id: ClusterId([1; 16]), founder, groups: 1, nodes: 1 });
     for (name, token) in [("n2", 2), ("n3", 3)] {
         apply(
             &mut state,

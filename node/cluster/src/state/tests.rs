@@ -18,7 +18,7 @@ fn stamped(change: Change) -> Stamped {
 
 fn form() -> Change {
     let founder = Founder { name: "node-1".into(), addresses: addresses(1) };
-    Change::FormCluster { cluster_id: ClusterId([7; 16]), founder, groups: 1 }
+    Change::FormCluster { cluster_id: ClusterId([7; 16]), founder, groups: 1, nodes: 1 }
 }
 
 fn add(name: &str, token: u128) -> Change {
@@ -78,7 +78,7 @@ fn each_change_has_its_outcome() {
     let refused = Outcome::Refused;
     let added = |node, replaced: Option<u64>| Outcome::NodeAdded { node: NodeId(node), replaced: replaced.map(NodeId) };
     let other = Founder { name: "other".into(), addresses: addresses(2) };
-    let rival = Change::FormCluster { cluster_id: ClusterId([8; 16]), founder: other, groups: 1 };
+    let rival = Change::FormCluster { cluster_id: ClusterId([8; 16]), founder: other, groups: 1, nodes: 1 };
     let table: Vec<(Vec<Change>, Outcome)> = vec![
         (vec![n4()], refused(Refusal::NotFormed)),
         (vec![form()], Outcome::Done),

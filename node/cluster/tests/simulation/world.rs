@@ -122,7 +122,7 @@ impl World {
             story: Vec::new(),
         };
         let founder = Founder { name: "1".into(), addresses: Addresses::default() };
-        world.append(Change::FormCluster { cluster_id: ClusterId([1; 16]), founder, groups: 1 });
+        world.append(Change::FormCluster { cluster_id: ClusterId([1; 16]), founder, groups: 1, nodes: 1 });
         for token in 2..=NODES as u128 {
             let (name, addresses) = (token.to_string(), Addresses::default());
             world.append(Change::AddNode { name, addresses, token: JoinToken(token) });
