@@ -59,6 +59,8 @@ pub async fn carry_out(
             session.subscribed = false;
             connection.mailbox.set_protocol(session.protocol);
             session.log_in(worker.node.views.load().1.anonymous());
+            // Whoever logged in to nothing has nobody's places.
+            let _ = connection.seats.take(worker, session.login.as_ref(), false);
             connection.mailbox.set_reach(session.lasting_reach());
             reply.protocol = session.protocol;
             reply.simple("RESET");
@@ -180,12 +182,18 @@ fn log_in(worker: &Worker, connection: &Connection, attempt: LoginAttempt, reply
                 reply.error("ERR the tenant of this user is retired");
                 return false;
             }
+            if let Err(text) = connection.seats.take(worker, login.as_ref(), true) {
+                reply.error(&text);
+                return false;
+            }
+            connection.charge_traffic(worker);
             let mut session = connection.session.borrow_mut();
             session.log_in(login);
             connection.mailbox.set_reach(session.lasting_reach());
             worker.node.audit.note(AuditEvent::Auth, worker.now_ms(), |line| {
                 insight::of_session(line, &session).word("outcome", "success")
             });
+            connection.bound_mail(worker, &session);
             true
         }
         Err(failure) => {

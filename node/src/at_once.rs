@@ -60,6 +60,7 @@ impl<'a> Batch<'_, 'a> {
             Now::Publish { shard, channel, message } => {
                 scratch.reply.count(self.worker.node.pubsub.publish(shard, &channel, &message));
             }
+            Now::Subscribe(_, names) if !self.may_listen(session, names.len(), &mut scratch.reply) => {}
             Now::Subscribe(kind, names) => self.subscribe(session, scratch, |listens, pubsub, mailbox, reply| {
                 listens.subscribe(pubsub, kind, &names, mailbox, reply);
             }),
@@ -128,6 +129,18 @@ impl<'a> Batch<'_, 'a> {
         change(&mut listens, &self.worker.node.pubsub, &connection.mailbox, &mut scratch.reply);
         session.subscribed = !listens.is_empty();
         connection.mailbox.set_listens(session.subscribed);
+        let (channels, patterns, shard_channels) = listens.counts();
+        connection.listening.borrow_mut().note(session, channels + patterns + shard_channels);
+    }
+
+    /// Whether its user and tenant may listen to so much more; if not, the reply says so.
+    fn may_listen(&self, session: &Session, more: usize, reply: &mut Reply) -> bool {
+        let Some(text) = session.login.as_ref().and_then(|login| crate::pace::too_much_heard(login, more)) else {
+            return true;
+        };
+        crate::pace::note_limit(self.worker, session);
+        reply.error(&text);
+        false
     }
 
     fn track(&self, session: &Session, options: Option<TrackingOptions>, reach: &Reach) -> Result<(), CommandError> {

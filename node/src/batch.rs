@@ -16,12 +16,15 @@ use crate::live::Hot;
 use crate::memory::{Claim, note_owners, writes_only_its_own};
 use crate::meter::{Asked, Meter};
 use crate::observers::Waiter;
+use crate::pace::{self, Pace, Tab, Waiting};
 use crate::pause::Paused;
 use crate::shards::{Call, Needed, Reader};
 use crate::tracking::Tracker;
+use crate::turns::SLICE;
 use crate::view::View;
 use crate::worker::{Scratch, Worker, now_us};
 use keyward_acl::LogContext;
+use keyward_engine::account::Over;
 use keyward_engine::args::Args;
 use keyward_engine::asks::{Ask, CommandLogKind, TenantAsk};
 use keyward_engine::command::{Flags, Group, Home, Run};
@@ -35,7 +38,7 @@ use keyward_engine::table::{Resolved, Row};
 use keyward_proto::resp::{ArgRange, encode_command};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What a client gets whose request has an answer longer than `client-output-buffer-limit`. What it changed is changed.
 pub(crate) const REPLY_TOO_LONG: &str = "ERR the reply is longer than client-output-buffer-limit allows";
@@ -146,6 +149,7 @@ fn run_prepared<'a>(
     consumed: &mut usize,
     scratch: &mut Scratch,
 ) -> Option<Next> {
+    let began = batch.meter.looked();
     for request in prepared {
         if !lane_is_current(batch.worker, lane, session, batch) {
             return Some(Next::Close);
@@ -166,6 +170,7 @@ fn run_prepared<'a>(
             Flow::StopBefore => break,
             Flow::Closed => return Some(Next::Wait),
             Flow::Paused => return Some(Next::Paused),
+            Flow::Held(time) => return Some(Next::Held(time)),
             Flow::Moved => return Some(Next::Move),
             Flow::Stop(next) => {
                 *consumed = end;
@@ -174,6 +179,10 @@ fn run_prepared<'a>(
         }
         if scratch.reply.bytes.len() > OUTPUT_BYTES_SOFT && batch.forward.is_empty() {
             return Some(Next::Flush);
+        }
+        // Slow commands had their time taken anyway.
+        if batch.meter.looked() - began > SLICE && batch.forward.is_empty() {
+            return Some(Next::Yield);
         }
     }
     None
@@ -203,6 +212,8 @@ pub(crate) enum Flow {
     Closed,
     /// Not done: clients are paused.
     Paused,
+    /// Not done: the client is ahead of a rate, and waits for so long.
+    Held(Duration),
     /// Not done: the client moves along with the data, and it is done there.
     Moved,
     /// Done as far as can be without waiting.
@@ -219,7 +230,9 @@ pub(crate) struct Batch<'w, 'a> {
     pub(crate) hot: Rc<Hot>,
     keys: KeyBuffer<'a>,
     forward: ForwardBatch,
-    meter: Meter<'a>,
+    pub(crate) meter: Meter<'a>,
+    /// What it cost, and whether its client is ahead of a rate.
+    pub(crate) tab: Tab,
     /// These are the requests of a transaction that is being carried out: nothing is queued, nothing waits, and those who
     /// wait for their keys are served when it is over.
     executing: bool,
@@ -251,6 +264,7 @@ impl<'w, 'a> Batch<'w, 'a> {
             keys,
             forward,
             meter,
+            tab: Tab::default(),
             executing: false,
             scripted: false,
             tracker: None,
@@ -276,8 +290,11 @@ impl<'w, 'a> Batch<'w, 'a> {
         scratch.reply.protocol = session.protocol;
         session.active_at = self.now;
         self.worker.stats.batches.add(1);
+        self.tab.open(session);
+        scratch.reply.bytes_max = self.reply_bytes_max(session);
         let ended = run_prepared(self, session, lane, prepared, consumed, scratch);
         self.meter.settle(self.worker, &self.hot, session);
+        self.charge(session);
         let mut forward = std::mem::take(&mut self.forward);
         if ended.is_none() && !forward.is_empty() {
             forward.policy_version = lane.view.index;
@@ -306,7 +323,8 @@ impl<'w, 'a> Batch<'w, 'a> {
         let now = self.frozen_us.map_or(self.now, |us| us / 1000);
         let inner = Batch::new(self.worker, self.connection, now, self.conditions, Rc::clone(&self.hot));
         let (frozen_us, tracker) = (self.frozen_us, self.tracker.clone());
-        Batch { executing: true, meter: Meter::new(true), frozen_us, tracker, ..inner }
+        let tab = Tab::within(&self.tab);
+        Batch { executing: true, meter: Meter::new(true), tab, frozen_us, tracker, ..inner }
     }
 
     /// From now on time stands still for what this one's client runs as one step. Returns what
@@ -334,7 +352,7 @@ impl<'w, 'a> Batch<'w, 'a> {
         let mark = scratch.reply.mark();
         let flow = self.answer(session, lane, request, scratch);
         if session.replies != ReplyMode::On
-            && !matches!(flow, Flow::StopBefore | Flow::Closed | Flow::Paused | Flow::Moved)
+            && !matches!(flow, Flow::StopBefore | Flow::Closed | Flow::Paused | Flow::Held(_) | Flow::Moved)
         {
             self.hold_back(session, &flow, mark, scratch);
         }
@@ -376,7 +394,13 @@ impl<'w, 'a> Batch<'w, 'a> {
     ) -> Flow {
         let mark = scratch.reply.mark();
         let (argv, row) = (request.argv, request.resolved.as_ref().ok().map(|resolved| resolved.row));
+        let encoded = request.encoded;
+        let run_before = self.tab.tally.operations;
         let flow = self.admit_and_run(session, lane, request, scratch);
+        if self.tab.counts && self.tab.tally.operations > run_before {
+            let received = encoded.map_or_else(|| argv.iter().map(|word| word.len()).sum(), <[u8]>::len);
+            self.tab.tally.work += pace::weight(argv.len(), received + scratch.reply.since(mark));
+        }
         // What a script's calls say counts once, when it is known whether it is the script's own answer: see `scripts.rs`.
         if !self.scripted {
             scratch.reply.error_since(mark, |error| self.worker.stats.error_words.lock().note(error));
@@ -411,6 +435,14 @@ impl<'w, 'a> Batch<'w, 'a> {
             }
         };
         // A transaction was let in as a whole: nothing of it is refused half way.
+        if !self.executing {
+            match self.pace(session, row) {
+                Pace::Free => {}
+                _ if !self.forward.is_empty() => return Flow::StopBefore,
+                Pace::Held(time) => return Flow::Held(time),
+                Pace::Refused(over) => return self.refuse_for_rate(session, row, &over, scratch),
+            }
+        }
         if row.command.flags.has(Flags::DENYOOM) && self.conditions.primary && !self.executing {
             self.look_for_memory(session, &lane.view, row, request.argv);
             // What was evicted for this command the client learns before the answer, which may depend on it.
@@ -474,6 +506,16 @@ impl<'w, 'a> Batch<'w, 'a> {
         if let Some(denial) = admitted.reported().filter(|_| !self.executing || self.scripted) {
             self.worker.denied(session, denial, LogContext::Report);
         }
+        if self.tab.counts
+            && row.command.flags.has(Flags::WRITE)
+            && let Some(text) = pace::too_long(session, request.argv)
+        {
+            self.break_transaction(session);
+            self.failed(row);
+            pace::note_limit(self.worker, session);
+            scratch.reply.error(&text);
+            return Flow::Continue;
+        }
         if !self.executing && self.worker.waits_for_pause(self.now, session, row, request.argv) {
             return Flow::Paused;
         }
@@ -483,6 +525,7 @@ impl<'w, 'a> Batch<'w, 'a> {
             return Flow::Continue;
         }
         session.commands += 1;
+        self.tab.tally.operations += 1;
         session.last_command = row.full_name;
         self.worker.count(row);
         if let Some(login) = &session.login
@@ -609,7 +652,7 @@ impl<'w, 'a> Batch<'w, 'a> {
             scratch.reply.error(REPLY_TOO_LONG);
         }
         if let Some(waiter) = scratch.calls.parked.take() {
-            return Flow::Stop(Box::new(Next::Blocked(waiter)));
+            return self.wait_or_refuse(session, row, waiter, scratch);
         }
         if session.closing { Flow::Stop(Box::new(Next::Close)) } else { Flow::Continue }
     }
@@ -639,6 +682,57 @@ impl<'w, 'a> Batch<'w, 'a> {
         note_owners(&view.tenancy, writer, keys, &mut owners);
         let claim = Claim { tenancy: &view.tenancy, writer, owners: &owners };
         self.worker.memory_for(&self.hot, &claim, self.now)
+    }
+
+    /// The longest answer this client may get, in bytes.
+    #[inline]
+    fn reply_bytes_max(&self, session: &Session) -> usize {
+        let all = self.hot.reply_bytes_max();
+        let own = session.login.as_ref().filter(|_| self.tab.counts).map_or(0, |login| login.limit(|of| of.output));
+        if own == 0 { all } else { all.min(usize::try_from(own).unwrap_or(usize::MAX)) }
+    }
+
+    /// A client that found nothing waits, unless as many of its tenant wait as may.
+    fn wait_or_refuse(&self, session: &mut Session, row: &Row, waiter: Arc<Waiter>, scratch: &mut Scratch) -> Flow {
+        let taken = session.login.as_ref().map_or_else(|| Ok(Waiting::default()), Waiting::take);
+        match (taken, self.connection) {
+            (Ok(place), Some(connection)) => {
+                *connection.waiting.borrow_mut() = place;
+                Flow::Stop(Box::new(Next::Blocked(waiter)))
+            }
+            (Ok(_), None) => Flow::Stop(Box::new(Next::Blocked(waiter))),
+            (Err(text), _) => {
+                // Somebody may have served it in this moment: then it has its answer.
+                let answer = waiter.give_up();
+                self.worker.node.shards.leave(&waiter);
+                session.commands += 1;
+                self.worker.count(row);
+                match answer {
+                    Some(answer) => scratch.reply.raw(&answer),
+                    None => {
+                        self.failed(row);
+                        pace::note_limit(self.worker, session);
+                        scratch.reply.error(&text);
+                    }
+                }
+                Flow::Continue
+            }
+        }
+    }
+
+    #[cold]
+    fn refuse_for_rate(&self, session: &mut Session, row: &Row, over: &Over, scratch: &mut Scratch) -> Flow {
+        self.break_transaction(session);
+        self.worker.stats.errors.add(1);
+        self.worker.stats.refusals[usize::from(row.id)].add(1);
+        session.last_command = row.full_name;
+        let text = session.login.as_ref().map(|login| pace::throttled(login, over)).unwrap_or_default();
+        if row.full_name == "exec" {
+            self.abort_transaction(session, &text, scratch);
+        } else {
+            scratch.reply.error(&text);
+        }
+        Flow::Continue
     }
 
     /// The client's tracker, if the keys of its next command are to be remembered for it.
@@ -779,6 +873,7 @@ impl<'w, 'a> Batch<'w, 'a> {
             return Flow::StopBefore;
         }
         session.commands += 1;
+        self.tab.tally.operations += 1;
         session.last_command = row.full_name;
         self.worker.count(row);
         match encoded {
@@ -847,7 +942,8 @@ fn park(
     let request = wait.again.take().unwrap_or_else(|| argv.iter().map(|argument| argument.to_vec()).collect());
     let keys = keys.iter().map(|named| named.key.to_vec()).collect();
     let mailbox = connection.expect("only a connected client waits").mailbox.clone();
-    Waiter::new(request, keys, space, session.for_later(), wait, mailbox)
+    // Keys are watched where everybody who can write them finds them, whoever's they are.
+    Waiter::new(request, keys, space.world(), session.for_later(), wait, mailbox)
 }
 
 /// What a call on data is lent.
@@ -858,7 +954,7 @@ pub(crate) fn call_context<'h>(worker: &Worker, hot: &'h Hot, session: &Session,
         space: SpaceId { tenant: session.tenant, database: session.database },
         now,
         limits: &hot.limits,
-        value_bytes_max: hot.value_bytes_max,
+        value_bytes_max: pace::value_bytes_max(session, hot.value_bytes_max),
         databases: worker.node.config.databases,
         random: worker.next_random(),
         no_touch: session.no_touch,
@@ -932,6 +1028,7 @@ pub fn run_forwarded(
     let conditions = worker.conditions(&lane.view, &hot);
     let mut batch = Batch::new(worker, None, worker.now_ms(), conditions, hot);
     let mut answered = 0;
+    batch.tab.open(session);
     for argv in argvs {
         let ended = if !lane_is_current(worker, lane, session, &mut batch) {
             Some(Ran::UserGone)
@@ -949,6 +1046,7 @@ pub fn run_forwarded(
         }
     }
     batch.meter.settle(worker, &batch.hot, session);
+    batch.charge(session);
     worker.node.shards.tracking.deliver();
     Ran::Answered(answered)
 }
@@ -975,7 +1073,7 @@ impl<'a> Batch<'_, 'a> {
             return None;
         }
         match self.step(session, lane, request, scratch) {
-            Flow::Paused | Flow::Closed | Flow::StopBefore | Flow::Moved => Some(Ran::Paused),
+            Flow::Paused | Flow::Held(_) | Flow::Closed | Flow::StopBefore | Flow::Moved => Some(Ran::Paused),
             Flow::Continue | Flow::Stop(_) => None,
         }
     }

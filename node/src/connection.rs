@@ -21,11 +21,13 @@ use crate::mailbox::Mailbox;
 use crate::meter::Asked;
 use crate::moving;
 use crate::observers::{Waiter, Watch};
+use crate::pace::{Listening, Seats, Waiting};
 use crate::pubsub::Subscriptions;
 use crate::rounds::{Booth, GROUP_BUFFER_BYTES, Turn};
 use crate::socket::Socket;
 use crate::tracking::Tracker;
 use crate::transaction::{self, Remaining};
+use crate::turns::{SLICE, Sharer};
 use crate::view::View;
 use crate::worker::{READ_BYTES, Scratch, Worker};
 use keyward_cluster::Epoch;
@@ -39,7 +41,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Requests of one batch at most: enough to hide memory latency, few enough that their bookkeeping stays in cache.
 const BATCH_REQUESTS_MAX: usize = 64;
@@ -61,6 +63,14 @@ pub struct Connection {
     pub output_bytes: Cell<usize>,
     /// Bytes received and sent since it connected.
     pub traffic: Cell<(u64, u64)>,
+    /// The same, as far as somebody's account was charged for it.
+    pub charged: Cell<(u64, u64)>,
+    /// Its places among the connections of its user and tenant.
+    pub seats: Seats,
+    /// Its place among the waiting clients of its user and tenant, until it begins to wait.
+    pub waiting: RefCell<Waiting>,
+    /// What it listens to, as far as its user and tenant were told.
+    pub listening: RefCell<Listening>,
     /// What it asked of the outside world, while that is carried out.
     pub asked: RefCell<Option<Asked>>,
     /// Its tracker, if the keys its script reads on the script thread go to its cache.
@@ -99,6 +109,10 @@ impl Connection {
             input_bytes: Cell::new(0),
             output_bytes: Cell::new(0),
             traffic: Cell::new((0, 0)),
+            charged: Cell::new((0, 0)),
+            seats: Seats::default(),
+            waiting: RefCell::default(),
+            listening: RefCell::default(),
             asked: RefCell::new(None),
             script_tracker: RefCell::new(None),
             changes_users: Cell::new(false),
@@ -132,9 +146,11 @@ impl Connection {
 
     /// Gives up what it watches and listens to.
     pub fn forget(&self, worker: &Worker) {
+        self.charge_traffic(worker);
         transaction::unwatch(worker, self);
         self.subscriptions.borrow_mut().clear(&worker.node.pubsub, &self.mailbox);
         self.mailbox.set_listens(false);
+        self.listening.take();
         let id = self.session.borrow().id;
         if self.tracking.borrow_mut().take().is_some() {
             worker.node.shards.tracking.remove(id);
@@ -246,6 +262,8 @@ pub enum Next {
     Read,
     /// Send the replies, then go on with what is left.
     Flush,
+    /// It has run for long: send the replies, and go on when it is its turn again.
+    Yield,
     /// Carry this out, then go on.
     Ask(Ask, Reach),
     /// Have another node run these, then go on.
@@ -260,6 +278,8 @@ pub enum Next {
     Wait,
     /// Clients are paused: wait, then go on.
     Paused,
+    /// Its user or tenant is ahead of a rate: nothing is read from the client for so long, then it goes on.
+    Held(Duration),
     /// Send the replies, then close.
     Close,
 }
@@ -273,6 +293,11 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket, connection: Rc<Connection
         if session.login.is_none() {
             session.log_in(view.anonymous());
             connection.mailbox.set_reach(session.lasting_reach());
+            if let Err(text) = connection.seats.take(&worker, session.login.as_ref(), true) {
+                // Best effort: whoever floods us need not read why.
+                let _ = socket.try_write(format!("-{text}\r\n").as_bytes());
+                return;
+            }
         } else if !renew(&mut session, &view) {
             return;
         }
@@ -312,6 +337,7 @@ async fn converse(worker: &Rc<Worker>, booth: &Booth, lane: Box<Lane>) -> io::Re
             Turn::Left => return Ok(()),
             Turn::Broken(error) => return Err(error),
         };
+        let mut held = None;
         loop {
             if !confirm(worker, connection, lane).await {
                 flush(worker, stream, connection, lane).await?;
@@ -322,6 +348,14 @@ async fn converse(worker: &Rc<Worker>, booth: &Booth, lane: Box<Lane>) -> io::Re
                 Next::Read => break,
                 Next::Close => return Ok(()),
                 Next::Flush => {}
+                Next::Yield => {
+                    let sharer = Sharer::of(&connection.session.borrow());
+                    tokio::select! {
+                        biased;
+                        () = connection.killed() => return Ok(()),
+                        turn = worker.turns.next(sharer) => held = turn,
+                    }
+                }
                 Next::HandOver(mut input) => {
                     input.append(&mut lane.input);
                     if !hand_over(worker, stream, connection, lane, input, None).await {
@@ -360,6 +394,13 @@ async fn converse(worker: &Rc<Worker>, booth: &Booth, lane: Box<Lane>) -> io::Re
                         () = worker.node.pause.ended(|| worker.now_ms()) => {}
                     }
                 }
+                Next::Held(time) => {
+                    tokio::select! {
+                        biased;
+                        () = connection.killed() => return Ok(()),
+                        () = tokio::time::sleep(time) => {}
+                    }
+                }
                 Next::Wait => {
                     tokio::select! {
                         biased;
@@ -373,6 +414,7 @@ async fn converse(worker: &Rc<Worker>, booth: &Booth, lane: Box<Lane>) -> io::Re
                 return Ok(());
             }
             next = run_pending(worker, connection, lane);
+            drop(held.take());
         }
     }
 }
@@ -386,6 +428,7 @@ async fn wait_for_keys(
     lane: &mut Lane,
     waiter: &Arc<Waiter>,
 ) -> io::Result<bool> {
+    let place = connection.waiting.take();
     let registered = worker.node.blocked.enter(connection.session.borrow().id, waiter);
     let left = Leaves { worker, waiter };
     let answer = loop {
@@ -429,7 +472,7 @@ async fn wait_for_keys(
             () = sleep_or_forever(until) => {}
         }
     };
-    drop((left, registered));
+    drop((left, registered, place));
     if connection.session.borrow().wants_quorum() {
         // Whoever served it wrote before it answered.
         lane.await_confirmation(worker);
@@ -589,6 +632,9 @@ async fn flush(worker: &Worker, stream: &Socket, connection: &Connection, lane: 
         }
     }
     connection.output_bytes.set(0);
+    if sent > 0 {
+        connection.charge_traffic(worker);
+    }
     lane.output.clear();
     if lane.output.capacity() > KEPT_BUFFER_BYTES {
         lane.output = Vec::new();
@@ -761,6 +807,7 @@ pub(crate) fn run(
     let mut ranges = std::mem::take(&mut scratch.ranges);
     let mut requests = std::mem::take(&mut scratch.requests);
     let mut consumed = 0;
+    let began = Instant::now();
     let next = loop {
         ranges.clear();
         requests.clear();
@@ -774,6 +821,9 @@ pub(crate) fn run(
         }
         if scratch.reply.bytes.len() > OUTPUT_BYTES_SOFT {
             break Next::Flush;
+        }
+        if began.elapsed() > SLICE {
+            break Next::Yield;
         }
     };
     scratch.ranges = ranges;

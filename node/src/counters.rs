@@ -2,37 +2,9 @@
 
 use crate::insight::traffic::Traffic;
 use crate::latency::Histograms;
+pub use keyward_engine::account::Counter;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-/// A number only one thread changes.
-#[derive(Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    /// Adds; for the one thread that owns it.
-    #[inline]
-    pub fn add(&self, count: u64) {
-        // Not fetch_add: with one writer a plain store loses nothing and costs no bus lock.
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
-    }
-
-    /// Takes one back; for the one thread that owns it.
-    pub fn take_back(&self) {
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(1), Ordering::Relaxed);
-    }
-
-    /// Reads; from anywhere.
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// Starts anew. An increment racing with it may survive; statistics bear that.
-    pub fn reset(&self) {
-        self.0.store(0, Ordering::Relaxed);
-    }
-}
 
 /// The counters of one data thread.
 #[repr(align(128))]

@@ -125,6 +125,7 @@ fn data_thread(
             return node.stop.request(None);
         }
         tokio::task::spawn_local(Rc::clone(&worker).answer_inbox(inbox));
+        tokio::task::spawn_local(worker.turns.clone().give());
         tokio::select! {
             () = accept(worker, listener) => {}
             _ = stopped.wait_for(|stopped| *stopped) => {}

@@ -9,6 +9,7 @@
 //! measured by itself. What was measured goes to the counters of the thread; what took long, to the slow log.
 
 use crate::live::Hot;
+use crate::pace::FREE_TIME;
 use crate::pause::Paused;
 use crate::slow;
 use crate::worker::{Worker, now_us};
@@ -28,12 +29,14 @@ pub struct Meter<'a> {
     stretch: Vec<(&'static Row, &'a [&'a [u8]])>,
     /// Every command is measured by itself.
     closely: bool,
+    /// What was spent since somebody asked: all of it, and beyond what is free on commands that are not quick by nature.
+    spent: (Duration, Duration),
 }
 
 impl<'a> Meter<'a> {
     /// For one batch; `closely`: every command is measured by itself.
     pub fn new(closely: bool) -> Meter<'a> {
-        Meter { looked: Instant::now(), stretch: Vec::new(), closely }
+        Meter { looked: Instant::now(), stretch: Vec::new(), closely, spent: (Duration::ZERO, Duration::ZERO) }
     }
 
     /// A command is about to run.
@@ -65,10 +68,26 @@ impl<'a> Meter<'a> {
         if count > 0 {
             let share = (now - self.looked) / count;
             for (row, argv) in self.stretch.drain(..) {
+                if !row.command.flags.has(Flags::FAST) {
+                    self.spent.1 += share.saturating_sub(FREE_TIME);
+                }
                 worker.took(hot, session, row, argv, share);
             }
         }
+        self.spent.0 += now - self.looked;
         self.looked = now;
+    }
+
+    /// When the clock was last looked at.
+    #[inline]
+    pub fn looked(&self) -> Instant {
+        self.looked
+    }
+
+    /// What was spent since the last time: all of it, and on commands that are not quick by nature.
+    #[inline]
+    pub fn take_spent(&mut self) -> (Duration, Duration) {
+        std::mem::take(&mut self.spent)
     }
 }
 

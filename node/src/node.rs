@@ -10,7 +10,7 @@
 use crate::acl_file;
 use crate::backend::Waiting;
 use crate::blocked::Blocked;
-use crate::config::{Ack, AclLeasePolicy, Config, Formation, PolicySource, Secret};
+use crate::config::{AclLeasePolicy, Config, Formation, PolicySource, Secret};
 use crate::control::{self, Bootstrap, ClusterSecret, Control, ControlConfig, Lease, Origin};
 use crate::corridor::{Corridor, Entry, InLane};
 use crate::counters::ThreadCounters;
@@ -34,7 +34,7 @@ use crate::seed;
 use crate::shards::Shards;
 use crate::slow::CommandLogs;
 use crate::snapshot::Snapshots;
-use crate::view::{View, ViewCell};
+use crate::view::{Terms, View, ViewCell};
 use crate::worker::{INBOX_MESSAGES_MAX, Job, Worker, now_us};
 use keyward_acl::AclLog;
 use keyward_cluster::{Addresses, Change, GroupId, Outcome, State};
@@ -593,8 +593,8 @@ async fn serve_with(
         ops_per_second: AtomicU64::new(0),
         config,
     });
-    let terms = (common.config.ack == Ack::Quorum, common.config.walls());
-    let view = View::build(Arc::clone(&ready.state), (me, ready.incarnation), table, terms, &common.gauges, None);
+    let (terms, myself) = (Terms::of(&common.config), (me, ready.incarnation));
+    let view = View::build(Arc::clone(&ready.state), myself, table, terms, &common.gauges, None);
     let groups: Box<[Arc<Node>]> = ready
         .state
         .groups()
@@ -725,7 +725,7 @@ fn take_over(node: &Node, applied: &control::View) {
     let (_, current) = node.views.load();
     let Some(me) = applied.node else { return };
     if applied.index > current.index || (me, applied.incarnation) != (current.me, current.my_incarnation) {
-        let (me, terms) = ((me, applied.incarnation), (node.config.ack == Ack::Quorum, node.config.walls()));
+        let (me, terms) = ((me, applied.incarnation), Terms::of(&node.config));
         let (state, gauges) = (Arc::clone(&applied.state), &node.gauges);
         let next = Arc::new(View::build(state, me, node.table, terms, gauges, Some(&current)));
         for of in node.groups() {

@@ -14,6 +14,7 @@ use crate::connection::{
 };
 use crate::corridor::{Entry, InLane};
 use crate::socket::{Socket, Sockets};
+use crate::turns::SLICE_OF_ALL;
 use crate::worker::{READ_BYTES, Scratch, Worker};
 use std::cell::RefCell;
 use std::io;
@@ -21,6 +22,7 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -268,7 +270,10 @@ fn run_some(worker: &Worker, members: &mut [Member], inputs: &mut [&mut [u8]], s
     let mut prepared = prepared.into_iter();
     let mut first = 0;
     scratch.sent_together.clear();
+    let began = Instant::now();
     for (member, (_, requests_end, end)) in members.iter_mut().zip(decoded) {
+        // Slow commands had their time taken anyway.
+        let late = batch.meter.looked() > began + SLICE_OF_ALL;
         let count = requests_end - first;
         let done = requests[first..requests_end].last().map_or(0, |request| request.end);
         first = requests_end;
@@ -277,7 +282,11 @@ fn run_some(worker: &Worker, members: &mut [Member], inputs: &mut [&mut [u8]], s
         let Member { booth, lane, consumed, next, broken, replies } = member;
         let ran = caught(|| {
             let mut session = booth.connection.session.borrow_mut();
-            let flow = batch.serve(&booth.connection, &mut session, lane, &mut own, consumed, scratch);
+            let flow = if late && count > 0 {
+                Some(Next::Yield)
+            } else {
+                batch.serve(&booth.connection, &mut session, lane, &mut own, consumed, scratch)
+            };
             let ended = finish_batch(worker, &mut session, lane, flow, end, done, consumed, scratch);
             lane.await_quorum(worker, &session);
             Ok(ended)

@@ -5,6 +5,7 @@
 
 use crate::node::Node;
 use keyward_cluster::{Change, Outcome, Refusal, State, TenantChange, TenantGrant, TenantMode, TenantRefusal};
+use keyward_engine::account::Account;
 use keyward_engine::asks::{TenantAsk, TenantEdit};
 use keyward_engine::keyspace::TenantId;
 use keyward_engine::reply::Reply;
@@ -13,13 +14,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Compiles the tenants of a state; unchanged ones are cheap to compile again. What each uses is read off `gauges`.
-pub fn compile(state: &State, gauges: &Gauges) -> Tenancy {
-    let tenants = state.tenants().iter().map(|tenant| compiled(tenant, gauges));
+/// Compiles the tenants of a state; unchanged ones are cheap to compile again. What each uses is read off `gauges`, what
+/// those of `before` did stays with them; `threads` is how many there are to do something.
+pub fn compile(state: &State, gauges: &Gauges, threads: usize, before: Option<&Tenancy>) -> Tenancy {
+    let account = |id| before.and_then(|before| before.get(id)).map(|known| Arc::clone(&known.account));
+    let account = |id| account(id).unwrap_or_else(|| Arc::new(Account::new(threads)));
+    let tenants = state.tenants().iter().map(|tenant| compiled(tenant, gauges, &account));
     Tenancy::new(tenants, state.tenants().last_number())
 }
 
-fn compiled(tenant: &keyward_cluster::Tenant, gauges: &Gauges) -> Tenant {
+fn compiled(tenant: &keyward_cluster::Tenant, gauges: &Gauges, account: impl Fn(TenantId) -> Arc<Account>) -> Tenant {
     let number = tenant.number.0;
     let id = match tenant.mode {
         TenantMode::Namespace => TenantId::with_namespace(number),
@@ -36,6 +40,7 @@ fn compiled(tenant: &keyward_cluster::Tenant, gauges: &Gauges) -> Tenant {
     Tenant {
         id,
         gauge: gauges.of(id),
+        account: account(id),
         name: tenant.name.clone(),
         prefixes: tenant.prefixes().map(<[u8]>::to_vec).collect(),
         users: tenant.users.iter().cloned().collect(),
@@ -191,6 +196,7 @@ fn show(node: &Node, name: &str, reply: &mut Reply) {
         }
     }
     let (limits, gauge) = (&tenant.limits, &tenant.gauge);
+    let usage = tenant.account.usage();
     let counted = [
         ("keys", keys as u64),
         ("memory", bytes as u64),
@@ -198,6 +204,19 @@ fn show(node: &Node, name: &str, reply: &mut Reply) {
         ("limit", limits.limit),
         ("evicted-keys", gauge.evicted()),
         ("refused-for-memory", gauge.refused()),
+        ("operations", usage.operations),
+        ("work", usage.work),
+        ("input-bytes", usage.input_bytes),
+        ("output-bytes", usage.output_bytes),
+        ("cpu-us", usage.cpu_ns / 1000),
+        ("connections", usage.connections),
+        ("blocked-clients", usage.blocked),
+        ("subscriptions", usage.subscriptions),
+        ("delays", usage.delays),
+        ("throttled", usage.throttled),
+        ("connections-refused", usage.connections_refused),
+        ("limits-reached", usage.limits_reached),
+        ("scripts-ended", usage.scripts_ended),
     ];
     reply.map(counted.len() + 1);
     for (name, count) in counted {

@@ -184,7 +184,10 @@ impl<'a> Batch<'_, 'a> {
         while let Some(request) = remaining.requests.pop_front() {
             let argv: Vec<&[u8]> = request.iter().map(Vec::as_slice).collect();
             let mut inner = self.for_transaction();
-            match inner.answer(session, lane, Prepared::of(self.worker, &argv), scratch) {
+            let flow_of_one = inner.answer(session, lane, Prepared::of(self.worker, &argv), scratch);
+            self.tab.tally.operations += inner.tab.tally.operations;
+            self.tab.tally.work += inner.tab.tally.work;
+            match flow_of_one {
                 Flow::Stop(next) if matches!(*next, Next::Close) => {}
                 Flow::Stop(next) => {
                     remaining.ready = std::mem::take(&mut scratch.calls.ready);
@@ -194,7 +197,7 @@ impl<'a> Batch<'_, 'a> {
                     flow = Flow::Stop(next);
                     break;
                 }
-                Flow::Continue | Flow::StopBefore | Flow::Closed | Flow::Paused | Flow::Moved => {}
+                Flow::Continue | Flow::StopBefore | Flow::Closed | Flow::Paused | Flow::Held(_) | Flow::Moved => {}
             }
         }
         self.let_time_pass(thawed);

@@ -3,6 +3,7 @@
 //! A [`View`] is immutable and shared; a new one is published for every change that was applied. A connection keeps
 //! the one it last saw and compares a single number per request to notice a newer one.
 
+use crate::config::{Ack, Config};
 use crate::tenants;
 use keyward_acl::{Acknowledge, Fence, Policy, User, UserName, Walls};
 use keyward_cluster::{Epoch, GroupId, Incarnation, Member, NodeId, ShardGroup, State};
@@ -13,6 +14,24 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What this process was told at its start about users and tenants.
+#[derive(Clone, Copy)]
+pub struct Terms {
+    /// Answers wait for the nodes in sync where the user's rules say nothing.
+    pub quorum: bool,
+    /// Whether users who do not hold every key are confined.
+    pub walls: Walls,
+    /// Threads that serve clients.
+    pub threads: usize,
+}
+
+impl Terms {
+    /// As configured.
+    pub fn of(config: &Config) -> Terms {
+        Terms { quorum: config.ack == Ack::Quorum, walls: config.walls(), threads: config.threads }
+    }
+}
 
 /// One moment of the agreed state, ready to use.
 pub struct View {
@@ -36,22 +55,23 @@ pub struct View {
 }
 
 impl View {
-    /// Compiles `state`, as the first group sees it; rules that did not change since `before` are taken from there.
-    /// `me` is this node; `quorum` says whether answers wait for the nodes in sync where
-    /// the user's rules say nothing, `walls` whether users who do not hold every key are confined; `me` also names which of its processes, once that is registered.
-    /// What tenants use is read off `gauges`.
+    /// Compiles `state`, as the first group sees it; rules that did not change since `before` are taken from there, and what
+    /// tenants did stays with them. `me` is this node, and which of its processes, once that is registered. What tenants use
+    /// is read off `gauges`.
     pub fn build(
         state: Arc<State>,
         me: (NodeId, Option<Incarnation>),
         table: &Table,
-        (quorum, walls): (bool, Walls),
+        terms: Terms,
         gauges: &Gauges,
         before: Option<&View>,
     ) -> View {
         let (me, my_incarnation) = me;
         let unchanged = before.filter(|view| Arc::ptr_eq(view.state.tenants(), state.tenants()));
-        let tenancy =
-            unchanged.map_or_else(|| Arc::new(tenants::compile(&state, gauges)), |view| Arc::clone(&view.tenancy));
+        let tenancy = unchanged.map_or_else(
+            || Arc::new(tenants::compile(&state, gauges, terms.threads, before.map(|view| &*view.tenancy))),
+            |view| Arc::clone(&view.tenancy),
+        );
         let logins = state.directory().iter().map(|user| {
             let name = &user.name;
             let known = before.and_then(|view| view.logins.get(name)).filter(|login| Arc::ptr_eq(&login.user, user));
@@ -59,7 +79,7 @@ impl View {
             let tenant = tenancy.of_user(name.as_bytes());
             let known = known.filter(|login| unchanged.is_some() || login.tenant.is_none() && tenant.is_none());
             let within = tenant.map(|tenant| (tenant, tenancy.fence(tenant)));
-            (name.clone(), known.cloned().unwrap_or_else(|| compile(user, within, table, (quorum, walls))))
+            (name.clone(), known.cloned().unwrap_or_else(|| compile(user, within, table, terms)))
         });
         let logins = Arc::new(logins.collect());
         View::assemble(GroupId(0), state, (me, my_incarnation), tenancy, logins)
@@ -134,16 +154,11 @@ impl View {
     }
 }
 
-fn compile(
-    user: &Arc<User>,
-    tenant: Option<(&Arc<Tenant>, Fence)>,
-    table: &Table,
-    (quorum, walls): (bool, Walls),
-) -> Login {
+fn compile(user: &Arc<User>, tenant: Option<(&Arc<Tenant>, Fence)>, table: &Table, terms: Terms) -> Login {
     let (tenant, fence) = tenant.unzip();
-    let policy = Arc::new(Policy::compile_within(user, table, walls, fence.as_ref()));
-    let quorum = user.acknowledge.map_or(quorum, |how| how == Acknowledge::Quorum);
-    Login { user: Arc::clone(user), policy, tenant: tenant.cloned(), quorum }
+    let policy = Arc::new(Policy::compile_within(user, table, terms.walls, fence.as_ref()));
+    let quorum = user.acknowledge.map_or(terms.quorum, |how| how == Acknowledge::Quorum);
+    Login { user: Arc::clone(user), policy, tenant: tenant.cloned(), quorum, own: None }
 }
 
 /// 40 hex digits for a node, as Redis Cluster clients expect an id.

@@ -15,6 +15,7 @@ use crate::moving;
 use crate::node::Node;
 use crate::shards::{CallSpace, Needed};
 use crate::socket::{Socket, Sockets};
+use crate::turns::Turns;
 use crate::view::View;
 use keyward_acl::{AuthFailure, Denial, LogContext, LogEvent, LogReason, Policy};
 use keyward_engine::asks::ClientFilter;
@@ -90,6 +91,8 @@ pub struct Worker {
     /// Memory of the batch being run.
     pub scratch: RefCell<Scratch>,
     connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
+    /// Who runs next, of those who have much to do.
+    pub turns: Turns,
     /// The way to the node that serves the data.
     pub links: Links,
     random: Cell<u64>,
@@ -121,6 +124,7 @@ impl Worker {
             stats,
             scratch: RefCell::new(scratch),
             connections: RefCell::default(),
+            turns: Turns::default(),
             links: Links::default(),
             random,
             evictor: RefCell::default(),
@@ -266,6 +270,9 @@ impl Worker {
                 && self.may_watch(&session)
                 && (!data_left || moving::may_move(self, connection, &session));
             if stays {
+                // Limits may be new; who is in stays in.
+                let _ = connection.seats.take(self, session.login.as_ref().filter(|_| !connection.guest), false);
+                connection.bound_mail(self, &session);
                 connection.mailbox.set_reach(session.lasting_reach());
                 if data_left {
                     connection.moves.set(true);

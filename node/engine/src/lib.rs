@@ -8,6 +8,7 @@
 //! Read in this order: [`command`], [`table`], [`args`] and [`reply`], [`keyspace`], one family file, [`types`].
 #![deny(unsafe_code)]
 
+pub mod account;
 pub mod args;
 pub mod asks;
 pub mod command;

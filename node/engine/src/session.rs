@@ -3,11 +3,12 @@
 //! Both are plain data: a session has never heard of a socket, and the [`Surroundings`] are a snapshot the node lends
 //! for one call.
 
+use crate::account::{Account, Allowance};
 use crate::keyspace::{SpaceId, TenantId, UnixMillis};
 use crate::reply::Protocol;
 use crate::scope::Reach;
 use crate::table::{Row, Table};
-use crate::tenancy::{Tenancy, Tenant};
+use crate::tenancy::{Limits, Tenancy, Tenant};
 use keyward_acl::{Directory, Policy, User, Walls};
 use std::sync::Arc;
 
@@ -22,6 +23,37 @@ pub struct Login {
     pub quorum: bool,
     /// The tenant it belongs to.
     pub tenant: Option<Arc<Tenant>>,
+    /// Limits of its own, within those of its tenant.
+    pub own: Option<Arc<Allowance>>,
+}
+
+impl Login {
+    /// Everybody whose limits it is held against: its tenant, itself.
+    pub fn accounts(&self) -> impl Iterator<Item = (&Limits, &Arc<Account>)> {
+        let tenant = self.tenant.as_deref().map(|tenant| (&tenant.limits, &tenant.account));
+        tenant.into_iter().chain(self.own.as_deref().map(|own| (&own.limits, &own.account)))
+    }
+
+    /// The stricter of its limits of one kind; 0: there is none.
+    pub fn limit(&self, of: impl Fn(&Limits) -> u64) -> u64 {
+        self.accounts().map(|(limits, _)| of(limits)).filter(|limit| *limit > 0).min().unwrap_or(0)
+    }
+
+    /// Whose limit that is, for people.
+    pub fn whose(&self, of: impl Fn(&Limits) -> u64) -> String {
+        let limit = self.limit(&of);
+        match &self.tenant {
+            Some(tenant) if of(&tenant.limits) == limit => format!("tenant {}", tenant.name),
+            _ => format!("user {}", self.user.name.as_bytes().escape_ascii()),
+        }
+    }
+
+    /// Whether any rate is limited.
+    #[inline]
+    pub fn has_rates(&self) -> bool {
+        self.tenant.as_ref().is_some_and(|tenant| tenant.limits.has_rates())
+            || self.own.as_ref().is_some_and(|own| own.limits.has_rates())
+    }
 }
 
 /// Whether answers are sent (`CLIENT REPLY`).
@@ -91,6 +123,8 @@ pub struct Session {
     pub subscribed: bool,
     /// The connection ends once everything answered so far is sent.
     pub closing: bool,
+    /// Since when it is not read from, because its user is ahead of a rate; in nanoseconds since any fixed moment.
+    pub held_since: Option<i64>,
 }
 
 impl Session {
@@ -118,6 +152,7 @@ impl Session {
             transaction: None,
             subscribed: false,
             closing: false,
+            held_since: None,
         };
         session.log_in(login);
         session

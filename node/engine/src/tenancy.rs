@@ -9,6 +9,7 @@
 //!
 //! It refuses to know how tenants are agreed on, where keys are kept, and the clock.
 
+use crate::account::Account;
 use crate::eviction;
 use crate::keyspace::TenantId;
 use crate::shares::Share;
@@ -44,6 +45,8 @@ pub struct Tenant {
     pub settings: BTreeMap<String, String>,
     /// The same, compiled.
     pub limits: Limits,
+    /// What it does on this node.
+    pub account: Arc<Account>,
     /// What others may use of its keys.
     pub exports: Vec<Grant>,
     /// What it uses of others' keys.
@@ -155,6 +158,12 @@ fn bytes(text: &str) -> Option<u64> {
 }
 
 impl Limits {
+    /// Whether any rate is limited.
+    #[inline]
+    pub fn has_rates(&self) -> bool {
+        self.operations | self.bytes | self.cpu_ms != 0
+    }
+
     /// Compiles settings. What is not understood is left out.
     pub fn of(settings: &BTreeMap<String, String>) -> Limits {
         let text = |name: &str| settings.get(name).map(String::as_str);

@@ -1,0 +1,353 @@
+//! What a tenant, or a user with limits of its own, does on this node: counted, and held against its limits.
+//!
+//! ```text
+//!   every batch ─► Lane of its thread: plain adds, one writer          counters, for everybody who wants to know
+//!               └► Bucket, if that rate is limited: one atomic         how far ahead of its rate it is
+//! ```
+//! Counters cost no locked instruction and no cache line that another thread writes. A rate without a limit is not looked
+//! at. Work is charged when it was done, since nobody knows before what a command costs; who is ahead of the rate by more
+//! than a second's worth waits, and is told so when that takes long. Debts have an end: no single command locks a tenant out
+//! for longer than [`DEBT_MAX`].
+//!
+//! The time is handed in, in nanoseconds since any fixed moment. This file knows no commands and no keys.
+
+use crate::tenancy::Limits;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+/// How far ahead of its rate somebody may be: a second's worth may come at once.
+pub const BURST: Duration = Duration::from_secs(1);
+
+/// The same for processor time, of which a second's worth at once would be felt by everybody.
+pub const BURST_OF_CPU: Duration = Duration::from_millis(100);
+
+/// The longest anybody has to wait for what was done before.
+pub const DEBT_MAX: Duration = Duration::from_secs(10);
+
+/// A number only one thread changes.
+#[derive(Default, Debug)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds; for the one thread that owns it.
+    #[inline]
+    pub fn add(&self, count: u64) {
+        // Not fetch_add: with one writer a plain store loses nothing and costs no bus lock.
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
+    }
+
+    /// Takes one back; for the one thread that owns it.
+    pub fn take_back(&self) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(1), Ordering::Relaxed);
+    }
+
+    /// Reads; from anywhere.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Starts anew. An increment racing with it may survive; statistics bear that.
+    pub fn reset(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+}
+
+/// What one thread counted of one tenant.
+#[derive(Default, Debug)]
+#[repr(align(128))]
+pub struct Lane {
+    /// Commands run, those of scripts and transactions included.
+    pub operations: Counter,
+    /// The same, weighted by work.
+    pub work: Counter,
+    /// Bytes received from its clients.
+    pub input_bytes: Counter,
+    /// Bytes sent to its clients.
+    pub output_bytes: Counter,
+    /// Time its commands and scripts took, in nanoseconds.
+    pub cpu_ns: Counter,
+    /// Times a client was not read from for a while.
+    pub delays: Counter,
+    /// Requests answered with THROTTLED.
+    pub throttled: Counter,
+    /// Logins refused for want of a place among its connections.
+    pub connections_refused: Counter,
+    /// Requests refused for another limit: of values, waiting clients, subscriptions, answers.
+    pub limits_reached: Counter,
+    /// Scripts ended at their limit.
+    pub scripts_ended: Counter,
+}
+
+/// The sum of all threads.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Usage {
+    /// See [`Lane`].
+    pub operations: u64,
+    /// See [`Lane`].
+    pub work: u64,
+    /// See [`Lane`].
+    pub input_bytes: u64,
+    /// See [`Lane`].
+    pub output_bytes: u64,
+    /// See [`Lane`].
+    pub cpu_ns: u64,
+    /// See [`Lane`].
+    pub delays: u64,
+    /// See [`Lane`].
+    pub throttled: u64,
+    /// See [`Lane`].
+    pub connections_refused: u64,
+    /// See [`Lane`].
+    pub limits_reached: u64,
+    /// See [`Lane`].
+    pub scripts_ended: u64,
+    /// Connections to this node, now.
+    pub connections: u64,
+    /// Clients that wait for keys here, now.
+    pub blocked: u64,
+    /// Channels and patterns its clients listen to here, now.
+    pub subscriptions: u64,
+}
+
+/// What there is a number of at any time.
+#[derive(Default, Debug)]
+pub struct Places(AtomicU64);
+
+impl Places {
+    /// Takes `count` more, unless there would be more than `limit`; 0: no limit.
+    pub fn take(&self, count: u64, limit: u64) -> bool {
+        let fits = |taken: u64| (limit == 0 || taken.saturating_add(count) <= limit).then_some(taken + count);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
+    }
+
+    /// Gives `count` back.
+    pub fn give_back(&self, count: u64) {
+        self.0.fetch_sub(count, Ordering::Relaxed);
+    }
+
+    /// How many are taken.
+    pub fn taken(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A rate: the moment at which everything done so far would have been done, had it been done at that rate.
+#[derive(Default, Debug)]
+struct Bucket(AtomicI64);
+
+impl Bucket {
+    /// How long to wait until there is room, in nanoseconds; 0: there is.
+    #[inline]
+    fn wait(&self, burst: Duration, now: i64) -> u64 {
+        let ahead = self.0.load(Ordering::Relaxed).saturating_sub(now);
+        u64::try_from(ahead.saturating_sub(burst.as_nanos() as i64)).unwrap_or(0)
+    }
+
+    /// So much was done at a rate of `rate` a second.
+    #[inline]
+    fn charge(&self, amount: u64, rate: u64, burst: Duration, now: i64) {
+        let cost = (u128::from(amount) * 1_000_000_000 / u128::from(rate)).min(i64::MAX as u128) as i64;
+        let latest = now.saturating_add((burst + DEBT_MAX).as_nanos() as i64);
+        let next = |at: i64| Some(at.max(now).saturating_add(cost).min(latest));
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+    }
+}
+
+/// What one batch of one client cost.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Tally {
+    /// Commands.
+    pub operations: u64,
+    /// The same, weighted by work.
+    pub work: u64,
+    /// Bytes received.
+    pub input_bytes: u64,
+    /// Bytes sent.
+    pub output_bytes: u64,
+    /// Time, in nanoseconds.
+    pub cpu_ns: u64,
+}
+
+/// A rate somebody is ahead of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Over {
+    /// The setting that limits it.
+    pub limit: &'static str,
+    /// How long until there is room.
+    pub wait: Duration,
+}
+
+/// What one tenant, or one user with limits of its own, does on this node.
+#[derive(Debug)]
+pub struct Account {
+    /// By thread, made when the thread first serves the tenant.
+    lanes: Box<[OnceLock<Box<Lane>>]>,
+    /// Connections.
+    pub connections: Places,
+    /// Clients that wait for keys.
+    pub blocked: Places,
+    /// What its clients listen to.
+    pub subscriptions: Places,
+    operations: Bucket,
+    bytes: Bucket,
+    cpu: Bucket,
+}
+
+/// What it did is no part of what was agreed on about it.
+impl PartialEq for Account {
+    fn eq(&self, _: &Account) -> bool {
+        true
+    }
+}
+
+impl Eq for Account {}
+
+impl Account {
+    /// Of nobody yet, for this many threads; one more lane is for whatever has no number.
+    pub fn new(threads: usize) -> Account {
+        Account {
+            lanes: (0..=threads).map(|_| OnceLock::new()).collect(),
+            connections: Places::default(),
+            blocked: Places::default(),
+            subscriptions: Places::default(),
+            operations: Bucket::default(),
+            bytes: Bucket::default(),
+            cpu: Bucket::default(),
+        }
+    }
+
+    /// The counters of a thread. A number beyond those known stands for the last one.
+    #[inline]
+    pub fn lane(&self, thread: usize) -> &Lane {
+        self.lanes[thread.min(self.lanes.len() - 1)].get_or_init(Box::default)
+    }
+
+    /// Counts what a batch cost, and holds it against the limits.
+    #[inline]
+    pub fn charge(&self, thread: usize, tally: &Tally, limits: &Limits, now: i64) {
+        let lane = self.lane(thread);
+        lane.operations.add(tally.operations);
+        lane.work.add(tally.work);
+        lane.input_bytes.add(tally.input_bytes);
+        lane.output_bytes.add(tally.output_bytes);
+        lane.cpu_ns.add(tally.cpu_ns);
+        if limits.has_rates() {
+            self.hold_against(tally, limits, now);
+        }
+    }
+
+    fn hold_against(&self, tally: &Tally, limits: &Limits, now: i64) {
+        if limits.operations > 0 && tally.work > 0 {
+            self.operations.charge(tally.work, limits.operations, BURST, now);
+        }
+        let bytes = tally.input_bytes + tally.output_bytes;
+        if limits.bytes > 0 && bytes > 0 {
+            self.bytes.charge(bytes, limits.bytes, BURST, now);
+        }
+        if limits.cpu_ms > 0 && tally.cpu_ns > 0 {
+            self.cpu.charge(tally.cpu_ns, limits.cpu_ms.saturating_mul(1_000_000), BURST_OF_CPU, now);
+        }
+    }
+
+    /// The rate it is furthest ahead of, if it is ahead of any.
+    #[inline]
+    pub fn over(&self, limits: &Limits, now: i64) -> Option<Over> {
+        let rates = [
+            ("ops-per-second", limits.operations, &self.operations, BURST),
+            ("bytes-per-second", limits.bytes, &self.bytes, BURST),
+            ("cpu-ms-per-second", limits.cpu_ms, &self.cpu, BURST_OF_CPU),
+        ];
+        let limited = rates.into_iter().filter(|(_, rate, ..)| *rate > 0);
+        let (limit, wait) =
+            limited.map(|(name, _, bucket, burst)| (name, bucket.wait(burst, now))).max_by_key(|of| of.1)?;
+        (wait > 0).then(|| Over { limit, wait: Duration::from_nanos(wait) })
+    }
+
+    /// What all threads counted.
+    pub fn usage(&self) -> Usage {
+        let mut sum = Usage {
+            connections: self.connections.taken(),
+            blocked: self.blocked.taken(),
+            subscriptions: self.subscriptions.taken(),
+            ..Usage::default()
+        };
+        for lane in self.lanes.iter().filter_map(OnceLock::get) {
+            sum.operations += lane.operations.get();
+            sum.work += lane.work.get();
+            sum.input_bytes += lane.input_bytes.get();
+            sum.output_bytes += lane.output_bytes.get();
+            sum.cpu_ns += lane.cpu_ns.get();
+            sum.delays += lane.delays.get();
+            sum.throttled += lane.throttled.get();
+            sum.connections_refused += lane.connections_refused.get();
+            sum.limits_reached += lane.limits_reached.get();
+            sum.scripts_ended += lane.scripts_ended.get();
+        }
+        sum
+    }
+}
+
+/// Limits, and who is held against them.
+#[derive(Debug)]
+pub struct Allowance {
+    /// What it may use.
+    pub limits: Limits,
+    /// What it does.
+    pub account: Arc<Account>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: i64 = 1_000_000_000;
+
+    fn limits(operations: u64) -> Limits {
+        Limits { operations, ..Limits::default() }
+    }
+
+    #[test]
+    fn a_seconds_worth_may_come_at_once_and_the_rest_at_the_rate() {
+        let (account, limits) = (Account::new(2), limits(100));
+        let one = Tally { work: 1, ..Tally::default() };
+        let mut done = 0;
+        for millisecond in 0..3000 {
+            let now = 5 * SECOND + millisecond * 1_000_000;
+            while account.over(&limits, now).is_none() {
+                account.charge(0, &one, &limits, now);
+                done += 1;
+            }
+        }
+        assert!((395..=405).contains(&done), "{done}: 100 at once and 100 in each of three seconds");
+    }
+
+    #[test]
+    fn no_debt_lasts_for_ever() {
+        let (account, limits) = (Account::new(0), limits(1));
+        account.charge(0, &Tally { work: u64::MAX, ..Tally::default() }, &limits, SECOND);
+        let over = account.over(&limits, SECOND).expect("it is");
+        assert_eq!((over.limit, over.wait), ("ops-per-second", DEBT_MAX));
+        assert_eq!(account.over(&limits, 12 * SECOND), None);
+    }
+
+    #[test]
+    fn what_is_not_limited_is_counted_only() {
+        let account = Account::new(1);
+        let tally = Tally { operations: 3, work: 9, input_bytes: 10, output_bytes: 20, cpu_ns: 7 };
+        account.charge(0, &tally, &Limits::default(), 0);
+        account.charge(usize::MAX, &tally, &Limits::default(), 0);
+        assert_eq!(account.over(&limits(1), 0), None);
+        let usage = account.usage();
+        assert_eq!((usage.operations, usage.work, usage.input_bytes, usage.cpu_ns), (6, 18, 20, 14));
+    }
+
+    #[test]
+    fn places_end_at_the_limit() {
+        let places = Places::default();
+        assert!(places.take(2, 2) && !places.take(1, 2));
+        places.give_back(1);
+        assert!(places.take(1, 2) && places.take(5, 0));
+        assert_eq!(places.taken(), 7);
+    }
+}

@@ -1,0 +1,351 @@
+//! Tenants and users at their limits: what they do is counted, who is ahead of a rate waits, and is told when that takes long.
+//!
+//! ```text
+//!   request ─► ahead of a rate? ─no─► run ─► what it cost is charged when its batch is over
+//!                └ yes: the client is not read from for up to DELAY_MAX (nobody else waits), then
+//!                       ─► still ahead: -THROTTLED … retry_after_ms=…
+//! ```
+//! A request weighs one operation, and one more for each KiB in and out, for each 16 arguments, and for each 16 µs that a
+//! command took beyond 100 µs which is not quick by nature: `KEYS` on a million keys is not one operation. Rates hold on each node for
+//! itself. Whoever has no limit is counted, and never looked at again; platform users are not even counted. Logging in, greeting, `PING` and giving things back
+//! is free.
+//!
+//! The counters lie in [`keyward_engine::account`]; this file refuses to know who reads them.
+
+use crate::batch::Batch;
+use crate::connection::Connection;
+use crate::worker::Worker;
+use keyward_engine::account::{Account, Over, Tally};
+use keyward_engine::command::Flags;
+use keyward_engine::session::{Login, Session};
+use keyward_engine::table::Row;
+use std::cell::RefCell;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+/// How long a client that is ahead of a rate is not read from, before it is told.
+pub const DELAY_MAX: Duration = Duration::from_millis(150);
+
+/// How long it is told, before it is delayed anew: enough for a pipeline to be answered as a whole.
+const TOLD_FOR: Duration = Duration::from_millis(50);
+
+/// What a command may take before its time weighs anything.
+pub const FREE_TIME: Duration = Duration::from_micros(100);
+
+/// Bytes, arguments and nanoseconds that weigh as much as one operation.
+const BYTES_PER_OPERATION: usize = 1024;
+const ARGUMENTS_PER_OPERATION: usize = 16;
+const NANOSECONDS_PER_OPERATION: u128 = 16_000;
+
+static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// A clock that never goes back, in nanoseconds.
+#[inline]
+pub fn now_ns() -> i64 {
+    i64::try_from(BEGINNING.elapsed().as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// What a request and its answer weigh, without the time it took.
+#[inline]
+pub fn weight(arguments: usize, bytes: usize) -> u64 {
+    (1 + arguments / ARGUMENTS_PER_OPERATION + bytes / BYTES_PER_OPERATION) as u64
+}
+
+/// What a slow command weighs for the time it took.
+pub fn weight_of(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos() / NANOSECONDS_PER_OPERATION).unwrap_or(u64::MAX)
+}
+
+/// What is to become of the requests of a client that is ahead of a rate.
+#[derive(Clone, Copy)]
+pub enum Pace {
+    /// They may run.
+    Free,
+    /// They wait for so long.
+    Held(Duration),
+    /// They are refused.
+    Refused(Over),
+}
+
+/// What stays free, so that nobody is locked out or kept in.
+fn is_free(row: &Row) -> bool {
+    let gives_back = row.full_name.ends_with("unsubscribe") || matches!(row.full_name, "unwatch" | "discard");
+    gives_back || row.command.flags.has(Flags::NO_AUTH) || row.full_name == "ping"
+}
+
+/// What is said to who is ahead.
+pub fn throttled(login: &Login, over: &Over) -> String {
+    let of = |limits: &keyward_engine::tenancy::Limits| match over.limit {
+        "ops-per-second" => limits.operations,
+        "bytes-per-second" => limits.bytes,
+        _ => limits.cpu_ms,
+    };
+    let (whose, limit, wait) = (login.whose(of), login.limit(of), over.wait.as_millis().max(1));
+    format!("THROTTLED {whose} is over its {} of {limit} on this node: retry_after_ms={wait}", over.limit)
+}
+
+/// The rate its user or tenant is furthest ahead of.
+fn over(login: &Login, now: i64) -> Option<Over> {
+    login.accounts().filter_map(|(limits, account)| account.over(limits, now)).max_by_key(|over| over.wait)
+}
+
+/// Decides once for a batch of requests. The session remembers since when its client is held.
+fn decide(session: &mut Session, now: i64) -> Pace {
+    let Some(over) = session.login.as_ref().and_then(|login| over(login, now)) else {
+        session.held_since = None;
+        return Pace::Free;
+    };
+    let since = *session.held_since.get_or_insert(now);
+    let held = Duration::from_nanos(u64::try_from(now - since).unwrap_or(0));
+    if held < DELAY_MAX {
+        return Pace::Held(over.wait.min(DELAY_MAX - held));
+    }
+    if held > DELAY_MAX + TOLD_FOR {
+        session.held_since = Some(now);
+        return Pace::Held(over.wait.min(DELAY_MAX));
+    }
+    Pace::Refused(over)
+}
+
+/// What a batch cost so far, and whether it may go on.
+#[derive(Default)]
+pub struct Tab {
+    /// What it cost.
+    pub tally: Tally,
+    /// Somebody's account is charged for it.
+    pub counts: bool,
+    paced: bool,
+    decided: Option<Pace>,
+}
+
+impl Tab {
+    /// For what runs as a part of something else, which pays for it.
+    pub fn within(outer: &Tab) -> Tab {
+        Tab { counts: outer.counts, ..Tab::default() }
+    }
+
+    /// For the next client.
+    #[inline]
+    pub fn open(&mut self, session: &Session) {
+        let login = session.login.as_ref();
+        self.counts = login.is_some_and(|login| login.tenant.is_some() || login.own.is_some());
+        self.paced = self.counts && login.is_some_and(Login::has_rates);
+        self.decided = None;
+    }
+}
+
+impl Batch<'_, '_> {
+    /// Whether a request may run now, as far as rates are concerned.
+    #[inline]
+    pub(crate) fn pace(&mut self, session: &mut Session, row: &Row) -> Pace {
+        if self.tab.paced { self.look_at_rates(session, row) } else { Pace::Free }
+    }
+
+    fn look_at_rates(&mut self, session: &mut Session, row: &Row) -> Pace {
+        if is_free(row) {
+            return Pace::Free;
+        }
+        let known = self.tab.decided;
+        let pace = known.unwrap_or_else(|| decide(session, now_ns()));
+        self.tab.decided = Some(pace);
+        for (_, account) in session.login.iter().flat_map(Login::accounts) {
+            let lane = account.lane(self.worker.lane);
+            match pace {
+                Pace::Free => {}
+                Pace::Held(_) => lane.delays.add(1),
+                Pace::Refused(_) => lane.throttled.add(1),
+            }
+        }
+        pace
+    }
+
+    /// The batch of this client is over: its accounts are charged.
+    #[inline]
+    pub(crate) fn charge(&mut self, session: &Session) {
+        if self.tab.counts {
+            let (time, slow) = self.meter.take_spent();
+            self.tab.tally.work += weight_of(slow);
+            self.tab.tally.cpu_ns += u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+            if let Some(connection) = self.connection {
+                (self.tab.tally.input_bytes, self.tab.tally.output_bytes) = connection.take_uncharged();
+            }
+            charge(self.worker, session.login.as_ref(), &std::mem::take(&mut self.tab.tally));
+        } else {
+            // What was spent for others is not for the next one to pay.
+            let _ = self.meter.take_spent();
+        }
+    }
+}
+
+/// Charges whoever must pay for it.
+pub fn charge(worker: &Worker, login: Option<&Login>, tally: &Tally) {
+    let Some(login) = login else { return };
+    let now = if login.has_rates() { now_ns() } else { 0 };
+    login.accounts().for_each(|(limits, account)| account.charge(worker.lane, tally, limits, now));
+}
+
+/// Counts a request that was refused for a limit other than a rate.
+#[cold]
+pub fn note_limit(worker: &Worker, session: &Session) {
+    for (_, account) in session.login.iter().flat_map(Login::accounts) {
+        account.lane(worker.lane).limits_reached.add(1);
+    }
+}
+
+/// The places a client has among the connections of its user and tenant; given back when dropped.
+#[derive(Default)]
+pub struct Seats(RefCell<Vec<Arc<Account>>>);
+
+impl Seats {
+    /// Takes places for this login, and gives back those of the one before; if there is no room, nothing changes. The error
+    /// is a reply. Without `enforce` there is always room.
+    pub fn take(&self, worker: &Worker, login: Option<&Login>, enforce: bool) -> Result<(), String> {
+        let mut held = self.0.borrow_mut();
+        let mut next: Vec<Arc<Account>> = Vec::new();
+        let Some(login) = login else {
+            release(&mut held);
+            return Ok(());
+        };
+        for (limits, account) in login.accounts() {
+            let is_held = held.iter().any(|known| Arc::ptr_eq(known, account));
+            let limit = if enforce { limits.connections } else { 0 };
+            if is_held || account.connections.take(1, limit) {
+                next.push(Arc::clone(account));
+                continue;
+            }
+            let mut taken = next.into_iter().filter(|new| !held.iter().any(|known| Arc::ptr_eq(known, new))).collect();
+            release(&mut taken);
+            login.accounts().for_each(|(_, account)| account.lane(worker.lane).connections_refused.add(1));
+            let whose = login.whose(|limits| limits.connections);
+            return Err(format!(
+                "ERR max number of clients reached: {whose} has its {} connections to this node",
+                limits.connections
+            ));
+        }
+        let kept = |account: &Arc<Account>| next.iter().any(|known| Arc::ptr_eq(known, account));
+        let mut gone: Vec<Arc<Account>> = held.drain(..).filter(|account| !kept(account)).collect();
+        release(&mut gone);
+        *held = next;
+        Ok(())
+    }
+}
+
+impl Drop for Seats {
+    fn drop(&mut self) {
+        release(&mut self.0.borrow_mut());
+    }
+}
+
+fn release(places: &mut Vec<Arc<Account>>) {
+    places.drain(..).for_each(|account| account.connections.give_back(1));
+}
+
+/// The places of a client among the waiting ones of its user and tenant; given back when dropped.
+#[derive(Default)]
+pub struct Waiting(Vec<Arc<Account>>);
+
+impl Waiting {
+    /// Takes them. The error is a reply.
+    pub fn take(login: &Login) -> Result<Waiting, String> {
+        let mut taken = Waiting::default();
+        for (limits, account) in login.accounts() {
+            if !account.blocked.take(1, limits.blocked) {
+                let (whose, limit) = (login.whose(|limits| limits.blocked), limits.blocked);
+                return Err(format!(
+                    "ERR too many clients wait: {whose} has its blocked-clients of {limit} on this node"
+                ));
+            }
+            taken.0.push(Arc::clone(account));
+        }
+        Ok(taken)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.drain(..).for_each(|account| account.blocked.give_back(1));
+    }
+}
+
+/// What a client listens to, as far as its user and tenant were told; given back when dropped.
+#[derive(Default)]
+pub struct Listening {
+    count: u64,
+    accounts: Vec<Arc<Account>>,
+}
+
+impl Listening {
+    /// From now on it is so much.
+    pub fn note(&mut self, session: &Session, count: usize) {
+        if self.accounts.is_empty() && count > 0 {
+            let accounts = session.login.iter().flat_map(Login::accounts);
+            self.accounts = accounts.map(|(_, account)| Arc::clone(account)).collect();
+        }
+        let (before, now) = (self.count, count as u64);
+        for account in &self.accounts {
+            // Whether there is room was looked at before.
+            account.subscriptions.take(now.saturating_sub(before), 0);
+            account.subscriptions.give_back(before.saturating_sub(now));
+        }
+        self.count = now;
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.accounts.iter().for_each(|account| account.subscriptions.give_back(self.count));
+    }
+}
+
+/// Why it may not listen to so much more. Threads that look at the same time may each let one in.
+pub fn too_much_heard(login: &Login, more: usize) -> Option<String> {
+    let fits = |limit: u64, account: &Account| limit == 0 || account.subscriptions.taken() + more as u64 <= limit;
+    let over = login.accounts().find(|(limits, account)| !fits(limits.subscriptions, account))?;
+    let (whose, limit) = (login.whose(|limits| limits.subscriptions), over.0.subscriptions);
+    Some(format!("ERR too many subscriptions: {whose} has its subscriptions of {limit} on this node"))
+}
+
+/// Why this cannot be written: an argument is longer than its tenant may write.
+pub fn too_long(session: &Session, argv: &[&[u8]]) -> Option<String> {
+    let login = session.login.as_ref()?;
+    let limit = login.limit(|limits| limits.value);
+    let longest = argv.iter().map(|word| word.len() as u64).max().filter(|longest| limit > 0 && *longest > limit)?;
+    let whose = login.whose(|limits| limits.value);
+    Some(format!("ERR an argument of {longest} bytes is longer than value-bytes of {whose} allows: {limit}"))
+}
+
+/// The longest string value its user may make, where the node allows `all`.
+#[inline]
+pub fn value_bytes_max(session: &Session, all: u64) -> u64 {
+    match &session.login {
+        Some(login) if login.tenant.is_some() || login.own.is_some() => match login.limit(|limits| limits.value) {
+            0 => all,
+            own => all.min(own),
+        },
+        _ => all,
+    }
+}
+
+impl Connection {
+    /// What its user lets lie unread.
+    pub(crate) fn bound_mail(&self, worker: &Worker, session: &Session) {
+        let own = session.login.as_ref().map_or(0, |login| login.limit(|limits| limits.output));
+        let own = if own == 0 { usize::MAX } else { usize::try_from(own).unwrap_or(usize::MAX) };
+        self.mailbox.set_bytes_max(worker.hot().mail_bytes_max.min(own));
+    }
+
+    /// Bytes received and sent since the last time.
+    pub(crate) fn take_uncharged(&self) -> (u64, u64) {
+        let (traffic, charged) = (self.traffic.get(), self.charged.replace(self.traffic.get()));
+        (traffic.0 - charged.0, traffic.1 - charged.1)
+    }
+
+    /// Charges for what was sent beside answers: messages; and what was received and never understood.
+    pub(crate) fn charge_traffic(&self, worker: &Worker) {
+        let Ok(session) = self.session.try_borrow() else { return };
+        if session.login.as_ref().is_some_and(|login| login.tenant.is_some() || login.own.is_some()) {
+            let (input_bytes, output_bytes) = self.take_uncharged();
+            charge(worker, session.login.as_ref(), &Tally { input_bytes, output_bytes, ..Tally::default() });
+        }
+    }
+}
