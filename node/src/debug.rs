@@ -13,10 +13,11 @@ use keyward_engine::asks::{Ask, DebugAsk};
 use keyward_engine::command::Run;
 use keyward_engine::digest::Digest;
 use keyward_engine::events::EventClass;
-use keyward_engine::keyspace::SpaceId;
+use keyward_engine::keyspace::{SpaceId, TenantId};
 use keyward_engine::reply::Reply;
 use keyward_engine::session::Session;
 use keyward_engine::table::Resolved;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -54,6 +55,10 @@ pub async fn carry_out(worker: &Worker, connection: &Connection, ask: DebugAsk, 
             reply.ok();
         }
         DebugAsk::Digest => reply.simple(&digest(node).to_string()),
+        DebugAsk::Recount => match recount(node) {
+            found if found.is_empty() => reply.ok(),
+            found => reply.error(&format!("ERR {found}")),
+        },
         DebugAsk::Populate { count, prefix, bytes } => {
             populate(worker, connection, (count, &prefix, bytes)).await;
             reply.ok();
@@ -162,6 +167,28 @@ fn digest(node: &Node) -> Digest {
         });
     }
     sum
+}
+
+/// What is not as it was counted on the way, as sentences. What tenants use is compared as if nobody wrote meanwhile.
+fn recount(node: &Node) -> String {
+    let (mut found, mut bytes) = (String::new(), BTreeMap::<TenantId, u64>::new());
+    for of in node.groups() {
+        for index in 0..of.shards.count() {
+            of.shards.with(index, |shard| {
+                found.push_str(&shard.recount());
+                for (id, space) in shard.spaces() {
+                    *bytes.entry(id.tenant).or_default() += space.memory_bytes() as u64;
+                }
+            });
+        }
+    }
+    for tenant in node.views.load().1.tenancy.iter() {
+        let (told, counted) = (tenant.gauge.bytes(), bytes.get(&tenant.id).copied().unwrap_or(0));
+        if told != counted {
+            found.push_str(&format!("tenant {}: {told} bytes were told, it has {counted}; ", tenant.name));
+        }
+    }
+    found
 }
 
 async fn populate(worker: &Worker, connection: &Connection, (count, prefix, bytes): (u64, &[u8], Option<u64>)) {

@@ -31,6 +31,7 @@ use acks::Acks;
 pub use acks::NotConfirmed;
 use futures_util::future::BoxFuture;
 use keyward_cluster::{Epoch, GroupId, Member, NodeId};
+use keyward_engine::keyspace::TenantId;
 use log::{History, Log};
 use parking_lot::Mutex;
 use std::net::TcpStream;
@@ -356,6 +357,14 @@ impl DataPlane for Plane {
         Box::pin(async move {
             let node = node.ok_or_else(|| "the node is stopping, or knows no such group".to_owned())?;
             hand_over::hand_over(&node, target).await
+        })
+    }
+
+    fn purge_tenant(&self, group: GroupId, tenant: u32) -> BoxFuture<'static, Result<(), String>> {
+        let node = self.of(group);
+        Box::pin(async move {
+            let node = node.ok_or_else(|| "the node is stopping, or knows no such group".to_owned())?;
+            crate::tenants::purge_here(node, TenantId(tenant)).await
         })
     }
 }

@@ -188,7 +188,12 @@ impl Shards {
 
     /// Who owns which keys from now on. Keys move as they are asked for, and by and by ([`Shards::settle`]).
     pub fn set_owners(&self, tenancy: &Tenancy) {
-        (0..self.count()).for_each(|index| self.with(index, |shard| shard.set_owners(tenancy.owners())));
+        (0..self.count()).for_each(|index| {
+            self.with(index, |shard| {
+                shard.set_owners(tenancy.owners());
+                shard.set_policies(tenancy.policies());
+            });
+        });
     }
 
     /// Moves keys of one shard to where they belong, for about as long as said, and drops what belongs to no tenant any

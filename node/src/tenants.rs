@@ -3,6 +3,10 @@
 //! What a tenant means to keys is the engine's business, what may happen to one the cluster's; here the one is made from
 //! the other, and `TENANT` is carried out.
 
+mod purge;
+
+pub use purge::purge_here;
+
 use crate::node::Node;
 use keyward_cluster::{Change, Outcome, Refusal, State, TenantChange, TenantGrant, TenantMode, TenantRefusal};
 use keyward_engine::account::Account;
@@ -128,6 +132,12 @@ impl fmt::Display for ChangeError {
 pub async fn change(node: &Arc<Node>, ask: TenantAsk, actor: String, source: String) -> Result<(), ChangeError> {
     if let Some(text) = is_too_much(node, &ask) {
         return Err(ChangeError::Refused(TenantRefusal::Invalid(text)));
+    }
+    if let TenantAsk::Delete { name, purge: true } = &ask
+        && let Some(tenant) = node.views.load().1.tenancy.named(name.as_bytes()).filter(|tenant| tenant.retired)
+    {
+        let unavailable = |text| ChangeError::Unavailable(format!("ERR the keys of tenant '{name}' stay: {text}"));
+        purge::purge(node, tenant).await.map_err(unavailable)?;
     }
     let Some(change) = change_of(ask) else { return Ok(()) };
     match node.propose(Change::Tenant(change), actor, source).await {

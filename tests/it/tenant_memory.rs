@@ -1,7 +1,7 @@
 //! Memory of tenants on three nodes: each stays within its limit by its own policy, what one was promised nobody takes
 //! away, and what is idle is lent.
 
-use keyward_tests::{Client, Cluster, Value, wait_until, wait_until_for};
+use keyward_tests::{Client, Cluster, Dice, Value, wait_until, wait_until_for};
 use std::time::Duration;
 
 const POLICIES: [&str; 7] =
@@ -195,4 +195,173 @@ fn a_tenant_sees_its_own_memory_and_reserves_must_fit() {
     assert!(refused.is_error("ERR a reserve of 52428800 bytes is too much"), "{refused}");
     admin.ok(&["TENANT", "SET", "plain", "reserve", "40mb"]);
     assert!(admin.ask(&["TENANT", "CREATE", "third", "PREFIX", "third:", "reserve", "1mb"]).is_error("ERR a reserve"));
+}
+
+/// `K`: some key, `V`: some value, `N`: some number.
+const REQUESTS: [&str; 40] = [
+    "SET K V",
+    "SET K V PX 900",
+    "APPEND K V",
+    "SETRANGE K N V",
+    "INCR K",
+    "GETDEL K",
+    "MSET K V K V",
+    "RPUSH K V V N",
+    "LPOP K N",
+    "LMOVE K K LEFT RIGHT",
+    "LTRIM K 0 N",
+    "HSET K V V N V",
+    "HDEL K N",
+    "HEXPIRE K 1 FIELDS 1 N",
+    "SADD K N V V",
+    "SPOP K N",
+    "SUNIONSTORE K K K",
+    "ZADD K N V N N",
+    "ZPOPMIN K N",
+    "ZRANGESTORE K K 0 N",
+    "GEOADD K 1 2 V",
+    "PFADD K V N",
+    "XADD K * N V",
+    "XADD K MAXLEN 3 * N V",
+    "XGROUP CREATE K g 0 MKSTREAM",
+    "XREADGROUP GROUP g c COUNT 2 STREAMS K >",
+    "COPY K K REPLACE",
+    "COPY K K DB 1 REPLACE",
+    "MOVE K 1",
+    "RENAME K K",
+    "SORT K ALPHA STORE K",
+    "DEL K K",
+    "UNLINK K",
+    "EXPIRE K 1",
+    "PERSIST K",
+    "SELECT 0",
+    "SELECT 1",
+    "EVAL return{redis.call('set',KEYS[1],ARGV[1]),redis.call('del',KEYS[2])} 2 K K V",
+    "SWAPDB 0 1",
+    "FLUSHDB",
+];
+
+fn random_requests(client: &mut Client, prefixes: &[&str], count: usize, dice: &mut Dice) {
+    for _ in 0..count {
+        let request = dice.pick(&REQUESTS);
+        if *request == "FLUSHDB" && dice.below(4) > 0 {
+            continue;
+        }
+        let words: Vec<String> = request
+            .split(' ')
+            .map(|word| match word {
+                "K" => format!("{}{}", dice.pick(prefixes), dice.below(40)),
+                "V" if dice.one_in(8) => "v".repeat(dice.below(9000)),
+                "V" => format!("v{}", dice.below(20)),
+                "N" => dice.below(30).to_string(),
+                word => word.to_owned(),
+            })
+            .collect();
+        client.ask(&words);
+    }
+}
+
+/// Every node counts everything anew and finds what it was told on the way.
+fn assert_counts(cluster: &Cluster, after: &str) {
+    for node in cluster.nodes().iter().filter(|node| node.is_running()) {
+        let mut client = node.client();
+        let mut found = String::new();
+        let agrees = std::iter::repeat_with(|| client.ask(&["DEBUG", "RECOUNT"])).take(20).any(|reply| {
+            found = format!("{reply}");
+            // What the primary wrote last may be on its way here.
+            reply.is_ok() || {
+                std::thread::sleep(Duration::from_millis(50));
+                false
+            }
+        });
+        assert!(agrees, "node {} after {after}: {found}", node.number());
+    }
+}
+
+#[test]
+fn what_tenants_use_equals_a_recount_on_every_node_whatever_happens() {
+    let mut cluster = Cluster::of(3).flag("enable-debug-command", "yes").start();
+    let mut dice = Dice::from_env("KEYWARD_RECOUNT_SEED");
+    let primary = cluster.primary();
+    let mut admin = cluster.node(primary).client();
+    random_requests(&mut admin, &["gw:", "{gw:x}", "other:"], 800, &mut dice);
+    tenant(&mut admin, "gw", &[]);
+    assert_counts(&cluster, "a tenant was made over existing keys");
+    admin.ok(&["ACL", "SETUSER", "ns", "on", ">secret", "~*", "&*", "+@all"]);
+    admin.ok(&["TENANT", "CREATE", "ns", "NAMESPACE", "USER", "ns"]);
+    let replica = primary % 3 + 1;
+    let mut gw = cluster.node(replica).client_as("gw", "secret");
+    let mut ns = cluster.node(primary).client_as("ns", "secret");
+    random_requests(&mut gw, &["gw:", "{gw:x}"], 800, &mut dice);
+    random_requests(&mut ns, &["", "gw:"], 800, &mut dice);
+    random_requests(&mut admin, &["gw:", "{gw:x}", "other:", "ai:"], 800, &mut dice);
+    assert_counts(&cluster, "random requests");
+    admin.ok(&["TENANT", "SET", "gw", "PREFIX", "ai:"]);
+    random_requests(&mut admin, &["gw:", "other:", "ai:"], 200, &mut dice);
+    admin.ok(&["TENANT", "SET", "gw", "NAME", "gateway"]);
+    admin.ok(&["TENANT", "SET", "gateway", "NOPREFIX", "gw:"]);
+    assert_counts(&cluster, "prefixes changed");
+    admin.ok(&["TENANT", "SET", "gateway", "PREFIX", "gw:", "limit", "300kb", "eviction", "allkeys-lru"]);
+    random_requests(&mut admin, &["gw:", "ai:"], 800, &mut dice);
+    assert_counts(&cluster, "keys were evicted");
+    cluster.kill(replica);
+    cluster.restart(replica);
+    wait_until_for(Duration::from_secs(30), "the copy is whole", || {
+        cluster.difference_of_copies().is_none().then_some(())
+    });
+    assert_counts(&cluster, "a full copy");
+    admin.ok(&["DEBUG", "RELOAD"]);
+    assert_counts(&cluster, "a snapshot was loaded");
+    gw = cluster.node(replica).client_as("gw", "secret");
+    gw.ok(&["SET", "gw:flushed", "v"]);
+    gw.ok(&["FLUSHALL"]);
+    assert_counts(&cluster, "a flush");
+    assert_eq!(stat(&mut admin, "gateway", "memory"), 0);
+}
+
+#[test]
+fn purging_a_tenant_removes_its_keys_everywhere_and_nobody_elses() {
+    let cluster = Cluster::of(3).flag("enable-debug-command", "yes").start();
+    let primary = cluster.primary();
+    let mut admin = cluster.node(primary % 3 + 1).client();
+    for name in ["gw", "lf"] {
+        tenant(&mut admin, name, &[]);
+        let mut client = cluster.node(primary).client_as(name, "secret");
+        for number in 0..300 {
+            client.ok(&["SELECT", &(number % 2).to_string()]);
+            client.ok(&["SET", &format!("{name}:{number}"), "v"]);
+        }
+    }
+    admin.ok(&["SET", "gw", "not the tenant's"]);
+    assert!(admin.ask(&["TENANT", "DEL", "gw", "PURGE"]).is_error("ERR tenant 'gw' is in use"));
+    admin.ok(&["TENANT", "SET", "gw", "STATE", "retired"]);
+    admin.ok(&["TENANT", "DEL", "gw", "PURGE"]);
+    assert_eq!(admin.ask(&["DBSIZE"]), Value::Integer(151));
+    admin.ok(&["SELECT", "1"]);
+    assert_eq!(admin.ask(&["DBSIZE"]), Value::Integer(150));
+    assert!(!admin.ask(&["ACL", "USERS"]).texts().contains(&"gw".to_owned()));
+    cluster.copies_agree("a tenant was purged");
+    assert_counts(&cluster, "a tenant was purged");
+}
+
+#[test]
+fn use_is_counted_where_a_tenants_policy_wants_it_counted() {
+    let cluster = Cluster::of(1).flag("maxmemory-policy", "allkeys-lru").start();
+    let mut admin = cluster.node(1).client();
+    tenant(&mut admin, "often", &["limit", "1mb", "eviction", "allkeys-lfu"]);
+    let mut often = cluster.node(1).client_as("often", "secret");
+    for number in 0..50 {
+        often.ok(&["SET", &format!("often:hot:{number}"), "v"]);
+        (0..60).for_each(|_| _ = often.ask(&["GET", &format!("often:hot:{number}")]));
+    }
+    let Value::Integer(frequency) = often.ask(&["OBJECT", "FREQ", "often:hot:1"]) else { panic!("no frequency") };
+    assert!(frequency > 8, "{frequency}");
+    assert!(often.ask(&["OBJECT", "IDLETIME", "often:hot:1"]).is_error("ERR An LFU"));
+    admin.ok(&["SET", "plain", "v"]);
+    assert_eq!(admin.ask(&["OBJECT", "IDLETIME", "plain"]), Value::Integer(0));
+    for number in 0..4000 {
+        often.ok(&["SET", &format!("often:cold:{number}"), &"x".repeat(1000)]);
+    }
+    let left = (0..50).filter(|number| often.ask(&["EXISTS", &format!("often:hot:{number}")]) == Value::Integer(1));
+    assert!(left.count() >= 45, "what is used often stays");
 }

@@ -459,6 +459,8 @@ pub enum DebugAsk {
     ActiveExpiry(bool),
     /// A number that tells two states of all databases apart.
     Digest,
+    /// Count all memory and keys anew, and say what is not as it was counted on the way.
+    Recount,
     /// Make keys `prefix:0` and so on.
     Populate {
         /// How many.

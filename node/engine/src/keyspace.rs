@@ -21,7 +21,7 @@ use crate::events::EventClass;
 use crate::eviction::Usage;
 use crate::scope::Reach;
 use crate::snapshot::Walk;
-use crate::tenancy::{Gauge, Gauges, Owners};
+use crate::tenancy::{Gauge, Gauges, Owners, Policies};
 use crate::types::{Hash, Limits, List, Set, SortedSet, Stream, Value, number};
 use keyward_acl::KeyUse;
 use std::cell::Cell;
@@ -29,6 +29,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
 use std::sync::Arc;
 
+mod recount;
 mod segments;
 
 /// Milliseconds since 1970, as Redis' `PEXPIREAT` counts.
@@ -367,6 +368,8 @@ pub struct Shard {
     others: BTreeMap<SpaceId, Keyspace>,
     /// Who owns which keys; `None` while nobody does.
     owners: Option<Arc<Owners>>,
+    /// Whose keys go by a policy of their own; `None` while nobody's do.
+    policies: Option<Arc<Policies>>,
     /// Keys may lie where an earlier table had them.
     unsettled: Option<Box<segments::Unsettled>>,
     /// What all keyspaces used when that was told last.
@@ -413,6 +416,7 @@ impl Shard {
             shared: Keyspace::new(seed),
             others: BTreeMap::new(),
             owners: None,
+            policies: None,
             unsettled: None,
             accounted: 0,
             gauges: Arc::default(),
@@ -895,7 +899,9 @@ impl<'a> Keys<'a> {
     /// The same, for a request whose one key was placed before.
     #[inline]
     pub fn placed(mut self, key: &'a [u8], place: Place) -> Keys<'a> {
-        let segment = self.shards.get(place.shard).segment_of(self.context.space, key);
+        let shard = self.shards.get(place.shard);
+        let segment = shard.segment_of(self.context.space, key);
+        self.context.usage = shard.usage_of(segment.tenant, self.context.usage);
         self.known = Some((key, place, segment.tenant));
         self
     }
@@ -903,6 +909,14 @@ impl<'a> Keys<'a> {
     /// The same, for a request whose keys were placed before.
     pub fn all_placed(mut self, keys: &'a [KeyUse<'a>], places: &'a [Place]) -> Keys<'a> {
         self.known_many = KnownPlaces { keys, places, at: Cell::new(0) };
+        // Several owners' keys in one request are all used the way of the first one's.
+        if let [first, ..] = places
+            && let Some(named) = keys.first()
+        {
+            let shard = self.shards.get(first.shard);
+            let owner = shard.segment_of(self.context.space, named.key).tenant;
+            self.context.usage = shard.usage_of(owner, self.context.usage);
+        }
         self
     }
 

@@ -331,7 +331,11 @@ pub struct Tenancy {
     /// All reserves together.
     reserved: u64,
     bounded: bool,
+    policies: Option<Arc<Policies>>,
 }
+
+/// What goes when memory runs out, of those who say so themselves.
+pub type Policies = HashMap<TenantId, eviction::Policy>;
 
 impl Tenancy {
     /// From all tenants there are, and the number given to the last one that was made.
@@ -340,6 +344,8 @@ impl Tenancy {
             tenants.into_iter().map(|tenant| (tenant.name.clone(), Arc::new(tenant))).collect();
         let owned = by_name.values().flat_map(|tenant| tenant.prefixes.iter().map(|prefix| (&**prefix, tenant.id)));
         let owners = Owners::new(owned);
+        let own_policy = |tenant: &Arc<Tenant>| Some((tenant.id, tenant.limits.eviction?));
+        let policies: Policies = by_name.values().filter_map(own_policy).collect();
         Tenancy {
             by_id: by_name.values().map(|tenant| (tenant.id, Arc::clone(tenant))).collect(),
             by_user: by_name
@@ -348,6 +354,7 @@ impl Tenancy {
                 .collect(),
             last_number,
             reserved: by_name.values().fold(0, |sum, tenant| tenant.limits.reserve.saturating_add(sum)),
+            policies: (!policies.is_empty()).then(|| Arc::new(policies)),
             bounded: by_name.values().any(|tenant| tenant.bounds_memory()),
             owners: (!owners.is_empty()).then(|| Arc::new(owners)),
             by_name,
@@ -383,6 +390,11 @@ impl Tenancy {
     #[inline]
     pub fn bounds_memory(&self) -> bool {
         self.bounded
+    }
+
+    /// The tenants that have an eviction policy of their own; `None`: nobody has.
+    pub fn policies(&self) -> Option<&Arc<Policies>> {
+        self.policies.as_ref()
     }
 
     /// All reserves together, in bytes.

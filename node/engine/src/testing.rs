@@ -1,4 +1,4 @@
-//! A whole engine in a test: shards, one tenant, a clock that stands still until it is moved. Requests go in as words,
+//! A whole engine in a test: shards, tenants by prefix, a clock that stands still until it is moved. Requests go in as words,
 //! answers come out as RESP, and everything that would be written to the journal is kept.
 //!
 //! It refuses to know connections and permissions; commands of a session are tested where sessions are.
@@ -13,7 +13,9 @@ use crate::keyspace::{CallContext, EveryKey, Keys, Layout, Shard, SpaceId, Tenan
 use crate::reply::{Protocol, Reply};
 use crate::scope::Reach;
 use crate::table::table;
+use crate::tenancy::{Gauges, Owners};
 use crate::types::{Limits, Stream, StreamId, Value};
+use std::sync::Arc;
 
 // Errors as `Engine::words` shows them.
 
@@ -49,6 +51,7 @@ pub(crate) struct Engine {
     pub(crate) touched: Vec<String>,
     layout: Layout,
     shards: Vec<Shard>,
+    gauges: Arc<Gauges>,
     effects: Effects,
     random: u64,
 }
@@ -64,7 +67,7 @@ impl Engine {
 
     /// An empty engine with this many shards, a power of two.
     pub(crate) fn new(shard_count: u32) -> Engine {
-        let layout = Layout { seed: 7, shard_count };
+        let (layout, gauges) = (Layout { seed: 7, shard_count }, Arc::new(Gauges::default()));
         Engine {
             limits: Limits::default(),
             now: 1_700_000_000_000,
@@ -77,11 +80,28 @@ impl Engine {
             waits: None,
             events: Vec::new(),
             touched: Vec::new(),
-            shards: (0..shard_count).map(|_| Shard::new(layout.seed)).collect(),
+            shards: (0..shard_count).map(|_| Shard::with_gauges(layout.seed, &gauges)).collect(),
+            gauges,
             layout,
             effects: Effects::new(),
             random: 1,
         }
+    }
+
+    /// From now on keys that begin so belong to these tenants.
+    pub(crate) fn own(&mut self, prefixes: &[(&str, TenantId)]) {
+        let owners = Owners::new(prefixes.iter().map(|(prefix, id)| (prefix.as_bytes(), *id)));
+        self.shards.iter_mut().for_each(|shard| shard.set_owners(Some(&Arc::new(owners.clone()))));
+    }
+
+    /// The shards, for what nodes do besides commands.
+    pub(crate) fn shards(&mut self) -> &mut [Shard] {
+        &mut self.shards
+    }
+
+    /// Bytes a tenant is told to use.
+    pub(crate) fn told(&self, tenant: TenantId) -> u64 {
+        self.gauges.of(tenant).bytes()
     }
 
     /// Runs a request of words without spaces; `''` is the empty word. Returns the answer as text.
@@ -111,9 +131,17 @@ impl Engine {
                 let mut uses = Vec::new();
                 table().keys_of(resolved.row, argv, &mut uses);
                 let named: Vec<&[u8]> = uses.iter().map(|used| used.key).collect();
-                self.with_keys(&named, |keys| handler(keys, args, &mut reply))
+                self.settle(&named);
+                let result = self.with_keys(&named, |keys| handler(keys, args, &mut reply));
+                self.account(&named);
+                result
             }
-            Run::OnEveryKey(handler) => handler(self, args, &mut reply),
+            Run::OnEveryKey(handler) => {
+                self.shards.iter_mut().for_each(Shard::settle_all);
+                let result = handler(self, args, &mut reply);
+                self.shards.iter_mut().for_each(Shard::account_all);
+                result
+            }
             Run::Refused(text) => {
                 reply.error(&format!("ERR {text}"));
                 Ok(())
@@ -222,6 +250,27 @@ impl Engine {
             }
         });
         self.changes = self.effects.changes();
+    }
+
+    /// As a node does it before a request …
+    fn settle(&mut self, named: &[&[u8]]) {
+        let space = SpaceId { tenant: TenantId::SHARED, database: self.database };
+        for key in named {
+            let place = self.layout.place(key);
+            self.shards[place.shard as usize].settle_key(space, place.hash, key);
+        }
+    }
+
+    /// … and afterwards.
+    fn account(&mut self, named: &[&[u8]]) {
+        if self.effects.has_strayed() {
+            return self.shards.iter_mut().for_each(Shard::account_all);
+        }
+        let space = SpaceId { tenant: TenantId::SHARED, database: self.database };
+        for key in named {
+            let shard = &mut self.shards[self.layout.place(key).shard as usize];
+            shard.account(shard.segment_of(space, key));
+        }
     }
 
     fn with_keys<R>(&mut self, named: &[&[u8]], call: impl FnOnce(&mut Keys<'_>) -> R) -> R {

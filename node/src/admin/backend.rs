@@ -8,7 +8,7 @@ use keyward_acl::UserChange;
 use keyward_cluster::{GroupId, NodeId, Outcome, RequestId, State};
 use keyward_engine::asks::TenantAsk;
 use keyward_proto::admin::node_question::Question;
-use keyward_proto::admin::{AdviseResponse, DiagnoseResponse, ListDenialsResponse};
+use keyward_proto::admin::{AdviseResponse, DiagnoseResponse, ListDenialsResponse, TenantMemory};
 use tonic::Status;
 
 use super::auth::without_code;
@@ -51,6 +51,9 @@ pub trait AdminBackend: Send + Sync + 'static {
 
     /// Carries it out; returns when it is in force.
     async fn change_tenant(&self, ask: TenantAsk, origin: Origin) -> Result<(), AdminFailure>;
+
+    /// What a tenant uses on this node; `None` if there is none of that name.
+    fn tenant_memory(&self, name: &str) -> Option<TenantMemory>;
 
     /// The state this node has applied.
     fn state(&self) -> Arc<State>;

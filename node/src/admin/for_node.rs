@@ -15,7 +15,7 @@ use keyward_engine::scope::Reach;
 use keyward_engine::session::{Login, Session, Surroundings};
 use keyward_engine::table::Resolved;
 use keyward_proto::admin::node_question::Question;
-use keyward_proto::admin::{AdviseResponse, DiagnoseResponse, ListDenialsResponse};
+use keyward_proto::admin::{AdviseResponse, DiagnoseResponse, ListDenialsResponse, TenantMemory};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 
@@ -225,6 +225,20 @@ impl AdminBackend for NodeBackend {
                 ChangeError::Refused(TenantRefusal::Invalid(_)) => AdminFailure::Invalid(text),
                 ChangeError::Refused(_) => AdminFailure::Refused(text),
             }
+        })
+    }
+
+    fn tenant_memory(&self, name: &str) -> Option<TenantMemory> {
+        let (_, view) = self.node.views.load();
+        let tenant = view.tenancy.named(name.as_bytes())?;
+        let policy = view.tenancy.policy_of(tenant.id, self.node.live.hot().eviction.policy);
+        Some(TenantMemory {
+            used_bytes: tenant.gauge.bytes(),
+            limit_bytes: tenant.limits.limit,
+            reserve_bytes: tenant.limits.reserve,
+            eviction: policy.name().to_owned(),
+            evicted_keys: tenant.gauge.evicted(),
+            refused_commands: tenant.gauge.refused(),
         })
     }
 

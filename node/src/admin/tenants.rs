@@ -26,8 +26,12 @@ impl<B: AdminBackend> TenantService<B> {
 
     fn tenant(&self, name: &str) -> Result<Tenant, Status> {
         let state = self.door.backend().state();
-        let known = state.tenants().get(name).map(|tenant| described(tenant));
+        let known = state.tenants().get(name).map(|tenant| self.described(tenant));
         known.ok_or_else(|| Status::not_found(format!("there is no tenant '{}'", text(name.as_bytes()))))
+    }
+
+    fn described(&self, tenant: &keyward_cluster::Tenant) -> Tenant {
+        Tenant { memory: self.door.backend().tenant_memory(&tenant.name), ..described(tenant) }
     }
 
     async fn change(&self, caller: &Admitted<B::Login>, argv: &[&[u8]]) -> Result<(), Status> {
@@ -51,7 +55,7 @@ impl<B: AdminBackend> Tenants for TenantService<B> {
     ) -> Result<Response<ListTenantsResponse>, Status> {
         let _caller = self.door.admit(&request, &[b"TENANT", b"LIST"]).await?;
         let state = self.door.backend().state();
-        let tenants = state.tenants().iter().map(|tenant| described(tenant)).collect();
+        let tenants = state.tenants().iter().map(|tenant| self.described(tenant)).collect();
         Ok(Response::new(ListTenantsResponse { tenants }))
     }
 
@@ -122,5 +126,6 @@ fn described(tenant: &keyward_cluster::Tenant) -> Tenant {
         number: tenant.number.0,
         revision: tenant.revision,
         created: tenant.created,
+        memory: None,
     }
 }

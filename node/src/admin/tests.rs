@@ -132,6 +132,10 @@ impl AdminBackend for Fake {
         Ok(self.apply(&origin.actor, Change::User(change)))
     }
 
+    fn tenant_memory(&self, _name: &str) -> Option<keyward_proto::admin::TenantMemory> {
+        None
+    }
+
     fn state(&self) -> Arc<State> {
         self.state.borrow().clone()
     }

@@ -36,4 +36,7 @@ pub trait DataPlane: Send + Sync {
     /// ([`keyward_cluster::FailoverReason::Planned`]). Returns when that is applied here; after an error this node goes
     /// on as before.
     fn hand_over(&self, group: GroupId, target: Member) -> BoxFuture<'static, Result<(), String>>;
+
+    /// Asked of the primary: removes the keys of the retired tenant that are stored under this number.
+    fn purge_tenant(&self, group: GroupId, tenant: u32) -> BoxFuture<'static, Result<(), String>>;
 }

@@ -289,6 +289,22 @@ impl Core {
         if failed.is_empty() { Ok(()) } else { Err(failed) }
     }
 
+    /// Has the data of this node remove the keys of a retired tenant, as the primary of a group.
+    pub(crate) async fn purge_tenant_here(&self, group: GroupId, tenant: u32) -> Result<(), String> {
+        let data = self.data.get().ok_or_else(|| String::from("this node has no data yet"))?;
+        data.purge_tenant(group, tenant).await
+    }
+
+    /// The same on another node.
+    pub(crate) async fn purge_tenant_on(&self, node: NodeId, group: GroupId, tenant: u32) -> Result<(), String> {
+        let mut client = self.peers.client_of(node).map_err(|status| status.message().to_owned())?;
+        let request = wire::PurgeTenantRequest { header: self.peers.header(node), group: group.0, tenant };
+        let asked = tokio::time::timeout(HAND_OVER_TIMEOUT, client.purge_tenant(request)).await;
+        let answer = asked.map_err(|_| String::from("the primary does not answer"))?;
+        let failed = answer.map_err(|status| status.message().to_owned())?.into_inner().failed;
+        if failed.is_empty() { Ok(()) } else { Err(failed) }
+    }
+
     /// Has a group served by `to`, or by whoever is most up to date, as leader. `accept_loss`: without the old primary,
     /// and whether or not `to` has every acknowledged write.
     pub(crate) async fn move_primary_here(

@@ -343,6 +343,12 @@ impl Control {
         self.on_control(move |core| async move { core.hand_over(to).await }).await?
     }
 
+    /// Has the primary of a group remove the keys of a retired tenant. If not, why not, as a sentence.
+    pub async fn purge_tenant(&self, primary: NodeId, group: GroupId, tenant: u32) -> Result<(), String> {
+        let asked = self.on_control(move |core| async move { core.purge_tenant_on(primary, group, tenant).await });
+        asked.await.map_err(|error| error.to_string())?
+    }
+
     /// The group as seen from here; asks every node what it has applied, briefly.
     pub async fn status(&self) -> Result<ControlStatus, ControlError> {
         self.on_control(|core| async move { core.status().await }).await

@@ -257,6 +257,16 @@ impl Peer for PeerService {
         Ok(Response::new(wire::HandOverGroupResponse { failed }))
     }
 
+    async fn purge_tenant(
+        &self,
+        request: Request<wire::PurgeTenantRequest>,
+    ) -> Result<Response<wire::PurgeTenantResponse>, Status> {
+        let request = request.into_inner();
+        self.core.peers.check(request.header)?;
+        let purged = self.core.purge_tenant_here(GroupId(request.group), request.tenant).await;
+        Ok(Response::new(wire::PurgeTenantResponse { failed: purged.err().unwrap_or_default() }))
+    }
+
     async fn standing(
         &self,
         request: Request<wire::StandingRequest>,

@@ -194,6 +194,32 @@ pub struct Tenant {
     /// Index of the change that made it.
     #[prost(uint64, tag = "11")]
     pub created: u64,
+    /// Its memory on the answering node.
+    #[prost(message, optional, tag = "12")]
+    pub memory: ::core::option::Option<TenantMemory>,
+}
+/// The memory of a tenant on one node: every node has the data, and keys are evicted where it is served.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TenantMemory {
+    /// Bytes of its keys, values and tables.
+    #[prost(uint64, tag = "1")]
+    pub used_bytes: u64,
+    /// What it may use; 0: no bound of its own.
+    #[prost(uint64, tag = "2")]
+    pub limit_bytes: u64,
+    /// What nobody else takes away.
+    #[prost(uint64, tag = "3")]
+    pub reserve_bytes: u64,
+    /// What goes when its memory runs out, such as `allkeys-lru`.
+    #[prost(string, tag = "4")]
+    pub eviction: ::prost::alloc::string::String,
+    /// Keys evicted since the node started.
+    #[prost(uint64, tag = "5")]
+    pub evicted_keys: u64,
+    /// Commands refused for want of memory since the node started.
+    #[prost(uint64, tag = "6")]
+    pub refused_commands: u64,
 }
 /// Asks for all tenants.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]

@@ -473,6 +473,22 @@ pub struct HandOverGroupResponse {
     pub failed: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PurgeTenantRequest {
+    #[prost(message, optional, tag = "1")]
+    pub header: ::core::option::Option<Header>,
+    #[prost(uint32, tag = "2")]
+    pub group: u32,
+    /// What its keys are stored under.
+    #[prost(uint32, tag = "3")]
+    pub tenant: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PurgeTenantResponse {
+    /// Empty: done.
+    #[prost(string, tag = "1")]
+    pub failed: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StandingRequest {
     #[prost(message, optional, tag = "1")]
     pub header: ::core::option::Option<Header>,
@@ -1638,6 +1654,31 @@ pub mod peer_client {
                 .insert(GrpcMethod::new("keyward.control.v1.Peer", "HandOverGroup"));
             self.inner.unary(req, path, codec).await
         }
+        /// Asks the primary of a group to remove the keys of a retired tenant.
+        pub async fn purge_tenant(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PurgeTenantRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PurgeTenantResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyward.control.v1.Peer/PurgeTenant",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keyward.control.v1.Peer", "PurgeTenant"));
+            self.inner.unary(req, path, codec).await
+        }
         /// What the leader knows of every node.
         pub async fn standing(
             &mut self,
@@ -1800,6 +1841,14 @@ pub mod peer_server {
             request: tonic::Request<super::HandOverGroupRequest>,
         ) -> std::result::Result<
             tonic::Response<super::HandOverGroupResponse>,
+            tonic::Status,
+        >;
+        /// Asks the primary of a group to remove the keys of a retired tenant.
+        async fn purge_tenant(
+            &self,
+            request: tonic::Request<super::PurgeTenantRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PurgeTenantResponse>,
             tonic::Status,
         >;
         /// What the leader knows of every node.
@@ -2575,6 +2624,49 @@ pub mod peer_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = HandOverGroupSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keyward.control.v1.Peer/PurgeTenant" => {
+                    #[allow(non_camel_case_types)]
+                    struct PurgeTenantSvc<T: Peer>(pub Arc<T>);
+                    impl<T: Peer> tonic::server::UnaryService<super::PurgeTenantRequest>
+                    for PurgeTenantSvc<T> {
+                        type Response = super::PurgeTenantResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PurgeTenantRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Peer>::purge_tenant(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PurgeTenantSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -390,13 +390,14 @@ fn user_table(user: &pb::User) -> String {
 }
 
 fn tenants_table(tenants: &[pb::Tenant]) -> String {
-    let mut table = Table::new(&["name", "keys", "users", "state", "settings"]);
+    let mut table = Table::new(&["name", "keys", "users", "state", "memory", "settings"]);
     for tenant in tenants {
         table.row(&[
             tenant.name.clone(),
             keys_of_tenant(tenant),
             or_dash(&tenant.users.join(" ")),
             if tenant.retired { "retired" } else { "active" }.to_owned(),
+            tenant.memory.as_ref().map_or_else(|| or_dash(""), |memory| memory.used_bytes.to_string()),
             or_dash(&settings_of_tenant(tenant).join(" ")),
         ]);
     }
@@ -410,6 +411,12 @@ fn tenant_table(tenant: &pb::Tenant) -> String {
     table.row(&["users", &or_dash(&tenant.users.join(" "))]);
     table.row(&["state", if tenant.retired { "retired" } else { "active" }]);
     settings_of_tenant(tenant).iter().for_each(|setting| table.row(&["setting", setting]));
+    if let Some(memory) = &tenant.memory {
+        table.row(&["memory", &format!("{} bytes", memory.used_bytes)]);
+        table.row(&["eviction", &memory.eviction]);
+        table.row(&["evicted keys", &memory.evicted_keys.to_string()]);
+        table.row(&["refused for memory", &memory.refused_commands.to_string()]);
+    }
     tenant.exports.iter().for_each(|grant| table.row(&["exports", grant]));
     tenant.imports.iter().for_each(|grant| table.row(&["imports", grant]));
     table.row(&["number", &tenant.number.to_string()]);

@@ -239,6 +239,29 @@ impl<V> Dict<V> {
         self.bytes += chained;
     }
 
+    /// Entries, entries with an expiry, and bytes: each of them looked at, instead of what was counted on the way.
+    pub fn recount(&self) -> (usize, usize, usize) {
+        let (mut len, mut expiring, mut bytes) = (0, 0, allocation_bytes(size_of_val(&*self.directory)));
+        self.for_each(&mut |entry| {
+            len += 1;
+            expiring += usize::from(entry.has_expiry());
+            bytes += entry.memory_bytes();
+        });
+        for segment in self.segments() {
+            bytes += segment.table_bytes();
+            for index in 0..usize::from(segment.total) {
+                // SAFETY: a bucket of a living segment, and the chain behind it.
+                let mut next = unsafe { (*segment.bucket(index)).chained() };
+                while let Some(bucket) = next {
+                    bytes += BUCKET_BYTES;
+                    // SAFETY: as above.
+                    next = unsafe { (*bucket).chained() };
+                }
+            }
+        }
+        (len, expiring, bytes)
+    }
+
     /// A slot with an entry. Each try aims at any slot of the table with equal chance; only entries in chained buckets
     /// are a little less likely, and in a nearly empty table the tries end with the first entry behind a random place.
     pub(super) fn random_slot(&self, r: u64) -> Option<*const *mut u8> {

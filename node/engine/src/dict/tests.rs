@@ -87,27 +87,11 @@ fn filled(count: u64) -> Dict<u64> {
 
 /// Counts everything again that the table counts as it goes.
 fn recount<V>(dict: &Dict<V>) {
-    let (mut len, mut expiring, mut bytes) = (0, 0, 0);
     dict.for_each(&mut |entry| {
-        len += 1;
-        expiring += usize::from(entry.expires_at().is_some());
-        bytes += entry.memory_bytes();
         assert_eq!(dict.find(dict.hash(entry.key()), entry.key()).map(Entry::key), Some(entry.key()));
     });
-    let mut deepest = 0;
-    for segment in dict.segments() {
-        bytes += segment.table_bytes();
-        deepest += u32::from(segment.depth == dict.depth);
-        for index in 0..usize::from(segment.total) {
-            let mut next = unsafe { (*segment.bucket(index)).chained() };
-            while let Some(bucket) = next {
-                bytes += bucket::BUCKET_BYTES;
-                next = unsafe { (*bucket).chained() };
-            }
-        }
-    }
-    bytes += entry::allocation_bytes(size_of_val(&*dict.directory));
-    assert_eq!((dict.len(), dict.expiring_len(), dict.memory_bytes()), (len, expiring, bytes));
+    assert_eq!((dict.len(), dict.expiring_len(), dict.memory_bytes()), dict.recount());
+    let deepest = dict.segments().filter(|segment| segment.depth == dict.depth).count() as u32;
     assert_eq!(dict.deepest, deepest);
 }
 

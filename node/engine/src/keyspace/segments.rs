@@ -12,6 +12,8 @@
 
 use super::{Entry, Garbage, Keyspace, Owners, Shard, SpaceId, TenantId, Value, ValueRef, discard_later};
 use crate::dict::NewValue;
+use crate::eviction::Usage;
+use crate::tenancy::Policies;
 use std::sync::Arc;
 
 /// Tables that may be waiting to be settled; with more, the shard settles at once.
@@ -113,6 +115,18 @@ impl Shard {
         if many {
             self.settle_all();
         }
+    }
+
+    /// Whose keys go by a policy of their own, from now on.
+    pub fn set_policies(&mut self, policies: Option<&Arc<Policies>>) {
+        self.policies = policies.cloned();
+    }
+
+    /// How the use of this owner's keys is remembered, if that of others is so.
+    #[inline]
+    pub fn usage_of(&self, owner: TenantId, usage: Usage) -> Usage {
+        let own = self.policies.as_ref().and_then(|policies| policies.get(&owner));
+        own.map_or(usage, |policy| usage.counting(*policy))
     }
 
     /// Whether keys may lie where an earlier table had them.

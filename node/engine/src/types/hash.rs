@@ -219,6 +219,14 @@ impl Hash {
         }
     }
 
+    /// Whether what was counted on the way equals a count of everything.
+    pub fn is_counted_right(&self) -> bool {
+        let Repr::Table(records) = &self.0 else { return true };
+        let expiring = records.table.iter().filter(|record| record.view().expires_at.is_some()).count();
+        let heap_bytes: usize = records.table.iter().map(|record| record.0.heap_bytes()).sum();
+        (records.heap_bytes, records.expiries.len()) == (heap_bytes, expiring)
+    }
+
     /// Says what is about to be set, so that the hash takes at once the form it would take in the end: up to `fields` pairs, the
     /// longest field or value among them of `longest` bytes.
     pub fn prepare(&mut self, fields: usize, longest: usize, limits: &Limits) {

@@ -89,6 +89,13 @@ impl List {
         }
     }
 
+    /// Whether what was counted on the way equals a count of everything.
+    pub fn is_counted_right(&self) -> bool {
+        let Repr::Nodes(nodes) = &self.0 else { return true };
+        let counted = nodes.row.iter().map(|node| (node.packed.len(), node.packed.heap_bytes()));
+        (nodes.len, nodes.heap_bytes) == counted.fold((0, 0), |sum, node| (sum.0 + node.0, sum.1 + node.1))
+    }
+
     /// Adds elements at an end, one after the other: the last of them is outermost afterwards.
     pub fn push(&mut self, end: End, elements: &[&[u8]], limits: &Limits) {
         let limit = NodeLimit::of(limits);

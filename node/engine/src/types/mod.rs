@@ -143,6 +143,17 @@ impl Value {
         }
     }
 
+    /// Whether what was counted on the way equals a count of everything.
+    pub fn is_counted_right(&self) -> bool {
+        match self {
+            Value::List(list) => list.is_counted_right(),
+            Value::Hash(hash) => hash.is_counted_right(),
+            Value::Set(set) => set.is_counted_right(),
+            Value::SortedSet(sorted_set) => sorted_set.is_counted_right(),
+            Value::Stream(stream) => stream.is_counted_right(),
+        }
+    }
+
     /// The earliest expiry of a field, if it is a hash that has any such.
     #[inline]
     pub fn next_field_expiry(&self) -> Option<i64> {

@@ -135,6 +135,12 @@ impl Set {
         }
     }
 
+    /// Whether what was counted on the way equals a count of everything.
+    pub fn is_counted_right(&self) -> bool {
+        let Repr::Table(members) = &self.0 else { return true };
+        members.heap_bytes == members.table.iter().map(CompactBytes::heap_bytes).sum::<usize>()
+    }
+
     /// Whether this is a member.
     pub fn contains(&self, member: &[u8]) -> bool {
         match &self.0 {

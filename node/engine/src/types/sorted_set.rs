@@ -169,6 +169,13 @@ impl SortedSet {
         }
     }
 
+    /// Whether what was counted on the way equals a count of everything.
+    pub fn is_counted_right(&self) -> bool {
+        let Repr::Tree(ranking) = &self.0 else { return true };
+        let ids = ranking.by_member.iter();
+        ranking.heap_bytes == ids.map(|id| ranking.slab.get(*id).member.heap_bytes()).sum::<usize>()
+    }
+
     /// The score of a member.
     pub fn score(&self, member: &[u8]) -> Option<f64> {
         match &self.0 {

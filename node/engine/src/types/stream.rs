@@ -34,7 +34,6 @@ pub enum Keep {
 #[derive(Clone)]
 pub struct Stream(Box<Inner>);
 
-#[derive(Clone)]
 struct Inner {
     nodes: VecDeque<Node>,
     len: u64,
@@ -45,6 +44,16 @@ struct Inner {
     groups: Vec<Group>,
     nodes_bytes: usize,
     groups_bytes: usize,
+}
+
+impl Clone for Inner {
+    /// A copy takes as much memory as it needs, not as much as the original has.
+    fn clone(&self) -> Inner {
+        let (nodes, groups) = (self.nodes.clone(), self.groups.clone());
+        let (nodes_bytes, groups_bytes) =
+            (nodes.iter().map(Node::heap_bytes).sum(), groups.iter().map(Group::heap_bytes).sum());
+        Inner { nodes, groups, nodes_bytes, groups_bytes, ..*self }
+    }
 }
 
 impl Default for Stream {
@@ -97,6 +106,14 @@ impl Stream {
             + groups.capacity() * size_of::<Group>()
             + nodes_bytes
             + groups_bytes
+    }
+
+    /// Whether what was counted on the way equals a count of everything.
+    pub fn is_counted_right(&self) -> bool {
+        let Inner { nodes, groups, nodes_bytes, groups_bytes, .. } = &*self.0;
+        *nodes_bytes == nodes.iter().map(Node::heap_bytes).sum::<usize>()
+            && *groups_bytes == groups.iter().map(Group::heap_bytes).sum::<usize>()
+            && groups.iter().all(Group::is_counted_right)
     }
 
     /// The highest id an entry ever had, or was set to be.

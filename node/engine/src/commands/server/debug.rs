@@ -55,6 +55,7 @@ pub(super) fn debug(session: &Session, _: &Surroundings<'_>, mut args: Args<'_>)
         ("HTSTATS-KEY", 1..) => DebugAsk::Keys(table_of_key, owned(args.rest())),
         ("DIGEST-VALUE", _) => DebugAsk::Keys(digest_values, owned(args.rest())),
         ("DIGEST", 0) => DebugAsk::Digest,
+        ("RECOUNT", 0) => DebugAsk::Recount,
         ("HTSTATS", 1..) => DebugAsk::Tables { database: u32::try_from(args.integer()?).map_err(|_| unknown)? },
         ("RELOAD", _) => reload(&mut args)?,
         // There is no append-only file: what is on disk is a snapshot.
@@ -94,8 +95,8 @@ fn help(reply: &mut Reply) {
     const LINES: &[&str] = &[
         "DEBUG <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
         "CHANGE-REPL-ID, DIGEST, DIGEST-VALUE key ..., ERROR text, HTSTATS db, HTSTATS-KEY key, LISTPACK key, LOG text,",
-        "OBJECT key, POPULATE count [prefix] [bytes], PROTOCOL type, RELOAD [NOSAVE] [NOFLUSH] [MERGE], SDSLEN key,",
-        "SET-ACTIVE-EXPIRE 0|1, SLEEP seconds, STRINGMATCH-LEN bytes pattern",
+        "OBJECT key, POPULATE count [prefix] [bytes], PROTOCOL type, RECOUNT, RELOAD [NOSAVE] [NOFLUSH] [MERGE],",
+        "SDSLEN key, SET-ACTIVE-EXPIRE 0|1, SLEEP seconds, STRINGMATCH-LEN bytes pattern",
         "HELP",
         "    Prints this help.",
     ];

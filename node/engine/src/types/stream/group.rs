@@ -43,7 +43,6 @@ impl Consumer {
 }
 
 /// Consumers that share the entries of a stream.
-#[derive(Clone)]
 pub struct Group {
     name: Box<[u8]>,
     /// The last entry given out.
@@ -57,6 +56,21 @@ pub struct Group {
     by_name: Vec<u32>,
     names_bytes: usize,
     consumers_pending_bytes: usize,
+}
+
+impl Clone for Group {
+    fn clone(&self) -> Group {
+        let consumers = self.consumers.clone();
+        let pending_bytes = consumers.iter().flatten().map(|consumer| consumer.pending.heap_bytes()).sum();
+        Group {
+            name: self.name.clone(),
+            pending: self.pending.clone(),
+            consumers,
+            by_name: self.by_name.clone(),
+            consumers_pending_bytes: pending_bytes,
+            ..*self
+        }
+    }
 }
 
 impl Group {
@@ -81,6 +95,15 @@ impl Group {
             + self.by_name.capacity() * size_of::<u32>()
             + self.names_bytes
             + self.consumers_pending_bytes
+    }
+
+    /// Whether what was counted on the way equals a count of everything.
+    pub(super) fn is_counted_right(&self) -> bool {
+        let consumers = || self.consumers.iter().flatten();
+        self.names_bytes == consumers().map(|consumer| consumer.name.len()).sum::<usize>()
+            && self.consumers_pending_bytes == consumers().map(|one| one.pending.heap_bytes()).sum::<usize>()
+            && self.pending.is_counted_right()
+            && consumers().all(|consumer| consumer.pending.is_counted_right())
     }
 
     /// Its name.

@@ -9,12 +9,19 @@ const CHUNK_ROWS_MAX: usize = 128;
 type Chunk<T> = Vec<(StreamId, T)>;
 
 /// An ordered map from ids to small things.
-#[derive(Clone)]
 pub(super) struct IdMap<T> {
     /// Never an empty one among them.
     chunks: Vec<Chunk<T>>,
     len: usize,
     rows_capacity: usize,
+}
+
+impl<T: Copy> Clone for IdMap<T> {
+    fn clone(&self) -> IdMap<T> {
+        let chunks = self.chunks.clone();
+        let rows_capacity = chunks.iter().map(Vec::capacity).sum();
+        IdMap { chunks, rows_capacity, ..*self }
+    }
 }
 
 impl<T: Copy> IdMap<T> {
@@ -28,6 +35,12 @@ impl<T: Copy> IdMap<T> {
 
     pub fn heap_bytes(&self) -> usize {
         self.chunks.capacity() * size_of::<Chunk<T>>() + self.rows_capacity * size_of::<(StreamId, T)>()
+    }
+
+    /// Whether what was counted on the way equals a count of everything.
+    pub fn is_counted_right(&self) -> bool {
+        let counted = self.chunks.iter().fold((0, 0), |sum, chunk| (sum.0 + chunk.len(), sum.1 + chunk.capacity()));
+        (self.len, self.rows_capacity) == counted
     }
 
     /// The chunk that has the id or would have it, and where in it. `Err`: it is not there.
