@@ -12,7 +12,11 @@ use crate::node::Node;
 use crate::worker::{Job, Worker, now_us};
 use keyward_acl::{ErrorDetail, UserChange, UserOutcome};
 use keyward_cluster::{Change, Outcome};
-use keyward_engine::asks::{Ask, ClientFilter, CommandLogAsk, CommandLogKind, KillReply, LatencyAsk, LoginAttempt};
+use keyward_engine::asks::{
+    Ask, ClientFilter, CommandLogAsk, CommandLogKind, KillReply, LatencyAsk, LoginAttempt, TenantAsk, TenantEdit,
+};
+use keyward_engine::events::EventClass;
+use keyward_engine::keyspace::TenantId;
 use keyward_engine::reply::{Protocol, Reply};
 use keyward_engine::scope::Reach;
 use keyward_proto::resp::{ReplyLimits, Value, parse_reply};
@@ -109,7 +113,20 @@ pub async fn carry_out(
                 reply.bulk(value.as_bytes());
             }
         }
-        Ask::SetConfig(pairs) => set_config(&worker.node, &pairs, reach, &mut reply),
+        Ask::SetConfig(pairs) => match own_events(connection, &pairs) {
+            Some((name, letters)) => {
+                let (actor, source) = origin(connection);
+                let edit = TenantEdit::Setting("notify-keyspace-events".to_owned(), letters);
+                let ask = TenantAsk::Set { name, edits: vec![edit] };
+                crate::tenants::carry_out(&worker.node, ask, actor, source, &mut reply).await;
+            }
+            None => {
+                let session = connection.session.borrow();
+                let tenant = session.login.as_ref().and_then(|login| login.tenant.as_ref());
+                let own = tenant.map_or(EventClass::NONE, |tenant| tenant.limits.events);
+                set_config(&worker.node, &pairs, own, reach, &mut reply);
+            }
+        },
         Ask::ResetStatistics => {
             // Of what is counted, nothing is counted for a confined user alone.
             if !reach.is_confined() {
@@ -187,6 +204,12 @@ fn log_in(worker: &Worker, connection: &Connection, attempt: LoginAttempt, reply
                 return false;
             }
             connection.charge_traffic(worker);
+            let tenant = login.as_ref().and_then(|login| login.tenant.as_ref());
+            let world = tenant.map_or(TenantId::SHARED, |tenant| tenant.id.world());
+            if connection.session.borrow().tenant.world() != world {
+                // What it listened to and cached are other names.
+                connection.leave_world(worker);
+            }
             let mut session = connection.session.borrow_mut();
             session.log_in(login);
             connection.mailbox.set_reach(session.lasting_reach());
@@ -385,8 +408,23 @@ fn show_role(node: &Node, reply: &mut Reply) {
     }
 }
 
-fn set_config(node: &Node, pairs: &[(Vec<u8>, Vec<u8>)], reach: &Reach, reply: &mut Reply) {
-    if let Some(refused) = pairs.iter().find(|(name, value)| !node.live.may_set(name, value, reach)) {
+/// The tenant whose user sets the events that are told of its own keys, and the letters; `None`: something else is set, or
+/// nothing that is not so already.
+fn own_events(connection: &Connection, pairs: &[(Vec<u8>, Vec<u8>)]) -> Option<(String, Option<String>)> {
+    let [(name, letters)] = pairs else { return None };
+    let session = connection.session.borrow();
+    let tenant = session.login.as_ref()?.tenant.as_ref()?;
+    let wanted = EventClass::parse(letters)?.effective();
+    if !name.eq_ignore_ascii_case(b"notify-keyspace-events") || wanted == tenant.limits.events {
+        return None;
+    }
+    // Parsed: these are letters.
+    let letters = String::from_utf8_lossy(letters).into_owned();
+    Some((tenant.name.clone(), Some(letters).filter(|_| wanted != EventClass::NONE)))
+}
+
+fn set_config(node: &Node, pairs: &[(Vec<u8>, Vec<u8>)], own: EventClass, reach: &Reach, reply: &mut Reply) {
+    if let Some(refused) = pairs.iter().find(|(name, value)| !node.live.may_set(name, value, reach, own)) {
         let name = refused.0.escape_ascii();
         return reply.error(&format!("NOPERM CONFIG SET of '{name}' concerns everybody on this server"));
     }

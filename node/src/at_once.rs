@@ -28,6 +28,7 @@ impl<'a> Batch<'_, 'a> {
         keys: &[Vec<u8>],
         scratch: &mut Scratch,
     ) -> Flow {
+        let world = session.tenant.world();
         match now {
             Now::Begin | Now::Watch if session.transaction.is_some() => {
                 session.transaction.iter_mut().for_each(|transaction| transaction.broken = true);
@@ -58,11 +59,11 @@ impl<'a> Batch<'_, 'a> {
                 scratch.reply.error(&text);
             }
             Now::Publish { shard, channel, message } => {
-                scratch.reply.count(self.worker.node.pubsub.publish(shard, &channel, &message));
+                scratch.reply.count(self.worker.node.pubsub.publish(world, shard, &channel, &message));
             }
             Now::Subscribe(_, names) if !self.may_listen(session, names.len(), &mut scratch.reply) => {}
             Now::Subscribe(kind, names) => self.subscribe(session, scratch, |listens, pubsub, mailbox, reply| {
-                listens.subscribe(pubsub, kind, &names, mailbox, reply);
+                listens.subscribe(pubsub, world, kind, &names, mailbox, reply);
             }),
             Now::Unsubscribe(kind, names) => self.subscribe(session, scratch, |listens, pubsub, mailbox, reply| {
                 // What came before must not arrive after the confirmation.
@@ -70,7 +71,7 @@ impl<'a> Batch<'_, 'a> {
                 listens.unsubscribe(pubsub, kind, &names, mailbox, reply);
             }),
             Now::ShowChannels { shard, pattern } => {
-                let names = self.worker.node.pubsub.channels(shard, pattern.as_deref(), reach);
+                let names = self.worker.node.pubsub.channels(world, shard, pattern.as_deref(), reach);
                 scratch.reply.array(names.len());
                 names.iter().for_each(|name| scratch.reply.bulk(name));
             }
@@ -78,10 +79,10 @@ impl<'a> Batch<'_, 'a> {
                 scratch.reply.array(2 * channels.len());
                 for channel in &channels {
                     scratch.reply.bulk(channel);
-                    scratch.reply.count(self.worker.node.pubsub.listeners(shard, channel, reach));
+                    scratch.reply.count(self.worker.node.pubsub.listeners(world, shard, channel, reach));
                 }
             }
-            Now::CountPatterns => scratch.reply.count(self.worker.node.pubsub.pattern_count(reach)),
+            Now::CountPatterns => scratch.reply.count(self.worker.node.pubsub.pattern_count(world, reach)),
             Now::Track(options) => {
                 if let Err(error) = self.track(session, options, reach) {
                     scratch.reply.command_error(&error);
@@ -193,7 +194,8 @@ impl<'a> Batch<'_, 'a> {
             }
         };
         connection.mailbox.set_protocol(session.protocol);
-        let tracker = Tracker::new(session.id, options, Arc::clone(&connection.mailbox), redirect);
+        let tracker =
+            Tracker::new(session.id, options, session.tenant.world(), Arc::clone(&connection.mailbox), redirect);
         tracking.add(&tracker);
         *held = Some(tracker);
         Ok(())

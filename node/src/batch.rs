@@ -30,6 +30,7 @@ use keyward_engine::asks::{Ask, CommandLogKind, TenantAsk};
 use keyward_engine::command::{Flags, Group, Home, Run};
 use keyward_engine::effects::Wait;
 use keyward_engine::error::CommandError;
+use keyward_engine::events::EventClass;
 use keyward_engine::keyspace::{CallContext, Place, SpaceId};
 use keyward_engine::reply::Reply;
 use keyward_engine::scope::Reach;
@@ -556,7 +557,7 @@ impl<'w, 'a> Batch<'w, 'a> {
                 let parking = |wait| park(self.connection, session, context.space, argv, admitted.keys(), wait);
                 let may_wait = row.command.flags.has(Flags::BLOCKING) && !self.executing && self.connection.is_some();
                 let park: Option<&dyn Fn(Wait) -> Arc<Waiter>> = if may_wait { Some(&parking) } else { None };
-                let (keys, place, events) = (admitted.keys(), request.place, self.hot.events);
+                let (keys, place, events) = (admitted.keys(), request.place, events_of(&self.hot, session));
                 let reading =
                     if row.command.flags.has(Flags::READONLY) { caches(self.connection, &self.tracker) } else { None };
                 let keys_max = self.hot.tracked_keys_max;
@@ -566,7 +567,7 @@ impl<'w, 'a> Batch<'w, 'a> {
                 node.shards.run(handler, &call, &mut scratch.calls, &node.journal, &mut scratch.reply)
             }
             Run::OnEveryKey(handler) => {
-                let events = self.hot.events;
+                let events = events_of(&self.hot, session);
                 let (client, reach) = (session.id, &session.reach(row));
                 let (keys, place, reader, park) = (&[], None, None, None);
                 let call = Call { argv, words, keys, place, context, events, client, reach, reader, park };
@@ -829,7 +830,7 @@ impl<'w, 'a> Batch<'w, 'a> {
                     keys: admitted.keys(),
                     place: None,
                     context: call_context(self.worker, &self.hot, &session, self.now),
-                    events: self.hot.events,
+                    events: events_of(&self.hot, &session),
                     client: session.id,
                     reach: &Reach::Nothing,
                     reader: None,
@@ -901,6 +902,13 @@ fn show(worker: &Worker, session: &Session, row: &Row, argv: &[&[u8]], scripted:
         let source = if scripted { "lua" } else { &session.address };
         worker.node.monitors.show(now_us(), session.database, source, &session.lasting_reach(), argv);
     }
+}
+
+/// Which events are told of what this client does.
+#[inline]
+fn events_of(hot: &Hot, session: &Session) -> EventClass {
+    let tenant = session.login.as_ref().and_then(|login| login.tenant.as_ref());
+    tenant.map_or(hot.events, |tenant| hot.events.and(tenant.limits.events))
 }
 
 /// See [`Batch::caches`].

@@ -158,6 +158,17 @@ impl Connection {
         worker.node.monitors.remove(id);
     }
 
+    /// Gives up what it listens to and caches: it becomes somebody to whom names mean something else.
+    pub fn leave_world(&self, worker: &Worker) {
+        self.subscriptions.borrow_mut().clear(&worker.node.pubsub, &self.mailbox);
+        self.mailbox.set_listens(false);
+        let mut session = self.session.borrow_mut();
+        session.subscribed = false;
+        if self.tracking.borrow_mut().take().is_some() {
+            worker.node.shards.tracking.remove(session.id);
+        }
+    }
+
     /// Counts bytes that were read.
     pub(crate) fn received(&self, worker: &Worker, count: usize) {
         worker.stats.input_bytes.add(count as u64);

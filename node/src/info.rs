@@ -7,7 +7,7 @@ use crate::counters::ThreadCounters;
 use crate::latency::Times;
 use crate::node::Node;
 use keyward_acl::LogReason;
-use keyward_engine::keyspace::SpaceId;
+use keyward_engine::keyspace::{SpaceId, TenantId};
 use keyward_engine::scope::Reach;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -208,7 +208,7 @@ fn stats(node: &Node) -> Fields {
         "keyspace_hits" => tally.hits,
         "keyspace_misses" => tally.misses,
         "pubsub_channels" => node.pubsub.channel_count(false),
-        "pubsub_patterns" => node.pubsub.pattern_count(&Reach::Everything),
+        "pubsub_patterns" => node.pubsub.pattern_count(TenantId::SHARED, &Reach::Everything),
         "pubsubshard_channels" => node.pubsub.channel_count(true),
         "tracking_total_keys" => node.shards.tracking.keys.load(Ordering::Relaxed),
         "tracking_total_items" => node.shards.tracking.items.load(Ordering::Relaxed),

@@ -374,6 +374,9 @@ impl Live {
             let hot = self.hot();
             let virtual_value = |name: &str| match (name, tenant) {
                 ("save", _) => String::new(),
+                ("notify-keyspace-events", Some(tenant)) if tenant.limits.events != EventClass::NONE => {
+                    tenant.limits.events.to_string()
+                }
                 ("maxmemory", Some(tenant)) => own_info::memory_bytes_max(tenant, &hot).to_string(),
                 ("maxmemory-policy", Some(tenant)) => own_info::policy(tenant, &hot).name().to_owned(),
                 _ => texts[name].clone(),
@@ -385,15 +388,15 @@ impl Live {
     }
 
     /// Whether a user of this reach may set a parameter. Whoever is confined may ask for keyspace events that are told
-    /// already: client libraries do so at start-up.
-    pub fn may_set(&self, name: &[u8], value: &[u8], reach: &Reach) -> bool {
+    /// already, or of `own`, its tenant's: client libraries do so at start-up.
+    pub fn may_set(&self, name: &[u8], value: &[u8], reach: &Reach, own: EventClass) -> bool {
         if !reach.is_confined() {
             return true;
         }
         let told = EventClass::parse(self.texts.lock()["notify-keyspace-events"].as_bytes());
         let wanted = EventClass::parse(value);
         name.eq_ignore_ascii_case(b"notify-keyspace-events")
-            && told.zip(wanted).is_some_and(|(told, wanted)| told.includes(wanted))
+            && told.zip(wanted).is_some_and(|(told, wanted)| told.and(own).includes(wanted))
     }
 
     /// `CONFIG SET`: all of them, or none and the text of the error.

@@ -127,7 +127,7 @@ pub fn unpack(worker: &Worker, connection: &Connection, luggage: &HandOver) -> b
         (ChannelKind::Shard, &luggage.shard_channels),
     ] {
         let names: Vec<Vec<u8>> = names.iter().map(|name| name.to_vec()).collect();
-        listens.subscribe(&worker.node.pubsub, kind, &names, &connection.mailbox, &mut unread);
+        listens.subscribe(&worker.node.pubsub, session.tenant.world(), kind, &names, &connection.mailbox, &mut unread);
     }
     session.subscribed = !listens.is_empty();
     connection.mailbox.set_listens(session.subscribed);

@@ -5,7 +5,7 @@
 //!   stop:   doors closed ─► leadership handed over ─► data saved ─► control plane down
 //! ```
 //! Data threads, the control plane and the service thread (admin port, http port, timers) are apart, so that load on one
-//! never starves the other.
+//! never starves the other. It is long because starting and stopping are one story each, told in order.
 
 use crate::acl_file;
 use crate::backend::Waiting;
@@ -40,7 +40,7 @@ use keyward_acl::AclLog;
 use keyward_cluster::{Addresses, Change, GroupId, Outcome, State};
 use keyward_engine::effects::Effects;
 use keyward_engine::events::{Event, EventClass};
-use keyward_engine::keyspace::{Garbage, Layout, Shard, SpaceId, Swept};
+use keyward_engine::keyspace::{Garbage, Layout, Shard, SpaceId, Swept, TenantId};
 use keyward_engine::reply::Reply;
 use keyward_engine::scope::Reach;
 use keyward_engine::table::{Table, table};
@@ -405,7 +405,7 @@ impl Node {
         events: EventClass,
         with: impl FnOnce(&mut Shard, &mut Effects) -> Vec<Garbage>,
     ) -> usize {
-        self.shards.remove_in_background(index, space, events, &self.journal, with)
+        self.shards.remove_in_background(index, space, self.events_of(space, events), &self.journal, with)
     }
 
     /// Removes expired keys of one shard, a slice of it of about this length, and up to `fields` expired fields of the hashes
@@ -452,6 +452,15 @@ impl Node {
         })
     }
 
+    /// Which events are told of keys of `space`, where `everywhere` are told of all.
+    fn events_of(&self, space: SpaceId, everywhere: EventClass) -> EventClass {
+        if space.tenant == TenantId::SHARED {
+            return everywhere;
+        }
+        let (_, view) = self.views.load();
+        view.tenancy.get(space.tenant).map_or(everywhere, |tenant| everywhere.and(tenant.limits.events))
+    }
+
     /// The node changed a key by itself: everybody whom that concerns is told.
     fn tell(
         &self,
@@ -463,7 +472,8 @@ impl Node {
         exists: bool,
     ) {
         let event = Event { class, name, database: space.database, key: key.to_vec() };
-        self.shards.tell(observers, self.live.hot().events, event, space, exists);
+        let wanted = self.events_of(space, self.live.hot().events);
+        self.shards.tell(observers, wanted, event, space, exists);
     }
 
     /// Gives a link another node opened to one of the data threads, in turn.

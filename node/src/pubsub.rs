@@ -12,6 +12,7 @@ use crate::mailbox::Mailbox;
 use keyward_acl::Glob;
 use keyward_engine::asks::ChannelKind;
 use keyward_engine::events::{Event, EventClass};
+use keyward_engine::keyspace::TenantId;
 use keyward_engine::reply::{Protocol, Reply};
 use keyward_engine::scope::{Reach, event_key, is_servers_channel};
 use parking_lot::RwLock;
@@ -22,6 +23,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Locks the channels are spread over.
 const PARTS: usize = 64;
+
+/// The same for a namespace, of which there may be thousands.
+const PARTS_OF_NAMESPACE: usize = 4;
 
 /// Channels and patterns one client may listen to: bounds what it makes the node remember.
 pub const SUBSCRIPTIONS_MAX: usize = 100_000;
@@ -38,12 +42,12 @@ struct Channels {
 }
 
 impl Channels {
-    fn new() -> Channels {
-        Channels { parts: (0..PARTS).map(|_| RwLock::default()).collect(), hasher: RandomState::new() }
+    fn new(parts: usize) -> Channels {
+        Channels { parts: (0..parts).map(|_| RwLock::default()).collect(), hasher: RandomState::new() }
     }
 
     fn part(&self, channel: &[u8]) -> &Part {
-        &self.parts[self.hasher.hash_one(channel) as usize % PARTS]
+        &self.parts[self.hasher.hash_one(channel) as usize % self.parts.len()]
     }
 
     fn names(&self, fits: impl Fn(&[u8]) -> bool) -> Vec<Vec<u8>> {
@@ -57,29 +61,25 @@ struct Pattern {
     listeners: Listeners,
 }
 
-/// Everybody who listens.
-pub struct PubSub {
+/// Everybody who listens within one world of names.
+struct World {
     channels: Channels,
     shard_channels: Channels,
     patterns: RwLock<BTreeMap<Vec<u8>, Pattern>>,
     /// Subscriptions of all kinds: with none, publishing looks no further.
     count: AtomicUsize,
-    clients: AtomicUsize,
 }
 
-impl Default for PubSub {
-    fn default() -> PubSub {
-        PubSub {
-            channels: Channels::new(),
-            shard_channels: Channels::new(),
+impl World {
+    fn new(parts: usize) -> World {
+        World {
+            channels: Channels::new(parts),
+            shard_channels: Channels::new(parts),
             patterns: RwLock::default(),
             count: AtomicUsize::new(0),
-            clients: AtomicUsize::new(0),
         }
     }
-}
 
-impl PubSub {
     fn of(&self, kind: ChannelKind) -> &Channels {
         if kind == ChannelKind::Shard { &self.shard_channels } else { &self.channels }
     }
@@ -113,14 +113,7 @@ impl PubSub {
         }
     }
 
-    /// Sends a message to everybody who listens; how many got it.
-    pub fn publish(&self, shard: bool, channel: &[u8], message: &[u8]) -> usize {
-        // What is said on the server's channels speaks of a key, whoever says it.
-        let key = is_servers_channel(channel).then(|| event_key(channel).unwrap_or(message));
-        self.publish_about(key, shard, channel, message)
-    }
-
-    /// The same; a message about a key only to those who may know of it.
+    /// A message about a key only to those who may know of it.
     fn publish_about(&self, key: Option<&[u8]>, shard: bool, channel: &[u8], message: &[u8]) -> usize {
         if self.count.load(Ordering::Relaxed) == 0 {
             return 0;
@@ -138,49 +131,112 @@ impl PubSub {
         }
         reached
     }
+}
 
-    /// Publishes what happened to keys, on the kinds of channels `wanted` names.
-    pub fn tell(&self, wanted: EventClass, events: &[Event]) {
-        if self.count.load(Ordering::Relaxed) == 0 {
-            return;
+/// Everybody who listens.
+///
+/// Each namespace is a world of its own: a channel of one has nothing but its name in common with that of another.
+pub struct PubSub {
+    shared: World,
+    namespaces: RwLock<HashMap<TenantId, World>>,
+    clients: AtomicUsize,
+}
+
+impl Default for PubSub {
+    fn default() -> PubSub {
+        PubSub { shared: World::new(PARTS), namespaces: RwLock::default(), clients: AtomicUsize::new(0) }
+    }
+}
+
+impl PubSub {
+    /// Asks a world something; `nobody` if nobody listens there.
+    fn ask<R>(&self, world: TenantId, nobody: R, ask: impl FnOnce(&World) -> R) -> R {
+        if world == TenantId::SHARED {
+            return ask(&self.shared);
         }
-        for event in events {
-            if wanted.has(EventClass::KEYSPACE) {
-                let channel = [format!("__keyspace@{}__:", event.database).as_bytes(), &event.key].concat();
-                self.publish_about(Some(&event.key), false, &channel, event.name.as_bytes());
-            }
-            if wanted.has(EventClass::KEYEVENT) {
-                let channel = format!("__keyevent@{}__:{}", event.database, event.name);
-                self.publish_about(Some(&event.key), false, channel.as_bytes(), &event.key);
-            }
+        match self.namespaces.read().get(&world) {
+            Some(world) => ask(world),
+            None => nobody,
         }
     }
 
-    /// Channels somebody listens to, of those that match and lie within reach, in no order.
-    pub fn channels(&self, shard: bool, pattern: Option<&[u8]>, reach: &Reach) -> Vec<Vec<u8>> {
+    fn add(&self, world: TenantId, kind: ChannelKind, name: &[u8], listener: &Arc<Mailbox>) {
+        if world == TenantId::SHARED {
+            return self.shared.add(kind, name, listener);
+        }
+        self.namespaces
+            .write()
+            .entry(world)
+            .or_insert_with(|| World::new(PARTS_OF_NAMESPACE))
+            .add(kind, name, listener);
+    }
+
+    fn remove(&self, world: TenantId, kind: ChannelKind, name: &[u8], listener: &Arc<Mailbox>) {
+        if world == TenantId::SHARED {
+            return self.shared.remove(kind, name, listener);
+        }
+        let mut namespaces = self.namespaces.write();
+        let Some(of) = namespaces.get(&world) else { return };
+        of.remove(kind, name, listener);
+        if of.count.load(Ordering::Relaxed) == 0 {
+            namespaces.remove(&world);
+        }
+    }
+
+    /// Sends a message to everybody of a world who listens; how many got it.
+    pub fn publish(&self, world: TenantId, shard: bool, channel: &[u8], message: &[u8]) -> usize {
+        // What is said on the server's channels speaks of a key, whoever says it.
+        let key = is_servers_channel(channel).then(|| event_key(channel).unwrap_or(message));
+        self.ask(world, 0, |of| of.publish_about(key, shard, channel, message))
+    }
+
+    /// Publishes what happened to keys of a world, on the kinds of channels `wanted` names.
+    pub fn tell(&self, world: TenantId, wanted: EventClass, events: &[Event]) {
+        if events.is_empty() {
+            return;
+        }
+        self.ask(world, (), |of| {
+            if of.count.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            for event in events {
+                if wanted.has(EventClass::KEYSPACE) {
+                    let channel = [format!("__keyspace@{}__:", event.database).as_bytes(), &event.key].concat();
+                    of.publish_about(Some(&event.key), false, &channel, event.name.as_bytes());
+                }
+                if wanted.has(EventClass::KEYEVENT) {
+                    let channel = format!("__keyevent@{}__:{}", event.database, event.name);
+                    of.publish_about(Some(&event.key), false, channel.as_bytes(), &event.key);
+                }
+            }
+        });
+    }
+
+    /// Channels of a world somebody listens to, of those that match and lie within reach, in no order.
+    pub fn channels(&self, world: TenantId, shard: bool, pattern: Option<&[u8]>, reach: &Reach) -> Vec<Vec<u8>> {
         let glob = pattern.map(Glob::compile);
         let kind = if shard { ChannelKind::Shard } else { ChannelKind::Channel };
         let matches = |name: &[u8]| glob.as_ref().is_none_or(|glob| glob.matches(name));
-        self.of(kind).names(|name| matches(name) && reach.sees_channel(name, false))
+        self.ask(world, Vec::new(), |of| of.of(kind).names(|name| matches(name) && reach.sees_channel(name, false)))
     }
 
     /// How many listen to a channel: none if it lies beyond reach.
-    pub fn listeners(&self, shard: bool, channel: &[u8], reach: &Reach) -> usize {
+    pub fn listeners(&self, world: TenantId, shard: bool, channel: &[u8], reach: &Reach) -> usize {
         if !reach.sees_channel(channel, false) {
             return 0;
         }
         let kind = if shard { ChannelKind::Shard } else { ChannelKind::Channel };
-        self.of(kind).part(channel).read().get(channel).map_or(0, Vec::len)
+        self.ask(world, 0, |of| of.of(kind).part(channel).read().get(channel).map_or(0, Vec::len))
     }
 
-    /// How many different patterns somebody listens to, of those within reach.
-    pub fn pattern_count(&self, reach: &Reach) -> usize {
-        self.patterns.read().keys().filter(|name| reach.sees_channel(name, true)).count()
+    /// How many different patterns somebody of a world listens to, of those within reach.
+    pub fn pattern_count(&self, world: TenantId, reach: &Reach) -> usize {
+        self.ask(world, 0, |of| of.patterns.read().keys().filter(|name| reach.sees_channel(name, true)).count())
     }
 
-    /// How many different channels somebody listens to.
+    /// How many different channels somebody listens to, outside namespaces.
     pub fn channel_count(&self, shard: bool) -> usize {
-        self.channels(shard, None, &Reach::Everything).len()
+        self.channels(TenantId::SHARED, shard, None, &Reach::Everything).len()
     }
 
     /// How many clients listen to anything.
@@ -216,6 +272,8 @@ fn deliver(listeners: &[Arc<Mailbox>], key: Option<&[u8]>, parts: &[&[u8]]) -> u
 /// What one client listens to.
 #[derive(Default)]
 pub struct Subscriptions {
+    /// Whose names they are.
+    world: TenantId,
     channels: BTreeSet<Vec<u8>>,
     patterns: BTreeSet<Vec<u8>>,
     shard_channels: BTreeSet<Vec<u8>>,
@@ -262,15 +320,20 @@ impl Subscriptions {
         plain.chain(self.patterns.iter().map(|name| (name.as_slice(), true)))
     }
 
-    /// Listens to more, and confirms each.
+    /// Listens to more of `world`, and confirms each. What it listens to of another world ends.
     pub fn subscribe(
         &mut self,
         pubsub: &PubSub,
+        world: TenantId,
         kind: ChannelKind,
         names: &[Vec<u8>],
         listener: &Arc<Mailbox>,
         reply: &mut Reply,
     ) {
+        if self.world != world {
+            self.clear(pubsub, listener);
+            self.world = world;
+        }
         let was_empty = self.is_empty();
         for name in names {
             let (channels, patterns, shard_channels) = self.counts();
@@ -279,7 +342,7 @@ impl Subscriptions {
                 continue;
             }
             if self.of(kind).insert(name.clone()) {
-                pubsub.add(kind, name, listener);
+                pubsub.add(world, kind, name, listener);
             }
             confirm(kind, true, Some(name), self.told(kind), reply);
         }
@@ -304,7 +367,7 @@ impl Subscriptions {
         }
         for name in &all {
             if self.of(kind).remove(name) {
-                pubsub.remove(kind, name, listener);
+                pubsub.remove(self.world, kind, name, listener);
             }
             confirm(kind, false, Some(name), self.told(kind), reply);
         }
@@ -356,17 +419,24 @@ mod tests {
         let (one, two) = (Mailbox::new(1000), Mailbox::new(1000));
         let mut reply = Reply::new(Protocol::Resp2);
         let (mut first, mut second) = (Subscriptions::default(), Subscriptions::default());
-        first.subscribe(&pubsub, ChannelKind::Channel, &[b"news".to_vec(), b"news".to_vec()], &one, &mut reply);
-        second.subscribe(&pubsub, ChannelKind::Pattern, &[b"n*".to_vec()], &two, &mut reply);
-        assert_eq!(pubsub.publish(false, b"news", b"hi"), 2);
+        first.subscribe(
+            &pubsub,
+            TenantId::SHARED,
+            ChannelKind::Channel,
+            &[b"news".to_vec(), b"news".to_vec()],
+            &one,
+            &mut reply,
+        );
+        second.subscribe(&pubsub, TenantId::SHARED, ChannelKind::Pattern, &[b"n*".to_vec()], &two, &mut reply);
+        assert_eq!(pubsub.publish(TenantId::SHARED, false, b"news", b"hi"), 2);
         assert_eq!(mail(&one), "*3 $7 message $4 news $2 hi ");
         assert_eq!(mail(&two), "*4 $8 pmessage $2 n* $4 news $2 hi ");
-        assert_eq!(pubsub.publish(true, b"news", b"hi"), 0);
-        assert_eq!((pubsub.client_count(), pubsub.pattern_count(&Reach::Everything)), (2, 1));
+        assert_eq!(pubsub.publish(TenantId::SHARED, true, b"news", b"hi"), 0);
+        assert_eq!((pubsub.client_count(), pubsub.pattern_count(TenantId::SHARED, &Reach::Everything)), (2, 1));
         first.clear(&pubsub, &one);
         second.clear(&pubsub, &two);
-        assert_eq!((pubsub.client_count(), pubsub.publish(false, b"news", b"hi")), (0, 0));
-        assert!(pubsub.channels(false, None, &Reach::Everything).is_empty());
+        assert_eq!((pubsub.client_count(), pubsub.publish(TenantId::SHARED, false, b"news", b"hi")), (0, 0));
+        assert!(pubsub.channels(TenantId::SHARED, false, None, &Reach::Everything).is_empty());
     }
 
     #[test]
@@ -377,11 +447,42 @@ mod tests {
         listener.set_protocol(Protocol::Resp3);
         listener.set_reach(Reach::Everything);
         let mut subscriptions = Subscriptions::default();
-        subscriptions.subscribe(&pubsub, ChannelKind::Pattern, &[b"__key*".to_vec()], &listener, &mut reply);
+        subscriptions.subscribe(
+            &pubsub,
+            TenantId::SHARED,
+            ChannelKind::Pattern,
+            &[b"__key*".to_vec()],
+            &listener,
+            &mut reply,
+        );
         let event = Event { class: EventClass::STRING, name: "set", database: 9, key: b"k".to_vec() };
-        pubsub.tell(EventClass::KEYSPACE, std::slice::from_ref(&event));
+        pubsub.tell(TenantId::SHARED, EventClass::KEYSPACE, std::slice::from_ref(&event));
         assert_eq!(mail(&listener), ">4 $8 pmessage $6 __key* $16 __keyspace@9__:k $3 set ");
-        pubsub.tell(EventClass::KEYEVENT, &[event]);
+        pubsub.tell(TenantId::SHARED, EventClass::KEYEVENT, &[event]);
         assert_eq!(mail(&listener), ">4 $8 pmessage $6 __key* $18 __keyevent@9__:set $1 k ");
+    }
+
+    #[test]
+    fn a_namespace_hears_itself_alone() {
+        let pubsub = PubSub::default();
+        let (one, two) = (TenantId::with_namespace(1), TenantId::with_namespace(2));
+        let listen = |world| {
+            let mailbox = Mailbox::new(1000);
+            mailbox.set_reach(Reach::Everything);
+            let mut subscriptions = Subscriptions::default();
+            let mut reply = Reply::new(Protocol::Resp2);
+            subscriptions.subscribe(&pubsub, world, ChannelKind::Channel, &[b"news".to_vec()], &mailbox, &mut reply);
+            subscriptions.subscribe(&pubsub, world, ChannelKind::Pattern, &[b"__key*".to_vec()], &mailbox, &mut reply);
+            (mailbox, subscriptions)
+        };
+        let mut all = [listen(TenantId::SHARED), listen(one), listen(two)];
+        assert_eq!(pubsub.publish(one, false, b"news", b"hi"), 1);
+        let event = Event { class: EventClass::STRING, name: "set", database: 0, key: b"k".to_vec() };
+        pubsub.tell(one, EventClass::KEYEVENT, std::slice::from_ref(&event));
+        let heard: Vec<bool> = all.iter().map(|(mailbox, _)| !mail(mailbox).is_empty()).collect();
+        assert_eq!(heard, [false, true, false]);
+        assert_eq!(pubsub.channels(two, false, None, &Reach::Everything), [b"news"]);
+        all.iter_mut().for_each(|(mailbox, subscriptions)| subscriptions.clear(&pubsub, mailbox));
+        assert!(pubsub.namespaces.read().is_empty(), "nothing is kept for those who left");
     }
 }

@@ -349,7 +349,7 @@ impl Shards {
         let mut every = Every { shards: self, call, memory, journal, everything_changed: false };
         let result = handler(&mut every, Args::new(call.argv, call.words), reply);
         if every.everything_changed {
-            self.tracking.tell_all(call.client);
+            self.tracking.tell_all(call.context.space.tenant.world(), call.client);
         }
         self.dropper.free(&mut memory.garbage);
         result
@@ -377,9 +377,9 @@ impl Shards {
                 let (place, space) = (self.layout.place(key), SpaceId { tenant, database: *database });
                 let Some(of) = held_at(held, place.shard) else { continue };
                 let exists = of.shard.holds(space, place.hash, key);
-                of.observers.tracked.changed(key, call.client, &self.tracking);
+                of.observers.tracked.changed(tenant, key, call.client, &self.tracking);
                 if self.tracking.has_broadcasts() {
-                    self.tracking.broadcast(key, call.client);
+                    self.tracking.broadcast(tenant, key, call.client);
                 }
                 if of.observers.touched(space, key, exists) {
                     note_ready(&mut memory.ready, space, key);
@@ -394,7 +394,7 @@ impl Shards {
             }
         }
         // Under the lock, so that the events of one key are told in order.
-        self.pubsub.tell(call.events, memory.effects.events());
+        self.pubsub.tell(tenant, call.events, memory.effects.events());
         let Some(wait) = memory.effects.take_wait() else { return };
         match call.park {
             None if wait.in_vain == WaitedInVain::NullArray => reply.null_array(),
@@ -423,12 +423,13 @@ impl Shards {
     /// told.
     pub fn tell(&self, observers: &mut Observers, wanted: EventClass, event: Event, space: SpaceId, exists: bool) {
         observers.touched(space.world(), &event.key, exists);
-        observers.tracked.changed(&event.key, 0, &self.tracking);
+        let world = space.tenant.world();
+        observers.tracked.changed(world, &event.key, 0, &self.tracking);
         if self.tracking.has_broadcasts() {
-            self.tracking.broadcast(&event.key, 0);
+            self.tracking.broadcast(world, &event.key, 0);
         }
         if wanted.has(event.class) {
-            self.pubsub.tell(wanted, &[event]);
+            self.pubsub.tell(world, wanted, &[event]);
         }
     }
 
@@ -492,16 +493,17 @@ impl Shards {
         let after = shard.accounted_bytes() as i64;
         shard.count(&effects);
         let space = space.world();
+        let world = space.tenant;
         journal.append(space, &[], &effects);
         for (_, key) in effects.touched_keys() {
             // Nobody waits for a key to go, so there is nobody to serve.
             observers.touched(space, key, false);
-            observers.tracked.changed(key, 0, &self.tracking);
+            observers.tracked.changed(world, key, 0, &self.tracking);
             if self.tracking.has_broadcasts() {
-                self.tracking.broadcast(key, 0);
+                self.tracking.broadcast(world, key, 0);
             }
         }
-        self.pubsub.tell(events, effects.events());
+        self.pubsub.tell(world, events, effects.events());
         drop(held);
         if before != after {
             self.used.0.fetch_add(after - before, Ordering::Relaxed);
@@ -694,7 +696,7 @@ impl Every<'_, '_> {
             first.shard.count(&self.memory.effects);
         }
         self.journal.append(context.space.world(), self.call.argv, &self.memory.effects);
-        self.shards.pubsub.tell(self.call.events, self.memory.effects.events());
+        self.shards.pubsub.tell(world, self.call.events, self.memory.effects.events());
         if !self.memory.effects.is_empty() {
             let effects = &self.memory.effects;
             for (at, space, key, before) in observed {
@@ -714,12 +716,12 @@ impl Every<'_, '_> {
         for (database, key) in self.memory.effects.touched_keys() {
             let (place, _) = (layout.place(key), database);
             if let Some(of) = held_at(held, place.shard) {
-                of.observers.tracked.changed(key, self.call.client, &self.shards.tracking);
+                of.observers.tracked.changed(world, key, self.call.client, &self.shards.tracking);
             }
-            self.shards.tracking.broadcast(key, self.call.client);
+            self.shards.tracking.broadcast(world, key, self.call.client);
         }
         if self.memory.effects.are_of_every_key() {
-            held.iter_mut().for_each(|(_, of)| of.observers.tracked.clear(&self.shards.tracking));
+            held.iter_mut().for_each(|(_, of)| of.observers.tracked.clear(world, &self.shards.tracking));
             self.everything_changed = true;
         }
         // Dropping it takes time: the caller's locks go first.

@@ -10,6 +10,7 @@
 
 use crate::mailbox::Mailbox;
 use keyward_engine::asks::{TrackingMode, TrackingOptions};
+use keyward_engine::keyspace::TenantId;
 use keyward_engine::reply::{Protocol, Reply};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -26,6 +27,8 @@ pub struct Tracker {
     /// What it asked for.
     pub options: TrackingOptions,
     own: Arc<Mailbox>,
+    /// Whose names it means: those of a namespace, or everybody's.
+    world: TenantId,
     /// Where its invalidations go instead, if somewhere else.
     redirect: Option<Weak<Mailbox>>,
     redirect_is_broken: AtomicBool,
@@ -34,10 +37,11 @@ pub struct Tracker {
 }
 
 impl Tracker {
-    /// A client begins to cache; `redirect` is the mailbox of `options.redirect`.
+    /// A client begins to cache keys of this `world`; `redirect` is the mailbox of `options.redirect`.
     pub fn new(
         client: u64,
         options: TrackingOptions,
+        world: TenantId,
         own: Arc<Mailbox>,
         redirect: Option<Weak<Mailbox>>,
     ) -> Arc<Tracker> {
@@ -45,6 +49,7 @@ impl Tracker {
             client,
             options,
             own,
+            world,
             redirect,
             redirect_is_broken: AtomicBool::new(false),
             gathered: Mutex::default(),
@@ -167,9 +172,11 @@ impl Tracking {
     }
 
     /// Notes that a key changed for those who asked for a prefix of it: see [`Tracking::deliver`].
-    pub fn broadcast(&self, key: &[u8], by: u64) {
+    pub fn broadcast(&self, world: TenantId, key: &[u8], by: u64) {
         let concerned = |tracker: &&Arc<Tracker>| {
-            tracker.options.mode == TrackingMode::Broadcast && !(tracker.options.no_loop && by == tracker.client)
+            tracker.world == world
+                && tracker.options.mode == TrackingMode::Broadcast
+                && !(tracker.options.no_loop && by == tracker.client)
         };
         for tracker in self.clients.read().values().filter(concerned) {
             let prefixes = &tracker.options.prefixes;
@@ -201,10 +208,11 @@ impl Tracking {
         }
     }
 
-    /// Tells everybody that every key may have changed.
-    pub fn tell_all(&self, by: u64) {
+    /// Tells everybody of a world that every key of it may have changed.
+    pub fn tell_all(&self, world: TenantId, by: u64) {
         self.deliver();
-        let told = |tracker: &&Arc<Tracker>| !(tracker.options.no_loop && by == tracker.client);
+        let told =
+            |tracker: &&Arc<Tracker>| tracker.world == world && !(tracker.options.no_loop && by == tracker.client);
         self.clients.read().values().filter(told).for_each(|tracker| tracker.send(None));
     }
 
@@ -261,26 +269,44 @@ impl TrackedKeys {
         tracking.items.fetch_add(readers.len() - before.min(readers.len()), Ordering::Relaxed);
         if keys_max > 0 && tracking.keys.load(Ordering::Relaxed) > keys_max {
             let victim = self.readers.keys().find(|other| other.as_slice() != key).cloned();
-            self.changed(victim.as_deref().unwrap_or(key), 0, tracking);
+            let victim = victim.unwrap_or_else(|| key.to_vec());
+            let readers = self.readers.remove(&victim).unwrap_or_default();
+            self.tell(&victim, readers, 0, tracking);
         }
     }
 
-    /// A key changed: its readers are told and forgotten.
-    pub fn changed(&mut self, key: &[u8], by: u64, tracking: &Tracking) {
-        let Some(readers) = self.readers.remove(key) else { return };
+    /// A key of this world changed: its readers are told and forgotten. Those who mean another key by the name stay.
+    pub fn changed(&mut self, world: TenantId, key: &[u8], by: u64, tracking: &Tracking) {
+        let Some(readers) = self.readers.get_mut(key) else { return };
+        let told: Vec<Arc<Tracker>> = readers.extract_if(.., |reader| reader.world == world).collect();
+        if readers.is_empty() {
+            self.readers.remove(key);
+            self.tell(key, told, by, tracking);
+        } else {
+            tracking.items.fetch_sub(told.len(), Ordering::Relaxed);
+            told.iter().filter(|reader| tracking.is_current(reader)).for_each(|reader| reader.tell(key, by));
+        }
+    }
+
+    /// A key is forgotten.
+    fn tell(&mut self, key: &[u8], readers: Vec<Arc<Tracker>>, by: u64, tracking: &Tracking) {
         tracking.keys.fetch_sub(1, Ordering::Relaxed);
         tracking.items.fetch_sub(readers.len(), Ordering::Relaxed);
-        for reader in readers.iter().filter(|reader| tracking.is_current(reader)) {
-            reader.tell(key, by);
-        }
+        readers.iter().filter(|reader| tracking.is_current(reader)).for_each(|reader| reader.tell(key, by));
     }
 
-    /// Every key is gone: everything is forgotten; the node tells.
-    pub fn clear(&mut self, tracking: &Tracking) {
-        let items: usize = self.readers.values().map(Vec::len).sum();
-        tracking.keys.fetch_sub(self.readers.len(), Ordering::Relaxed);
+    /// Every key of a world is gone: what was read of it is forgotten; the node tells.
+    pub fn clear(&mut self, world: TenantId, tracking: &Tracking) {
+        let (mut keys, mut items) = (0, 0);
+        self.readers.retain(|_, readers| {
+            let before = readers.len();
+            readers.retain(|reader| reader.world != world);
+            items += before - readers.len();
+            keys += usize::from(readers.is_empty());
+            !readers.is_empty()
+        });
+        tracking.keys.fetch_sub(keys, Ordering::Relaxed);
         tracking.items.fetch_sub(items, Ordering::Relaxed);
-        self.readers.clear();
     }
 }
 
@@ -297,7 +323,7 @@ mod tests {
         let mailbox = Mailbox::new(10_000);
         mailbox.set_protocol(Protocol::Resp3);
         mailbox.set_reach(Reach::Everything);
-        (Arc::clone(&mailbox), Tracker::new(id, options, mailbox, None))
+        (Arc::clone(&mailbox), Tracker::new(id, options, TenantId::SHARED, mailbox, None))
     }
 
     fn mail(mailbox: &Mailbox) -> String {
@@ -314,8 +340,8 @@ mod tests {
         keys.remember(b"k", &tracker, &tracking, 0);
         keys.remember(b"k", &tracker, &tracking, 0);
         assert_eq!((tracking.keys.load(Ordering::Relaxed), tracking.items.load(Ordering::Relaxed)), (1, 1));
-        keys.changed(b"k", 2, &tracking);
-        keys.changed(b"k", 2, &tracking);
+        keys.changed(TenantId::SHARED, b"k", 2, &tracking);
+        keys.changed(TenantId::SHARED, b"k", 2, &tracking);
         assert_eq!(mail(&mailbox), ">2 $10 invalidate *1 $1 k ");
         assert!(keys.is_empty());
     }
@@ -337,7 +363,7 @@ mod tests {
         let (mailbox, tracker) = client(1, options(TrackingMode::Broadcast));
         tracking.add(&tracker);
         mailbox.set_reach(Reach::Nothing);
-        tracking.broadcast(b"user:1", 2);
+        tracking.broadcast(TenantId::SHARED, b"user:1", 2);
         assert_eq!(mail(&mailbox), "");
     }
 
@@ -348,10 +374,10 @@ mod tests {
         let (mailbox, tracker) = client(1, wanted);
         tracking.add(&tracker);
         assert!(tracking.has_broadcasts());
-        tracking.broadcast(b"user:1", 2);
-        tracking.broadcast(b"item:1", 2);
-        tracking.broadcast(b"user:0", 2);
-        tracking.broadcast(b"user:1", 2);
+        tracking.broadcast(TenantId::SHARED, b"user:1", 2);
+        tracking.broadcast(TenantId::SHARED, b"item:1", 2);
+        tracking.broadcast(TenantId::SHARED, b"user:0", 2);
+        tracking.broadcast(TenantId::SHARED, b"user:1", 2);
         assert_eq!(mail(&mailbox), "");
         tracking.deliver();
         tracking.deliver();

@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { after, afterEach, before, describe, test } from 'node:test';
 import { FlowProducer, Queue, QueueEvents, RateLimitError, UnrecoverableError, Worker } from 'bullmq';
 import { Redis } from 'ioredis';
-import { PATTERN, start, unserved, waitUntil } from './cluster.mjs';
+import { NAMESPACE, PATTERN, start, unserved, waitUntil } from './cluster.mjs';
 
 // A story that has not ended after so long waits for something that will not come.
 const STORY = { timeout: 60_000 };
@@ -22,9 +22,13 @@ const SETTINGS = [
     title: 'a confined user with hash tags', prefix: '{langfuse:queues}', username: 'tagged', password: 'tagged-password',
     policy: `${PATTERN}\nuser tagged on >tagged-password ~{langfuse:* +@all\n`,
   },
+  {
+    title: 'a namespace, unmodified', prefix: 'bull', policy: NAMESPACE, username: 'langfuse', password: 'langfuse-password',
+    namespace: 'langfuse',
+  },
 ];
 
-for (const { title, prefix, policy, username, password } of SETTINGS) {
+for (const { title, prefix, policy, username, password, namespace } of SETTINGS) {
   describe(`BullMQ with ${title}`, { skip }, () => {
     let cluster;
     let stories = 0;
@@ -53,13 +57,20 @@ for (const { title, prefix, policy, username, password } of SETTINGS) {
       return Object.entries(wanted).every(([state, count]) => counts[state] === count);
     }, 20_000);
 
-    before(async () => { cluster = await start(policy); }, STORY);
+    before(async () => {
+      cluster = await start(policy);
+      if (namespace) await cluster.makeNamespace(namespace, username);
+    }, STORY);
     afterEach(async () => {
       const closing = open;
       open = [];
       await Promise.all(closing.map((thing) => thing.close(true)));
     }, STORY);
-    after(() => cluster.stop(), STORY);
+    after(async () => {
+      const denials = namespace ? await cluster.denials(username) : [];
+      await cluster.stop();
+      assert.deepEqual(denials, [], 'nothing was denied');
+    }, STORY);
 
     test('jobs are added one by one and in bulk, counted, read and removed', STORY, async () => {
       const name = story();

@@ -31,6 +31,11 @@ user ai-user on >ai-password ~ai:* &* +@all -@admin
 user default off
 `;
 
+// An application that does not prefix: its names are its own in a namespace, which an operator makes.
+export const NAMESPACE = `user default on >admin-password ~* &* +@all
+user langfuse on >langfuse-password ~* &* +@all
+`;
+
 export async function start(policy) {
   const folder = mkdtempSync(path.join(os.tmpdir(), 'keyward-clients-'));
   const log = path.join(folder, 'log');
@@ -47,6 +52,15 @@ export async function start(policy) {
     denial: (user, key) => againstValkey
       ? 'NOPERM No permissions to access a key'
       : `NOPERM User ${user} has no permissions to access key '${key}' (nearest pattern: '~${user.replace('-user', '')}:*')`,
+    /** From now on the user's names are its own. (Valkey has one user here, and so nothing to keep apart.) */
+    makeNamespace: async (name, user) => {
+      if (!againstValkey) await asAdmin(ports[0], (admin) => admin.call('TENANT', 'CREATE', name, 'NAMESPACE', 'USER', user));
+    },
+    /** Entries of every node's ACL LOG about a user. */
+    denials: async (user) => {
+      const logs = await Promise.all(ports.map((port) => asAdmin(port, (admin) => admin.call('ACL', 'LOG', '1000'))));
+      return logs.flat().map((entry) => entry.map(String)).filter((entry) => entry[entry.indexOf('username') + 1] === user);
+    },
     stop: async () => {
       child.kill('SIGTERM');
       const late = setTimeout(() => child.kill('SIGKILL'), 60_000);
@@ -62,6 +76,15 @@ export async function start(policy) {
     return ready.every(Boolean);
   });
   return cluster;
+}
+
+async function asAdmin(port, ask) {
+  const admin = new Redis({ host: '127.0.0.1', port, username: 'default', password: 'admin-password' });
+  try {
+    return await ask(admin);
+  } finally {
+    admin.disconnect();
+  }
 }
 
 /** Which of the commands the server says that it does not serve yet; asked of a cluster of its own. */

@@ -36,6 +36,12 @@ user litellm on >litellm-password ~litellm:* +@all
 user langfuse on >langfuse-password ~langfuse:* +@all
 """
 
+# The pattern document's application without a prefix: its names are its own in a namespace, which an operator makes.
+NAMESPACE = """\
+user default on >admin-password ~* &* +@all
+user litellm on >litellm-password ~* &* +@all
+"""
+
 # The decision record's lines of a redis.conf.
 SERVICES = """\
 # Create per-service users
@@ -95,6 +101,20 @@ class Cluster:
         """What the server calls itself when greeted."""
         with self.connect(protocol=3) as client:
             return client.execute_command("HELLO", 3)["server"]
+
+    def make_namespace(self, name, user):
+        """From now on the user's names are its own. (Valkey has one user here, and so nothing to keep apart.)"""
+        if not AGAINST_VALKEY:
+            with self.connect(1, "default", "admin-password") as admin:
+                admin.execute_command("TENANT", "CREATE", name, "NAMESPACE", "USER", user)
+
+    def denials(self, user):
+        """Entries of every node's ACL LOG about a user."""
+        entries = []
+        for node in (1, 2, 3):
+            with self.connect(node, "default", "admin-password") as admin:
+                entries += [entry for entry in admin.acl_log(1000) if entry["username"] == user]
+        return entries
 
     def denial(self, user, key):
         """The text of the pattern document, or Valkey's shorter one."""

@@ -1,6 +1,7 @@
 """LiteLLM's own classes: caches, counters, rate limiter, pod lock and invalidation, as a proxy with several pods runs them.
 
-Each pod talks to another node as the confined user of the pattern document, within its namespace. Models are never called.
+Each pod talks to another node: as the confined user of the pattern document, who prefixes its keys, and as the user of a
+namespace, who need not and who is denied nothing. Models are never called.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ import uuid
 import litellm
 import pytest
 import redis
-from conftest import PATTERN, started, wait_until
+from conftest import NAMESPACE, PATTERN, started, wait_until
 from litellm.caching.dual_cache import DualCache
 from litellm.caching.redis_cache import RedisCache
 from litellm.proxy.common_utils import auth_cache_invalidation_pubsub as invalidation
@@ -24,18 +25,37 @@ POLICY = PATTERN.replace("~litellm:* +@all", "~litellm:* &litellm:* +@all")
 ANSWER_SECONDS = 20
 
 
+@pytest.fixture(scope="module", params=["prefix", "namespace"])
+def mode(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def cluster():
-    yield from started(POLICY)
+def cluster(mode):
+    for cluster in started(POLICY if mode == "prefix" else NAMESPACE):
+        if mode == "namespace":
+            cluster.make_namespace("litellm", "litellm")
+        yield cluster
+        if mode == "namespace":
+            assert cluster.denials("litellm") == []
+
+
+@pytest.fixture(scope="module")
+def prefix(mode):
+    """What LiteLLM puts before its keys, if it is told to."""
+    return "litellm:" if mode == "prefix" else ""
+
+
+@pytest.fixture(scope="module")
+def settings(mode):
+    login = {"username": "litellm", "password": "litellm-password"}
+    return {**login, "namespace": "litellm"} if mode == "prefix" else login
 
 
 @pytest.fixture
-def pods(cluster):
+def pods(cluster, settings):
     """Three pods' caches, one to a node."""
-    return [
-        RedisCache(host="127.0.0.1", port=port, username="litellm", password="litellm-password", namespace="litellm")
-        for port in cluster.ports
-    ]
+    return [RedisCache(host="127.0.0.1", port=port, **settings) for port in cluster.ports]
 
 
 @pytest.fixture
@@ -44,8 +64,9 @@ def key():
 
 
 @pytest.fixture
-def admin(cluster):
-    return cluster.connect(1, "default", "admin-password")
+def own(cluster):
+    """A plain client of the same user."""
+    return cluster.connect(1, "litellm", "litellm-password")
 
 
 def run(story):
@@ -58,19 +79,19 @@ def run(story):
     asyncio.run(whole())
 
 
-def test_a_response_cached_by_one_pod_is_served_by_another(pods, key, admin):
+def test_a_response_cached_by_one_pod_is_served_by_another(pods, key, own, prefix):
     answer = {"choices": [{"message": {"content": "grüße"}}], "usage": {"total_tokens": 3}}
     pods[0].set_cache(key, answer, ttl=60)
     assert pods[1].get_cache(key) == answer
     assert pods[2].batch_get_cache([key, "nothing"]) == {key: answer, "nothing": None}
-    assert 0 < admin.ttl(f"litellm:{key}") <= 60 and not admin.exists(key)
+    assert 0 < own.ttl(f"{prefix}{key}") <= 60
     assert pods[1].increment_cache(key + ":n", 2, ttl=60) == 2
     pods[2].delete_cache(key)
     assert pods[0].get_cache(key) is None
     assert pods[0].sync_ping() and pods[0].redis_version.startswith(("7.", "8.", "9."))
 
 
-def test_the_asynchronous_cache(pods, key):
+def test_the_asynchronous_cache(pods, key, prefix):
     async def story():
         one, two, three = pods
         assert await one.ping()
@@ -80,7 +101,7 @@ def test_the_asynchronous_cache(pods, key):
         await one.async_set_cache_pipeline([(f"{key}:{number}", {"n": number}) for number in range(50)], ttl=60)
         many = await two.async_batch_get_cache([f"{key}:{number}" for number in range(51)])
         assert [many[f"{key}:{number}"] for number in range(51)] == [{"n": number} for number in range(50)] + [None]
-        assert len(await three.async_scan_iter(f"litellm:{key}:", count=1000)) == 50
+        assert len(await three.async_scan_iter(f"{prefix}{key}:", count=1000)) == 50
         assert 0 < await two.async_get_ttl(key) <= 60
         await one.async_delete_cache(key)
         assert await three.async_get_cache(key) is None
@@ -126,14 +147,16 @@ def test_two_levels_of_cache(pods, key):
     run(story)
 
 
-def test_the_completion_cache_of_the_documents(cluster, key, admin):
-    cache = litellm.Cache(
-        type="redis", host="127.0.0.1", port=cluster.ports[1], username="litellm", password="litellm-password", namespace="litellm",
-    )
+def test_the_completion_cache_of_the_documents(cluster, key, mode, settings):
+    cache = litellm.Cache(type="redis", host="127.0.0.1", port=cluster.ports[1], **settings)
     asked = {"model": "gpt-4", "messages": [{"role": "user", "content": key}]}
     assert cache.get_cache(**asked) is None
     cache.add_cache('{"answer": 42}', **asked)
     assert cache.get_cache(**asked) == {"answer": 42}
+    admin = cluster.connect(1, "default", "admin-password")
+    if mode == "namespace":
+        assert list(admin.scan_iter("*", count=1000)) == [], "a namespace is a world of its own"
+        return
     assert all(name.startswith("litellm:") for name in admin.scan_iter("*", count=1000))
     foreign = RedisCache(host="127.0.0.1", port=cluster.ports[0], username="litellm", password="litellm-password", namespace="langfuse")
     with pytest.raises(redis.exceptions.NoPermissionError):
@@ -141,7 +164,7 @@ def test_the_completion_cache_of_the_documents(cluster, key, admin):
 
 
 @pytest.mark.needs("EVAL x 0")
-def test_only_one_pod_holds_a_job(pods, key, admin):
+def test_only_one_pod_holds_a_job(pods, key, own, prefix):
     async def story():
         managers = [PodLockManager(redis_cache=cache) for cache in pods]
         taken = await asyncio.gather(*[manager.acquire_lock(key) for manager in managers])
@@ -151,9 +174,9 @@ def test_only_one_pod_holds_a_job(pods, key, admin):
         for manager in managers:
             if manager is not holder:
                 await manager.release_lock(key)
-        assert admin.exists(f"litellm:cronjob_lock:{key}") == 1
+        assert own.exists(f"{prefix}cronjob_lock:{key}") == 1
         await holder.release_lock(key)
-        assert admin.exists(f"litellm:cronjob_lock:{key}") == 0
+        assert own.exists(f"{prefix}cronjob_lock:{key}") == 0
 
     run(story)
 
@@ -194,14 +217,14 @@ def test_tokens_are_reserved_all_or_nothing(pods, key):
 
 
 @pytest.mark.needs("EVAL x 0")
-def test_parallel_requests_are_held_by_slots(pods, key):
+def test_parallel_requests_are_held_by_slots(pods, key, prefix):
     async def story():
         pod = limiters(pods)
         asked = limited(key, max_parallel_requests=2)
         codes = [(await pod[number].should_rate_limit(asked, parallel_slot_id=f"slot {number}"))["overall_code"] for number in range(3)]
         assert codes == ["OK", "OK", "OVER_LIMIT"]
-        gauges = [name async for name in pods[0].init_async_client().scan_iter(f"litellm:*{key}*", count=1000)]
-        released = [name.decode().removeprefix("litellm:") for name in gauges]
+        gauges = [name async for name in pods[0].init_async_client().scan_iter(f"{prefix}*{key}*", count=1000)]
+        released = [name.decode().removeprefix(prefix) for name in gauges]
         await pod[2].parallel_release_script(keys=released, args=["slot 0"] * len(released))
         # The first pod has seen one slot taken; the second, which saw two, would trust its own memory.
         assert (await pod[0].should_rate_limit(asked, parallel_slot_id="slot 3"))["overall_code"] == "OK"
@@ -210,9 +233,9 @@ def test_parallel_requests_are_held_by_slots(pods, key):
 
 
 @pytest.mark.needs("PUBLISH x y")
-def test_a_pod_hears_what_another_invalidates(pods, key):
+def test_a_pod_hears_what_another_invalidates(pods, key, prefix):
     channel = invalidation.auth_cache_invalidation_channel(pods[0])
-    assert channel.startswith("litellm:")
+    assert channel.startswith(prefix)
 
     async def story():
         async with pods[2].init_async_client().pubsub() as listener:

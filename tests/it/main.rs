@@ -18,6 +18,7 @@ mod kill;
 mod limits;
 mod membership;
 mod memory;
+mod namespaces;
 mod noise;
 mod noninterference;
 mod replication;

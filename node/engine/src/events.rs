@@ -62,6 +62,11 @@ impl EventClass {
         self.0 & other.0 != 0
     }
 
+    /// The classes of both.
+    pub const fn and(self, other: EventClass) -> EventClass {
+        EventClass(self.0 | other.0)
+    }
+
     /// Whether every class of `other` is in this set.
     pub const fn includes(self, other: EventClass) -> bool {
         self.0 & other.0 == other.0

@@ -10,6 +10,7 @@
 //! It refuses to know how tenants are agreed on, where keys are kept, and the clock.
 
 use crate::account::Account;
+use crate::events::EventClass;
 use crate::eviction;
 use crate::keyspace::TenantId;
 use crate::shares::Share;
@@ -90,6 +91,8 @@ pub struct Limits {
     pub value: u64,
     /// FLUSHDB and FLUSHALL are refused.
     pub keeps_data: bool,
+    /// Keyspace events that are told of its keys, besides those the node tells of all.
+    pub events: EventClass,
 }
 
 /// What a setting's value looks like.
@@ -99,6 +102,7 @@ enum Kind {
     Count,
     Eviction,
     Flush,
+    Events,
 }
 
 /// A setting of tenants.
@@ -124,6 +128,11 @@ pub const SETTINGS: &[Setting] = &[
     Setting { name: "output-bytes", kind: Kind::Bytes, meaning: "What one client has yet to read." },
     Setting { name: "script-ms", kind: Kind::Count, meaning: "How long one script may run." },
     Setting { name: "value-bytes", kind: Kind::Bytes, meaning: "The longest argument of a write." },
+    Setting {
+        name: "notify-keyspace-events",
+        kind: Kind::Events,
+        meaning: "Events told of its keys, in Redis' letters; its users set it with CONFIG SET.",
+    },
     Setting { name: "flush", kind: Kind::Flush, meaning: "Whether its users may flush: own or deny." },
 ];
 
@@ -135,6 +144,7 @@ pub fn check_setting(name: &str, value: &str) -> Result<(), String> {
         Kind::Bytes => (bytes(value).is_some(), "bytes, such as 512mb"),
         Kind::Count => (value.parse::<u64>().is_ok(), "a whole number"),
         Kind::Eviction => (eviction::Policy::named(value).is_some(), "an eviction policy, such as allkeys-lru"),
+        Kind::Events => (events(value).is_some(), "letters such as KEA"),
         Kind::Flush => (matches!(value, "own" | "deny"), "own or deny"),
     };
     if good { Ok(()) } else { Err(format!("{name} takes {wanted}, not '{}'", value.escape_debug())) }
@@ -155,6 +165,11 @@ fn bytes(text: &str) -> Option<u64> {
         _ => return None,
     };
     text[..digits].parse::<u64>().ok()?.checked_mul(unit)
+}
+
+/// The events these letters stand for, once they are told at all.
+fn events(letters: &str) -> Option<EventClass> {
+    EventClass::parse(letters.as_bytes()).map(EventClass::effective)
 }
 
 impl Limits {
@@ -183,6 +198,7 @@ impl Limits {
             script_ms: count("script-ms"),
             value: size("value-bytes"),
             keeps_data: text("flush") == Some("deny"),
+            events: events(text("notify-keyspace-events").unwrap_or_default()).unwrap_or_default(),
         }
     }
 }
