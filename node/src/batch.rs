@@ -36,6 +36,7 @@ use keyward_engine::reply::Reply;
 use keyward_engine::scope::Reach;
 use keyward_engine::session::{ReplyMode, Session};
 use keyward_engine::table::{Resolved, Row};
+use keyward_engine::tenancy::Tenancy;
 use keyward_proto::resp::{ArgRange, encode_command};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -85,8 +86,9 @@ impl<'a> Prepared<'a> {
 
     /// Its first key, which it will need.
     #[inline]
-    pub(crate) fn needed(&self, space: SpaceId) -> Option<Needed> {
-        let (_, place) = self.place?;
+    pub(crate) fn needed(&self, space: SpaceId, tenancy: &Tenancy) -> Option<Needed> {
+        let (key, place) = self.place?;
+        let space = tenancy.segment_of(space, key);
         let group = self.resolved.as_ref().ok()?.row.command.group;
         let object = matches!(group, Group::List | Group::Hash | Group::Set | Group::SortedSet | Group::Stream);
         Some(Needed { space, place, object })
@@ -131,7 +133,7 @@ pub(crate) fn run_batch(
     prepared.extend(requests.iter().map(|request| Prepared::decoded(worker, &arguments, input, request, holds_data)));
     scratch.places.clear();
     let space = session.space();
-    scratch.places.extend(prepared.iter().filter_map(|request| request.needed(space)));
+    scratch.places.extend(prepared.iter().filter_map(|request| request.needed(space, &lane.view.tenancy)));
     if scratch.places.len() > 1 {
         worker.node.shards.prefetch(&scratch.places);
     }
@@ -444,7 +446,9 @@ impl<'w, 'a> Batch<'w, 'a> {
                 Pace::Refused(over) => return self.refuse_for_rate(session, row, &over, scratch),
             }
         }
-        if row.command.flags.has(Flags::DENYOOM) && self.conditions.primary && !self.executing {
+        // What one command used up too much is evicted before the next one, whatever that is.
+        let needs_memory = row.command.flags.has(Flags::DENYOOM) || self.worker.exceeds_memory(&self.hot);
+        if needs_memory && self.conditions.primary && !self.executing {
             self.look_for_memory(session, &lane.view, row, request.argv);
             // What was evicted for this command the client learns before the answer, which may depend on it.
             if let Some(connection) = self.connection.filter(|connection| connection.mailbox.is_filled())

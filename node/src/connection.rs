@@ -329,8 +329,8 @@ async fn converse(worker: &Rc<Worker>, booth: &Booth, lane: Box<Lane>) -> io::Re
         if connection.moves.get() && !follow(worker, stream, connection, &mut waiting).await? {
             return Ok(());
         }
-        let turn;
-        (turn, waiting) = booth.wait(waiting).await;
+        let Some((turn, lane)) = booth.wait(waiting).await else { return Ok(()) };
+        waiting = lane;
         let lane = &mut *waiting;
         if connection.is_killed() {
             return Ok(());

@@ -283,7 +283,7 @@ fn replication(node: &Node) -> Fields {
         "master_repl_offset" => position,
         "second_repl_offset" => -1,
         "repl_backlog_active" => u8::from(node.journal.is_attached() || !view.is_primary()),
-        "repl_backlog_size" => node.config.repl_backlog_size.bytes(),
+        "repl_backlog_size" => node.live.hot().backlog_bytes,
         "repl_backlog_first_byte_offset" => node.replication.log.base(),
         "repl_backlog_histlen" => node.replication.log.len_bytes(),
         "repl_epoch" => view.group.as_ref().map_or(0, |group| group.epoch.0),

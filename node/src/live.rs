@@ -136,7 +136,7 @@ const PARAMETERS: &[Parameter] = &[
     set("min-replicas-to-write", "0", Kind::Number(0, 100)),
     set("notify-keyspace-events", "", Kind::Events),
     fixed("port", "6379"),
-    fixed("repl-backlog-size", ""),
+    set("repl-backlog-size", "67108864", Kind::Bytes(1 << 14, 64 << 30)),
     fixed("strict-redis-acl", "no"),
     set("proto-max-bulk-len", "536870912", Kind::Bytes(1 << 20, 512 << 20)),
     set("save", "", Kind::SaveRules),
@@ -248,6 +248,8 @@ pub struct Hot {
     pub expire_effort: u32,
     /// When to save by itself: seconds and changes.
     pub save_rules: Vec<(u64, u64)>,
+    /// Effects kept for replicas that come back, in bytes.
+    pub backlog_bytes: u64,
     /// Entries of ACL LOG.
     pub acl_log_max: usize,
     /// New users may use every channel.
@@ -586,6 +588,7 @@ fn hot(texts: &BTreeMap<&'static str, String>, fixed: Fixed) -> Hot {
         },
         expire_effort: number("active-expire-effort") as u32,
         save_rules: texts.get("save").and_then(|text| save_rules(text)).unwrap_or_default(),
+        backlog_bytes: number("repl-backlog-size") as u64,
         acl_log_max: count("acllog-max-len"),
         new_users_get_channels: texts.get("acl-pubsub-default").is_some_and(|text| text == "allchannels"),
         remarkable: Thresholds {

@@ -143,11 +143,15 @@ impl Mailbox {
         poll_fn(|context| self.poll_stirred(context)).await;
     }
 
-    /// Waits until the connection is told to end. Mail stays where it is, and is told anew.
+    /// Waits until the connection is told to end. That it was stirred stays known to whoever asks next: the news may be mail
+    /// or an answer that nobody would look for otherwise.
     pub async fn killed(&self) {
-        while !self.is_killed() {
-            self.stirred().await;
-        }
+        poll_fn(|context| {
+            // Registered first: an end between the two is seen by the look, one after it wakes.
+            self.waker.register(context.waker());
+            if self.is_killed() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
 }
 
@@ -166,5 +170,16 @@ mod tests {
         mailbox.collect(&mut out);
         assert_eq!(out, b"1234567890");
         assert!(!mailbox.is_filled());
+    }
+
+    #[test]
+    fn mail_that_comes_while_the_end_is_waited_for_is_not_forgotten() {
+        use futures_util::FutureExt;
+        let mailbox = Mailbox::new(10);
+        // As when a slow reader takes its replies: the mail comes while the writing waits for room.
+        assert!(mailbox.killed().now_or_never().is_none());
+        assert!(mailbox.put(b"news"));
+        assert!(mailbox.killed().now_or_never().is_none());
+        assert!(mailbox.stirred().now_or_never().is_some(), "the task would sleep with mail in its box");
     }
 }

@@ -363,11 +363,12 @@ impl Node {
 
     /// Takes over what `CONFIG SET` changed and other rooms must know.
     pub fn settings_changed(&self) {
+        let hot = self.live.hot();
         // A new limit holds from now on, not from the next look.
         for of in self.groups() {
             of.shards.count_used_bytes();
+            of.replication.log.set_bytes_max(hot.backlog_bytes, self.config.repl_copy_backlog_size.bytes());
         }
-        let hot = self.live.hot();
         self.acl_log.lock().set_max_len(hot.acl_log_max);
         self.command_logs.set_bounds(&hot.remarkable);
     }

@@ -75,12 +75,19 @@ impl Booth {
         Booth { connection, socket, lane, turn, task }
     }
 
-    /// Sits down until the task must look after the client.
-    pub async fn wait(&self, lane: Box<Lane>) -> (Turn, Box<Lane>) {
+    /// Sits down until the task must look after the client. None: its group was lost, and the client with it.
+    pub async fn wait(&self, lane: Box<Lane>) -> Option<(Turn, Box<Lane>)> {
         *self.lane.borrow_mut() = Some(lane);
         let turn = std::future::poll_fn(|context| self.poll(context)).await;
-        let lane = self.lane.borrow_mut().take();
-        (turn, lane.expect("whoever serves a client gives its lane back at once"))
+        let lane = self.lane.borrow_mut().take()?;
+        Some((turn, lane))
+    }
+
+    /// Between two groups a client that waits has its lane: without it, it was in one that panicked.
+    fn end_if_lost(&self) {
+        if self.lane.borrow().is_none() {
+            self.connection.kill();
+        }
     }
 
     fn poll(&self, context: &mut Context<'_>) -> Poll<Turn> {
@@ -131,10 +138,15 @@ pub async fn serve(worker: Rc<Worker>, sockets: Rc<Sockets>) -> io::Result<()> {
         for _ in 0..QUESTIONS_MAX {
             sockets.ask(&mut events)?;
             ready.extend(events.iter().filter_map(|event| sockets.note(event)).filter(|booth| booth.is_waiting()));
-            let mut ready = ready.drain(..).peekable();
-            while ready.peek().is_some() {
-                serve_group(&worker, &mut ready);
+            let mut waiting = ready.iter().cloned().peekable();
+            while waiting.peek().is_some() {
+                // A broken invariant between two clients' requests ends those of one group, not the thread.
+                if catch_unwind(AssertUnwindSafe(|| serve_group(&worker, &mut waiting))).is_err() {
+                    tracing::error!("clients were served together, and a request panicked");
+                    ready.iter().for_each(|booth| booth.end_if_lost());
+                }
             }
+            ready.clear();
             // One event is seldom followed by another at once: then the runtime's own question finds it.
             if events.len() <= 1 {
                 quiet = true;
@@ -257,7 +269,7 @@ fn run_some(worker: &Worker, members: &mut [Member], inputs: &mut [&mut [u8]], s
         let (holds_data, space) = (member.lane.view.is_primary(), member.booth.connection.session.borrow().space());
         for request in &requests[prepared.len()..*requests_end] {
             let request = Prepared::decoded(worker, &arguments, input, request, holds_data);
-            scratch.places.extend(request.needed(space));
+            scratch.places.extend(request.needed(space, &member.lane.view.tenancy));
             prepared.push(request);
         }
     }

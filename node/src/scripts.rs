@@ -668,7 +668,9 @@ impl ScriptHost<'_, '_, '_> {
             worker.stats.refusals[usize::from(row.id)].add(1);
             Err(text.to_owned())
         };
-        if flags.has(Flags::NOSCRIPT) || matches!(row.run, Run::Ask(_) | Run::AskOwner(_)) {
+        // Within a script these answer at once.
+        let waits = matches!(row.full_name, "wait" | "waitaof");
+        if flags.has(Flags::NOSCRIPT) || matches!(row.run, Run::Ask(_) | Run::AskOwner(_)) && !waits {
             return not_counted("ERR This Redis command is not allowed from script");
         }
         if self.reads_only && (flags.has(Flags::WRITE) || crate::meter::travels_to_replicas(row)) {

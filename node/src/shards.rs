@@ -71,6 +71,9 @@ const EMPTY_BYTES: i64 = 4096;
 /// What a thread may have used before it tells, in bytes.
 const METER_BYTES: i64 = 16 << 10;
 
+/// Places of keys a thread keeps room for between requests.
+const KEPT_PLACES_MAX: usize = 1024;
+
 /// What one thread used and has not told.
 #[derive(Default)]
 struct Meter(i64);
@@ -139,7 +142,7 @@ fn entry_bytes(entry: &Entry<Value>) -> usize {
 /// A key that will be needed soon.
 #[derive(Clone, Copy)]
 pub struct Needed {
-    /// Whose.
+    /// The segment it is in.
     pub space: SpaceId,
     /// Where it lies.
     pub place: Place,
@@ -152,6 +155,8 @@ pub struct Needed {
 pub struct CallSpace {
     effects: Effects,
     garbage: Vec<Garbage>,
+    places: Vec<Place>,
+    indexes: Vec<u32>,
     meter: Meter,
     /// Keys somebody waits for that were written: to be served once no lock is held.
     pub ready: Vec<(SpaceId, Vec<u8>)>,
@@ -256,13 +261,14 @@ impl Shards {
                 shard.settle_key(call.context.space, place.hash, only.key);
             }
             let before = shard.accounted_bytes();
-            let keys = Keys::one(index, shard, call.context, &mut memory.effects).placed(only.key, place);
+            let segment = shard.segment_of(call.context.space, only.key);
+            let keys = Keys::one(index, shard, call.context, &mut memory.effects).placed(only.key, place, segment);
             let result = finish(handler, keys, call, &mut memory.garbage, reply);
             shard.count(&memory.effects);
             if memory.effects.has_strayed() {
                 shard.account_all();
             } else {
-                shard.account(shard.segment_of(call.context.space, only.key));
+                shard.account(segment);
             }
             memory.meter.note(before, shard.accounted_bytes(), &self.used);
             journal.append(call.context.space.world(), call.argv, &memory.effects);
@@ -284,25 +290,28 @@ impl Shards {
         journal: &Journal,
         reply: &mut Reply,
     ) -> Result<(), CommandError> {
-        let places: Vec<Place> = call.keys.iter().map(|named| self.layout.place(named.key)).collect();
-        let mut indexes: Vec<u32> = places.iter().map(|place| place.shard).collect();
+        let (mut places, mut indexes) = (std::mem::take(&mut memory.places), std::mem::take(&mut memory.indexes));
+        places.clear();
+        places.extend(call.keys.iter().map(|named| self.layout.place(named.key)));
+        indexes.clear();
+        indexes.extend(places.iter().map(|place| place.shard));
         indexes.sort_unstable();
         indexes.dedup();
-        places.iter().for_each(|place| prefetch_line(&self.slots[place.shard as usize]));
+        indexes.iter().for_each(|index| prefetch_line(&self.slots[*index as usize]));
         let mut guards = self.lock(&indexes);
+        // Where the shard of each key is among those that are locked.
+        let at = |place: &Place| indexes.binary_search(&place.shard).expect("every key's shard is locked");
+        let space = call.context.space;
         for prefetch in [Shard::prefetch_bucket, Shard::prefetch_entry] {
-            for place in &places {
-                if let Ok(at) = indexes.binary_search(&place.shard) {
-                    prefetch(&guards[at].shard, call.context.space, place.hash);
-                }
+            for (named, place) in call.keys.iter().zip(&places) {
+                let shard = &guards[at(place)].shard;
+                prefetch(shard, shard.segment_of(space, named.key), place.hash);
             }
         }
-        for named in call.keys {
-            let place = self.layout.place(named.key);
-            if let Ok(at) = indexes.binary_search(&place.shard)
-                && guards[at].shard.is_unsettled()
-            {
-                guards[at].shard.settle_key(call.context.space, place.hash, named.key);
+        for (named, place) in call.keys.iter().zip(&places) {
+            let shard = &mut guards[at(place)].shard;
+            if shard.is_unsettled() {
+                shard.settle_key(space, place.hash, named.key);
             }
         }
         let bytes = |guards: &[MutexGuard<'_, Held>]| guards.iter().map(|held| held.shard.accounted_bytes()).sum();
@@ -318,11 +327,9 @@ impl Shards {
         if memory.effects.has_strayed() {
             guards.iter_mut().for_each(|held| held.shard.account_all());
         } else {
-            for named in call.keys {
-                if let Ok(at) = indexes.binary_search(&self.layout.place(named.key).shard) {
-                    let shard = &mut guards[at].shard;
-                    shard.account(shard.segment_of(call.context.space, named.key));
-                }
+            for (named, place) in call.keys.iter().zip(&places) {
+                let shard = &mut guards[at(place)].shard;
+                shard.account(shard.segment_of(space, named.key));
             }
         }
         memory.meter.note(before, bytes(&guards), &self.used);
@@ -334,6 +341,9 @@ impl Shards {
         }
         drop(guards);
         self.dropper.free(&mut memory.garbage);
+        if places.capacity() <= KEPT_PLACES_MAX {
+            (memory.places, memory.indexes) = (places, indexes);
+        }
         result
     }
 

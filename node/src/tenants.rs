@@ -164,9 +164,6 @@ fn is_too_much(node: &Node, ask: &TenantAsk) -> Option<String> {
         .then(|| format!("a reserve of {asked} bytes is too much: the others have {others}, and maxmemory is {total}"))
 }
 
-/// Between two looks at what is to be moved.
-const SETTLE_PERIOD: Duration = Duration::from_millis(10);
-
 /// A shard is locked no longer than this at a stretch, while keys move to whose they are.
 const SETTLE_SLICE: Duration = Duration::from_micros(50);
 
@@ -174,9 +171,11 @@ const SETTLE_SLICE: Duration = Duration::from_micros(50);
 pub async fn settle(node: Arc<Node>) {
     let mut settled: Option<Arc<Tenancy>> = None;
     loop {
-        tokio::time::sleep(SETTLE_PERIOD).await;
-        let tenancy = Arc::clone(&node.views.load().1.tenancy);
+        let (generation, view) = node.views.load();
+        let tenancy = Arc::clone(&view.tenancy);
+        drop(view);
         if settled.as_ref().is_some_and(|settled| Arc::ptr_eq(settled, &tenancy)) {
+            node.views.newer_than(generation).await;
             continue;
         }
         for index in 0..node.shards.count() {

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::Notify;
 
 /// What this process was told at its start about users and tenants.
 #[derive(Clone, Copy)]
@@ -191,12 +192,13 @@ fn topology(state: &State, me: NodeId, primary: Option<NodeId>, group: Option<&S
 pub struct ViewCell {
     generation: AtomicU64,
     current: Mutex<Arc<View>>,
+    published: Notify,
 }
 
 impl ViewCell {
     /// Begins with `view`.
     pub fn new(view: View) -> ViewCell {
-        ViewCell { generation: AtomicU64::new(1), current: Mutex::new(Arc::new(view)) }
+        ViewCell { generation: AtomicU64::new(1), current: Mutex::new(Arc::new(view)), published: Notify::new() }
     }
 
     /// A number that changes whenever the view does.
@@ -216,5 +218,18 @@ impl ViewCell {
     pub fn publish(&self, view: Arc<View>) {
         *self.current.lock() = view;
         self.generation.fetch_add(1, Ordering::Release);
+        self.published.notify_waiters();
+    }
+
+    /// Returns when a view was published after the one of this number.
+    pub async fn newer_than(&self, generation: u64) {
+        loop {
+            let mut published = std::pin::pin!(self.published.notified());
+            published.as_mut().enable();
+            if self.generation() != generation {
+                return;
+            }
+            published.await;
+        }
     }
 }

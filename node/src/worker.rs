@@ -19,6 +19,7 @@ use crate::turns::Turns;
 use crate::view::View;
 use keyward_acl::{AuthFailure, Denial, LogContext, LogEvent, LogReason, Policy};
 use keyward_engine::asks::ClientFilter;
+use keyward_engine::eviction;
 use keyward_engine::keyspace::UnixMillis;
 use keyward_engine::reply::{Protocol, Reply};
 use keyward_engine::scope::Reach;
@@ -226,7 +227,10 @@ impl Worker {
         let connections = self.connections.borrow();
         let matching = connections.iter().filter_map(|(id, connection)| {
             let session = connection.session.try_borrow().ok()?;
-            let included = matches(filter, &session, asking, now) && reach.sees_clients_of(&session.lasting_reach());
+            // One that was told to end is as good as gone.
+            let stays = !connection.is_killed();
+            let included =
+                stays && matches(filter, &session, asking, now) && reach.sees_clients_of(&session.lasting_reach());
             included.then(|| (*id, crate::clients::line(&session, connection, now)))
         });
         matching.collect()
@@ -237,7 +241,10 @@ impl Worker {
         let mut killed = 0;
         for connection in self.connections.borrow().values() {
             let Ok(mut session) = connection.session.try_borrow_mut() else { continue };
-            if !matches(filter, &session, asking, now) || !reach.sees_clients_of(&session.lasting_reach()) {
+            if connection.is_killed()
+                || !matches(filter, &session, asking, now)
+                || !reach.sees_clients_of(&session.lasting_reach())
+            {
                 continue;
             }
             killed += 1;
@@ -340,6 +347,13 @@ impl Worker {
     pub fn memory_for(&self, hot: &Hot, claim: &Claim<'_>, now: UnixMillis) -> Memory {
         let all_fits = hot.memory_bytes_max == 0 || self.node.memory_bytes() <= hot.memory_bytes_max;
         if all_fits && !claim.tenancy.bounds_memory() { Memory::Enough } else { self.make_room(hot, claim, now) }
+    }
+
+    /// Whether more memory is used than may be, and keys may be evicted.
+    #[inline]
+    pub fn exceeds_memory(&self, hot: &Hot) -> bool {
+        let limit = hot.memory_bytes_max;
+        limit > 0 && hot.eviction.policy != eviction::Policy::NoEviction && self.node.memory_bytes() > limit
     }
 
     fn make_room(&self, hot: &Hot, claim: &Claim<'_>, now: UnixMillis) -> Memory {

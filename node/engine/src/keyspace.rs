@@ -563,7 +563,7 @@ impl Shard {
         self.space(space).map_or(0, Keyspace::memory_bytes)
     }
 
-    /// Asks the processor to fetch the bucket of a key that will be needed soon.
+    /// Asks the processor to fetch the bucket of a key that will be needed soon, in its segment.
     #[inline]
     pub fn prefetch_bucket(&self, space: SpaceId, hash: u64) {
         if let Some(space) = self.space(space) {
@@ -896,11 +896,10 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// The same, for a request whose one key was placed before.
+    /// The same, for a request whose one key was placed before, in this segment.
     #[inline]
-    pub fn placed(mut self, key: &'a [u8], place: Place) -> Keys<'a> {
+    pub fn placed(mut self, key: &'a [u8], place: Place, segment: SpaceId) -> Keys<'a> {
         let shard = self.shards.get(place.shard);
-        let segment = shard.segment_of(self.context.space, key);
         self.context.usage = shard.usage_of(segment.tenant, self.context.usage);
         self.known = Some((key, place, segment.tenant));
         self

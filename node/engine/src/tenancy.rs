@@ -12,7 +12,7 @@
 use crate::account::Account;
 use crate::events::EventClass;
 use crate::eviction;
-use crate::keyspace::TenantId;
+use crate::keyspace::{SpaceId, TenantId};
 use crate::shares::Share;
 use keyward_acl::Fence;
 use std::collections::{BTreeMap, HashMap};
@@ -466,6 +466,21 @@ impl Tenancy {
     /// Who owns which keys; `None` while no tenant has a prefix.
     pub fn owners(&self) -> Option<&Arc<Owners>> {
         self.owners.as_ref()
+    }
+
+    /// The segment a key lies in for who works in `space`.
+    #[inline]
+    pub fn segment_of(&self, space: SpaceId, key: &[u8]) -> SpaceId {
+        segment_of(self.owners.as_deref(), space, key)
+    }
+}
+
+/// The segment a key lies in for who works in `space`, when these own keys.
+#[inline]
+pub fn segment_of(owners: Option<&Owners>, space: SpaceId, key: &[u8]) -> SpaceId {
+    match owners {
+        Some(owners) if !space.tenant.is_namespace() => SpaceId { tenant: owners.of(key), ..space },
+        _ => space.world(),
     }
 }
 

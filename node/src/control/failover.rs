@@ -31,6 +31,10 @@ use super::view::unhurried;
 /// Between two looks. A look costs a few map entries.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 
+/// Between two looks of a node that is alone and serves: there is nobody to fail over to. A look is short, but it wakes a
+/// thread, and what a data thread had in its caches goes.
+const LOOK_ALONE_EVERY: Duration = Duration::from_millis(250);
+
 /// Whoever looks so late was frozen, or starved: what others said meanwhile is still to be read, and it may lead no longer.
 const STOOD_STILL: Duration = Duration::from_millis(500);
 
@@ -75,12 +79,18 @@ struct Reign {
     steered_at: u64,
 }
 
+/// Whether the cluster is one node that serves everything.
+fn is_alone(state: &State) -> bool {
+    state.nodes().len() == 1 && state.groups().values().all(|group| group.primary.is_some())
+}
+
 /// Runs for as long as the node does; acts while it leads.
 pub(crate) async fn watch(core: &SharedCore) {
     let (answers, mut answered) = mpsc::channel(64);
     let mut reign: Option<Reign> = None;
     loop {
-        let answer = tokio::time::timeout(LOOK_EVERY, answered.recv()).await.ok().flatten();
+        let pause = if is_alone(&core.views.current().state) { LOOK_ALONE_EVERY } else { LOOK_EVERY };
+        let answer = tokio::time::timeout(pause, answered.recv()).await.ok().flatten();
         let Some(leading) = core.leading() else {
             reign = None;
             continue;

@@ -769,7 +769,7 @@ fn object_encoding(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -
     let key_bytes = if key.len() > SHORT_KEY_BYTES_MAX { key.len() + 2 } else { key.len() };
     let encoding = match entry.value() {
         ValueRef::Int(_) => "int",
-        ValueRef::Str(bytes) if key_bytes + bytes.len() <= EMBEDDED_BYTES_MAX => "embstr",
+        ValueRef::Str(bytes) if !entry.is_edited() && key_bytes + bytes.len() <= EMBEDDED_BYTES_MAX => "embstr",
         ValueRef::Str(_) => "raw",
         ValueRef::Object(value) => value.encoding(),
     };

@@ -6,8 +6,8 @@ use std::ptr;
 
 use super::bucket::prefetch;
 use super::entry::{
-    Entry, HAS_EXPIRY, HEADER_BYTES, HEAP, Header, HeapParts, INLINE, INLINE_VALUE_BYTES_MAX, INT, KIND, LONG_KEY,
-    OBJECT, allocation_bytes, expiry_bytes, key_offset,
+    EDITED, Entry, HAS_EXPIRY, HEADER_BYTES, HEAP, Header, HeapParts, INLINE, INLINE_VALUE_BYTES_MAX, INT, KIND,
+    LONG_KEY, OBJECT, allocation_bytes, expiry_bytes, key_offset,
 };
 use super::value::OldValue;
 
@@ -21,7 +21,7 @@ impl<V> Entry<V> {
     unsafe fn reshape(&mut self, kind: u8, inline: usize) {
         let mut header = self.header();
         let (old_flags, old_bytes) = (header.flags, self.entry_bytes());
-        let flags = header.flags & !KIND | kind;
+        let flags = header.flags & !(KIND | EDITED) | kind;
         let key_len = self.key_len(header);
         // The long-key length travels with the key.
         let lead = if flags & LONG_KEY != 0 { 8 } else { 0 };
@@ -224,6 +224,9 @@ impl<V> Entry<V> {
         let header = self.header();
         let fits = header.flags & KIND == INLINE && usize::from(header.value_len) == bytes.len();
         if fits {
+            if header.flags & EDITED != 0 {
+                self.set_edited(false);
+            }
             self.copy_inline(bytes);
         }
         fits

@@ -35,6 +35,8 @@ pub(super) const HAS_EXPIRY: u8 = 4;
 pub(super) const LONG_KEY: u8 = 8;
 /// A walk passes over the entry; see `walk`.
 pub(super) const WALKED: u8 = 16;
+/// The string was changed in place since it was set.
+pub(super) const EDITED: u8 = 32;
 
 pub(super) const HEADER_BYTES: usize = 8;
 const ALIGN: usize = 8;
@@ -171,6 +173,19 @@ impl<V> Entry<V> {
     #[inline]
     pub fn is_inline(&self) -> bool {
         matches!(self.kind(), INT | INLINE)
+    }
+
+    /// Whether the string was changed in place since it was set: Redis keeps such a one apart from its key.
+    #[inline]
+    pub fn is_edited(&self) -> bool {
+        self.header().flags & EDITED != 0
+    }
+
+    #[inline]
+    pub(super) fn set_edited(&mut self, edited: bool) {
+        let flags = self.header().flags & !EDITED | if edited { EDITED } else { 0 };
+        // SAFETY: the header is initialized and `&mut self` is exclusive.
+        unsafe { (*self.start.as_ptr().cast::<Header>()).flags = flags };
     }
 
     /// Bytes taken from the allocator: the entry, and the buffer of a long string or the box of an object. What an

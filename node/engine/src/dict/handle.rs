@@ -191,6 +191,7 @@ impl<'a, V> EntryMut<'a, V> {
             own.extend_from_slice(bytes);
             self.change(|entry| entry.set_heap(own));
         }
+        self.entry_mut().set_edited(true);
         Some(len)
     }
 
@@ -217,6 +218,7 @@ impl<'a, V> EntryMut<'a, V> {
             }
             self.set_bytes(own);
         }
+        self.entry_mut().set_edited(true);
         true
     }
 

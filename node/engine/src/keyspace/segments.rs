@@ -13,7 +13,7 @@
 use super::{Entry, Garbage, Keyspace, Owners, Shard, SpaceId, TenantId, Value, ValueRef, discard_later};
 use crate::dict::NewValue;
 use crate::eviction::Usage;
-use crate::tenancy::Policies;
+use crate::tenancy::{Policies, segment_of};
 use std::sync::Arc;
 
 /// Tables that may be waiting to be settled; with more, the shard settles at once.
@@ -68,10 +68,7 @@ impl Shard {
     /// Where a key lies that is asked for in `space`: in a namespace there, else with its owner.
     #[inline]
     pub fn segment_of(&self, space: SpaceId, key: &[u8]) -> SpaceId {
-        match &self.owners {
-            Some(owners) if !space.tenant.is_namespace() => SpaceId { tenant: owners.of(key), ..space },
-            _ => space.world(),
-        }
+        segment_of(self.owners.as_deref(), space, key)
     }
 
     /// Every segment of one owner, a database each.
