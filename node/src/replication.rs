@@ -339,6 +339,14 @@ impl DataPlane for Plane {
         self.0.upgrade().map(|node| node.groups().iter().map(report).collect()).unwrap_or_default()
     }
 
+    fn primary_silent_for(&self, group: GroupId) -> Option<Duration> {
+        let node = self.0.upgrade()?;
+        let of = node.of(group)?;
+        // Only who follows hears: of a primary it has not followed yet a node can say nothing.
+        let follows = matches!(Role::of(&of.views.load().1), Role::Replica { .. }) && of.replication.has_data();
+        follows.then(|| Duration::from_millis(of.replication.lag().0))
+    }
+
     fn seal(&self, group: GroupId, epoch: Epoch) -> GroupReport {
         let nothing = GroupReport {
             group,

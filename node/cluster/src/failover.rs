@@ -95,6 +95,10 @@ pub enum Act {
 pub struct Driver {
     patience: Patience,
     since: u64,
+    /// When processes were last heard from before this reign, by whoever leads now.
+    heard_before: BTreeMap<Member, u64>,
+    /// Who leads: of two that are as good, the other one serves, so that one crash does not cost both.
+    leader: Option<NodeId>,
     groups: BTreeMap<GroupId, Stage>,
 }
 
@@ -119,18 +123,30 @@ struct Sealed {
 impl Driver {
     /// For a reign that began at `now`.
     pub fn new(now: u64, patience: Patience) -> Self {
-        Self { patience, since: now, groups: BTreeMap::new() }
+        Self { patience, since: now, heard_before: BTreeMap::new(), leader: None, groups: BTreeMap::new() }
+    }
+
+    /// The same, of a reign of `leader`.
+    pub fn led_by(self, leader: NodeId) -> Self {
+        Self { leader: Some(leader), ..self }
+    }
+
+    /// The leader itself last heard from a process then, other than by a renewal: its silence did not begin with the reign.
+    pub fn heard_before(&mut self, member: Member, at: u64) {
+        self.heard_before.insert(member, at);
     }
 
     /// This process stood still until now: whoever spoke meanwhile has not been heard yet, so silence counts from here.
     pub fn stood_still(&mut self, now: u64) {
         self.since = now;
+        self.heard_before.clear();
     }
 
     /// How long a process has been silent in this reign.
     pub fn silent_ms(&self, now: u64, member: Member, seen: &BTreeMap<NodeId, Seen>) -> u64 {
         let heard = seen.get(&member.node).filter(|seen| seen.incarnation == member.incarnation);
-        now.saturating_sub(heard.map_or(self.since, |seen| seen.at.max(self.since)))
+        let since = self.heard_before.get(&member).map_or(self.since, |at| self.since.min(*at));
+        now.saturating_sub(heard.map_or(since, |seen| seen.at.max(since)))
     }
 
     fn is_dead(&self, now: u64, member: Member, seen: &BTreeMap<NodeId, Seen>) -> bool {
@@ -209,7 +225,7 @@ impl Driver {
                 if ready
                     && now >= promised
                     && !waits
-                    && let Some(change) = best(group, sealed)
+                    && let Some(change) = best(group, sealed, self.leader)
                 {
                     *proposed_at = Some(now);
                     return Some(Act::Propose(change));
@@ -282,12 +298,12 @@ impl Driver {
     }
 }
 
-/// The one to propose among those that were sealed: the highest position, and of equals the lowest id.
-fn best(group: &ShardGroup, sealed: &BTreeMap<Member, Sealed>) -> Option<Change> {
+/// The one to propose among those that were sealed: the highest position; of equals one that does not lead, and the lowest id.
+fn best(group: &ShardGroup, sealed: &BTreeMap<Member, Sealed>, leader: Option<NodeId>) -> Option<Change> {
     let usable = sealed.iter().filter(|(_, one)| one.stand.has_data);
     let in_sync: BTreeSet<Member> = usable.clone().map(|(member, _)| *member).collect();
     let position = |one: &Sealed| (one.stand.epoch, one.stand.position);
-    let (primary, _) = usable.rev().max_by_key(|(_, one)| position(one))?;
+    let (primary, _) = usable.rev().max_by_key(|(member, one)| (position(one), Some(member.node) != leader))?;
     Some(Change::SetPrimary {
         group: group.id,
         primary: *primary,

@@ -2,6 +2,7 @@
 
 use futures_util::future::BoxFuture;
 use keyward_cluster::{Epoch, GroupId, Member};
+use std::time::Duration;
 
 /// Where this node stands with the data of one group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +28,9 @@ pub struct GroupReport {
 pub trait DataPlane: Send + Sync {
     /// Where this node stands with each group.
     fn report(&self) -> Vec<GroupReport>;
+
+    /// For how long nothing was heard of the primary of a group by the way the data comes; `None` where that says nothing.
+    fn primary_silent_for(&self, group: GroupId) -> Option<Duration>;
 
     /// From the return on, effects of an epoch before `epoch` are refused; if this node is primary of an older one, it
     /// acknowledges nothing any more. Answers where it stands.

@@ -48,10 +48,10 @@ const PROBE_AFTER: Duration = Duration::from_millis(300);
 const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Between two tries to move leadership away from the primary.
-const STEER_EVERY: Duration = Duration::from_secs(5);
+const STEER_EVERY: Duration = Duration::from_secs(2);
 
 /// A reign younger than this is left alone: the group may still be forming.
-const STEER_AFTER: Duration = Duration::from_secs(3);
+const STEER_AFTER: Duration = Duration::from_secs(1);
 
 /// What a planned hand-over may take, with the data that is still to be sent.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -105,7 +105,17 @@ pub(crate) async fn watch(core: &SharedCore) {
 
 impl Reign {
     fn new(leading: Arc<Leading>, core: &Core) -> Self {
-        let driver = Driver::new(leading.since, core.config.patience);
+        let mut driver = Driver::new(leading.since, core.config.patience);
+        if let Some((_, me)) = core.peers.identity() {
+            driver = driver.led_by(me);
+        }
+        let now = boot_ms();
+        for group in core.views.current().state.groups().values() {
+            let silent_for = core.data.get().and_then(|data| data.primary_silent_for(group.id));
+            if let (Some(primary), Some(silent_for)) = (group.primary, silent_for) {
+                driver.heard_before(primary, now.saturating_sub(millis(silent_for)));
+            }
+        }
         Self { leading, driver, gone: BTreeMap::new(), probing: BTreeSet::new(), looked_at: boot_ms(), steered_at: 0 }
     }
 

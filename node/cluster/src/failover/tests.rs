@@ -76,10 +76,27 @@ fn of_those_sealed_the_highest_position_takes_over_and_of_equals_the_lowest_id()
     let mut level = driver.clone();
     level.sealed(5055, GroupId(0), Epoch(2), b, stand(1, 9));
     assert_eq!(proposes(&level.look(5600, &state, &seen)).0, b);
+    let mut led = driver.clone().led_by(b.node);
+    led.sealed(5055, GroupId(0), Epoch(2), b, stand(1, 9));
+    assert_eq!(proposes(&led.look(5600, &state, &seen)).0, c, "whoever leads has enough to do");
     let [Act::Propose(change)] = acts.as_slice() else { panic!() };
     assert_eq!(apply(&mut state, change.clone()), Outcome::Done);
     assert_eq!(state.groups()[&GroupId(0)].primary, Some(c));
     assert_eq!(driver.look(5060, &state, &seen), vec![]);
+}
+
+#[test]
+fn a_silence_that_began_before_the_reign_counts() {
+    let (state, [a, b, c]) = three();
+    let seen = seen(&[(b, 5000, stand(1, 5)), (c, 5000, stand(1, 5))]);
+    let mut driver = Driver::new(4900, Patience::default());
+    assert_eq!(driver.look(5000, &state, &seen), vec![], "nobody had time to speak");
+    driver.heard_before(a, 3900);
+    assert_eq!(driver.look(5000, &state, &seen), sealing(&[b, c]));
+    let mut driver = Driver::new(4900, Patience::default());
+    driver.heard_before(a, 3900);
+    driver.stood_still(4950);
+    assert_eq!(driver.look(5000, &state, &seen), vec![], "this process was deaf meanwhile");
 }
 
 #[test]
