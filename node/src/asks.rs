@@ -213,6 +213,8 @@ fn log_in(worker: &Worker, connection: &Connection, attempt: LoginAttempt, reply
             let mut session = connection.session.borrow_mut();
             session.log_in(login);
             connection.mailbox.set_reach(session.lasting_reach());
+            let accounts = session.login.iter().flat_map(keyward_engine::session::Login::accounts);
+            accounts.for_each(|(_, account)| account.lane(worker.lane).logins.add(1));
             worker.node.audit.note(AuditEvent::Auth, worker.now_ms(), |line| {
                 insight::of_session(line, &session).word("outcome", "success")
             });

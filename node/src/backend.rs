@@ -117,6 +117,7 @@ impl HttpFacts for Facts {
             "When the last data snapshot was written, Unix time.",
             node.snapshots.last_save_ms() as f64 / 1000.0,
         );
+        crate::insight::tenants::metrics(node, &mut text);
         let (written, lost) = node.audit.counts();
         text.counter("keyward_audit_lines_total", "Lines of the audit stream.", written);
         text.counter("keyward_audit_lost_total", "Audit lines dropped for want of room or of a disk.", lost);

@@ -568,7 +568,9 @@ impl<'w, 'a> Batch<'w, 'a> {
                 let reader = reading.as_ref().map(|tracker| Reader { tracker, keys_max });
                 let (client, reach) = (session.id, &Reach::Nothing);
                 let call = Call { argv, words, keys, place, context, events, client, reach, reader, park };
-                node.shards.run(handler, &call, &mut scratch.calls, &node.journal, &mut scratch.reply)
+                let result = node.shards.run(handler, &call, &mut scratch.calls, &node.journal, &mut scratch.reply);
+                self.note_lookups(session, &scratch.calls);
+                result
             }
             Run::OnEveryKey(handler) => {
                 let events = events_of(&self.hot, session);
@@ -879,6 +881,7 @@ impl<'w, 'a> Batch<'w, 'a> {
         }
         session.commands += 1;
         self.tab.tally.operations += 1;
+        self.tab.tally.forwarded += 1;
         session.last_command = row.full_name;
         self.worker.count(row);
         match encoded {

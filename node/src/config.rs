@@ -244,6 +244,10 @@ settings! {
         log_level: LogLevel = "info";
         /// How: `text` for people or `json` for collectors.
         log_format: LogFormat = "text";
+        /// Tenants that metrics name; what the others do counts as `_other`.
+        metrics_tenants_max: u32 = "1000" in "0" ..= "100000";
+        /// For so many days a node keeps what each tenant used, in `usage` of `data-dir`: what `keywardctl usage` reads.
+        usage_days: u32 = "400" in "1" ..= "3700";
         /// File of the audit stream, one JSON object a line, readable by its owner alone: who logged in or failed to, what was
         /// denied, changed, administered and flushed. Never a value, never a password. Empty: none.
         audit_file: Option<PathBuf> = "";

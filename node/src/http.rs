@@ -138,6 +138,11 @@ impl MetricsText {
         self.family(name, "counter", help, samples);
     }
 
+    /// A family of times that only grow.
+    pub fn seconds(&mut self, name: &str, help: &str, samples: &[(Labels<'_>, f64)]) {
+        self.family(name, "counter", help, samples);
+    }
+
     /// A number that grows and shrinks. By convention its name ends in its unit.
     pub fn gauge(&mut self, name: &str, help: &str, value: f64) {
         self.gauges(name, help, &[(&[], value)]);

@@ -11,7 +11,9 @@ pub mod advice;
 pub mod audit;
 pub mod calendar;
 pub mod diagnosis;
+pub mod tenants;
 pub mod traffic;
+pub mod usage;
 
 use crate::control::Answerer;
 use crate::gate::Admitted;
@@ -181,8 +183,29 @@ async fn answer_here(node: &Arc<Node>, question: Question) -> Option<Answer> {
         Question::Denials(asked) => Some(Answer::Denials(denials_here(node, &asked))),
         Question::Traffic(asked) => Some(Answer::Traffic(traffic_here(node, asked.user.as_bytes()))),
         Question::Standing(asked) => Some(Answer::Standing(standing_here(node, asked.user.as_bytes()).await)),
-        Question::Usage(_) => None,
+        Question::Usage(asked) => Some(Answer::Usage(used_here(node, asked.month).await)),
     }
+}
+
+/// What tenants used here in a month.
+async fn used_here(node: &Arc<Node>, month: String) -> pb::GetUsageResponse {
+    let node = Arc::clone(node);
+    // It reads files.
+    let read = tokio::task::spawn_blocking(move || tenants::used(&node, &month)).await;
+    pb::GetUsageResponse { usage: read.unwrap_or_default(), silent: Vec::new() }
+}
+
+/// What tenants used on all nodes, by day, tenant and node.
+pub fn merged_usage(answered: Vec<Answered>) -> pb::GetUsageResponse {
+    let silent = silent(&answered);
+    let mut usage = Vec::new();
+    for Answered { node, name, answer } in answered {
+        let Ok(Answer::Usage(told)) = answer else { continue };
+        let of_node = |row| pb::Usage { node: node.0, node_name: name.clone(), ..row };
+        usage.extend(told.usage.into_iter().map(of_node));
+    }
+    usage.sort_by(|a, b| (&a.day, &a.tenant, a.node).cmp(&(&b.day, &b.tenant, b.node)));
+    pb::GetUsageResponse { usage, silent }
 }
 
 /// How a user looks here.

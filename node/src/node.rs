@@ -19,6 +19,7 @@ use crate::gate::LeaseState;
 use crate::handover::Guests;
 use crate::import::Imports;
 use crate::insight::audit::Audit;
+use crate::insight::tenants::Days;
 use crate::journal::Journal;
 use crate::latency::Events;
 use crate::live::Live;
@@ -162,6 +163,8 @@ pub struct Common {
     pub acl_log: Mutex<AclLog>,
     /// Who did what.
     pub audit: Audit,
+    /// What tenants used, day by day.
+    pub usage: Days,
     /// Remarkable commands.
     pub command_logs: CommandLogs,
     /// What made it slow.
@@ -574,6 +577,7 @@ async fn serve_with(
         imports: Imports::default(),
         acl_log: Mutex::new(AclLog::new(live.hot().acl_log_max)),
         audit: Audit::start(&config).map_err(StartError::Config)?,
+        usage: crate::insight::tenants::days(&config),
         command_logs: CommandLogs::default(),
         latency: Events::default(),
         debug_in_scripts: AtomicBool::new(false),
@@ -660,6 +664,7 @@ async fn serve_with(
         }
     };
     tracing::info!("stopping");
+    crate::insight::tenants::note(&node, true);
     for of in node.groups() {
         crate::replication::leave(of).await;
     }
@@ -770,13 +775,14 @@ fn start_upkeep(node: &Arc<Node>) -> Result<(), StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(StartError::System)?;
     let node = Arc::clone(node);
     let upkeep = move || {
-        runtime.block_on(futures_util::future::join_all(node.groups().iter().map(|of| async {
+        let groups = futures_util::future::join_all(node.groups().iter().map(|of| async {
             tokio::join!(
                 crate::memory::watch(Arc::clone(of)),
                 crate::tenants::settle(Arc::clone(of)),
                 crate::expiry::sweep(Arc::clone(of))
             );
-        })));
+        }));
+        runtime.block_on(async { tokio::join!(groups, crate::insight::tenants::keep(Arc::clone(&node))) });
     };
     let thread = std::thread::Builder::new().name("keyward-upkeep".to_owned()).spawn(upkeep);
     thread.map(drop).map_err(StartError::System)

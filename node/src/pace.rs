@@ -14,6 +14,7 @@
 
 use crate::batch::Batch;
 use crate::connection::Connection;
+use crate::shards::CallSpace;
 use crate::worker::Worker;
 use keyward_engine::account::{Account, Over, Tally};
 use keyward_engine::command::Flags;
@@ -157,6 +158,26 @@ impl Batch<'_, '_> {
             }
         }
         pace
+    }
+
+    /// What the last call found is its client's.
+    #[inline]
+    pub(crate) fn note_lookups(&mut self, session: &Session, calls: &CallSpace) {
+        if !self.tab.counts {
+            return;
+        }
+        let (hits, misses) = calls.lookups();
+        if self.is_executing() {
+            // A part of something else, whose tab is not this one.
+            for (_, account) in session.login.iter().flat_map(Login::accounts) {
+                let lane = account.lane(self.worker.lane);
+                lane.hits.add(hits);
+                lane.misses.add(misses);
+            }
+        } else {
+            self.tab.tally.hits += hits;
+            self.tab.tally.misses += misses;
+        }
     }
 
     /// The batch of this client is over: its accounts are charged.

@@ -165,6 +165,12 @@ pub struct CallSpace {
 }
 
 impl CallSpace {
+    /// Reads of the last call that found their key, and reads that did not.
+    #[inline]
+    pub fn lookups(&self) -> (u64, u64) {
+        self.effects.lookups()
+    }
+
     #[inline]
     fn begin(&mut self, observed: bool, events: EventClass) {
         self.effects.clear();

@@ -226,6 +226,10 @@ fn show(node: &Node, name: &str, reply: &mut Reply) {
         ("connections-refused", usage.connections_refused),
         ("limits-reached", usage.limits_reached),
         ("scripts-ended", usage.scripts_ended),
+        ("keyspace-hits", usage.hits),
+        ("keyspace-misses", usage.misses),
+        ("denied", usage.denied.iter().sum()),
+        ("logins", usage.logins),
     ];
     reply.map(counted.len() + 1);
     for (name, count) in counted {

@@ -23,7 +23,7 @@ use keyward_engine::eviction;
 use keyward_engine::keyspace::UnixMillis;
 use keyward_engine::reply::{Protocol, Reply};
 use keyward_engine::scope::Reach;
-use keyward_engine::session::{Session, Surroundings};
+use keyward_engine::session::{Login, Session, Surroundings};
 use keyward_engine::table::Row;
 use keyward_proto::forward::HandOver;
 use keyward_proto::resp::ArgRange;
@@ -411,6 +411,10 @@ impl Worker {
         self.node.audit.note(AuditEvent::Denial, self.now_ms(), |line| {
             insight::denied(insight::of_session(line, session), denial, context, self.node.audit.names_keys())
         });
+        if context != LogContext::Report {
+            let accounts = session.login.iter().flat_map(Login::accounts);
+            accounts.for_each(|(_, account)| account.note_denied(self.lane, denial.log_reason()));
+        }
         let client = crate::clients::info(session, self.now_ms());
         let event = LogEvent {
             reason: denial.log_reason(),

@@ -201,3 +201,90 @@ fn the_doctor_says_what_is_wrong_and_what_mends_it() {
     let healthy = doctor("litellm");
     assert!(healthy.success, "{healthy:?}");
 }
+
+/// A sample of the metrics of a node.
+fn metric(node: &Node, sample: &str) -> Option<f64> {
+    let (_, metrics) = keyward_tests::http_get(node.http_address(), "/metrics")?;
+    metrics.lines().find_map(|line| line.strip_prefix(sample)?.trim().parse().ok())
+}
+
+#[test]
+fn what_a_tenant_does_is_counted_under_its_name() {
+    let cluster = Cluster::of(3).flag("metrics-tenants-max", "2").start();
+    let mut admin = cluster.node(1).client();
+    for name in ["gw", "sub", "zeta"] {
+        admin.ok(&["ACL", "SETUSER", name, "on", ">secret", &format!("~{name}:*"), "+@all"]);
+        admin.ok(&["TENANT", "CREATE", name, "PREFIX", &format!("{name}:"), "USER", name]);
+    }
+    let owner = cluster.primary();
+    let other = owner % 3 + 1;
+    for number in [owner, other] {
+        let mut gw = cluster.node(number).client_as("gw", "secret");
+        for key in 0..10 {
+            gw.ok(&["SET", &format!("gw:{number}:{key}"), &"v".repeat(1000)]);
+            assert!(gw.ask(&["GET", &format!("gw:{number}:{key}")]).text().is_some());
+            assert!(gw.ask(&["GET", "gw:missing"]).text().is_none());
+        }
+        assert!(gw.ask(&["GET", "sub:1"]).is_error("NOPERM"));
+        // A client on whose behalf nothing more runs has been charged for all of it.
+        gw.ask(&["PING"]);
+    }
+    let node = cluster.node(owner);
+    let labelled = |name: &str| format!("keyward_tenant_{name}{{tenant=\"gw\"}}");
+    wait_until("the hits of both clients are counted where the data is", || {
+        (metric(node, &labelled("keyspace_hits_total"))? >= 20.0).then_some(())
+    });
+    assert!(metric(node, &labelled("keyspace_misses_total")).is_some_and(|count| count >= 20.0));
+    assert_eq!(metric(node, &labelled("keys")), Some(20.0));
+    assert!(metric(node, &labelled("memory_bytes")).is_some_and(|bytes| bytes > 20_000.0));
+    assert!(metric(node, &labelled("input_bytes_total")).is_some_and(|bytes| bytes > 10_000.0));
+    assert!(metric(node, &labelled("cpu_seconds_total")).is_some_and(|seconds| seconds > 0.0));
+    assert!(
+        metric(node, "keyward_tenant_denied_total{tenant=\"gw\",reason=\"key\"}").is_some_and(|count| count >= 1.0)
+    );
+    assert_eq!(metric(node, "keyward_tenant_keys{tenant=\"sub\"}"), Some(0.0));
+    assert_eq!(metric(node, "keyward_tenant_keys{tenant=\"zeta\"}"), None, "the label is bounded");
+    assert!(metric(node, "keyward_tenant_operations_total{tenant=\"_other\"}").is_some());
+    let stats = admin.ask(&["TENANT", "STATS", "gw"]);
+    assert!(format!("{stats:?}").len() > 100);
+    let usage = ctl(cluster.node(other), &["usage", "--csv"]);
+    assert!(usage.success && usage.stdout.starts_with("day,tenant,node,"), "{usage:?}");
+    let operations: u64 = usage
+        .stdout
+        .lines()
+        .filter(|line| line.split(',').nth(1) == Some("gw"))
+        .filter_map(|line| line.split(',').nth(4)?.parse::<u64>().ok())
+        .sum();
+    // 2 x 30 on data, and AUTH, PING and the like; what was forwarded is counted once.
+    assert!((60..=75).contains(&operations), "{operations} operations: {usage:?}");
+    let wrong = ctl(cluster.node(1), &["usage", "--month", "November"]);
+    assert!(!wrong.success && wrong.stderr.contains("looks like"), "{wrong:?}");
+}
+
+#[test]
+fn usage_survives_a_restart_and_goes_on() {
+    let mut cluster = Cluster::start(1);
+    let mut admin = cluster.node(1).client();
+    admin.ok(&["ACL", "SETUSER", "gw", "on", ">secret", "~gw:*", "+@all"]);
+    admin.ok(&["TENANT", "CREATE", "gw", "PREFIX", "gw:", "USER", "gw"]);
+    let work = |cluster: &Cluster| {
+        let mut gw = cluster.node(1).client_as("gw", "secret");
+        (0..100).for_each(|number| gw.ok(&["SET", &format!("gw:{number}"), "v"]));
+    };
+    let used = |cluster: &Cluster| -> u64 {
+        let usage = ctl(cluster.node(1), &["--output", "json", "usage"]);
+        let of_gw = usage.stdout.split("\"tenant\": \"gw\"").nth(1).unwrap_or_default();
+        // Fields of an object are in no order that matters: the row is between two braces.
+        let row = usage.stdout.split('{').find(|row| row.contains("\"tenant\": \"gw\"")).unwrap_or(of_gw).to_owned();
+        let number = row.split("\"operations\": ").nth(1).unwrap_or_default();
+        number.split(|letter: char| !letter.is_ascii_digit()).next().and_then(|digits| digits.parse().ok()).unwrap_or(0)
+    };
+    work(&cluster);
+    wait_until("the first hundred are counted", || (used(&cluster) >= 100).then_some(()));
+    cluster.stop(1);
+    cluster.restart(1);
+    let before = used(&cluster);
+    assert!(before >= 100, "{before}");
+    work(&cluster);
+    wait_until("the second hundred come on top", || (used(&cluster) >= before + 100).then_some(()));
+}

@@ -12,6 +12,7 @@
 //! The time is handed in, in nanoseconds since any fixed moment. This file knows no commands and no keys.
 
 use crate::tenancy::Limits;
+use keyward_acl::LogReason;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -59,7 +60,9 @@ impl Counter {
 pub struct Lane {
     /// Commands run, those of scripts and transactions included.
     pub operations: Counter,
-    /// The same, weighted by work.
+    /// Those of them that another node ran, and counted too.
+    pub forwarded: Counter,
+    /// All of them, weighted by work.
     pub work: Counter,
     /// Bytes received from its clients.
     pub input_bytes: Counter,
@@ -77,13 +80,26 @@ pub struct Lane {
     pub limits_reached: Counter,
     /// Scripts ended at their limit.
     pub scripts_ended: Counter,
+    /// Reads that found their key.
+    pub hits: Counter,
+    /// Reads that found none.
+    pub misses: Counter,
+    /// Connections that logged in.
+    pub logins: Counter,
+    /// Requests the rules forbade, by [`REASONS`].
+    pub denied: [Counter; REASONS.len()],
 }
+
+/// Why rules forbid a request: these are counted apart.
+pub const REASONS: [LogReason; 4] = [LogReason::Command, LogReason::Key, LogReason::Channel, LogReason::Database];
 
 /// The sum of all threads.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Usage {
     /// See [`Lane`].
     pub operations: u64,
+    /// See [`Lane`].
+    pub forwarded: u64,
     /// See [`Lane`].
     pub work: u64,
     /// See [`Lane`].
@@ -102,12 +118,58 @@ pub struct Usage {
     pub limits_reached: u64,
     /// See [`Lane`].
     pub scripts_ended: u64,
+    /// See [`Lane`].
+    pub hits: u64,
+    /// See [`Lane`].
+    pub misses: u64,
+    /// See [`Lane`].
+    pub logins: u64,
+    /// See [`Lane`].
+    pub denied: [u64; REASONS.len()],
     /// Connections to this node, now.
     pub connections: u64,
     /// Clients that wait for keys here, now.
     pub blocked: u64,
     /// Channels and patterns its clients listen to here, now.
     pub subscriptions: u64,
+}
+
+impl Usage {
+    /// Adds what another counted.
+    pub fn add(&mut self, other: &Usage) {
+        self.combine(other, u64::saturating_add);
+    }
+
+    /// What is left without what another counted.
+    #[must_use]
+    pub fn without(mut self, other: &Usage) -> Usage {
+        self.combine(other, u64::saturating_sub);
+        self
+    }
+
+    fn combine(&mut self, other: &Usage, with: fn(u64, u64) -> u64) {
+        let pairs = [
+            (&mut self.operations, other.operations),
+            (&mut self.forwarded, other.forwarded),
+            (&mut self.work, other.work),
+            (&mut self.input_bytes, other.input_bytes),
+            (&mut self.output_bytes, other.output_bytes),
+            (&mut self.cpu_ns, other.cpu_ns),
+            (&mut self.delays, other.delays),
+            (&mut self.throttled, other.throttled),
+            (&mut self.connections_refused, other.connections_refused),
+            (&mut self.limits_reached, other.limits_reached),
+            (&mut self.scripts_ended, other.scripts_ended),
+            (&mut self.hits, other.hits),
+            (&mut self.misses, other.misses),
+            (&mut self.logins, other.logins),
+            (&mut self.connections, other.connections),
+            (&mut self.blocked, other.blocked),
+            (&mut self.subscriptions, other.subscriptions),
+        ];
+        pairs.into_iter().for_each(|(number, more)| *number = with(*number, more));
+        self.denied.iter_mut().zip(other.denied).for_each(|(number, more)| *number = with(*number, more));
+    }
 }
 
 /// What there is a number of at any time.
@@ -159,7 +221,9 @@ impl Bucket {
 pub struct Tally {
     /// Commands.
     pub operations: u64,
-    /// The same, weighted by work.
+    /// Those of them that another node runs.
+    pub forwarded: u64,
+    /// All of them, weighted by work.
     pub work: u64,
     /// Bytes received.
     pub input_bytes: u64,
@@ -167,6 +231,10 @@ pub struct Tally {
     pub output_bytes: u64,
     /// Time, in nanoseconds.
     pub cpu_ns: u64,
+    /// Reads that found their key.
+    pub hits: u64,
+    /// Reads that found none.
+    pub misses: u64,
 }
 
 /// A rate somebody is ahead of.
@@ -228,10 +296,13 @@ impl Account {
     pub fn charge(&self, thread: usize, tally: &Tally, limits: &Limits, now: i64) {
         let lane = self.lane(thread);
         lane.operations.add(tally.operations);
+        lane.forwarded.add(tally.forwarded);
         lane.work.add(tally.work);
         lane.input_bytes.add(tally.input_bytes);
         lane.output_bytes.add(tally.output_bytes);
         lane.cpu_ns.add(tally.cpu_ns);
+        lane.hits.add(tally.hits);
+        lane.misses.add(tally.misses);
         if limits.has_rates() {
             self.hold_against(tally, limits, now);
         }
@@ -264,6 +335,13 @@ impl Account {
         (wait > 0).then(|| Over { limit, wait: Duration::from_nanos(wait) })
     }
 
+    /// The rules forbade a request, for this reason.
+    pub fn note_denied(&self, thread: usize, reason: LogReason) {
+        if let Some(place) = REASONS.iter().position(|known| *known == reason) {
+            self.lane(thread).denied[place].add(1);
+        }
+    }
+
     /// What all threads counted.
     pub fn usage(&self) -> Usage {
         let mut sum = Usage {
@@ -274,6 +352,7 @@ impl Account {
         };
         for lane in self.lanes.iter().filter_map(OnceLock::get) {
             sum.operations += lane.operations.get();
+            sum.forwarded += lane.forwarded.get();
             sum.work += lane.work.get();
             sum.input_bytes += lane.input_bytes.get();
             sum.output_bytes += lane.output_bytes.get();
@@ -283,6 +362,10 @@ impl Account {
             sum.connections_refused += lane.connections_refused.get();
             sum.limits_reached += lane.limits_reached.get();
             sum.scripts_ended += lane.scripts_ended.get();
+            sum.hits += lane.hits.get();
+            sum.misses += lane.misses.get();
+            sum.logins += lane.logins.get();
+            sum.denied.iter_mut().zip(&lane.denied).for_each(|(count, of)| *count += of.get());
         }
         sum
     }
@@ -334,12 +417,25 @@ mod tests {
     #[test]
     fn what_is_not_limited_is_counted_only() {
         let account = Account::new(1);
-        let tally = Tally { operations: 3, work: 9, input_bytes: 10, output_bytes: 20, cpu_ns: 7 };
+        let tally = Tally {
+            operations: 3,
+            forwarded: 1,
+            work: 9,
+            input_bytes: 10,
+            output_bytes: 20,
+            cpu_ns: 7,
+            hits: 2,
+            misses: 1,
+        };
         account.charge(0, &tally, &Limits::default(), 0);
         account.charge(usize::MAX, &tally, &Limits::default(), 0);
         assert_eq!(account.over(&limits(1), 0), None);
         let usage = account.usage();
         assert_eq!((usage.operations, usage.work, usage.input_bytes, usage.cpu_ns), (6, 18, 20, 14));
+        assert_eq!((usage.hits, usage.misses), (4, 2));
+        account.note_denied(1, LogReason::Channel);
+        account.note_denied(1, LogReason::Auth);
+        assert_eq!(account.usage().denied, [0, 0, 1, 0]);
     }
 
     #[test]

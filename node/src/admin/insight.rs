@@ -10,7 +10,8 @@ use tonic::{Request, Response, Status};
 
 use super::auth::{Door, text};
 use super::backend::AdminBackend;
-use crate::insight;
+use crate::insight::{self, calendar};
+use crate::node::now_ms;
 
 /// What goes on.
 pub struct InsightService<B: AdminBackend> {
@@ -37,8 +38,17 @@ impl<B: AdminBackend> Insight for InsightService<B> {
         Ok(Response::new(insight::merged_denials(answered, limit)))
     }
 
-    async fn get_usage(&self, _: Request<pb::GetUsageRequest>) -> Result<Response<pb::GetUsageResponse>, Status> {
-        Err(Status::unimplemented("usage is not recorded yet"))
+    async fn get_usage(&self, request: Request<pb::GetUsageRequest>) -> Result<Response<pb::GetUsageResponse>, Status> {
+        let _caller = self.door.admit(&request, &[b"TENANT", b"STATS", b"_other"]).await?;
+        let mut asked = request.into_inner();
+        if asked.month.is_empty() {
+            asked.month = calendar::day(now_ms().div_euclid(calendar::DAY_MS))[..7].to_owned();
+        }
+        if !calendar::is_month(&asked.month) {
+            return Err(Status::invalid_argument("a month looks like 2026-11"));
+        }
+        let answered = self.door.backend().ask_every_node(Question::Usage(asked)).await;
+        Ok(Response::new(insight::merged_usage(answered)))
     }
 
     async fn advise(&self, request: Request<pb::AdviseRequest>) -> Result<Response<pb::AdviseResponse>, Status> {

@@ -93,6 +93,17 @@ pub enum Command {
         /// The user.
         name: String,
     },
+    /// What each tenant used in a month, all nodes together.
+    ///
+    /// With --csv by day and node, for whoever writes bills; with --output json the same as JSON.
+    Usage {
+        /// The month, such as 2026-11; without it, the current one.
+        #[arg(long, value_name = "YYYY-MM", default_value = "")]
+        month: String,
+        /// Comma-separated values, a line for each day, tenant and node.
+        #[arg(long)]
+        csv: bool,
+    },
     /// Tenants: who owns which keys, and what each may use.
     #[command(subcommand)]
     Tenant(TenantCommand),

@@ -1,11 +1,13 @@
-//! What goes on in the cluster: denials, advice, diagnoses. Prints, and knows no rules.
+//! What goes on in the cluster: denials, usage, advice, diagnoses. Prints, and knows no rules.
 
 use std::process::ExitCode;
 
 use keyward_client::messages as pb;
 use keyward_client::{AdminClient, ClientError};
 
-use crate::output::{Table, printable, time};
+use std::collections::BTreeMap;
+
+use crate::output::{Table, print, printable, size, time};
 use crate::run::Screen;
 
 /// What was denied, on every node.
@@ -28,6 +30,86 @@ pub async fn denials(client: &AdminClient, screen: &Screen, user: &str, limit: u
         }
         format!("{}{}", table.render(), missing(&response.silent))
     })
+}
+
+/// The columns of the export.
+const COLUMNS: &str = "day,tenant,node,node_name,operations,keyspace_hits,keyspace_misses,input_bytes,output_bytes,\
+    cpu_microseconds,evicted_keys,throttled,denied,connections,memory_mib_seconds";
+
+/// What tenants used in a month.
+pub async fn usage(client: &AdminClient, screen: &Screen, month: &str, csv: bool) -> Result<ExitCode, ClientError> {
+    let response = client.usage(month).await?;
+    if csv && screen.is_table() {
+        let lines: String = response.usage.iter().map(csv_line).collect();
+        print(&format!("{COLUMNS}\n{lines}"))?;
+        // A bill that lacks a node must not look whole.
+        eprint!("{}", missing(&response.silent));
+        return Ok(if response.silent.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    screen.show(&response, || {
+        let headings = [
+            "tenant",
+            "operations",
+            "hits",
+            "misses",
+            "in",
+            "out",
+            "cpu s",
+            "GiB-hours",
+            "evicted",
+            "throttled",
+            "denied",
+            "logins",
+        ];
+        let mut table = Table::new(&headings);
+        for (tenant, sum) in sums(&response.usage) {
+            table.row(&[
+                tenant,
+                sum.operations.to_string(),
+                sum.keyspace_hits.to_string(),
+                sum.keyspace_misses.to_string(),
+                size(sum.input_bytes),
+                size(sum.output_bytes),
+                format!("{:.1}", sum.cpu_microseconds as f64 / 1e6),
+                format!("{:.3}", sum.memory_mib_seconds as f64 / (1024.0 * 3600.0)),
+                sum.evicted_keys.to_string(),
+                sum.throttled.to_string(),
+                sum.denied.to_string(),
+                sum.connections.to_string(),
+            ]);
+        }
+        format!("{}{}", table.render(), missing(&response.silent))
+    })
+}
+
+fn csv_line(row: &pb::Usage) -> String {
+    let pb::Usage { day, tenant, node, node_name, operations, keyspace_hits, keyspace_misses, input_bytes, .. } = row;
+    let pb::Usage { output_bytes, cpu_microseconds, evicted_keys, throttled, denied, connections, .. } = row;
+    format!(
+        "{day},{tenant},{node},{node_name},{operations},{keyspace_hits},{keyspace_misses},{input_bytes},{output_bytes},\
+         {cpu_microseconds},{evicted_keys},{throttled},{denied},{connections},{}\n",
+        row.memory_mib_seconds
+    )
+}
+
+/// All days and nodes together.
+fn sums(rows: &[pb::Usage]) -> BTreeMap<String, pb::Usage> {
+    let mut sums: BTreeMap<String, pb::Usage> = BTreeMap::new();
+    for row in rows {
+        let sum = sums.entry(row.tenant.clone()).or_default();
+        sum.operations += row.operations;
+        sum.keyspace_hits += row.keyspace_hits;
+        sum.keyspace_misses += row.keyspace_misses;
+        sum.input_bytes += row.input_bytes;
+        sum.output_bytes += row.output_bytes;
+        sum.cpu_microseconds += row.cpu_microseconds;
+        sum.evicted_keys += row.evicted_keys;
+        sum.throttled += row.throttled;
+        sum.denied += row.denied;
+        sum.connections += row.connections;
+        sum.memory_mib_seconds += row.memory_mib_seconds;
+    }
+    sums
 }
 
 /// Commands that are listed one by one; of more only their number is told.

@@ -25,6 +25,7 @@ pub async fn run(arguments: &Arguments) -> Result<ExitCode, ClientError> {
         Command::Acl(AclCommand::Log { of, limit }) => crate::insight::denials(&client, &screen, of, *limit).await,
         Command::Advise { name } => crate::insight::advise(&client, &screen, name).await,
         Command::Doctor { name } => crate::insight::doctor(&client, &screen, name).await,
+        Command::Usage { month, csv } => crate::insight::usage(&client, &screen, month, *csv).await,
         Command::Tenant(command) => tenant(&client, &screen, command).await,
         Command::Node(command) => node(&client, &screen, command).await,
         Command::Status => status(&client, &screen).await,
