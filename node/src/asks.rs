@@ -161,14 +161,14 @@ pub async fn carry_out(
             let until = i64::try_from(ms).ok().and_then(|ms| now.checked_add(ms));
             match until {
                 Some(until) => {
-                    worker.node.pause.begin(until, writes_only, now);
+                    worker.node.groups().iter().for_each(|of| of.pause.begin(until, writes_only, now));
                     reply.ok();
                 }
                 None => reply.error("ERR timeout is out of range"),
             }
         }
         Ask::Unpause => {
-            worker.node.pause.end();
+            worker.node.groups().iter().for_each(|of| of.pause.end());
             reply.ok();
         }
         Ask::Debug(ask) => crate::debug::carry_out(worker, connection, ask, &mut reply).await,
@@ -443,7 +443,8 @@ fn set_config(node: &Node, pairs: &[(Vec<u8>, Vec<u8>)], own: EventClass, reach:
     }
 }
 
-/// Every section is this node's own, but the keyspace: that is the cache's, wherever it is held.
+/// Every section is this node's own, but the keyspace: that is the cache's, wherever it is held. With several shard groups
+/// it is told from the copies that are here.
 async fn show_info(
     worker: &Rc<Worker>,
     connection: &Connection,
@@ -457,7 +458,8 @@ async fn show_info(
     };
     let (_, view) = worker.node.views.load();
     let counted = !reach.is_confined() || crate::own_info::counts_keys(sections);
-    if let Some(at) = text.find(info::KEYSPACE_TITLE).filter(|_| counted && !view.is_primary()) {
+    if let Some(at) = text.find(info::KEYSPACE_TITLE).filter(|_| counted && !view.is_primary() && view.routes.is_none())
+    {
         let mut batch = ForwardBatch::default();
         batch.push(&[b"INFO", b"keyspace"]);
         batch.policy_version = view.index;

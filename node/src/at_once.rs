@@ -146,6 +146,9 @@ impl<'a> Batch<'_, 'a> {
 
     fn track(&self, session: &Session, options: Option<TrackingOptions>, reach: &Reach) -> Result<(), CommandError> {
         let Some(connection) = self.connection else { return Ok(()) };
+        if options.is_some() && self.worker.node.groups().len() > 1 {
+            return Err(CommandError::err("client-side caching needs a cluster with one shard group"));
+        }
         let tracking = &self.worker.node.shards.tracking;
         let Some(mut options) = options else {
             if connection.tracking.borrow_mut().take().is_some() {

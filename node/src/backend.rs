@@ -57,9 +57,13 @@ impl HttpFacts for Facts {
         }
         // Nothing is half done while the corridor is closed.
         let _closed = node.corridor.close();
-        let stand = node.replication.stand();
-        let data = node.replication.has_data();
-        Some(format!("{} {} {} {data}\n", stand.epoch, stand.position, digest_of_data(node)))
+        let groups = node.groups();
+        let each = |what: &dyn Fn(&Node) -> String| groups.iter().map(|of| what(of)).collect::<Vec<_>>().join(",");
+        let epochs = each(&|of| of.replication.stand().epoch.to_string());
+        let positions = each(&|of| of.replication.stand().position.to_string());
+        let digests = each(&|of| digest_of_data(of).to_string());
+        let data = groups.iter().all(|of| of.replication.has_data());
+        Some(format!("{epochs} {positions} {digests} {data}\n"))
     }
 
     fn metrics(&self) -> String {
@@ -69,7 +73,7 @@ impl HttpFacts for Facts {
         let sum = |of: fn(&crate::counters::ThreadCounters) -> u64| -> u64 {
             node.counters.iter().map(|counters| of(counters)).sum()
         };
-        let tally = node.shards.tally();
+        let tally = node.tally();
         copies(node, &mut text);
         text.gauge("keyward_clients", "Connected clients.", node.client_count() as f64);
         text.counter("keyward_connections_total", "Clients accepted.", sum(|counters| counters.accepted.get()));

@@ -11,6 +11,7 @@
 use crate::connection::{Connection, Decoded, Lane, Next, OUTPUT_BYTES_SOFT, renew};
 use crate::forward::ForwardBatch;
 use crate::gate::{self, Conditions, KeyBuffer, LeaseState, Memory, Refusal};
+use crate::gather::Spread;
 use crate::insight;
 use crate::live::Hot;
 use crate::memory::{Claim, note_owners, writes_only_its_own};
@@ -18,12 +19,14 @@ use crate::meter::{Asked, Meter};
 use crate::observers::Waiter;
 use crate::pace::{self, Pace, Tab, Waiting};
 use crate::pause::Paused;
+use crate::routes;
 use crate::shards::{Call, Needed, Reader};
 use crate::tracking::Tracker;
 use crate::turns::SLICE;
 use crate::view::View;
 use crate::worker::{Scratch, Worker, now_us};
 use keyward_acl::LogContext;
+use keyward_cluster::GroupId;
 use keyward_engine::account::Over;
 use keyward_engine::args::Args;
 use keyward_engine::asks::{Ask, CommandLogKind, TenantAsk};
@@ -47,8 +50,8 @@ pub(crate) const REPLY_TOO_LONG: &str = "ERR the reply is longer than client-out
 
 /// A request whose command and place are known.
 pub(crate) struct Prepared<'a> {
-    argv: &'a [&'a [u8]],
-    resolved: Result<Resolved<'static>, CommandError>,
+    pub(crate) argv: &'a [&'a [u8]],
+    pub(crate) resolved: Result<Resolved<'static>, CommandError>,
     /// Where its first key lies, if that can be told without looking at its options.
     place: Option<(&'a [u8], Place)>,
     /// As the client sent it, if that is an array of bulk strings.
@@ -129,12 +132,12 @@ pub(crate) fn run_batch(
     }
     let arguments: Vec<&[u8]> = ranges.iter().map(|range| range.of(input)).collect();
     let mut prepared: Vec<Prepared<'_>> = Vec::with_capacity(requests.len());
-    let holds_data = lane.view.is_primary();
+    let holds_data = lane.places_keys();
     prepared.extend(requests.iter().map(|request| Prepared::decoded(worker, &arguments, input, request, holds_data)));
     scratch.places.clear();
     let space = session.space();
     scratch.places.extend(prepared.iter().filter_map(|request| request.needed(space, &lane.view.tenancy)));
-    if scratch.places.len() > 1 {
+    if scratch.places.len() > 1 && lane.view.routes.is_none() {
         worker.node.shards.prefetch(&scratch.places);
     }
     let hot = worker.hot();
@@ -158,6 +161,23 @@ fn run_prepared<'a>(
             return Some(Next::Close);
         }
         let end = request.end;
+        if batch.grouped {
+            match batch.lead(session, lane, &request, scratch) {
+                None => {}
+                Some(Flow::Continue) => {
+                    *consumed = end;
+                    continue;
+                }
+                Some(Flow::Stop(next)) => {
+                    *consumed = end;
+                    return Some(*next);
+                }
+                Some(_) => break,
+            }
+            if !lane_is_current(batch.worker, lane, session, batch) {
+                return Some(Next::Close);
+            }
+        }
         if let Ok(resolved) = &request.resolved {
             let (row, bytes) = (resolved.row, end - *consumed);
             batch.worker.measured(CommandLogKind::LargeRequest, &batch.hot, session, row, request.argv, bytes);
@@ -203,6 +223,8 @@ fn lane_is_current(worker: &Worker, lane: &mut Lane, session: &mut Session, batc
     }
     (lane.generation, lane.view) = worker.node.views.load();
     batch.conditions = worker.conditions(&lane.view, &batch.hot);
+    batch.conditions.primary |= batch.anywhere;
+    batch.conditions.redirects &= !batch.never_redirects;
     renew(session, &lane.view)
 }
 
@@ -226,13 +248,23 @@ pub(crate) enum Flow {
 /// What the requests of one batch share.
 pub(crate) struct Batch<'w, 'a> {
     pub(crate) worker: &'w Worker,
+    /// The thread as far as the first shard group is concerned.
+    pub(crate) front: &'w Worker,
+    /// There are several groups, and each request is led to its own.
+    grouped: bool,
+    /// The request under way needs no data: nothing is asked of those who serve some.
+    pub(crate) anywhere: bool,
+    /// No cluster client could tell where the keys of this one are.
+    pub(crate) never_redirects: bool,
     /// The client's own connection; none where it is connected elsewhere.
     pub(crate) connection: Option<&'w Rc<Connection>>,
     pub(crate) now: i64,
     pub(crate) conditions: Conditions,
     pub(crate) hot: Rc<Hot>,
     keys: KeyBuffer<'a>,
-    forward: ForwardBatch,
+    pub(crate) forward: ForwardBatch,
+    /// Requests for other groups than that one's.
+    spread: Option<Box<Spread>>,
     pub(crate) meter: Meter<'a>,
     /// What it cost, and whether its client is ahead of a rate.
     pub(crate) tab: Tab,
@@ -260,12 +292,17 @@ impl<'w, 'a> Batch<'w, 'a> {
         let meter = Meter::new(hot.measures_closely);
         Batch {
             worker,
+            front: worker,
+            grouped: false,
+            anywhere: false,
+            never_redirects: false,
             connection,
             now,
             conditions,
             hot,
             keys,
             forward,
+            spread: None,
             meter,
             tab: Tab::default(),
             executing: false,
@@ -287,6 +324,11 @@ impl<'w, 'a> Batch<'w, 'a> {
         scratch: &mut Scratch,
     ) -> Option<Next> {
         self.connection = Some(connection);
+        self.grouped = lane.view.routes.is_some();
+        if self.grouped {
+            self.worker = self.front.at(lane.view.of);
+            self.anywhere = false;
+        }
         self.conditions = self.worker.conditions(&lane.view, &self.hot);
         lane.under_lease = self.conditions.lease == LeaseState::InForce;
         self.tracker = None;
@@ -298,9 +340,13 @@ impl<'w, 'a> Batch<'w, 'a> {
         let ended = run_prepared(self, session, lane, prepared, consumed, scratch);
         self.meter.settle(self.worker, &self.hot, session);
         self.charge(session);
-        let mut forward = std::mem::take(&mut self.forward);
+        let (mut forward, spread) = (std::mem::take(&mut self.forward), self.spread.take());
         if ended.is_none() && !forward.is_empty() {
             forward.policy_version = lane.view.index;
+            if let Some(mut spread) = spread {
+                spread.others.iter_mut().for_each(|other| other.policy_version = lane.view.index);
+                return Some(Next::Spread(forward, spread));
+            }
             return Some(Next::Forward(forward));
         }
         ended
@@ -448,7 +494,7 @@ impl<'w, 'a> Batch<'w, 'a> {
         }
         // What one command used up too much is evicted before the next one, whatever that is.
         let needs_memory = row.command.flags.has(Flags::DENYOOM) || self.worker.exceeds_memory(&self.hot);
-        if needs_memory && self.conditions.primary && !self.executing {
+        if needs_memory && self.conditions.primary && !self.executing && !self.anywhere {
             self.look_for_memory(session, &lane.view, row, request.argv);
             // What was evicted for this command the client learns before the answer, which may depend on it.
             if let Some(connection) = self.connection.filter(|connection| connection.mailbox.is_filled())
@@ -460,6 +506,12 @@ impl<'w, 'a> Batch<'w, 'a> {
         let admitted =
             match gate::admit(self.worker.node.table, row, request.argv, session, &self.conditions, &mut self.keys) {
                 Ok(admitted) => admitted,
+                // With several groups, what a client has here does not concern what it asks of another one.
+                Err(Refusal::Elsewhere)
+                    if self.grouped && row.command.home(request.argv) == Home::Data && !self.executing =>
+                {
+                    return self.send_elsewhere(session, row, request.argv, request.encoded);
+                }
                 Err(Refusal::Elsewhere) if !self.executing && follows_data(self.worker, self.connection, session) => {
                     return if self.forward.is_empty() { Flow::Moved } else { Flow::StopBefore };
                 }
@@ -505,6 +557,11 @@ impl<'w, 'a> Batch<'w, 'a> {
                 }
             };
         if !self.forward.is_empty() {
+            // Its answer has its place among those of the others.
+            let joins = self.grouped && !self.anywhere && matches!(row.run, Run::OnKeys(_));
+            if joins && row.command.home(request.argv) == Home::Data {
+                return self.send_elsewhere(session, row, request.argv, request.encoded);
+            }
             return Flow::StopBefore;
         }
         // What a transaction runs was noted when it was queued.
@@ -528,6 +585,18 @@ impl<'w, 'a> Batch<'w, 'a> {
             let limit = self.hot.decoder.request_bytes_max;
             crate::transaction::queue(session, row, request.argv, limit, &mut scratch.reply);
             return Flow::Continue;
+        }
+        if let Some(routes) = &lane.view.routes {
+            // Nothing runs in a group whose keys it does not name, nor does half of what concerns every group.
+            let of = routes.of_keys(session.tenant, admitted.keys());
+            let whole = self.executing
+                && routes.home(session.tenant).is_none()
+                && (routes::whole(row).is_some() || matches!(row.run, Run::OnEveryKey(_)));
+            if of.is_err() || of.is_ok_and(|of| of.map_or(whole, |of| of != lane.view.of)) {
+                self.break_transaction(session);
+                scratch.reply.error(routes::ACROSS);
+                return Flow::Continue;
+            }
         }
         session.commands += 1;
         self.tab.tally.operations += 1;
@@ -884,11 +953,15 @@ impl<'w, 'a> Batch<'w, 'a> {
         self.tab.tally.forwarded += 1;
         session.last_command = row.full_name;
         self.worker.count(row);
-        match encoded {
-            Some(encoded) => self.forward.push_encoded(encoded),
-            None => self.forward.push(argv),
+        let group = self.worker.node.group;
+        let writes = !row.command.flags.has(Flags::READONLY);
+        if self.grouped && (self.spread.is_some() || !self.forward.is_empty() && self.forward.group != group) {
+            self.spread_out(group, writes, argv, encoded);
+            return Flow::Continue;
         }
-        self.forward.writes |= !row.command.flags.has(Flags::READONLY);
+        self.forward.group = group;
+        self.forward.add(argv, encoded);
+        self.forward.writes |= writes;
         self.forward.complete = alone;
         if silent {
             self.forward.silent = true;
@@ -898,6 +971,29 @@ impl<'w, 'a> Batch<'w, 'a> {
             }
         }
         Flow::Continue
+    }
+}
+
+impl Batch<'_, '_> {
+    /// Other requests wait for another group's answers: this one travels beside them.
+    fn spread_out(&mut self, group: GroupId, writes: bool, argv: &[&[u8]], encoded: Option<&[u8]>) {
+        let first = &mut self.forward;
+        let spread = self.spread.get_or_insert_with(|| {
+            let order = vec![first.group; first.count() as usize];
+            Box::new(Spread { others: Vec::new(), order })
+        });
+        spread.order.push(group);
+        let batch = if first.group == group {
+            first
+        } else {
+            let at = spread.others.iter().position(|other| other.group == group).unwrap_or(spread.others.len());
+            if at == spread.others.len() {
+                spread.others.push(ForwardBatch::of(group));
+            }
+            &mut spread.others[at]
+        };
+        batch.add(argv, encoded);
+        batch.writes |= writes;
     }
 }
 
@@ -939,7 +1035,7 @@ fn has_lasting_state(connection: Option<&Rc<Connection>>, session: &Session) -> 
 
 /// Where a cluster client finds a slot.
 fn moved(slot: u16, view: &View) -> String {
-    match view.topology.primary() {
+    match view.topology.primary_of(slot) {
         Some(primary) => format!("MOVED {slot} {}:{}", primary.host, primary.port),
         None => "CLUSTERDOWN Hash slot not served".to_owned(),
     }
@@ -1077,7 +1173,9 @@ impl<'a> Batch<'_, 'a> {
     ) -> Option<Ran> {
         let data = |resolved: &Resolved<'_>| match resolved.row.run {
             Run::OnKeys(_) | Run::OnEveryKey(_) => true,
-            Run::AtOnce(_) => resolved.row.command.home(request.argv) == Home::Data,
+            Run::AtOnce(_) => {
+                resolved.row.command.home(request.argv) == Home::Data || routes::whole(resolved.row).is_some()
+            }
             _ => false,
         };
         if !request.resolved.as_ref().is_ok_and(data) {

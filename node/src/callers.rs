@@ -72,10 +72,19 @@ struct Requests {
 
 /// Requests that were decoded: where their arguments lie in the body they came in.
 #[derive(Default)]
-struct Decoded {
+pub struct Decoded {
     arguments: Vec<ArgRange>,
     /// Which arguments belong to a request.
     requests: Vec<Range<usize>>,
+}
+
+impl Decoded {
+    /// The words of each request.
+    pub fn requests<'b>(&self, body: &'b [u8]) -> Vec<Vec<&'b [u8]>> {
+        let words =
+            |request: &Range<usize>| self.arguments[request.clone()].iter().map(|range| range.of(body)).collect();
+        self.requests.iter().map(words).collect()
+    }
 }
 
 /// Why work stopped before it was done.
@@ -405,7 +414,7 @@ async fn answer_later(
 }
 
 /// Decodes every request of a body; false if that is not what it holds.
-fn decode_all(bytes: &mut [u8], limits: keyward_proto::resp::Limits, decoded: &mut Decoded) -> bool {
+pub fn decode_all(bytes: &mut [u8], limits: keyward_proto::resp::Limits, decoded: &mut Decoded) -> bool {
     let mut decoder = Decoder::new(limits);
     decoder.set_authenticated(true);
     let mut position = 0;

@@ -16,6 +16,7 @@ use crate::batch::{Received, run_batch};
 use crate::corridor::{Entry, InLane};
 use crate::forward::{self, ForwardBatch, Seat, Sent};
 use crate::gate::LeaseState;
+use crate::gather::{self, Gathering, Spread, Written};
 use crate::handover::{self, HandedOver};
 use crate::mailbox::Mailbox;
 use crate::meter::Asked;
@@ -30,7 +31,7 @@ use crate::transaction::{self, Remaining};
 use crate::turns::{SLICE, Sharer};
 use crate::view::View;
 use crate::worker::{READ_BYTES, Scratch, Worker};
-use keyward_cluster::Epoch;
+use keyward_cluster::{Epoch, GroupId};
 use keyward_engine::asks::Ask;
 use keyward_engine::reply::Reply;
 use keyward_engine::scope::Reach;
@@ -95,8 +96,12 @@ pub struct Connection {
     pub remaining: RefCell<Option<Remaining>>,
     /// The data moved: it is to follow before its next request.
     pub moves: Cell<bool>,
-    /// Its place on the link to the node that serves the data.
-    pub seat: RefCell<Option<Seat>>,
+    /// Its places on the links to nodes that serve data, one for each shard group at most.
+    pub link_seats: RefCell<Vec<Seat>>,
+    /// The shard group that what it has here belongs to.
+    pub group: Cell<GroupId>,
+    /// Its transaction names keys, and so belongs to that group.
+    pub pinned: Cell<bool>,
 }
 
 impl Connection {
@@ -125,13 +130,15 @@ impl Connection {
             caching: Cell::new(None),
             remaining: RefCell::new(None),
             moves: Cell::new(false),
-            seat: RefCell::new(None),
+            link_seats: RefCell::default(),
+            group: Cell::new(GroupId(0)),
+            pinned: Cell::new(false),
         }
     }
 
-    /// The connection of a client that another node handed over.
-    pub fn guest(session: Session, mail_bytes_max: usize) -> Connection {
-        Connection { guest: true, ..Connection::new(session, mail_bytes_max) }
+    /// The connection of a client that another node handed over, to be served as far as this group is concerned.
+    pub fn guest(session: Session, mail_bytes_max: usize, group: GroupId) -> Connection {
+        Connection { guest: true, group: Cell::new(group), ..Connection::new(session, mail_bytes_max) }
     }
 
     /// Whether it has something at this node that no other one knows of: a place as a guest, a transaction, keys it
@@ -142,6 +149,12 @@ impl Connection {
             || session.subscribed
             || self.watch.borrow().is_some()
             || self.tracking.borrow().is_some()
+    }
+
+    /// Whether all it has here is a transaction without keys: that is at home everywhere.
+    pub fn has_only_begun(&self, session: &Session) -> bool {
+        let more = self.guest || session.subscribed || self.pinned.get() || self.watch.borrow().is_some();
+        session.transaction.is_some() && !more && self.tracking.borrow().is_none()
     }
 
     /// Gives up what it watches and listens to.
@@ -207,6 +220,10 @@ pub struct Lane {
     output: Vec<u8>,
     /// What was answered may leave once everything up to this position of the stream of effects is confirmed in this reign.
     confirm: Option<(Epoch, u64)>,
+    /// The same in other shard groups than the one it is turned to.
+    confirm_too: Vec<Written>,
+    /// Views as other groups see them.
+    aside: Vec<(u64, Arc<View>)>,
     /// The last batch ran under the lease: its answers must leave under it as well.
     pub under_lease: bool,
     /// The number of `view`.
@@ -218,7 +235,17 @@ pub struct Lane {
 impl Lane {
     /// With nothing in it.
     pub fn new(decoder: Decoder, generation: u64, view: Arc<View>) -> Lane {
-        Lane { decoder, input: Vec::new(), output: Vec::new(), confirm: None, under_lease: false, generation, view }
+        Lane {
+            decoder,
+            input: Vec::new(),
+            output: Vec::new(),
+            confirm: None,
+            confirm_too: Vec::new(),
+            aside: Vec::new(),
+            under_lease: false,
+            generation,
+            view,
+        }
     }
 
     /// Whether half a request lies in it.
@@ -234,7 +261,43 @@ impl Lane {
 
     /// Whether a batch that ended like this leaves nothing to do.
     pub(crate) fn is_idle(&self, next: &Next) -> bool {
-        matches!(next, Next::Read) && self.output.is_empty() && self.confirm.is_none()
+        matches!(next, Next::Read) && self.output.is_empty() && !self.must_confirm()
+    }
+
+    fn must_confirm(&self) -> bool {
+        self.confirm.is_some() || !self.confirm_too.is_empty()
+    }
+
+    /// Whether keys of its requests may be looked up here.
+    #[inline]
+    pub(crate) fn places_keys(&self) -> bool {
+        self.view.is_primary() || self.view.routes.is_some()
+    }
+
+    /// Turns to another shard group. `quorum`: what was done in this one must be confirmed.
+    pub(crate) fn turn(&mut self, front: &Worker, group: GroupId, quorum: bool) {
+        if self.view.of == group {
+            return;
+        }
+        if quorum {
+            self.await_confirmation(front);
+        }
+        if let Some((reign, position)) = self.confirm.take() {
+            self.await_too((self.view.of, reign, position));
+        }
+        let known = self.aside.iter().position(|(_, view)| view.of == group);
+        let next = known.map_or_else(|| front.at(group).node.views.load(), |at| self.aside.swap_remove(at));
+        let before = std::mem::replace(&mut self.view, next.1);
+        self.aside.push((std::mem::replace(&mut self.generation, next.0), before));
+    }
+
+    /// What was answered leaves only once this is confirmed, too.
+    pub(crate) fn await_too(&mut self, (group, reign, position): Written) {
+        let same = |written: &&mut Written| written.0 == group && written.1 == reign;
+        match self.confirm_too.iter_mut().find(same) {
+            Some(written) => written.2 = written.2.max(position),
+            None => self.confirm_too.push((group, reign, position)),
+        }
     }
 
     /// Something was run: its answers may have to wait until others have it too.
@@ -242,7 +305,7 @@ impl Lane {
     pub(crate) fn await_quorum(&mut self, worker: &Worker, session: &Session) {
         if session.wants_quorum() {
             self.await_confirmation(worker);
-            let replication = &worker.node.replication;
+            let replication = &worker.at(self.view.of).node.replication;
             self.confirm = self.confirm.filter(|(reign, position)| !replication.is_confirmed(*reign, *position));
         }
     }
@@ -252,7 +315,7 @@ impl Lane {
         let Some(reign) = self.view.reign() else { return };
         // What waits since an earlier reign is confirmed in that one or never.
         if self.confirm.is_none_or(|(earlier, _)| earlier == reign) {
-            self.confirm = Some((reign, worker.node.replication.log.position()));
+            self.confirm = Some((reign, worker.at(self.view.of).node.replication.log.position()));
         }
     }
 
@@ -279,6 +342,10 @@ pub enum Next {
     Ask(Ask, Reach),
     /// Have another node run these, then go on.
     Forward(ForwardBatch),
+    /// Have other nodes, and this one, run these, each of which is about one group; then go on.
+    Spread(ForwardBatch, Box<Spread>),
+    /// Have every shard group do its part of this, then go on.
+    Gather(Box<Gathering>),
     /// Hand the connection over to the node that serves the data, from this request on, which was not run.
     HandOver(Vec<u8>),
     /// The data moved: the client moves along, with all it has here.
@@ -373,6 +440,30 @@ async fn converse(worker: &Rc<Worker>, booth: &Booth, lane: Box<Lane>) -> io::Re
                         return Ok(());
                     }
                 }
+                Next::Spread(first, others) => {
+                    let mut answers = Vec::new();
+                    let stays = tokio::select! {
+                        biased;
+                        () = connection.killed() => return Ok(()),
+                        stays = gather::spread(worker, connection, lane, (first, *others), &mut answers) => stays,
+                    };
+                    lane.output.append(&mut answers);
+                    if !stays {
+                        return Ok(());
+                    }
+                }
+                Next::Gather(request) => {
+                    let mut answer = Vec::new();
+                    let stays = tokio::select! {
+                        biased;
+                        () = connection.killed() => return Ok(()),
+                        stays = gather::gather(worker, connection, lane, *request, &mut answer) => stays,
+                    };
+                    lane.output.append(&mut answer);
+                    if !stays {
+                        return Ok(());
+                    }
+                }
                 Next::Move => {
                     if !follow(worker, stream, connection, lane).await? {
                         return Ok(());
@@ -382,7 +473,7 @@ async fn converse(worker: &Rc<Worker>, booth: &Booth, lane: Box<Lane>) -> io::Re
                     tokio::select! {
                         biased;
                         () = connection.killed() => return Ok(()),
-                        () = asks::carry_out(worker, connection, ask, &reach, &mut lane.output) => {}
+                        () = asks::carry_out(worker.of(lane.view.of), connection, ask, &reach, &mut lane.output) => {}
                     }
                     if connection.session.borrow().wants_quorum() {
                         lane.await_confirmation(worker);
@@ -394,7 +485,7 @@ async fn converse(worker: &Rc<Worker>, booth: &Booth, lane: Box<Lane>) -> io::Re
                     }
                 }
                 Next::Blocked(waiter) => {
-                    if !wait_for_keys(worker, stream, connection, lane, &waiter).await? {
+                    if !wait_for_keys(worker.of(lane.view.of), stream, connection, lane, &waiter).await? {
                         return Ok(());
                     }
                 }
@@ -402,7 +493,7 @@ async fn converse(worker: &Rc<Worker>, booth: &Booth, lane: Box<Lane>) -> io::Re
                     tokio::select! {
                         biased;
                         () = connection.killed() => return Ok(()),
-                        () = worker.node.pause.ended(|| worker.now_ms()) => {}
+                        () = worker.at(lane.view.of).node.pause.ended(|| worker.now_ms()) => {}
                     }
                 }
                 Next::Held(time) => {
@@ -499,13 +590,23 @@ async fn wait_for_keys(
 
 /// Waits until what was answered may leave. False: it may not; an error takes its place, and the connection ends.
 async fn confirm(worker: &Worker, connection: &Connection, lane: &mut Lane) -> bool {
-    worker.node.replication.log.tell();
-    let Some((reign, position)) = lane.confirm.take() else { return true };
+    worker.tell_copies();
+    if !lane.must_confirm() {
+        return true;
+    }
     let limit = worker.node.config.ack_timeout;
+    let own = lane.confirm.take().map(|(reign, position)| (lane.view.of, reign, position));
+    let all = own.into_iter().chain(std::mem::take(&mut lane.confirm_too));
+    let confirming = async {
+        for (group, reign, position) in all {
+            worker.at(group).node.replication.confirmed(reign, position, limit).await?;
+        }
+        Ok(())
+    };
     let confirmed = tokio::select! {
         biased;
         () = connection.killed() => Ok(()),
-        confirmed = worker.node.replication.confirmed(reign, position, limit) => confirmed,
+        confirmed = confirming => confirmed,
     };
     let Err(error) = confirmed else { return true };
     lane.output.clear();
@@ -541,7 +642,7 @@ async fn follow(
 ) -> io::Result<bool> {
     connection.moves.set(false);
     flush(worker, stream, connection, lane).await?;
-    if worker.node.views.load().1.is_primary() {
+    if worker.at(connection.group.get()).node.views.load().1.is_primary() {
         return Ok(true);
     }
     if !moving::may_move(worker, connection, &connection.session.borrow()) {
@@ -570,11 +671,12 @@ async fn forward(
     lane: &mut Lane,
     mut batch: ForwardBatch,
 ) -> io::Result<bool> {
+    let of = worker.of(batch.group);
     while !batch.is_empty() {
         let sent = tokio::select! {
             biased;
             () = connection.killed() => return Ok(false),
-            sent = forward::send(worker, connection, &mut batch, &mut lane.output) => sent,
+            sent = forward::send(of, connection, &mut batch, &mut lane.output) => sent,
         };
         match sent {
             Sent::Answered if batch.is_empty() => {}
@@ -773,7 +875,7 @@ pub(crate) fn send_or_keep(
         may_leave(worker, lane)?;
     }
     let mut sent = 0;
-    if !bytes.is_empty() && lane.output.is_empty() && lane.confirm.is_none() {
+    if !bytes.is_empty() && lane.output.is_empty() && !lane.must_confirm() {
         match stream.try_write(bytes) {
             Ok(count) => {
                 connection.sent(worker, count);
@@ -840,7 +942,7 @@ pub(crate) fn run(
     scratch.ranges = ranges;
     scratch.requests = requests;
     worker.node.shards.tracking.deliver();
-    worker.node.replication.log.tell();
+    worker.tell_copies();
     lane.await_quorum(worker, &session);
     (consumed, next)
 }

@@ -20,6 +20,7 @@ use crate::view::View;
 use crate::worker::Worker;
 use bytes::Bytes;
 use keyward_acl::User;
+use keyward_cluster::GroupId;
 use keyward_engine::reply::Protocol;
 use keyward_engine::session::{ReplyMode, Session};
 use keyward_proto::forward::{Batch, BatchError, BatchReply};
@@ -45,7 +46,7 @@ const WATCH_PAUSE: Duration = Duration::from_millis(200);
 const MOVED_LOOKS: u32 = 2;
 
 /// Between two tries.
-const RETRY_PAUSE: Duration = Duration::from_millis(20);
+pub const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// How long the owner waits until it has applied what the sender had.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(2);
@@ -70,6 +71,8 @@ pub struct ForwardBatch {
     ends: Vec<usize>,
     /// How many requests were answered.
     answered: usize,
+    /// The shard group they are for.
+    pub group: GroupId,
     /// The last change that was applied here when they were let through.
     pub policy_version: u64,
     /// One of them may change something.
@@ -83,6 +86,11 @@ pub struct ForwardBatch {
 }
 
 impl ForwardBatch {
+    /// Of a shard group's, without any.
+    pub fn of(group: GroupId) -> ForwardBatch {
+        ForwardBatch { group, ..ForwardBatch::default() }
+    }
+
     /// Whether it holds no request that is to be answered.
     #[inline]
     pub fn is_empty(&self) -> bool {
@@ -102,6 +110,20 @@ impl ForwardBatch {
         self.ends.push(self.commands.len());
     }
 
+    /// Adds a request, as the client sent it if it sent it as it travels.
+    #[inline]
+    pub fn add(&mut self, argv: &[&[u8]], encoded: Option<&[u8]>) {
+        match encoded {
+            Some(encoded) => self.push_encoded(encoded),
+            None => self.push(argv),
+        }
+    }
+
+    /// So many more were answered.
+    pub fn answer(&mut self, count: u32) {
+        self.answered += count as usize;
+    }
+
     /// The requests that were not answered.
     pub fn rest(&self) -> &[u8] {
         let all = self.shared.as_deref().unwrap_or(&self.commands);
@@ -112,7 +134,8 @@ impl ForwardBatch {
         self.answered.checked_sub(1).map_or(0, |last| self.ends[last])
     }
 
-    fn count(&self) -> u32 {
+    /// How many were not answered.
+    pub fn count(&self) -> u32 {
         (self.ends.len() - self.answered) as u32
     }
 
@@ -234,7 +257,7 @@ async fn attempt(
         Ok(_) => output.extend_from_slice(&replies),
         Err(Failure::Unknown(_)) => {
             // A late answer must not be taken for that of the next request: the client takes another seat.
-            drop(connection.seat.borrow_mut().take());
+            connection.link_seats.borrow_mut().retain(|seat| !Rc::ptr_eq(&seat.link, &link));
         }
         Err(_) => {}
     }
@@ -329,6 +352,7 @@ impl Links {
 
 /// A connection to the node that serves the data, with seats for the clients of this thread.
 pub struct ForwardLink {
+    group: GroupId,
     owner: u64,
     address: String,
     departures: Departures,
@@ -432,8 +456,9 @@ impl Drop for Seat {
 /// The client's seat on this link; the owner knows who sits there.
 fn take_seat(connection: &Connection, link: &Rc<ForwardLink>, version: u64) -> Result<(u32, Rc<Place>), Failure> {
     let session = connection.session.borrow();
-    let mut held = connection.seat.borrow_mut();
-    if let Some(seat) = &*held
+    let mut seats = connection.link_seats.borrow_mut();
+    let held = seats.iter_mut().position(|seat| seat.link.group == link.group);
+    if let Some(seat) = held.map(|at| &seats[at])
         && Rc::ptr_eq(&seat.link, link)
         && seat.told.is_true_of(&session)
     {
@@ -449,14 +474,21 @@ fn take_seat(connection: &Connection, link: &Rc<ForwardLink>, version: u64) -> R
         no_touch: session.no_touch,
         name: session.name.clone(),
     };
-    match &mut *held {
-        Some(seat) if Rc::ptr_eq(&seat.link, link) => seat.told = told,
-        other => {
-            let (number, place) = link.seat();
-            *other = Some(Seat { link: Rc::clone(link), number, place, told });
+    let at = match held {
+        Some(at) if Rc::ptr_eq(&seats[at].link, link) => {
+            seats[at].told = told;
+            at
         }
-    }
-    let seat = held.as_ref().expect("a client that was just seated");
+        before => {
+            if let Some(at) = before {
+                seats.swap_remove(at);
+            }
+            let (number, place) = link.seat();
+            seats.push(Seat { link: Rc::clone(link), number, place, told });
+            seats.len() - 1
+        }
+    };
+    let seat = &seats[at];
     let mut name = session.name.clone();
     name.truncate(NAME_BYTES_MAX);
     let about = Batch {
@@ -480,6 +512,7 @@ impl ForwardLink {
     async fn open(worker: &Rc<Worker>, owner: u64, address: String) -> Result<Rc<ForwardLink>, String> {
         let stream = Rc::new(begin(worker, owner, &address).await?);
         let made = Rc::new(ForwardLink {
+            group: worker.node.group,
             owner,
             address,
             departures: Departures::new(Rc::clone(&stream)),
@@ -548,7 +581,7 @@ impl ForwardLink {
 async fn begin(worker: &Worker, owner: u64, address: &str) -> Result<TcpStream, String> {
     let (mut reader, mut writer) = link::connect(&worker.node, owner, address).await?.into_halves();
     let accepted = async {
-        writer.push(&Batch { carry: true, ..Batch::default() });
+        writer.push(&Batch { carry: true, group: worker.node.group.0, ..Batch::default() });
         writer.flush().await?;
         reader.next::<BatchReply>().await
     };
@@ -619,14 +652,22 @@ pub async fn serve_link(worker: Rc<Worker>, stream: std::net::TcpStream) {
     };
     let first = timeout(ACCEPT_TIMEOUT, reader.next::<Batch>()).await;
     let Ok(Ok(Some(first))) = first else { return };
+    let Some(of) = worker.node.of(GroupId(first.group)).map(|of| Rc::clone(worker.of(of.group))) else {
+        return tracing::warn!(%peer, group = first.group, "a link is about a shard group that does not exist");
+    };
     if first.follow {
-        return accept_follower(&worker, &first, reader, writer).await;
+        return accept_follower(&of, &first, reader, writer).await;
+    }
+    if !first.said.is_empty() {
+        // Whoever passes messages on may leave at any time.
+        let _ = crate::relay::hear(&worker.node, first, reader).await;
+        return;
     }
     if first.farewell {
         return crate::moving::answer_farewell(&worker, &first, writer).await;
     }
     if first.hand_over.is_some() {
-        return crate::handover::take_over(worker, first, reader, writer).await;
+        return crate::handover::take_over(worker, of, first, reader, writer).await;
     }
     if !first.carry {
         writer.push(&refusal(&first, BatchError::Invalid, "its version knows no such link"));
@@ -640,7 +681,7 @@ pub async fn serve_link(worker: Rc<Worker>, stream: std::net::TcpStream) {
     }
     if let Ok(stream) = link::into_stream(reader, writer) {
         crate::handover::keep_alive(&worker, &stream);
-        crate::callers::serve(worker, stream).await;
+        crate::callers::serve(of, stream).await;
     }
 }
 

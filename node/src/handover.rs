@@ -23,6 +23,7 @@ use crate::rounds::GROUP_BUFFER_BYTES;
 use crate::socket::Socket;
 use crate::worker::{READ_BYTES, Worker};
 use bytes::Bytes;
+use keyward_cluster::GroupId;
 use keyward_engine::session::{ReplyMode, Session};
 use keyward_proto::forward::{self as wire, Batch, BatchError, BatchReply, HandOver};
 use socket2::{SockRef, TcpKeepalive};
@@ -95,10 +96,11 @@ pub async fn hand_over(
     mut luggage: Option<HandOver>,
 ) -> HandedOver {
     loop {
+        let of = worker.of(connection.group.get());
         let opened = tokio::select! {
             biased;
             () = connection.killed() => return HandedOver::Ended,
-            opened = open(worker, connection, luggage.as_ref()) => opened,
+            opened = open(of, connection, luggage.as_ref()) => opened,
         };
         let (link, owner, address) = match opened {
             Opened::Link(link, owner, address) => (link, owner, address),
@@ -120,7 +122,7 @@ pub async fn hand_over(
             }
         };
         connection.handed_over.set(true);
-        drop(connection.seat.borrow_mut().take());
+        connection.link_seats.borrow_mut().clear();
         let held = Held { to_owner: RefCell::new(Rest { all: input, sent: 0 }), ..Held::default() };
         let moves = tokio::select! {
             biased;
@@ -131,6 +133,7 @@ pub async fn hand_over(
         if !adopt(worker, connection, &packed) {
             return HandedOver::Ended;
         }
+        connection.group.set(GroupId(packed.group));
         input = std::mem::take(&mut packed.commands).into();
         input.extend_from_slice(held.to_owner.borrow().bytes());
         luggage = packed.hand_over;
@@ -211,7 +214,8 @@ async fn open(worker: &Rc<Worker>, connection: &Connection, more: Option<&HandOv
                 return Opened::UserGone;
             }
             let hand_over = more.cloned().unwrap_or_else(|| luggage(&session, usize::MAX));
-            let mut batch = Batch { hand_over: Some(hand_over), ..Batch::default() };
+            let group = worker.node.group.0;
+            let mut batch = Batch { hand_over: Some(hand_over), group, ..Batch::default() };
             forward::describe(&mut batch, &session, &view);
             batch
         };
@@ -288,9 +292,10 @@ async fn ask(worker: &Worker, owner: u64, address: &str, batch: Batch) -> Result
     link.into_std().and_then(|link| worker.socket(link)).map_err(|error| error.to_string())
 }
 
-/// Takes over a client that another node hands over, and serves it until it leaves: the other end of [`hand_over`].
-pub async fn take_over(worker: Rc<Worker>, batch: Batch, reader: FrameReader, mut writer: FrameWriter) {
-    let accepted = match forward::identify(&worker, &batch).await {
+/// Takes over a client that another node hands over for a shard group (`of`), and serves it until it leaves: the other end
+/// of [`hand_over`].
+pub async fn take_over(worker: Rc<Worker>, of: Rc<Worker>, batch: Batch, reader: FrameReader, mut writer: FrameWriter) {
+    let accepted = match forward::identify(&of, &batch).await {
         Ok(_) if still_here(&worker, batch.client_id) => {
             Err((BatchError::Unavailable, "the client's id is still in use"))
         }
@@ -316,7 +321,7 @@ pub async fn take_over(worker: Rc<Worker>, batch: Batch, reader: FrameReader, mu
             let Ok(stream) = link::into_stream(reader, writer) else { return };
             keep_alive(&worker, &stream);
             let Ok(stream) = stream.into_std() else { return };
-            worker.serve_guest(stream, session, &luggage).await;
+            worker.serve_guest(stream, session, &luggage, of.node.group).await;
             drop(place);
         }
     }

@@ -282,6 +282,9 @@ pub fn start(node: &Arc<Node>, options: Options) -> Result<Status, Refused> {
     if turn.is_none() || node.imports.job().is_some_and(|job| !job.is_over()) {
         return Err(sentence("an import is running already; cut it over or cancel it first"));
     }
+    if node.groups().len() > 1 {
+        return Err(sentence("an import needs a cluster with one shard group"));
+    }
     if !node.views.load().1.is_primary() {
         return Err(sentence("another node serves the data; ask that one to import"));
     }

@@ -193,7 +193,7 @@ fn sum(node: &Node, of: impl Fn(&ThreadCounters) -> u64) -> u64 {
 }
 
 fn stats(node: &Node) -> Fields {
-    let tally = node.shards.tally();
+    let tally = node.tally();
     let denied = |reason| node.acl_log.lock().counter(reason);
     fields! {
         "total_connections_received" => sum(node, |counters| counters.accepted.get()),
@@ -288,7 +288,27 @@ fn replication(node: &Node) -> Fields {
         "repl_backlog_histlen" => node.replication.log.len_bytes(),
         "repl_epoch" => view.group.as_ref().map_or(0, |group| group.epoch.0),
     });
+    if node.groups().len() > 1 {
+        fields.extend(node.groups().iter().map(|of| shard_group(of)));
+    }
     fields
+}
+
+/// One of several shard groups; what stands before is about the first.
+fn shard_group(of: &Node) -> (String, String) {
+    let view = of.views.load().1;
+    let (slots, in_sync) = view.group.as_ref().map_or(((0, 0), 0), |group| (group.slots, group.in_sync.len()));
+    let role = if view.is_primary() { "master" } else { "slave" };
+    let primary = view.primary.and_then(|id| view.state.nodes().get(&id));
+    let line = format!(
+        "slots={}-{},role={role},primary={},epoch={},offset={},in_sync={in_sync}",
+        slots.0,
+        slots.1,
+        primary.map_or("", |node| &node.addresses.client),
+        view.group.as_ref().map_or(0, |group| group.epoch.0),
+        of.replication.log.position(),
+    );
+    (format!("shard_group{}", of.group.0), line)
 }
 
 fn cpu() -> Fields {
@@ -305,14 +325,16 @@ fn cpu() -> Fields {
 
 fn keyspace(node: &Node) -> Fields {
     let mut databases: BTreeMap<u32, (usize, usize)> = BTreeMap::new();
-    for index in 0..node.shards.count() {
-        node.shards.with(index, |shard| {
-            for (SpaceId { database, .. }, space) in shard.spaces() {
-                let (keys, expires) = databases.entry(database).or_default();
-                *keys += space.len();
-                *expires += space.expiring_len();
-            }
-        });
+    for of in node.groups() {
+        for index in 0..of.shards.count() {
+            of.shards.with(index, |shard| {
+                for (SpaceId { database, .. }, space) in shard.spaces() {
+                    let (keys, expires) = databases.entry(database).or_default();
+                    *keys += space.len();
+                    *expires += space.expiring_len();
+                }
+            });
+        }
     }
     let shown = databases.into_iter().filter(|(_, (keys, _))| *keys > 0);
     shown

@@ -103,11 +103,13 @@ pub fn pack(worker: &Worker, connection: &Connection, input: Vec<u8>) -> Batch {
     luggage.watched = connection.watch.borrow().is_some();
     if let Some(transaction) = session.transaction.take() {
         luggage.in_transaction = true;
+        luggage.pinned = connection.pinned.get();
         luggage.transaction_broken = transaction.broken;
         let words = |request: Vec<Vec<u8>>| Request { words: request.into_iter().map(Bytes::from).collect() };
         luggage.transaction = transaction.requests.into_iter().map(words).collect();
     }
-    let mut batch = Batch { hand_over: Some(luggage), commands: input.into(), ..Batch::default() };
+    let group = connection.group.get().0;
+    let mut batch = Batch { hand_over: Some(luggage), commands: input.into(), group, ..Batch::default() };
     forward::describe(&mut batch, &session, &view);
     session.subscribed = false;
     drop(session);
@@ -141,6 +143,7 @@ pub fn unpack(worker: &Worker, connection: &Connection, luggage: &HandOver) -> b
         let requests: Vec<Vec<Vec<u8>>> = luggage.transaction.iter().map(words_of).collect();
         let bytes = requests.iter().flatten().map(Vec::len).sum();
         session.transaction = Some(Transaction { requests, bytes, broken: luggage.transaction_broken });
+        connection.pinned.set(luggage.pinned);
     }
     let login = session.login.as_ref();
     login.is_some_and(|login| listens.names().all(|(name, pattern)| login.policy.may_use_channel(name, pattern)))
@@ -153,7 +156,8 @@ fn words_of(request: &Request) -> Vec<Vec<u8>> {
 /// Before the node stops: guests that move take their leave first.
 pub async fn see_off(node: &Node) {
     let deadline = Instant::now() + LAST_BYTES_TIMEOUT;
-    let moved = || node.views.load().1.is_primary() || (node.guests.count() == 0 && node.farewells.count() == 0);
+    let serves = |of: &std::sync::Arc<Node>| of.views.load().1.is_primary();
+    let moved = || node.groups().iter().any(serves) || (node.guests.count() == 0 && node.farewells.count() == 0);
     while !moved() && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

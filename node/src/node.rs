@@ -41,7 +41,7 @@ use keyward_acl::AclLog;
 use keyward_cluster::{Addresses, Change, GroupId, Outcome, State};
 use keyward_engine::effects::Effects;
 use keyward_engine::events::{Event, EventClass};
-use keyward_engine::keyspace::{Garbage, Layout, Shard, SpaceId, Swept, TenantId};
+use keyward_engine::keyspace::{Garbage, Layout, Shard, SpaceId, Swept, Tally, TenantId};
 use keyward_engine::reply::Reply;
 use keyward_engine::scope::Reach;
 use keyward_engine::table::{Table, table};
@@ -259,7 +259,12 @@ impl Node {
         self.common.groups.get().map_or(&[], |groups| groups)
     }
 
-    /// The same for one group; `None` if there is no such group.
+    /// What happened to keys since the start, in all groups.
+    pub fn tally(&self) -> Tally {
+        self.groups().iter().fold(Tally::default(), |sum, of| sum.plus(of.shards.tally()))
+    }
+
+    /// This process as far as one group is concerned; `None` if there is no such group.
     pub fn of(&self, group: GroupId) -> Option<&Arc<Node>> {
         self.groups().get(group.0 as usize)
     }
@@ -760,6 +765,11 @@ fn take_over(node: &Node, applied: &control::View) {
 fn start_background(node: &Arc<Node>, digest: Option<acl_file::Digest>) -> Result<Vec<JoinHandle<()>>, StartError> {
     start_upkeep(node)?;
     let mut tasks = vec![tokio::spawn(follow_lease(Arc::clone(node))), tokio::spawn(tick(Arc::clone(node)))];
+    if node.groups().len() > 1 {
+        let (sender, said) = mpsc::channel(crate::relay::WAITING_MAX);
+        node.pubsub.set_relay(sender);
+        tasks.push(tokio::spawn(crate::relay::send(Arc::clone(node), said)));
+    }
     tasks.extend(node.groups().iter().map(|of| tokio::spawn(crate::snapshot::schedule(Arc::clone(of)))));
     if let PolicySource::AclFile(path, password) = node.config.policy_source() {
         let (sender, changes) = mpsc::channel(1);
@@ -805,7 +815,10 @@ async fn tick(node: Arc<Node>) {
 
 /// A worker for tests and data threads alike.
 pub(crate) fn worker(node: &Arc<Node>, index: usize) -> Rc<Worker> {
-    Rc::new(Worker::new(Arc::clone(node), index, Arc::clone(&node.counters[index])))
+    let make = |of: &Arc<Node>| Rc::new(Worker::new(Arc::clone(of), index, Arc::clone(&of.counters[index])));
+    let worker = make(node);
+    worker.set_others(node.groups().iter().skip(1).map(make).collect());
+    worker
 }
 
 /// The wall clock, in milliseconds since 1970.

@@ -15,11 +15,13 @@ use keyward_engine::events::{Event, EventClass};
 use keyward_engine::keyspace::TenantId;
 use keyward_engine::reply::{Protocol, Reply};
 use keyward_engine::scope::{Reach, event_key, is_servers_channel};
+use keyward_proto::forward::Said;
 use parking_lot::RwLock;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use tokio::sync::mpsc;
 
 /// Locks the channels are spread over.
 const PARTS: usize = 64;
@@ -133,6 +135,20 @@ impl World {
     }
 }
 
+/// What is said about events: the key, the channel, the message.
+fn for_each_message(wanted: EventClass, events: &[Event], mut say: impl FnMut(&[u8], &[u8], &[u8])) {
+    for event in events {
+        if wanted.has(EventClass::KEYSPACE) {
+            let channel = [format!("__keyspace@{}__:", event.database).as_bytes(), &event.key].concat();
+            say(&event.key, &channel, event.name.as_bytes());
+        }
+        if wanted.has(EventClass::KEYEVENT) {
+            let channel = format!("__keyevent@{}__:{}", event.database, event.name);
+            say(&event.key, channel.as_bytes(), &event.key);
+        }
+    }
+}
+
 /// Everybody who listens.
 ///
 /// Each namespace is a world of its own: a channel of one has nothing but its name in common with that of another.
@@ -140,11 +156,18 @@ pub struct PubSub {
     shared: World,
     namespaces: RwLock<HashMap<TenantId, World>>,
     clients: AtomicUsize,
+    /// Passes messages on to where others listen, if there is such a place.
+    relay: OnceLock<mpsc::Sender<Said>>,
 }
 
 impl Default for PubSub {
     fn default() -> PubSub {
-        PubSub { shared: World::new(PARTS), namespaces: RwLock::default(), clients: AtomicUsize::new(0) }
+        PubSub {
+            shared: World::new(PARTS),
+            namespaces: RwLock::default(),
+            clients: AtomicUsize::new(0),
+            relay: OnceLock::new(),
+        }
     }
 }
 
@@ -185,6 +208,25 @@ impl PubSub {
 
     /// Sends a message to everybody of a world who listens; how many got it.
     pub fn publish(&self, world: TenantId, shard: bool, channel: &[u8], message: &[u8]) -> usize {
+        self.pass_on(world, shard, channel, message);
+        self.publish_here(world, shard, channel, message)
+    }
+
+    /// From now on what is published here is passed on, too.
+    pub fn set_relay(&self, relay: mpsc::Sender<Said>) {
+        let _ = self.relay.set(relay);
+    }
+
+    #[inline]
+    fn pass_on(&self, world: TenantId, shard: bool, channel: &[u8], message: &[u8]) {
+        if let Some(relay) = self.relay.get() {
+            // When too many wait, it is lost, as to a client that does not read.
+            let _ = relay.try_send(crate::relay::said(world, shard, channel, message));
+        }
+    }
+
+    /// Sends a message to those who listen at this node.
+    pub fn publish_here(&self, world: TenantId, shard: bool, channel: &[u8], message: &[u8]) -> usize {
         // What is said on the server's channels speaks of a key, whoever says it.
         let key = is_servers_channel(channel).then(|| event_key(channel).unwrap_or(message));
         self.ask(world, 0, |of| of.publish_about(key, shard, channel, message))
@@ -195,20 +237,16 @@ impl PubSub {
         if events.is_empty() {
             return;
         }
+        if self.relay.get().is_some() {
+            for_each_message(wanted, events, |_, channel, message| self.pass_on(world, false, channel, message));
+        }
         self.ask(world, (), |of| {
             if of.count.load(Ordering::Relaxed) == 0 {
                 return;
             }
-            for event in events {
-                if wanted.has(EventClass::KEYSPACE) {
-                    let channel = [format!("__keyspace@{}__:", event.database).as_bytes(), &event.key].concat();
-                    of.publish_about(Some(&event.key), false, &channel, event.name.as_bytes());
-                }
-                if wanted.has(EventClass::KEYEVENT) {
-                    let channel = format!("__keyevent@{}__:{}", event.database, event.name);
-                    of.publish_about(Some(&event.key), false, channel.as_bytes(), &event.key);
-                }
-            }
+            for_each_message(wanted, events, |key, channel, message| {
+                of.publish_about(Some(key), false, channel, message);
+            });
         });
     }
 

@@ -266,14 +266,14 @@ fn run_some(worker: &Worker, members: &mut [Member], inputs: &mut [&mut [u8]], s
     let mut prepared: Vec<Prepared<'_>> = Vec::with_capacity(requests.len());
     scratch.places.clear();
     for ((member, input), (_, requests_end, _)) in members.iter().zip(inputs.iter()).zip(&decoded) {
-        let (holds_data, space) = (member.lane.view.is_primary(), member.booth.connection.session.borrow().space());
+        let (holds_data, space) = (member.lane.places_keys(), member.booth.connection.session.borrow().space());
         for request in &requests[prepared.len()..*requests_end] {
             let request = Prepared::decoded(worker, &arguments, input, request, holds_data);
             scratch.places.extend(request.needed(space, &member.lane.view.tenancy));
             prepared.push(request);
         }
     }
-    if scratch.places.len() > 1 {
+    if scratch.places.len() > 1 && members[0].lane.view.routes.is_none() {
         node.shards.prefetch(&scratch.places);
     }
     let hot = worker.hot();
@@ -322,7 +322,7 @@ fn run_some(worker: &Worker, members: &mut [Member], inputs: &mut [&mut [u8]], s
     drop(batch);
     drop(prepared);
     node.shards.tracking.deliver();
-    node.replication.log.tell();
+    worker.tell_copies();
     scratch.ranges = ranges;
     scratch.requests = requests;
     served

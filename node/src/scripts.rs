@@ -439,7 +439,11 @@ impl Batch<'_, '_> {
         let scripts = &self.worker.node.scripts;
         let owner = reach.owner();
         match care {
-            ScriptCare::Kill { function } => return kill(scripts, function, &owner, reply),
+            ScriptCare::Kill { function } => {
+                let runs = |of: &&Arc<Node>| of.scripts.running.lock().is_some();
+                let busy = self.worker.node.groups().iter().find(runs);
+                return kill(busy.map_or(scripts, |of| &of.scripts), function, &owner, reply);
+            }
             ScriptCare::ShowStats => return show_stats(scripts, &owner, reply),
             _ => {}
         }

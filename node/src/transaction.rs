@@ -67,7 +67,7 @@ pub fn queue(session: &mut Session, row: &Row, argv: &[&[u8]], bytes_max: usize,
 /// Forgets what the client watched.
 pub fn unwatch(worker: &Worker, connection: &Connection) {
     if let Some(watch) = connection.watch.borrow_mut().take() {
-        worker.node.shards.unwatch(&watch);
+        worker.at(connection.group.get()).node.shards.unwatch(&watch);
     }
 }
 
@@ -84,7 +84,7 @@ pub fn in_vain(waiter: &Waiter) -> Vec<u8> {
 impl<'a> Batch<'_, 'a> {
     pub(crate) fn forget_watch(&self) {
         if let Some(connection) = self.connection {
-            unwatch(self.worker, connection);
+            unwatch(self.front, connection);
         }
     }
 
@@ -209,6 +209,7 @@ impl<'a> Batch<'_, 'a> {
 
 /// Goes on with a transaction after one of its requests had to wait for the world.
 pub fn go_on(worker: &Worker, connection: &Rc<Connection>, lane: &mut Lane, remaining: Remaining) -> Next {
+    let worker = worker.at(lane.view.of);
     let Some(closed) = worker.node.corridor.try_close(None) else {
         *connection.remaining.borrow_mut() = Some(remaining);
         return Next::Wait;

@@ -4,10 +4,11 @@
 //! the one it last saw and compares a single number per request to notice a newer one.
 
 use crate::config::{Ack, Config};
+use crate::routes::Routes;
 use crate::tenants;
 use keyward_acl::{Acknowledge, Fence, Policy, User, UserName, Walls};
 use keyward_cluster::{Epoch, GroupId, Incarnation, Member, NodeId, ShardGroup, State};
-use keyward_engine::session::{Login, Topology, TopologyNode};
+use keyward_engine::session::{Login, Topology, TopologyNode, TopologyShard};
 use keyward_engine::table::Table;
 use keyward_engine::tenancy::{Gauges, Tenancy, Tenant};
 use parking_lot::Mutex;
@@ -44,6 +45,10 @@ pub struct View {
     pub me: NodeId,
     /// Which process of its node this is, once that is registered.
     pub my_incarnation: Option<Incarnation>,
+    /// Which group this view is about: whom it calls primary serves that.
+    pub of: GroupId,
+    /// Which group each key belongs to; `None` while there is one group.
+    pub routes: Option<Arc<Routes>>,
     /// Who serves the data; `None` while nobody does.
     pub primary: Option<NodeId>,
     /// The group that holds the data.
@@ -83,27 +88,42 @@ impl View {
             (name.clone(), known.cloned().unwrap_or_else(|| compile(user, within, table, terms)))
         });
         let logins = Arc::new(logins.collect());
-        View::assemble(GroupId(0), state, (me, my_incarnation), tenancy, logins)
+        let routes = Routes::of(&state).map(Arc::new);
+        View::assemble(GroupId(0), state, (me, my_incarnation), tenancy, logins, routes)
     }
 
     /// The same moment as another group sees it.
     pub fn of_group(&self, group: GroupId) -> View {
         let me = (self.me, self.my_incarnation);
-        View::assemble(group, Arc::clone(&self.state), me, Arc::clone(&self.tenancy), Arc::clone(&self.logins))
+        let (tenancy, logins) = (Arc::clone(&self.tenancy), Arc::clone(&self.logins));
+        View::assemble(group, Arc::clone(&self.state), me, tenancy, logins, self.routes.clone())
     }
 
     fn assemble(
-        group: GroupId,
+        of: GroupId,
         state: Arc<State>,
         (me, my_incarnation): (NodeId, Option<Incarnation>),
         tenancy: Arc<Tenancy>,
         logins: Arc<HashMap<UserName, Login>>,
+        routes: Option<Arc<Routes>>,
     ) -> View {
-        let group = state.groups().get(&group).cloned();
+        let group = state.groups().get(&of).cloned();
         let current = group.as_ref().and_then(|group| group.primary).filter(|primary| state.is_current(*primary));
         let primary = current.map(|primary| primary.node);
-        let topology = topology(&state, me, primary, group.as_ref());
-        View { index: state.applied_index(), me, my_incarnation, primary, group, topology, tenancy, logins, state }
+        let topology = topology(&state, me);
+        View {
+            index: state.applied_index(),
+            me,
+            my_incarnation,
+            of,
+            routes,
+            primary,
+            group,
+            topology,
+            tenancy,
+            logins,
+            state,
+        }
     }
 
     /// This process, as the groups know it.
@@ -169,8 +189,9 @@ pub fn node_id_hex(state: &State, id: NodeId) -> String {
     format!("{cluster}{:016x}", id.0)
 }
 
-fn topology(state: &State, me: NodeId, primary: Option<NodeId>, group: Option<&ShardGroup>) -> Topology {
-    let in_sync = |id: NodeId| group.is_some_and(|group| group.in_sync.iter().any(|member| member.node == id));
+fn topology(state: &State, me: NodeId) -> Topology {
+    let serves = |id: NodeId, group: &ShardGroup| group.primary.is_some_and(|primary| primary.node == id);
+    let has_copy = |id: NodeId, group: &ShardGroup| group.in_sync.iter().any(|member| member.node == id);
     let nodes = state.nodes().values().map(|node| {
         let (host, port) = node.addresses.client.rsplit_once(':').unwrap_or((node.addresses.client.as_str(), "0"));
         TopologyNode {
@@ -178,14 +199,24 @@ fn topology(state: &State, me: NodeId, primary: Option<NodeId>, group: Option<&S
             host: host.trim_matches(['[', ']']).to_owned(),
             port: port.parse().unwrap_or(0),
             bus_port: node.addresses.peer.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or(0),
-            primary: Some(node.id) == primary,
-            in_sync: in_sync(node.id),
+            primary: state.groups().values().any(|group| is_served(state, group) && serves(node.id, group)),
+            in_sync: !state.groups().is_empty() && state.groups().values().all(|group| has_copy(node.id, group)),
             myself: node.id == me,
         }
     });
-    // No node has this id: the first one is numbered 1.
-    let shard_id = node_id_hex(state, NodeId(0));
-    Topology { nodes: nodes.collect(), shard_id, epoch: group.map_or(0, |group| group.epoch.0) }
+    let shards = state.groups().values().map(|group| TopologyShard {
+        // No node has such an id: the first one is numbered 1, and there will never be that many.
+        id: node_id_hex(state, NodeId(if group.id == GroupId(0) { 0 } else { u64::MAX - u64::from(group.id.0) })),
+        slots: group.slots,
+        epoch: group.epoch.0,
+        primary: state.nodes().keys().position(|id| is_served(state, group) && serves(*id, group)),
+    });
+    Topology { nodes: nodes.collect(), shards: shards.collect() }
+}
+
+/// Whether the process that is to serve the group is one that is.
+fn is_served(state: &State, group: &ShardGroup) -> bool {
+    group.primary.is_some_and(|primary| state.is_current(primary))
 }
 
 /// The place the current view is published in.

@@ -18,6 +18,7 @@ use crate::socket::{Socket, Sockets};
 use crate::turns::Turns;
 use crate::view::View;
 use keyward_acl::{AuthFailure, Denial, LogContext, LogEvent, LogReason, Policy};
+use keyward_cluster::GroupId;
 use keyward_engine::asks::ClientFilter;
 use keyward_engine::eviction;
 use keyward_engine::keyspace::UnixMillis;
@@ -101,6 +102,8 @@ pub struct Worker {
     sockets: OnceCell<Rc<Sockets>>,
     /// A copy of its own: even counting references to a shared one would be noticed by other threads.
     hot: RefCell<(u64, Rc<Hot>)>,
+    /// The same thread as far as each further shard group is concerned.
+    others: OnceCell<Box<[Rc<Worker>]>>,
     /// The second in which logins last failed, and how many did.
     failed_logins: Cell<(i64, u64)>,
 }
@@ -131,7 +134,38 @@ impl Worker {
             evictor: RefCell::default(),
             sockets: OnceCell::new(),
             hot,
+            others: OnceCell::new(),
             failed_logins: Cell::new((0, 0)),
+        }
+    }
+
+    /// The same thread as far as each further shard group is concerned, in the order of their ids.
+    pub fn set_others(&self, others: Box<[Rc<Worker>]>) {
+        let _ = self.others.set(others);
+    }
+
+    /// This thread as far as a shard group is concerned; asked of the one for the first group, or of that group's own.
+    #[inline]
+    pub fn at(&self, group: GroupId) -> &Worker {
+        if group == self.node.group { self } else { self.other(group) }
+    }
+
+    /// The same, to be kept.
+    pub fn of(self: &Rc<Self>, group: GroupId) -> &Rc<Worker> {
+        if group == self.node.group { self } else { self.other(group) }
+    }
+
+    fn other(&self, group: GroupId) -> &Rc<Worker> {
+        let others = self.others.get().expect("a thread that leads requests knows every group");
+        &others[group.0 as usize - 1]
+    }
+
+    /// Something may have been written: whoever sends it to copies is woken.
+    #[inline]
+    pub fn tell_copies(&self) {
+        self.node.replication.log.tell();
+        for other in self.others.get().into_iter().flatten() {
+            other.node.replication.log.tell();
         }
     }
 
@@ -175,9 +209,9 @@ impl Worker {
     }
 
     /// A client of another node, handed over to this one: served like its own, and counted apart by whoever took it.
-    pub async fn serve_guest(self: Rc<Self>, stream: TcpStream, session: Session, luggage: &HandOver) {
+    pub async fn serve_guest(self: Rc<Self>, stream: TcpStream, session: Session, luggage: &HandOver, group: GroupId) {
         let id = session.id;
-        let connection = Rc::new(Connection::guest(session, self.hot().mail_bytes_max));
+        let connection = Rc::new(Connection::guest(session, self.hot().mail_bytes_max, group));
         let Ok(socket) = self.socket(stream) else { return };
         let registered = self.register(id, &connection);
         if !moving::unpack(&self, &connection, luggage) {
@@ -189,6 +223,9 @@ impl Worker {
 
     /// Where the clients of this thread have their sockets, once it serves some.
     pub fn set_sockets(&self, sockets: Rc<Sockets>) {
+        for other in self.others.get().into_iter().flatten() {
+            let _ = other.sockets.set(Rc::clone(&sockets));
+        }
         let _ = self.sockets.set(sockets);
     }
 
@@ -260,6 +297,7 @@ impl Worker {
     /// Closes every session whose user is gone, off, or has other credentials, and gives the others their new rules.
     fn sweep(&self) {
         let (_, view) = self.node.views.load();
+        let several = view.routes.is_some();
         for (id, connection) in self.connections.borrow().iter() {
             let Ok(mut session) = connection.session.try_borrow_mut() else { continue };
             if self.node.lease_state() == LeaseState::Over {
@@ -270,8 +308,13 @@ impl Worker {
                     continue;
                 }
             }
-            let has_something = self.node.blocked.has(*id) || connection.has_lasting_state(&session);
-            let data_left = !view.is_primary() && has_something && !connection.handed_over.get();
+            let has_something = self.node.blocked.has(*id)
+                || connection.has_lasting_state(&session) && !(several && connection.has_only_begun(&session));
+            let is_here = match connection.group.get() {
+                group if group == view.of => view.is_primary(),
+                group => self.at(group).node.views.load().1.is_primary(),
+            };
+            let data_left = !is_here && has_something && !connection.handed_over.get();
             let stays = connection::renew(&mut session, &view)
                 && may_listen(&session, connection)
                 && self.may_watch(&session)

@@ -11,6 +11,7 @@ mod demo;
 mod documents;
 mod forward;
 mod fuzzing;
+mod groups;
 mod handover;
 mod import;
 mod insight;

@@ -12,7 +12,7 @@ use crate::group::Failover;
 use crate::record::AppliedRequest;
 use crate::{
     Addresses, Change, ClusterId, Founder, GroupId, Incarnation, JoinToken, Member, NodeId, Outcome, Refusal,
-    RequestId, ShardGroup, Stamped, StateRecord, TenantChange, Tenants, UnixMillis,
+    RequestId, ShardGroup, Stamped, StateRecord, TenantChange, TenantRefusal, Tenants, UnixMillis,
 };
 
 /// Everything the nodes of a cluster agree on. Not the keys.
@@ -238,6 +238,11 @@ impl State {
     }
 
     fn change_tenants(&mut self, index: u64, change: &TenantChange) -> Outcome {
+        let exists = |group: &str| group.parse().is_ok_and(|id| self.groups.contains_key(&GroupId(id)));
+        if let Some(unknown) = change.groups().find(|group| !exists(group)) {
+            let text = format!("there is no shard group {}", unknown.escape_debug());
+            return Outcome::Refused(Refusal::Tenant(TenantRefusal::Invalid(text)));
+        }
         let mut users_gone = Vec::new();
         match Arc::make_mut(&mut self.tenants).apply(index, change, &mut users_gone) {
             Ok(false) => Outcome::Unchanged,

@@ -15,6 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
+use crate::GroupId;
+
 /// The number keys of a tenant are stored under. Counted up for ever; none is used twice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TenantNumber(pub u32);
@@ -193,6 +195,33 @@ const USERS_MAX: usize = 4096;
 /// Numbers fit a SCAN cursor beside the shard and the position.
 const LAST_NUMBER: u32 = (1 << 20) - 1;
 
+/// The setting that names the shard group that holds all of a namespace.
+const GROUP_SETTING: &str = "group";
+
+impl Tenant {
+    /// The shard group that holds all of its keys, if that is not said by their slots.
+    pub fn group(&self) -> Option<GroupId> {
+        self.settings.get(GROUP_SETTING)?.parse().ok().map(GroupId)
+    }
+}
+
+impl TenantChange {
+    /// The groups that it speaks of: each must exist.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = &str> {
+        let (Self::Create { edits, .. } | Self::Set { edits, .. }) = self else {
+            return [].iter().filter_map(group_of);
+        };
+        edits.iter().filter_map(group_of)
+    }
+}
+
+fn group_of(edit: &TenantEdit) -> Option<&str> {
+    match edit {
+        TenantEdit::Setting(name, Some(value)) if name == GROUP_SETTING => Some(value),
+        _ => None,
+    }
+}
+
 impl Tenants {
     /// Tenants at most.
     pub const MAX: usize = 10_000;
@@ -295,6 +324,11 @@ impl Tenants {
         for edit in edits {
             self.edit(&mut tenant, edit)?;
         }
+        if *mode != TenantMode::Namespace && tenant.settings.contains_key(GROUP_SETTING) {
+            let text =
+                "keys with a prefix lie where their slots say: only a namespace can be held by one group".to_owned();
+            return Err(TenantRefusal::Invalid(text));
+        }
         needs_a_prefix(&tenant)?;
         self.last_number += 1;
         self.by_name.insert(name.to_owned(), Arc::new(tenant));
@@ -308,6 +342,10 @@ impl Tenants {
             self.edit(&mut tenant, edit)?;
         }
         needs_a_prefix(&tenant)?;
+        if tenant.settings.get(GROUP_SETTING) != known.settings.get(GROUP_SETTING) {
+            let text = "the group of a tenant is said once, when it is created".to_owned();
+            return Err(TenantRefusal::Invalid(text));
+        }
         if tenant == **known {
             return Ok(false);
         }

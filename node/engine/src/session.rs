@@ -285,9 +285,9 @@ pub struct TopologyNode {
     pub port: u16,
     /// Where other nodes reach it.
     pub bus_port: u16,
-    /// Serves this cluster's data.
+    /// Serves data of this cluster.
     pub primary: bool,
-    /// Has a copy with every acknowledged write.
+    /// Has a copy of all data with every acknowledged write.
     pub in_sync: bool,
     /// Is the node that answers.
     pub myself: bool,
@@ -298,15 +298,42 @@ pub struct TopologyNode {
 pub struct Topology {
     /// Every registered node.
     pub nodes: Vec<TopologyNode>,
-    /// 40 hex digits that name the shard group for ever.
-    pub shard_id: String,
-    /// The shard group's epoch.
+    /// Every shard group, in the order of its slots.
+    pub shards: Vec<TopologyShard>,
+}
+
+/// A shard group, as clients are told about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopologyShard {
+    /// 40 hex digits that name it for ever.
+    pub id: String,
+    /// First and last slot, both included.
+    pub slots: (u16, u16),
+    /// Its epoch.
     pub epoch: u64,
+    /// Who serves it: a place among the nodes.
+    pub primary: Option<usize>,
 }
 
 impl Topology {
-    /// The node that serves the data.
-    pub fn primary(&self) -> Option<&TopologyNode> {
-        self.nodes.iter().find(|node| node.primary)
+    /// The node that serves a slot.
+    pub fn primary_of(&self, slot: u16) -> Option<&TopologyNode> {
+        let shard = self.shards.iter().find(|shard| (shard.slots.0..=shard.slots.1).contains(&slot))?;
+        self.primary_of_shard(shard)
+    }
+
+    /// The node that serves a shard group.
+    pub fn primary_of_shard(&self, shard: &TopologyShard) -> Option<&TopologyNode> {
+        self.nodes.get(shard.primary?)
+    }
+
+    /// The shard groups that a node serves.
+    pub fn served_by<'t>(&'t self, node: &'t TopologyNode) -> impl Iterator<Item = &'t TopologyShard> {
+        self.shards.iter().filter(move |shard| self.primary_of_shard(shard) == Some(node))
+    }
+
+    /// The newest epoch of any shard group.
+    pub fn epoch(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.epoch).max().unwrap_or(0)
     }
 }

@@ -133,6 +133,11 @@ pub const SETTINGS: &[Setting] = &[
         kind: Kind::Events,
         meaning: "Events told of its keys, in Redis' letters; its users set it with CONFIG SET.",
     },
+    Setting {
+        name: "group",
+        kind: Kind::Count,
+        meaning: "The shard group of a whole namespace; said when it is created.",
+    },
     Setting { name: "flush", kind: Kind::Flush, meaning: "Whether its users may flush: own or deny." },
 ];
 

@@ -209,9 +209,6 @@ fn check_cluster(config: &Config, problems: &mut Vec<String>) {
             ));
         }
     }
-    if config.groups > 1 {
-        problems.push("`groups` is more than 1, and more than one shard group is not available yet".to_owned());
-    }
     let wanted_for = if config.await_invitation {
         "`await-invitation` is set"
     } else if !config.members.is_empty() {

@@ -50,6 +50,9 @@ const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
 /// Between two tries to move leadership away from the primary.
 const STEER_EVERY: Duration = Duration::from_secs(2);
 
+/// Between two groups that are moved to spread the load after the founding.
+const SPREAD_EVERY: Duration = Duration::from_millis(500);
+
 /// A reign younger than this is left alone: the group may still be forming.
 const STEER_AFTER: Duration = Duration::from_secs(1);
 
@@ -77,6 +80,7 @@ struct Reign {
     probing: BTreeSet<Member>,
     looked_at: u64,
     steered_at: u64,
+    spread_at: u64,
 }
 
 /// Whether the cluster is one node that serves everything.
@@ -116,7 +120,15 @@ impl Reign {
                 driver.heard_before(primary, now.saturating_sub(millis(silent_for)));
             }
         }
-        Self { leading, driver, gone: BTreeMap::new(), probing: BTreeSet::new(), looked_at: boot_ms(), steered_at: 0 }
+        Self {
+            leading,
+            driver,
+            gone: BTreeMap::new(),
+            probing: BTreeSet::new(),
+            looked_at: boot_ms(),
+            steered_at: 0,
+            spread_at: 0,
+        }
     }
 
     fn take_in(&mut self, now: u64, answer: Option<Answer>) {
@@ -158,6 +170,7 @@ impl Reign {
             }
         }
         self.steer(core, now, &view.state);
+        self.spread(core, now, &view.state);
     }
 
     /// Asks whether the process of a silent primary still listens: a refusal is proof, and sooner than silence is.
@@ -183,11 +196,45 @@ impl Reign {
         });
     }
 
+    /// Right after a cluster of several groups was formed, its founder serves all of them: some go to other nodes, one by one.
+    /// Later that is an operator's business.
+    fn spread(&mut self, core: &SharedCore, now: u64, state: &State) {
+        let due = self.spread_at + millis(SPREAD_EVERY);
+        if state.groups().len() < 2 || now < due || !membership::is_settled(core) {
+            return;
+        }
+        let load = |node: NodeId| {
+            let serves = |group: &&ShardGroup| group.primary.is_some_and(|primary| primary.node == node);
+            state.groups().values().filter(serves).count()
+        };
+        let unmoved = state.groups().values().filter(|group| group.epoch == Epoch(1));
+        let mut moves = unmoved.filter_map(|group| {
+            let primary = group.primary?;
+            let target = *group.in_sync.iter().min_by_key(|member| (load(member.node), member.node))?;
+            (load(primary.node) >= load(target.node) + 2).then_some((group.id, primary, target))
+        });
+        let Some((group, primary, target)) = moves.next_back() else { return };
+        self.spread_at = now;
+        let core = core.clone();
+        tokio::spawn(async move {
+            match core.hand_over_group_on(primary.node, group, target).await {
+                Ok(()) => {
+                    tracing::info!(group = group.0, to = target.node.0, "a shard group was moved to spread the load")
+                }
+                Err(error) => tracing::debug!(group = group.0, error, "a shard group was not moved to spread the load"),
+            }
+        });
+    }
+
     fn steer(&mut self, core: &SharedCore, now: u64, state: &State) {
         let young = now < self.leading.since + millis(STEER_AFTER) || now < self.steered_at + millis(STEER_EVERY);
         let me = core.peers.identity().map(|(_, me)| me);
-        let serves = state.groups().values().any(|group| group.primary.map(|primary| primary.node) == me);
-        if young || !serves || state.nodes().len() < 3 || !membership::is_settled(core) {
+        let primaries: BTreeSet<NodeId> =
+            state.groups().values().filter_map(|group| group.primary.map(|primary| primary.node)).collect();
+        let serves = me.is_some_and(|me| primaries.contains(&me));
+        // Where every node serves some of the data, each is as good as another.
+        let free = state.nodes().keys().any(|node| !primaries.contains(node));
+        if young || !serves || !free || state.nodes().len() < 3 || !membership::is_settled(core) {
             return;
         }
         self.steered_at = now;

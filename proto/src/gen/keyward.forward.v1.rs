@@ -53,6 +53,23 @@ pub struct Batch {
     /// The shard group that a link is about, whatever it is for.
     #[prost(uint32, tag = "16")]
     pub group: u32,
+    /// Set in each batch of a link that carries nothing else: messages for those who listen at the receiver.
+    #[prost(message, repeated, tag = "17")]
+    pub said: ::prost::alloc::vec::Vec<Said>,
+}
+/// A published message.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Said {
+    /// On a shard channel.
+    #[prost(bool, tag = "1")]
+    pub shard: bool,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub channel: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub message: ::prost::bytes::Bytes,
+    /// Whose namespace the channel is in; 0: everybody's.
+    #[prost(uint32, tag = "4")]
+    pub world: u32,
 }
 /// What a primary must know of a client it takes over, beyond what every batch says.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -98,6 +115,9 @@ pub struct HandOver {
     /// It accepts what a copy says.
     #[prost(bool, tag = "15")]
     pub readonly: bool,
+    /// Its transaction names keys, which are all of the group of the batch.
+    #[prost(bool, tag = "16")]
+    pub pinned: bool,
 }
 /// A queued request.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

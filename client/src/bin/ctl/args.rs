@@ -136,6 +136,8 @@ pub enum Command {
         #[arg(long, default_value_t = 0)]
         group: u32,
     },
+    /// Spread the primaries of the shard groups evenly over the nodes: planned moves, one after the other.
+    Rebalance,
     /// Hand a duty from one node to another.
     #[command(subcommand)]
     Handover(HandoverCommand),

@@ -33,6 +33,7 @@ pub async fn run(arguments: &Arguments) -> Result<ExitCode, ClientError> {
         Command::Failover { to, accept_loss, group } => {
             failover(&client, &screen, to.as_deref(), *accept_loss, *group).await
         }
+        Command::Rebalance => rebalance(&client, &screen).await,
         Command::Handover(command) => handover(&client, &screen, command).await,
         Command::Snapshot(command) => snapshot(&client, &screen, command).await,
         Command::Import(arguments) => crate::import::run(&client, &screen, arguments).await,
@@ -255,6 +256,29 @@ async fn failover(
             format!("node {} is primary of group {} since epoch {}\n", group.primary_node, group.id, group.epoch)
         }
         None => "handed over\n".to_owned(),
+    })
+}
+
+/// Moves a group from a node that serves the most to one in sync that serves the fewest, as long as that makes a difference.
+async fn rebalance(client: &AdminClient, screen: &Screen) -> Result<ExitCode, ClientError> {
+    let mut moved = Vec::new();
+    loop {
+        let status = client.status().await?;
+        let load = |node: u64| status.groups.iter().filter(|group| group.primary_node == node).count();
+        let moves = status.groups.iter().filter(|group| group.primary_node != 0).filter_map(|group| {
+            let target = *group.in_sync_nodes.iter().min_by_key(|node| (load(**node), **node))?;
+            let gain = load(group.primary_node).checked_sub(load(target) + 1)?;
+            (gain > 0).then_some((gain, group.id, target))
+        });
+        // No more moves than groups: others may be moving them, too.
+        let next = moves.max().filter(|_| moved.len() < status.groups.len());
+        let Some((_, group, target)) = next else { break };
+        client.move_primary(group, target, false).await?;
+        moved.push(json!({ "group": group, "to_node": target }));
+    }
+    screen.show(&json!({ "moved": moved }), || match moved.len() {
+        0 => "the shard groups are spread evenly already\n".to_owned(),
+        count => format!("{count} shard groups were moved\n"),
     })
 }
 

@@ -10,7 +10,7 @@ use crate::introspect;
 use crate::keyspace::EveryKey;
 use crate::reply::Reply;
 use crate::scope::{Of, Scope};
-use crate::session::{Session, Surroundings, Topology, TopologyNode};
+use crate::session::{Session, Surroundings, Topology, TopologyNode, TopologyShard};
 use crate::slot;
 use keyward_acl::Category;
 
@@ -510,31 +510,40 @@ fn asking(_: &mut Session, _: &Surroundings<'_>, _: Args<'_>, reply: &mut Reply)
 
 fn info(_: &mut Session, surroundings: &Surroundings<'_>, _: Args<'_>, reply: &mut Reply) -> Result<(), CommandError> {
     let topology = surroundings.topology;
-    let (state, slots) = if topology.primary().is_some() { ("ok", slot::SLOTS) } else { ("fail", 0) };
+    let size = |shard: &TopologyShard| u32::from(shard.slots.1 - shard.slots.0) + 1;
+    let slots: u32 = topology.shards.iter().filter(|shard| shard.primary.is_some()).map(size).sum();
+    let state = if slots == u32::from(slot::SLOTS) { "ok" } else { "fail" };
+    let me = topology.nodes.iter().find(|node| node.myself);
+    let mine = me.and_then(|me| topology.served_by(me).map(|shard| shard.epoch).max());
     let text = format!(
         "cluster_state:{state}\r\ncluster_slots_assigned:{assigned}\r\ncluster_slots_ok:{slots}\r\n\
-         cluster_slots_pfail:0\r\ncluster_slots_fail:{fail}\r\ncluster_known_nodes:{nodes}\r\ncluster_size:1\r\n\
-         cluster_current_epoch:{epoch}\r\ncluster_my_epoch:{epoch}\r\ncluster_stats_messages_sent:0\r\n\
+         cluster_slots_pfail:0\r\ncluster_slots_fail:{fail}\r\ncluster_known_nodes:{nodes}\r\ncluster_size:{size}\r\n\
+         cluster_current_epoch:{epoch}\r\ncluster_my_epoch:{mine}\r\ncluster_stats_messages_sent:0\r\n\
          cluster_stats_messages_received:0\r\ntotal_cluster_links_buffer_limit_exceeded:0\r\ncluster_enabled:1\r\n",
         assigned = slot::SLOTS,
-        fail = slot::SLOTS - slots,
+        fail = u32::from(slot::SLOTS) - slots,
         nodes = topology.nodes.len(),
-        epoch = topology.epoch,
+        size = topology.nodes.iter().filter(|node| node.primary).count().max(1),
+        epoch = topology.epoch(),
+        mine = mine.unwrap_or(topology.epoch()),
     );
     reply.verbatim(text.as_bytes());
     Ok(())
 }
 
-/// The node that serves the data first, then those with a copy, then the others.
+/// Nodes that serve data first, then those with a copy, then the others.
 fn in_order(topology: &Topology) -> Vec<&TopologyNode> {
     let mut nodes: Vec<&TopologyNode> = topology.nodes.iter().collect();
     nodes.sort_by_key(|node| (!node.primary, !node.in_sync));
     nodes
 }
 
-/// Those a cluster client may ask for data.
-fn with_data(topology: &Topology) -> Vec<&TopologyNode> {
-    in_order(topology).into_iter().filter(|node| node.primary || node.in_sync).collect()
+/// The nodes of one shard group, its primary first. To a cluster client a node is a primary or a replica: one that serves
+/// another group is not shown with its copy of this one.
+fn nodes_of<'t>(topology: &'t Topology, shard: &TopologyShard) -> Vec<&'t TopologyNode> {
+    let primary = topology.primary_of_shard(shard);
+    let others = in_order(topology).into_iter().filter(|node| !node.primary);
+    primary.into_iter().chain(others).collect()
 }
 
 fn nodes_line(node: &TopologyNode, topology: &Topology) -> String {
@@ -543,11 +552,13 @@ fn nodes_line(node: &TopologyNode, topology: &Topology) -> String {
     flags.push(if node.primary { "master" } else { "slave" });
     let reached = node.primary || node.in_sync || node.myself;
     flags.extend((!reached).then_some("fail"));
-    let master = topology.primary().filter(|_| !node.primary).map_or("-", |primary| &primary.id);
+    let first = topology.shards.iter().find_map(|shard| topology.primary_of_shard(shard));
+    let master = first.filter(|_| !node.primary).map_or("-", |primary| &primary.id);
     let link = if reached { "connected" } else { "disconnected" };
-    let slots = if node.primary { format!(" 0-{}", slot::SLOTS - 1) } else { String::new() };
+    let slots: String = topology.served_by(node).map(|shard| format!(" {}-{}", shard.slots.0, shard.slots.1)).collect();
+    let epoch = topology.served_by(node).map(|shard| shard.epoch).max().unwrap_or(topology.epoch());
     let TopologyNode { id, host, port, bus_port, .. } = node;
-    format!("{id} {host}:{port}@{bus_port} {} {master} 0 0 {} {link}{slots}", flags.join(","), topology.epoch)
+    format!("{id} {host}:{port}@{bus_port} {} {master} 0 0 {epoch} {link}{slots}", flags.join(","))
 }
 
 fn nodes(_: &mut Session, surroundings: &Surroundings<'_>, _: Args<'_>, reply: &mut Reply) -> Result<(), CommandError> {
@@ -559,21 +570,21 @@ fn nodes(_: &mut Session, surroundings: &Surroundings<'_>, _: Args<'_>, reply: &
 
 fn slots(_: &mut Session, surroundings: &Surroundings<'_>, _: Args<'_>, reply: &mut Reply) -> Result<(), CommandError> {
     let topology = surroundings.topology;
-    if topology.primary().is_none() {
-        reply.array(0);
-        return Ok(());
-    }
-    let nodes = with_data(topology);
-    reply.array(1);
-    reply.array(2 + nodes.len());
-    reply.integer(0);
-    reply.integer(i64::from(slot::SLOTS - 1));
-    for node in nodes {
-        reply.array(4);
-        reply.bulk(node.host.as_bytes());
-        reply.integer(i64::from(node.port));
-        reply.bulk(node.id.as_bytes());
-        reply.array(0);
+    let served: Vec<&TopologyShard> = topology.shards.iter().filter(|shard| shard.primary.is_some()).collect();
+    reply.array(served.len());
+    for shard in served {
+        let nodes: Vec<&TopologyNode> =
+            nodes_of(topology, shard).into_iter().filter(|node| node.primary || node.in_sync).collect();
+        reply.array(2 + nodes.len());
+        reply.integer(i64::from(shard.slots.0));
+        reply.integer(i64::from(shard.slots.1));
+        for node in nodes {
+            reply.array(4);
+            reply.bulk(node.host.as_bytes());
+            reply.integer(i64::from(node.port));
+            reply.bulk(node.id.as_bytes());
+            reply.array(0);
+        }
     }
     Ok(())
 }
@@ -585,28 +596,31 @@ fn shards(
     reply: &mut Reply,
 ) -> Result<(), CommandError> {
     let topology = surroundings.topology;
-    reply.array(1);
-    reply.map(2);
-    reply.bulk(b"slots");
-    reply.array(2);
-    reply.integer(0);
-    reply.integer(i64::from(slot::SLOTS - 1));
-    reply.bulk(b"nodes");
-    reply.array(topology.nodes.len());
-    for node in in_order(topology) {
-        reply.map(7);
-        for (name, value) in [("id", &node.id), ("ip", &node.host), ("endpoint", &node.host)] {
-            reply.bulk(name.as_bytes());
-            reply.bulk(value.as_bytes());
+    reply.array(topology.shards.len());
+    for shard in &topology.shards {
+        let nodes = nodes_of(topology, shard);
+        reply.map(2);
+        reply.bulk(b"slots");
+        reply.array(2);
+        reply.integer(i64::from(shard.slots.0));
+        reply.integer(i64::from(shard.slots.1));
+        reply.bulk(b"nodes");
+        reply.array(nodes.len());
+        for node in nodes {
+            reply.map(7);
+            for (name, value) in [("id", &node.id), ("ip", &node.host), ("endpoint", &node.host)] {
+                reply.bulk(name.as_bytes());
+                reply.bulk(value.as_bytes());
+            }
+            reply.bulk(b"port");
+            reply.integer(i64::from(node.port));
+            reply.bulk(b"role");
+            reply.bulk(if node.primary { b"master" } else { b"replica" });
+            reply.bulk(b"replication-offset");
+            reply.integer(if node.primary || node.in_sync { surroundings.position as i64 } else { 0 });
+            reply.bulk(b"health");
+            reply.bulk(if node.primary || node.in_sync { b"online" } else { b"failed" });
         }
-        reply.bulk(b"port");
-        reply.integer(i64::from(node.port));
-        reply.bulk(b"role");
-        reply.bulk(if node.primary { b"master" } else { b"replica" });
-        reply.bulk(b"replication-offset");
-        reply.integer(if node.primary || node.in_sync { surroundings.position as i64 } else { 0 });
-        reply.bulk(b"health");
-        reply.bulk(if node.primary || node.in_sync { b"online" } else { b"failed" });
     }
     Ok(())
 }
@@ -623,7 +637,10 @@ fn my_shard_id(
     _: Args<'_>,
     reply: &mut Reply,
 ) -> Result<(), CommandError> {
-    reply.bulk(surroundings.topology.shard_id.as_bytes());
+    let topology = surroundings.topology;
+    let me = topology.nodes.iter().find(|node| node.myself);
+    let mine = me.and_then(|me| topology.served_by(me).next()).or(topology.shards.first());
+    reply.bulk(mine.map_or("", |shard| &shard.id).as_bytes());
     Ok(())
 }
 

@@ -1,0 +1,339 @@
+//! Requests that concern several shard groups: each does its part, and one answer is made of theirs.
+//!
+//! ```text
+//!   DEL a b c ─► DEL a c at one group, DEL b at another, at once ─► answers added up
+//!   a pipeline of requests about single keys ─► one batch for each group, at once ─► answers in the order of the requests
+//! ```
+//! Each part passes the gate of the node that carries it out. The parts are not one step: another client may find one of them
+//! done and not the other, and what fails in one group is not undone in the others. Which parts there are, and where they
+//! go, is said by [`crate::routes`]; this file carries bytes there and back.
+
+use crate::batch::{self, Ran};
+use crate::callers::{Decoded, decode_all};
+use crate::connection::{Connection, Lane, renew};
+use crate::corridor::{Entry, InLane};
+use crate::forward::{self, ForwardBatch, Sent};
+use crate::routes::{Gather, Routes};
+use crate::worker::Worker;
+use futures_util::future::join_all;
+use keyward_cluster::{Epoch, GroupId};
+use keyward_engine::keyspace::TenantId;
+use keyward_engine::reply::Reply;
+use keyward_engine::session::ReplyMode;
+use keyward_proto::resp::{Decoder, ReplyLimits, Value, parse_reply, skip_reply};
+use std::rc::Rc;
+
+/// One request for several groups.
+pub struct Gathering {
+    /// How one answer is made.
+    pub gather: Gather,
+    /// Each group gets only its own keys.
+    pub divided: bool,
+    /// It may change something.
+    pub writes: bool,
+    /// The request.
+    pub argv: Vec<Vec<u8>>,
+}
+
+/// Requests about single keys of several groups, one batch for each.
+#[derive(Default)]
+pub struct Spread {
+    /// The batches besides the first.
+    pub others: Vec<ForwardBatch>,
+    /// The group of each request.
+    pub order: Vec<GroupId>,
+}
+
+/// What is to be confirmed before the answers leave.
+pub type Written = (GroupId, Epoch, u64);
+
+/// What one group answered.
+struct Part {
+    group: GroupId,
+    answers: Vec<u8>,
+    written: Option<Written>,
+    /// The client is to be closed.
+    ends: bool,
+}
+
+/// Has every group do its part, and appends the answers in the order of the requests. False: the client must go.
+pub async fn spread(
+    worker: &Rc<Worker>,
+    connection: &Rc<Connection>,
+    lane: &mut Lane,
+    (first, spread): (ForwardBatch, Spread),
+    output: &mut Vec<u8>,
+) -> bool {
+    let batches = std::iter::once(first).chain(spread.others);
+    let parts = join_all(batches.map(|batch| part(worker, connection, batch))).await;
+    parts.iter().filter_map(|part| part.written).for_each(|written| lane.await_too(written));
+    let mut taken = vec![0; worker.node.groups().len()];
+    for group in spread.order {
+        let Some(part) = parts.iter().find(|part| part.group == group) else { return false };
+        let at = &mut taken[group.0 as usize];
+        let Ok(Some(length)) = skip_reply(&part.answers[*at..]) else { return false };
+        output.extend_from_slice(&part.answers[*at..*at + length]);
+        *at += length;
+    }
+    parts.iter().all(|part| !part.ends)
+}
+
+/// Has every group do its part of one request, and appends the answer. False: the client must go.
+pub async fn gather(
+    worker: &Rc<Worker>,
+    connection: &Rc<Connection>,
+    lane: &mut Lane,
+    request: Gathering,
+    output: &mut Vec<u8>,
+) -> bool {
+    let Some(routes) = lane.view.routes.clone() else { return false };
+    let wanted = std::mem::take(&mut connection.session.borrow_mut().replies);
+    let tenant = connection.session.borrow().tenant;
+    let mut plan = plan(worker, (&routes, tenant), &request);
+    let batch = |(group, argv): &(GroupId, Vec<Vec<u8>>)| {
+        let mut batch = ForwardBatch::of(*group);
+        batch.writes = request.writes;
+        batch.policy_version = lane.view.index;
+        batch.push(&argv.iter().map(Vec::as_slice).collect::<Vec<_>>());
+        batch
+    };
+    let batches: Vec<ForwardBatch> = plan.parts.iter().map(batch).collect();
+    let parts = join_all(batches.into_iter().map(|batch| part(worker, connection, batch))).await;
+    parts.iter().filter_map(|part| part.written).for_each(|written| lane.await_too(written));
+    let mut reply = Reply::new(connection.session.borrow().protocol);
+    plan.random = worker.next_random();
+    if !merge(&request, &plan, &parts, &mut reply) {
+        return false;
+    }
+    if wanted == ReplyMode::On {
+        output.append(&mut reply.bytes);
+    }
+    let skipped = wanted == ReplyMode::SkipNext;
+    connection.session.borrow_mut().replies = if skipped { ReplyMode::On } else { wanted };
+    parts.iter().all(|part| !part.ends)
+}
+
+/// What each group is asked, and which keys of the request that is about.
+struct Plan {
+    parts: Vec<(GroupId, Vec<Vec<u8>>)>,
+    /// The part of each key.
+    places: Vec<usize>,
+    groups: u64,
+    random: u64,
+}
+
+fn plan(worker: &Worker, (routes, tenant): (&Routes, TenantId), request: &Gathering) -> Plan {
+    let groups = worker.node.groups().len() as u64;
+    let mut plan = Plan { parts: Vec::new(), places: Vec::new(), groups, random: 0 };
+    if request.gather == Gather::Cursor {
+        let cursor: Option<u64> = request.argv.get(1).and_then(|word| std::str::from_utf8(word).ok()?.parse().ok());
+        let mut argv = request.argv.clone();
+        let group = cursor.map_or(0, |cursor| {
+            argv[1] = (cursor / groups).to_string().into_bytes();
+            cursor % groups
+        });
+        plan.parts.push((GroupId(group as u32), argv));
+        return plan;
+    }
+    if !request.divided {
+        plan.parts.extend(routes.groups().map(|group| (group, request.argv.clone())));
+        return plan;
+    }
+    // Every word behind the name is a key, or with MSET every other one.
+    let stride = if request.argv[0].eq_ignore_ascii_case(b"MSET") { 2 } else { 1 };
+    for words in request.argv[1..].chunks(stride) {
+        let group = routes.of_key(tenant, &words[0]);
+        let at = plan.parts.iter().position(|(of, _)| *of == group).unwrap_or_else(|| {
+            plan.parts.push((group, vec![request.argv[0].clone()]));
+            plan.parts.len() - 1
+        });
+        plan.parts[at].1.extend_from_slice(words);
+        plan.places.push(at);
+    }
+    plan
+}
+
+/// Makes one answer. False: an answer makes no sense.
+fn merge(request: &Gathering, plan: &Plan, parts: &[Part], reply: &mut Reply) -> bool {
+    let mut values = Vec::with_capacity(parts.len());
+    for part in parts {
+        match parse_reply(&part.answers, &ReplyLimits::default()) {
+            // What one group refuses, the request as a whole has not done.
+            Ok(Some((Value::Error(_), _))) => {
+                reply.raw(&part.answers);
+                return true;
+            }
+            Ok(Some((value, _))) => values.push(value),
+            _ => return false,
+        }
+    }
+    let integers = || values.iter().map(|value| if let Value::Integer(integer) = value { *integer } else { 0 });
+    match request.gather {
+        Gather::Sum => reply.integer(integers().sum()),
+        Gather::Least => reply.integer(integers().min().unwrap_or(0)),
+        Gather::Same => reply.raw(&parts[0].answers),
+        Gather::Any => {
+            let found: Vec<&Part> =
+                parts.iter().zip(&values).filter(|(_, v)| **v != Value::Nil).map(|(p, _)| p).collect();
+            match found.get((plan.random % found.len().max(1) as u64) as usize) {
+                Some(part) => reply.raw(&part.answers),
+                None => reply.null(),
+            }
+        }
+        Gather::List => {
+            let lists: Vec<&Vec<Value>> = values.iter().filter_map(list).collect();
+            reply.array(lists.iter().map(|list| list.len()).sum());
+            lists.into_iter().flatten().for_each(|value| write(value, reply));
+        }
+        Gather::LeastEach => {
+            let lists: Vec<&Vec<Value>> = values.iter().filter_map(list).collect();
+            let length = lists.iter().map(|list| list.len()).min().unwrap_or(0);
+            reply.array(length);
+            for at in 0..length {
+                let each = lists.iter().map(|list| if let Value::Integer(integer) = list[at] { integer } else { 0 });
+                reply.integer(each.min().unwrap_or(0));
+            }
+        }
+        Gather::ByKey => {
+            let mut rest: Vec<_> = values.iter().map(|value| list(value).map(|list| list.iter())).collect();
+            reply.array(plan.places.len());
+            for place in &plan.places {
+                match rest[*place].as_mut().and_then(Iterator::next) {
+                    Some(value) => write(value, reply),
+                    None => return false,
+                }
+            }
+        }
+        Gather::Cursor => return merge_cursor(plan, &values, reply),
+    }
+    true
+}
+
+/// A walk goes through one group after the other: the cursor says which, besides where.
+fn merge_cursor(plan: &Plan, values: &[Value], reply: &mut Reply) -> bool {
+    let Some([Value::Bulk(cursor), Value::Array(keys)]) = values.first().and_then(list).map(Vec::as_slice) else {
+        return false;
+    };
+    let Some(cursor) = std::str::from_utf8(cursor).ok().and_then(|text| text.parse::<u64>().ok()) else { return false };
+    let group = u64::from(plan.parts[0].0.0);
+    let next = match cursor {
+        0 if group + 1 == plan.groups => 0,
+        0 => group + 1,
+        cursor => cursor.saturating_mul(plan.groups).saturating_add(group),
+    };
+    reply.array(2);
+    reply.bulk(next.to_string().as_bytes());
+    reply.array(keys.len());
+    keys.iter().for_each(|key| write(key, reply));
+    true
+}
+
+fn list(value: &Value) -> Option<&Vec<Value>> {
+    if let Value::Array(list) | Value::Set(list) = value { Some(list) } else { None }
+}
+
+fn write(value: &Value, reply: &mut Reply) {
+    match value {
+        Value::Bulk(bytes) | Value::Simple(bytes) => reply.bulk(bytes),
+        Value::Integer(integer) => reply.integer(*integer),
+        _ => reply.null(),
+    }
+}
+
+/// Has one group answer a batch, wherever its primary is.
+async fn part(worker: &Rc<Worker>, connection: &Rc<Connection>, mut batch: ForwardBatch) -> Part {
+    let group = batch.group;
+    let of = worker.of(group);
+    let mut part = Part { group, answers: Vec::new(), written: None, ends: false };
+    while !batch.is_empty() && !part.ends {
+        let mut answers = Vec::new();
+        let sent = forward::send(of, connection, &mut batch, &mut answers).await;
+        part.answers.append(&mut answers);
+        if let Sent::ServedHere = sent {
+            run_here(worker, of, connection, &mut batch, &mut part).await;
+        }
+    }
+    part
+}
+
+/// Runs a batch here, as far as this node serves the group.
+async fn run_here(
+    worker: &Rc<Worker>,
+    of: &Rc<Worker>,
+    connection: &Rc<Connection>,
+    batch: &mut ForwardBatch,
+    part: &mut Part,
+) {
+    let mut bytes = batch.rest().to_vec();
+    let mut decoded = Decoded::default();
+    if !decode_all(&mut bytes, of.hot().decoder.clone(), &mut decoded) {
+        part.ends = true;
+        return;
+    }
+    let argvs: Vec<Vec<&[u8]>> = decoded.requests(&bytes);
+    let argvs: Vec<&[&[u8]]> = argvs.iter().map(Vec::as_slice).collect();
+    if let [only] = argvs.as_slice() {
+        let (_, view) = of.node.views.load();
+        let asked = batch::ask_forwarded(of, &mut connection.session.borrow_mut(), &view, only);
+        if let Some((ask, reach)) = asked {
+            crate::asks::carry_out(of, connection, ask, &reach, &mut part.answers).await;
+            batch.answer(1);
+            return;
+        }
+    }
+    enum Then {
+        Opened,
+        Unpaused,
+    }
+    let wait = match run_now(worker, of, connection, &argvs, part) {
+        None => Then::Opened,
+        Some(Ran::Answered(count)) => return batch.answer(count),
+        // Its link is found anew.
+        Some(Ran::NotPrimary) => return tokio::time::sleep(forward::RETRY_PAUSE).await,
+        Some(Ran::UserGone) => {
+            part.ends = true;
+            return;
+        }
+        Some(Ran::Paused) => Then::Unpaused,
+    };
+    match wait {
+        Then::Opened => of.node.corridor.opened().await,
+        // The corridor may have been meant: then it is open again at once, or soon.
+        Then::Unpaused => {
+            tokio::select! {
+                () = of.node.pause.ended(|| of.now_ms()) => tokio::time::sleep(forward::RETRY_PAUSE).await,
+                () = connection.killed() => part.ends = true,
+            }
+        }
+    }
+}
+
+/// `None`: somebody runs alone.
+fn run_now(worker: &Worker, of: &Worker, connection: &Connection, argvs: &[&[&[u8]]], part: &mut Part) -> Option<Ran> {
+    let entry = of.node.corridor.enter(worker.lane);
+    let _in_lane = match entry {
+        Entry::Entered => Some(InLane::new(&of.node.corridor, worker.lane)),
+        Entry::Closed => return None,
+        Entry::Busy => None,
+    };
+    let (generation, view) = of.node.views.load();
+    if !view.is_primary() {
+        return Some(Ran::NotPrimary);
+    }
+    let mut session = connection.session.borrow_mut();
+    if !renew(&mut session, &view) {
+        return Some(Ran::UserGone);
+    }
+    let mut lane = Lane::new(Decoder::new(of.hot().decoder.clone()), generation, view);
+    let mut scratch = worker.scratch.borrow_mut();
+    let ran = batch::run_forwarded(of, &mut session, &mut lane, argvs, entry == Entry::Busy, &mut scratch);
+    part.answers.append(&mut scratch.reply.bytes);
+    let replication = &of.node.replication;
+    replication.log.tell();
+    if session.wants_quorum()
+        && let Some(reign) = lane.view.reign()
+    {
+        part.written = Some((part.group, reign, replication.log.position()));
+    }
+    Some(ran)
+}

@@ -1,0 +1,183 @@
+//! A client's request is led to the shard group it is for, where there are several.
+//!
+//! ```text
+//!   request ─► its group ([`crate::routes`]) ─► the batch turns to that group's node: from here on the request meets its gate,
+//!                                              its shards, its journal, and goes elsewhere if its primary is elsewhere
+//!   MULTI … ─► queued where the client is; the first key says which group it is for ─► EXEC goes there, with all of it
+//! ```
+//! What a client has that lasts (watched keys, a transaction with keys, channels) belongs to one group, and keeps it there
+//! until it is over. Requests about single keys go to any group meanwhile, except within the transaction. It runs nothing.
+
+use crate::batch::{Batch, Flow, Prepared};
+use crate::connection::{Connection, Lane, Next};
+use crate::gate::{self, Conditions, KeyBuffer};
+use crate::gather::Gathering;
+use crate::routes::{ACROSS, Target};
+use crate::worker::Scratch;
+use keyward_cluster::GroupId;
+use keyward_engine::command::{Flags, Group, Home};
+use keyward_engine::session::Session;
+use keyward_engine::table::Row;
+
+/// The group that what the client has here belongs to, if it has anything that lasts.
+fn pinned(connection: &Connection, session: &Session) -> Option<GroupId> {
+    let in_transaction = session.transaction.is_some() && connection.pinned.get();
+    let lasts = in_transaction || session.subscribed || connection.watch.borrow().is_some();
+    lasts.then(|| connection.group.get())
+}
+
+impl<'a> Batch<'_, 'a> {
+    /// Turns to the group that a request is for. `Some`: it was dealt with, or must wait.
+    pub(crate) fn lead(
+        &mut self,
+        session: &mut Session,
+        lane: &mut Lane,
+        request: &Prepared<'a>,
+        scratch: &mut Scratch,
+    ) -> Option<Flow> {
+        let routes = lane.view.routes.as_deref()?;
+        let connection = self.connection?;
+        let row = match &request.resolved {
+            Ok(resolved) if session.login.is_some() => resolved.row,
+            _ => {
+                self.stay(session, lane);
+                return None;
+            }
+        };
+        let queues = session.transaction.is_some() && crate::transaction::is_queued(row);
+        let pinned = pinned(connection, session);
+        let target = match row.full_name {
+            _ if queues => {
+                let target = routes.target(self.worker.node.table, session.tenant, row, request.argv);
+                return self.lead_queued(session, lane, target, (row, request.argv), scratch);
+            }
+            "exec" if session.transaction.is_some() => pinned.map_or(Target::Here, |group| Target::Group(group, true)),
+            "watch" if session.transaction.is_none() => {
+                routes.target(self.worker.node.table, session.tenant, row, request.argv)
+            }
+            _ if row.command.group == Group::Transactions => Target::Here,
+            _ => routes.target(self.worker.node.table, session.tenant, row, request.argv),
+        };
+        match target {
+            Target::Here => {
+                if row.full_name == "multi" && session.transaction.is_none() {
+                    connection.pinned.set(false);
+                }
+                self.stay(session, lane);
+                None
+            }
+            Target::Group(group, _) => {
+                if row.command.home(request.argv) == Home::DataForGood {
+                    if !self.forward.is_empty() {
+                        return Some(Flow::StopBefore);
+                    }
+                    if pinned.is_some_and(|pinned| pinned != group) {
+                        return self.refuse_across(session, lane, (row, request.argv), scratch);
+                    }
+                    connection.group.set(group);
+                }
+                self.turn(session, lane, group);
+                None
+            }
+            Target::Across => self.refuse_across(session, lane, (row, request.argv), scratch),
+            Target::Every(gather) | Target::Parts(gather) => {
+                if !self.forward.is_empty() {
+                    return Some(Flow::StopBefore);
+                }
+                self.stay(session, lane);
+                if !self.is_allowed(session, row, request.argv) {
+                    return None;
+                }
+                session.commands += 1;
+                session.last_command = row.full_name;
+                self.worker.count(row);
+                let gathering = Gathering {
+                    gather,
+                    divided: matches!(target, Target::Parts(_)),
+                    writes: !row.command.flags.has(Flags::READONLY),
+                    argv: request.argv.iter().map(|word| word.to_vec()).collect(),
+                };
+                Some(Flow::Stop(Box::new(Next::Gather(Box::new(gathering)))))
+            }
+        }
+    }
+
+    /// A request of a transaction is kept where the client is; it must concern the transaction's group.
+    fn lead_queued(
+        &mut self,
+        session: &mut Session,
+        lane: &mut Lane,
+        target: Target,
+        (row, argv): (&'static Row, &[&[u8]]),
+        scratch: &mut Scratch,
+    ) -> Option<Flow> {
+        let connection = self.connection?;
+        let wanted = match target {
+            Target::Group(group, true) => Some(group),
+            Target::Group(group, false) if row.command.group == Group::Scripting => Some(group),
+            Target::Group(..) | Target::Here => None,
+            Target::Across | Target::Every(_) | Target::Parts(_) => {
+                return self.refuse_across(session, lane, (row, argv), scratch);
+            }
+        };
+        match (wanted, pinned(connection, session)) {
+            (Some(group), None) => {
+                connection.group.set(group);
+                connection.pinned.set(true);
+            }
+            (Some(group), Some(pinned)) if group != pinned => {
+                return self.refuse_across(session, lane, (row, argv), scratch);
+            }
+            _ => {}
+        }
+        self.stay(session, lane);
+        None
+    }
+
+    /// Says that no group can carry it out, unless the gate has something to say about it first.
+    fn refuse_across(
+        &mut self,
+        session: &mut Session,
+        lane: &mut Lane,
+        (row, argv): (&'static Row, &[&[u8]]),
+        scratch: &mut Scratch,
+    ) -> Option<Flow> {
+        self.stay(session, lane);
+        if !self.is_allowed(session, row, argv) {
+            return None;
+        }
+        if !self.forward.is_empty() {
+            return Some(Flow::StopBefore);
+        }
+        session.transaction.iter_mut().for_each(|transaction| transaction.broken = true);
+        scratch.reply.error(ACROSS);
+        Some(Flow::Continue)
+    }
+
+    /// Whether the client may make this request, wherever it is carried out.
+    fn is_allowed(&self, session: &Session, row: &'static Row, argv: &[&[u8]]) -> bool {
+        let conditions = Conditions { primary: true, ..self.conditions };
+        gate::admit(self.worker.node.table, row, argv, session, &conditions, &mut KeyBuffer::new()).is_ok()
+    }
+
+    /// Turns to where the client is: what comes next needs no data, or none yet.
+    fn stay(&mut self, session: &Session, lane: &mut Lane) {
+        self.turn(session, lane, GroupId(0));
+        self.conditions.primary = true;
+        self.anywhere = true;
+    }
+
+    fn turn(&mut self, session: &Session, lane: &mut Lane, group: GroupId) {
+        if lane.view.of == group && self.worker.node.group == group && !self.anywhere {
+            return;
+        }
+        lane.turn(self.front, group, session.wants_quorum());
+        self.anywhere = false;
+        self.worker = self.front.at(group);
+        self.conditions = self.worker.conditions(&lane.view, &self.hot);
+        // Slots say nothing about where the keys of such a namespace are.
+        let home = lane.view.routes.as_ref().and_then(|routes| routes.home(session.tenant));
+        self.never_redirects = home.is_some();
+        self.conditions.redirects &= !self.never_redirects;
+    }
+}

@@ -1,0 +1,263 @@
+//! Several shard groups: each node serves some of the slots and copies the others, and a plain client notices nothing.
+
+use keyward_tests::{Client, Cluster, Dice, Value, wait_until};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+const GROUPS: usize = 3;
+
+fn cluster() -> Cluster {
+    let cluster = Cluster::of(3).flag("groups", "3").flag("enable-debug-command", "yes").start();
+    wait_until("every node serves a group", || (primaries(&cluster).len() == GROUPS).then_some(()));
+    cluster
+}
+
+/// The ports of the nodes that serve something, as the first node that answers says.
+fn primaries(cluster: &Cluster) -> BTreeSet<i64> {
+    let ports = cluster.nodes().iter().find_map(|node| {
+        let slots = Client::connect(node.address()).ok()?.call(&["CLUSTER", "SLOTS"]).ok()?;
+        let rows = slots.items()?.iter().map(|row| row.items()?.get(2)?.items()?.get(1).cloned());
+        Some(rows.filter_map(|port| if let Some(Value::Integer(port)) = port { Some(port) } else { None }).collect())
+    });
+    ports.unwrap_or_default()
+}
+
+/// A key of each group: CRC16 says which.
+fn keys(client: &mut Client) -> [String; GROUPS] {
+    [0, 1, 2].map(|group| {
+        let fits = |name: &String| {
+            let Value::Integer(slot) = client.ask(&["CLUSTER", "KEYSLOT", name]) else { panic!("no slot") };
+            slot * 3 / 16384 == group
+        };
+        (0..).map(|number| format!("key{number}")).find(fits).expect("there are keys of every slot")
+    })
+}
+
+#[test]
+fn any_node_answers_commands_on_keys_of_any_group() {
+    let cluster = cluster();
+    for node in cluster.nodes() {
+        let mut client = node.client();
+        client.ok(&["FLUSHALL"]);
+        let names: Vec<String> = (0..300).map(|number| format!("key:{number}")).collect();
+        // One pipeline: the answers come in the order of the requests.
+        for name in &names {
+            client.send(&["SET", name, &format!("value of {name}")]).unwrap();
+            client.send(&["STRLEN", name]).unwrap();
+        }
+        for name in &names {
+            assert!(client.read().unwrap().is_ok(), "{name}");
+            assert_eq!(client.read().unwrap(), Value::Integer(name.len() as i64 + 9));
+        }
+        assert_eq!(client.ask(&["DBSIZE"]), Value::Integer(300));
+        let mget: Vec<&str> = std::iter::once("MGET").chain(names.iter().map(String::as_str)).collect();
+        let values = client.ask(&mget).texts();
+        assert!(values.iter().zip(&names).all(|(value, name)| *value == format!("value of {name}")), "{values:?}");
+        assert_eq!(client.ask(&["MGET", "nothing", "key:1", "key:2"]).items().map(<[_]>::len), Some(3));
+        assert_eq!(client.ask(&["KEYS", "*"]).items().map(<[_]>::len), Some(300));
+        assert!(client.text(&["RANDOMKEY"]).starts_with("key:"));
+        let (mut cursor, mut seen) = ("0".to_owned(), BTreeSet::new());
+        loop {
+            let reply = client.ask(&["SCAN", &cursor, "COUNT", "50"]);
+            let [next, found] = reply.items().expect("a cursor and keys") else { panic!("{reply}") };
+            seen.extend(found.texts());
+            cursor = next.text().expect("a cursor");
+            if cursor == "0" {
+                break;
+            }
+        }
+        assert_eq!(seen.len(), 300);
+        client.ok(&["MSET", "key:1", "a", "key:2", "b", "key:3", "c", "key:4", "d"]);
+        assert_eq!(client.ask(&["DEL", "key:1", "key:2", "key:3", "key:4", "nothing"]), Value::Integer(4));
+        assert_eq!(client.ask(&["EXISTS", "key:1", "key:5", "key:6", "key:7"]), Value::Integer(3));
+        assert_eq!(client.ask(&["UNLINK", "key:5", "key:6", "key:7"]), Value::Integer(3));
+        assert_eq!(client.ask(&["DBSIZE"]), Value::Integer(293));
+        assert_eq!(client.ask(&["WAIT", "2", "5000"]), Value::Integer(2));
+        let [a, b, _] = keys(&mut client);
+        for request in [&["RENAME", &a, &b][..], &["MSETNX", &a, "1", &b, "2"], &["SINTER", &a, &b]] {
+            assert!(client.ask(request).is_error("CROSSSLOT"), "{request:?}");
+        }
+        assert!(client.ask(&["EVAL", "return 1", "2", &a, &b]).is_error("CROSSSLOT"));
+        let of_one_group = client.ask(&["RENAME", &format!("{{{a}}}x"), &format!("{{{a}}}y")]);
+        assert!(of_one_group.is_error("ERR no such key"), "{of_one_group}");
+    }
+    cluster.copies_agree("writes through every node");
+}
+
+#[test]
+fn transactions_scripts_and_waiting_work_within_one_group_through_any_node() {
+    let cluster = cluster();
+    let names = keys(&mut cluster.node(1).client());
+    for node in cluster.nodes() {
+        for (at, name) in names.iter().enumerate() {
+            let other = &names[(at + 1) % GROUPS];
+            let mut client = node.client();
+            client.ask(&["DEL", name]);
+            client.ok(&["WATCH", name]);
+            client.ok(&["MULTI"]);
+            assert_eq!(client.ask(&["INCR", name]).text().as_deref(), Some("QUEUED"));
+            assert_eq!(client.ask(&["INCRBY", name, "10"]).text().as_deref(), Some("QUEUED"));
+            assert_eq!(client.ask(&["EXEC"]), Value::Array(vec![Value::Integer(1), Value::Integer(11)]));
+            // Watched, and changed by another client.
+            client.ok(&["WATCH", name]);
+            cluster.node(1).client().ok(&["SET", name, "5"]);
+            client.ok(&["MULTI"]);
+            client.ask(&["INCR", name]);
+            assert_eq!(client.ask(&["EXEC"]), Value::Nil);
+            // Of two groups.
+            client.ok(&["MULTI"]);
+            client.ask(&["SET", name, "1"]);
+            assert!(client.ask(&["SET", other, "1"]).is_error("CROSSSLOT"));
+            assert!(client.ask(&["EXEC"]).is_error("EXECABORT"));
+            client.ok(&["MULTI"]);
+            client.ask(&["SET", name, "7"]);
+            assert!(client.ask(&["DISCARD"]).is_ok());
+            assert_eq!(client.text(&["GET", name]), "5");
+            // The same connection goes to another group.
+            client.ok(&["MULTI"]);
+            client.ask(&["SET", other, "x"]);
+            client.ask(&["GET", other]);
+            assert_eq!(client.ask(&["EXEC"]).items().map(<[_]>::len), Some(2));
+            assert_eq!(client.text(&["GET", name]), "5");
+            let script = "redis.call('SET', KEYS[1], ARGV[1]); return redis.call('GET', KEYS[1])";
+            for key in [name, other, name] {
+                assert_eq!(client.text(&["EVAL", script, "1", key, "scripted"]), "scripted");
+            }
+            let reads_other = client.ask(&["EVAL", "return redis.call('GET', ARGV[1])", "1", name, other]);
+            assert!(
+                reads_other.is_error("CROSSSLOT") || reads_other.to_string().contains("CROSSSLOT"),
+                "{reads_other}"
+            );
+            let list = format!("{{{name}}}list");
+            client.send(&["BLPOP", &list, "10"]).unwrap();
+            std::thread::sleep(Duration::from_millis(100));
+            cluster.node(2).client().ask(&["RPUSH", &list, "element"]);
+            assert_eq!(client.read().unwrap().texts(), [list.clone(), "element".to_owned()]);
+            assert_eq!(client.text(&["GET", other]), "scripted");
+        }
+    }
+    let sha = cluster.node(2).client().text(&["SCRIPT", "LOAD", "return KEYS[1]"]);
+    let library = "#!lua name=lib\nredis.register_function('put', function(keys, args) return redis.call('SET', keys[1], args[1]) end)";
+    assert_eq!(cluster.node(3).client().text(&["FUNCTION", "LOAD", library]), "lib");
+    for name in &names {
+        assert_eq!(cluster.node(1).client().text(&["EVALSHA", &sha, "1", name]), *name);
+        assert!(cluster.node(1).client().ask(&["FCALL", "put", "1", name, "v"]).is_ok());
+    }
+    cluster.copies_agree("transactions and scripts");
+}
+
+#[test]
+fn what_is_published_in_any_group_reaches_those_who_listen_anywhere() {
+    let cluster = cluster();
+    let names = keys(&mut cluster.node(1).client());
+    for listening in cluster.nodes() {
+        let mut listener = listening.client();
+        listener.send(&["SUBSCRIBE", "news"]).unwrap();
+        assert_eq!(listener.read().unwrap().texts()[..2], ["subscribe", "news"]);
+        for node in cluster.nodes() {
+            for name in &names {
+                let mut client = node.client();
+                client.ask(&["PUBLISH", "news", "plain"]);
+                client.ok(&["MULTI"]);
+                client.ask(&["SET", name, "x"]);
+                client.ask(&["PUBLISH", "news", "in a transaction"]);
+                client.ask(&["EXEC"]);
+                let script = "return redis.call('PUBLISH', 'news', 'in a script')";
+                client.ask(&["EVAL", script, "1", name]);
+                let mut heard: Vec<String> = (0..3).map(|_| listener.read().unwrap().texts()[2].clone()).collect();
+                heard.sort();
+                assert_eq!(heard, ["in a script", "in a transaction", "plain"]);
+            }
+        }
+    }
+}
+
+#[test]
+fn cluster_clients_are_told_who_serves_what() {
+    let cluster = Cluster::of(3).flag("groups", "3").flag("routing", "redirect").start();
+    wait_until("every node serves a group", || (primaries(&cluster).len() == GROUPS).then_some(()));
+    let names = keys(&mut cluster.node(1).client());
+    for node in cluster.nodes() {
+        let mut client = node.client();
+        let moved: Vec<Value> = names.iter().map(|name| client.ask(&["SET", name, "x"])).collect();
+        assert_eq!(moved.iter().filter(|reply| reply.is_ok()).count(), 1, "{moved:?}");
+        for (reply, name) in moved.iter().zip(&names).filter(|(reply, _)| !reply.is_ok()) {
+            let text = reply.to_string();
+            let address = text.trim_matches('"').rsplit(' ').next().expect("an address").parse().expect("an address");
+            assert!(Client::connect(address).unwrap().ask(&["GET", name]) != Value::Integer(0), "{text}");
+        }
+        let lines = client.text(&["CLUSTER", "NODES"]);
+        assert_eq!(lines.matches("master").count(), 3, "{lines}");
+        let info = client.text(&["CLUSTER", "INFO"]);
+        assert!(info.contains("cluster_state:ok") && info.contains("cluster_size:3"), "{info}");
+        assert_eq!(client.ask(&["CLUSTER", "SHARDS"]).items().map(<[_]>::len), Some(3));
+    }
+}
+
+#[test]
+fn the_group_of_a_killed_node_goes_on_elsewhere_and_copies_are_equal() {
+    let mut cluster = cluster();
+    let mut admin = cluster.node(1).client();
+    admin.ok(&["ACL", "SETUSER", "queue", "on", ">secret", "~*", "+@all", "ack=quorum"]);
+    let mut dice = Dice::from_env("KEYWARD_GROUPS_SEED");
+    let mut written = 0;
+    for round in 0..3 {
+        let killed = dice.below(3) + 1;
+        let through = killed % 3 + 1;
+        wait_until("every group has all copies", || in_sync_everywhere(&cluster).then_some(()));
+        let mut client = cluster.node(through).client_as("queue", "secret");
+        client.set_patience(Duration::from_secs(20));
+        let mut confirmed = Vec::new();
+        for number in 0..400 {
+            if number == 200 {
+                cluster.kill(killed);
+            }
+            let name = format!("round{round}:{number}");
+            match client.call(&["SET", &name, &name]) {
+                Ok(reply) if reply.is_ok() => confirmed.push(name),
+                // What was on its way may or may not have been carried out, and the client must begin anew.
+                Ok(_) => {}
+                Err(_) => client = cluster.node(through).client_as("queue", "secret"),
+            }
+        }
+        assert!(confirmed.len() > 390, "{} of 400 were confirmed", confirmed.len());
+        for name in &confirmed {
+            assert_eq!(client.text(&["GET", name]), *name, "confirmed before or after node {killed} was killed");
+        }
+        written += confirmed.len();
+        cluster.restart(killed);
+        cluster.copies_agree("the killed node is back");
+    }
+    let Value::Integer(count) = cluster.node(1).client().ask(&["DBSIZE"]) else { panic!("no count") };
+    assert!(count as usize >= written);
+}
+
+/// Whether each node's copies are in sync: then the first group's primary counts both others, and so do those of the other ones.
+fn in_sync_everywhere(cluster: &Cluster) -> bool {
+    cluster.nodes().iter().all(|node| {
+        let Ok(mut client) = Client::connect(node.address()) else { return false };
+        client.call(&["WAIT", "2", "100"]).is_ok_and(|reply| reply == Value::Integer(2))
+    })
+}
+
+#[test]
+fn a_node_that_stops_hands_its_groups_over_and_nobody_notices() {
+    let mut cluster = cluster();
+    for stopped in 1..=3 {
+        wait_until("every group has all copies", || in_sync_everywhere(&cluster).then_some(()));
+        let through = stopped % 3 + 1;
+        let address = cluster.node(through).address();
+        let writer = std::thread::spawn(move || {
+            let mut client = Client::connect(address).unwrap();
+            client.set_patience(Duration::from_secs(20));
+            let names = (0..3000).map(|number| format!("stop{stopped}:{number}"));
+            names.filter(|name| !client.call(&["SET", name, "x"]).is_ok_and(|reply| reply.is_ok())).count()
+        });
+        std::thread::sleep(Duration::from_millis(200));
+        cluster.stop(stopped);
+        assert_eq!(writer.join().unwrap(), 0, "errors while node {stopped} stopped");
+        cluster.restart(stopped);
+        cluster.copies_agree("a restart");
+    }
+    assert_eq!(cluster.node(1).client().ask(&["DBSIZE"]), Value::Integer(9000));
+}
