@@ -434,6 +434,14 @@ fn set_config(node: &Node, pairs: &[(Vec<u8>, Vec<u8>)], own: EventClass, reach:
         // It is so already.
         return reply.ok();
     }
+    let reserved = node.views.load().1.tenancy.reserved_bytes();
+    let least = |(name, value): &(Vec<u8>, Vec<u8>)| {
+        name.eq_ignore_ascii_case(b"maxmemory")
+            && crate::live::bytes_of(value).is_some_and(|to| to > 0 && to < reserved)
+    };
+    if pairs.iter().any(least) {
+        return reply.error(&format!("ERR tenants were promised {reserved} bytes: maxmemory cannot be less"));
+    }
     match node.live.change(pairs) {
         Ok(()) => {
             node.settings_changed();

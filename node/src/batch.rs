@@ -738,6 +738,12 @@ impl<'w, 'a> Batch<'w, 'a> {
     pub(crate) fn look_for_memory(&mut self, session: &Session, view: &View, row: &'static Row, argv: &[&[u8]]) {
         let (worker, tenancy) = (self.worker, &*view.tenancy);
         let writer = session.login.as_ref().and_then(|login| login.tenant.as_deref());
+        // Who asks for no memory gives none of its own.
+        if !row.command.flags.has(Flags::DENYOOM) {
+            let claim = Claim { tenancy, writer: None, owners: &[] };
+            self.conditions.memory = worker.memory_for(&self.hot, &claim, self.now);
+            return;
+        }
         self.conditions.memory = if tenancy.bounds_memory() && !writer.is_some_and(writes_only_its_own) {
             let mut keys = KeyBuffer::new();
             self.memory_for(session, view, keys.written(worker.node.table, row, argv))

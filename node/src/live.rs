@@ -493,6 +493,11 @@ fn save_rules(text: &str) -> Option<Vec<(u64, u64)>> {
 }
 
 /// `100`, `64kb`, `1gb`: with a `b` powers of 1024, without (`k`, `m`, `g`) powers of 1000, as in redis.conf.
+/// A size as `CONFIG SET` takes it.
+pub fn bytes_of(text: &[u8]) -> Option<u64> {
+    parse_bytes(std::str::from_utf8(text).ok()?)
+}
+
 fn parse_bytes(text: &str) -> Option<u64> {
     let text = text.to_ascii_lowercase();
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());

@@ -85,13 +85,22 @@ impl Claim<'_> {
         writer.into_iter().chain(self.owners.iter().copied().filter(move |owner| Some(*owner) != writer))
     }
 
-    /// It is refused: its writer counts that.
-    #[cold]
-    fn refused(&self, memory: Memory) -> Memory {
-        if let Some(writer) = self.writer {
-            writer.gauge.note_refused();
+    /// Whether nobody whose memory it needs has more than is his; how much all data has is another question.
+    #[inline]
+    pub fn is_modest(&self, hot: &Hot) -> bool {
+        let tenancy = self.tenancy;
+        if !tenancy.bounds_memory() {
+            return true;
         }
-        memory
+        let lends = hot.memory_bytes_max > 0 && tenancy.reserved_bytes() > 0;
+        let is_within = |tenant: &Tenant| {
+            let (limits, used) = (&tenant.limits, tenant.gauge.bytes());
+            let policy = limits.eviction.unwrap_or(hot.eviction.policy);
+            (limits.limit == 0 || used <= limits.limit) && (!lends || used <= limits.reserve || policy.takes_any_key())
+        };
+        let all_may_go = !lends || hot.eviction.policy.takes_any_key();
+        self.writer.is_none_or(is_within)
+            && self.owners.iter().all(|owner| tenancy.get(*owner).map_or(all_may_go, |tenant| is_within(tenant)))
     }
 }
 
@@ -147,17 +156,18 @@ impl Evictor {
     }
 
     /// Makes room for what is claimed. The caller holds no shard.
+    #[cold]
     pub fn make_room(&mut self, node: &Node, hot: &Hot, claim: &Claim<'_>, now: UnixMillis) -> Memory {
         let deadline = hot.eviction.time_max.map(|time| Instant::now() + time);
         if claim.tenancy.bounds_memory() {
             for owner in claim.all_owners() {
                 if self.make_room_of(node, hot, claim.tenancy, owner, (now, deadline)) == Room::Nothing {
-                    return claim.refused(Memory::OfTenant(owner));
+                    return Memory::OfTenant(owner);
                 }
             }
         }
         match self.make_room_of_all(node, hot, claim, (now, deadline)) {
-            Room::Nothing => claim.refused(Memory::Full),
+            Room::Nothing => Memory::Full,
             Room::Enough | Room::Working => Memory::Enough,
         }
     }

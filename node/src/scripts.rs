@@ -22,7 +22,7 @@ use crate::gate::{self, KeyBuffer, Memory, Refusal};
 use crate::memory::{full_owner, note_owners};
 use crate::node::Node;
 use crate::tracking::Tracker;
-use crate::worker::{Scratch, Worker, now_us};
+use crate::worker::{Scratch, Worker, note_full, now_us};
 use keyward_acl::{ErrorDetail, Glob};
 use keyward_engine::asks::{Program, RestorePolicy, ScriptCall, ScriptCare};
 use keyward_engine::command::{Flags, Group, Run};
@@ -345,6 +345,9 @@ impl Batch<'_, '_> {
         };
         self.conditions.memory = self.memory_for(session, &lane.view, call.keys.iter().map(Vec::as_slice));
         if let Some(text) = self.forbids(flags, call) {
+            if text.starts_with("OOM") {
+                note_full(session);
+            }
             return refuse(text);
         }
         let began = Instant::now();

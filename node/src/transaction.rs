@@ -14,7 +14,7 @@ use crate::gate::{KeyBuffer, Memory, Refusal};
 use crate::memory::{Claim, note_owners};
 use crate::observers::{Waiter, Watch};
 use crate::view::View;
-use crate::worker::{Scratch, Worker};
+use crate::worker::{Scratch, Worker, note_full};
 use keyward_engine::command::{Flags, Group};
 use keyward_engine::effects::WaitedInVain;
 use keyward_engine::keyspace::SpaceId;
@@ -119,6 +119,7 @@ impl<'a> Batch<'_, 'a> {
         self.conditions.memory = self.memory_for_all(session, &lane.view, &transaction.requests);
         if self.conditions.memory != Memory::Enough {
             let refusal = Refusal::MemoryFull(self.conditions.memory);
+            note_full(session);
             let text = refusal.explained(self.conditions.detail, &lane.view.tenancy);
             self.abort_transaction(session, &text, scratch);
             return Flow::Continue;

@@ -389,7 +389,7 @@ impl Worker {
     #[inline]
     pub fn memory_for(&self, hot: &Hot, claim: &Claim<'_>, now: UnixMillis) -> Memory {
         let all_fits = hot.memory_bytes_max == 0 || self.node.memory_bytes() <= hot.memory_bytes_max;
-        if all_fits && !claim.tenancy.bounds_memory() { Memory::Enough } else { self.make_room(hot, claim, now) }
+        if all_fits && claim.is_modest(hot) { Memory::Enough } else { self.make_room(hot, claim, now) }
     }
 
     /// Whether more memory is used than may be, and keys may be evicted.
@@ -440,6 +440,9 @@ impl Worker {
     /// Notes a refusal where operators look: the counters and ACL LOG. Whether a script's is an error reply of its own,
     /// `scripts.rs` knows.
     pub fn refused(&self, session: &Session, row: &'static Row, refusal: &Refusal, context: LogContext) {
+        if matches!(refusal, Refusal::MemoryFull(_)) {
+            note_full(session);
+        }
         if context != LogContext::Lua {
             self.stats.errors.add(1);
         }
@@ -521,6 +524,13 @@ impl Drop for Registered<'_> {
         if !self.guest {
             self.worker.node.leave_client();
         }
+    }
+}
+
+/// A request of this session was refused for want of memory.
+pub(crate) fn note_full(session: &Session) {
+    if let Some(tenant) = session.login.as_ref().and_then(|login| login.tenant.as_ref()) {
+        tenant.gauge.note_refused();
     }
 }
 

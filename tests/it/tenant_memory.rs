@@ -69,6 +69,13 @@ fn a_tenant_that_keeps_its_keys_is_refused_at_its_limit_whatever_way_it_writes()
         gw.ok(&["MULTI"]);
         assert!(is_oom(&gw.ask(&["SET", "gw:1", "y"])));
         assert!(gw.ask(&["EXEC"]).is_error("EXECABORT"));
+        // There is room when it begins, and none when it is to be carried out.
+        gw.ask(&["DEL", "gw:0", "gw:filled"]);
+        gw.ok(&["MULTI"]);
+        assert_eq!(gw.ask(&["SET", "gw:1", "y"]).text().as_deref(), Some("QUEUED"));
+        let mut other = node.client_as("gw", "secret");
+        other.ok(&["SET", "gw:filled", &"x".repeat(3000)]);
+        assert!(gw.ask(&["EXEC"]).is_error("EXECABORT Transaction discarded because of: OOM"));
         let flagged = "#!lua flags=allow-oom\nreturn redis.call('SET', KEYS[1], string.rep('x', 1000))";
         assert_eq!(gw.ask(&["EVAL", flagged, "1", "gw:1"]).text().as_deref(), Some("OK"));
     }
@@ -85,7 +92,7 @@ fn a_tenant_that_keeps_its_keys_is_refused_at_its_limit_whatever_way_it_writes()
     assert!(is_oom(&waits.read().expect("the one that waits is answered")));
     // Others have room, and so has whoever deletes something.
     cluster.node(3).client_as("lf", "secret").ok(&["SET", "lf:1", "v"]);
-    let few: Vec<String> = (0..50).map(|number| format!("gw:{number}")).collect();
+    let few: Vec<String> = (1..51).map(|number| format!("gw:{number}")).collect();
     let del: Vec<&str> = std::iter::once("DEL").chain(few.iter().map(String::as_str)).collect();
     assert_eq!(gw.ask(&del), Value::Integer(50));
     gw.ok(&["SET", "gw:more", "v"]);
@@ -195,6 +202,47 @@ fn a_tenant_sees_its_own_memory_and_reserves_must_fit() {
     assert!(refused.is_error("ERR a reserve of 52428800 bytes is too much"), "{refused}");
     admin.ok(&["TENANT", "SET", "plain", "reserve", "40mb"]);
     assert!(admin.ask(&["TENANT", "CREATE", "third", "PREFIX", "third:", "reserve", "1mb"]).is_error("ERR a reserve"));
+    assert!(admin.ask(&["CONFIG", "SET", "maxmemory", "90mb"]).is_error("ERR tenants were promised 104857600 bytes"));
+    admin.ok(&["CONFIG", "SET", "maxmemory", "110mb"]);
+}
+
+#[test]
+fn whoever_is_within_its_reserve_loses_no_key_whatever_the_others_do() {
+    let cluster = Cluster::of(1).flag("maxmemory", "16mb").flag("maxmemory-policy", "allkeys-lru").start();
+    let mut admin = cluster.node(1).client();
+    let names = ["one", "two", "three"];
+    let settings: [&[&str]; 3] =
+        [&["reserve", "3mb"], &["reserve", "4mb", "eviction", "volatile-ttl"], &["eviction", "allkeys-random"]];
+    for (name, settings) in names.iter().zip(settings) {
+        tenant(&mut admin, name, settings);
+    }
+    let mut clients: Vec<Client> = names.iter().map(|name| cluster.node(1).client_as(name, "secret")).collect();
+    let (mut dice, mut written) = (Dice::from_env("KEYWARD_RESERVE_SEED"), [0_i64; 4]);
+    for step in 0..12_000 {
+        let who = dice.below(4);
+        let value = "x".repeat(200 + dice.below(4000));
+        let (client, name) = if who < 3 { (&mut clients[who], names[who]) } else { (&mut admin, "free") };
+        // The first two stay within what they were promised, the others take what they get.
+        let room = [2_800_000, 3_800_000, i64::MAX, i64::MAX][who];
+        if who > 1 || stat_of(client, "used_memory") + 8000 < room {
+            client.ok(&["SET", &format!("{name}:{}", written[who]), &value, "EX", "1000"]);
+            written[who] += 1;
+        }
+        if step % 1000 == 999 {
+            for (who, client) in clients.iter_mut().enumerate().take(2) {
+                assert_eq!(client.ask(&["DBSIZE"]), Value::Integer(written[who]), "{} after {step}", names[who]);
+            }
+        }
+    }
+    assert!(written[0] > 500 && written[1] > 500 && written[2] > 2500, "{written:?}");
+    assert_eq!(stat(&mut admin, "one", "evicted-keys") + stat(&mut admin, "two", "evicted-keys"), 0);
+    assert!(stat(&mut admin, "three", "evicted-keys") > 500);
+}
+
+fn stat_of(client: &mut Client, field: &str) -> i64 {
+    let info = client.text(&["INFO", "memory"]);
+    let line = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).expect("the field is there");
+    line.trim().parse().expect("a number")
 }
 
 /// `K`: some key, `V`: some value, `N`: some number.
@@ -364,4 +412,75 @@ fn use_is_counted_where_a_tenants_policy_wants_it_counted() {
     }
     let left = (0..50).filter(|number| often.ask(&["EXISTS", &format!("often:hot:{number}")]) == Value::Integer(1));
     assert!(left.count() >= 45, "what is used often stays");
+}
+
+/// Figures, on request: `cargo test -p keyward-tests --test it tenant_memory::measure -- --ignored --nocapture`.
+#[test]
+#[ignore = "prints figures: machines differ"]
+fn measured_what_tenants_cost() {
+    let cluster = Cluster::of(1).start();
+    let mut admin = cluster.node(1).client();
+    let resident = |client: &mut Client| {
+        std::thread::sleep(Duration::from_secs(2));
+        let info = client.text(&["INFO", "memory"]);
+        let line = info.lines().find_map(|line| line.strip_prefix("used_memory_rss:")).expect("the field is there");
+        line.trim().parse::<i64>().expect("a number")
+    };
+    // What the first changes cost is not the tenants' cost.
+    for number in 0..100 {
+        tenant(&mut admin, &format!("warm{number}"), &["limit", "1gb"]);
+    }
+    let before = resident(&mut admin);
+    for number in 0..1000 {
+        tenant(&mut admin, &format!("idle{number}"), &["limit", "1gb", "reserve", "1mb", "ops-per-second", "1000"]);
+    }
+    let after = resident(&mut admin);
+    println!("1000 idle tenants with users: {} KiB more in memory", (after - before) / 1024);
+    for number in 0..1000 {
+        admin.ok(&["SET", &format!("idle{number}:key"), "v"]);
+    }
+    println!("… with one key each: {} KiB more", (resident(&mut admin) - after) / 1024);
+    println!("… used memory of one with one key: {} bytes", stat(&mut admin, "idle7", "memory"));
+}
+
+/// The same for evictions: from one that has 1 % of the keys, and from one that has them all.
+#[test]
+#[ignore = "prints figures: machines differ"]
+fn measured_what_an_eviction_costs() {
+    let cluster = Cluster::of(1).start();
+    let mut admin = cluster.node(1).client();
+    tenant(&mut admin, "small", &["eviction", "allkeys-lru"]);
+    tenant(&mut admin, "large", &["eviction", "allkeys-lru"]);
+    let mut measured = |admin: &mut Client, name: &str, keys: usize, writes: usize| {
+        let mut client = cluster.node(1).client_as(name, "secret");
+        let value = "x".repeat(100);
+        let mut write = |from: usize, to: usize| {
+            for number in from..to {
+                client.send(&["SET", &format!("{name}:{number}"), &value]).expect("it is sent");
+                if number % 100 == 99 {
+                    (0..100).for_each(|_| assert!(client.read().expect("an answer").is_ok()));
+                }
+            }
+        };
+        write(0, keys);
+        let used = stat(admin, name, "memory");
+        // Below the limit first: what a write costs by itself.
+        let began = std::time::Instant::now();
+        write(0, writes);
+        let plain = began.elapsed();
+        admin.ok(&["TENANT", "SET", name, "limit", &used.to_string()]);
+        std::thread::sleep(Duration::from_millis(500));
+        let (before, began) = (stat(admin, name, "evicted-keys"), std::time::Instant::now());
+        write(keys, keys + writes);
+        let (evicted, took) = (stat(admin, name, "evicted-keys") - before, began.elapsed());
+        admin.ok(&["TENANT", "SET", name, "limit", "default"]);
+        let each = (took.as_nanos() as i64 - plain.as_nanos() as i64) / evicted.max(1);
+        println!(
+            "{name}: {keys} keys, {evicted} evicted, {:.0?} a write, {each} ns more for an eviction",
+            took / writes as u32
+        );
+    };
+    measured(&mut admin, "small", 10_000, 10_000);
+    measured(&mut admin, "large", 990_000, 10_000);
+    measured(&mut admin, "small", 10_000, 10_000);
 }
