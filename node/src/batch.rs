@@ -48,6 +48,9 @@ use std::time::{Duration, Instant};
 /// What a client gets whose request has an answer longer than `client-output-buffer-limit`. What it changed is changed.
 pub(crate) const REPLY_TOO_LONG: &str = "ERR the reply is longer than client-output-buffer-limit allows";
 
+/// The name of the last request's command, and the command.
+pub(crate) type Before<'a> = Option<(&'a [u8], &'static Row)>;
+
 /// A request whose command and place are known.
 pub(crate) struct Prepared<'a> {
     pub(crate) argv: &'a [&'a [u8]],
@@ -67,12 +70,18 @@ impl<'a> Prepared<'a> {
 
     /// The same, where its first key is looked up here.
     fn placed(worker: &Worker, argv: &'a [&'a [u8]]) -> Prepared<'a> {
-        let request = Prepared::of(worker, argv);
-        let place = first_key(&request).map(|key| (key, worker.node.shards.layout().place(key)));
-        Prepared { place, ..request }
+        let mut request = Prepared::of(worker, argv);
+        request.place = request.place_of_first_key(worker);
+        request
+    }
+
+    #[inline]
+    fn place_of_first_key(&self, worker: &Worker) -> Option<(&'a [u8], Place)> {
+        first_key(self).map(|key| (key, worker.node.shards.layout().place(key)))
     }
 
     /// A request of a batch with these arguments, decoded from `input`. `placed`: its first key is looked up here.
+    /// `before`: the command of the last one.
     #[inline]
     pub(crate) fn decoded(
         worker: &Worker,
@@ -80,11 +89,16 @@ impl<'a> Prepared<'a> {
         input: &'a [u8],
         request: &Decoded,
         placed: bool,
+        before: &mut Before<'a>,
     ) -> Prepared<'a> {
         let argv = &arguments[request.first as usize..(request.first + request.count) as usize];
-        let prepared = if placed { Prepared::placed(worker, argv) } else { Prepared::of(worker, argv) };
+        let resolved = worker.node.table.resolve_next(before, argv);
         let encoded = Some(&input[request.start..request.end]).filter(|encoded| encoded.first() == Some(&b'*'));
-        Prepared { encoded, end: request.end, ..prepared }
+        let mut prepared = Prepared { argv, resolved, place: None, encoded, end: request.end };
+        if placed {
+            prepared.place = prepared.place_of_first_key(worker);
+        }
+        prepared
     }
 
     /// Its first key, which it will need.
@@ -133,7 +147,10 @@ pub(crate) fn run_batch(
     let arguments: Vec<&[u8]> = ranges.iter().map(|range| range.of(input)).collect();
     let mut prepared: Vec<Prepared<'_>> = Vec::with_capacity(requests.len());
     let holds_data = lane.places_keys();
-    prepared.extend(requests.iter().map(|request| Prepared::decoded(worker, &arguments, input, request, holds_data)));
+    let mut before = None;
+    for request in requests {
+        prepared.push(Prepared::decoded(worker, &arguments, input, request, holds_data, &mut before));
+    }
     scratch.places.clear();
     let space = session.space();
     scratch.places.extend(prepared.iter().filter_map(|request| request.needed(space, &lane.view.tenancy)));

@@ -58,11 +58,11 @@ impl Histograms {
         Histograms((0..commands).map(|_| OnceLock::new()).collect())
     }
 
-    /// A command took this long; for the one thread that owns them.
+    /// A command took this long, so many times; for the one thread that owns them.
     #[inline]
-    pub fn note(&self, command: usize, nanoseconds: u64) {
+    pub fn note(&self, command: usize, nanoseconds: u64, times: u64) {
         let make = || Histogram((0..BUCKETS).map(|_| Counter::default()).collect());
-        self.0[command].get_or_init(make).0[bucket(nanoseconds)].add(1);
+        self.0[command].get_or_init(make).0[bucket(nanoseconds)].add(times);
     }
 
     /// Starts anew.
@@ -290,8 +290,8 @@ mod tests {
     #[test]
     fn percentiles_and_sums_are_those_of_all_threads() {
         let threads = [Histograms::new(2), Histograms::new(2)];
-        (1..=99).for_each(|_| threads[0].note(1, 1000));
-        threads[1].note(1, 1_000_000);
+        (1..=99).for_each(|_| threads[0].note(1, 1000, 1));
+        threads[1].note(1, 1_000_000, 1);
         let times = Times::sum(threads.iter(), 1);
         assert_eq!(times.calls(), 100);
         assert!((1.0..1.13).contains(&times.percentile_us(50.0)), "{}", times.percentile_us(50.0));

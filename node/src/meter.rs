@@ -21,6 +21,9 @@ use keyward_engine::session::Session;
 use keyward_engine::table::Row;
 use std::time::{Duration, Instant};
 
+/// Commands of a stretch there is room for at once: those of a usual pipeline.
+const STRETCH_USUAL: usize = 16;
+
 /// Commands that were run and whose time is not known yet.
 pub struct Meter<'a> {
     /// When the clock was last looked at.
@@ -36,7 +39,12 @@ pub struct Meter<'a> {
 impl<'a> Meter<'a> {
     /// For one batch; `closely`: every command is measured by itself.
     pub fn new(closely: bool) -> Meter<'a> {
-        Meter { looked: Instant::now(), stretch: Vec::new(), closely, spent: (Duration::ZERO, Duration::ZERO) }
+        Meter {
+            looked: Instant::now(),
+            stretch: Vec::with_capacity(STRETCH_USUAL),
+            closely,
+            spent: (Duration::ZERO, Duration::ZERO),
+        }
     }
 
     /// A command is about to run.
@@ -67,12 +75,18 @@ impl<'a> Meter<'a> {
         let count = u32::try_from(self.stretch.len()).unwrap_or(u32::MAX);
         if count > 0 {
             let share = (now - self.looked) / count;
-            for (row, argv) in self.stretch.drain(..) {
+            for alike in self.stretch.chunk_by(|(row, _), (next, _)| row.id == next.id) {
+                let (row, times) = (alike[0].0, alike.len());
                 if !row.command.flags.has(Flags::FAST) {
-                    self.spent.1 += share.saturating_sub(FREE_TIME);
+                    self.spent.1 += share.saturating_sub(FREE_TIME) * u32::try_from(times).unwrap_or(u32::MAX);
                 }
-                worker.took(hot, session, row, argv, share);
+                if worker.is_remarkable(hot, share) {
+                    alike.iter().for_each(|(row, argv)| worker.took(hot, session, row, argv, share));
+                } else {
+                    worker.count_time(hot, row, share, times as u64);
+                }
             }
+            self.stretch.clear();
         }
         self.spent.0 += now - self.looked;
         self.looked = now;
@@ -180,17 +194,31 @@ impl Worker {
     #[inline]
     pub fn took(&self, hot: &Hot, session: &Session, row: &'static Row, argv: &[&[u8]], time: Duration) {
         let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let index = usize::from(row.id);
-        self.stats.nanoseconds[index].add(nanoseconds);
-        if hot.tracks_latency {
-            self.stats.latency.note(index, nanoseconds);
-        }
+        self.count_time(hot, row, time, 1);
         if hot.remarkable.reached(CommandLogKind::Slow, nanoseconds / 1000) {
             self.note_slow(hot, session, row, slow::kept(row.full_name, argv), nanoseconds / 1000);
         }
         if hot.latency_event_ms > 0 && time.as_millis() as u64 >= hot.latency_event_ms {
             let event = if row.command.flags.has(Flags::FAST) { "fast-command" } else { "command" };
             self.node.latency.note(event, now_us() / 1_000_000, time.as_millis() as u64);
+        }
+    }
+
+    /// Whether somebody wants to know of a command that took so long.
+    #[inline]
+    fn is_remarkable(&self, hot: &Hot, time: Duration) -> bool {
+        let event = hot.latency_event_ms > 0 && time.as_millis() as u64 >= hot.latency_event_ms;
+        event || hot.remarkable.reached(CommandLogKind::Slow, time.as_micros() as u64)
+    }
+
+    /// Counts the time of `count` runs of a command that took so long each.
+    #[inline]
+    fn count_time(&self, hot: &Hot, row: &Row, time: Duration, count: u64) {
+        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let index = usize::from(row.id);
+        self.stats.nanoseconds[index].add(nanoseconds.saturating_mul(count));
+        if hot.tracks_latency {
+            self.stats.latency.note(index, nanoseconds, count);
         }
     }
 

@@ -264,11 +264,12 @@ fn run_some(worker: &Worker, members: &mut [Member], inputs: &mut [&mut [u8]], s
         arguments.extend(ranges[from..*ranges_end].iter().map(|range| range.of(input)));
     }
     let mut prepared: Vec<Prepared<'_>> = Vec::with_capacity(requests.len());
+    let mut before = None;
     scratch.places.clear();
     for ((member, input), (_, requests_end, _)) in members.iter().zip(inputs.iter()).zip(&decoded) {
         let (holds_data, space) = (member.lane.places_keys(), member.booth.connection.session.borrow().space());
         for request in &requests[prepared.len()..*requests_end] {
-            let request = Prepared::decoded(worker, &arguments, input, request, holds_data);
+            let request = Prepared::decoded(worker, &arguments, input, request, holds_data, &mut before);
             scratch.places.extend(request.needed(space, &member.lane.view.tenancy));
             prepared.push(request);
         }

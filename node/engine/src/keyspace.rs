@@ -125,6 +125,25 @@ impl Layout {
 /// not empty, else the whole key (<https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-tags>).
 #[inline]
 pub fn hash_tag(key: &[u8]) -> &[u8] {
+    // Most keys are short and have none: looking at them here costs less than a call.
+    if key.len() <= TAGLESS_BYTES_MAX && !has_brace(key) { key } else { find_hash_tag(key) }
+}
+
+const TAGLESS_BYTES_MAX: usize = 64;
+
+/// Whether there is a `{`, eight bytes at a time.
+#[inline]
+fn has_brace(key: &[u8]) -> bool {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    const BRACES: u64 = u64::from_le_bytes([b'{'; 8]);
+    // A byte of the difference is zero where a brace is: subtracting one then borrows through its highest bit.
+    let holds = |word: u64| (word ^ BRACES).wrapping_sub(ONES) & !(word ^ BRACES) & (ONES << 7) != 0;
+    let Some(last) = key.last_chunk::<8>() else { return key.contains(&b'{') };
+    let (words, _) = key.as_chunks::<8>();
+    words.iter().any(|word| holds(u64::from_le_bytes(*word))) || holds(u64::from_le_bytes(*last))
+}
+
+fn find_hash_tag(key: &[u8]) -> &[u8] {
     let Some(open) = memchr::memchr(b'{', key) else { return key };
     match memchr::memchr(b'}', &key[open + 1..]) {
         Some(length) if length > 0 => &key[open + 1..open + 1 + length],

@@ -83,10 +83,20 @@ impl Reply {
         if !self.fits(0) {
             return;
         }
-        let mut digits = itoa::Buffer::new();
-        self.bytes.push(kind);
-        self.bytes.extend_from_slice(digits.format(number).as_bytes());
-        self.bytes.extend_from_slice(b"\r\n");
+        // Most lengths and many counts have one or two digits.
+        match number {
+            0..10 => self.bytes.extend_from_slice(&[kind, b'0' + number as u8, b'\r', b'\n']),
+            10..100 => {
+                let (tens, ones) = (b'0' + number as u8 / 10, b'0' + number as u8 % 10);
+                self.bytes.extend_from_slice(&[kind, tens, ones, b'\r', b'\n']);
+            }
+            _ => {
+                let mut digits = itoa::Buffer::new();
+                self.bytes.push(kind);
+                self.bytes.extend_from_slice(digits.format(number).as_bytes());
+                self.bytes.extend_from_slice(b"\r\n");
+            }
+        }
     }
 
     /// `+OK`.

@@ -206,6 +206,28 @@ impl Table {
         }
     }
 
+    /// The same as [`Table::resolve`], for requests that come one after the other: most have the name of the one before.
+    #[inline]
+    pub fn resolve_next<'a>(
+        &'static self,
+        before: &mut Option<(&'a [u8], &'static Row)>,
+        argv: &'a [&'a [u8]],
+    ) -> Result<Resolved<'static>, CommandError> {
+        if let (Some((name, row)), Some(own)) = (*before, argv.first())
+            && *own == name
+            && row.command.arity.accepts(argv.len())
+        {
+            return Ok(Resolved { row, words: 1 });
+        }
+        let resolved = self.resolve(argv)?;
+        // A container's subcommands share its name.
+        *before = argv
+            .first()
+            .filter(|_| resolved.words == 1 && resolved.row.subcommands.is_empty())
+            .map(|name| (*name, resolved.row));
+        Ok(resolved)
+    }
+
     /// What a request means. Every request passes here, also those inside transactions, scripts and ACL DRYRUN.
     #[inline]
     pub fn resolve(&self, argv: &[&[u8]]) -> Result<Resolved<'_>, CommandError> {

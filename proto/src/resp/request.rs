@@ -149,18 +149,21 @@ impl Decoder {
         self.resume(buf, args)
     }
 
-    /// The common request: at most nine arguments of at most 999 bytes, all of it in the buffer.
+    /// The common request: at most 99 arguments of at most 999 bytes, all of it in the buffer.
     /// Whatever it does not recognize it leaves to [`Self::resume`], which also finds the error.
     #[inline]
     fn small_request(&self, buf: &[u8], args: &mut Vec<ArgRange>) -> Option<usize> {
         let (arguments_max, bulk_bytes_max) = self.caps();
-        let [b'*', count @ b'1'..=b'9', b'\r', b'\n', ..] = *buf else { return None };
-        let count = usize::from(count - b'0');
+        let (count, mut at) = match *buf {
+            [b'*', count @ b'1'..=b'9', b'\r', b'\n', ..] => (count - b'0', 4),
+            [b'*', tens @ b'1'..=b'9', ones @ b'0'..=b'9', b'\r', b'\n', ..] => ((tens - b'0') * 10 + ones - b'0', 5),
+            _ => return None,
+        };
+        let count = usize::from(count);
         if count > arguments_max {
             return None;
         }
         let first = args.len();
-        let mut at = 4;
         for _ in 0..count {
             let Some((start, len)) = small_bulk(buf, at).filter(|&(_, len)| len <= bulk_bytes_max) else {
                 args.truncate(first);
