@@ -272,7 +272,7 @@ pub struct Round {
     pub policy: Policy,
     /// How use is remembered.
     pub usage: Usage,
-    /// Keys to look at (`maxmemory-samples`).
+    /// Keys to look at, at least (`maxmemory-samples`).
     pub samples: usize,
     /// The wall clock.
     pub now: UnixMillis,
@@ -286,7 +286,8 @@ impl Shard {
         for _ in 0..BUCKETS_PER_ROUND {
             let dict = &keys.dict;
             keys.sample_cursor = dict.scan(keys.sample_cursor, &mut |entry| {
-                if looked_at < round.samples && may_go(round.policy, entry) {
+                // All of a bucket: who lies last in a crowded one must be found as often as the others.
+                if may_go(round.policy, entry) {
                     looked_at += 1;
                     let place = Place { shard: index, hash: dict.hash(entry.key()) };
                     pool.offer(space, place, entry, round.usage, round.now);
