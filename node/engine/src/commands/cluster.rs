@@ -37,7 +37,7 @@ pub(super) const COMMANDS: &[Command] = &[
         group: Group::Cluster,
         keys: KeyRule::At(&[KeySpec::at(1, KeyFlags::NOT_KEY)]),
         scope: Scope::Filtered(Of::Keys),
-        run: Run::Refused("any node walks over all keys; use SCAN"),
+        run: Run::OnEveryKey(super::generic::every_key::cluster_scan),
         docs: Docs {
             summary: "Walks over the keys of the whole cluster, some at a time.",
             since: "9.1.0",

@@ -16,6 +16,7 @@ use crate::commands::collections;
 use crate::error::CommandError;
 use crate::keyspace::{EveryKey, Keys, ScanPosition, TenantId};
 use crate::reply::Reply;
+use crate::slot;
 use crate::types::number;
 use keyward_acl::Glob;
 
@@ -54,17 +55,23 @@ struct Scan {
     count: usize,
     pattern: Glob,
     type_name: Option<&'static str>,
+    /// `CLUSTERSCAN`: the keys of this slot only.
+    slot: Option<u16>,
 }
 
-fn parse_scan(mut args: Args<'_>) -> Result<Scan, CommandError> {
-    let cursor = collections::cursor(&mut args)?;
-    let mut scan = Scan { cursor, count: SCAN_COUNT, pattern: Glob::Any, type_name: None };
+/// The options behind a cursor; `SLOT` is one of them where `of_cluster`.
+fn parse_scan(cursor: u64, of_cluster: bool, mut args: Args<'_>) -> Result<Scan, CommandError> {
+    let mut scan = Scan { cursor, count: SCAN_COUNT, pattern: Glob::Any, type_name: None, slot: None };
     while args.len() >= 2 {
         if args.accept("COUNT") {
             let count = args.integer()?;
             scan.count = usize::try_from(count).ok().filter(|count| *count > 0).ok_or(CommandError::Syntax)?;
         } else if args.accept("MATCH") {
             scan.pattern = Glob::compile(args.take()?);
+        } else if of_cluster && args.accept("SLOT") {
+            let slot = number::parse_i64(args.take()?).and_then(|slot| u16::try_from(slot).ok());
+            let slot = slot.filter(|slot| *slot < slot::SLOTS);
+            scan.slot = Some(slot.ok_or_else(|| CommandError::err("Invalid or out of range slot"))?);
         } else if args.accept("TYPE") {
             let name = args.take()?;
             let known = TYPES.into_iter().find(|known| name.eq_ignore_ascii_case(known.as_bytes()));
@@ -124,8 +131,30 @@ impl CursorLayout {
     }
 }
 
-pub(super) fn scan(all: &mut dyn EveryKey, args: Args<'_>, reply: &mut Reply) -> Answer {
-    let scan = parse_scan(args)?;
+pub(super) fn scan(all: &mut dyn EveryKey, mut args: Args<'_>, reply: &mut Reply) -> Answer {
+    let cursor = collections::cursor(&mut args)?;
+    let scan = parse_scan(cursor, false, args)?;
+    walk(all, &scan, reply, |next, reply| reply.bulk(&number::format_i64(next as i64)))
+}
+
+/// What lies around the cursor of `CLUSTERSCAN`: its tag tells cluster clients which node to ask, and here any node walks over
+/// all keys.
+const CLUSTER_CURSOR: (&str, &str) = ("0-{0}-", "0");
+
+pub(in crate::commands) fn cluster_scan(all: &mut dyn EveryKey, mut args: Args<'_>, reply: &mut Reply) -> Answer {
+    let (before, end) = CLUSTER_CURSOR;
+    let text = args.take()?;
+    let number = if text == end.as_bytes() { Some(text) } else { text.strip_prefix(before.as_bytes()) };
+    let cursor = number.and_then(number::parse_i64).and_then(|cursor| u64::try_from(cursor).ok());
+    let scan = parse_scan(cursor.ok_or_else(|| CommandError::err("Invalid cursor"))?, true, args)?;
+    walk(all, &scan, reply, |next, reply| match next {
+        0 => reply.bulk(end.as_bytes()),
+        next => reply.bulk(format!("{before}{next}").as_bytes()),
+    })
+}
+
+/// Goes on from the cursor of `scan`; `cursor` tells where to go on next.
+fn walk(all: &mut dyn EveryKey, scan: &Scan, reply: &mut Reply, cursor: impl FnOnce(u64, &mut Reply)) -> Answer {
     let shard_count = all.shard_count();
     let layout = CursorLayout { shard_bits: shard_count.next_power_of_two().trailing_zeros() };
     let (mut shard, from) = layout.read(scan.cursor);
@@ -144,7 +173,7 @@ pub(super) fn scan(all: &mut dyn EveryKey, args: Args<'_>, reply: &mut Reply) ->
                 return;
             }
             for _ in 0..BUCKETS_PER_LOCK.min(buckets_left) {
-                at = visit_bucket(keys, &scan, at.unwrap_or_default(), &mut visited, &mut listed, &mut elements);
+                at = visit_bucket(keys, scan, at.unwrap_or_default(), &mut visited, &mut listed, &mut elements);
                 buckets_left -= 1;
                 if at.is_none() || visited >= scan.count {
                     break;
@@ -158,7 +187,7 @@ pub(super) fn scan(all: &mut dyn EveryKey, args: Args<'_>, reply: &mut Reply) ->
     }
     let next = at.filter(|_| shard < shard_count).map_or(0, |at| layout.write(shard, at));
     reply.array(2);
-    reply.bulk(&number::format_i64(next as i64));
+    cursor(next, reply);
     reply.array(listed);
     reply.raw(&elements.bytes);
     Ok(())
@@ -176,7 +205,8 @@ fn visit_bucket(
     keys.scan(at, scan.type_name, &mut |entry| {
         *visited += 1;
         let of_type = scan.type_name.is_none_or(|name| crate::keyspace::type_name(&entry.value()) == name);
-        if of_type && scan.pattern.matches(entry.key()) {
+        let of_slot = scan.slot.is_none_or(|wanted| slot::of_key(entry.key()) == wanted);
+        if of_type && of_slot && scan.pattern.matches(entry.key()) {
             elements.bulk(entry.key());
             *listed += 1;
         }

@@ -191,6 +191,33 @@ fn scan_filters_by_type_and_refuses_nonsense() {
 }
 
 #[test]
+fn a_scan_of_the_cluster_walks_over_every_key_and_knows_slots() {
+    let mut engine = Engine::new(4);
+    for number in 0..500 {
+        engine.words(&format!("SET key:{number} v"));
+    }
+    let (mut seen, mut cursor) = (BTreeSet::new(), "0".to_owned());
+    loop {
+        let answer = engine.words(&format!("CLUSTERSCAN {cursor} COUNT 20"));
+        let mut strings = bulks(&answer).into_iter();
+        cursor = strings.next().expect("a cursor comes first");
+        seen.extend(strings);
+        if cursor == "0" {
+            break;
+        }
+        assert!(cursor.starts_with("0-{0}-"), "a tag tells cluster clients where to go: {cursor}");
+    }
+    assert_eq!(seen.len(), 500);
+    engine.converse(&[
+        ("CLUSTERSCAN 0 COUNT 10000 SLOT 6657 MATCH key:1*", "*2\n$1\n0\n*1\n$5\nkey:1\n"),
+        ("CLUSTERSCAN 0 SLOT 16384", "-ERR Invalid or out of range slot\n"),
+        ("CLUSTERSCAN 12", "-ERR Invalid cursor\n"),
+        ("CLUSTERSCAN 0-{0}-x", "-ERR Invalid cursor\n"),
+        ("SCAN 0 SLOT 1", "-ERR syntax error\n"),
+    ]);
+}
+
+#[test]
 fn every_key_is_picked_at_random_sooner_or_later() {
     let mut engine = Engine::new(4);
     engine.words("MSET a 1 b 2 c 3 d 4 e 5");
