@@ -103,7 +103,10 @@ impl<'a> Batch<'_, 'a> {
                 }
             }
             Now::RunScript(call) => return self.script(call, reach, session, lane, scratch),
-            Now::Scripts(care) => self.care_for_scripts(care, reach, session, &mut scratch.reply),
+            Now::Scripts(care) if !self.care_for_scripts(&care, reach, session, &mut scratch.reply) => {
+                return Flow::Closed;
+            }
+            Now::Scripts(_) => {}
             Now::Unblock { client, error } => {
                 let woken = self.reaches_client(reach, client) && self.worker.node.blocked.unblock(client, error);
                 scratch.reply.flag(woken);

@@ -9,10 +9,12 @@
 //! of clients that waited. It reads and writes no socket. It is long because these paths share every step.
 
 use crate::connection::{Connection, Decoded, Lane, Next, OUTPUT_BYTES_SOFT, renew};
+use crate::corridor::{Part, Parts};
 use crate::forward::ForwardBatch;
 use crate::gate::{self, Conditions, KeyBuffer, LeaseState, Memory, Refusal};
 use crate::gather::Spread;
 use crate::insight;
+use crate::journal::Journal;
 use crate::live::Hot;
 use crate::memory::{Claim, note_owners, writes_only_its_own};
 use crate::meter::{Asked, Meter};
@@ -34,7 +36,7 @@ use keyward_engine::command::{Flags, Group, Home, Run};
 use keyward_engine::effects::Wait;
 use keyward_engine::error::CommandError;
 use keyward_engine::events::EventClass;
-use keyward_engine::keyspace::{CallContext, Place, SpaceId};
+use keyward_engine::keyspace::{CallContext, Place, SpaceId, TenantId};
 use keyward_engine::reply::Reply;
 use keyward_engine::scope::Reach;
 use keyward_engine::session::{ReplyMode, Session};
@@ -136,7 +138,7 @@ pub(crate) fn run_batch(
     connection: &Rc<Connection>,
     session: &mut Session,
     lane: &mut Lane,
-    received: Received<'_>,
+    (received, beside): (Received<'_>, &mut Option<Parts>),
     consumed: &mut usize,
     scratch: &mut Scratch,
 ) -> Option<Next> {
@@ -161,7 +163,10 @@ pub(crate) fn run_batch(
     scratch.reply.bytes_max = hot.reply_bytes_max();
     let conditions = worker.conditions(&lane.view, &hot);
     let mut batch = Batch::new(worker, Some(connection), worker.now_ms(), conditions, hot);
-    batch.serve(connection, session, lane, &mut prepared.into_iter(), consumed, scratch)
+    batch.beside = beside.take();
+    let ended = batch.serve(connection, session, lane, &mut prepared.into_iter(), consumed, scratch);
+    *beside = batch.beside;
+    ended
 }
 
 fn run_prepared<'a>(
@@ -285,6 +290,10 @@ pub(crate) struct Batch<'w, 'a> {
     pub(crate) meter: Meter<'a>,
     /// What it cost, and whether its client is ahead of a rate.
     pub(crate) tab: Tab,
+    /// Parts of the corridor that others are alone in.
+    pub(crate) beside: Option<Parts>,
+    /// Where effects are gathered, while its client is alone with the keys of its tenant.
+    gathering: Option<Rc<Journal>>,
     /// These are the requests of a transaction that is being carried out: nothing is queued, nothing waits, and those who
     /// wait for their keys are served when it is over.
     executing: bool,
@@ -322,6 +331,8 @@ impl<'w, 'a> Batch<'w, 'a> {
             spread: None,
             meter,
             tab: Tab::default(),
+            beside: None,
+            gathering: None,
             executing: false,
             scripted: false,
             tracker: None,
@@ -390,7 +401,32 @@ impl<'w, 'a> Batch<'w, 'a> {
         let inner = Batch::new(self.worker, self.connection, now, self.conditions, Rc::clone(&self.hot));
         let (frozen_us, tracker) = (self.frozen_us, self.tracker.clone());
         let tab = Tab::within(&self.tab);
-        Batch { executing: true, meter: Meter::new(true), tab, frozen_us, tracker, ..inner }
+        let gathering = self.gathering.clone();
+        Batch { executing: true, meter: Meter::new(true), tab, gathering, frozen_us, tracker, ..inner }
+    }
+
+    /// Where effects go.
+    #[inline]
+    pub(crate) fn journal(&self) -> &Journal {
+        self.gathering.as_deref().unwrap_or(&self.worker.node.journal)
+    }
+
+    /// What follows is one step. `of_tenant`: its client is alone with the keys of its tenant only, and others write theirs.
+    pub(crate) fn begin_step(&mut self, of_tenant: bool) {
+        match &self.gathering {
+            // A script within a transaction is part of its step.
+            Some(_) => {}
+            None if of_tenant => self.gathering = Some(Rc::new(self.worker.node.journal.gathering())),
+            None => self.worker.node.journal.begin_group(),
+        }
+    }
+
+    /// The step is over.
+    pub(crate) fn end_step(&mut self) {
+        match self.gathering.take() {
+            Some(gathered) => gathered.finish(),
+            None => self.worker.node.journal.end_group(),
+        }
     }
 
     /// From now on time stands still for what this one's client runs as one step. Returns what
@@ -423,7 +459,11 @@ impl<'w, 'a> Batch<'w, 'a> {
             self.hold_back(session, &flow, mark, scratch);
         }
         if !scratch.calls.ready.is_empty() && !self.executing {
-            self.serve_ready(&lane.view, scratch);
+            self.serve_ready(&lane.view, None, scratch);
+            let later = std::mem::take(&mut scratch.calls.ready);
+            if !later.is_empty() {
+                crate::scripts::serve_later(self.worker, later);
+            }
         }
         if let Some(connection) = self.connection.filter(|connection| connection.caching.get().is_some()) {
             // It was about one command, or one transaction.
@@ -443,7 +483,8 @@ impl<'w, 'a> Batch<'w, 'a> {
             scratch.reply.rewind(mark);
         }
         // What is asked of the outside is answered later, by whoever carries it out; so is what another node takes over.
-        let answered = !matches!(&flow, Flow::Stop(next) if matches!(**next, Next::Ask(..) | Next::HandOver(_)));
+        let answered =
+            !matches!(&flow, Flow::Stop(next) if matches!(**next, Next::Ask(..) | Next::Walk(_) | Next::HandOver(_)));
         if answered && session.replies == ReplyMode::SkipNext && session.last_command != "client|reply" {
             session.replies = ReplyMode::On;
         }
@@ -615,6 +656,16 @@ impl<'w, 'a> Batch<'w, 'a> {
                 return Flow::Continue;
             }
         }
+        if self.beside.is_some()
+            && let Some(busy) = is_barred(self.beside.as_ref(), session, row, admitted.keys())
+        {
+            if !busy || self.executing {
+                return Flow::Closed;
+            }
+            self.worker.refused(session, row, &Refusal::Busy, self.log_context(session));
+            scratch.reply.error(&Refusal::Busy.text(self.conditions.detail));
+            return Flow::Continue;
+        }
         session.commands += 1;
         self.tab.tally.operations += 1;
         session.last_command = row.full_name;
@@ -654,9 +705,14 @@ impl<'w, 'a> Batch<'w, 'a> {
                 let reader = reading.as_ref().map(|tracker| Reader { tracker, keys_max });
                 let (client, reach) = (session.id, &Reach::Nothing);
                 let call = Call { argv, words, keys, place, context, events, client, reach, reader, park };
-                let result = node.shards.run(handler, &call, &mut scratch.calls, &node.journal, &mut scratch.reply);
+                let journal = self.gathering.as_deref().unwrap_or(&node.journal);
+                let result = node.shards.run(handler, &call, &mut scratch.calls, journal, &mut scratch.reply);
                 self.note_lookups(session, &scratch.calls);
                 result
+            }
+            Run::OnEveryKey(_) if !self.executing && walks_apart(self.worker, self.connection, session, row, argv) => {
+                let owned = argv.iter().map(|word| word.to_vec()).collect();
+                return Flow::Stop(Box::new(Next::Walk(owned)));
             }
             Run::OnEveryKey(handler) => {
                 let events = events_of(&self.hot, session);
@@ -664,7 +720,8 @@ impl<'w, 'a> Batch<'w, 'a> {
                 let (keys, place, reader, park) = (&[], None, None, None);
                 let call = Call { argv, words, keys, place, context, events, client, reach, reader, park };
                 let node = &self.worker.node;
-                node.shards.run_on_every_key(handler, &call, &mut scratch.calls, &node.journal, &mut scratch.reply)
+                let journal = self.gathering.as_deref().unwrap_or(&node.journal);
+                node.shards.run_on_every_key(handler, &call, &mut scratch.calls, journal, &mut scratch.reply)
             }
             Run::AtOnce(handler) => {
                 let reach = session.reach(row);
@@ -864,16 +921,22 @@ impl<'w, 'a> Batch<'w, 'a> {
         }
     }
 
-    /// Runs the requests of those who waited for keys that were written, first come first.
-    pub(crate) fn serve_ready(&mut self, view: &Arc<View>, scratch: &mut Scratch) {
+    /// Runs the requests of those who waited for keys that were written, first come first. `alone`: only those of this
+    /// tenant, with whose keys the caller is alone. Keys for which somebody has to wait on stay in the list of the ready.
+    pub(crate) fn serve_ready(&mut self, view: &Arc<View>, alone: Option<TenantId>, scratch: &mut Scratch) {
         // What is served may write keys others wait for: they join at the end.
         let mut at = 0;
+        let mut later = Vec::new();
         while let Some((space, key)) = scratch.calls.ready.get(at).cloned() {
             at += 1;
             let shards = &self.worker.node.shards;
             let (queue, kind) = shards.queue(space, &key, self.now);
             for waiter in queue {
                 if waiter.is_waiting() && self.concerns(&waiter, kind) {
+                    if self.must_wait_on(&waiter, alone) {
+                        later.push((space, key.clone()));
+                        continue;
+                    }
                     let served = waiter.try_serve(|| self.answer_waiting(&waiter, view, scratch));
                     if served {
                         shards.leave(&waiter);
@@ -881,7 +944,18 @@ impl<'w, 'a> Batch<'w, 'a> {
                 }
             }
         }
-        scratch.calls.ready.clear();
+        scratch.calls.ready = later;
+    }
+
+    /// Whether the waiting client may touch keys that somebody is alone with.
+    fn must_wait_on(&self, waiter: &Waiter, alone: Option<TenantId>) -> bool {
+        if let Some(tenant) = alone {
+            return waiter.session.lock().tenant != tenant;
+        }
+        let Some(parts) = self.beside.as_ref().filter(|parts| !parts.is_empty()) else { return false };
+        let tenant = waiter.session.lock().tenant;
+        let owned = |part: &Arc<Part>| tenant == TenantId::SHARED && waiter.keys.iter().any(|key| part.owns(key));
+        parts.iter().any(|part| part.tenant.id == tenant || owned(part))
     }
 
     /// Whether a key of this type may end the wait: a list ends BLPOP, a string does not. A consumer group may also be told
@@ -967,7 +1041,7 @@ impl<'w, 'a> Batch<'w, 'a> {
         // Without replies the count would not tell which answer belongs to what; and what may wait there must not keep
         // others waiting: one at a time.
         let silent = session.replies != ReplyMode::On;
-        let alone = silent || matches!(row.run, Run::AskOwner(_));
+        let alone = silent || matches!(row.run, Run::AskOwner(_)) || row.full_name == "keys";
         if alone && !self.forward.is_empty() {
             return Flow::StopBefore;
         }
@@ -1018,6 +1092,44 @@ impl Batch<'_, '_> {
         batch.add(argv, encoded);
         batch.writes |= writes;
     }
+}
+
+/// Whether somebody is alone with what a request would touch; `Some(true)`: for so long that its client is told.
+#[cold]
+fn is_barred(beside: Option<&Parts>, session: &Session, row: &Row, keys: &[keyward_acl::KeyUse<'_>]) -> Option<bool> {
+    let touches = |part: &Arc<Part>| match row.run {
+        Run::OnKeys(_) | Run::AtOnce(_) if keys.is_empty() => false,
+        Run::OnKeys(_) | Run::OnEveryKey(_) | Run::AtOnce(_) => {
+            let tenant = &part.tenant;
+            if session.tenant == tenant.id {
+                return true;
+            }
+            // Other tenants, and namespaces, have no key in common with it: it lends and borrows none.
+            if session.tenant != TenantId::SHARED || tenant.is_namespace() {
+                return false;
+            }
+            keys.is_empty() || keys.iter().any(|named| part.owns(named.key))
+        }
+        _ => false,
+    };
+    let parts = beside?.iter().filter(|part| touches(part));
+    parts.map(|part| part.is_busy()).reduce(|one, other| one || other)
+}
+
+/// Whether a command walks over more keys than this thread has time for, and need not be one step with others.
+fn walks_apart(
+    worker: &Worker,
+    connection: Option<&Rc<Connection>>,
+    session: &Session,
+    row: &'static Row,
+    argv: &[&[u8]],
+) -> bool {
+    let Some(connection) = connection else { return false };
+    let apart = crate::walks::is_long(worker, session, row, argv);
+    if apart {
+        *connection.asked.borrow_mut() = Some(Asked::new(row, argv));
+    }
+    apart
 }
 
 /// Shows a command to those who watch. Passwords are nobody's business; administration is not shown either, as in Redis.
@@ -1147,7 +1259,7 @@ pub fn run_forwarded(
     session: &mut Session,
     lane: &mut Lane,
     argvs: &[&[&[u8]]],
-    busy: bool,
+    (busy, beside): (bool, Option<Parts>),
     scratch: &mut Scratch,
 ) -> Ran {
     let hot = worker.hot();
@@ -1162,6 +1274,7 @@ pub fn run_forwarded(
     let conditions = worker.conditions(&lane.view, &hot);
     let mut batch = Batch::new(worker, None, worker.now_ms(), conditions, hot);
     let mut answered = 0;
+    batch.beside = beside;
     batch.tab.open(session);
     for argv in argvs {
         let ended = if !lane_is_current(worker, lane, session, &mut batch) {

@@ -10,10 +10,11 @@
 use crate::batch::{self, Ran};
 use crate::carrier::{self, Arrival, Arrivals, BODY_BYTES_MAX, Departures, Kind, PART_BYTES};
 use crate::connection::{self, Connection, Lane};
-use crate::corridor::{Entry, InLane};
+use crate::corridor::{Entry, InLane, Parts};
 use crate::forward;
 use crate::shards::Needed;
 use crate::view::View;
+use crate::walks;
 use crate::worker::{Scratch, Worker};
 use bytes::Bytes;
 use keyward_cluster::Epoch;
@@ -201,12 +202,14 @@ impl Callers {
     /// Does as much as is prefetched together.
     fn some(&mut self, work: &mut std::collections::VecDeque<Work>, bytes: &[u8]) -> Option<Stop> {
         let worker = Rc::clone(&self.worker);
-        let entry = worker.node.corridor.enter(worker.lane);
-        let _in_lane = match entry {
-            Entry::Entered => Some(InLane::new(&worker.node.corridor, worker.lane)),
+        let corridor = &worker.node.corridor;
+        let (in_lane, beside) = match corridor.enter(worker.lane) {
+            Entry::Entered => (Some(InLane::new(corridor, worker.lane)), None),
+            Entry::Beside(parts) => (Some(InLane::new(corridor, worker.lane)), Some(parts)),
             Entry::Closed => return Some(Stop::Closed),
-            Entry::Busy => None,
+            Entry::Busy => (None, None),
         };
+        let busy = in_lane.is_none();
         self.look_around();
         let mut scratch = worker.scratch.borrow_mut();
         self.prefetch(work, bytes, &mut scratch);
@@ -223,7 +226,7 @@ impl Callers {
                         return Some(Stop::Behind(version));
                     }
                     requests_done += requests.requests.len();
-                    self.run(requests, bytes, entry == Entry::Busy, &mut scratch);
+                    self.run(requests, bytes, (busy, beside.clone()), &mut scratch);
                 }
             }
             if requests_done >= TOGETHER_MAX {
@@ -294,7 +297,7 @@ impl Callers {
     }
 
     /// Runs a batch as whoever sits on its seat, and makes its replies ready.
-    fn run(&mut self, requests: Requests, bytes: &[u8], busy: bool, scratch: &mut Scratch) {
+    fn run(&mut self, requests: Requests, bytes: &[u8], how: (bool, Option<Parts>), scratch: &mut Scratch) {
         let seat = requests.seat;
         if requests.malformed {
             return self.refuse(seat, BatchError::Invalid, "a malformed batch");
@@ -330,8 +333,22 @@ impl Callers {
             tokio::task::spawn_local(answer_later(worker, session, asked, Rc::clone(&self.departures), seat, left));
             return;
         }
+        if let [only] = argvs.as_slice()
+            && let Ok(resolved) = worker.node.table.resolve(only)
+            && walks::is_long(&worker, session, resolved.row, only)
+        {
+            let (session, argv) = (session.for_later(), only.iter().map(|word| word.to_vec()).collect());
+            let departures = Rc::clone(&self.departures);
+            tokio::task::spawn_local(async move {
+                let mut replies = walks::answer(&worker, session, argv).await;
+                if !left.get() {
+                    send(&departures, seat, 1, &mut replies);
+                }
+            });
+            return;
+        }
         session.active_at = worker.now_ms();
-        match batch::run_forwarded(&worker, session, &mut self.lane, &argvs, busy, scratch) {
+        match batch::run_forwarded(&worker, session, &mut self.lane, &argvs, how, scratch) {
             Ran::Answered(count) => {
                 let replication = &worker.node.replication;
                 replication.log.tell();

@@ -30,6 +30,7 @@ use crate::tracking::Tracker;
 use crate::transaction::{self, Remaining};
 use crate::turns::{SLICE, Sharer};
 use crate::view::View;
+use crate::walks;
 use crate::worker::{READ_BYTES, Scratch, Worker};
 use keyward_cluster::{Epoch, GroupId};
 use keyward_engine::asks::Ask;
@@ -340,6 +341,8 @@ pub enum Next {
     Yield,
     /// Carry this out, then go on.
     Ask(Ask, Reach),
+    /// Have this walk over many keys done apart, then go on.
+    Walk(Vec<Vec<u8>>),
     /// Have another node run these, then go on.
     Forward(ForwardBatch),
     /// Have other nodes, and this one, run these, each of which is about one group; then go on.
@@ -474,6 +477,16 @@ async fn converse(worker: &Rc<Worker>, booth: &Booth, lane: Box<Lane>) -> io::Re
                         biased;
                         () = connection.killed() => return Ok(()),
                         () = asks::carry_out(worker.of(lane.view.of), connection, ask, &reach, &mut lane.output) => {}
+                    }
+                    if connection.session.borrow().wants_quorum() {
+                        lane.await_confirmation(worker);
+                    }
+                }
+                Next::Walk(argv) => {
+                    tokio::select! {
+                        biased;
+                        () = connection.killed() => return Ok(()),
+                        () = walks::carry_out(worker.of(lane.view.of), connection, argv, &mut lane.output) => {}
                     }
                     if connection.session.borrow().wants_quorum() {
                         lane.await_confirmation(worker);
@@ -911,10 +924,12 @@ pub(crate) fn run(
     scratch: &mut Scratch,
 ) -> (usize, Next) {
     // While a slow script has the corridor, only what is allowed beside it is let through the gate.
-    let _in_lane = match worker.node.corridor.enter(worker.lane) {
-        Entry::Entered => Some(InLane::new(&worker.node.corridor, worker.lane)),
+    let corridor = &worker.node.corridor;
+    let (_in_lane, mut beside) = match corridor.enter(worker.lane) {
+        Entry::Entered => (Some(InLane::new(corridor, worker.lane)), None),
+        Entry::Beside(parts) => (Some(InLane::new(corridor, worker.lane)), Some(parts)),
         Entry::Closed => return (0, Next::Wait),
-        Entry::Busy => None,
+        Entry::Busy => (None, None),
     };
     let mut session = connection.session.borrow_mut();
     let mut ranges = std::mem::take(&mut scratch.ranges);
@@ -928,7 +943,7 @@ pub(crate) fn run(
         let ended = decode(lane, known, input, consumed, &mut ranges, &mut requests);
         let done = requests.last().map_or(consumed, |request| request.end);
         let received = Received { input, ranges: &ranges, requests: &requests };
-        let flow = run_batch(worker, connection, &mut session, lane, received, &mut consumed, scratch);
+        let flow = run_batch(worker, connection, &mut session, lane, (received, &mut beside), &mut consumed, scratch);
         if let Some(next) = finish_batch(worker, &mut session, lane, flow, ended, done, &mut consumed, scratch) {
             break next;
         }

@@ -1,22 +1,37 @@
-//! Who may run now: every data thread at once, or one alone.
+//! Who may run now: every data thread at once, or one alone; alone with everything, or with the keys of one tenant.
 //!
 //! ```text
-//!   a batch        enter(lane) ─► runs its commands, taking shard locks as they need ─► leave
-//!   EXEC, a script close() ─► waits until every lane is empty ─► runs alone ─► open
+//!   a batch              enter(lane) ─► runs its commands, taking shard locks as they need ─► leave
+//!   EXEC, a script       close(everything) ─► waits until every lane is empty ─► runs alone ─► open
+//!   those of a tenant    close(its keys)   ─► the same ─► runs; others enter beside it, and keep off its keys ─► open
 //! ```
 //! Whoever closed the corridor runs command after command, each through the ordinary way with its ordinary locks, and
-//! nothing comes between: that is what makes transactions and scripts atomic, whatever keys they turn out to touch. A
-//! lane is a flag on a cache line of its own, so entering costs a batch two stores and a load that nobody else writes;
-//! closing costs a look at every lane. (The big-reader lock of the Linux kernel's lglock and of BRAVO, Dice and Kogan 2019.)
+//! nothing comes between: that is what makes transactions and scripts atomic, whatever keys they turn out to touch. What
+//! a tenant's users run cannot touch more than its keys, so nobody else has to keep still for it: the slowest script of a tenant
+//! is nothing to its neighbors. A tenant that lends or borrows keys closes everything.
 //!
-//! How to use it. Data threads have the lanes 0 … n-1, the upkeep thread and an import the last two; a lane is entered by one
-//! thread only. Hold no shard lock when closing, and never enter while you hold the corridor. Work that takes one shard lock
-//! at a time, and waits for nothing while it has it, enters too, unless it may run between the commands of a script.
-//! This file knows no command.
+//! A lane is a number on a cache line of its own, so entering costs a batch two stores and a load that nobody else writes;
+//! closing costs a look at every lane. (The big-reader lock of the Linux kernel's lglock and of BRAVO, Dice and Kogan 2019.)
+//! The number says what the batch in it keeps off: nothing (1), or whatever was closed up to that closing (2 and more). A
+//! closer waits for every lane whose number is lower than its own: those may touch its keys. One that closes from within a
+//! lane takes its own number there first, so two of them never wait for each other.
+//!
+//! How to use it. Data threads have the lanes 0 … n-1, script threads the next, the upkeep thread and an import the last two;
+//! a lane is entered by one thread only. Hold no shard lock when closing, and never enter while you hold the corridor. Work
+//! that takes one shard lock at a time, and waits for nothing while it has it, enters too, unless it may run between the
+//! commands of a script. This file knows no command.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use keyward_engine::keyspace::TenantId;
+use keyward_engine::session::Session;
+use keyward_engine::tenancy::Tenant;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
+
+/// Threads that run scripts and other slow work, for each group.
+pub const SCRIPT_THREADS: usize = 3;
 
 /// Looks at a closed corridor before a batch gives its thread away: most transactions are over by then.
 const SPINS: u32 = 200;
@@ -27,15 +42,29 @@ const SPINS_CLOSING: u32 = 2000;
 /// Between two looks of a closer that has waited for long: somebody runs a very long command.
 const CLOSING_PAUSE: Duration = Duration::from_micros(50);
 
-/// A thread's flag: it runs a batch.
+/// Between two looks of a client that waits for a part to open.
+const PART_PAUSE: Duration = Duration::from_millis(2);
+
+/// How long no part is closed any more after somebody asked for everything in vain.
+const WANTED_FOR: Duration = Duration::from_millis(10);
+
+/// What a lane says that keeps off nothing.
+const ENTERED: u64 = 1;
+
+const OPEN: u8 = 0;
+const PARTS: u8 = 1;
+const EVERYTHING: u8 = 2;
+
+/// A thread's sign: it runs a batch, which keeps off what was closed up to this closing.
 #[derive(Default)]
 #[repr(align(128))]
-struct Lane(AtomicBool);
+struct Lane(AtomicU64);
 
-/// Shared by batches, or held by one.
+/// Shared by batches, or held by one; or parts of it held by several.
 pub struct Corridor {
-    closed: Door,
+    door: Door,
     lanes: Box<[Lane]>,
+    closings: Mutex<Closings>,
     reopened: Notify,
 }
 
@@ -43,16 +72,74 @@ pub struct Corridor {
 #[derive(Default)]
 #[repr(align(128))]
 struct Door {
-    closed: AtomicBool,
-    /// Whoever closed it has kept it closed for so long that others are told instead of kept waiting.
+    /// Nothing, parts or everything is closed.
+    state: AtomicU8,
+    /// Whoever closed everything has kept it closed for so long that others are told instead of kept waiting.
     busy: AtomicBool,
 }
 
+/// What is closed now.
+struct Closings {
+    /// The number of the last closing.
+    number: u64,
+    parts: Parts,
+    /// Somebody wanted everything, and could not have it.
+    wanted: Option<Instant>,
+}
+
+/// The parts that are closed at one moment.
+pub type Parts = Arc<Vec<Arc<Part>>>;
+
+/// The keys of one tenant, while somebody is alone with them.
+pub struct Part {
+    /// Whose they are.
+    pub tenant: Arc<Tenant>,
+    number: u64,
+    busy: AtomicBool,
+}
+
+impl Part {
+    /// Whether it has been closed for so long that others are told instead of kept waiting.
+    pub fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Relaxed)
+    }
+
+    /// Whether a key is one of them, for clients who do not live in a namespace.
+    pub fn owns(&self, key: &[u8]) -> bool {
+        let name = key.strip_prefix(b"{").unwrap_or(key);
+        self.tenant.prefixes.iter().any(|prefix| name.starts_with(prefix))
+    }
+}
+
+/// What somebody wants to be alone with.
+#[derive(Clone)]
+pub enum Extent {
+    /// Everything.
+    Everything,
+    /// The keys of a tenant that shares them with nobody.
+    Tenant(Arc<Tenant>),
+}
+
+impl Extent {
+    /// Everything that a client can touch.
+    pub fn of(session: &Session) -> Extent {
+        match session.login.as_ref().map(|login| (&login.tenant, &login.policy)) {
+            Some((Some(tenant), policy))
+                if policy.is_confined() && tenant.imports.is_empty() && tenant.exports.is_empty() =>
+            {
+                Extent::Tenant(Arc::clone(tenant))
+            }
+            _ => Extent::Everything,
+        }
+    }
+}
+
 /// How a batch finds the corridor.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Entry {
     /// It may run.
     Entered,
+    /// It may run what keeps off these.
+    Beside(Parts),
     /// It must wait.
     Closed,
     /// It may run what is allowed beside a slow script.
@@ -60,10 +147,11 @@ pub enum Entry {
 }
 
 impl Corridor {
-    /// For this many lanes.
-    pub fn new(lanes: usize) -> Corridor {
-        let lanes = (0..lanes).map(|_| Lane::default()).collect();
-        Corridor { closed: Door::default(), lanes, reopened: Notify::new() }
+    /// For this many data threads and threads of slow work, and the others.
+    pub fn new(threads: usize, slow_threads: usize) -> Corridor {
+        let lanes = (0..threads + slow_threads + 2).map(|_| Lane::default()).collect();
+        let closings = Closings { number: ENTERED, parts: Parts::default(), wanted: None };
+        Corridor { door: Door::default(), lanes, closings: Mutex::new(closings), reopened: Notify::new() }
     }
 
     /// The lane of the thread that looks after memory and expiry.
@@ -80,10 +168,12 @@ impl Corridor {
     #[inline]
     pub fn enter(&self, lane: usize) -> Entry {
         for _ in 0..SPINS {
-            // Either the closer sees our flag, or we see its: both are sequentially consistent.
-            self.lanes[lane].0.store(true, Ordering::SeqCst);
-            if !self.closed.closed.load(Ordering::SeqCst) {
-                return Entry::Entered;
+            // Either the closer sees our sign, or we see its: both are sequentially consistent.
+            self.lanes[lane].0.store(ENTERED, Ordering::SeqCst);
+            match self.door.state.load(Ordering::SeqCst) {
+                OPEN => return Entry::Entered,
+                PARTS => return self.enter_beside(lane),
+                _ => {}
             }
             self.leave(lane);
             if self.is_busy() {
@@ -94,19 +184,65 @@ impl Corridor {
         Entry::Closed
     }
 
+    #[cold]
+    fn enter_beside(&self, lane: usize) -> Entry {
+        // Somebody who closes a part may be waiting for us to make up our mind.
+        self.leave(lane);
+        let closings = self.closings.lock();
+        // Whoever closes more does so under this lock, and looks at the lanes after it.
+        match self.door.state.load(Ordering::SeqCst) {
+            EVERYTHING => Entry::Closed,
+            _ => {
+                self.lanes[lane].0.store(closings.number, Ordering::SeqCst);
+                Entry::Beside(Arc::clone(&closings.parts))
+            }
+        }
+    }
+
     /// The batch is done.
     #[inline]
     pub fn leave(&self, lane: usize) {
-        self.lanes[lane].0.store(false, Ordering::Release);
+        self.lanes[lane].0.store(0, Ordering::Release);
     }
 
-    /// Closes the corridor, unless somebody else has it, and waits until every lane but `own` is empty.
-    pub fn try_close(&self, own: Option<usize>) -> Option<Closed<'_>> {
-        self.closed.closed.compare_exchange(false, true, Ordering::SeqCst, Ordering::Relaxed).ok()?;
-        let closed = Closed { corridor: self };
+    /// Closes everything, or the keys of a tenant, unless somebody else has them, and waits until nobody runs who may touch
+    /// them. `own`: the lane the caller is in. From then on the batch there keeps off whatever else was closed:
+    /// [`Closed::beside`].
+    pub fn try_close(&self, own: Option<usize>, extent: &Extent) -> Option<Closed<'_>> {
+        let mut closings = self.closings.lock();
+        let state = self.door.state.load(Ordering::SeqCst);
+        let beside = Arc::clone(&closings.parts);
+        let part = match extent {
+            _ if state == EVERYTHING => return None,
+            Extent::Everything if state == PARTS => {
+                closings.wanted = Some(Instant::now());
+                return None;
+            }
+            Extent::Everything => {
+                closings.wanted = None;
+                None
+            }
+            Extent::Tenant(_) if closings.wanted.is_some_and(|wanted| wanted.elapsed() < WANTED_FOR) => return None,
+            Extent::Tenant(tenant) if beside.iter().any(|part| part.tenant.id == tenant.id) => return None,
+            Extent::Tenant(tenant) => {
+                let (tenant, number) = (Arc::clone(tenant), closings.number + 1);
+                Some(Arc::new(Part { tenant, number, busy: AtomicBool::new(false) }))
+            }
+        };
+        closings.number += 1;
+        let number = closings.number;
+        if let Some(part) = &part {
+            closings.parts = Arc::new(beside.iter().chain([part]).cloned().collect());
+        }
+        self.door.state.store(if part.is_some() { PARTS } else { EVERYTHING }, Ordering::SeqCst);
+        if let Some(own) = own {
+            self.lanes[own].0.store(number, Ordering::SeqCst);
+        }
+        drop(closings);
+        let closed = Closed { corridor: self, part, beside };
         for (index, lane) in self.lanes.iter().enumerate() {
             let mut looks = 0_u32;
-            while Some(index) != own && lane.0.load(Ordering::SeqCst) {
+            while Some(index) != own && (ENTERED..number).contains(&lane.0.load(Ordering::SeqCst)) {
                 looks = looks.saturating_add(1);
                 match looks {
                     0..SPINS => std::hint::spin_loop(),
@@ -118,50 +254,103 @@ impl Corridor {
         Some(closed)
     }
 
-    /// The same for a thread of its own, which may wait. It must not have a lane.
-    pub fn close(&self) -> Closed<'_> {
+    /// The same for a thread of its own, which may wait. It must not be in a lane.
+    pub fn close_extent(&self, extent: &Extent) -> Closed<'_> {
         loop {
-            if let Some(closed) = self.try_close(None) {
+            if let Some(closed) = self.try_close(None, extent) {
                 return closed;
             }
             std::thread::sleep(CLOSING_PAUSE);
         }
     }
 
-    /// Waits until it is open, or busy.
+    /// Closes everything, for a thread of its own.
+    pub fn close(&self) -> Closed<'_> {
+        self.close_extent(&Extent::Everything)
+    }
+
+    /// Somebody waits for everything to be open: for a while no part is closed any more.
+    pub fn want_everything(&self) {
+        self.closings.lock().wanted = Some(Instant::now());
+    }
+
+    /// Whether somebody is alone with the keys of this tenant.
+    #[inline]
+    pub fn keeps(&self, tenant: TenantId) -> bool {
+        self.door.state.load(Ordering::SeqCst) == PARTS
+            && self.closings.lock().parts.iter().any(|part| part.tenant.id == tenant)
+    }
+
+    /// Waits until it is open, or busy; or, while parts are closed, for a while.
     pub async fn opened(&self) {
         loop {
             let mut reopened = std::pin::pin!(self.reopened.notified());
             reopened.as_mut().enable();
-            if !self.closed.closed.load(Ordering::SeqCst) || self.is_busy() {
-                return;
+            match self.door.state.load(Ordering::SeqCst) {
+                OPEN => return,
+                // The caller looks for itself whether it was the right part.
+                PARTS => {
+                    let _ = tokio::time::timeout(PART_PAUSE, reopened).await;
+                    return;
+                }
+                _ if self.is_busy() => return,
+                _ => reopened.await,
             }
-            reopened.await;
         }
     }
 
     /// Whether others are told that a script keeps the node.
     #[inline]
     pub fn is_busy(&self) -> bool {
-        self.closed.busy.load(Ordering::Relaxed)
-    }
-
-    /// From now on, until it opens, others are told.
-    pub fn note_busy(&self) {
-        self.closed.busy.store(true, Ordering::Relaxed);
-        self.reopened.notify_waiters();
+        self.door.busy.load(Ordering::Relaxed)
     }
 }
 
 /// The corridor, held by one. Opens when dropped.
 pub struct Closed<'a> {
     corridor: &'a Corridor,
+    part: Option<Arc<Part>>,
+    beside: Parts,
+}
+
+impl Closed<'_> {
+    /// From now on, until it opens, others are told; whether that is new.
+    pub fn note_busy(&self) -> bool {
+        let busy = self.part.as_ref().map_or(&self.corridor.door.busy, |part| &part.busy);
+        let is_new = !busy.swap(true, Ordering::Relaxed);
+        if is_new {
+            self.corridor.reopened.notify_waiters();
+        }
+        is_new
+    }
+
+    /// Whose keys these are; `None`: everybody's.
+    pub fn tenant(&self) -> Option<TenantId> {
+        self.part.as_ref().map(|part| part.tenant.id)
+    }
+
+    /// What else was closed when this was.
+    pub fn beside(&self) -> Parts {
+        Arc::clone(&self.beside)
+    }
 }
 
 impl Drop for Closed<'_> {
     fn drop(&mut self) {
-        self.corridor.closed.busy.store(false, Ordering::Relaxed);
-        self.corridor.closed.closed.store(false, Ordering::SeqCst);
+        let mut closings = self.corridor.closings.lock();
+        match &self.part {
+            None => {
+                self.corridor.door.busy.store(false, Ordering::Relaxed);
+                self.corridor.door.state.store(OPEN, Ordering::SeqCst);
+            }
+            Some(own) => {
+                let others = closings.parts.iter().filter(|part| part.number != own.number);
+                closings.parts = Arc::new(others.cloned().collect());
+                let state = if closings.parts.is_empty() { OPEN } else { PARTS };
+                self.corridor.door.state.store(state, Ordering::SeqCst);
+            }
+        }
+        drop(closings);
         self.corridor.reopened.notify_waiters();
     }
 }
@@ -188,56 +377,125 @@ impl Drop for InLane<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
-    use std::sync::atomic::AtomicU64;
+    use keyward_engine::account::Account;
+    use keyward_engine::tenancy::Limits;
+
+    fn tenant(number: u32) -> Extent {
+        Extent::Tenant(Arc::new(Tenant {
+            id: TenantId::with_prefixes(number),
+            name: format!("t{number}"),
+            prefixes: vec![format!("t{number}:").into_bytes()],
+            users: Vec::new(),
+            settings: std::collections::BTreeMap::new(),
+            limits: Limits::default(),
+            gauge: Arc::default(),
+            account: Arc::new(Account::new(1)),
+            exports: Vec::new(),
+            imports: Vec::new(),
+            retired: false,
+            created: 0,
+            revision: 0,
+        }))
+    }
 
     #[test]
     fn one_alone_or_batches_together() {
-        let corridor = Corridor::new(3);
-        assert_eq!(corridor.enter(0), Entry::Entered);
-        assert_eq!(corridor.enter(1), Entry::Entered);
+        let corridor = Corridor::new(3, 0);
+        assert!(matches!(corridor.enter(0), Entry::Entered));
+        assert!(matches!(corridor.enter(1), Entry::Entered));
         corridor.leave(1);
-        let closed = corridor.try_close(Some(0)).expect("nobody else has it");
-        assert!(corridor.try_close(Some(1)).is_none());
-        assert_eq!(corridor.enter(1), Entry::Closed);
-        corridor.note_busy();
-        assert_eq!(corridor.enter(1), Entry::Busy);
+        let closed = corridor.try_close(Some(0), &Extent::Everything).expect("nobody else has it");
+        assert!(corridor.try_close(Some(1), &Extent::Everything).is_none());
+        assert!(matches!(corridor.enter(1), Entry::Closed));
+        assert!(closed.note_busy() && !closed.note_busy());
+        assert!(matches!(corridor.enter(1), Entry::Busy));
         drop(closed);
-        assert_eq!(corridor.enter(1), Entry::Entered);
+        assert!(matches!(corridor.enter(1), Entry::Entered));
         assert!(!corridor.is_busy());
+    }
+
+    #[test]
+    fn beside_a_part_others_run_and_close_theirs() {
+        let corridor = Corridor::new(2, 0);
+        let one = corridor.try_close(None, &tenant(1)).expect("nobody else has it");
+        assert!(corridor.try_close(None, &tenant(1)).is_none());
+        let Entry::Beside(parts) = corridor.enter(0) else { panic!("others may run") };
+        assert!(parts.len() == 1 && parts[0].owns(b"t1:x") && parts[0].owns(b"{t1:x}") && !parts[0].owns(b"t2:x"));
+        // Who is beside keeps off the first part, and its own closing waits for nobody.
+        let two = corridor.try_close(Some(0), &tenant(2)).expect("these are other keys");
+        assert_eq!(two.beside().len(), 1);
+        assert!(corridor.keeps(TenantId::with_prefixes(1)) && !corridor.keeps(TenantId::SHARED));
+        assert!(corridor.try_close(None, &Extent::Everything).is_none());
+        assert!(corridor.try_close(None, &tenant(3)).is_none(), "somebody wants everything");
+        drop((one, two));
+        corridor.leave(0);
+        assert!(corridor.try_close(None, &Extent::Everything).is_some());
+        assert!(matches!(corridor.enter(0), Entry::Entered));
+    }
+
+    /// Whoever is alone makes both numbers of a pair differ for a while; others must never see that.
+    type Pair = Arc<(AtomicU64, AtomicU64)>;
+
+    fn look(pair: &Pair) {
+        assert_eq!(pair.0.load(Ordering::Relaxed), pair.1.load(Ordering::Relaxed));
+    }
+
+    fn change(pair: &Pair) {
+        pair.0.fetch_add(1, Ordering::Relaxed);
+        std::thread::yield_now();
+        pair.1.fetch_add(1, Ordering::Relaxed);
     }
 
     #[test]
     fn nothing_comes_between_what_one_does_alone() {
         const THREADS: usize = 4;
-        const ROUNDS: u64 = 3000;
-        let corridor = Arc::new(Corridor::new(THREADS));
-        // Whoever is alone makes both differ for a while; batches must never see that.
-        let pair = Arc::new((AtomicU64::new(0), AtomicU64::new(0)));
+        const ROUNDS: u64 = 2000;
+        let corridor = Arc::new(Corridor::new(THREADS, 0));
+        let pairs: Arc<Vec<Pair>> = Arc::new((0..2).map(|_| Pair::default()).collect());
         let threads: Vec<_> = (0..THREADS)
             .map(|lane| {
-                let (corridor, pair) = (Arc::clone(&corridor), Arc::clone(&pair));
+                let (corridor, pairs) = (Arc::clone(&corridor), Arc::clone(&pairs));
                 std::thread::spawn(move || {
                     let mut round = 0;
                     while round < ROUNDS {
-                        if corridor.enter(lane) != Entry::Entered {
-                            std::thread::yield_now();
-                            continue;
+                        let parts = match corridor.enter(lane) {
+                            Entry::Entered => Parts::default(),
+                            Entry::Beside(parts) => parts,
+                            Entry::Closed | Entry::Busy => {
+                                std::thread::yield_now();
+                                continue;
+                            }
+                        };
+                        let in_lane = InLane::new(&corridor, lane);
+                        let mut kept: Vec<TenantId> = parts.iter().map(|part| part.tenant.id).collect();
+                        if round % 7 == 0 {
+                            // From within the lane, as a data thread does.
+                            let own = (lane % 2) as u32 + 1;
+                            if let Some(closed) = corridor.try_close(Some(lane), &tenant(own)) {
+                                change(&pairs[own as usize - 1]);
+                                kept = closed.beside().iter().map(|part| part.tenant.id).collect();
+                            }
                         }
-                        let lane = InLane::new(&corridor, lane);
-                        assert_eq!(pair.0.load(Ordering::Relaxed), pair.1.load(Ordering::Relaxed));
-                        drop(lane);
+                        for number in [1, 2].into_iter().filter(|n| !kept.contains(&TenantId::with_prefixes(*n))) {
+                            look(&pairs[number as usize - 1]);
+                        }
+                        drop(in_lane);
                         round += 1;
                     }
                 })
             })
             .collect();
-        for _ in 0..ROUNDS / 10 {
-            let closed = corridor.close();
-            pair.0.fetch_add(1, Ordering::Relaxed);
-            std::thread::yield_now();
-            pair.1.fetch_add(1, Ordering::Relaxed);
-            drop(closed);
+        for round in 0..ROUNDS / 10 {
+            if round % 3 == 0 {
+                let closed = corridor.close();
+                pairs.iter().for_each(change);
+                drop(closed);
+            } else {
+                let number = (round % 3) as u32;
+                let closed = corridor.close_extent(&tenant(number));
+                change(&pairs[number as usize - 1]);
+                drop(closed);
+            }
         }
         threads.into_iter().for_each(|thread| thread.join().expect("no batch saw half of it"));
     }

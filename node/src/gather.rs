@@ -310,11 +310,12 @@ async fn run_here(
 
 /// `None`: somebody runs alone.
 fn run_now(worker: &Worker, of: &Worker, connection: &Connection, argvs: &[&[&[u8]]], part: &mut Part) -> Option<Ran> {
-    let entry = of.node.corridor.enter(worker.lane);
-    let _in_lane = match entry {
-        Entry::Entered => Some(InLane::new(&of.node.corridor, worker.lane)),
+    let corridor = &of.node.corridor;
+    let (in_lane, beside) = match corridor.enter(worker.lane) {
+        Entry::Entered => (Some(InLane::new(corridor, worker.lane)), None),
+        Entry::Beside(parts) => (Some(InLane::new(corridor, worker.lane)), Some(parts)),
         Entry::Closed => return None,
-        Entry::Busy => None,
+        Entry::Busy => (None, None),
     };
     let (generation, view) = of.node.views.load();
     if !view.is_primary() {
@@ -326,7 +327,7 @@ fn run_now(worker: &Worker, of: &Worker, connection: &Connection, argvs: &[&[&[u
     }
     let mut lane = Lane::new(Decoder::new(of.hot().decoder.clone()), generation, view);
     let mut scratch = worker.scratch.borrow_mut();
-    let ran = batch::run_forwarded(of, &mut session, &mut lane, argvs, entry == Entry::Busy, &mut scratch);
+    let ran = batch::run_forwarded(of, &mut session, &mut lane, argvs, (in_lane.is_none(), beside), &mut scratch);
     part.answers.append(&mut scratch.reply.bytes);
     let replication = &of.node.replication;
     replication.log.tell();

@@ -1,10 +1,14 @@
 //! The shard group's journal: every write's effects, in memory order.
 //!
-//! Appended under the lock of the shard that was written. While no other node keeps a copy it costs one relaxed load.
+//! Appended under the lock of the shard that was written. While somebody is alone with the keys of one tenant, others write
+//! theirs: then its effects are gathered, and appended as one step when it is done; nobody else touches those keys until
+//! then, so the order is the same to them. While no other node keeps a copy it costs one relaxed load.
 
 use crate::replication::log::Log;
+use crate::replication::record;
 use keyward_engine::effects::{Effect, Effects};
 use keyward_engine::keyspace::{ExpiredFields, SpaceId};
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -12,12 +16,39 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct Journal {
     attached: AtomicBool,
     log: Arc<Log>,
+    /// What is to be appended as one step.
+    gathered: Option<Mutex<Vec<u8>>>,
 }
 
 impl Journal {
     /// A journal that goes into `log` once it is attached.
     pub fn new(log: Arc<Log>) -> Journal {
-        Journal { attached: AtomicBool::new(false), log }
+        Journal { attached: AtomicBool::new(false), log, gathered: None }
+    }
+
+    /// A journal of one step; [`Journal::finish`] appends it.
+    pub fn gathering(&self) -> Journal {
+        let attached = AtomicBool::new(self.attached.load(Ordering::Relaxed));
+        Journal { attached, log: Arc::clone(&self.log), gathered: Some(Mutex::default()) }
+    }
+
+    /// Appends what was gathered.
+    pub fn finish(&self) {
+        let Some(gathered) = &self.gathered else { return };
+        let records = std::mem::take(&mut *gathered.lock());
+        if !records.is_empty() {
+            self.log.append_step(&records);
+        }
+    }
+
+    fn put<'w>(&self, removed: bool, space: SpaceId, words: impl Iterator<Item = &'w [u8]> + Clone) {
+        match &self.gathered {
+            None => self.log.append(removed, space, words),
+            Some(gathered) => {
+                let size = record::size(space, words.clone());
+                record::write(&mut gathered.lock(), size, removed, space, words);
+            }
+        }
     }
 
     /// A journal nobody reads.
@@ -36,13 +67,13 @@ impl Journal {
     #[cold]
     fn write(&self, space: SpaceId, request: &[&[u8]], effects: &Effects) {
         effects.for_each(request, |effect| match effect {
-            Effect::Request(words) => self.log.append(false, space, words.iter().copied()),
-            Effect::Command(words) => self.log.append(false, space, words.iter().map(Vec::as_slice)),
-            Effect::Removed(key) => self.log.append(true, space, std::iter::once(key)),
+            Effect::Request(words) => self.put(false, space, words.iter().copied()),
+            Effect::Command(words) => self.put(false, space, words.iter().map(Vec::as_slice)),
+            Effect::Removed(key) => self.put(true, space, std::iter::once(key)),
         });
         effects.for_each_elsewhere(|database, effect| {
             if let Effect::Command(words) = effect {
-                self.log.append(false, SpaceId { database, ..space }, words.iter().map(Vec::as_slice));
+                self.put(false, SpaceId { database, ..space }, words.iter().map(Vec::as_slice));
             }
         });
     }

@@ -270,7 +270,7 @@ impl Evictor {
     /// The same for the upkeep thread, which must not come between the commands of a transaction.
     fn make_room_in_background(&mut self, node: &Node) -> Room {
         let lane = node.corridor.upkeep_lane();
-        if node.corridor.enter(lane) != Entry::Entered {
+        if !matches!(node.corridor.enter(lane), Entry::Entered | Entry::Beside(_)) {
             return Room::Enough;
         }
         let _in_lane = InLane::new(&node.corridor, lane);

@@ -12,7 +12,7 @@ use crate::backend::Waiting;
 use crate::blocked::Blocked;
 use crate::config::{AclLeasePolicy, Config, Formation, PolicySource, Secret};
 use crate::control::{self, Bootstrap, ClusterSecret, Control, ControlConfig, Lease, Origin};
-use crate::corridor::{Corridor, Entry, InLane};
+use crate::corridor::{Corridor, Entry, InLane, Parts, SCRIPT_THREADS};
 use crate::counters::ThreadCounters;
 use crate::expiry::Expiry;
 use crate::gate::LeaseState;
@@ -414,6 +414,10 @@ impl Node {
         events: EventClass,
         with: impl FnOnce(&mut Shard, &mut Effects) -> Vec<Garbage>,
     ) -> usize {
+        // Whoever is alone with these keys finds them as they were.
+        if self.corridor.keeps(space.tenant) {
+            return 0;
+        }
         self.shards.remove_in_background(index, space, self.events_of(space, events), &self.journal, with)
     }
 
@@ -424,14 +428,20 @@ impl Node {
         let began = Instant::now();
         let mut all = Swept { finished: true, ..Swept::default() };
         let lane = self.corridor.upkeep_lane();
-        if self.corridor.enter(lane) != Entry::Entered {
-            return all;
-        }
+        let kept = match self.corridor.enter(lane) {
+            Entry::Entered => Parts::default(),
+            Entry::Beside(parts) => parts,
+            Entry::Closed | Entry::Busy => return all,
+        };
         let _in_lane = InLane::new(&self.corridor, lane);
+        let is_kept = |space: &SpaceId| kept.iter().any(|part| part.tenant.id == space.tenant);
         if !self.views.load().1.is_primary() {
             return all;
         }
         for space in self.shards.with(index, |shard| shard.expiring_spaces()) {
+            if is_kept(&space) {
+                continue;
+            }
             self.remove_in_background(index, space, events, |shard, effects| {
                 let mut garbage = Vec::new();
                 let keys = shard.space_mut(space);
@@ -441,14 +451,14 @@ impl Node {
                 garbage
             });
         }
-        all.removed += self.sweep_fields(index, now_ms, fields);
+        all.removed += self.sweep_fields(index, now_ms, fields, &is_kept);
         all
     }
 
-    fn sweep_fields(&self, index: u32, now_ms: i64, fields: usize) -> usize {
+    fn sweep_fields(&self, index: u32, now_ms: i64, fields: usize, is_kept: &dyn Fn(&SpaceId) -> bool) -> usize {
         self.shards.with_observers(index, |shard, observers| {
             let mut removed = 0;
-            for space in shard.spaces_of_expiring_fields() {
+            for space in shard.spaces_of_expiring_fields().into_iter().filter(|space| !is_kept(space)) {
                 removed += shard.space_mut(space).remove_expired_fields(now_ms, fields, |expired| {
                     self.journal.expired_fields(space, &expired);
                     self.tell(observers, space, EventClass::HASH, "hexpired", expired.key, !expired.emptied);
@@ -572,8 +582,10 @@ async fn serve_with(
     };
     let me = ready.node.ok_or_else(|| StartError::Fatal("the node has no id".to_owned()))?;
     let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..config.threads).map(|_| mpsc::channel(INBOX_MESSAGES_MAX)).unzip();
-    // The last one counts for the script thread.
-    let counters = (0..=config.threads).map(|_| Arc::new(ThreadCounters::new(table.rows().len()))).collect();
+    // The last ones count for the threads of slow work, of each group.
+    let slow_threads = SCRIPT_THREADS * ready.state.groups().len();
+    let counters =
+        (0..config.threads + slow_threads).map(|_| Arc::new(ThreadCounters::new(table.rows().len()))).collect();
     let layout = Layout { seed: crate::random::u64(), shard_count: config.shards };
     let secret = config.cluster_secret.as_ref().map(|secret| secret.expose().as_bytes().to_vec()).unwrap_or_default();
     let live = Live::new(&config);
@@ -588,7 +600,7 @@ async fn serve_with(
         debug_in_scripts: AtomicBool::new(false),
         live,
         table,
-        corridor: Corridor::new(config.threads + 2),
+        corridor: Corridor::new(config.threads, slow_threads),
         pubsub: Arc::default(),
         gauges: Arc::default(),
         monitors: Monitors::default(),
@@ -648,10 +660,7 @@ async fn serve_with(
     if let Some(waiting) = waiting {
         waiting.abort();
     }
-    if let Some(counters) = node.counters.last() {
-        let start = |of: &Arc<Node>| Scripts::start(of, Arc::clone(counters));
-        node.groups().iter().try_for_each(start).map_err(StartError::System)?;
-    }
+    node.groups().iter().try_for_each(Scripts::start).map_err(StartError::System)?;
     crate::replication::start(&node).map_err(StartError::System)?;
     wait_for_a_primary(&node).await;
     let threads = crate::listen::open(&node, listeners, receivers)?;

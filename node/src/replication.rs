@@ -18,7 +18,7 @@ mod hand_over;
 mod in_sync;
 pub mod log;
 mod primary;
-mod record;
+pub(crate) mod record;
 mod replica;
 
 use crate::config::Config;

@@ -235,13 +235,14 @@ fn caught<R>(work: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
 /// Runs what the first members sent, up to one batch of each. Returns how many members that were.
 fn run_some(worker: &Worker, members: &mut [Member], inputs: &mut [&mut [u8]], scratch: &mut Scratch) -> usize {
     let node = &*worker.node;
-    let _in_lane = match node.corridor.enter(worker.lane) {
-        Entry::Entered => Some(InLane::new(&node.corridor, worker.lane)),
+    let (_in_lane, beside) = match node.corridor.enter(worker.lane) {
+        Entry::Entered => (Some(InLane::new(&node.corridor, worker.lane)), None),
+        Entry::Beside(parts) => (Some(InLane::new(&node.corridor, worker.lane)), Some(parts)),
         Entry::Closed => {
             members.iter_mut().for_each(|member| member.next = Some(Next::Wait));
             return members.len();
         }
-        Entry::Busy => None,
+        Entry::Busy => (None, None),
     };
     let mut ranges = std::mem::take(&mut scratch.ranges);
     let mut requests = std::mem::take(&mut scratch.requests);
@@ -280,6 +281,7 @@ fn run_some(worker: &Worker, members: &mut [Member], inputs: &mut [&mut [u8]], s
     let hot = worker.hot();
     scratch.reply.bytes_max = hot.reply_bytes_max();
     let mut batch = Batch::new(worker, None, worker.now_ms(), worker.conditions(&members[0].lane.view, &hot), hot);
+    batch.beside = beside;
     let mut prepared = prepared.into_iter();
     let mut first = 0;
     scratch.sent_together.clear();

@@ -4,10 +4,11 @@
 //!   EVAL ─► known to be quick? ─yes─► here, between two commands of the batch ─┐  corridor closed,
 //!                              └─no──► the script thread, the client waits ────┴► machine ─► each redis.call: gate ─► shards
 //! ```
-//! A script runs alone in the corridor, so it is one step whatever keys it touches; every call it makes passes the gate
-//! as its user, with the keys of that very call. A script nobody has seen yet, or that was slow, runs on a thread of its
-//! own: data threads stay free to tell others that the node is busy, and to stop it. There is one script at a time, as in
-//! Redis.
+//! A script runs alone with whatever its user can touch ([`Extent`]): with everything, or with the keys of its tenant while
+//! others go on beside it. So it is one step whatever keys it touches; every call it makes passes the gate
+//! as its user, with the keys of that very call. A script nobody has seen yet, or that was slow, runs on a thread for
+//! that ([`crate::bench`]): data threads stay free to serve others, and to stop it. Whoever made a data thread wait once
+//! is not trusted with one for a while. A script ends at the limit of its tenant (`script-ms`); what it wrote until then stays.
 //!
 //! Each confined user has a Lua machine of its own: its scripts and libraries exist for nobody else, and nobody else's
 //! for it, but for the functions of the platform, which it may call and not change ([`machines`]).
@@ -16,18 +17,22 @@
 //! the other.
 
 use crate::batch::{Batch, Flow, Prepared};
+use crate::bench::Bench;
 use crate::connection::Lane;
-use crate::counters::ThreadCounters;
+use crate::corridor::{Closed, Entry, Extent, InLane, SCRIPT_THREADS};
 use crate::gate::{self, KeyBuffer, Memory, Refusal};
 use crate::memory::{full_owner, note_owners};
 use crate::node::Node;
+use crate::pace;
 use crate::tracking::Tracker;
 use crate::worker::{Scratch, Worker, note_full, now_us};
 use keyward_acl::{ErrorDetail, Glob};
+use keyward_engine::account::Tally;
 use keyward_engine::asks::{Program, RestorePolicy, ScriptCall, ScriptCare};
 use keyward_engine::command::{Flags, Group, Run};
 use keyward_engine::effects::Effects;
 use keyward_engine::error::CommandError;
+use keyward_engine::keyspace::SpaceId;
 use keyward_engine::reply::{Protocol, Reply};
 use keyward_engine::scope::{Owner, Reach};
 use keyward_engine::session::Session;
@@ -38,9 +43,9 @@ use keyward_script::{
 };
 use machines::Machines;
 use parking_lot::Mutex;
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
@@ -53,14 +58,17 @@ const QUICK: Duration = Duration::from_millis(2);
 /// thread: it was thought to be quick and is not.
 const QUICK_AT_MOST: Duration = Duration::from_millis(20);
 
+/// How often a program of a confined user must have been quick before it is thought to be.
+const QUICK_RUNS: u32 = 8;
+
+/// How long whoever made a data thread wait does not run scripts on one.
+const DISTRUST: Duration = Duration::from_secs(600);
+
 /// Programs remembered as quick; when there are more, all are forgotten and learned anew.
 const QUICK_MAX: usize = 10_000;
 
 /// How long a library may take to load. Redis allows as much.
 const LOAD_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// Scripts that wait for the script thread; more are refused.
-const WAITING_MAX: usize = 10_000;
 
 const NOT_BUSY: &str = "NOTBUSY No scripts in execution right now.";
 
@@ -74,18 +82,9 @@ struct Running {
     function: Option<String>,
     command: Vec<Vec<u8>>,
     since: Instant,
-    wrote: bool,
-    killed: bool,
-}
-
-/// A script on its way to the script thread.
-struct Job {
-    session: Session,
-    call: ScriptCall,
-    owner: Owner,
-    /// Whose cache the keys go to that it reads.
-    tracker: Option<Arc<Tracker>>,
-    answer: oneshot::Sender<Ran>,
+    wrote: AtomicBool,
+    /// Somebody asked it to end.
+    killed: AtomicBool,
 }
 
 /// A script that was run.
@@ -100,12 +99,13 @@ pub struct Ran {
 /// Everything about scripts on one node.
 pub struct Scripts {
     machines: Mutex<Machines>,
-    running: Mutex<Option<Running>>,
-    /// Somebody asked the program under way to end.
-    kill: AtomicBool,
-    /// Names of programs that have been quick so far.
-    quick: Mutex<HashSet<Vec<u8>>>,
-    jobs: OnceLock<mpsc::SyncSender<Job>>,
+    /// Programs under way, the oldest first.
+    running: Mutex<Vec<Arc<Running>>>,
+    /// How often programs have been quick so far.
+    quick: Mutex<HashMap<Vec<u8>, u32>>,
+    /// Who made a data thread wait, and when.
+    distrusted: Mutex<HashMap<Owner, Instant>>,
+    bench: Bench,
 }
 
 impl Scripts {
@@ -113,27 +113,36 @@ impl Scripts {
     pub fn new(memory_bytes_max: usize) -> Scripts {
         Scripts {
             machines: Mutex::new(Machines::new(memory_bytes_max)),
-            running: Mutex::new(None),
-            kill: AtomicBool::new(false),
+            running: Mutex::default(),
             quick: Mutex::default(),
-            jobs: OnceLock::new(),
+            distrusted: Mutex::default(),
+            bench: Bench::default(),
         }
     }
 
-    /// Starts the thread of unknown and slow scripts. It ends with the process.
-    pub fn start(node: &Arc<Node>, counters: Arc<ThreadCounters>) -> std::io::Result<()> {
-        let (sender, jobs) = mpsc::sync_channel(WAITING_MAX);
-        let scripted = Arc::clone(node);
-        let work = move || {
-            let worker = Worker::new(scripted, usize::MAX, counters);
-            jobs.into_iter().for_each(|job| serve(&worker, job));
-        };
-        std::thread::Builder::new().name("keyward-scripts".to_owned()).spawn(work)?;
-        let _ = node.scripts.jobs.set(sender);
+    /// Starts the threads of unknown and slow work. They end with the process.
+    pub fn start(node: &Arc<Node>) -> std::io::Result<()> {
+        // Each group has its own, behind those that read from clients.
+        let first = node.config.threads + SCRIPT_THREADS * node.group.0 as usize;
+        for (index, counters) in node.counters.iter().enumerate().skip(first).take(SCRIPT_THREADS) {
+            let (node, counters) = (Arc::clone(node), Arc::clone(counters));
+            let work = move || {
+                let worker = Worker::new(Arc::clone(&node), index, counters);
+                loop {
+                    node.scripts.bench.work_one(&worker);
+                }
+            };
+            std::thread::Builder::new().name(format!("keyward-slow-{}", index - first)).spawn(work)?;
+        }
         Ok(())
     }
 
-    /// Has the script thread run a script. The keys it reads go to the cache of `tracker`.
+    /// Where slow work waits.
+    pub fn bench(&self) -> &Bench {
+        &self.bench
+    }
+
+    /// Has a script run apart from the data threads. The keys it reads go to the cache of `tracker`.
     pub async fn run_elsewhere(
         &self,
         session: Session,
@@ -143,33 +152,44 @@ impl Scripts {
     ) -> Ran {
         let protocol = session.protocol;
         let (answer, answered) = oneshot::channel();
-        let job = Job { session, call, owner, tracker, answer };
-        let sent = self.jobs.get().is_some_and(|jobs| jobs.try_send(job).is_ok());
+        let of = owner.clone();
+        let work = move |worker: &Worker| serve(worker, session, &call, &owner, tracker, answer);
+        let sent = self.bench.put(of, Box::new(work));
         match answered.await {
             Ok(ran) if sent => ran,
             _ => Ran { reply: error_reply(protocol, "ERR too many scripts are waiting"), calls: 0 },
         }
     }
 
-    fn is_quick(&self, name: &[u8]) -> bool {
-        self.quick.lock().contains(name)
+    fn is_quick(&self, name: &[u8], owner: &Owner) -> bool {
+        let runs = self.quick.lock().get(name).copied().unwrap_or(0);
+        if *owner == Owner::Platform {
+            return runs > 0;
+        }
+        runs >= QUICK_RUNS && self.distrusted.lock().get(owner).is_none_or(|since| since.elapsed() > DISTRUST)
     }
 
-    fn learn(&self, name: Vec<u8>, took: Duration) {
+    fn learn(&self, name: Vec<u8>, owner: &Owner, place: Place<'_>, took: Duration) {
         let mut quick = self.quick.lock();
         if took > QUICK {
             quick.remove(&name);
+            if took > QUICK_AT_MOST && matches!(place, Place::WhereRead(_)) && *owner != Owner::Platform {
+                let mut distrusted = self.distrusted.lock();
+                distrusted.retain(|_, since| since.elapsed() <= DISTRUST);
+                distrusted.insert(owner.clone(), Instant::now());
+            }
             return;
         }
         if quick.len() >= QUICK_MAX {
             quick.clear();
         }
-        quick.insert(name);
+        let runs = quick.entry(name).or_insert(0);
+        *runs = runs.saturating_add(1);
     }
 
-    /// How long the program under way has been running, if there is one.
+    /// How long the oldest program under way has been running, if there is one.
     pub fn running_for(&self) -> Option<Duration> {
-        self.running.lock().as_ref().map(|running| running.since.elapsed())
+        self.running.lock().first().map(|running| running.since.elapsed())
     }
 
     /// The libraries' texts, for snapshots.
@@ -189,11 +209,11 @@ impl Scripts {
         match argv {
             [b"FUNCTION", b"LOAD", b"REPLACE", code] => {
                 let (owner, code) = machines::read(code);
-                machines.of(&owner).load_library(code, true, &mut host).map(drop)
+                machines.of(&owner).lock().load_library(code, true, &mut host).map(drop)
             }
             [b"FUNCTION", b"DELETE", name] => {
                 let (owner, name) = machines::read(name);
-                machines.of(&owner).delete_library(name);
+                machines.of(&owner).lock().delete_library(name);
                 Ok(())
             }
             [b"FUNCTION", b"RESTORE", payload, policy, owner @ ..] => {
@@ -202,10 +222,10 @@ impl Scripts {
                     b"FLUSH" => RestorePolicy::Flush,
                     _ => RestorePolicy::Replace,
                 };
-                restore(machines.of(&unmarked(owner)), payload, policy, &mut host)
+                restore(&mut machines.of(&unmarked(owner)).lock(), payload, policy, &mut host)
             }
             [b"FUNCTION", b"FLUSH", owner @ ..] => {
-                machines.of(&unmarked(owner)).flush_libraries();
+                machines.of(&unmarked(owner)).lock().flush_libraries();
                 Ok(())
             }
             _ => Err("ERR this is no effect of any command".to_owned()),
@@ -221,8 +241,7 @@ impl Scripts {
 
     /// Scripts, libraries, functions, and bytes the Lua states take.
     pub fn sizes(&self) -> (usize, usize, usize, usize) {
-        // While a script runs the machine is taken; INFO does not wait for it.
-        self.machines.try_lock().map_or((0, 0, 0, 0), |machines| machines.sizes(None))
+        self.machines.lock().sizes(None)
     }
 }
 
@@ -242,13 +261,21 @@ fn name_of(program: &Program, owner: &Owner) -> Vec<u8> {
     machines::mark(owner, &name)
 }
 
-/// Runs one script on the script thread.
-fn serve(worker: &Worker, job: Job) {
-    let Job { mut session, call, owner, tracker, answer } = job;
+/// Runs one script on a thread for slow work.
+fn serve(
+    worker: &Worker,
+    mut session: Session,
+    call: &ScriptCall,
+    owner: &Owner,
+    tracker: Option<Arc<Tracker>>,
+    answer: oneshot::Sender<Ran>,
+) {
     if answer.is_closed() {
         return;
     }
-    let closed = worker.node.corridor.close();
+    let memory = look_for_memory(worker, &session, call);
+    let extent = Extent::of(&session);
+    let closed = worker.node.corridor.close_extent(&extent);
     // Who serves the data may change until the corridor is closed, and no more after.
     let (generation, view) = worker.node.views.load();
     let hot = worker.hot();
@@ -256,16 +283,74 @@ fn serve(worker: &Worker, job: Job) {
     if !crate::connection::renew(&mut session, &view) {
         return;
     }
+    let began = Instant::now();
     let mut scratch = worker.scratch.borrow_mut();
     let conditions = worker.conditions(&view, &hot);
     let mut batch = Batch::new(worker, None, worker.now_ms(), conditions, hot);
     batch.tracker = tracker;
-    let ran = batch.run_script(&session, &lane, (&call, &owner), Place::ScriptThread, &mut scratch);
-    batch.serve_ready(&view, &mut scratch);
+    batch.conditions.memory = memory;
+    batch.tab.open(&session);
+    let ran = batch.run_script(&session, &lane, (call, owner), Place::ScriptThread(&closed), &mut scratch);
+    batch.serve_ready(&view, closed.tenant(), &mut scratch);
+    let ready = std::mem::take(&mut scratch.calls.ready);
     worker.node.shards.tracking.deliver();
-    drop(closed);
+    drop((batch, closed));
+    let ran = ran.unwrap_or_default();
+    let time = began.elapsed();
+    let cpu_ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let work = ran.calls + pace::weight_of(time);
+    pace::charge(worker, session.login.as_ref(), &Tally { operations: ran.calls, work, cpu_ns, ..Tally::default() });
     // A client that left meanwhile needs no reply.
-    let _ = answer.send(ran.unwrap_or_default());
+    let _ = answer.send(ran);
+    serve_later(worker, ready);
+}
+
+/// Whether memory is short, after keys were evicted: before anybody is alone, for whoever is finds its keys as they are.
+fn look_for_memory(worker: &Worker, session: &Session, call: &ScriptCall) -> Memory {
+    let corridor = &worker.node.corridor;
+    loop {
+        if matches!(corridor.enter(worker.lane), Entry::Entered | Entry::Beside(_)) {
+            let _in_lane = InLane::new(corridor, worker.lane);
+            let (view, hot) = (worker.node.views.load().1, worker.hot());
+            let batch = Batch::new(worker, None, worker.now_ms(), worker.conditions(&view, &hot), hot);
+            return batch.memory_for(session, &view, call.keys.iter().map(Vec::as_slice));
+        }
+        std::thread::sleep(ENTER_PAUSE);
+    }
+}
+
+/// Between two tries to enter.
+const ENTER_PAUSE: Duration = Duration::from_micros(50);
+
+/// Those who wait for these keys are served once nobody is alone with any.
+pub(crate) fn serve_later(worker: &Worker, ready: Vec<(SpaceId, Vec<u8>)>) {
+    if ready.is_empty() {
+        return;
+    }
+    let work = move |worker: &Worker| {
+        let corridor = &worker.node.corridor;
+        loop {
+            match corridor.enter(worker.lane) {
+                Entry::Entered => break,
+                Entry::Beside(_) => {
+                    corridor.leave(worker.lane);
+                    corridor.want_everything();
+                }
+                Entry::Closed | Entry::Busy => {}
+            }
+            std::thread::sleep(ENTER_PAUSE);
+        }
+        let _in_lane = InLane::new(corridor, worker.lane);
+        let (view, hot) = (worker.node.views.load().1, worker.hot());
+        let mut scratch = worker.scratch.borrow_mut();
+        scratch.calls.ready = ready;
+        let mut batch = Batch::new(worker, None, worker.now_ms(), worker.conditions(&view, &hot), hot);
+        batch.serve_ready(&view, None, &mut scratch);
+        worker.node.shards.tracking.deliver();
+        worker.node.replication.log.tell();
+    };
+    // If there is no room, they are served by the next write to their keys.
+    worker.node.scripts.bench.put(Owner::Platform, Box::new(work));
 }
 
 impl Batch<'_, '_> {
@@ -279,7 +364,7 @@ impl Batch<'_, '_> {
         scratch: &mut Scratch,
     ) -> Flow {
         let owner = reach.owner();
-        let quick = self.worker.node.scripts.is_quick(&name_of(&call.program, &owner));
+        let quick = self.worker.node.scripts.is_quick(&name_of(&call.program, &owner), &owner);
         if let Some(connection) = self.connection {
             *connection.script_tracker.borrow_mut() = self.caches();
         }
@@ -289,16 +374,22 @@ impl Batch<'_, '_> {
         }
         let corridor = &self.worker.node.corridor;
         // Within a transaction it is closed already.
-        let closed = if self.is_executing() { None } else { corridor.try_close(Some(self.worker.lane)) };
-        if closed.is_none() && !self.is_executing() {
-            return Flow::Closed;
-        }
-        let place = if self.is_executing() { Place::InTransaction } else { Place::WhereRead };
-        let ran = self.run_script(session, lane, (&call, &owner), place, scratch);
-        drop(closed);
+        let ran = if self.is_executing() {
+            self.run_script(session, lane, (&call, &owner), Place::InTransaction, scratch)
+        } else {
+            // Before anybody is alone: whoever is finds its keys as they are, and nobody evicts one.
+            self.conditions.memory = self.memory_for(session, &lane.view, call.keys.iter().map(Vec::as_slice));
+            let Some(closed) = corridor.try_close(Some(self.worker.lane), &Extent::of(session)) else {
+                return Flow::Closed;
+            };
+            self.beside = Some(closed.beside()).filter(|parts| !parts.is_empty());
+            self.run_script(session, lane, (&call, &owner), Place::WhereRead(&closed), scratch)
+        };
         match ran {
             Some(ran) => {
                 session.commands += ran.calls;
+                self.tab.tally.operations += ran.calls;
+                self.tab.tally.work += ran.calls;
                 scratch.reply.raw(&ran.reply);
                 Flow::Continue
             }
@@ -315,12 +406,17 @@ impl Batch<'_, '_> {
         session: &Session,
         lane: &Lane,
         (call, owner): (&ScriptCall, &Owner),
-        place: Place,
+        place: Place<'_>,
         scratch: &mut Scratch,
     ) -> Option<Ran> {
         let scripts = &self.worker.node.scripts;
-        let mut machines = scripts.machines.lock();
-        let machine = machines.that_runs(&call.program, owner);
+        let machine = scripts.machines.lock().that_runs(&call.program, owner);
+        // Only a function of the platform is run by several owners: a data thread does not wait for another's run.
+        let mut machine = match place {
+            Place::WhereRead(_) => machine.try_lock()?,
+            Place::InTransaction | Place::ScriptThread(_) => machine.lock(),
+        };
+        let machine = &mut *machine;
         let refuse = |text: &str| Some(Ran { reply: error_reply(session.protocol, text), calls: 0 });
         let (sha, flags, function) = match &call.program {
             Program::Text(text) => match machine.load_script(text, false) {
@@ -343,7 +439,6 @@ impl Batch<'_, '_> {
                 _ => "NOSCRIPT No matching script. Please use EVAL.",
             });
         };
-        self.conditions.memory = self.memory_for(session, &lane.view, call.keys.iter().map(Vec::as_slice));
         if let Some(text) = self.forbids(flags, call) {
             if text.starts_with("OOM") {
                 note_full(session);
@@ -361,16 +456,18 @@ impl Batch<'_, '_> {
             let (monitors, reach) = (&self.worker.node.monitors, session.lasting_reach());
             monitors.show(now_us(), session.database, &session.address, &reach, &argv);
         }
-        *scripts.running.lock() = Some(Running {
+        let running = Arc::new(Running {
             owner: owner.clone(),
             function: function.clone(),
             command,
             since: began,
-            wrote: false,
-            killed: false,
+            wrote: AtomicBool::new(false),
+            killed: AtomicBool::new(false),
         });
-        scripts.kill.store(false, Ordering::Relaxed);
-        self.worker.node.journal.begin_group();
+        scripts.running.lock().push(Arc::clone(&running));
+        if place.closed().is_some() {
+            self.begin_step(place.closed().is_some_and(|closed| closed.tenant().is_some()));
+        }
         let keys: Vec<&[u8]> = call.keys.iter().map(Vec::as_slice).collect();
         let args: Vec<&[u8]> = call.args.iter().map(Vec::as_slice).collect();
         let client = if session.protocol == Protocol::Resp3 { Resp::Three } else { Resp::Two };
@@ -384,6 +481,8 @@ impl Batch<'_, '_> {
             may_exceed: flags.allow_oom,
             is_function: function.is_some(),
             began,
+            ends_after: ends_after(session),
+            running: &running,
             wrote: false,
             place,
             moves: false,
@@ -397,10 +496,12 @@ impl Batch<'_, '_> {
         };
         let calls = host.session.commands;
         let (moves, last_error) = (host.moves, host.last_error.take());
-        self.worker.node.journal.end_group();
+        if place.closed().is_some() {
+            self.end_step();
+        }
         self.let_time_pass(thawed);
-        *scripts.running.lock() = None;
-        scripts.learn(name_of(&call.program, owner), began.elapsed());
+        scripts.running.lock().retain(|known| !Arc::ptr_eq(known, &running));
+        scripts.learn(name_of(&call.program, owner), owner, place, began.elapsed());
         if moves {
             return None;
         }
@@ -437,25 +538,43 @@ impl Batch<'_, '_> {
         None
     }
 
-    /// Takes care of scripts and libraries.
-    pub(crate) fn care_for_scripts(&self, care: ScriptCare, reach: &Reach, session: &Session, reply: &mut Reply) {
+    /// Takes care of scripts and libraries. False: not done, since one of this owner's scripts runs.
+    pub(crate) fn care_for_scripts(
+        &self,
+        care: &ScriptCare,
+        reach: &Reach,
+        session: &Session,
+        reply: &mut Reply,
+    ) -> bool {
         let scripts = &self.worker.node.scripts;
         let owner = reach.owner();
         match care {
             ScriptCare::Kill { function } => {
-                let runs = |of: &&Arc<Node>| of.scripts.running.lock().is_some();
+                let runs = |of: &&Arc<Node>| of.scripts.running.lock().iter().any(|running| concerns(running, &owner));
                 let busy = self.worker.node.groups().iter().find(runs);
-                return kill(busy.map_or(scripts, |of| &of.scripts), function, &owner, reply);
+                kill(busy.map_or(scripts, |of| &of.scripts), *function, &owner, reply);
+                return true;
             }
-            ScriptCare::ShowStats => return show_stats(scripts, &owner, reply),
+            ScriptCare::ShowStats => {
+                show_stats(scripts, &owner, reply);
+                return true;
+            }
             _ => {}
         }
-        // Whoever runs a script has closed the corridor, so nobody waits here for one.
-        let mut machines = scripts.machines.lock();
-        let machine = machines.of(&owner);
+        let machine = scripts.machines.lock().of(&owner);
+        if self.is_executing() {
+            self.care_with(&mut machine.lock(), care, &owner, session, reply);
+            return true;
+        }
+        let Some(mut machine) = machine.try_lock() else { return false };
+        self.care_with(&mut machine, care, &owner, session, reply);
+        true
+    }
+
+    fn care_with(&self, machine: &mut Machine, care: &ScriptCare, owner: &Owner, session: &Session, reply: &mut Reply) {
         let mut host = LoadHost { began: Instant::now() };
         let changed = match care {
-            ScriptCare::Load(body) => match machine.load_script(&body, true) {
+            ScriptCare::Load(body) => match machine.load_script(body, true) {
                 Ok(sha) => return reply.bulk(sha.to_string().as_bytes()),
                 Err(text) => return reply.error(&text),
             },
@@ -469,31 +588,31 @@ impl Batch<'_, '_> {
                 return reply.ok();
             }
             ScriptCare::Show(hash) => {
-                return match Sha::parse(&hash).and_then(|sha| machine.script(&sha).map(|script| script.body.clone())) {
+                return match Sha::parse(hash).and_then(|sha| machine.script(&sha).map(|script| script.body.clone())) {
                     Some(body) => reply.bulk(&body),
                     None => reply.error("NOSCRIPT No matching script. Please use EVAL."),
                 };
             }
             ScriptCare::ListLibraries { pattern, with_code } => {
-                return list_libraries(machine, pattern.as_deref(), with_code, reply);
+                return list_libraries(machine, pattern.as_deref(), *with_code, reply);
             }
             ScriptCare::Dump => {
                 let codes: Vec<Vec<u8>> = machine.libraries().map(|library| library.code.to_vec()).collect();
                 return reply.bulk(&keyward_engine::dump::libraries_payload(&codes));
             }
-            ScriptCare::LoadLibrary { replace, code } => match machine.load_library(&code, replace, &mut host) {
+            ScriptCare::LoadLibrary { replace, code } => match machine.load_library(code, *replace, &mut host) {
                 Ok(name) => {
                     reply.bulk(name.as_bytes());
-                    vec![b"FUNCTION".to_vec(), b"LOAD".to_vec(), b"REPLACE".to_vec(), machines::mark(&owner, &code)]
+                    vec![b"FUNCTION".to_vec(), b"LOAD".to_vec(), b"REPLACE".to_vec(), machines::mark(owner, code)]
                 }
                 Err(text) => return reply.error(&text),
             },
-            ScriptCare::DeleteLibrary(name) if machine.delete_library(&name) => {
+            ScriptCare::DeleteLibrary(name) if machine.delete_library(name) => {
                 reply.ok();
-                vec![b"FUNCTION".to_vec(), b"DELETE".to_vec(), machines::mark(&owner, &name)]
+                vec![b"FUNCTION".to_vec(), b"DELETE".to_vec(), machines::mark(owner, name)]
             }
             ScriptCare::DeleteLibrary(_) => return reply.error("ERR Library not found"),
-            ScriptCare::Restore(payload, policy) => match restore(machine, &payload, policy, &mut host) {
+            ScriptCare::Restore(payload, policy) => match restore(machine, payload, *policy, &mut host) {
                 Ok(()) => {
                     reply.ok();
                     let word = match policy {
@@ -501,22 +620,22 @@ impl Batch<'_, '_> {
                         RestorePolicy::Flush => "FLUSH",
                         RestorePolicy::Replace => "REPLACE",
                     };
-                    let words = [b"FUNCTION".to_vec(), b"RESTORE".to_vec(), payload, word.as_bytes().to_vec()];
-                    words.into_iter().chain(marked(&owner)).collect()
+                    let words = [b"FUNCTION".to_vec(), b"RESTORE".to_vec(), payload.clone(), word.as_bytes().to_vec()];
+                    words.into_iter().chain(marked(owner)).collect()
                 }
                 Err(text) => return reply.error(&text),
             },
             ScriptCare::FlushLibraries => {
                 machine.flush_libraries();
                 reply.ok();
-                [b"FUNCTION".to_vec(), b"FLUSH".to_vec()].into_iter().chain(marked(&owner)).collect()
+                [b"FUNCTION".to_vec(), b"FLUSH".to_vec()].into_iter().chain(marked(owner)).collect()
             }
             ScriptCare::Kill { .. } | ScriptCare::ShowStats => return,
         };
         let mut effects = Effects::new();
         effects.changed(1);
         let argv: Vec<&[u8]> = changed.iter().map(Vec::as_slice).collect();
-        self.worker.node.journal.append(session.space(), &argv, &effects);
+        self.journal().append(session.space(), &argv, &effects);
     }
 }
 
@@ -547,16 +666,15 @@ fn concerns(running: &Running, owner: &Owner) -> bool {
 }
 
 fn kill(scripts: &Scripts, function: bool, owner: &Owner, reply: &mut Reply) {
-    let mut running = scripts.running.lock();
-    match running.as_mut().filter(|running| concerns(running, owner)) {
+    let running = scripts.running.lock();
+    match running.iter().find(|running| concerns(running, owner)) {
         None => reply.error(NOT_BUSY),
         Some(running) if running.function.is_some() != function => {
             reply.error(&Refusal::Busy.text(ErrorDetail::Redis));
         }
-        Some(running) if running.wrote => reply.error(UNKILLABLE),
+        Some(running) if running.wrote.load(Ordering::Relaxed) => reply.error(UNKILLABLE),
         Some(running) => {
-            running.killed = true;
-            scripts.kill.store(true, Ordering::Relaxed);
+            running.killed.store(true, Ordering::Relaxed);
             reply.ok();
         }
     }
@@ -565,19 +683,19 @@ fn kill(scripts: &Scripts, function: bool, owner: &Owner, reply: &mut Reply) {
 impl Scripts {
     /// Whether a cached script or a function has the flag `no-writes`. False too while a script runs: who asks may not wait.
     pub(crate) fn promises_not_to_write(&self, program: &[u8], owner: &Owner) -> bool {
-        let Some(mut machines) = self.machines.try_lock() else { return false };
-        let machine = machines.of(owner);
+        let machine = self.machines.lock().of(owner);
+        let Some(machine) = machine.try_lock() else { return false };
         let script = Sha::parse(program).and_then(|sha| machine.script(&sha)).map(|script| script.flags);
         script.or_else(|| machine.function(program).map(|function| function.flags)).is_some_and(|flags| flags.no_writes)
     }
 }
 
 fn show_stats(scripts: &Scripts, owner: &Owner, reply: &mut Reply) {
-    let sizes = scripts.machines.try_lock().map_or((0, 0, 0, 0), |machines| machines.sizes(Some(owner)));
+    let sizes = scripts.machines.lock().sizes(Some(owner));
     let (_, libraries, functions, _) = sizes;
     reply.map(2);
     reply.bulk(b"running_script");
-    match scripts.running.lock().as_ref().filter(|running| concerns(running, owner)) {
+    match scripts.running.lock().iter().find(|running| concerns(running, owner)) {
         None => reply.null(),
         Some(running) => {
             reply.map(3);
@@ -635,14 +753,30 @@ fn list_libraries(machine: &Machine, pattern: Option<&[u8]>, with_code: bool, re
 }
 
 /// Where a script runs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Place {
+#[derive(Clone, Copy)]
+enum Place<'c> {
     /// On the data thread of its client.
-    WhereRead,
+    WhereRead(&'c Closed<'c>),
     /// There too, as part of a transaction.
     InTransaction,
-    /// On the script thread.
-    ScriptThread,
+    /// On a thread for slow work.
+    ScriptThread(&'c Closed<'c>),
+}
+
+impl<'c> Place<'c> {
+    /// What it is alone with by itself.
+    fn closed(self) -> Option<&'c Closed<'c>> {
+        match self {
+            Place::WhereRead(closed) | Place::ScriptThread(closed) => Some(closed),
+            Place::InTransaction => None,
+        }
+    }
+}
+
+/// How long a script of this user may run; what it wrote until then stays.
+fn ends_after(session: &Session) -> Option<Duration> {
+    let limit = session.login.as_ref().map_or(0, |login| login.limit(|limits| limits.script_ms));
+    (limit > 0).then(|| Duration::from_millis(limit))
 }
 
 /// The world as a running script sees it.
@@ -655,8 +789,11 @@ struct ScriptHost<'h, 'w, 'a> {
     may_exceed: bool,
     is_function: bool,
     began: Instant,
+    /// The limit of its user or tenant.
+    ends_after: Option<Duration>,
+    running: &'h Running,
     wrote: bool,
-    place: Place,
+    place: Place<'h>,
     moves: bool,
     /// The error the last failed call was answered with, not counted yet.
     last_error: Option<Vec<u8>>,
@@ -744,11 +881,21 @@ impl ScriptHost<'_, '_, '_> {
         Ok(())
     }
 
+    #[cold]
+    fn over_its_limit(&self, limit: Duration) -> String {
+        let worker = self.batch.worker;
+        let Some(login) = &self.session.login else { return "ERR the script ran for too long".to_owned() };
+        login.accounts().for_each(|(_, account)| account.lane(worker.lane).scripts_ended.add(1));
+        let (whose, ms) = (login.whose(|limits| limits.script_ms), limit.as_millis());
+        let wrote = if self.wrote { ", and what it wrote until then stays" } else { "" };
+        format!("ERR the script was ended at the script-ms of {whose}, {ms}{wrote}")
+    }
+
     fn note_write(&mut self, row: &Row) {
         let flags = row.command.flags;
         if (flags.has(Flags::WRITE) || row.command.group == Group::PubSub) && !self.wrote {
             self.wrote = true;
-            self.batch.worker.node.scripts.running.lock().iter_mut().for_each(|running| running.wrote = true);
+            self.running.wrote.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -801,14 +948,16 @@ impl Host for ScriptHost<'_, '_, '_> {
     }
 
     fn interrupted(&mut self) -> Interrupt {
-        let node = &self.batch.worker.node;
-        if node.scripts.kill.load(Ordering::Relaxed) {
+        if self.running.killed.load(Ordering::Relaxed) {
             let by = if self.is_function { "FUNCTION KILL" } else { "SCRIPT KILL" };
             return Interrupt::Stop(format!("ERR Script killed by user with {by}..."));
         }
         let elapsed = self.began.elapsed();
+        if let Some(limit) = self.ends_after.filter(|limit| elapsed > *limit) {
+            return Interrupt::Stop(self.over_its_limit(limit));
+        }
         match self.place {
-            Place::WhereRead if !self.wrote && elapsed > QUICK_AT_MOST => {
+            Place::WhereRead(_) if !self.wrote && elapsed > QUICK_AT_MOST => {
                 self.moves = true;
                 return Interrupt::Stop("ERR the script begins anew elsewhere".to_owned());
             }
@@ -819,12 +968,9 @@ impl Host for ScriptHost<'_, '_, '_> {
             }
             _ => {}
         }
-        if elapsed > self.batch.hot.busy_after && !node.corridor.is_busy() {
-            tracing::warn!(
-                ms = elapsed.as_millis(),
-                "a slow script keeps the node; SCRIPT KILL ends it if it has not written"
-            );
-            node.corridor.note_busy();
+        if elapsed > self.batch.hot.busy_after && self.place.closed().is_some_and(Closed::note_busy) {
+            let ms = elapsed.as_millis();
+            tracing::warn!(ms, "a slow script keeps others waiting; SCRIPT KILL ends it if it has not written");
         }
         Interrupt::Continue
     }

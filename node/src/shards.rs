@@ -362,7 +362,19 @@ impl Shards {
         journal: &Journal,
         reply: &mut Reply,
     ) -> Result<(), CommandError> {
-        let mut every = Every { shards: self, call, memory, journal, everything_changed: false };
+        self.walk(handler, call, memory, (journal, &|step: &mut dyn FnMut()| step()), reply)
+    }
+
+    /// The same, where `apart` surrounds each step on one shard.
+    pub fn walk(
+        &self,
+        handler: EveryKeyHandler,
+        call: &Call<'_>,
+        memory: &mut CallSpace,
+        (journal, apart): (&Journal, &dyn Fn(&mut dyn FnMut())),
+        reply: &mut Reply,
+    ) -> Result<(), CommandError> {
+        let mut every = Every { shards: self, call, memory, journal, apart, everything_changed: false };
         let result = handler(&mut every, Args::new(call.argv, call.words), reply);
         if every.everything_changed {
             self.tracking.tell_all(call.context.space.tenant.world(), call.client);
@@ -590,6 +602,21 @@ impl Shards {
         found
     }
 
+    /// How many keys whoever belongs to `tenant` sees, in all databases; counted until they are more than `enough`.
+    pub fn count_keys(&self, tenant: TenantId, enough: usize) -> usize {
+        let mut count = 0;
+        for index in 0..self.count() {
+            count += self.with(index, |shard| {
+                let seen = shard.spaces().filter(|(space, _)| shows(tenant, space.tenant));
+                seen.map(|(_, keys)| keys.len()).sum::<usize>()
+            });
+            if count > enough {
+                break;
+            }
+        }
+        count
+    }
+
     /// What happened in all shards since the start.
     pub fn tally(&self) -> Tally {
         (0..self.count()).fold(Tally::default(), |sum, index| sum.plus(self.with(index, |shard| shard.tally())))
@@ -636,6 +663,8 @@ struct Every<'a, 'b> {
     call: &'a Call<'b>,
     memory: &'a mut CallSpace,
     journal: &'a Journal,
+    /// Surrounds each step on one shard.
+    apart: &'a dyn Fn(&mut dyn FnMut()),
     everything_changed: bool,
 }
 
@@ -649,8 +678,11 @@ impl EveryKey for Every<'_, '_> {
     }
 
     fn with_shard(&mut self, index: u32, with: &mut dyn FnMut(&mut Keys<'_>)) {
-        let mut held = self.shards.slots[index as usize].0.lock();
-        self.run(&mut [(index, &mut held)], with);
+        let apart = self.apart;
+        apart(&mut || {
+            let mut held = self.shards.slots[index as usize].0.lock();
+            self.run(&mut [(index, &mut held)], with);
+        });
     }
 
     fn with_all(&mut self, with: &mut dyn FnMut(&mut Keys<'_>)) {

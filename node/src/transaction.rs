@@ -10,6 +10,7 @@
 
 use crate::batch::{Batch, Flow, Prepared};
 use crate::connection::{Connection, Lane, Next};
+use crate::corridor::{Closed, Extent};
 use crate::gate::{KeyBuffer, Memory, Refusal};
 use crate::memory::{Claim, note_owners};
 use crate::observers::{Waiter, Watch};
@@ -111,12 +112,14 @@ impl<'a> Batch<'_, 'a> {
             scratch.reply.error("EXECABORT Transaction discarded because of previous errors.");
             return Flow::Continue;
         }
+        // Before anybody is alone: whoever is finds its keys as they are, and nobody evicts one.
+        self.conditions.memory = self.memory_for_all(session, &lane.view, &transaction.requests);
         let corridor = &self.worker.node.corridor;
-        let Some(closed) = corridor.try_close(Some(self.worker.lane)) else {
+        let Some(closed) = corridor.try_close(Some(self.worker.lane), &Extent::of(session)) else {
             session.transaction = Some(transaction);
             return Flow::Closed;
         };
-        self.conditions.memory = self.memory_for_all(session, &lane.view, &transaction.requests);
+        self.beside = Some(closed.beside()).filter(|parts| !parts.is_empty());
         if self.conditions.memory != Memory::Enough {
             let refusal = Refusal::MemoryFull(self.conditions.memory);
             note_full(session);
@@ -136,7 +139,7 @@ impl<'a> Batch<'_, 'a> {
         }
         scratch.reply.array(transaction.requests.len());
         let requests = Remaining { requests: transaction.requests.into(), ready: Vec::new() };
-        let flow = self.run_queued(session, lane, requests, scratch);
+        let flow = self.run_queued(session, lane, (requests, &closed), scratch);
         drop(closed);
         flow
     }
@@ -175,10 +178,10 @@ impl<'a> Batch<'_, 'a> {
         &mut self,
         session: &mut Session,
         lane: &Lane,
-        mut remaining: Remaining,
+        (mut remaining, closed): (Remaining, &Closed<'_>),
         scratch: &mut Scratch,
     ) -> Flow {
-        self.worker.node.journal.begin_group();
+        self.begin_step(closed.tenant().is_some());
         let thawed = self.freeze_time();
         let mut flow = Flow::Continue;
         scratch.calls.ready.append(&mut remaining.ready);
@@ -203,7 +206,7 @@ impl<'a> Batch<'_, 'a> {
         }
         self.let_time_pass(thawed);
         session.last_command = "exec";
-        self.worker.node.journal.end_group();
+        self.end_step();
         flow
     }
 }
@@ -211,7 +214,8 @@ impl<'a> Batch<'_, 'a> {
 /// Goes on with a transaction after one of its requests had to wait for the world.
 pub fn go_on(worker: &Worker, connection: &Rc<Connection>, lane: &mut Lane, remaining: Remaining) -> Next {
     let worker = worker.at(lane.view.of);
-    let Some(closed) = worker.node.corridor.try_close(None) else {
+    let extent = Extent::of(&connection.session.borrow());
+    let Some(closed) = worker.node.corridor.try_close(None, &extent) else {
         *connection.remaining.borrow_mut() = Some(remaining);
         return Next::Wait;
     };
@@ -228,10 +232,12 @@ pub fn go_on(worker: &Worker, connection: &Rc<Connection>, lane: &mut Lane, rema
     scratch.reply.bytes_max = hot.reply_bytes_max();
     let conditions = worker.conditions(&lane.view, &hot);
     let mut batch = Batch::new(worker, Some(connection), worker.now_ms(), conditions, hot);
-    let flow = batch.run_queued(&mut session, lane, remaining, &mut scratch);
-    batch.serve_ready(&Arc::clone(&lane.view), &mut scratch);
+    let flow = batch.run_queued(&mut session, lane, (remaining, &closed), &mut scratch);
+    batch.serve_ready(&Arc::clone(&lane.view), closed.tenant(), &mut scratch);
+    let ready = std::mem::take(&mut scratch.calls.ready);
     worker.node.shards.tracking.deliver();
     drop(closed);
+    crate::scripts::serve_later(worker, ready);
     lane.take_replies(&mut scratch.reply);
     if session.wants_quorum() {
         lane.await_confirmation(worker);

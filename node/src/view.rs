@@ -4,6 +4,7 @@
 //! the one it last saw and compares a single number per request to notice a newer one.
 
 use crate::config::{Ack, Config};
+use crate::corridor::SCRIPT_THREADS;
 use crate::routes::Routes;
 use crate::tenants;
 use keyward_acl::{Acknowledge, Fence, Policy, User, UserName, Walls};
@@ -24,14 +25,18 @@ pub struct Terms {
     pub quorum: bool,
     /// Whether users who do not hold every key are confined.
     pub walls: Walls,
-    /// Threads that serve clients.
+    /// Threads that run commands.
     pub threads: usize,
 }
 
 impl Terms {
     /// As configured.
     pub fn of(config: &Config) -> Terms {
-        Terms { quorum: config.ack == Ack::Quorum, walls: config.walls(), threads: config.threads }
+        Terms {
+            quorum: config.ack == Ack::Quorum,
+            walls: config.walls(),
+            threads: config.threads + SCRIPT_THREADS * config.groups as usize,
+        }
     }
 }
 

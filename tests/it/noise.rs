@@ -15,7 +15,7 @@ impl Scene {
     }
 
     fn of(nodes: usize) -> Scene {
-        let cluster = Cluster::of(nodes).flag("threads", "1").start();
+        let cluster = Cluster::of(nodes).flag("threads", "1").flag("enable-debug-command", "yes").start();
         let mut admin = cluster.node(1).client();
         for tenant in ["gw", "ai"] {
             admin.ok(&["ACL", "SETUSER", tenant, "on", ">secret", "~*", "&*", "+@all"]);
@@ -129,6 +129,8 @@ fn values_waiting_clients_subscriptions_and_answers_have_bounds() {
     gw.ok(&["SET", "gw:1", &"v".repeat(1000)]);
     assert!(gw.ask(&["APPEND", "gw:1", &"v".repeat(1000)]).is_error("ERR"));
     assert!(gw.ask(&["SETRANGE", "gw:1", "5000", "v"]).is_error("ERR"));
+    let script = "return redis.call('SET', KEYS[1], string.rep('v', 5000))";
+    assert!(gw.ask(&["EVAL", script, "1", "gw:1"]).is_error("ERR an argument"));
 
     scene.limit("blocked-clients", "1");
     let mut waiting = scene.gw();
@@ -154,4 +156,136 @@ fn values_waiting_clients_subscriptions_and_answers_have_bounds() {
     assert!(gw.ask(&["GET", "gw:1"]).is_error("ERR the reply is longer"));
     assert!(gw.ask(&["GET", "gw:2"]).text().is_none());
     assert!(scene.stat("limits-reached") >= 3);
+}
+
+/// Does something often until `time` is over; the longest it took.
+fn longest(time: Duration, mut what: impl FnMut()) -> Duration {
+    let began = Instant::now();
+    let mut longest = Duration::ZERO;
+    while began.elapsed() < time {
+        let one = Instant::now();
+        what();
+        longest = longest.max(one.elapsed());
+    }
+    longest
+}
+
+#[test]
+fn a_runaway_script_is_ended_and_its_neighbors_go_on_meanwhile() {
+    let mut scene = Scene::new();
+    scene.limit("script-ms", "1500");
+    let (mut gw, mut ai) = (scene.gw(), scene.ai());
+    ai.ok(&["SET", "ai:1", "v"]);
+    for (script, end) in [
+        ("while true do end", "ERR the script was ended at the script-ms of tenant gw, 1500"),
+        (
+            "redis.call('SET', KEYS[1], 'x') while true do redis.call('GET', KEYS[1]) end",
+            "and what it wrote until then stays",
+        ),
+    ] {
+        gw.send(&["EVAL", script, "1", "gw:1"]).unwrap();
+        let began = Instant::now();
+        let slowest = longest(Duration::from_millis(1000), || {
+            assert_eq!(ai.ask(&["GET", "ai:1"]).text().as_deref(), Some("v"));
+            ai.ok(&["MULTI"]);
+            ai.ask(&["SET", "ai:2", "v"]);
+            assert_eq!(ai.ask(&["EXEC"]).items().map(<[Value]>::len), Some(1));
+            assert_eq!(
+                ai.ask(&["EVAL", "return redis.call('GET', KEYS[1])", "1", "ai:1"]).text().as_deref(),
+                Some("v")
+            );
+            scene.admin.ok(&["SET", "of nobody", "v"]);
+            assert!(scene.admin.ask(&["PING"]).text().is_some());
+        });
+        assert!(slowest < Duration::from_millis(500), "a neighbor waited for {slowest:?}");
+        let told = text(&gw.read().unwrap());
+        assert!(told.contains(end), "{told}");
+        assert!(began.elapsed() > Duration::from_millis(1400));
+    }
+    assert_eq!(gw.ask(&["GET", "gw:1"]).text().as_deref(), Some("x"));
+    assert_eq!(scene.stat("scripts-ended"), 2);
+}
+
+#[test]
+fn tenants_write_side_by_side_and_the_copies_agree() {
+    let mut scene = Scene::of(3);
+    scene.limit("script-ms", "5000");
+    let writer = "local t = redis.call('TIME') for i = 1, 300 do redis.call('SET', KEYS[1] .. i, ARGV[1]) \
+        redis.call('INCR', KEYS[1] .. 'n') for j = 1, 3000 do end end redis.call('LPUSH', KEYS[1] .. 'list', 'a') return 1";
+    // A platform client waits for a key of a tenant, whose script writes it.
+    let mut waiting = scene.cluster.node(1).client();
+    waiting.send(&["BLPOP", "gw:list", "0"]).unwrap();
+    let workers: Vec<_> = ["gw", "ai"]
+        .into_iter()
+        .map(|tenant| {
+            let mut clients: Vec<Client> =
+                (1..=3).map(|node| scene.cluster.node(node).client_as(tenant, "secret")).collect();
+            std::thread::spawn(move || {
+                for round in 0..12 {
+                    let client = &mut clients[round % 3];
+                    let (key, value) = (format!("{tenant}:"), round.to_string());
+                    assert_eq!(client.ask(&["EVAL", writer, "1", &key, &value]), Value::Integer(1));
+                    client.ok(&["MULTI"]);
+                    client.ask(&["INCR", &format!("{tenant}:n")]);
+                    client.ask(&["DEL", &format!("{tenant}:{round}")]);
+                    client.ask(&["EXEC"]);
+                }
+            })
+        })
+        .collect();
+    for number in 0..300 {
+        scene.admin.ok(&["SET", &format!("of nobody:{number}"), "v"]);
+        scene.admin.ask(&["INCR", "gw:n"]);
+    }
+    workers.into_iter().for_each(|worker| worker.join().expect("it wrote"));
+    assert_eq!(waiting.read().unwrap().texts(), ["gw:list", "a"]);
+    assert_eq!(scene.admin.ask(&["GET", "ai:n"]).text().as_deref(), Some("3612"));
+    assert_eq!(scene.admin.ask(&["GET", "gw:n"]).text().as_deref(), Some("3912"));
+    scene.cluster.copies_agree("tenants wrote side by side");
+}
+
+#[test]
+fn a_walk_over_many_keys_is_done_beside_everybody_else() {
+    let scene = Scene::new();
+    let (mut gw, mut ai) = (scene.gw(), scene.ai());
+    for part in 0..40 {
+        let names: Vec<String> = (0..1000).map(|number| format!("gw:{part}:{number}")).collect();
+        let words: Vec<&str> = ["MSET"].into_iter().chain(names.iter().flat_map(|name| [name.as_str(), "v"])).collect();
+        gw.ok(&words);
+    }
+    gw.send(&["KEYS", "*"]).unwrap();
+    let slowest = longest(Duration::from_millis(200), || drop(ai.ask(&["GET", "ai:1"])));
+    assert!(slowest < Duration::from_millis(500), "a neighbor waited for {slowest:?}");
+    assert_eq!(gw.read().unwrap().items().map(<[Value]>::len), Some(40_000));
+    assert_eq!(gw.ask(&["KEYS", "gw:7:1?"]).texts().len(), 10);
+    let page = gw.ask(&["SCAN", "0", "COUNT", "1000000"]);
+    assert_eq!(page.items().and_then(|parts| parts[1].items().map(<[Value]>::len)), Some(40_000));
+    gw.ok(&["MULTI"]);
+    gw.ask(&["KEYS", "gw:7:1?"]);
+    assert_eq!(gw.ask(&["EXEC"]).items().map(|items| items[0].texts().len()), Some(10));
+}
+
+#[test]
+fn who_has_much_to_do_takes_turns_with_the_others() {
+    let scene = Scene::new();
+    let (mut gw, mut ai) = (scene.gw(), scene.ai());
+    for _ in 0..20 {
+        let words: Vec<String> =
+            ["RPUSH".to_owned(), "gw:list".to_owned()].into_iter().chain((0..1000).map(|n| n.to_string())).collect();
+        gw.ask(&words);
+    }
+    // Each looks through the whole list.
+    let mut flood: Vec<Client> = (0..20).map(|_| scene.gw()).collect();
+    for client in &mut flood {
+        for _ in 0..50 {
+            client.send(&["LPOS", "gw:list", "nothing"]).unwrap();
+        }
+    }
+    let slowest = longest(Duration::from_millis(300), || drop(ai.ask(&["GET", "ai:1"])));
+    assert!(slowest < Duration::from_millis(700), "a neighbor waited for {slowest:?}");
+    for client in &mut flood {
+        for _ in 0..50 {
+            assert_eq!(client.read().unwrap(), Value::Nil);
+        }
+    }
 }

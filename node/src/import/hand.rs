@@ -225,7 +225,7 @@ impl Hand {
         }
         // Those who waited are clients of this node: for them it is now.
         let mut batch = Batch::new(&self.worker, None, now_ms(), conditions, hot);
-        batch.serve_ready(&view, &mut scratch);
+        batch.serve_ready(&view, None, &mut scratch);
         drop((in_lane, closed));
         node.replication.log.tell();
         self.session.closing = false;
@@ -240,7 +240,16 @@ fn may_write(conditions: &Conditions) -> bool {
 }
 
 fn enter(corridor: &Corridor, lane: usize) -> InLane<'_> {
-    while corridor.enter(lane) != Entry::Entered {
+    loop {
+        match corridor.enter(lane) {
+            Entry::Entered => break,
+            // It may concern any key.
+            Entry::Beside(_) => {
+                corridor.leave(lane);
+                corridor.want_everything();
+            }
+            Entry::Closed | Entry::Busy => {}
+        }
         std::thread::sleep(PAUSE);
     }
     InLane::new(corridor, lane)

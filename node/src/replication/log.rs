@@ -226,6 +226,21 @@ impl Log {
         drop(garbage);
     }
 
+    /// Appends the records of one step. The caller is alone with the keys they concern.
+    pub fn append_step(&self, records: &[u8]) {
+        let mut held = self.held.lock();
+        let within = held.step != Step::None;
+        if !within {
+            held.extend(&record::mark(true));
+        }
+        held.extend(records);
+        if !within {
+            held.extend(&record::mark(false));
+            held.whole = held.end;
+            self.whole.store(held.end, Ordering::Release);
+        }
+    }
+
     /// What is appended from now on is one step.
     pub fn begin_step(&self) {
         let mut held = self.held.lock();

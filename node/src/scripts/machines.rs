@@ -11,7 +11,9 @@ use keyward_engine::asks::Program;
 use keyward_engine::dump::OWNED_LIBRARY;
 use keyward_engine::scope::Owner;
 use keyward_script::{Host, Limits, Machine, RestorePolicy};
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Machines without libraries that are kept; the one whose owner comes first in no order anybody chose goes when there
 /// are more. What it cached can be cached again.
@@ -26,33 +28,38 @@ const TENANT: &[u8] = b"tenant ";
 /// The machines of one node.
 pub(super) struct Machines {
     memory_bytes_max: usize,
-    platform: Machine,
-    confined: BTreeMap<Owner, Machine>,
+    platform: Shared,
+    confined: BTreeMap<Owner, Shared>,
 }
+
+/// A machine, locked while it runs.
+pub(super) type Shared = Arc<Mutex<Machine>>;
 
 impl Machines {
     pub(super) fn new(memory_bytes_max: usize) -> Machines {
-        let platform = Machine::new(Limits { memory_bytes_max });
+        let platform = Arc::new(Mutex::new(Machine::new(Limits { memory_bytes_max })));
         Machines { memory_bytes_max, platform, confined: BTreeMap::new() }
     }
 
     /// The machine of this owner, made if need be.
-    pub(super) fn of(&mut self, owner: &Owner) -> &mut Machine {
+    pub(super) fn of(&mut self, owner: &Owner) -> Shared {
         if *owner == Owner::Platform {
-            return &mut self.platform;
+            return Arc::clone(&self.platform);
         }
         if !self.confined.contains_key(owner) {
             self.make_room();
         }
         let memory_bytes_max = self.memory_bytes_max / SHARE_OF_CONFINED;
-        self.confined.entry(owner.clone()).or_insert_with(|| Machine::new(Limits { memory_bytes_max }))
+        let new = || Arc::new(Mutex::new(Machine::new(Limits { memory_bytes_max })));
+        Arc::clone(self.confined.entry(owner.clone()).or_insert_with(new))
     }
 
     fn make_room(&mut self) {
         let idle: Vec<&Owner> = self
             .confined
             .iter()
-            .filter(|(_, machine)| machine.libraries().next().is_none())
+            // One that is locked runs.
+            .filter(|(_, machine)| machine.try_lock().is_some_and(|machine| machine.libraries().next().is_none()))
             .map(|(of, _)| of)
             .collect();
         if idle.len() >= IDLE_MACHINES_MAX {
@@ -62,10 +69,13 @@ impl Machines {
     }
 
     /// The machine that has a program as this owner means it: its own, or the platform's for a function it has not.
-    pub(super) fn that_runs(&mut self, program: &Program, owner: &Owner) -> &mut Machine {
+    /// Whoever asks is alone with what is the owner's, so its own machine does not run.
+    pub(super) fn that_runs(&mut self, program: &Program, owner: &Owner) -> Shared {
         match program {
-            Program::Function(name) if self.confined.get(owner).is_none_or(|own| own.function(name).is_none()) => {
-                &mut self.platform
+            Program::Function(name)
+                if self.confined.get(owner).is_none_or(|own| own.lock().function(name).is_none()) =>
+            {
+                Arc::clone(&self.platform)
             }
             _ => self.of(owner),
         }
@@ -76,6 +86,8 @@ impl Machines {
         let machines = std::iter::once((&Owner::Platform, &self.platform)).chain(&self.confined);
         let counted = machines.filter(|(of, _)| owner.is_none_or(|owner| owner == *of));
         counted.fold((0, 0, 0, 0), |(scripts, libraries, functions, bytes), (_, machine)| {
+            // One that runs is not waited for.
+            let Some(machine) = machine.try_lock() else { return (scripts, libraries, functions, bytes) };
             let stats = machine.stats();
             let sum = (scripts + stats.scripts, libraries + stats.libraries, functions + stats.functions);
             (sum.0, sum.1, sum.2, bytes + stats.memory_bytes)
@@ -84,14 +96,17 @@ impl Machines {
 
     /// No owner has any library.
     pub(super) fn flush_libraries(&mut self) {
-        self.platform.flush_libraries();
-        self.confined.values_mut().for_each(Machine::flush_libraries);
+        self.platform.lock().flush_libraries();
+        self.confined.values().for_each(|machine| machine.lock().flush_libraries());
     }
 
     /// The texts of all libraries, those of confined users marked.
     pub(super) fn codes(&self) -> Vec<Vec<u8>> {
         let machines = std::iter::once((&Owner::Platform, &self.platform)).chain(&self.confined);
-        machines.flat_map(|(owner, machine)| machine.libraries().map(|library| mark(owner, &library.code))).collect()
+        let codes = |(owner, machine): (&Owner, &Shared)| -> Vec<Vec<u8>> {
+            machine.lock().libraries().map(|library| mark(owner, &library.code)).collect()
+        };
+        machines.flat_map(codes).collect()
     }
 
     /// Loads what [`Machines::codes`] returned.
@@ -102,7 +117,7 @@ impl Machines {
             by_owner.entry(owner).or_default().push(code.to_vec());
         }
         for (owner, codes) in by_owner {
-            self.of(&owner).restore(&codes, RestorePolicy::Replace, &mut host())?;
+            self.of(&owner).lock().restore(&codes, RestorePolicy::Replace, &mut host())?;
         }
         Ok(())
     }
@@ -160,7 +175,7 @@ mod tests {
         let mut machines = Machines::new(64 << 20);
         for number in 0..IDLE_MACHINES_MAX + 10 {
             let owner = Owner::User(number.to_string().into_bytes().into());
-            machines.of(&owner).load_script(b"return 1", true).unwrap();
+            machines.of(&owner).lock().load_script(b"return 1", true).unwrap();
         }
         assert_eq!(machines.confined.len(), IDLE_MACHINES_MAX);
     }

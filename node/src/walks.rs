@@ -1,0 +1,164 @@
+//! Walks over so many keys that a data thread has no time for them: `KEYS`, `SCAN` of a great many at once, counting key by key.
+//!
+//! They run on a thread for slow work ([`crate::bench`]), shard by shard: between two of them everybody else runs, so a walk
+//! over millions of keys keeps a neighbor waiting for as long as one shard takes. It is not one moment: a key that is
+//! written meanwhile may be seen as it was or as it is, as with `SCAN`. Where there are few keys, and within transactions and
+//! scripts, these commands run at once and as one step.
+
+use crate::batch::call_context;
+use crate::connection::{Connection, renew};
+use crate::corridor::{Entry, InLane, Part};
+use crate::gate::{self, KeyBuffer};
+use crate::pace;
+use crate::shards::Call;
+use crate::worker::Worker;
+use keyward_engine::account::Tally;
+use keyward_engine::command::Run;
+use keyward_engine::keyspace::TenantId;
+use keyward_engine::reply::Reply;
+use keyward_engine::session::{ReplyMode, Session};
+use keyward_engine::table::Row;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// Keys that a data thread walks over itself.
+const KEYS_AT_ONCE: usize = 10_000;
+
+/// Between two tries to enter.
+const PAUSE: Duration = Duration::from_micros(50);
+
+/// Whether a command walks over more keys than a data thread has time for.
+pub fn is_long(worker: &Worker, session: &Session, row: &Row, argv: &[&[u8]]) -> bool {
+    let walks = match row.full_name {
+        "keys" => true,
+        "scan" => asks_for_many(argv),
+        "dbsize" | "randomkey" => session.reach(row).filters_keys(),
+        _ => false,
+    };
+    walks && worker.node.shards.count_keys(session.tenant, KEYS_AT_ONCE) > KEYS_AT_ONCE
+}
+
+fn asks_for_many(argv: &[&[u8]]) -> bool {
+    let count = argv.windows(2).find(|pair| pair[0].eq_ignore_ascii_case(b"count")).map(|pair| pair[1]);
+    let count = count.and_then(|count| std::str::from_utf8(count).ok()).and_then(|count| count.parse::<usize>().ok());
+    count.is_some_and(|count| count > KEYS_AT_ONCE)
+}
+
+/// Has a walk done for a client, and appends its answer.
+pub async fn carry_out(worker: &Rc<Worker>, connection: &Connection, argv: Vec<Vec<u8>>, output: &mut Vec<u8>) {
+    let session = connection.session.borrow().for_later();
+    let mut reply = Reply::new(session.protocol);
+    reply.raw(&answer(worker, session, argv).await);
+    let asked = connection.asked.borrow_mut().take();
+    let mut session = connection.session.borrow_mut();
+    if let Some(asked) = asked {
+        worker.asked(&session, asked, &reply);
+    }
+    match session.replies {
+        ReplyMode::On => output.append(&mut reply.bytes),
+        ReplyMode::SkipNext => session.replies = ReplyMode::On,
+        ReplyMode::Off => {}
+    }
+}
+
+/// The answer of a walk, once it is done.
+pub async fn answer(worker: &Worker, session: Session, argv: Vec<Vec<u8>>) -> Vec<u8> {
+    let (done, answer) = oneshot::channel();
+    let protocol = session.protocol;
+    let owner = session.lasting_reach().owner();
+    let work = move |worker: &Worker| {
+        // Whoever asked may have left.
+        if !done.is_closed() {
+            let _ = done.send(walk(worker, session, &argv));
+        }
+    };
+    let put = worker.node.scripts.bench().put(owner, Box::new(work));
+    match answer.await {
+        Ok(answer) if put => answer,
+        _ => {
+            let mut reply = Reply::new(protocol);
+            reply.error("ERR too much slow work is waiting");
+            reply.bytes
+        }
+    }
+}
+
+fn walk(worker: &Worker, mut session: Session, argv: &[Vec<u8>]) -> Vec<u8> {
+    let began = Instant::now();
+    let argv: Vec<&[u8]> = argv.iter().map(Vec::as_slice).collect();
+    let mut reply = Reply::new(session.protocol);
+    let (_, view) = worker.node.views.load();
+    let hot = worker.hot();
+    reply.bytes_max = hot.reply_bytes_max();
+    if !renew(&mut session, &view) {
+        return reply.bytes;
+    }
+    let resolved = match worker.node.table.resolve(&argv) {
+        Ok(resolved) => resolved,
+        Err(error) => {
+            reply.command_error(&error);
+            return reply.bytes;
+        }
+    };
+    let Run::OnEveryKey(handler) = resolved.row.run else { return reply.bytes };
+    let (mut keys, conditions) = (KeyBuffer::new(), worker.conditions(&view, &hot));
+    if let Err(refusal) = gate::admit(worker.node.table, resolved.row, &argv, &session, &conditions, &mut keys) {
+        reply.error(&refusal.text(conditions.detail));
+        return reply.bytes;
+    }
+    let call = Call {
+        argv: &argv,
+        words: resolved.words,
+        keys: &[],
+        place: None,
+        context: call_context(worker, &hot, &session, worker.now_ms()),
+        events: hot.events,
+        client: session.id,
+        reach: &session.reach(resolved.row),
+        reader: None,
+        park: None,
+    };
+    let mut scratch = worker.scratch.borrow_mut();
+    let apart = |step: &mut dyn FnMut()| in_lane(worker, session.tenant, step);
+    let node = &worker.node;
+    let result = node.shards.walk(handler, &call, &mut scratch.calls, (&node.journal, &apart), &mut reply);
+    if let Err(error) = result {
+        reply.bytes.clear();
+        reply.command_error(&error);
+    } else if reply.is_too_long() {
+        reply.bytes.clear();
+        reply.error(crate::batch::REPLY_TOO_LONG);
+    }
+    if !worker.node.views.load().1.is_primary() {
+        reply.bytes.clear();
+        reply.error(crate::forward::NOT_SERVED_HERE);
+    }
+    let time = began.elapsed();
+    let cpu_ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    pace::charge(worker, session.login.as_ref(), &Tally { work: pace::weight_of(time), cpu_ns, ..Tally::default() });
+    reply.bytes
+}
+
+/// One step of a walk, while nobody is alone with keys it sees.
+fn in_lane(worker: &Worker, tenant: TenantId, step: &mut dyn FnMut()) {
+    let corridor = &worker.node.corridor;
+    let sees = |part: &Arc<Part>| part.tenant.id == tenant || tenant == TenantId::SHARED && !part.tenant.is_namespace();
+    loop {
+        let entered = match corridor.enter(worker.lane) {
+            Entry::Entered => true,
+            Entry::Beside(parts) if !parts.iter().any(sees) => true,
+            Entry::Beside(_) => {
+                corridor.leave(worker.lane);
+                false
+            }
+            Entry::Closed | Entry::Busy => false,
+        };
+        if entered {
+            let _in_lane = InLane::new(corridor, worker.lane);
+            return step();
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
