@@ -19,6 +19,7 @@ use crate::gate::Memory;
 use crate::live::Hot;
 use crate::node::Node;
 use hunt::Hunt;
+use keyward_cluster::GroupId;
 use keyward_engine::eviction::Policy;
 use keyward_engine::keyspace::{TenantId, UnixMillis};
 use keyward_engine::shares::{gives_first, is_beyond_what_is_free};
@@ -187,7 +188,7 @@ impl Evictor {
         let is_above = || limited.is_some_and(|tenant| tenant.gauge.bytes() > tenant.limits.limit);
         let mut turns = 0;
         while is_above() || self.is_beyond(node, hot, tenancy, owner, now) {
-            if !self.hunt(owner, now).evict_one(node, hot, policy, now) {
+            if !self.evict_one(node, hot, (owner, policy), now) {
                 return Room::Nothing;
             }
             turns += 1;
@@ -242,7 +243,7 @@ impl Evictor {
                 }
             };
             let policy = tenancy.policy_of(owner, hot.eviction.policy);
-            if !self.hunt(owner, now).evict_one(node, hot, policy, now) {
+            if !self.evict_one(node, hot, (owner, policy), now) {
                 has_none.push(owner);
             }
             turns += 1;
@@ -253,8 +254,23 @@ impl Evictor {
         Room::Enough
     }
 
-    fn hunt(&mut self, owner: TenantId, now: UnixMillis) -> &mut Hunt {
-        if let Some(at) = self.hunts.iter().position(|hunt| hunt.owner == owner) {
+    /// Evicts a key of this owner: of this shard group if there is any, else of another one this node serves. False: there is
+    /// none that may go.
+    fn evict_one(&mut self, node: &Node, hot: &Hot, (owner, policy): (TenantId, Policy), now: UnixMillis) -> bool {
+        if self.hunt(owner, node.group, now).evict_one(node, hot, policy, now) {
+            return true;
+        }
+        let others = node.groups().iter().filter(|of| of.group != node.group && of.views.load().1.is_primary());
+        for of in others {
+            if self.hunt(owner, of.group, now).evict_one(of, hot, policy, now) {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn hunt(&mut self, owner: TenantId, group: GroupId, now: UnixMillis) -> &mut Hunt {
+        if let Some(at) = self.hunts.iter().position(|hunt| hunt.owner == owner && hunt.group == group) {
             return &mut self.hunts[at];
         }
         if self.hunts.len() >= HUNTS_MAX
@@ -263,7 +279,7 @@ impl Evictor {
             self.hunts.swap_remove(oldest);
         }
         self.random = self.random.wrapping_mul(0xd1b5_4a32_d192_ed03).wrapping_add(now as u64 | 1);
-        self.hunts.push(Hunt::of(owner, self.random));
+        self.hunts.push(Hunt::of(owner, group, self.random));
         self.hunts.last_mut().expect("one was just added")
     }
 

@@ -451,7 +451,7 @@ fn measured_what_an_eviction_costs() {
     let mut admin = cluster.node(1).client();
     tenant(&mut admin, "small", &["eviction", "allkeys-lru"]);
     tenant(&mut admin, "large", &["eviction", "allkeys-lru"]);
-    let mut measured = |admin: &mut Client, name: &str, keys: usize, writes: usize| {
+    let measured = |admin: &mut Client, name: &str, keys: usize, writes: usize| {
         let mut client = cluster.node(1).client_as(name, "secret");
         let value = "x".repeat(100);
         let mut write = |from: usize, to: usize| {

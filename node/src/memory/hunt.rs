@@ -8,6 +8,7 @@
 
 use crate::live::Hot;
 use crate::node::Node;
+use keyward_cluster::GroupId;
 use keyward_engine::eviction::{Policy, Pool, Round};
 use keyward_engine::keyspace::{SpaceId, TenantId, UnixMillis};
 
@@ -21,6 +22,8 @@ const COUNT_IS_GOOD_MS: i64 = 100;
 pub(super) struct Hunt {
     /// Whose keys.
     pub(super) owner: TenantId,
+    /// Of which shard group.
+    pub(super) group: GroupId,
     /// When it was last asked for a key.
     pub(super) used_at: UnixMillis,
     pool: Pool,
@@ -33,9 +36,10 @@ pub(super) struct Hunt {
 }
 
 impl Hunt {
-    pub(super) fn of(owner: TenantId, random: u64) -> Hunt {
+    pub(super) fn of(owner: TenantId, group: GroupId, random: u64) -> Hunt {
         Hunt {
             owner,
+            group,
             used_at: 0,
             pool: Pool::default(),
             targets: Vec::new(),
