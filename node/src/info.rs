@@ -36,7 +36,7 @@ const DEFAULT: &[&str] = &[
 ];
 
 /// Sections shown only by name, or by `all` and `everything`.
-const ON_REQUEST: &[&str] = &["modules", "commandstats", "latencystats"];
+const ON_REQUEST: &[&str] = &["modules", "commandstats", "latencystats", "tenant"];
 
 /// The text for these sections (lower case); none means the default ones.
 pub fn text(node: &Node, wanted: &[String]) -> String {
@@ -52,13 +52,18 @@ pub fn text_of(wanted: &[String], section: impl Fn(&str) -> Fields) -> String {
     let shown = shown.chain(ON_REQUEST.iter().filter(|name| is_wanted(name)));
     let mut out = String::new();
     for name in shown {
+        let fields = section(name);
+        // Whoever belongs to no tenant has no such section.
+        if *name == "tenant" && fields.is_empty() {
+            continue;
+        }
         if !out.is_empty() {
             out.push_str("\r\n");
         }
         let title = name[..1].to_uppercase() + &name[1..];
         let title = if *name == "cpu" { "CPU".to_owned() } else { title };
         let _ = write!(out, "# {title}\r\n");
-        for (field, value) in section(name) {
+        for (field, value) in fields {
             let _ = write!(out, "{field}:{value}\r\n");
         }
     }

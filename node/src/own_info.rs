@@ -31,6 +31,7 @@ pub fn text(node: &Node, wanted: &[String], session: &Session, reach: &Reach) ->
         }
         "cluster" => fields! { "cluster_enabled" => 0 },
         "keyspace" if counted => keyspace(node, session, reach),
+        "tenant" => tenant(session),
         "keyward" => fields! { "user" => session.user_name().escape_ascii(), "confined" => 1 },
         _ => Fields::new(),
     })
@@ -75,6 +76,29 @@ pub fn policy(tenant: &Tenant, hot: &Hot) -> Policy {
 fn stats(session: &Session) -> Fields {
     let tenant = session.login.as_ref().and_then(|login| login.tenant.as_deref());
     tenant.map_or_else(Fields::new, |tenant| fields! { "evicted_keys" => tenant.gauge.evicted() })
+}
+
+/// What its tenant did on this node since that started, and what it may use.
+fn tenant(session: &Session) -> Fields {
+    let Some(tenant) = session.login.as_ref().and_then(|login| login.tenant.as_deref()) else { return Fields::new() };
+    let usage = tenant.account.usage();
+    fields! {
+        "tenant" => tenant.name,
+        "tenant_mode" => if tenant.is_namespace() { "namespace" } else { "prefix" },
+        "connected_clients" => usage.connections,
+        "blocked_clients" => usage.blocked,
+        "total_commands_processed" => usage.operations,
+        "total_connections_received" => usage.logins,
+        "total_net_input_bytes" => usage.input_bytes,
+        "total_net_output_bytes" => usage.output_bytes,
+        "used_cpu_microseconds" => usage.cpu_ns / 1000,
+        "keyspace_hits" => usage.hits,
+        "keyspace_misses" => usage.misses,
+        "acl_access_denied" => usage.denied.iter().sum::<u64>(),
+        "throttled" => usage.throttled,
+        "used_memory" => tenant.gauge.bytes(),
+        "evicted_keys" => tenant.gauge.evicted(),
+    }
 }
 
 fn keyspace(node: &Node, session: &Session, reach: &Reach) -> Fields {

@@ -247,6 +247,9 @@ fn what_a_tenant_does_is_counted_under_its_name() {
     assert!(metric(node, "keyward_tenant_operations_total{tenant=\"_other\"}").is_some());
     let stats = admin.ask(&["TENANT", "STATS", "gw"]);
     assert!(format!("{stats:?}").len() > 100);
+    let own = cluster.node(owner).client_as("gw", "secret").text(&["INFO", "tenant"]);
+    assert!(own.contains("tenant:gw\r\n") && own.contains("keyspace_hits:20\r\n"), "{own}");
+    assert!(!admin.text(&["INFO", "everything"]).contains("# Tenant"), "who belongs to none has none");
     let usage = ctl(cluster.node(other), &["usage", "--csv"]);
     assert!(usage.success && usage.stdout.starts_with("day,tenant,node,"), "{usage:?}");
     let operations: u64 = usage

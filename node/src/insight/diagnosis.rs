@@ -433,14 +433,14 @@ mod tests {
 
     #[test]
     fn denials_are_explained_and_typos_found() {
-        let denials = [("key", "litellm:cache:1"), ("key", "other"), ("command", "config|set"), ("channel", "c")];
+        let denials = [("key", "litellm:cache:1"), ("key", "other"), ("command", "acl|setuser"), ("channel", "c")];
         let findings = found(Some(&user("on >p ~litelm:* +@all")), &denials, &[(7, 4000, 0)]);
         let wrong = wrong(&findings);
         let about =
             |object: &str| *wrong.iter().find(|found| found.0 == "denials" && found.1.contains(object)).unwrap();
         assert!(about("litellm:cache:1").1.contains("a typo?") && about("litellm:cache:1").2.contains("'~litellm:*'"));
         assert!(about("'other'").2.starts_with("have the application prefix its keys"));
-        assert!(about("config|set").2.starts_with("no rule allows it"));
+        assert!(about("acl|setuser").2.starts_with("no rule allows it"));
         assert_eq!(about("channel").2, "keywardctl user set litellm '&c'");
     }
 

@@ -147,7 +147,7 @@ pub fn metrics(node: &Node, text: &mut MetricsText) {
         other.add(&beyond);
     }
     samples.push(other);
-    let counters: [(&str, &str, fn(&Sample) -> u64); 10] = [
+    let counters: [Family<u64>; 10] = [
         ("operations", "Commands run here, or forwarded.", |of| of.usage.operations),
         ("forwarded", "Those of them that another node ran.", |of| of.usage.forwarded),
         ("keyspace_hits", "Reads that found their key.", |of| of.usage.hits),
@@ -163,7 +163,7 @@ pub fn metrics(node: &Node, text: &mut MetricsText) {
     for (name, help, of) in counters {
         text.counters(&format!("keyward_tenant_{name}_total"), help, &labelled(&labels, &samples, of));
     }
-    let gauges: [(&str, &str, fn(&Sample) -> f64); 4] = [
+    let gauges: [Family<f64>; 4] = [
         ("keys", "Keys here.", |of| of.keys as f64),
         ("memory_bytes", "Bytes its keys use here.", |of| of.bytes as f64),
         ("connections", "Connections of its users to this node.", |of| of.usage.connections as f64),
@@ -178,6 +178,9 @@ pub fn metrics(node: &Node, text: &mut MetricsText) {
 }
 
 type Label<'a> = [(&'a str, &'a str); 1];
+
+/// The middle of a family's name, its help, and where its number is.
+type Family<V> = (&'static str, &'static str, fn(&Sample) -> V);
 
 fn labelled<'l, V>(labels: &'l [Label<'l>], samples: &[Sample], of: impl Fn(&Sample) -> V) -> Vec<(Labels<'l>, V)> {
     labels.iter().zip(samples).map(|(label, sample)| (label.as_slice(), of(sample))).collect()
