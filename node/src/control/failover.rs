@@ -232,15 +232,19 @@ impl Reign {
         let primaries: BTreeSet<NodeId> =
             state.groups().values().filter_map(|group| group.primary.map(|primary| primary.node)).collect();
         let serves = me.is_some_and(|me| primaries.contains(&me));
-        // Where every node serves some of the data, each is as good as another.
-        let free = state.nodes().keys().any(|node| !primaries.contains(node));
-        if young || !serves || !free || state.nodes().len() < 3 || !membership::is_settled(core) {
+        // With several groups, only a node that serves none is better; where each serves some there is none.
+        let several = state.groups().len() > 1;
+        let heard = self.leading.heard();
+        let lives = |node: &NodeId| heard.get(node).is_some_and(|heard| now < heard.at + millis(STOOD_STILL));
+        let free = state.nodes().keys().copied().find(|node| !primaries.contains(node) && lives(node));
+        let to = free.filter(|_| several);
+        if young || !serves || several && to.is_none() || state.nodes().len() < 3 || !membership::is_settled(core) {
             return;
         }
         self.steered_at = now;
         let core = core.clone();
         tokio::spawn(async move {
-            match core.hand_over_here(None).await {
+            match core.hand_over_here(to).await {
                 Ok(()) => tracing::info!("leadership was moved away from the node that serves the data"),
                 Err(error) => tracing::debug!(?error, "leadership was not moved away from the primary"),
             }
