@@ -263,3 +263,33 @@ fn a_node_that_stops_hands_its_groups_over_and_nobody_notices() {
     }
     assert_eq!(cluster.node(1).client().ask(&["DBSIZE"]), Value::Integer(9000));
 }
+
+#[test]
+fn a_namespace_on_one_group_has_every_command_through_any_node() {
+    let cluster = cluster();
+    let mut admin = cluster.node(1).client();
+    admin.ok(&["TENANT", "CREATE", "gw", "NAMESPACE", "GROUP", "2", "USER", "gw-user"]);
+    admin.ok(&["ACL", "SETUSER", "gw-user", "on", ">secret", "~*", "&*", "+@all"]);
+    assert!(admin.ask(&["TENANT", "CREATE", "x", "NAMESPACE", "GROUP", "7"]).is_error("ERR there is no shard group 7"));
+    assert!(admin.ask(&["TENANT", "CREATE", "x", "PREFIX", "x:", "GROUP", "1"]).is_error("ERR keys with a prefix"));
+    assert!(admin.ask(&["TENANT", "SET", "gw", "GROUP", "1"]).is_error("ERR the group of a tenant"));
+    let names = keys(&mut admin);
+    for node in cluster.nodes() {
+        let mut client = node.client_as("gw-user", "secret");
+        client.ok(&["FLUSHALL"]);
+        client.ok(&["MSET", &names[0], "a", &names[1], "b"]);
+        client.ok(&["RENAME", &names[0], &names[2]]);
+        assert_eq!(client.ask(&["MSETNX", &names[1], "x", "other", "y"]), Value::Integer(0));
+        client.ok(&["MULTI"]);
+        client.ask(&["GET", &names[1]]);
+        client.ask(&["GET", &names[2]]);
+        client.ask(&["DBSIZE"]);
+        let answers = client.ask(&["EXEC"]);
+        let bulk = |text: &str| Value::Bulk(text.as_bytes().to_vec());
+        assert_eq!(answers, Value::Array(vec![bulk("b"), bulk("a"), Value::Integer(2)]));
+        assert_eq!(client.ask(&["EVAL", "return redis.call('DBSIZE')", "0"]), Value::Integer(2));
+        assert_eq!(client.ask(&["DBSIZE"]), Value::Integer(2));
+    }
+    assert_eq!(admin.ask(&["DBSIZE"]), Value::Integer(0), "users of everybody's keyspace do not see it");
+    cluster.copies_agree("a namespace on one group");
+}
