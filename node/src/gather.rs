@@ -126,10 +126,10 @@ fn plan(worker: &Worker, (routes, tenant): (&Routes, TenantId), request: &Gather
     let groups = worker.node.groups().len() as u64;
     let mut plan = Plan { parts: Vec::new(), places: Vec::new(), groups, random: 0 };
     if request.gather == Gather::Cursor {
-        let cursor: Option<u64> = request.argv.get(1).and_then(|word| std::str::from_utf8(word).ok()?.parse().ok());
+        let cursor = request.argv.get(1).and_then(|word| read_cursor(word));
         let mut argv = request.argv.clone();
         let group = cursor.map_or(0, |cursor| {
-            argv[1] = (cursor / groups).to_string().into_bytes();
+            argv[1] = cursor_text(request, cursor / groups);
             cursor % groups
         });
         plan.parts.push((GroupId(group as u32), argv));
@@ -204,17 +204,31 @@ fn merge(request: &Gathering, plan: &Plan, parts: &[Part], reply: &mut Reply) ->
                 }
             }
         }
-        Gather::Cursor => return merge_cursor(plan, &values, reply),
+        Gather::Cursor => return merge_cursor(request, plan, &values, reply),
     }
     true
 }
 
+/// What lies before the number in a cursor of `CLUSTERSCAN` that is not the first or the last one.
+const CLUSTER_CURSOR: &str = "0-{0}-";
+
+fn read_cursor(word: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(word).ok()?;
+    text.strip_prefix(CLUSTER_CURSOR).unwrap_or(text).parse().ok()
+}
+
+fn cursor_text(request: &Gathering, cursor: u64) -> Vec<u8> {
+    let of_cluster = cursor != 0 && request.argv[0].eq_ignore_ascii_case(b"CLUSTERSCAN");
+    let before = if of_cluster { CLUSTER_CURSOR } else { "" };
+    format!("{before}{cursor}").into_bytes()
+}
+
 /// A walk goes through one group after the other: the cursor says which, besides where.
-fn merge_cursor(plan: &Plan, values: &[Value], reply: &mut Reply) -> bool {
+fn merge_cursor(request: &Gathering, plan: &Plan, values: &[Value], reply: &mut Reply) -> bool {
     let Some([Value::Bulk(cursor), Value::Array(keys)]) = values.first().and_then(list).map(Vec::as_slice) else {
         return false;
     };
-    let Some(cursor) = std::str::from_utf8(cursor).ok().and_then(|text| text.parse::<u64>().ok()) else { return false };
+    let Some(cursor) = read_cursor(cursor) else { return false };
     let group = u64::from(plan.parts[0].0.0);
     let next = match cursor {
         0 if group + 1 == plan.groups => 0,
@@ -222,7 +236,7 @@ fn merge_cursor(plan: &Plan, values: &[Value], reply: &mut Reply) -> bool {
         cursor => cursor.saturating_mul(plan.groups).saturating_add(group),
     };
     reply.array(2);
-    reply.bulk(next.to_string().as_bytes());
+    reply.bulk(&cursor_text(request, next));
     reply.array(keys.len());
     keys.iter().for_each(|key| write(key, reply));
     true

@@ -161,7 +161,7 @@ pub fn whole(row: &Row) -> Option<Gather> {
     Some(match row.full_name {
         "dbsize" | "client|unblock" => Gather::Sum,
         "keys" => Gather::List,
-        "scan" => Gather::Cursor,
+        "scan" | "clusterscan" => Gather::Cursor,
         "randomkey" => Gather::Any,
         "wait" => Gather::Least,
         "waitaof" | "script|exists" => Gather::LeastEach,
@@ -243,6 +243,7 @@ mod tests {
         assert_eq!(target(&routes, "SORT foo BY w_*"), Target::Across);
         assert_eq!(target(&routes, "SORT foo GET #"), Target::Group(foo, true));
         assert_eq!(target(&routes, "DBSIZE"), Target::Every(Gather::Sum));
+        assert_eq!(target(&routes, "CLUSTERSCAN 0"), Target::Every(Gather::Cursor));
         assert_eq!(target(&routes, "PING"), Target::Here);
         assert_eq!(target(&routes, "PUBLISH foo x"), Target::Group(GroupId(0), false));
         assert_eq!(target(&routes, "CLUSTER COUNTKEYSINSLOT 12182"), Target::Group(foo, false));

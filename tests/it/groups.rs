@@ -56,17 +56,19 @@ fn any_node_answers_commands_on_keys_of_any_group() {
         assert_eq!(client.ask(&["MGET", "nothing", "key:1", "key:2"]).items().map(<[_]>::len), Some(3));
         assert_eq!(client.ask(&["KEYS", "*"]).items().map(<[_]>::len), Some(300));
         assert!(client.text(&["RANDOMKEY"]).starts_with("key:"));
-        let (mut cursor, mut seen) = ("0".to_owned(), BTreeSet::new());
-        loop {
-            let reply = client.ask(&["SCAN", &cursor, "COUNT", "50"]);
-            let [next, found] = reply.items().expect("a cursor and keys") else { panic!("{reply}") };
-            seen.extend(found.texts());
-            cursor = next.text().expect("a cursor");
-            if cursor == "0" {
-                break;
+        for scan in ["SCAN", "CLUSTERSCAN"] {
+            let (mut cursor, mut seen) = ("0".to_owned(), BTreeSet::new());
+            loop {
+                let reply = client.ask(&[scan, &cursor, "COUNT", "50"]);
+                let [next, found] = reply.items().expect("a cursor and keys") else { panic!("{reply}") };
+                seen.extend(found.texts());
+                cursor = next.text().expect("a cursor");
+                if cursor == "0" {
+                    break;
+                }
             }
+            assert_eq!(seen.len(), 300, "{scan}");
         }
-        assert_eq!(seen.len(), 300);
         client.ok(&["MSET", "key:1", "a", "key:2", "b", "key:3", "c", "key:4", "d"]);
         assert_eq!(client.ask(&["DEL", "key:1", "key:2", "key:3", "key:4", "nothing"]), Value::Integer(4));
         assert_eq!(client.ask(&["EXISTS", "key:1", "key:5", "key:6", "key:7"]), Value::Integer(3));
