@@ -34,6 +34,9 @@ use std::time::{Duration, Instant};
 /// A handler of data commands.
 pub type KeysHandler = fn(&mut Keys<'_>, Args<'_>, &mut Reply) -> Result<(), CommandError>;
 
+/// Surrounds each step of a walk on one shard.
+pub type Apart<'a> = &'a dyn Fn(&mut dyn FnMut());
+
 /// A handler of every-key commands.
 pub type EveryKeyHandler = fn(&mut dyn EveryKey, Args<'_>, &mut Reply) -> Result<(), CommandError>;
 
@@ -371,7 +374,7 @@ impl Shards {
         handler: EveryKeyHandler,
         call: &Call<'_>,
         memory: &mut CallSpace,
-        (journal, apart): (&Journal, &dyn Fn(&mut dyn FnMut())),
+        (journal, apart): (&Journal, Apart<'_>),
         reply: &mut Reply,
     ) -> Result<(), CommandError> {
         let mut every = Every { shards: self, call, memory, journal, apart, everything_changed: false };
@@ -664,7 +667,7 @@ struct Every<'a, 'b> {
     memory: &'a mut CallSpace,
     journal: &'a Journal,
     /// Surrounds each step on one shard.
-    apart: &'a dyn Fn(&mut dyn FnMut()),
+    apart: Apart<'a>,
     everything_changed: bool,
 }
 

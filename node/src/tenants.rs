@@ -23,7 +23,7 @@ use std::time::Duration;
 pub fn compile(state: &State, gauges: &Gauges, threads: usize, before: Option<&Tenancy>) -> Tenancy {
     let account = |id| before.and_then(|before| before.get(id)).map(|known| Arc::clone(&known.account));
     let account = |id| account(id).unwrap_or_else(|| Arc::new(Account::new(threads)));
-    let tenants = state.tenants().iter().map(|tenant| compiled(tenant, gauges, &account));
+    let tenants = state.tenants().iter().map(|tenant| compiled(tenant, gauges, account));
     Tenancy::new(tenants, state.tenants().last_number())
 }
 

@@ -32,7 +32,7 @@ impl Sharer {
         let Some(login) = &session.login else { return Sharer(0) };
         let tenant = login.tenant.as_ref().map(|tenant| Arc::as_ptr(&tenant.account) as usize);
         // An address tells users apart as long as they exist, which is long enough.
-        Sharer(tenant.unwrap_or_else(|| Arc::as_ptr(&login.user) as usize))
+        Sharer(tenant.unwrap_or(Arc::as_ptr(&login.user) as usize))
     }
 }
 
