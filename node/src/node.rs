@@ -377,6 +377,12 @@ impl Node {
             of.shards.count_used_bytes();
             of.replication.log.set_bytes_max(hot.backlog_bytes, self.config.repl_copy_backlog_size.bytes());
         }
+        if hot.tracked_keys_max > 0 {
+            for of in self.groups() {
+                (0..of.shards.count()).for_each(|index| of.shards.forget_tracked_beyond(index, hot.tracked_keys_max));
+                of.shards.tracking.deliver();
+            }
+        }
         self.acl_log.lock().set_max_len(hot.acl_log_max);
         self.command_logs.set_bounds(&hot.remarkable);
     }

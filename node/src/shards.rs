@@ -398,6 +398,11 @@ impl Shards {
         with(shard, observers)
     }
 
+    /// Forgets keys that caching clients read from a shard, while there are more in all than may be.
+    pub fn forget_tracked_beyond(&self, index: u32, keys_max: usize) {
+        self.with_observers(index, |_, observers| observers.tracked.forget_beyond(keys_max, &self.tracking));
+    }
+
     /// What a call means to others, told while its locks are held: watchers are marked, those who wait are noted to be
     /// served, the client itself perhaps begins to wait.
     #[cold]

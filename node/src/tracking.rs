@@ -275,6 +275,18 @@ impl TrackedKeys {
         }
     }
 
+    /// There are more keys than may be remembered: keys of this shard are forgotten and their readers told, until there are not.
+    pub fn forget_beyond(&mut self, keys_max: usize, tracking: &Tracking) {
+        while tracking.keys.load(Ordering::Relaxed) > keys_max {
+            let Some((victim, readers)) =
+                self.readers.keys().next().cloned().and_then(|key| self.readers.remove_entry(&key))
+            else {
+                return;
+            };
+            self.tell(&victim, readers, 0, tracking);
+        }
+    }
+
     /// A key of this world changed: its readers are told and forgotten. Those who mean another key by the name stay.
     pub fn changed(&mut self, world: TenantId, key: &[u8], by: u64, tracking: &Tracking) {
         let Some(readers) = self.readers.get_mut(key) else { return };
