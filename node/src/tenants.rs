@@ -23,8 +23,26 @@ use std::time::Duration;
 pub fn compile(state: &State, gauges: &Gauges, threads: usize, before: Option<&Tenancy>) -> Tenancy {
     let account = |id| before.and_then(|before| before.get(id)).map(|known| Arc::clone(&known.account));
     let account = |id| account(id).unwrap_or_else(|| Arc::new(Account::new(threads)));
-    let tenants = state.tenants().iter().map(|tenant| compiled(tenant, gauges, account));
+    let known = |tenant: &keyward_cluster::Tenant| {
+        let known = before?.named(tenant.name.as_bytes()).filter(|known| is_current(known, tenant))?;
+        Some(Arc::clone(known))
+    };
+    let made = |tenant| Arc::new(compiled(tenant, gauges, account));
+    let tenants = state.tenants().iter().map(|tenant| known(tenant).unwrap_or_else(|| made(tenant)));
     Tenancy::new(tenants, state.tenants().last_number())
+}
+
+/// Whether nothing about it changed. Grants follow the names of others, which is no change of its own.
+fn is_current(known: &Tenant, tenant: &keyward_cluster::Tenant) -> bool {
+    let same = |known: &[Grant], grants: &std::collections::BTreeSet<TenantGrant>| {
+        let is = |(known, grant): (&Grant, &TenantGrant)| {
+            known.tenant == grant.tenant && known.pattern == grant.pattern && known.write == grant.write
+        };
+        known.len() == grants.len() && known.iter().zip(grants).all(is)
+    };
+    (known.id.number(), known.revision) == (tenant.number.0, tenant.revision)
+        && same(&known.exports, &tenant.exports)
+        && same(&known.imports, &tenant.imports)
 }
 
 fn compiled(tenant: &keyward_cluster::Tenant, gauges: &Gauges, account: impl Fn(TenantId) -> Arc<Account>) -> Tenant {

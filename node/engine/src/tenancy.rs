@@ -360,9 +360,9 @@ pub type Policies = HashMap<TenantId, eviction::Policy>;
 
 impl Tenancy {
     /// From all tenants there are, and the number given to the last one that was made.
-    pub fn new(tenants: impl IntoIterator<Item = Tenant>, last_number: u32) -> Tenancy {
+    pub fn new(tenants: impl IntoIterator<Item = Arc<Tenant>>, last_number: u32) -> Tenancy {
         let by_name: BTreeMap<String, Arc<Tenant>> =
-            tenants.into_iter().map(|tenant| (tenant.name.clone(), Arc::new(tenant))).collect();
+            tenants.into_iter().map(|tenant| (tenant.name.clone(), tenant)).collect();
         let owned = by_name.values().flat_map(|tenant| tenant.prefixes.iter().map(|prefix| (&**prefix, tenant.id)));
         let owners = Owners::new(owned);
         let own_policy = |tenant: &Arc<Tenant>| Some((tenant.id, tenant.limits.eviction?));
