@@ -48,13 +48,13 @@ const PROBE_AFTER: Duration = Duration::from_millis(300);
 const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Between two tries to move leadership away from the primary.
-const STEER_EVERY: Duration = Duration::from_secs(2);
+const STEER_EVERY: Duration = Duration::from_secs(5);
 
 /// Between two groups that are moved to spread the load after the founding.
 const SPREAD_EVERY: Duration = Duration::from_millis(500);
 
 /// A reign younger than this is left alone: the group may still be forming.
-const STEER_AFTER: Duration = Duration::from_secs(1);
+const STEER_AFTER: Duration = Duration::from_secs(3);
 
 /// What a planned hand-over may take, with the data that is still to be sent.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(10);
