@@ -170,6 +170,7 @@ impl Worker {
         match self.node.pause.state(now) {
             Paused::Nobody => false,
             Paused::Writes => self.may_write(session, row, argv),
+            Paused::Moving => session.wants_quorum() || self.may_write(session, row, argv),
             Paused::All => true,
         }
     }

@@ -16,6 +16,8 @@ pub enum Paused {
     Nobody,
     /// Whoever wants to write.
     Writes,
+    /// The same, and whoever wants to know that what it reads is confirmed: the data is being handed over.
+    Moving,
     /// Everybody.
     All,
 }
@@ -87,7 +89,13 @@ impl Pause {
             return Paused::Nobody;
         }
         let reasons = self.reasons.lock();
-        if reasons.asked_all && reasons.asked_until > now_ms { Paused::All } else { Paused::Writes }
+        if reasons.asked_all && reasons.asked_until > now_ms {
+            Paused::All
+        } else if reasons.holds > 0 {
+            Paused::Moving
+        } else {
+            Paused::Writes
+        }
     }
 
     /// How many connections wait.
@@ -147,12 +155,12 @@ mod tests {
     fn what_clients_ask_for_does_not_end_a_hold_nor_the_other_way_round() {
         let pause = Pause::default();
         let hold = pause.hold_writes();
-        assert_eq!(pause.state(5), Paused::Writes);
+        assert_eq!(pause.state(5), Paused::Moving);
         pause.begin(100, false, 5);
         assert_eq!(pause.state(6), Paused::All);
-        assert_eq!(pause.state(100), Paused::Writes);
+        assert_eq!(pause.state(100), Paused::Moving);
         pause.end();
-        assert_eq!(pause.state(6), Paused::Writes);
+        assert_eq!(pause.state(6), Paused::Moving);
         pause.begin(100, true, 6);
         drop(hold);
         assert_eq!(pause.state(7), Paused::Writes);

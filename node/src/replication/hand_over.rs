@@ -8,7 +8,7 @@
 
 use super::Role;
 use crate::node::Node;
-use keyward_cluster::{Change, Epoch, FailoverReason, Member, Outcome, Refusal};
+use keyward_cluster::{Change, Epoch, FailoverReason, Member, Outcome, Refusal, ShardGroup};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
@@ -24,6 +24,9 @@ const SETTLE_TRY: Duration = Duration::from_secs(2);
 
 /// How long the next primary may take to have everything, once nothing more is written.
 const CATCH_UP: Duration = Duration::from_secs(1);
+
+/// How long the others in sync may take to have everything as well.
+const CONFIRMED: Duration = Duration::from_millis(300);
 
 /// Before writes wait, the next primary must nearly have everything, within this time.
 const APPROACH: Duration = Duration::from_secs(10);
@@ -77,10 +80,24 @@ async fn move_to(node: &Arc<Node>, target: Member) -> Result<(), String> {
         }
     };
     timeout(CATCH_UP, complete).await.map_err(|_| format!("node {} does not catch up", target.node))?;
+    // Who waits to hear that its write is everywhere hears it, though the reign ends meanwhile. If one is too slow for
+    // that, it does not keep the data here.
+    if replication.confirmed(epoch, end, CONFIRMED).await.is_ok() {
+        replication.acks.hand_over(epoch, end);
+    }
+    let moved = agree(node, target, &group, epoch).await;
+    if moved.is_err() {
+        replication.acks.go_on();
+    }
+    moved
+}
+
+/// Has it agreed on that `target` is primary from now on.
+async fn agree(node: &Arc<Node>, target: Member, group: &ShardGroup, epoch: Epoch) -> Result<(), String> {
     let change = Change::SetPrimary {
         group: node.group,
         primary: target,
-        in_sync: group.in_sync,
+        in_sync: group.in_sync.clone(),
         expect_epoch: epoch,
         reason: FailoverReason::Planned,
     };
