@@ -11,12 +11,15 @@
 //! The buffers of a batch belong to the thread, so an idle client costs little; only what is left over (half a
 //! request, unsent replies) moves into the connection. Unsent replies stop the reading: a slow reader slows itself.
 
+mod decoding;
+mod lane;
+mod sending;
+
 use crate::asks;
 use crate::batch::{Received, run_batch};
 use crate::corridor::{Entry, InLane};
 use crate::forward::{self, ForwardBatch, Seat, Sent};
-use crate::gate::LeaseState;
-use crate::gather::{self, Gathering, Spread, Written};
+use crate::gather::{self, Gathering, Spread};
 use crate::handover::{self, HandedOver};
 use crate::mailbox::Mailbox;
 use crate::meter::Asked;
@@ -32,21 +35,23 @@ use crate::turns::{SLICE, Sharer};
 use crate::view::View;
 use crate::walks;
 use crate::worker::{READ_BYTES, Scratch, Worker};
-use keyward_cluster::{Epoch, GroupId};
+pub use decoding::Decoded;
+use decoding::Ended;
+pub(crate) use decoding::{DecodeEnd, decode};
+use keyward_cluster::GroupId;
 use keyward_engine::asks::Ask;
-use keyward_engine::reply::Reply;
 use keyward_engine::scope::Reach;
 use keyward_engine::session::{ReplyMode, Session};
 use keyward_proto::forward::HandOver;
-use keyward_proto::resp::{ArgRange, Decoder, encode_command};
+use keyward_proto::resp::{Decoder, encode_command};
+pub use lane::Lane;
+use sending::flush;
+pub(crate) use sending::{give_back_large, send_now, send_or_keep};
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// Requests of one batch at most: enough to hide memory latency, few enough that their bookkeeping stays in cache.
-const BATCH_REQUESTS_MAX: usize = 64;
 
 /// Replies are sent before more requests run once they are this long, in bytes: bounds what a pipeline of large reads
 /// can make the node hold.
@@ -209,125 +214,6 @@ impl Connection {
     /// Returns once it was told to end.
     pub async fn killed(&self) {
         self.mailbox.killed().await;
-    }
-}
-
-/// What the loop owns of a connection.
-pub struct Lane {
-    decoder: Decoder,
-    /// Bytes received and not yet consumed.
-    input: Vec<u8>,
-    /// Replies not yet sent.
-    output: Vec<u8>,
-    /// What was answered may leave once everything up to this position of the stream of effects is confirmed in this reign.
-    confirm: Option<(Epoch, u64)>,
-    /// The same in other shard groups than the one it is turned to.
-    confirm_too: Vec<Written>,
-    /// Views as other groups see them.
-    aside: Vec<(u64, Arc<View>)>,
-    /// The last batch ran under the lease: its answers must leave under it as well.
-    pub under_lease: bool,
-    /// The number of `view`.
-    pub generation: u64,
-    /// The view the session's login comes from.
-    pub view: Arc<View>,
-}
-
-impl Lane {
-    /// With nothing in it.
-    pub fn new(decoder: Decoder, generation: u64, view: Arc<View>) -> Lane {
-        Lane {
-            decoder,
-            input: Vec::new(),
-            output: Vec::new(),
-            confirm: None,
-            confirm_too: Vec::new(),
-            aside: Vec::new(),
-            under_lease: false,
-            generation,
-            view,
-        }
-    }
-
-    /// Whether half a request lies in it.
-    pub(crate) fn has_input(&self) -> bool {
-        !self.input.is_empty()
-    }
-
-    /// Keeps what was read and not run; there was nothing before.
-    pub(crate) fn keep(&mut self, connection: &Connection, rest: &[u8]) {
-        self.input.extend_from_slice(rest);
-        connection.input_bytes.set(self.input.len());
-    }
-
-    /// Whether a batch that ended like this leaves nothing to do.
-    pub(crate) fn is_idle(&self, next: &Next) -> bool {
-        matches!(next, Next::Read) && self.output.is_empty() && !self.must_confirm()
-    }
-
-    fn must_confirm(&self) -> bool {
-        self.confirm.is_some() || !self.confirm_too.is_empty()
-    }
-
-    /// Whether keys of its requests may be looked up here.
-    #[inline]
-    pub(crate) fn places_keys(&self) -> bool {
-        self.view.is_primary() || self.view.routes.is_some()
-    }
-
-    /// Turns to another shard group. `quorum`: what was done in this one must be confirmed.
-    pub(crate) fn turn(&mut self, front: &Worker, group: GroupId, quorum: bool) {
-        if self.view.of == group {
-            return;
-        }
-        if quorum {
-            self.await_confirmation(front);
-        }
-        if let Some((reign, position)) = self.confirm.take() {
-            self.await_too((self.view.of, reign, position));
-        }
-        let known = self.aside.iter().position(|(_, view)| view.of == group);
-        let next = known.map_or_else(|| front.at(group).node.views.load(), |at| self.aside.swap_remove(at));
-        let before = std::mem::replace(&mut self.view, next.1);
-        self.aside.push((std::mem::replace(&mut self.generation, next.0), before));
-    }
-
-    /// What was answered leaves only once this is confirmed, too.
-    pub(crate) fn await_too(&mut self, (group, reign, position): Written) {
-        let same = |written: &&mut Written| written.0 == group && written.1 == reign;
-        match self.confirm_too.iter_mut().find(same) {
-            Some(written) => written.2 = written.2.max(position),
-            None => self.confirm_too.push((group, reign, position)),
-        }
-    }
-
-    /// Something was run: its answers may have to wait until others have it too.
-    #[inline]
-    pub(crate) fn await_quorum(&mut self, worker: &Worker, session: &Session) {
-        if session.wants_quorum() {
-            self.await_confirmation(worker);
-            let replication = &worker.at(self.view.of).node.replication;
-            self.confirm = self.confirm.filter(|(reign, position)| !replication.is_confirmed(*reign, *position));
-        }
-    }
-
-    /// If this node serves the data, as of the lane's view: what was answered until now leaves only once it is confirmed.
-    pub fn await_confirmation(&mut self, worker: &Worker) {
-        let Some(reign) = self.view.reign() else { return };
-        // What waits since an earlier reign is confirmed in that one or never.
-        if self.confirm.is_none_or(|(earlier, _)| earlier == reign) {
-            self.confirm = Some((reign, worker.at(self.view.of).node.replication.log.position()));
-        }
-    }
-
-    /// What was received and not run.
-    pub fn take_input(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.input)
-    }
-
-    /// Moves replies to those not yet sent.
-    pub fn take_replies(&mut self, reply: &mut Reply) {
-        self.output.append(&mut reply.bytes);
     }
 }
 
@@ -729,55 +615,6 @@ impl Drop for Leaves<'_> {
     }
 }
 
-/// Sends what was answered. While the client does not read, we wait here and read nothing from it.
-async fn flush(worker: &Worker, stream: &Socket, connection: &Connection, lane: &mut Lane) -> io::Result<()> {
-    if connection.mailbox.is_filled() {
-        // Nobody learns what happened after their rights may have ended.
-        lane.under_lease = true;
-        connection.mailbox.collect(&mut lane.output);
-    }
-    if !lane.output.is_empty() {
-        may_leave(worker, lane)?;
-    }
-    let mut sent = 0;
-    while sent < lane.output.len() {
-        connection.output_bytes.set(lane.output.len() - sent);
-        match stream.try_write(&lane.output[sent..]) {
-            Ok(count) => {
-                sent += count;
-                connection.sent(worker, count);
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                tokio::select! {
-                    biased;
-                    () = connection.killed() => return Err(io::ErrorKind::ConnectionAborted.into()),
-                    () = stream.writable() => {}
-                }
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    connection.output_bytes.set(0);
-    if sent > 0 {
-        connection.charge_traffic(worker);
-    }
-    lane.output.clear();
-    if lane.output.capacity() > KEPT_BUFFER_BYTES {
-        lane.output = Vec::new();
-    }
-    Ok(())
-}
-
-/// A process may have stood still since it looked at its lease. What it did then may be after the rights of the client
-/// ended, so the client must not hear of it.
-#[inline]
-fn may_leave(worker: &Worker, lane: &Lane) -> io::Result<()> {
-    if lane.under_lease && worker.node.lease_state() == LeaseState::Over {
-        return Err(io::ErrorKind::ConnectionAborted.into());
-    }
-    Ok(())
-}
-
 /// One read, one batch after the other, one write. `None`: the client has left.
 pub(crate) fn read_and_run(
     worker: &Worker,
@@ -852,67 +689,6 @@ fn keep_rest(connection: &Connection, lane: &mut Lane, consumed: usize) {
         lane.input.drain(..consumed);
     }
     connection.input_bytes.set(lane.input.len());
-}
-
-/// Tries to send the replies of the batch straight from the thread's buffer; the rest moves into the connection.
-pub(crate) fn send_now(
-    worker: &Worker,
-    stream: &Socket,
-    connection: &Connection,
-    lane: &mut Lane,
-    scratch: &mut Scratch,
-) -> io::Result<()> {
-    let sent = send_or_keep(worker, stream, connection, lane, &scratch.reply.bytes);
-    give_back_large(&mut scratch.reply.bytes);
-    sent
-}
-
-/// Empties a buffer of the thread, and gives it back if it has become large.
-pub(crate) fn give_back_large(buffer: &mut Vec<u8>) {
-    buffer.clear();
-    if buffer.capacity() > 4 * OUTPUT_BYTES_SOFT {
-        *buffer = Vec::with_capacity(KEPT_BUFFER_BYTES);
-    }
-}
-
-/// Sends what there is room for; the connection keeps the rest.
-#[inline]
-pub(crate) fn send_or_keep(
-    worker: &Worker,
-    stream: &Socket,
-    connection: &Connection,
-    lane: &mut Lane,
-    bytes: &[u8],
-) -> io::Result<()> {
-    if !bytes.is_empty() {
-        may_leave(worker, lane)?;
-    }
-    let mut sent = 0;
-    if !bytes.is_empty() && lane.output.is_empty() && !lane.must_confirm() {
-        match stream.try_write(bytes) {
-            Ok(count) => {
-                connection.sent(worker, count);
-                sent = count;
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-    }
-    lane.output.extend_from_slice(&bytes[sent..]);
-    Ok(())
-}
-
-/// One decoded request: where its arguments are in the batch, and where it lies in the input.
-#[derive(Clone, Copy)]
-pub struct Decoded {
-    /// Its first argument, among those of the batch.
-    pub first: u32,
-    /// How many arguments it has.
-    pub count: u32,
-    /// Where it begins in the input.
-    pub start: usize,
-    /// Where it ends.
-    pub end: usize,
 }
 
 /// Runs complete requests until the input is used up or one must wait. Returns how many bytes are done with.
@@ -993,64 +769,6 @@ pub(crate) fn finish_batch(
             Some(Next::Close)
         }
     }
-}
-
-/// How far decoding came.
-pub(crate) struct DecodeEnd {
-    /// The first byte not decoded.
-    position: usize,
-    how: Ended,
-}
-
-enum Ended {
-    BatchFull,
-    NeedMore,
-    Broken(String),
-}
-
-/// Decodes up to one batch from `from` on, and appends it. `known`: the client is logged in.
-pub(crate) fn decode(
-    lane: &mut Lane,
-    known: bool,
-    input: &mut [u8],
-    from: usize,
-    ranges: &mut Vec<ArgRange>,
-    requests: &mut Vec<Decoded>,
-) -> DecodeEnd {
-    let decoder = &mut lane.decoder;
-    // Since the last batch a login, a RESET or another thread may have changed who this is.
-    decoder.set_authenticated(known);
-    // Nobody logged in: each request may change what the next one is allowed to be.
-    let limit = requests.len() + if known { BATCH_REQUESTS_MAX } else { 1 };
-    let before = requests.len();
-    let mut position = from;
-    while requests.len() < limit {
-        let first = ranges.len();
-        // Decoding a line of words changes it in place. Alone in its batch, it is never decoded a second time.
-        let is_line = input.get(position).is_some_and(|byte| *byte != b'*');
-        if is_line && requests.len() > before {
-            break;
-        }
-        match decoder.next(&mut input[position..], ranges) {
-            Ok(Some(used)) => {
-                for range in &mut ranges[first..] {
-                    range.offset += position as u32;
-                }
-                let start = position;
-                position += used;
-                if ranges.len() > first {
-                    let count = (ranges.len() - first) as u32;
-                    requests.push(Decoded { first: first as u32, count, start, end: position });
-                }
-                if is_line {
-                    break;
-                }
-            }
-            Ok(None) => return DecodeEnd { position, how: Ended::NeedMore },
-            Err(error) => return DecodeEnd { position, how: Ended::Broken(error.to_string()) },
-        }
-    }
-    DecodeEnd { position, how: Ended::BatchFull }
 }
 
 /// Gives the session its rules as of `view`. False: it must end.

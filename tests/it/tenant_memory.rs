@@ -421,7 +421,7 @@ fn use_is_counted_where_a_tenants_policy_wants_it_counted() {
 
 /// Figures, on request: `cargo test -p keyward-tests --test it tenant_memory::measure -- --ignored --nocapture`.
 #[test]
-#[ignore = "prints figures: machines differ"]
+#[ignore = "prints figures and judges nothing: machines differ"]
 fn measured_what_tenants_cost() {
     let cluster = Cluster::of(1).start();
     let mut admin = cluster.node(1).client();
@@ -450,7 +450,7 @@ fn measured_what_tenants_cost() {
 
 /// The same for evictions: from one that has 1 % of the keys, and from one that has them all.
 #[test]
-#[ignore = "prints figures: machines differ"]
+#[ignore = "prints figures and judges nothing: machines differ"]
 fn measured_what_an_eviction_costs() {
     let cluster = Cluster::of(1).start();
     let mut admin = cluster.node(1).client();

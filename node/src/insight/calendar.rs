@@ -1,27 +1,18 @@
 //! Days and times of the calendar, in UTC. Knows no clock.
 
+use chrono::{DateTime, SecondsFormat};
+
 /// Milliseconds of a day.
 pub const DAY_MS: i64 = 86_400_000;
 
-/// `2026-11-22T06:30:00.000Z`.
+/// `2026-11-22T06:30:00.000Z`; what no calendar reaches is the beginning of 1970.
 pub fn time(unix_ms: i64) -> String {
-    let ms = unix_ms.rem_euclid(DAY_MS);
-    let (hour, minute, second) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60);
-    format!("{}T{hour:02}:{minute:02}:{second:02}.{:03}Z", day(unix_ms.div_euclid(DAY_MS)), ms % 1000)
+    DateTime::from_timestamp_millis(unix_ms).unwrap_or_default().to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
 /// `2026-11-22`, of a number of days since 1970.
 pub fn day(days: i64) -> String {
-    // Days are counted in eras of 400 years that begin on the first of March, so that leap days come last.
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}")
+    DateTime::from_timestamp_millis(days.saturating_mul(DAY_MS)).unwrap_or_default().format("%F").to_string()
 }
 
 /// Whether this is a month as `2026-11`.

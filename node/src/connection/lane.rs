@@ -1,0 +1,131 @@
+//! What the loop of a client owns: what was received and not run, what was answered and not sent, under which view, and what
+//! must be confirmed before answers leave. It reads and writes no socket.
+
+use super::{Connection, Next};
+use crate::gather::Written;
+use crate::view::View;
+use crate::worker::Worker;
+use keyward_cluster::{Epoch, GroupId};
+use keyward_engine::reply::Reply;
+use keyward_engine::session::Session;
+use keyward_proto::resp::Decoder;
+use std::sync::Arc;
+
+/// What the loop owns of a connection.
+pub struct Lane {
+    pub(super) decoder: Decoder,
+    /// Bytes received and not yet consumed.
+    pub(super) input: Vec<u8>,
+    /// Replies not yet sent.
+    pub(super) output: Vec<u8>,
+    /// What was answered may leave once everything up to this position of the stream of effects is confirmed in this reign.
+    pub(super) confirm: Option<(Epoch, u64)>,
+    /// The same in other shard groups than the one it is turned to.
+    pub(super) confirm_too: Vec<Written>,
+    /// Views as other groups see them.
+    aside: Vec<(u64, Arc<View>)>,
+    /// The last batch ran under the lease: its answers must leave under it as well.
+    pub under_lease: bool,
+    /// The number of `view`.
+    pub generation: u64,
+    /// The view the session's login comes from.
+    pub view: Arc<View>,
+}
+
+impl Lane {
+    /// With nothing in it.
+    pub fn new(decoder: Decoder, generation: u64, view: Arc<View>) -> Lane {
+        Lane {
+            decoder,
+            input: Vec::new(),
+            output: Vec::new(),
+            confirm: None,
+            confirm_too: Vec::new(),
+            aside: Vec::new(),
+            under_lease: false,
+            generation,
+            view,
+        }
+    }
+
+    /// Whether half a request lies in it.
+    pub(crate) fn has_input(&self) -> bool {
+        !self.input.is_empty()
+    }
+
+    /// Keeps what was read and not run; there was nothing before.
+    pub(crate) fn keep(&mut self, connection: &Connection, rest: &[u8]) {
+        self.input.extend_from_slice(rest);
+        connection.input_bytes.set(self.input.len());
+    }
+
+    /// Whether a batch that ended like this leaves nothing to do.
+    pub(crate) fn is_idle(&self, next: &Next) -> bool {
+        matches!(next, Next::Read) && self.output.is_empty() && !self.must_confirm()
+    }
+
+    pub(super) fn must_confirm(&self) -> bool {
+        self.confirm.is_some() || !self.confirm_too.is_empty()
+    }
+
+    /// Whether keys of its requests may be looked up here.
+    #[inline]
+    pub(crate) fn places_keys(&self) -> bool {
+        self.view.is_primary() || self.view.routes.is_some()
+    }
+
+    /// Turns to another shard group. `quorum`: what was done in this one must be confirmed.
+    pub(crate) fn turn(&mut self, front: &Worker, group: GroupId, quorum: bool) {
+        if self.view.of == group {
+            return;
+        }
+        if quorum {
+            self.await_confirmation(front);
+        }
+        if let Some((reign, position)) = self.confirm.take() {
+            self.await_too((self.view.of, reign, position));
+        }
+        let known = self.aside.iter().position(|(_, view)| view.of == group);
+        let next = known.map_or_else(|| front.at(group).node.views.load(), |at| self.aside.swap_remove(at));
+        let before = std::mem::replace(&mut self.view, next.1);
+        self.aside.push((std::mem::replace(&mut self.generation, next.0), before));
+    }
+
+    /// What was answered leaves only once this is confirmed, too.
+    pub(crate) fn await_too(&mut self, (group, reign, position): Written) {
+        let same = |written: &&mut Written| written.0 == group && written.1 == reign;
+        match self.confirm_too.iter_mut().find(same) {
+            Some(written) => written.2 = written.2.max(position),
+            None => self.confirm_too.push((group, reign, position)),
+        }
+    }
+
+    /// Something was run: its answers may have to wait until others have it too.
+    #[inline]
+    pub(crate) fn await_quorum(&mut self, worker: &Worker, session: &Session) {
+        if session.wants_quorum() {
+            self.await_confirmation(worker);
+            let replication = &worker.at(self.view.of).node.replication;
+            self.confirm = self.confirm.filter(|(reign, position)| !replication.is_confirmed(*reign, *position));
+        }
+    }
+
+    /// If this node serves the data, as of the lane's view: what was answered until now leaves only once it is confirmed.
+    pub fn await_confirmation(&mut self, worker: &Worker) {
+        let Some(reign) = self.view.reign() else { return };
+        // What waits since an earlier reign is confirmed in that one or never.
+        if self.confirm.is_none_or(|(earlier, _)| earlier == reign) {
+            self.confirm = Some((reign, worker.at(self.view.of).node.replication.log.position()));
+        }
+    }
+
+    /// What was received and not run.
+    pub fn take_input(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.input)
+    }
+
+    /// Moves replies to those not yet sent.
+    pub fn take_replies(&mut self, reply: &mut Reply) {
+        self.output.append(&mut reply.bytes);
+    }
+}

@@ -1,0 +1,110 @@
+//! Answers on their way out: straight from the thread's buffer as far as there is room, the rest from the connection; and none
+//! of them once the lease they were made under is over. It reads nothing.
+
+use super::{Connection, KEPT_BUFFER_BYTES, Lane, OUTPUT_BYTES_SOFT};
+use crate::gate::LeaseState;
+use crate::socket::Socket;
+use crate::worker::{Scratch, Worker};
+use std::io;
+
+/// Sends what was answered. While the client does not read, we wait here and read nothing from it.
+pub(super) async fn flush(
+    worker: &Worker,
+    stream: &Socket,
+    connection: &Connection,
+    lane: &mut Lane,
+) -> io::Result<()> {
+    if connection.mailbox.is_filled() {
+        // Nobody learns what happened after their rights may have ended.
+        lane.under_lease = true;
+        connection.mailbox.collect(&mut lane.output);
+    }
+    if !lane.output.is_empty() {
+        may_leave(worker, lane)?;
+    }
+    let mut sent = 0;
+    while sent < lane.output.len() {
+        connection.output_bytes.set(lane.output.len() - sent);
+        match stream.try_write(&lane.output[sent..]) {
+            Ok(count) => {
+                sent += count;
+                connection.sent(worker, count);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                tokio::select! {
+                    biased;
+                    () = connection.killed() => return Err(io::ErrorKind::ConnectionAborted.into()),
+                    () = stream.writable() => {}
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    connection.output_bytes.set(0);
+    if sent > 0 {
+        connection.charge_traffic(worker);
+    }
+    lane.output.clear();
+    if lane.output.capacity() > KEPT_BUFFER_BYTES {
+        lane.output = Vec::new();
+    }
+    Ok(())
+}
+
+/// A process may have stood still since it looked at its lease. What it did then may be after the rights of the client
+/// ended, so the client must not hear of it.
+#[inline]
+fn may_leave(worker: &Worker, lane: &Lane) -> io::Result<()> {
+    if lane.under_lease && worker.node.lease_state() == LeaseState::Over {
+        return Err(io::ErrorKind::ConnectionAborted.into());
+    }
+    Ok(())
+}
+
+/// Tries to send the replies of the batch straight from the thread's buffer; the rest moves into the connection.
+pub(crate) fn send_now(
+    worker: &Worker,
+    stream: &Socket,
+    connection: &Connection,
+    lane: &mut Lane,
+    scratch: &mut Scratch,
+) -> io::Result<()> {
+    let sent = send_or_keep(worker, stream, connection, lane, &scratch.reply.bytes);
+    give_back_large(&mut scratch.reply.bytes);
+    sent
+}
+
+/// Empties a buffer of the thread, and gives it back if it has become large.
+pub(crate) fn give_back_large(buffer: &mut Vec<u8>) {
+    buffer.clear();
+    if buffer.capacity() > 4 * OUTPUT_BYTES_SOFT {
+        *buffer = Vec::with_capacity(KEPT_BUFFER_BYTES);
+    }
+}
+
+/// Sends what there is room for; the connection keeps the rest.
+#[inline]
+pub(crate) fn send_or_keep(
+    worker: &Worker,
+    stream: &Socket,
+    connection: &Connection,
+    lane: &mut Lane,
+    bytes: &[u8],
+) -> io::Result<()> {
+    if !bytes.is_empty() {
+        may_leave(worker, lane)?;
+    }
+    let mut sent = 0;
+    if !bytes.is_empty() && lane.output.is_empty() && !lane.must_confirm() {
+        match stream.try_write(bytes) {
+            Ok(count) => {
+                connection.sent(worker, count);
+                sent = count;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    lane.output.extend_from_slice(&bytes[sent..]);
+    Ok(())
+}
