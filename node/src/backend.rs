@@ -1,6 +1,8 @@
 //! What the http port and the admin port are told about the node.
 //!
-//! Metrics are named once, here. None of them carries a key, a value or a password.
+//! Metrics are named once, here, in [`groups`] and in [`crate::insight::tenants`]. None of them carries a key, a value or a password.
+
+mod groups;
 
 use crate::admin::{self, NodeBackend};
 use crate::config::DebugCommand;
@@ -11,7 +13,6 @@ use crate::node::{Node, StartError};
 use keyward_acl::LogReason;
 use keyward_engine::digest::Digest;
 use std::net::TcpListener;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 /// The node, to the http port.
@@ -24,7 +25,6 @@ impl HttpFacts for Facts {
     }
 
     fn ready(&self) -> Result<(), String> {
-        let (_, view) = self.0.views.load();
         let control = self.0.control.view();
         if self.0.is_loading() {
             return Err("the data is being loaded".to_owned());
@@ -38,14 +38,17 @@ impl HttpFacts for Facts {
         if node_lease_is_over(&self.0) {
             return Err("this node is not in contact with the control plane".to_owned());
         }
-        if view.primary.is_none() {
-            return Err("no node serves the data yet".to_owned());
-        }
-        // A rolling update goes on to the next node when this one is ready: then it must have a copy.
-        let in_sync =
-            view.group.as_ref().is_some_and(|group| view.member().is_some_and(|me| group.in_sync.contains(&me)));
-        if !in_sync {
-            return Err("the copy of the data here is not in sync yet".to_owned());
+        for of in self.0.groups() {
+            let (_, view) = of.views.load();
+            if view.primary.is_none() {
+                return Err(format!("no node serves the data yet{}", named(&self.0, of)));
+            }
+            // A rolling update goes on to the next node when this one is ready: then it must have a copy.
+            let in_sync =
+                view.group.as_ref().is_some_and(|group| view.member().is_some_and(|me| group.in_sync.contains(&me)));
+            if !in_sync {
+                return Err(format!("the copy of the data here is not in sync yet{}", named(&self.0, of)));
+            }
         }
         Ok(())
     }
@@ -55,13 +58,16 @@ impl HttpFacts for Facts {
         if node.config.enable_debug_command == DebugCommand::No {
             return None;
         }
-        // Nothing is half done while the corridor is closed.
-        let _closed = node.corridor.close();
         let groups = node.groups();
-        let each = |what: &dyn Fn(&Node) -> String| groups.iter().map(|of| what(of)).collect::<Vec<_>>().join(",");
-        let epochs = each(&|of| of.replication.stand().epoch.to_string());
-        let positions = each(&|of| of.replication.stand().position.to_string());
-        let digests = each(&|of| digest_of_data(of).to_string());
+        let stands = groups.iter().map(|of| {
+            // Nothing is half done while the corridor is closed; of one group at a time, as whoever is in one may wait for another.
+            let _closed = of.corridor.close();
+            let stand = of.replication.stand();
+            [stand.epoch.to_string(), stand.position.to_string(), digest_of_data(of).to_string()]
+        });
+        let stands: Vec<_> = stands.collect();
+        let each = |at: usize| stands.iter().map(|stand| stand[at].as_str()).collect::<Vec<_>>().join(",");
+        let (epochs, positions, digests) = (each(0), each(1), each(2));
         let data = groups.iter().all(|of| of.replication.has_data());
         Some(format!("{epochs} {positions} {digests} {data}\n"))
     }
@@ -74,7 +80,7 @@ impl HttpFacts for Facts {
             node.counters.iter().map(|counters| of(counters)).sum()
         };
         let tally = node.tally();
-        copies(node, &mut text);
+        groups::metrics(node, &mut text);
         text.gauge("keyward_clients", "Connected clients.", node.client_count() as f64);
         text.counter("keyward_connections_total", "Clients accepted.", sum(|counters| counters.accepted.get()));
         text.counter(
@@ -109,8 +115,8 @@ impl HttpFacts for Facts {
         text.gauge("keyward_users", "Users of the cluster.", view.state.directory().len() as f64);
         text.gauge("keyward_policy_index", "Index of the last change in force here.", view.index as f64);
         text.gauge("keyward_nodes", "Registered nodes.", view.state.nodes().len() as f64);
-        text.gauge("keyward_serves_data", "1 if this node serves the data.", f64::from(u8::from(view.is_primary())));
-        group(node, &view, &mut text);
+        let leader = node.control.view().leader.map_or(0, |id| id.0);
+        text.gauge("keyward_leader_node", "Who leads the control plane; 0 is nobody.", leader as f64);
         text.gauge(
             "keyward_lease_remaining_seconds",
             "How long this node may serve without hearing from the leader.",
@@ -138,18 +144,9 @@ impl HttpFacts for Facts {
     }
 }
 
-/// Who serves the data and who has all of it, as this node knows it.
-fn group(node: &Node, view: &crate::view::View, text: &mut MetricsText) {
-    let leader = node.control.view().leader.map_or(0, |id| id.0);
-    text.gauge("keyward_leader_node", "Who leads the control plane; 0 is nobody.", leader as f64);
-    let Some(group) = &view.group else { return };
-    let primary = group.primary.map_or(0, |member| member.node.0);
-    text.gauge("keyward_primary_node", "Who was named to serve the data; 0 is nobody.", primary as f64);
-    text.gauge("keyward_group_epoch", "Which reign this is.", group.epoch.0 as f64);
-    let ids: Vec<String> = group.in_sync.iter().map(|member| member.node.0.to_string()).collect();
-    let labels: Vec<[(&str, &str); 1]> = ids.iter().map(|id| [("node", id.as_str())]).collect();
-    let samples: Vec<(&[(&str, &str)], f64)> = labels.iter().map(|label| (label.as_slice(), 1.0)).collect();
-    text.gauges("keyward_in_sync", "The nodes that have every acknowledged write.", &samples);
+/// Which of several shard groups it is about; nothing where there is one.
+fn named(node: &Node, of: &Node) -> String {
+    if node.groups().len() > 1 { format!(" (shard group {})", of.group.0) } else { String::new() }
 }
 
 fn node_lease_is_over(node: &Node) -> bool {
@@ -197,33 +194,6 @@ fn digest_of_data(node: &Node) -> Digest {
         });
     }
     sum
-}
-
-/// What is known about copies of the data.
-fn copies(node: &Node, text: &mut MetricsText) {
-    let replication = &node.replication;
-    let primary = node.views.load().1.is_primary();
-    text.gauge("keyward_primary", "1 where the data is served.", f64::from(u8::from(primary)));
-    let position = replication.log.position() as f64;
-    text.gauge("keyward_replication_position_bytes", "Where the stream of effects ends here.", position);
-    let epoch = replication.log.epoch().0 as f64;
-    text.gauge("keyward_replication_epoch", "The reign in which the newest effect here was made.", epoch);
-    let whole = f64::from(u8::from(replication.has_data()));
-    text.gauge("keyward_data_whole", "0 while the data here is being copied.", whole);
-    let held = replication.log.len_bytes() as f64;
-    text.gauge("keyward_replication_backlog_bytes", "How much of the stream is kept.", held);
-    let (silent_ms, behind) = if primary { (0, 0) } else { replication.lag() };
-    text.gauge("keyward_replica_silence_seconds", "Since the primary was heard from.", silent_ms as f64 / 1000.0);
-    text.gauge("keyward_replica_lag_bytes", "How far this replica is behind.", behind as f64);
-    let replicas = replication.replicas();
-    let in_sync = replicas.iter().filter(|replica| replica.in_sync).count();
-    text.gauge("keyward_replicas", "Replicas that follow this primary.", replicas.len() as f64);
-    text.gauge("keyward_replicas_in_sync", "Those of them that are in sync.", in_sync as f64);
-    let stats = replication.stats();
-    let sent = stats.full_copies.load(Ordering::Relaxed);
-    text.counter("keyward_full_copies_total", "Full copies that were begun for replicas.", sent);
-    let continued = stats.continued.load(Ordering::Relaxed);
-    text.counter("keyward_replicas_continued_total", "Replicas that went on where they stood.", continued);
 }
 
 /// Opens the admin port.

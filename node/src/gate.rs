@@ -58,6 +58,11 @@ impl Conditions {
             detail,
         }
     }
+
+    /// Whether too few other nodes would have this client's writes.
+    pub fn too_few(&self, session: &Session) -> bool {
+        self.few_replicas || self.few_in_sync && session.wants_quorum()
+    }
 }
 
 /// Whether there is memory for a command that needs some.
@@ -277,8 +282,10 @@ pub fn admit<'a, 'b>(
     if conditions.memory != Memory::Enough && flags.has(Flags::DENYOOM) {
         return Err(Refusal::MemoryFull(conditions.memory));
     }
-    let few = conditions.few_replicas || conditions.few_in_sync && session.wants_quorum();
-    if few && flags.has(Flags::WRITE) && matches!(row.run, Run::OnKeys(_) | Run::OnEveryKey(_) | Run::AskOwner(_)) {
+    if conditions.too_few(session)
+        && flags.has(Flags::WRITE)
+        && matches!(row.run, Run::OnKeys(_) | Run::OnEveryKey(_) | Run::AskOwner(_))
+    {
         return Err(Refusal::FewReplicas);
     }
     Ok(Admitted { row, argv, keys: &buffer.keys, reported })

@@ -439,7 +439,7 @@ impl Batch<'_, '_> {
                 _ => "NOSCRIPT No matching script. Please use EVAL.",
             });
         };
-        if let Some(text) = self.forbids(flags, call) {
+        if let Some(text) = self.forbids(flags, call, session) {
             if text.starts_with("OOM") {
                 note_full(session);
             }
@@ -522,7 +522,7 @@ impl Batch<'_, '_> {
     }
 
     /// Why a program with these flags may not begin now.
-    fn forbids(&self, flags: ScriptFlags, call: &ScriptCall) -> Option<&'static str> {
+    fn forbids(&self, flags: ScriptFlags, call: &ScriptCall, session: &Session) -> Option<&'static str> {
         if flags.unspecified {
             return None;
         }
@@ -532,7 +532,7 @@ impl Batch<'_, '_> {
         if self.conditions.memory != Memory::Enough && !flags.allow_oom && !flags.no_writes {
             return Some("OOM allow-oom flag is not set on the script, can not run it when used memory > 'maxmemory'");
         }
-        if self.conditions.few_replicas && !flags.no_writes {
+        if self.conditions.too_few(session) && !flags.no_writes {
             return Some("NOREPLICAS Not enough good replicas to write.");
         }
         None

@@ -11,7 +11,7 @@
 use crate::batch::{Batch, Flow, Prepared};
 use crate::connection::{Connection, Lane, Next};
 use crate::corridor::{Closed, Extent};
-use crate::gate::{KeyBuffer, Memory, Refusal};
+use crate::gate::{Conditions, KeyBuffer, Memory, Refusal};
 use crate::memory::{Claim, note_owners};
 use crate::observers::{Waiter, Watch};
 use crate::view::View;
@@ -127,6 +127,11 @@ impl<'a> Batch<'_, 'a> {
             self.abort_transaction(session, &text, scratch);
             return Flow::Continue;
         }
+        if self.conditions.too_few(session) && self.writes_any(&transaction.requests) {
+            let text = Refusal::FewReplicas.explained(self.conditions.detail, &lane.view.tenancy);
+            self.abort_transaction(session, &text, scratch);
+            return Flow::Continue;
+        }
         let watch = self.connection.and_then(|connection| connection.watch.borrow_mut().take());
         if let Some(watch) = watch {
             let shards = &self.worker.node.shards;
@@ -164,6 +169,14 @@ impl<'a> Batch<'_, 'a> {
         }
         let claim = Claim { tenancy: &view.tenancy, writer, owners: &owners };
         if needs_some { worker.memory_for(&self.hot, &claim, self.now) } else { Memory::Enough }
+    }
+
+    /// Whether any of these requests may change data.
+    fn writes_any(&self, requests: &[Vec<Vec<u8>>]) -> bool {
+        requests.iter().any(|request| {
+            let argv: Vec<&[u8]> = request.iter().map(Vec::as_slice).collect();
+            self.worker.node.table.resolve(&argv).is_ok_and(|found| found.row.command.flags.has(Flags::WRITE))
+        })
     }
 
     /// `EXEC` itself is refused: nothing of the transaction runs.
@@ -230,7 +243,8 @@ pub fn go_on(worker: &Worker, connection: &Rc<Connection>, lane: &mut Lane, rema
     }
     let hot = worker.hot();
     scratch.reply.bytes_max = hot.reply_bytes_max();
-    let conditions = worker.conditions(&lane.view, &hot);
+    // Whether there are enough replicas was decided when it began.
+    let conditions = Conditions { few_replicas: false, few_in_sync: false, ..worker.conditions(&lane.view, &hot) };
     let mut batch = Batch::new(worker, Some(connection), worker.now_ms(), conditions, hot);
     let flow = batch.run_queued(&mut session, lane, (remaining, &closed), &mut scratch);
     batch.serve_ready(&Arc::clone(&lane.view), closed.tenant(), &mut scratch);

@@ -48,7 +48,7 @@ struct Shared {
 
 impl Clients {
     /// `count` clients of the nodes at these addresses.
-    pub fn start(addresses: Vec<SocketAddr>, count: usize, began: Instant, seed: u64) -> Clients {
+    pub fn start(addresses: Vec<SocketAddr>, count: usize, began: Instant, seed: u64, pairs: Pairs) -> Clients {
         let stop = Arc::new(AtomicBool::new(false));
         let shared = Arc::new(Shared {
             began,
@@ -61,7 +61,7 @@ impl Clients {
             let (stop, shared) = (Arc::clone(&stop), Arc::clone(&shared));
             let dice = Dice::seeded(seed.wrapping_add(number as u64 * 7919));
             thread::spawn(move || {
-                Worker { dice, shared, history: History::default(), home: number, client: None }.run(&stop)
+                Worker { dice, shared, history: History::default(), home: number, client: None, pairs }.run(&stop)
             })
         };
         let histories = (0..count).map(work).collect();
@@ -115,6 +115,7 @@ struct Worker {
     history: History,
     home: usize,
     client: Option<Client>,
+    pairs: Pairs,
 }
 
 impl Worker {
@@ -259,7 +260,7 @@ impl Worker {
 
     fn transfer(&mut self) {
         let (pair, amount) = (self.key("account"), 1 + self.dice.below(100) as i64);
-        let (one, other) = accounts(&pair);
+        let (one, other) = self.pairs.of(&pair);
         let requests = [
             words(&["MULTI"]),
             words(&["DECRBY", &one, &amount.to_string()]),
@@ -277,7 +278,7 @@ impl Worker {
 
     fn look_at_accounts(&mut self) {
         let pair = self.key("account");
-        let (one, other) = accounts(&pair);
+        let (one, other) = self.pairs.of(&pair);
         let (ended, begin, end) = self.ask(&[words(&["MGET", &one, &other])], balances);
         self.history.accounts.entry(pair).or_default().push(Op { asked: 0, ended, begin, end });
     }
@@ -295,9 +296,22 @@ fn talk(client: &mut Client, requests: &[Vec<String>]) -> io::Result<Value> {
     client.read()
 }
 
-/// The two keys of a pair, in different slots.
-fn accounts(pair: &str) -> (String, String) {
-    (format!("{pair}:one"), format!("{pair}:other"))
+/// Where the two keys of a pair lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pairs {
+    /// In different slots.
+    Apart,
+    /// In one slot: with several shard groups a transaction has one.
+    Together,
+}
+
+impl Pairs {
+    fn of(self, pair: &str) -> (String, String) {
+        match self {
+            Self::Apart => (format!("{pair}:one"), format!("{pair}:other")),
+            Self::Together => (format!("{{{pair}}}:one"), format!("{{{pair}}}:other")),
+        }
+    }
 }
 
 fn words(words: &[&str]) -> Vec<String> {
@@ -325,7 +339,7 @@ fn balances(value: Value) -> Option<(i64, i64)> {
 }
 
 /// What the cluster holds, read through `client`.
-pub fn finals(client: &mut Client) -> Finals {
+pub fn finals(client: &mut Client, pairs: Pairs) -> Finals {
     let mut finals = Finals::default();
     for number_of in 0..KEYS {
         let key = |kind: &str| format!("{kind}:{number_of}");
@@ -341,7 +355,7 @@ pub fn finals(client: &mut Client) -> Finals {
             .collect();
         queue.reverse();
         finals.queues.insert(key("queue"), queue);
-        let (one, other) = accounts(&key("account"));
+        let (one, other) = pairs.of(&key("account"));
         let both = balances(client.ask(&["MGET", &one, &other])).expect("two balances");
         finals.accounts.insert(key("account"), both);
     }

@@ -9,8 +9,8 @@
 //!   KEYWARD_FAULT_NODES=5      more nodes than three
 //!   KEYWARD_FAULT_KEEP=folder  logs of the nodes and the list of faults of every test
 //! ```
-//! Cutting the network takes root and `ip`; without them those tests say that they are skipped, or fail where
-//! `KEYWARD_NET_REQUIRED` is set.
+//! Cutting the network takes root and `ip`, clocks of different speed Debian's `libfaketime`; without them those tests say that
+//! they are skipped, or fail where `KEYWARD_NET_REQUIRED` is set.
 
 mod checks;
 mod clients;

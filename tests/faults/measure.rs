@@ -303,12 +303,13 @@ fn lag_under_full_load() {
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(15) {
         for replica in (1..=3).filter(|node| *node != primary) {
-            let ahead = metric(&cluster, primary, "keyward_replication_position_bytes ").unwrap_or(0.0);
+            let ahead = metric(&cluster, primary, "keyward_replication_position_bytes{group=\"0\"} ").unwrap_or(0.0);
             bytes.extend(
-                metric(&cluster, replica, "keyward_replication_position_bytes ")
+                metric(&cluster, replica, "keyward_replication_position_bytes{group=\"0\"} ")
                     .map(|at| (ahead - at).max(0.0) / 1024.0),
             );
-            seconds.extend(metric(&cluster, replica, "keyward_replica_silence_seconds ").map(|s| s * 1000.0));
+            seconds
+                .extend(metric(&cluster, replica, "keyward_replica_silence_seconds{group=\"0\"} ").map(|s| s * 1000.0));
         }
         thread::sleep(Duration::from_millis(50));
     }

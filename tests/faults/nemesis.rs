@@ -11,7 +11,7 @@ use keyward_tests::net::CLIENTS;
 use keyward_tests::{Client, Cluster, Dice, binary, poll};
 
 use crate::clients::Clients;
-use crate::stage::{Standing, standing};
+use crate::stage::{Standing, standings};
 
 /// What can happen to a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,18 +74,23 @@ pub struct Nemesis<'a> {
     pub began: Instant,
     /// The node whose folder is small, if one is.
     pub small_disk: Option<usize>,
+    /// How many shard groups there are.
+    pub groups: usize,
+    /// The one whose primary is hurt.
+    pub group: usize,
 }
 
 impl Nemesis<'_> {
     /// One fault from beginning to end. Whether the cluster is well again is for others to ask.
     pub fn strike(&mut self, fault: Fault) {
+        self.group = self.dice.below(self.groups);
         let Some(now) = self.best_view() else {
             self.note("nobody answers; no fault".to_owned());
             return;
         };
         self.note(format!(
-            "{fault:?}: epoch {} primary {:?} leader {:?} in sync {:?}",
-            now.epoch, now.primary, now.leader, now.in_sync
+            "{fault:?} in group {}: epoch {} primary {:?} leader {:?} in sync {:?}",
+            self.group, now.epoch, now.primary, now.leader, now.in_sync
         ));
         let primary = now.primary.unwrap_or(1);
         let leader = now.leader.unwrap_or(1);
@@ -129,11 +134,16 @@ impl Nemesis<'_> {
         }
     }
 
-    /// What the node says that knows the newest reign.
+    /// What the node says of the group that knows its newest reign.
     pub fn best_view(&self) -> Option<Standing> {
+        let views = self.views(self.group);
+        views.into_iter().max_by_key(|standing| (standing.epoch, standing.leader.is_some()))
+    }
+
+    /// What every node that runs says of a group.
+    fn views(&self, group: usize) -> Vec<Standing> {
         let all = (1..=self.cluster.size()).filter(|number| self.cluster.node(*number).is_running());
-        all.filter_map(|number| standing(self.cluster, number))
-            .max_by_key(|standing| (standing.epoch, standing.leader.is_some()))
+        all.filter_map(|number| standings(self.cluster, number)?.into_iter().nth(group)).collect()
     }
 
     fn note(&mut self, text: String) {
@@ -149,18 +159,17 @@ impl Nemesis<'_> {
         thread::sleep(Duration::from_millis((least_ms + self.dice.below(most_ms - least_ms)) as u64));
     }
 
-    /// Whether every acknowledged write survives without this node: another member in sync runs.
+    /// Whether every acknowledged write survives without this node: another member in sync of each group runs.
     fn is_safe_to_lose(&self, number: usize) -> bool {
-        let views: Vec<Standing> = (1..=self.cluster.size())
-            .filter(|number| self.cluster.node(*number).is_running())
-            .filter_map(|number| standing(self.cluster, number))
-            .collect();
-        let newest = views.iter().map(|view| view.epoch).max().unwrap_or(0);
-        let sets = views.iter().filter(|view| view.epoch == newest).map(|view| &view.in_sync);
-        let agreed = sets.fold(None::<BTreeSet<usize>>, |agreed, set| {
-            Some(agreed.map_or_else(|| set.clone(), |agreed| &agreed & set))
-        });
-        agreed.is_some_and(|set| set.iter().any(|other| *other != number))
+        (0..self.groups).all(|group| {
+            let views = self.views(group);
+            let newest = views.iter().map(|view| view.epoch).max().unwrap_or(0);
+            let sets = views.iter().filter(|view| view.epoch == newest).map(|view| &view.in_sync);
+            let agreed = sets.fold(None::<BTreeSet<usize>>, |agreed, set| {
+                Some(agreed.map_or_else(|| set.clone(), |agreed| &agreed & set))
+            });
+            agreed.is_some_and(|set| set.iter().any(|other| *other != number))
+        })
     }
 
     /// `kill -9`, and after a while a new start.
@@ -189,7 +198,10 @@ impl Nemesis<'_> {
         self.note(format!("node {number} is back: {ready:?}"));
         // An operator, and Kubernetes, wait until it is in sync before they go on.
         let everybody: BTreeSet<usize> = (1..=self.cluster.size()).collect();
-        poll(Duration::from_secs(20), || self.best_view().filter(|now| now.in_sync == everybody));
+        poll(Duration::from_secs(20), || {
+            let whole = |group| self.views(group).iter().any(|now| now.in_sync == everybody);
+            (0..self.groups).all(whole).then_some(())
+        });
     }
 
     fn freeze(&mut self, number: usize) {
@@ -244,7 +256,8 @@ impl Nemesis<'_> {
 
     fn hand_over(&mut self, to: usize) {
         let admin = self.cluster.node(to).admin_address().to_string();
-        let arguments = ["--addr", &admin, "failover", "--to", &format!("node-{to}")];
+        let (to_name, group) = (format!("node-{to}"), self.group.to_string());
+        let arguments = ["--addr", &admin, "failover", "--to", &to_name, "--group", &group];
         let output = Command::new(binary("keywardctl")).args(arguments).output();
         let said = output.map(|output| {
             let text = [output.stdout, output.stderr].concat();

@@ -2,14 +2,14 @@
 
 use std::env;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use keyward_tests::{Client, Cluster, Dice, Net, poll, wait_until};
 
 use crate::checks;
-use crate::clients::{self, Clients};
+use crate::clients::{self, Clients, Pairs};
 use crate::history::History;
 use crate::nemesis::{CUTS, Fault, Nemesis, SIGNALS};
 use crate::stage::{self, Watch, all_are_equal, all_is_well};
@@ -25,6 +25,8 @@ struct Run<'a> {
     name: &'a str,
     ack: &'a str,
     faults: &'a [Fault],
+    /// Shard groups; each fault is about one of them.
+    groups: usize,
     /// Acknowledged writes may be missing: that is the contract of `async` when a primary fails.
     losses_allowed: bool,
     /// Every request must end well.
@@ -61,13 +63,49 @@ pub fn network(nodes: usize) -> Option<Net> {
     }
 }
 
-fn play(run: &Run<'_>, net: Option<Net>, disk: Option<&SmallDisk>) -> Seen {
+/// What is laid under a node before it is started.
+enum Ground<'a> {
+    Firm,
+    /// The last node's folder lies on a disk that is soon full.
+    Disk(&'a SmallDisk),
+    /// Each node's clock has a speed of its own.
+    Clocks(&'a Path),
+}
+
+impl Ground<'_> {
+    fn lay(&self, cluster: &mut Cluster) {
+        let nodes = cluster.size();
+        match self {
+            Self::Firm => {}
+            Self::Disk(disk) => {
+                let folder = cluster.node(nodes).folder();
+                std::os::unix::fs::symlink(disk.0.path(), folder).expect("the folder is not there yet");
+            }
+            Self::Clocks(library) => {
+                for number in 1..=nodes {
+                    let speed = CLOCK_SPEEDS[number % CLOCK_SPEEDS.len()];
+                    let node = cluster.node_mut(number);
+                    node.set_variable("LD_PRELOAD", &library.to_string_lossy());
+                    node.set_variable("FAKETIME", &format!("+0 x{speed}"));
+                    node.set_variable("FAKETIME_DISABLE_SHM", "1");
+                }
+            }
+        }
+    }
+}
+
+/// How fast clocks run that run wrong: as far apart as leases and promises are made for.
+const CLOCK_SPEEDS: [&str; 3] = ["0.994", "1.000", "1.006"];
+
+fn play(run: &Run<'_>, net: Option<Net>, ground: Ground<'_>) -> Seen {
     let mut dice = Dice::from_env("KEYWARD_FAULT_SEED");
     let nodes = size();
-    let mut cluster = stage::lay_out_on(nodes, net, run.ack, disk.map(|disk| disk.0.path()));
+    let mut cluster = stage::lay_out_as(nodes, run.groups, net, run.ack, |cluster| ground.lay(cluster));
+    let on_small_disk = matches!(ground, Ground::Disk(_));
+    let pairs = if run.groups == 1 { Pairs::Apart } else { Pairs::Together };
     let began = Instant::now();
     let addresses = cluster.nodes().iter().map(|node| node.address()).collect();
-    let clients = Clients::start(addresses, CLIENTS, began, dice.roll());
+    let clients = Clients::start(addresses, CLIENTS, began, dice.roll(), pairs);
     let watch = Watch::start(&cluster);
     let mut nemesis = Nemesis {
         cluster: &mut cluster,
@@ -75,7 +113,9 @@ fn play(run: &Run<'_>, net: Option<Net>, disk: Option<&SmallDisk>) -> Seen {
         dice: dice.clone(),
         log: Vec::new(),
         began,
-        small_disk: disk.map(|_| nodes),
+        small_disk: on_small_disk.then_some(nodes),
+        groups: run.groups,
+        group: 0,
     };
     let mut wrong = Vec::new();
     let mut turns: Vec<Fault> = Vec::new();
@@ -104,8 +144,8 @@ fn play(run: &Run<'_>, net: Option<Net>, disk: Option<&SmallDisk>) -> Seen {
     let history = clients.finish();
     let (reigns, double) = watch.finish();
     wrong.extend(double);
-    wrong.extend(judge(run, &cluster, &history));
-    if reigns < 2 && disk.is_none() {
+    wrong.extend(judge(run, &cluster, &history, pairs));
+    if reigns <= run.groups && !on_small_disk {
         wrong.push("nobody else ever served: nothing was proved".to_owned());
     }
     let seen = Seen { history, wrong, reigns };
@@ -113,7 +153,7 @@ fn play(run: &Run<'_>, net: Option<Net>, disk: Option<&SmallDisk>) -> Seen {
     seen
 }
 
-fn judge(run: &Run<'_>, cluster: &Cluster, history: &History) -> Vec<String> {
+fn judge(run: &Run<'_>, cluster: &Cluster, history: &History, pairs: Pairs) -> Vec<String> {
     let mut wrong = Vec::new();
     let quiet = poll(Duration::from_secs(10), || {
         let mut client = Client::connect_within(cluster.node(1).address(), Duration::from_secs(1)).ok()?;
@@ -121,7 +161,7 @@ fn judge(run: &Run<'_>, cluster: &Cluster, history: &History) -> Vec<String> {
     });
     match quiet {
         Some(mut client) => {
-            let finals = clients::finals(&mut client);
+            let finals = clients::finals(&mut client, pairs);
             wrong.extend(checks::judge(history, &finals, run.losses_allowed));
         }
         None => wrong.push("no node answers in the end".to_owned()),
@@ -169,34 +209,59 @@ fn must_be_right(seen: &Seen) {
 
 #[test]
 fn quorum_loses_nothing_however_processes_are_killed_frozen_and_stopped() {
-    let run =
-        Run { name: "quorum signals", ack: "quorum", faults: &SIGNALS, losses_allowed: false, errors_allowed: true };
-    must_be_right(&play(&run, None, None));
+    let run = Run {
+        name: "quorum signals",
+        ack: "quorum",
+        faults: &SIGNALS,
+        groups: 1,
+        losses_allowed: false,
+        errors_allowed: true,
+    };
+    must_be_right(&play(&run, None, Ground::Firm));
 }
 
 #[test]
 fn quorum_loses_nothing_however_the_network_is_cut() {
     let Some(net) = network(size()) else { return };
-    let run = Run { name: "quorum cuts", ack: "quorum", faults: &CUTS, losses_allowed: false, errors_allowed: true };
-    must_be_right(&play(&run, Some(net), None));
+    let run = Run {
+        name: "quorum cuts",
+        ack: "quorum",
+        faults: &CUTS,
+        groups: 1,
+        losses_allowed: false,
+        errors_allowed: true,
+    };
+    must_be_right(&play(&run, Some(net), Ground::Firm));
 }
 
 #[test]
 fn quorum_loses_nothing_when_everything_happens() {
     let Some(net) = network(size()) else { return };
     let faults = [&SIGNALS[..], &CUTS[..]].concat();
-    let run =
-        Run { name: "quorum everything", ack: "quorum", faults: &faults, losses_allowed: false, errors_allowed: true };
-    must_be_right(&play(&run, Some(net), None));
+    let run = Run {
+        name: "quorum everything",
+        ack: "quorum",
+        faults: &faults,
+        groups: 1,
+        losses_allowed: false,
+        errors_allowed: true,
+    };
+    must_be_right(&play(&run, Some(net), Ground::Firm));
 }
 
 #[test]
 fn async_copies_agree_after_every_fault() {
     let Some(net) = network(size()) else { return };
     let faults = [&SIGNALS[..], &CUTS[..]].concat();
-    let run =
-        Run { name: "async everything", ack: "async", faults: &faults, losses_allowed: true, errors_allowed: true };
-    must_be_right(&play(&run, Some(net), None));
+    let run = Run {
+        name: "async everything",
+        ack: "async",
+        faults: &faults,
+        groups: 1,
+        losses_allowed: true,
+        errors_allowed: true,
+    };
+    must_be_right(&play(&run, Some(net), Ground::Firm));
 }
 
 /// The judges at work on a true lie: a primary that is cut off from the others goes on acknowledging to clients, until it hears
@@ -208,10 +273,11 @@ fn what_async_loses_is_seen() {
         name: "async cut off",
         ack: "async",
         faults: &[Fault::IsolatePrimaryFromNodes],
+        groups: 1,
         losses_allowed: false,
         errors_allowed: true,
     };
-    let seen = play(&run, Some(net), None);
+    let seen = play(&run, Some(net), Ground::Firm);
     let losses = seen.wrong.iter().filter(|text| text.starts_with("register") || text.starts_with("counter"));
     assert!(losses.count() > 0, "nothing was lost, or nobody saw it: {:?}", seen.wrong);
     let others =
@@ -225,10 +291,11 @@ fn planned_moves_lose_nothing_and_fail_nobody() {
         name: "async planned",
         ack: "async",
         faults: &[Fault::HandOver],
+        groups: 1,
         losses_allowed: false,
         errors_allowed: false,
     };
-    must_be_right(&play(&run, None, None));
+    must_be_right(&play(&run, None, Ground::Firm));
 }
 
 #[test]
@@ -237,10 +304,11 @@ fn rolling_restarts_lose_nothing() {
         name: "async rolling",
         ack: "async",
         faults: &[Fault::RollingRestart],
+        groups: 1,
         losses_allowed: false,
         errors_allowed: true,
     };
-    must_be_right(&play(&run, None, None));
+    must_be_right(&play(&run, None, Ground::Firm));
 }
 
 #[test]
@@ -279,14 +347,53 @@ fn a_full_disk_stops_no_more_than_its_node() {
         name: "quorum full disk",
         ack: "quorum",
         faults: &[Fault::FillDisk],
+        groups: 1,
         losses_allowed: false,
         errors_allowed: true,
     };
     match SmallDisk::make() {
-        Ok(disk) => must_be_right(&play(&run, None, Some(&disk))),
+        Ok(disk) => must_be_right(&play(&run, None, Ground::Disk(&disk))),
         Err(why) if env::var_os("KEYWARD_NET_REQUIRED").is_some() => panic!("no small disk: {why}"),
         Err(why) => println!("SKIPPED: no small disk can be made here: {why}"),
     }
+}
+
+#[test]
+fn quorum_loses_nothing_with_several_shard_groups() {
+    let Some(net) = network(size()) else { return };
+    let faults = [&SIGNALS[..], &CUTS[..]].concat();
+    let run = Run {
+        name: "quorum groups",
+        ack: "quorum",
+        faults: &faults,
+        groups: 3,
+        losses_allowed: false,
+        errors_allowed: true,
+    };
+    must_be_right(&play(&run, Some(net), Ground::Firm));
+}
+
+#[test]
+fn quorum_loses_nothing_when_clocks_run_at_different_speeds() {
+    let run = Run {
+        name: "quorum clocks",
+        ack: "quorum",
+        faults: &SIGNALS,
+        groups: 1,
+        losses_allowed: false,
+        errors_allowed: true,
+    };
+    match faketime() {
+        Some(library) => must_be_right(&play(&run, None, Ground::Clocks(&library))),
+        None if env::var_os("KEYWARD_NET_REQUIRED").is_some() => panic!("libfaketime is not installed"),
+        None => println!("SKIPPED: libfaketime is not installed"),
+    }
+}
+
+/// The library that bends a process' clock, for threads.
+fn faketime() -> Option<PathBuf> {
+    let folders = fs::read_dir("/usr/lib").ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    folders.map(|folder| folder.join("faketime/libfaketimeMT.so.1")).find(|path| path.is_file())
 }
 
 /// A file system of a few megabytes; unmounted when dropped.

@@ -289,3 +289,31 @@ fn all_nodes_restart_and_the_newest_snapshot_is_back() {
     });
     cluster.copies_agree("a cold start");
 }
+
+#[test]
+fn where_too_few_replicas_follow_nothing_is_written_and_no_transaction_is_half_done() {
+    let mut cluster = cluster(3);
+    let primary = cluster.primary();
+    let (lost, other) = (primary % 3 + 1, (primary + 1) % 3 + 1);
+    let mut client = cluster.node(primary).client();
+    client.ok(&["CONFIG", "SET", "min-replicas-to-write", "2"]);
+    wait_until("both replicas count", || client.ask(&["SET", "k", "1"]).is_ok().then_some(()));
+    client.ok(&["MULTI"]);
+    assert_eq!(client.text(&["INCR", "k"]), "QUEUED");
+    assert_eq!(client.text(&["GET", "k"]), "QUEUED");
+    cluster.kill(lost);
+    let mut through = cluster.node(other).client();
+    wait_until("one replica is missed", || {
+        through.ask(&["SET", "other", "x"]).is_error("NOREPLICAS Not enough good replicas to write.").then_some(())
+    });
+    let aborted = "EXECABORT Transaction discarded because of: NOREPLICAS Not enough good replicas to write.";
+    assert!(client.ask(&["EXEC"]).is_error(aborted));
+    let script = "#!lua\nreturn redis.call('SET', KEYS[1], 'x')";
+    assert!(client.ask(&["EVAL", script, "1", "k"]).is_error("NOREPLICAS"));
+    assert_eq!(client.text(&["GET", "k"]), "1");
+    client.ok(&["MULTI"]);
+    assert_eq!(client.text(&["GET", "k"]), "QUEUED");
+    assert_eq!(client.ask(&["EXEC"]).items().map(<[Value]>::len), Some(1), "what only reads goes on");
+    cluster.restart(lost);
+    wait_until("both follow again", || client.ask(&["SET", "k", "2"]).is_ok().then_some(()));
+}

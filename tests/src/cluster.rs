@@ -117,6 +117,7 @@ impl Builder {
                 secret: secret.clone(),
                 acl_file: acl_file.clone(),
                 flags: self.flags.clone(),
+                variables: Vec::new(),
                 process: None,
                 id: OnceLock::new(),
             })
@@ -294,6 +295,7 @@ pub struct Node {
     secret: PathBuf,
     acl_file: Option<PathBuf>,
     flags: Vec<(String, String)>,
+    variables: Vec<(String, String)>,
     process: Option<Process>,
     id: OnceLock<u64>,
 }
@@ -353,6 +355,11 @@ impl Node {
     /// The running process' id.
     pub fn pid(&self) -> u32 {
         self.process.as_ref().expect("the node runs").pid()
+    }
+
+    /// A variable of its environment when it is spawned next.
+    pub fn set_variable(&mut self, name: &str, value: &str) {
+        self.variables.push((name.to_owned(), value.to_owned()));
     }
 
     /// Gives a flag another value from the next start on.
@@ -420,6 +427,7 @@ impl Node {
             }
             None => Command::new(binary("keyward")),
         };
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command
             .arg("serve")
             .args(["--name", &format!("node-{}", self.number)])
