@@ -240,10 +240,10 @@ impl Shards {
         for of in needed {
             prefetch_line(&self.slots[of.place.shard as usize]);
         }
-        let stages = [Shard::prefetch_bucket, Shard::prefetch_entry, Shard::prefetch_object, Shard::prefetch_elements];
-        // The last two are about objects. Each stage finds what the one before it asked for.
+        let stages = [Shard::prefetch_bucket, Shard::prefetch_entry, Shard::prefetch_object];
+        // The last one is about objects. Each stage finds what the one before it asked for.
         let any_object = needed.iter().any(|of| of.object);
-        for (stage, prefetch) in stages.into_iter().enumerate().take(if any_object { 4 } else { 2 }) {
+        for (stage, prefetch) in stages.into_iter().enumerate().take(if any_object { 3 } else { 2 }) {
             for of in needed.iter().filter(|of| stage < 2 || of.object) {
                 if let Some(held) = self.slots[of.place.shard as usize].0.try_lock() {
                     prefetch(&held.shard, of.space, of.place.hash);

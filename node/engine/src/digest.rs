@@ -4,7 +4,7 @@
 
 use crate::dict::ValueRef;
 use crate::dump;
-use crate::types::{Value, number};
+use crate::types::{Kind, Value, number};
 
 /// 160 bits that differ between different values and do not depend on the order of members. For tests, not against
 /// anybody who means harm.
@@ -46,27 +46,24 @@ impl Digest {
         match value {
             ValueRef::Int(number) => Digest::of_parts(&[b"string", &number::format_i64(*number)]),
             ValueRef::Str(bytes) => Digest::of_parts(&[b"string", bytes]),
-            ValueRef::Object(Value::List(list)) => {
-                list.iter().fold(Digest::of(b"list"), |sum, element| sum.then(Digest::of(&element)))
-            }
-            ValueRef::Object(Value::Set(set)) => {
-                set.iter().fold(Digest::of(b"set"), |sum, member| any_order(sum, &[&member]))
-            }
-            ValueRef::Object(Value::Hash(hash)) => hash.iter().fold(Digest::of(b"hash"), |sum, field| {
-                let expires = hash.expiry(&field.field).unwrap_or(-1).to_le_bytes();
-                any_order(sum, &[&field.field, &field.value, &expires])
-            }),
-            ValueRef::Object(Value::SortedSet(set)) => set.iter().fold(Digest::of(b"zset"), |sum, (member, score)| {
-                any_order(sum, &[&member, &score.to_bits().to_le_bytes()])
-            }),
-            ValueRef::Object(Value::Stream(stream)) => {
-                // When a consumer was last heard of is each node's own observation.
-                let stream = stream.without_sightings();
-                Digest::of(&dump::payload(&ValueRef::Object(&Value::Stream(stream))))
-            }
-            // What is left has one order only.
-            #[allow(unreachable_patterns)]
-            other => Digest::of(&dump::payload(other)),
+            ValueRef::Object(object) => match object.kind() {
+                Kind::List(list) => {
+                    list.iter().fold(Digest::of(b"list"), |sum, element| sum.then(Digest::of(&element)))
+                }
+                Kind::Set(set) => set.iter().fold(Digest::of(b"set"), |sum, member| any_order(sum, &[&member])),
+                Kind::Hash(hash) => hash.iter().fold(Digest::of(b"hash"), |sum, field| {
+                    let expires = hash.expiry(&field.field).unwrap_or(-1).to_le_bytes();
+                    any_order(sum, &[&field.field, &field.value, &expires])
+                }),
+                Kind::SortedSet(set) => set.iter().fold(Digest::of(b"zset"), |sum, (member, score)| {
+                    any_order(sum, &[&member, &score.to_bits().to_le_bytes()])
+                }),
+                Kind::Stream(stream) => {
+                    // When a consumer was last heard of is each node's own observation.
+                    let stream = stream.without_sightings();
+                    Digest::of(&dump::payload(&ValueRef::Object(&Value::from(stream))))
+                }
+            },
         }
     }
 

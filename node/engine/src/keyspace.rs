@@ -22,7 +22,7 @@ use crate::eviction::Usage;
 use crate::scope::Reach;
 use crate::snapshot::Walk;
 use crate::tenancy::{Gauge, Gauges, Owners, Policies};
-use crate::types::{Hash, Limits, List, Set, SortedSet, Stream, Value, number};
+use crate::types::{Hash, Kind, KindMut, Limits, List, Set, SortedSet, Stream, Value, number};
 use keyward_acl::KeyUse;
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -316,7 +316,7 @@ impl Keyspace {
             }
             let Some((_, key)) = self.field_expiries.0.pop_first() else { break };
             let Some(mut entry) = self.dict.find_mut(self.dict.hash(&key), &key) else { continue };
-            let Some(Value::Hash(hash)) = entry.object_mut() else { continue };
+            let Some(KindMut::Hash(hash)) = entry.object_mut().map(Value::kind_mut) else { continue };
             let bytes_before = hash.memory_bytes();
             let fields = hash.purge(now, max - count);
             let emptied = hash.is_empty();
@@ -598,21 +598,11 @@ impl Shard {
         }
     }
 
-    /// The same for the value, if it is an object; the entry is at hand by now.
+    /// The same for what the value leads to: a small object's elements; the entry is at hand by now.
     #[inline]
     pub fn prefetch_object(&self, space: SpaceId, hash: u64) {
         if let Some(space) = self.space(space) {
             space.dict.prefetch_value(hash);
-        }
-    }
-
-    /// The same for the elements of a small object; the object is at hand by now.
-    #[inline]
-    pub fn prefetch_elements(&self, space: SpaceId, hash: u64) {
-        if let Some(ValueRef::Object(object)) =
-            self.space(space).and_then(|space| space.dict.likely(hash)).map(Entry::value)
-        {
-            object.prefetch();
         }
     }
 }
@@ -831,14 +821,14 @@ macro_rules! typed {
         impl Typed for $variant {
             #[inline]
             fn of(value: &Value) -> Option<&Self> {
-                if let Value::$variant(inner) = value { Some(inner) } else { None }
+                if let Kind::$variant(inner) = value.kind() { Some(inner) } else { None }
             }
             #[inline]
             fn of_mut(value: &mut Value) -> Option<&mut Self> {
-                if let Value::$variant(inner) = value { Some(inner) } else { None }
+                if let KindMut::$variant(inner) = value.kind_mut() { Some(inner) } else { None }
             }
             fn empty(_limits: &Limits) -> Value {
-                Value::$variant($variant::new())
+                $variant::new().into()
             }
             #[inline]
             fn is_gone(&self) -> bool {
@@ -865,14 +855,14 @@ typed! {
 impl Typed for Stream {
     #[inline]
     fn of(value: &Value) -> Option<&Self> {
-        if let Value::Stream(stream) = value { Some(stream) } else { None }
+        if let Kind::Stream(stream) = value.kind() { Some(stream) } else { None }
     }
     #[inline]
     fn of_mut(value: &mut Value) -> Option<&mut Self> {
-        if let Value::Stream(stream) = value { Some(stream) } else { None }
+        if let KindMut::Stream(stream) = value.kind_mut() { Some(stream) } else { None }
     }
     fn empty(_limits: &Limits) -> Value {
-        Value::Stream(Stream::new())
+        Stream::new().into()
     }
     /// Its past and its groups are left even when no entry is.
     #[inline]

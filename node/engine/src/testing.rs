@@ -14,7 +14,7 @@ use crate::reply::{Protocol, Reply};
 use crate::scope::Reach;
 use crate::table::table;
 use crate::tenancy::{Gauges, Owners};
-use crate::types::{Limits, Stream, StreamId, Value};
+use crate::types::{Kind, Limits, Stream, StreamId, Value};
 use std::sync::Arc;
 
 // Errors as `Engine::words` shows them.
@@ -341,22 +341,24 @@ fn spelled(value: ValueRef<'_, Value>) -> String {
     let mut parts: Vec<String> = match value {
         ValueRef::Int(number) => return format!("string {number}"),
         ValueRef::Str(bytes) => return format!("string {}", bytes.escape_ascii()),
-        ValueRef::Object(Value::List(list)) => {
-            let elements: Vec<String> = list.iter().map(|element| element.escape_ascii().to_string()).collect();
-            return format!("list {elements:?}");
-        }
-        ValueRef::Object(Value::Hash(hash)) => {
-            let field = |field: crate::types::HashField<'_>| {
-                let [name, value] = [&field.field, &field.value].map(|text| text.escape_ascii().to_string());
-                format!("{name}={value}@{:?}", hash.expiry(&field.field))
-            };
-            hash.iter().map(field).collect()
-        }
-        ValueRef::Object(Value::Set(set)) => set.iter().map(|member| member.escape_ascii().to_string()).collect(),
-        ValueRef::Object(Value::SortedSet(set)) => {
-            set.iter().map(|(member, score)| format!("{}={score}", member.escape_ascii())).collect()
-        }
-        ValueRef::Object(Value::Stream(stream)) => return stream_text(stream),
+        ValueRef::Object(object) => match object.kind() {
+            Kind::List(list) => {
+                let elements: Vec<String> = list.iter().map(|element| element.escape_ascii().to_string()).collect();
+                return format!("list {elements:?}");
+            }
+            Kind::Hash(hash) => {
+                let field = |field: crate::types::HashField<'_>| {
+                    let [name, value] = [&field.field, &field.value].map(|text| text.escape_ascii().to_string());
+                    format!("{name}={value}@{:?}", hash.expiry(&field.field))
+                };
+                hash.iter().map(field).collect()
+            }
+            Kind::Set(set) => set.iter().map(|member| member.escape_ascii().to_string()).collect(),
+            Kind::SortedSet(set) => {
+                set.iter().map(|(member, score)| format!("{}={score}", member.escape_ascii())).collect()
+            }
+            Kind::Stream(stream) => return stream_text(stream),
+        },
     };
     parts.sort();
     format!("collection {parts:?}")

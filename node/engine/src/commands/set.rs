@@ -501,7 +501,7 @@ fn store_combined(
     // What is expired here must be gone wherever the request is repeated.
     sources.iter().for_each(|key| keys.settle(key));
     let combined = combine(sets(keys, sources)?, keys.limits());
-    store(keys, destination, Value::Set(combined), (EventClass::SET, event), reply);
+    store(keys, destination, Value::from(combined), (EventClass::SET, event), reply);
     Ok(())
 }
 

@@ -117,7 +117,6 @@ impl<V> Entry<V> {
     }
 
     pub(super) fn set_object(&mut self, object: V) -> OldValue<V> {
-        let object = Box::new(object);
         // SAFETY: the payload is taken out before, and written right after the reshaping.
         let old = unsafe {
             let old = self.take_payload();
@@ -207,7 +206,7 @@ impl<V> Entry<V> {
     pub(super) fn prefetch_payload(&self) {
         let header = self.header();
         if !self.is_inline() {
-            // SAFETY: both the parts of a `Vec` and a box begin with a pointer.
+            // SAFETY: the parts of a `Vec` begin with a pointer, and an object is a word, most likely one.
             let target = unsafe { self.payload(header.flags).cast::<*const u8>().read() };
             prefetch(target);
             prefetch(target.wrapping_add(64));

@@ -9,7 +9,7 @@
 //! +-------+-------------+-------+-------+----------+-----------+----------+-----+---------------------+
 //! ```
 //!
-//! The payload is an integer (8), the three words of a `Vec<u8>` (24), a `Box<V>` (8), or nothing when the value's bytes
+//! The payload is an integer (8), the three words of a `Vec<u8>` (24), a `V` (8), or nothing when the value's bytes
 //! follow the key. Long keys (65536 bytes and more) store their length in `key len64`. The size of the allocation follows
 //! from the header alone: the bytes used, rounded up to the allocator's size class. So a value may change in place as
 //! long as it stays in its class, and nothing is stored about capacity.
@@ -118,7 +118,7 @@ impl<V> Entry<V> {
                     let parts = self.payload(header.flags).cast::<HeapParts>().read();
                     ValueRef::Str(std::slice::from_raw_parts(parts.start, parts.len))
                 }
-                _ => ValueRef::Object(&*self.payload(header.flags).cast::<*const V>().read()),
+                _ => ValueRef::Object(&*self.payload(header.flags).cast::<V>()),
             }
         }
     }
@@ -139,7 +139,7 @@ impl<V> Entry<V> {
                     let parts = self.payload(header.flags).cast::<HeapParts>().read();
                     ValueMut::Str(std::slice::from_raw_parts_mut(parts.start, parts.len))
                 }
-                _ => ValueMut::Object(&mut *self.payload(header.flags).cast::<*mut V>().read()),
+                _ => ValueMut::Object(&mut *self.payload(header.flags).cast::<V>()),
             }
         }
     }
@@ -188,8 +188,8 @@ impl<V> Entry<V> {
         unsafe { (*self.start.as_ptr().cast::<Header>()).flags = flags };
     }
 
-    /// Bytes taken from the allocator: the entry, and the buffer of a long string or the box of an object. What an
-    /// object owns beyond its own size is not known here.
+    /// Bytes taken from the allocator: the entry, and the buffer of a long string. What an object owns is not known
+    /// here.
     #[inline]
     pub fn memory_bytes(&self) -> usize {
         self.entry_bytes() + self.payload_bytes()
@@ -218,7 +218,6 @@ impl<V> Entry<V> {
         match self.kind() {
             // SAFETY: the kind says that the payload is the parts of a `Vec`.
             HEAP => allocation_bytes(unsafe { self.payload(self.header().flags).cast::<HeapParts>().read() }.capacity),
-            OBJECT => allocation_bytes(size_of::<V>()),
             _ => 0,
         }
     }
@@ -234,7 +233,7 @@ impl<V> Entry<V> {
         self.start.as_ptr().wrapping_add(offset)
     }
 
-    /// Where the integer, the parts of the `Vec` or the box are.
+    /// Where the integer, the parts of the `Vec` or the object are.
     #[inline]
     pub(super) fn payload(&self, flags: u8) -> *mut u8 {
         self.at(if flags & HAS_EXPIRY != 0 { HEADER_BYTES + 8 } else { HEADER_BYTES })
@@ -318,7 +317,6 @@ impl<V> Entry<V> {
                 entry
             }
             NewValue::Object(object) => {
-                let object = Box::new(object);
                 let mut entry = Entry::allocate(key, OBJECT, 0, expiry);
                 entry.write_object(object);
                 entry
@@ -400,7 +398,7 @@ impl<V> Entry<V> {
                     let parts = payload.cast::<HeapParts>().read();
                     OldValue::Bytes(Vec::from_raw_parts(parts.start, parts.len, parts.capacity))
                 }
-                OBJECT => OldValue::Object(Box::from_raw(payload.cast::<*mut V>().read())),
+                OBJECT => OldValue::Object(payload.cast::<V>().read()),
                 _ => OldValue::Small,
             }
         }
@@ -413,10 +411,12 @@ impl<V> Entry<V> {
         unsafe { self.payload(self.header().flags).cast::<i64>().write(number) };
     }
 
-    pub(super) fn write_object(&mut self, object: Box<V>) {
+    #[inline]
+    pub(super) fn write_object(&mut self, object: V) {
+        const { assert!(size_of::<V>() <= 8 && align_of::<V>() <= ALIGN, "an object is a word") };
         debug_assert_eq!(self.kind(), OBJECT);
         // SAFETY: an object's payload has eight aligned bytes.
-        unsafe { self.payload(self.header().flags).cast::<*mut V>().write(Box::into_raw(object)) };
+        unsafe { self.payload(self.header().flags).cast::<V>().write(object) };
     }
 
     pub(super) fn write_heap(&mut self, bytes: Vec<u8>) {
@@ -459,7 +459,7 @@ impl<V> OwnedEntry<V> {
             match payload {
                 OldValue::Small => small,
                 OldValue::Bytes(bytes) => NewValue::Bytes(bytes),
-                OldValue::Object(object) => NewValue::Object(*object),
+                OldValue::Object(object) => NewValue::Object(object),
             }
         }
     }

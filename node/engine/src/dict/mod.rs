@@ -1,5 +1,6 @@
 //! The hash table of one tenant's keys in one shard: entries, and the table that finds them. It knows bytes, hashes and
-//! an object type `V`; it knows no commands, no time and no locks. It is the only place of the project with `unsafe`.
+//! an object type `V`; it knows no commands, no time and no locks. It and
+//! `types/word.rs` are the only places of the project with `unsafe`.
 //!
 //! The idea: extendible hashing in hash order. A directory, indexed by the top bits of a key's hash, points at segments
 //! of up to 128 buckets; a bucket is one cache line with seven tagged pointers to entries. The buckets of a segment
@@ -269,14 +270,6 @@ impl<V> Dict<V> {
                 true
             });
         }
-    }
-
-    /// The first entry that may have this hash, for those who ask for what it points at: the fourth stage.
-    #[inline]
-    pub fn likely(&self, hash: u64) -> Option<&Entry<V>> {
-        let at = self.segment(hash)?.find(hash, |_| true)?;
-        // SAFETY: the slot holds an entry; the table is borrowed for as long as the result.
-        Some(unsafe { Entry::in_slot(at.slot_pointer()) })
     }
 
     #[inline]

@@ -43,5 +43,5 @@ pub enum OldValue<V> {
     /// The buffer of a long string.
     Bytes(Vec<u8>),
     /// A list, hash, set or sorted set.
-    Object(Box<V>),
+    Object(V),
 }

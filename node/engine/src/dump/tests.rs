@@ -4,7 +4,7 @@ use super::{Checksum, FileError, FileReader, Problem, begin, end, part, payload,
 use crate::dict::{NewValue, ValueRef};
 use crate::keyspace::{SpaceId, TenantId};
 use crate::testing::{Engine, stream_text};
-use crate::types::{End, Hash, Limits, List, Set, SortedSet, Stream, StreamId, Value};
+use crate::types::{End, Hash, Kind, Limits, List, Set, SortedSet, Stream, StreamId, Value};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,26 +26,28 @@ fn spelled(value: &ValueRef<'_, Value>) -> String {
     let words = match value {
         ValueRef::Int(integer) => return integer.to_string(),
         ValueRef::Str(bytes) => return show(bytes),
-        ValueRef::Object(Value::List(list)) => list.iter().map(|element| show(&element)).collect(),
-        ValueRef::Object(Value::Set(set)) => {
-            let members: BTreeSet<String> = set.iter().map(|member| show(&member)).collect();
-            members.into_iter().collect::<Vec<_>>()
-        }
-        ValueRef::Object(Value::Hash(hash)) => {
-            let fields: BTreeSet<String> = hash
-                .iter()
-                .map(|pair| {
-                    let expiry = pair.expires_at.map_or(String::new(), |at| format!("@{at}"));
-                    format!("{}={}{expiry}", show(&pair.field), show(&pair.value))
-                })
-                .collect();
-            fields.into_iter().collect()
-        }
-        ValueRef::Object(Value::SortedSet(set)) => {
-            // Small sorted sets keep no sign of zero.
-            set.iter().map(|(member, score)| format!("{}={}", show(&member), score + 0.0)).collect()
-        }
-        ValueRef::Object(Value::Stream(stream)) => return stream_text(stream),
+        ValueRef::Object(object) => match object.kind() {
+            Kind::List(list) => list.iter().map(|element| show(&element)).collect(),
+            Kind::Set(set) => {
+                let members: BTreeSet<String> = set.iter().map(|member| show(&member)).collect();
+                members.into_iter().collect::<Vec<_>>()
+            }
+            Kind::Hash(hash) => {
+                let fields: BTreeSet<String> = hash
+                    .iter()
+                    .map(|pair| {
+                        let expiry = pair.expires_at.map_or(String::new(), |at| format!("@{at}"));
+                        format!("{}={}{expiry}", show(&pair.field), show(&pair.value))
+                    })
+                    .collect();
+                fields.into_iter().collect()
+            }
+            Kind::SortedSet(set) => {
+                // Small sorted sets keep no sign of zero.
+                set.iter().map(|(member, score)| format!("{}={}", show(&member), score + 0.0)).collect()
+            }
+            Kind::Stream(stream) => return stream_text(stream),
+        },
     };
     words.join(" ")
 }
@@ -153,7 +155,7 @@ fn fields_that_expire_make_a_file_of_valkey() {
     let limits = Limits::default();
     hash.set(b"f", b"v", &limits);
     hash.set_expiring(b"g", b"w", 4_000_000_000_000, &limits);
-    let value = Value::Hash(hash);
+    let value = Value::from(hash);
     let mut out = Vec::new();
     begin(&mut out, true, &[]);
     let mut bytes = Vec::new();
@@ -406,7 +408,7 @@ fn value() -> impl Strategy<Value = NewValue<'static, Value>> {
         many().prop_map(move |elements| {
             let mut list = List::new();
             elements.iter().for_each(|element| list.push(End::Back, &[element], &for_list));
-            NewValue::Object(Value::List(list))
+            NewValue::Object(Value::from(list))
         }),
         prop_oneof![many(), proptest::collection::vec(any::<i32>().prop_map(|n| n.to_string().into_bytes()), 1..600)]
             .prop_map(move |members| {
@@ -414,21 +416,21 @@ fn value() -> impl Strategy<Value = NewValue<'static, Value>> {
                 members.iter().for_each(|member| {
                     set.add(member, &for_set);
                 });
-                NewValue::Object(Value::Set(set))
+                NewValue::Object(Value::from(set))
             }),
         pairs.prop_map(move |pairs| {
             let mut hash = Hash::new();
             pairs.iter().for_each(|(field, value)| {
                 hash.set(field, value, &for_hash);
             });
-            NewValue::Object(Value::Hash(hash))
+            NewValue::Object(Value::from(hash))
         }),
         scores.prop_map(move |pairs| {
             let mut set = SortedSet::new();
             pairs.iter().for_each(|(member, score)| {
                 set.set(member, *score, &for_sorted).expect("a number");
             });
-            NewValue::Object(Value::SortedSet(set))
+            NewValue::Object(Value::from(set))
         }),
     ]
 }
@@ -457,7 +459,7 @@ fn stream() -> impl Strategy<Value = NewValue<'static, Value>> {
                 group.give(*id, number.expect("found or made"), at, deliveries);
             });
         }
-        NewValue::Object(Value::Stream(stream))
+        NewValue::Object(Value::from(stream))
     })
 }
 

@@ -22,34 +22,34 @@ pub(super) fn read<S: Source>(
 ) -> Result<NewValue<'static, Value>, Problem> {
     let value = match kind {
         kind::STRING => return Ok(string(reader.string()?)),
-        kind::LIST => Value::List(list(reader, limits)?),
-        kind::LIST_QUICKLIST => Value::List(quicklist(reader, limits)?),
-        kind::LIST_QUICKLIST_2 => Value::List(quicklist_2(reader, limits)?),
+        kind::LIST => Value::from(list(reader, limits)?),
+        kind::LIST_QUICKLIST => Value::from(quicklist(reader, limits)?),
+        kind::LIST_QUICKLIST_2 => Value::from(quicklist_2(reader, limits)?),
         kind::LIST_ZIPLIST => {
             let mut list = List::new();
             push_run(&mut list, Run::Ziplist, &reader.string()?, limits)?;
-            Value::List(list)
+            Value::from(list)
         }
-        kind::SET => Value::Set(set(reader, limits)?),
-        kind::SET_INTSET => Value::Set(packed_set(Run::Intset, &reader.string()?, limits)?),
-        kind::SET_LISTPACK => Value::Set(packed_set(Run::Listpack, &reader.string()?, limits)?),
-        kind::HASH => Value::Hash(hash(reader, limits)?),
-        kind::HASH_ZIPMAP => Value::Hash(packed_hash(Run::Zipmap, &reader.string()?, limits)?),
-        kind::HASH_ZIPLIST => Value::Hash(packed_hash(Run::Ziplist, &reader.string()?, limits)?),
-        kind::HASH_LISTPACK => Value::Hash(packed_hash(Run::Listpack, &reader.string()?, limits)?),
-        kind::HASH_2 if version >= u32::from(VERSION_FIELD_EXPIRY) => Value::Hash(hash_2(reader, limits)?),
-        kind::HASH_METADATA_EARLY => Value::Hash(hash_metadata(reader, Since::Epoch, limits)?),
-        kind::HASH_METADATA => Value::Hash(hash_metadata(reader, Since::Earliest, limits)?),
-        kind::HASH_LISTPACK_EX_EARLY => Value::Hash(hash_listpack_ex(reader, limits)?),
+        kind::SET => Value::from(set(reader, limits)?),
+        kind::SET_INTSET => Value::from(packed_set(Run::Intset, &reader.string()?, limits)?),
+        kind::SET_LISTPACK => Value::from(packed_set(Run::Listpack, &reader.string()?, limits)?),
+        kind::HASH => Value::from(hash(reader, limits)?),
+        kind::HASH_ZIPMAP => Value::from(packed_hash(Run::Zipmap, &reader.string()?, limits)?),
+        kind::HASH_ZIPLIST => Value::from(packed_hash(Run::Ziplist, &reader.string()?, limits)?),
+        kind::HASH_LISTPACK => Value::from(packed_hash(Run::Listpack, &reader.string()?, limits)?),
+        kind::HASH_2 if version >= u32::from(VERSION_FIELD_EXPIRY) => Value::from(hash_2(reader, limits)?),
+        kind::HASH_METADATA_EARLY => Value::from(hash_metadata(reader, Since::Epoch, limits)?),
+        kind::HASH_METADATA => Value::from(hash_metadata(reader, Since::Earliest, limits)?),
+        kind::HASH_LISTPACK_EX_EARLY => Value::from(hash_listpack_ex(reader, limits)?),
         kind::HASH_LISTPACK_EX => {
             let _earliest = reader.milliseconds()?;
-            Value::Hash(hash_listpack_ex(reader, limits)?)
+            Value::from(hash_listpack_ex(reader, limits)?)
         }
-        kind::SORTED_SET => Value::SortedSet(sorted_set(reader, limits, text_score)?),
-        kind::SORTED_SET_2 => Value::SortedSet(sorted_set(reader, limits, Reader::double)?),
-        kind::SORTED_SET_ZIPLIST => Value::SortedSet(packed_sorted_set(Run::Ziplist, &reader.string()?, limits)?),
-        kind::SORTED_SET_LISTPACK => Value::SortedSet(packed_sorted_set(Run::Listpack, &reader.string()?, limits)?),
-        kind::STREAM | kind::STREAM_2 | kind::STREAM_3 => Value::Stream(streams::read(reader, kind, limits)?),
+        kind::SORTED_SET => Value::from(sorted_set(reader, limits, text_score)?),
+        kind::SORTED_SET_2 => Value::from(sorted_set(reader, limits, Reader::double)?),
+        kind::SORTED_SET_ZIPLIST => Value::from(packed_sorted_set(Run::Ziplist, &reader.string()?, limits)?),
+        kind::SORTED_SET_LISTPACK => Value::from(packed_sorted_set(Run::Listpack, &reader.string()?, limits)?),
+        kind::STREAM | kind::STREAM_2 | kind::STREAM_3 => Value::from(streams::read(reader, kind, limits)?),
         kind::MODULE | kind::MODULE_2 => return Err(Problem::Unsupported("values of modules")),
         unknown => return Err(Problem::UnknownType(unknown)),
     };

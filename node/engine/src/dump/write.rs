@@ -7,7 +7,7 @@ use super::{
 };
 use crate::dict::ValueRef;
 use crate::keyspace::{SpaceId, UnixMillis};
-use crate::types::{Hash, List, Set, SortedSet, Value, number};
+use crate::types::{Hash, Kind, List, Set, SortedSet, Value, number};
 
 /// A node of a list is closed when it has grown to this, in bytes; an element that big is a node of its own. Redis' own
 /// default for `list-max-listpack-size`.
@@ -163,17 +163,19 @@ fn small_integer(out: &mut Vec<u8>, integer: i64) -> bool {
 fn kind_of(value: &ValueRef<'_, Value>) -> u8 {
     match value {
         ValueRef::Int(_) | ValueRef::Str(_) => kind::STRING,
-        ValueRef::Object(Value::List(_)) => kind::LIST_QUICKLIST_2,
-        ValueRef::Object(Value::Set(set)) if set.encoding() == "intset" => kind::SET_INTSET,
-        // Sets as listpacks came with Redis 7.2 only.
-        ValueRef::Object(Value::Set(_)) => kind::SET,
-        ValueRef::Object(Value::Hash(hash)) if hash.expiring_len() > 0 => kind::HASH_2,
-        ValueRef::Object(Value::Hash(hash)) if hash.encoding() == "listpack" => kind::HASH_LISTPACK,
-        ValueRef::Object(Value::Hash(_)) => kind::HASH,
-        ValueRef::Object(Value::SortedSet(set)) if set.encoding() == "listpack" => kind::SORTED_SET_LISTPACK,
-        ValueRef::Object(Value::SortedSet(_)) => kind::SORTED_SET_2,
-        // The next one came with Redis 7.2 only; it also tells when consumers last got something.
-        ValueRef::Object(Value::Stream(_)) => kind::STREAM_2,
+        ValueRef::Object(object) => match object.kind() {
+            Kind::List(_) => kind::LIST_QUICKLIST_2,
+            Kind::Set(set) if set.encoding() == "intset" => kind::SET_INTSET,
+            // Sets as listpacks came with Redis 7.2 only.
+            Kind::Set(_) => kind::SET,
+            Kind::Hash(hash) if hash.expiring_len() > 0 => kind::HASH_2,
+            Kind::Hash(hash) if hash.encoding() == "listpack" => kind::HASH_LISTPACK,
+            Kind::Hash(_) => kind::HASH,
+            Kind::SortedSet(set) if set.encoding() == "listpack" => kind::SORTED_SET_LISTPACK,
+            Kind::SortedSet(_) => kind::SORTED_SET_2,
+            // The next one came with Redis 7.2 only; it also tells when consumers last got something.
+            Kind::Stream(_) => kind::STREAM_2,
+        },
     }
 }
 
@@ -186,11 +188,13 @@ fn content(out: &mut Vec<u8>, value: &ValueRef<'_, Value>) {
             }
         }
         ValueRef::Str(bytes) => string(out, bytes),
-        ValueRef::Object(Value::List(list)) => list_content(out, list),
-        ValueRef::Object(Value::Set(set)) => set_content(out, set),
-        ValueRef::Object(Value::Hash(hash)) => hash_content(out, hash),
-        ValueRef::Object(Value::SortedSet(set)) => sorted_set_content(out, set),
-        ValueRef::Object(Value::Stream(stream)) => streams::write(out, stream),
+        ValueRef::Object(object) => match object.kind() {
+            Kind::List(list) => list_content(out, list),
+            Kind::Set(set) => set_content(out, set),
+            Kind::Hash(hash) => hash_content(out, hash),
+            Kind::SortedSet(set) => sorted_set_content(out, set),
+            Kind::Stream(stream) => streams::write(out, stream),
+        },
     }
 }
 

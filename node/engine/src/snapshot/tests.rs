@@ -7,7 +7,7 @@ use crate::effects::Effects;
 use crate::eviction::Usage;
 use crate::keyspace::{CallContext, Expiry, Keys, Layout, Missing, TenantId};
 use crate::scope::Reach;
-use crate::types::{End, Limits, List};
+use crate::types::{End, Kind, Limits, List};
 use std::collections::BTreeMap;
 
 const NOW: UnixMillis = 1_700_000_000_000;
@@ -37,10 +37,10 @@ fn spelled(value: &NewValue<'_, Value>) -> String {
         NewValue::Int(number) => number.to_string(),
         NewValue::Str(bytes) => String::from_utf8_lossy(bytes).into_owned(),
         NewValue::Bytes(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-        NewValue::Object(Value::List(list)) => {
+        NewValue::Object(object) => {
+            let Kind::List(list) = object.kind() else { panic!("no test makes {object:?}") };
             list.iter().map(|element| String::from_utf8_lossy(&element).into_owned()).collect::<Vec<_>>().join(",")
         }
-        NewValue::Object(other) => panic!("no test makes {other:?}"),
     }
 }
 

@@ -3,7 +3,6 @@
 //! Small hashes are one packed run of field, value, field, value. Big ones are a table of records; a record is the length of the
 //! field (and whether there is an expiry), the expiry, the field, the value, in one piece. A hash whose fields expire is a table.
 
-use crate::dict::prefetch_line;
 use std::collections::BTreeSet;
 
 use super::Limits;
@@ -11,16 +10,12 @@ use super::compact::CompactBytes;
 use super::packed::{Item, Packed};
 use super::table::{Table, below, hash_bytes};
 use super::text::Text;
+use super::word::{Form, FormMut, Slim};
 
 /// A hash. Grows out of its small form by itself, and never back into it.
 #[derive(Clone)]
-pub struct Hash(Repr);
-
-#[derive(Clone)]
-enum Repr {
-    Packed(Packed),
-    Table(Box<Records>),
-}
+#[repr(transparent)]
+pub struct Hash(Slim<Records>);
 
 /// A field as the iterators show it.
 #[derive(Clone, Debug)]
@@ -34,7 +29,7 @@ pub struct HashField<'a> {
 }
 
 #[derive(Clone)]
-struct Records {
+pub(super) struct Records {
     table: Table<Record>,
     /// Expiries in ascending order, with their fields.
     expiries: BTreeSet<(i64, Box<[u8]>)>,
@@ -173,25 +168,16 @@ impl Default for Hash {
 }
 
 impl Hash {
-    /// Asks the processor for what a change looks at first.
-    #[inline]
-    pub(super) fn prefetch(&self) {
-        match &self.0 {
-            Repr::Packed(packed) => packed.prefetch(),
-            Repr::Table(big) => prefetch_line(&**big),
-        }
-    }
-
     /// A hash without fields.
     pub fn new() -> Hash {
-        Hash(Repr::Packed(Packed::new()))
+        Hash(Slim::small(Packed::new()))
     }
 
     /// How many fields there are, expired ones that were not purged included.
     pub fn len(&self) -> usize {
-        match &self.0 {
-            Repr::Packed(packed) => packed.len() / 2,
-            Repr::Table(records) => records.table.len(),
+        match self.0.form() {
+            Form::Small(packed) => packed.len() / 2,
+            Form::Big(records) => records.table.len(),
         }
     }
 
@@ -202,26 +188,26 @@ impl Hash {
 
     /// The encoding's name in OBJECT ENCODING.
     pub fn encoding(&self) -> &'static str {
-        match &self.0 {
-            Repr::Packed(_) => "listpack",
-            Repr::Table(_) => "hashtable",
+        match self.0.form() {
+            Form::Small(_) => "listpack",
+            Form::Big(_) => "hashtable",
         }
     }
 
     /// About what this hash holds on the heap.
     pub fn memory_bytes(&self) -> usize {
-        match &self.0 {
-            Repr::Packed(packed) => packed.heap_bytes(),
-            Repr::Table(records) => {
+        match self.0.form() {
+            Form::Small(packed) => packed.heap_bytes(),
+            Form::Big(records) => {
                 let expiry_bytes = records.expiries.len() * 64;
-                size_of::<Records>() + records.table.table_bytes() + records.heap_bytes + expiry_bytes
+                Slim::<Records>::BIG_BYTES + records.table.table_bytes() + records.heap_bytes + expiry_bytes
             }
         }
     }
 
     /// Whether what was counted on the way equals a count of everything.
     pub fn is_counted_right(&self) -> bool {
-        let Repr::Table(records) = &self.0 else { return true };
+        let Form::Big(records) = self.0.form() else { return true };
         let expiring = records.table.iter().filter(|record| record.view().expires_at.is_some()).count();
         let heap_bytes: usize = records.table.iter().map(|record| record.0.heap_bytes()).sum();
         (records.heap_bytes, records.expiries.len()) == (heap_bytes, expiring)
@@ -237,24 +223,24 @@ impl Hash {
 
     /// The value of a field.
     pub fn get(&self, field: &[u8]) -> Option<Text<'_>> {
-        match &self.0 {
-            Repr::Packed(packed) => find_field(packed, field).map(|at| packed.get(packed.next(at)).text()),
-            Repr::Table(records) => records.get(field).map(|record| record.view().value.into()),
+        match self.0.form() {
+            Form::Small(packed) => find_field(packed, field).map(|at| packed.get(packed.next(at)).text()),
+            Form::Big(records) => records.get(field).map(|record| record.view().value.into()),
         }
     }
 
     /// Whether there is such a field.
     pub fn contains(&self, field: &[u8]) -> bool {
-        match &self.0 {
-            Repr::Packed(packed) => find_field(packed, field).is_some(),
-            Repr::Table(records) => records.get(field).is_some(),
+        match self.0.form() {
+            Form::Small(packed) => find_field(packed, field).is_some(),
+            Form::Big(records) => records.get(field).is_some(),
         }
     }
 
     /// Sets a field; says whether it is new. An expiry it had is gone.
     pub fn set(&mut self, field: &[u8], value: &[u8], limits: &Limits) -> bool {
         let longest = field.len().max(value.len());
-        if let Repr::Packed(packed) = &mut self.0
+        if let FormMut::Small(packed) = self.0.form_mut()
             && longest <= limits.hash_listpack_value_bytes_max
             && packed.fits(longest * 2)
         {
@@ -282,20 +268,20 @@ impl Hash {
 
     /// Takes a field out; says whether it was there.
     pub fn remove(&mut self, field: &[u8]) -> bool {
-        match &mut self.0 {
-            Repr::Packed(packed) => {
+        match self.0.form_mut() {
+            FormMut::Small(packed) => {
                 let found = find_field(packed, field);
                 found.inspect(|at| packed.remove(*at, 2)).is_some()
             }
-            Repr::Table(records) => records.remove(field).is_some(),
+            FormMut::Big(records) => records.remove(field).is_some(),
         }
     }
 
     /// All fields, in no order that means anything.
     pub fn iter(&self) -> impl Iterator<Item = HashField<'_>> {
-        let (packed, records) = match &self.0 {
-            Repr::Packed(packed) => (Some(packed), None),
-            Repr::Table(records) => (None, Some(records)),
+        let (packed, records) = match self.0.form() {
+            Form::Small(packed) => (Some(packed), None),
+            Form::Big(records) => (None, Some(records)),
         };
         let small = packed.into_iter().flat_map(packed_fields);
         small.chain(records.into_iter().flat_map(|records| records.table.iter().map(|record| record.view().shown())))
@@ -304,12 +290,12 @@ impl Hash {
     /// Shows about `count` fields from the cursor on, and returns the cursor to go on with; zero when all have been seen. A field
     /// that is there from the first call to the last is shown, whatever happens in between.
     pub fn scan(&self, cursor: u64, count: usize, mut visit: impl FnMut(HashField<'_>)) -> u64 {
-        match &self.0 {
-            Repr::Packed(packed) => {
+        match self.0.form() {
+            Form::Small(packed) => {
                 packed_fields(packed).for_each(visit);
                 0
             }
-            Repr::Table(records) => {
+            Form::Big(records) => {
                 let hash_of = |record: &Record| hash_bytes(records.seed, record.field());
                 records.table.scan(cursor, count, hash_of, |record| visit(record.view().shown()))
             }
@@ -318,14 +304,14 @@ impl Hash {
 
     /// A field, each as likely as every other. `random` gives evenly distributed numbers.
     pub fn random(&self, random: &mut dyn FnMut() -> u64) -> Option<HashField<'_>> {
-        match &self.0 {
-            Repr::Packed(packed) if packed.is_empty() => None,
-            Repr::Packed(packed) => {
+        match self.0.form() {
+            Form::Small(packed) if packed.is_empty() => None,
+            Form::Small(packed) => {
                 let at = packed.locate(2 * below(random(), packed.len() / 2))?;
                 let (field, value_at) = packed.read(at);
                 Some(HashField { field: field.text(), value: packed.get(value_at).text(), expires_at: None })
             }
-            Repr::Table(records) => records.table.random(random).map(|record| record.view().shown()),
+            Form::Big(records) => records.table.random(random).map(|record| record.view().shown()),
         }
     }
 
@@ -336,15 +322,15 @@ impl Hash {
 
     /// When a field expires.
     pub fn expiry(&self, field: &[u8]) -> Option<i64> {
-        match &self.0 {
-            Repr::Packed(_) => None,
-            Repr::Table(records) => records.get(field)?.view().expires_at,
+        match self.0.form() {
+            Form::Small(_) => None,
+            Form::Big(records) => records.get(field)?.view().expires_at,
         }
     }
 
     /// Sets or takes away when a field expires; false if there is no such field.
     pub fn set_expiry(&mut self, field: &[u8], expires_at: Option<i64>, limits: &Limits) -> bool {
-        if let Repr::Packed(packed) = &self.0 {
+        if let Form::Small(packed) = self.0.form() {
             let found = find_field(packed, field).is_some();
             if !found || expires_at.is_none() {
                 return found;
@@ -361,17 +347,17 @@ impl Hash {
 
     /// How many fields have an expiry.
     pub fn expiring_len(&self) -> usize {
-        match &self.0 {
-            Repr::Packed(_) => 0,
-            Repr::Table(records) => records.expiries.len(),
+        match self.0.form() {
+            Form::Small(_) => 0,
+            Form::Big(records) => records.expiries.len(),
         }
     }
 
     /// The earliest expiry of any field.
     pub fn next_expiry(&self) -> Option<i64> {
-        match &self.0 {
-            Repr::Packed(_) => None,
-            Repr::Table(records) => records.expiries.first().map(|(expires_at, _)| *expires_at),
+        match self.0.form() {
+            Form::Small(_) => None,
+            Form::Big(records) => records.expiries.first().map(|(expires_at, _)| *expires_at),
         }
     }
 
@@ -396,7 +382,7 @@ impl Hash {
     /// Takes out fields that expire at `now` or before, at most `max` of them, and returns their names.
     pub fn purge(&mut self, now: i64, max: usize) -> Vec<Box<[u8]>> {
         let mut purged = Vec::new();
-        let Repr::Table(records) = &mut self.0 else {
+        let FormMut::Big(records) = self.0.form_mut() else {
             return purged;
         };
         while purged.len() < max {
@@ -411,16 +397,16 @@ impl Hash {
     }
 
     fn table(&mut self, limits: &Limits) -> &mut Records {
-        if let Repr::Packed(packed) = &self.0 {
+        if let Form::Small(packed) = self.0.form() {
             let mut records = Records::new(limits.hash_seed);
             for HashField { field, value, .. } in packed_fields(packed) {
                 records.set(&field, &value, None);
             }
-            self.0 = Repr::Table(Box::new(records));
+            self.0 = Slim::big(records);
         }
-        match &mut self.0 {
-            Repr::Table(records) => records,
-            Repr::Packed(_) => unreachable!("was made a table above"),
+        match self.0.form_mut() {
+            FormMut::Big(records) => records,
+            FormMut::Small(_) => unreachable!("was made a table above"),
         }
     }
 }
@@ -438,8 +424,8 @@ impl<'a> LiveHash<'a> {
 
     /// How many fields there are.
     pub fn len(self) -> usize {
-        match &self.hash.0 {
-            Repr::Table(records) if self.hides_some() => {
+        match self.hash.0.form() {
+            Form::Big(records) if self.hides_some() => {
                 let end = (self.due.saturating_add(1), Box::default());
                 records.table.len() - records.expiries.range(..end).count()
             }
@@ -455,8 +441,8 @@ impl<'a> LiveHash<'a> {
     /// The value of a field.
     #[inline]
     pub fn get(self, field: &[u8]) -> Option<Text<'a>> {
-        match &self.hash.0 {
-            Repr::Table(records) if self.hides_some() => {
+        match self.hash.0.form() {
+            Form::Big(records) if self.hides_some() => {
                 let record = records.get(field)?.view();
                 self.shows(record.expires_at).then(|| record.value.into())
             }
@@ -471,9 +457,9 @@ impl<'a> LiveHash<'a> {
 
     /// When a field expires. `None`: there is no such field. `Some(None)`: it never does.
     pub fn expiry(self, field: &[u8]) -> Option<Option<i64>> {
-        match &self.hash.0 {
-            Repr::Packed(packed) => find_field(packed, field).map(|_| None),
-            Repr::Table(records) => {
+        match self.hash.0.form() {
+            Form::Small(packed) => find_field(packed, field).map(|_| None),
+            Form::Big(records) => {
                 records.get(field).map(|record| record.view().expires_at).filter(|expires_at| self.shows(*expires_at))
             }
         }

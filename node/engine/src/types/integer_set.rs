@@ -1,114 +1,105 @@
-//! Integers in ascending order, each taking two, four or eight bytes: as many as the widest of them needs. Knows no set.
+//! Integers in ascending order in a run, each taking two, four or eight bytes: as many as the widest of them needs. Knows no set.
+//!
+//! The run's count is how many bytes each takes, and the mark of such a run. A run without memory is one without integers.
+
+use super::word::Run;
+
+/// No run of elements has so many.
+const MARK: u32 = 1 << 31;
 
 /// Different integers in ascending order.
-#[derive(Clone)]
-pub(super) enum IntegerSet {
-    Narrow(Box<[i16]>),
-    Medium(Box<[i32]>),
-    Wide(Box<[i64]>),
+#[derive(Clone, Copy)]
+pub(super) struct IntegerSet<'a> {
+    bytes: &'a [u8],
+    width: usize,
 }
 
-impl IntegerSet {
-    pub fn new() -> IntegerSet {
-        IntegerSet::Narrow(Box::default())
+impl<'a> IntegerSet<'a> {
+    /// The integers of a run, if that is what it holds.
+    #[inline]
+    pub fn of(run: &'a Run) -> Option<IntegerSet<'a>> {
+        match run.count() {
+            0 if !run.has_memory() => Some(IntegerSet { bytes: &[], width: 2 }),
+            count if count & MARK != 0 => {
+                Some(IntegerSet { bytes: run.bytes(), width: (count & !MARK).clamp(2, 8) as usize })
+            }
+            _ => None,
+        }
     }
 
     #[inline]
-    pub fn len(&self) -> usize {
-        match self {
-            IntegerSet::Narrow(values) => values.len(),
-            IntegerSet::Medium(values) => values.len(),
-            IntegerSet::Wide(values) => values.len(),
-        }
-    }
-
-    pub fn heap_bytes(&self) -> usize {
-        match self {
-            IntegerSet::Narrow(values) => size_of_val(&**values),
-            IntegerSet::Medium(values) => size_of_val(&**values),
-            IntegerSet::Wide(values) => size_of_val(&**values),
-        }
+    pub fn len(self) -> usize {
+        self.bytes.len() / self.width
     }
 
     /// The integer with this index; there must be one.
     #[inline]
-    pub fn at(&self, index: usize) -> i64 {
-        match self {
-            IntegerSet::Narrow(values) => i64::from(values[index]),
-            IntegerSet::Medium(values) => i64::from(values[index]),
-            IntegerSet::Wide(values) => values[index],
+    pub fn at(self, index: usize) -> i64 {
+        let bytes = &self.bytes[index * self.width..][..self.width];
+        match *bytes {
+            [a, b] => i64::from(i16::from_le_bytes([a, b])),
+            [a, b, c, d] => i64::from(i32::from_le_bytes([a, b, c, d])),
+            [a, b, c, d, e, f, g, h] => i64::from_le_bytes([a, b, c, d, e, f, g, h]),
+            _ => 0,
         }
     }
 
     /// Where the integer is, or where it would be.
-    #[inline]
-    fn search(&self, value: i64) -> Result<usize, usize> {
-        match self {
-            IntegerSet::Narrow(values) => values.binary_search_by(|probe| i64::from(*probe).cmp(&value)),
-            IntegerSet::Medium(values) => values.binary_search_by(|probe| i64::from(*probe).cmp(&value)),
-            IntegerSet::Wide(values) => values.binary_search(&value),
+    fn search(self, value: i64) -> Result<usize, usize> {
+        let (mut low, mut high) = (0, self.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.at(middle).cmp(&value) {
+                std::cmp::Ordering::Less => low = middle + 1,
+                std::cmp::Ordering::Greater => high = middle,
+                std::cmp::Ordering::Equal => return Ok(middle),
+            }
         }
+        Err(low)
     }
 
-    pub fn contains(&self, value: i64) -> bool {
+    pub fn contains(self, value: i64) -> bool {
         self.search(value).is_ok()
     }
 
-    /// Says whether the integer is new.
-    pub fn insert(&mut self, value: i64) -> bool {
-        let Err(index) = self.search(value) else {
-            return false;
-        };
-        self.widen_for(value);
-        match self {
-            IntegerSet::Narrow(values) => insert(values, index, value as i16),
-            IntegerSet::Medium(values) => insert(values, index, value as i32),
-            IntegerSet::Wide(values) => insert(values, index, value),
-        }
-        true
-    }
-
-    /// Says whether the integer was there.
-    pub fn remove(&mut self, value: i64) -> bool {
-        let Ok(index) = self.search(value) else {
-            return false;
-        };
-        match self {
-            IntegerSet::Narrow(values) => remove(values, index),
-            IntegerSet::Medium(values) => remove(values, index),
-            IntegerSet::Wide(values) => remove(values, index),
-        }
-        true
-    }
-
     /// The integers in ascending order.
-    pub fn iter(&self) -> impl Iterator<Item = i64> + '_ {
-        (0..self.len()).map(|index| self.at(index))
-    }
-
-    fn widen_for(&mut self, value: i64) {
-        if let IntegerSet::Narrow(values) = self
-            && i16::try_from(value).is_err()
-        {
-            *self = IntegerSet::Medium(values.iter().map(|value| i32::from(*value)).collect());
-        }
-        if let IntegerSet::Medium(values) = self
-            && i32::try_from(value).is_err()
-        {
-            *self = IntegerSet::Wide(values.iter().map(|value| i64::from(*value)).collect());
-        }
+    pub fn iter(self) -> impl Iterator<Item = i64> + 'a {
+        (0..self.len()).map(move |index| self.at(index))
     }
 }
 
-fn insert<T>(values: &mut Box<[T]>, index: usize, value: T) {
-    let mut vec = std::mem::take(values).into_vec();
-    vec.reserve_exact(1);
-    vec.insert(index, value);
-    *values = vec.into_boxed_slice();
+/// How many bytes an integer needs.
+fn width_of(value: i64) -> usize {
+    match value {
+        -0x8000..=0x7FFF => 2,
+        -0x8000_0000..=0x7FFF_FFFF => 4,
+        _ => 8,
+    }
 }
 
-fn remove<T>(values: &mut Box<[T]>, index: usize) {
-    let mut vec = std::mem::take(values).into_vec();
-    vec.remove(index);
-    *values = vec.into_boxed_slice();
+/// Adds an integer to a run of integers; says whether it is new.
+pub(super) fn insert(run: &mut Run, value: i64) -> bool {
+    let Some(integers) = IntegerSet::of(run) else { return false };
+    let Err(index) = integers.search(value) else {
+        return false;
+    };
+    let (have, width) = (integers.width, integers.width.max(width_of(value)));
+    if width > have {
+        let widened: Vec<u8> = integers.iter().flat_map(|value| value.to_le_bytes().into_iter().take(width)).collect();
+        run.splice(0, run.used(), [&widened, &[], &[]]);
+    }
+    run.splice(index * width, 0, [&value.to_le_bytes()[..width], &[], &[]]);
+    run.set_count(MARK | width as u32);
+    true
+}
+
+/// Takes an integer out of a run of integers; says whether it was there.
+pub(super) fn remove(run: &mut Run, value: i64) -> bool {
+    let Some(integers) = IntegerSet::of(run) else { return false };
+    let Ok(index) = integers.search(value) else {
+        return false;
+    };
+    let width = integers.width;
+    run.splice(index * width, width, [&[]; 3]);
+    true
 }

@@ -3,23 +3,18 @@
 //! A small list is one packed run; a big one is a row of such runs, "nodes", each as big as the limit allows. An element bigger than
 //! that is a node of its own. The row keeps how many elements each node has, so finding an index touches no node but one.
 
-use crate::dict::prefetch_line;
 use std::ops::Range;
 
 use super::Limits;
 use super::list_nodes::{Node, NodeLimit, Nodes};
 use super::packed::{Item, Packed, PackedIter};
 use super::text::Text;
+use super::word::{Form, FormMut, Slim};
 
 /// A list. Grows out of its small form by itself, and back when it is half as small as it would have to be.
 #[derive(Clone)]
-pub struct List(Repr);
-
-#[derive(Clone)]
-enum Repr {
-    Packed(Packed),
-    Nodes(Box<Nodes>),
-}
+#[repr(transparent)]
+pub struct List(Slim<Nodes>);
 
 /// One of the two ends of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,25 +41,16 @@ impl Default for List {
 }
 
 impl List {
-    /// Asks the processor for what a change looks at first.
-    #[inline]
-    pub(super) fn prefetch(&self) {
-        match &self.0 {
-            Repr::Packed(packed) => packed.prefetch(),
-            Repr::Nodes(big) => prefetch_line(&**big),
-        }
-    }
-
     /// A list without elements.
     pub fn new() -> List {
-        List(Repr::Packed(Packed::new()))
+        List(Slim::small(Packed::new()))
     }
 
     /// How many elements there are.
     pub fn len(&self) -> usize {
-        match &self.0 {
-            Repr::Packed(packed) => packed.len(),
-            Repr::Nodes(nodes) => nodes.len,
+        match self.0.form() {
+            Form::Small(packed) => packed.len(),
+            Form::Big(nodes) => nodes.len,
         }
     }
 
@@ -75,23 +61,23 @@ impl List {
 
     /// The encoding's name in OBJECT ENCODING.
     pub fn encoding(&self) -> &'static str {
-        match &self.0 {
-            Repr::Packed(_) => "listpack",
-            Repr::Nodes(_) => "quicklist",
+        match self.0.form() {
+            Form::Small(_) => "listpack",
+            Form::Big(_) => "quicklist",
         }
     }
 
     /// About what this list holds on the heap.
     pub fn memory_bytes(&self) -> usize {
-        match &self.0 {
-            Repr::Packed(packed) => packed.heap_bytes(),
-            Repr::Nodes(nodes) => size_of::<Nodes>() + nodes.row.capacity() * size_of::<Node>() + nodes.heap_bytes,
+        match self.0.form() {
+            Form::Small(packed) => packed.heap_bytes(),
+            Form::Big(nodes) => Slim::<Nodes>::BIG_BYTES + nodes.row.capacity() * size_of::<Node>() + nodes.heap_bytes,
         }
     }
 
     /// Whether what was counted on the way equals a count of everything.
     pub fn is_counted_right(&self) -> bool {
-        let Repr::Nodes(nodes) = &self.0 else { return true };
+        let Form::Big(nodes) = self.0.form() else { return true };
         let counted = nodes.row.iter().map(|node| (node.packed.len(), node.packed.heap_bytes()));
         (nodes.len, nodes.heap_bytes) == counted.fold((0, 0), |sum, node| (sum.0 + node.0, sum.1 + node.1))
     }
@@ -102,10 +88,10 @@ impl List {
         self.grow(elements.iter().map(|element| element.len()).sum(), elements.len(), limit);
         for element in elements {
             let item = Item::of(element);
-            match &mut self.0 {
-                Repr::Packed(packed) if end == End::Front => packed.push_front(item),
-                Repr::Packed(packed) => packed.push_back(item),
-                Repr::Nodes(nodes) => nodes.push(end, item, limit),
+            match self.0.form_mut() {
+                FormMut::Small(packed) if end == End::Front => packed.push_front(item),
+                FormMut::Small(packed) => packed.push_back(item),
+                FormMut::Big(nodes) => nodes.push(end, item, limit),
             }
         }
     }
@@ -126,22 +112,22 @@ impl List {
     /// Takes `count` elements off an end, or as many as there are.
     pub fn drop_many(&mut self, end: End, count: usize, limits: &Limits) {
         let len = self.len();
-        match &mut self.0 {
-            Repr::Packed(packed) if end == End::Front => packed.remove(packed.start(), count),
-            Repr::Packed(packed) => {
+        match self.0.form_mut() {
+            FormMut::Small(packed) if end == End::Front => packed.remove(packed.start(), count),
+            FormMut::Small(packed) => {
                 let position = packed.locate(len.saturating_sub(count)).unwrap_or(packed.end());
                 packed.remove(position, count);
             }
-            Repr::Nodes(nodes) => nodes.drop_many(end, count),
+            FormMut::Big(nodes) => nodes.drop_many(end, count),
         }
         self.shrink(NodeLimit::of(limits));
     }
 
     /// The element with this index, counted from the front.
     pub fn get(&self, index: usize) -> Option<Text<'_>> {
-        match &self.0 {
-            Repr::Packed(packed) => packed.locate(index).map(|position| packed.get(position).text()),
-            Repr::Nodes(nodes) => {
+        match self.0.form() {
+            Form::Small(packed) => packed.locate(index).map(|position| packed.get(position).text()),
+            Form::Big(nodes) => {
                 let (node, within) = nodes.locate(index)?;
                 let packed = &nodes.row[node].packed;
                 packed.locate(within).map(|position| packed.get(position).text())
@@ -157,13 +143,13 @@ impl List {
         let limit = NodeLimit::of(limits);
         self.grow(element.len(), 1, limit);
         let item = Item::of(element);
-        match &mut self.0 {
-            Repr::Packed(packed) => {
+        match self.0.form_mut() {
+            FormMut::Small(packed) => {
                 if let Some(position) = packed.locate(index) {
                     packed.replace(position, item);
                 }
             }
-            Repr::Nodes(nodes) => {
+            FormMut::Big(nodes) => {
                 if let Some((node, within)) = nodes.locate(index)
                     && let Some(position) = nodes.row[node].packed.locate(within)
                 {
@@ -184,12 +170,12 @@ impl List {
         let beside = |packed: &Packed, position| {
             if side == Side::Before { position } else { packed.next(position) }
         };
-        match &mut self.0 {
-            Repr::Packed(packed) => {
+        match self.0.form_mut() {
+            FormMut::Small(packed) => {
                 let found = packed.find(packed.start(), pivot, 0);
                 found.inspect(|position| _ = packed.insert(beside(packed, *position), item)).is_some()
             }
-            Repr::Nodes(nodes) => {
+            FormMut::Big(nodes) => {
                 let find = |node: &Node| node.packed.find(node.packed.start(), pivot, 0);
                 let found = nodes.row.iter().enumerate().find_map(|(index, node)| Some((index, find(node)?)));
                 let Some((node, position)) = found else {
@@ -205,9 +191,9 @@ impl List {
     pub fn remove(&mut self, element: &[u8], from: End, max: usize, limits: &Limits) -> usize {
         let item = Item::of(element);
         let limit = NodeLimit::of(limits);
-        let removed = match &mut self.0 {
-            Repr::Packed(packed) => remove_equal(packed, item, from, max),
-            Repr::Nodes(nodes) => {
+        let removed = match self.0.form_mut() {
+            FormMut::Small(packed) => remove_equal(packed, item, from, max),
+            FormMut::Big(nodes) => {
                 let mut removed = 0;
                 let count = nodes.row.len();
                 for step in 0..count {
@@ -276,9 +262,9 @@ impl List {
         if start == end {
             return items;
         }
-        match &self.0 {
-            Repr::Packed(packed) => items.front = Some(packed.iter_range(start, end - start)),
-            Repr::Nodes(nodes) => {
+        match self.0.form() {
+            Form::Small(packed) => items.front = Some(packed.iter_range(start, end - start)),
+            Form::Big(nodes) => {
                 let (Some(first), Some(last)) = (nodes.locate(start), nodes.locate(end - 1)) else {
                     return items;
                 };
@@ -297,26 +283,25 @@ impl List {
     }
 
     fn grow(&mut self, more_bytes: usize, more_elements: usize, limit: NodeLimit) {
-        if let Repr::Packed(packed) = &mut self.0
+        if let FormMut::Small(packed) = self.0.form_mut()
             && !limit.allows(packed.listpack_bytes() + more_bytes, packed.len() + more_elements)
         {
-            let packed = std::mem::take(packed);
-            let mut nodes = Box::<Nodes>::default();
+            let mut nodes = Nodes::default();
             if !packed.is_empty() {
-                nodes.insert_node(0, packed);
+                nodes.insert_node(0, packed.clone());
             }
-            self.0 = Repr::Nodes(nodes);
+            self.0 = Slim::big(nodes);
         }
     }
 
     fn shrink(&mut self, limit: NodeLimit) {
-        if let Repr::Nodes(nodes) = &mut self.0
+        if let FormMut::Big(nodes) = self.0.form_mut()
             && nodes.row.len() <= 1
         {
             let packed = nodes.row.front_mut().map(|node| &mut node.packed);
             let small = |packed: &Packed| limit.half().allows(packed.listpack_bytes(), packed.len());
             if packed.as_ref().is_none_or(|packed| small(packed)) {
-                self.0 = Repr::Packed(packed.map(std::mem::take).unwrap_or_default());
+                self.0 = Slim::small(packed.map(std::mem::take).unwrap_or_default());
             }
         }
     }

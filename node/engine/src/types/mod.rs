@@ -20,6 +20,7 @@ mod packed;
 mod ranking;
 mod score_tree;
 mod table;
+mod word;
 
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ pub use set::Set;
 pub use sorted_set::{LexBound, NotANumber, ScoreBound, ScoreSet, SortedSet};
 pub use stream::{Keep, Stream, StreamEntry, StreamId};
 pub use text::Text;
+pub use word::{Kind, KindMut, Value};
 
 /// Up to which size the compact forms are kept. The defaults are those of Redis 7 and Valkey 9.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,101 +81,71 @@ impl Default for Limits {
     }
 }
 
-/// What a key can hold besides a string.
-#[derive(Clone)]
-pub enum Value {
-    /// A list.
-    List(List),
-    /// A hash.
-    Hash(Hash),
-    /// A set.
-    Set(Set),
-    /// A sorted set.
-    SortedSet(SortedSet),
-    /// A stream.
-    Stream(Stream),
-}
-
-// What every key with a value of these pays besides its contents.
-const _: () = assert!(size_of::<Value>() <= 24);
-
 impl Value {
-    /// Asks the processor for the first elements, where they lie in one place.
-    #[inline]
-    pub fn prefetch(&self) {
-        match self {
-            Value::List(list) => list.prefetch(),
-            Value::Hash(hash) => hash.prefetch(),
-            Value::Set(set) => set.prefetch(),
-            Value::SortedSet(sorted_set) => sorted_set.prefetch(),
-            Value::Stream(stream) => stream.prefetch(),
-        }
-    }
-
     /// The type's name in TYPE.
     pub fn type_name(&self) -> &'static str {
-        match self {
-            Value::List(_) => "list",
-            Value::Hash(_) => "hash",
-            Value::Set(_) => "set",
-            Value::SortedSet(_) => "zset",
-            Value::Stream(_) => "stream",
+        match self.kind() {
+            Kind::List(_) => "list",
+            Kind::Hash(_) => "hash",
+            Kind::Set(_) => "set",
+            Kind::SortedSet(_) => "zset",
+            Kind::Stream(_) => "stream",
         }
     }
 
     /// The encoding's name in OBJECT ENCODING.
     pub fn encoding(&self) -> &'static str {
-        match self {
-            Value::List(list) => list.encoding(),
-            Value::Hash(hash) => hash.encoding(),
-            Value::Set(set) => set.encoding(),
-            Value::SortedSet(sorted_set) => sorted_set.encoding(),
-            Value::Stream(stream) => stream.encoding(),
+        match self.kind() {
+            Kind::List(list) => list.encoding(),
+            Kind::Hash(hash) => hash.encoding(),
+            Kind::Set(set) => set.encoding(),
+            Kind::SortedSet(sorted_set) => sorted_set.encoding(),
+            Kind::Stream(stream) => stream.encoding(),
         }
     }
 
     /// About what the value holds on the heap, besides the `Value` itself.
     pub fn memory_bytes(&self) -> usize {
-        match self {
-            Value::List(list) => list.memory_bytes(),
-            Value::Hash(hash) => hash.memory_bytes(),
-            Value::Set(set) => set.memory_bytes(),
-            Value::SortedSet(sorted_set) => sorted_set.memory_bytes(),
-            Value::Stream(stream) => stream.memory_bytes(),
+        match self.kind() {
+            Kind::List(list) => list.memory_bytes(),
+            Kind::Hash(hash) => hash.memory_bytes(),
+            Kind::Set(set) => set.memory_bytes(),
+            Kind::SortedSet(sorted_set) => sorted_set.memory_bytes(),
+            Kind::Stream(stream) => stream.memory_bytes(),
         }
     }
 
     /// Whether what was counted on the way equals a count of everything.
     pub fn is_counted_right(&self) -> bool {
-        match self {
-            Value::List(list) => list.is_counted_right(),
-            Value::Hash(hash) => hash.is_counted_right(),
-            Value::Set(set) => set.is_counted_right(),
-            Value::SortedSet(sorted_set) => sorted_set.is_counted_right(),
-            Value::Stream(stream) => stream.is_counted_right(),
+        match self.kind() {
+            Kind::List(list) => list.is_counted_right(),
+            Kind::Hash(hash) => hash.is_counted_right(),
+            Kind::Set(set) => set.is_counted_right(),
+            Kind::SortedSet(sorted_set) => sorted_set.is_counted_right(),
+            Kind::Stream(stream) => stream.is_counted_right(),
         }
     }
 
     /// The earliest expiry of a field, if it is a hash that has any such.
     #[inline]
     pub fn next_field_expiry(&self) -> Option<i64> {
-        if let Value::Hash(hash) = self { hash.next_expiry() } else { None }
+        if let Kind::Hash(hash) = self.kind() { hash.next_expiry() } else { None }
     }
 
     /// How many elements there are.
     pub fn len(&self) -> usize {
-        match self {
-            Value::List(list) => list.len(),
-            Value::Hash(hash) => hash.len(),
-            Value::Set(set) => set.len(),
-            Value::SortedSet(sorted_set) => sorted_set.len(),
-            Value::Stream(stream) => stream.len(),
+        match self.kind() {
+            Kind::List(list) => list.len(),
+            Kind::Hash(hash) => hash.len(),
+            Kind::Set(set) => set.len(),
+            Kind::SortedSet(sorted_set) => sorted_set.len(),
+            Kind::Stream(stream) => stream.len(),
         }
     }
 
     /// Whether nothing is left, so that the key must go. Of a stream its past is left when its entries are gone.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0 && !matches!(self, Value::Stream(_))
+        self.len() == 0 && !matches!(self.kind(), Kind::Stream(_))
     }
 }
 

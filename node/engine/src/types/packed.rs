@@ -1,8 +1,8 @@
 //! Many small elements in one run of bytes: what lists, hashes, sets and sorted sets are made of while they are small.
 //! Knows neither what the elements mean nor when a collection is too big for it; its owner decides that.
 //!
-//! Layout: `used: u32` and `count: u32`, then the elements, then slack. An element is a tag, its payload, and its size once more as
-//! a varint to be read from the right, so that the run can be walked both ways. Elements take as many bytes as a Redis
+//! The bytes are those of a [`Run`], its count is that of the elements. An element is a tag, its payload, and its size once more
+//! as a varint to be read from the right, so that the run can be walked both ways. Elements take as many bytes as a Redis
 //! listpack needs for them, so limits given in bytes mean here what they mean in Redis:
 //!
 //! ```text
@@ -14,9 +14,8 @@
 
 use super::number::parse_i64;
 use super::text::Text;
-use crate::dict::{allocation_bytes, prefetch_line};
+use super::word::{RUN_BYTES_MAX, Run};
 
-const HEADER_BYTES: usize = 8;
 const TAG_BYTES_12: u8 = 0xC0;
 const TAG_BYTES_32: u8 = 0xD0;
 const TAG_INTEGER_16: u8 = 0xD1;
@@ -26,11 +25,8 @@ const TAG_INTEGER_64: u8 = 0xD4;
 const TAG_SCORE: u8 = 0xD5;
 const TAG_INTEGER_13: u8 = 0xE0;
 
-/// No run of elements grows beyond this; `fits` says no earlier.
-const PACKED_BYTES_MAX: usize = 1 << 30;
-
-/// Up to this size, growing moves the bytes to new memory.
-const MOVED_BYTES_MAX: usize = 4096;
+/// What a Redis listpack has besides its elements.
+const LISTPACK_BYTES: usize = 7;
 
 /// One element as it is stored: integers that a text can be rebuilt from exactly are kept as integers.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -75,10 +71,7 @@ impl<'a> Item<'a> {
 }
 
 /// A run of elements. A position is a byte offset that stays valid until the run is changed.
-#[derive(Clone, Default)]
-pub struct Packed {
-    bytes: Box<[u8]>,
-}
+pub type Packed = Run;
 
 /// Tag and payload of an element about to be written.
 struct Encoded<'a> {
@@ -110,8 +103,18 @@ impl<'a> Encoded<'a> {
         self.tag_bytes + self.payload.len()
     }
 
-    fn size_with_trailer(&self) -> usize {
-        self.size() + trailer_bytes(self.size())
+    /// Calls `write` with the parts that make the element.
+    #[inline]
+    fn write<R>(&self, write: impl FnOnce([&[u8]; 3]) -> R) -> R {
+        let mut rest = self.size();
+        let mut trailer = [0u8; 5];
+        let bytes = trailer_bytes(rest);
+        for index in (0..bytes).rev() {
+            let more = if index > 0 { 0x80 } else { 0 };
+            trailer[index] = (rest & 0x7F) as u8 | more;
+            rest >>= 7;
+        }
+        write([&self.tag[..self.tag_bytes], self.payload, &trailer[..bytes]])
     }
 }
 
@@ -168,13 +171,13 @@ fn trailer_bytes(size: usize) -> usize {
 impl Packed {
     /// A run without elements; allocates nothing.
     pub fn new() -> Packed {
-        Packed::default()
+        Run::empty()
     }
 
     /// How many elements there are.
     #[inline]
     pub fn len(&self) -> usize {
-        if self.bytes.is_empty() { 0 } else { self.word(4) as usize }
+        self.count() as usize
     }
 
     /// Whether there are none.
@@ -184,61 +187,57 @@ impl Packed {
     }
 
     /// What a Redis listpack of the same elements would weigh: the measure for limits given in bytes.
+    #[inline]
     pub fn listpack_bytes(&self) -> usize {
-        self.end() - self.start() + 7
-    }
-
-    /// What this run holds on the heap.
-    pub fn heap_bytes(&self) -> usize {
-        self.bytes.len()
+        self.used() + LISTPACK_BYTES
     }
 
     /// Whether that many more bytes of elements can be added at all.
+    #[inline]
     pub fn fits(&self, extra_bytes: usize) -> bool {
-        extra_bytes < PACKED_BYTES_MAX && self.end() + extra_bytes + 16 < PACKED_BYTES_MAX
+        extra_bytes < RUN_BYTES_MAX && self.used() + extra_bytes + 32 < RUN_BYTES_MAX
     }
 
     /// Where the first element begins, or `end` if there is none.
     #[inline]
     pub fn start(&self) -> usize {
-        if self.bytes.is_empty() { 0 } else { HEADER_BYTES }
+        0
     }
 
     /// Behind the last element.
     #[inline]
     pub fn end(&self) -> usize {
-        if self.bytes.is_empty() { 0 } else { self.word(0) as usize }
+        self.used()
     }
 
     /// The element at a position.
     #[inline]
     pub fn get(&self, position: usize) -> Item<'_> {
-        self.decode(position).0
+        decode(self.bytes(), position).0
     }
 
     /// The element at a position, and where the one behind it begins.
     #[inline]
     pub fn read(&self, position: usize) -> (Item<'_>, usize) {
-        let (item, size) = self.decode(position);
-        (item, position + size + trailer_bytes(size))
+        read(self.bytes(), position)
     }
 
     /// Where the element behind this one begins; `end` after the last.
     #[inline]
     pub fn next(&self, position: usize) -> usize {
-        let size = self.size_at(position);
-        position + size + trailer_bytes(size)
+        next(self.bytes(), position)
     }
 
     /// Where the element before this position begins. The position must not be `start`.
     #[inline]
     pub fn previous(&self, position: usize) -> usize {
+        let bytes = self.bytes();
         let mut at = position - 1;
-        let mut size = usize::from(self.bytes[at] & 0x7F);
+        let mut size = usize::from(bytes[at] & 0x7F);
         let mut shift = 7;
-        while self.bytes[at] & 0x80 != 0 {
+        while bytes[at] & 0x80 != 0 {
             at -= 1;
-            size |= usize::from(self.bytes[at] & 0x7F) << shift;
+            size |= usize::from(bytes[at] & 0x7F) << shift;
             shift += 7;
         }
         at - size
@@ -257,21 +256,11 @@ impl Packed {
         Some((0..from_back).fold(self.end(), |position, _| self.previous(position)))
     }
 
-    /// Asks the processor for the first bytes.
-    #[inline]
-    pub fn prefetch(&self) {
-        if let Some(first) = self.bytes.first() {
-            prefetch_line(first);
-        }
-    }
-
     /// Writes an element before the one at `position` (or at `end`). It begins at `position` afterwards.
     pub fn insert(&mut self, position: usize, item: Item<'_>) -> usize {
-        let encoded = Encoded::of(item);
-        let position = position.max(HEADER_BYTES);
-        self.resize_gap(position, 0, encoded.size_with_trailer());
-        self.write(position, &encoded);
-        self.set_count(self.len() + 1);
+        let count = self.count();
+        Encoded::of(item).write(|parts| self.splice(position, 0, parts));
+        self.set_count(count + 1);
         position
     }
 
@@ -287,10 +276,8 @@ impl Packed {
 
     /// Writes another element in place of the one at `position`.
     pub fn replace(&mut self, position: usize, item: Item<'_>) {
-        let encoded = Encoded::of(item);
         let old = self.next(position) - position;
-        self.resize_gap(position, old, encoded.size_with_trailer());
-        self.write(position, &encoded);
+        Encoded::of(item).write(|parts| self.splice(position, old, parts));
     }
 
     /// Takes out `count` elements beginning at `position`, or as many as there are.
@@ -301,12 +288,11 @@ impl Packed {
             until = self.next(until);
             removed += 1;
         }
-        if removed == 0 {
-            return;
+        if removed > 0 {
+            let left = self.count() - removed as u32;
+            self.splice(position, until - position, [&[]; 3]);
+            self.set_count(left);
         }
-        self.set_count(self.len() - removed);
-        self.resize_gap(position, until - position, 0);
-        self.give_back_slack();
     }
 
     /// Takes all elements from `position` on out, and returns them as a run of their own.
@@ -320,58 +306,35 @@ impl Packed {
             at = self.next(at);
             kept += 1;
         }
-        let moved = &self.bytes[position..self.end()];
-        let mut bytes = vec![0u8; HEADER_BYTES + moved.len()];
-        bytes[HEADER_BYTES..].copy_from_slice(moved);
-        let mut tail = Packed { bytes: bytes.into_boxed_slice() };
-        tail.set_word(0, tail.bytes.len());
-        tail.set_word(4, self.len() - kept);
-        self.set_word(0, position);
-        self.set_word(4, kept);
-        self.give_back_slack();
+        let tail = Run::from_bytes(&self.bytes()[position..], self.count() - kept);
+        self.splice(position, self.end() - position, [&[]; 3]);
+        self.set_count(kept);
         tail
     }
 
     /// Adds all elements of another run behind the last.
     pub fn append(&mut self, other: &Packed) {
-        if other.is_empty() {
-            return;
-        }
-        let moved = &other.bytes[HEADER_BYTES..other.end()];
-        let position = self.end().max(HEADER_BYTES);
-        self.resize_gap(position, 0, moved.len());
-        self.bytes[position..position + moved.len()].copy_from_slice(moved);
-        self.set_count(self.len() + other.len());
-    }
-
-    /// Gives back all unused bytes; for a run that will not be written for a while.
-    pub fn shrink(&mut self) {
-        if self.is_empty() {
-            self.bytes = Box::default();
-            return;
-        }
-        let used = self.end();
-        if used < self.bytes.len() {
-            let mut bytes = std::mem::take(&mut self.bytes).into_vec();
-            bytes.truncate(used);
-            self.bytes = bytes.into_boxed_slice();
+        if !other.is_empty() {
+            let count = self.count() + other.count();
+            self.splice(self.end(), 0, [other.bytes(), &[], &[]]);
+            self.set_count(count);
         }
     }
 
     /// The position of the first element from `from` on that equals `needle`, looking at one and skipping `skip` after it.
     #[inline]
     pub fn find(&self, from: usize, needle: Item<'_>, skip: usize) -> Option<usize> {
-        let end = self.end();
+        let bytes = self.bytes();
         let mut position = from;
-        while position < end {
-            let (item, mut next) = self.read(position);
+        while position < bytes.len() {
+            let (item, mut behind) = read(bytes, position);
             if item == needle {
                 return Some(position);
             }
             for _ in 0..skip {
-                next = self.next(next);
+                behind = next(bytes, behind);
             }
-            position = next;
+            position = behind;
         }
         None
     }
@@ -386,108 +349,58 @@ impl Packed {
         let edge = |index| self.locate(index).unwrap_or(self.end());
         PackedIter { packed: self, front: edge(from), back: edge(from + count), remaining: count }
     }
+}
 
-    #[inline]
-    fn word(&self, at: usize) -> u32 {
-        u32::from_le_bytes([self.bytes[at], self.bytes[at + 1], self.bytes[at + 2], self.bytes[at + 3]])
+/// How many bytes tag and payload of the element at a position take.
+#[inline]
+fn size_at(bytes: &[u8], position: usize) -> usize {
+    let tag = bytes[position];
+    match tag {
+        0..=0x7F => 1,
+        0x80..=0xBF => 1 + usize::from(tag & 0x3F),
+        0xE0.. => 2,
+        0xC0..=0xCF => 2 + (usize::from(tag & 0x0F) << 8 | usize::from(bytes[position + 1])),
+        TAG_BYTES_32 => 5 + little_endian(&bytes[position + 1..position + 5]) as usize,
+        TAG_INTEGER_16 => 3,
+        TAG_INTEGER_24 => 4,
+        TAG_INTEGER_32 => 5,
+        _ => 9,
     }
+}
 
-    fn set_word(&mut self, at: usize, value: usize) {
-        self.bytes[at..at + 4].copy_from_slice(&(value as u32).to_le_bytes());
-    }
+#[inline]
+fn next(bytes: &[u8], position: usize) -> usize {
+    let size = size_at(bytes, position);
+    position + size + trailer_bytes(size)
+}
 
-    fn set_count(&mut self, count: usize) {
-        self.set_word(4, count);
-    }
+#[inline]
+fn read(bytes: &[u8], position: usize) -> (Item<'_>, usize) {
+    let (item, size) = decode(bytes, position);
+    (item, position + size + trailer_bytes(size))
+}
 
-    #[inline]
-    fn size_at(&self, position: usize) -> usize {
-        let tag = self.bytes[position];
-        match tag {
-            0..=0x7F => 1,
-            0x80..=0xBF => 1 + usize::from(tag & 0x3F),
-            0xE0.. => 2,
-            0xC0..=0xCF => 2 + (usize::from(tag & 0x0F) << 8 | usize::from(self.bytes[position + 1])),
-            TAG_BYTES_32 => 5 + self.word(position + 1) as usize,
-            TAG_INTEGER_16 => 3,
-            TAG_INTEGER_24 => 4,
-            TAG_INTEGER_32 => 5,
-            _ => 9,
+#[inline]
+fn decode(bytes: &[u8], position: usize) -> (Item<'_>, usize) {
+    let tag = bytes[position];
+    let size = size_at(bytes, position);
+    let body = &bytes[position..position + size];
+    let item = match tag {
+        0..=0x7F => Item::Integer(i64::from(tag)),
+        0x80..=0xBF => Item::Bytes(&body[1..]),
+        0xE0.. => {
+            let bits = u16::from(tag & 0x1F) << 8 | u16::from(body[1]);
+            Item::Integer(i64::from((bits << 3) as i16 >> 3))
         }
-    }
-
-    #[inline]
-    fn decode(&self, position: usize) -> (Item<'_>, usize) {
-        let tag = self.bytes[position];
-        let size = self.size_at(position);
-        let body = &self.bytes[position..position + size];
-        let item = match tag {
-            0..=0x7F => Item::Integer(i64::from(tag)),
-            0x80..=0xBF => Item::Bytes(&body[1..]),
-            0xE0.. => {
-                let bits = u16::from(tag & 0x1F) << 8 | u16::from(body[1]);
-                Item::Integer(i64::from((bits << 3) as i16 >> 3))
-            }
-            0xC0..=0xCF => Item::Bytes(&body[2..]),
-            TAG_BYTES_32 => Item::Bytes(&body[5..]),
-            TAG_SCORE => Item::Score(f64::from_bits(little_endian(&body[1..]))),
-            _ => {
-                let unused = 64 - 8 * (size - 1) as u32;
-                Item::Integer((little_endian(&body[1..]) << unused) as i64 >> unused)
-            }
-        };
-        (item, size)
-    }
-
-    fn write(&mut self, position: usize, encoded: &Encoded<'_>) {
-        let payload_at = position + encoded.tag_bytes;
-        let trailer_at = position + encoded.size();
-        self.bytes[position..payload_at].copy_from_slice(&encoded.tag[..encoded.tag_bytes]);
-        self.bytes[payload_at..trailer_at].copy_from_slice(encoded.payload);
-        let mut rest = encoded.size();
-        let trailer = trailer_bytes(rest);
-        for index in (0..trailer).rev() {
-            let more = if index > 0 { 0x80 } else { 0 };
-            self.bytes[trailer_at + index] = (rest & 0x7F) as u8 | more;
-            rest >>= 7;
+        0xC0..=0xCF => Item::Bytes(&body[2..]),
+        TAG_BYTES_32 => Item::Bytes(&body[5..]),
+        TAG_SCORE => Item::Score(f64::from_bits(little_endian(&body[1..]))),
+        _ => {
+            let unused = 64 - 8 * (size - 1) as u32;
+            Item::Integer((little_endian(&body[1..]) << unused) as i64 >> unused)
         }
-    }
-
-    /// Makes the `old` bytes at `position` `new` bytes long, moving what is behind them.
-    fn resize_gap(&mut self, position: usize, old: usize, new: usize) {
-        let used = self.end().max(HEADER_BYTES);
-        let wanted = used - old + new;
-        if wanted > self.bytes.len() {
-            self.grow(wanted);
-        }
-        self.bytes.copy_within(position + old..used, position + new);
-        self.set_word(0, wanted);
-    }
-
-    fn grow(&mut self, wanted: usize) {
-        // Small runs are as tight as the allocator's steps allow; big ones trade an eighth for fewer moves.
-        let slack = if wanted < 256 { 0 } else { wanted / 8 };
-        let capacity = allocation_bytes(wanted + slack);
-        let mut bytes = std::mem::take(&mut self.bytes).into_vec();
-        if capacity <= MOVED_BYTES_MAX {
-            // To lengthen a small piece of memory, the allocator looks up what it is, far away; to free one whose size
-            // it is told, it need not.
-            let mut moved = Vec::with_capacity(capacity);
-            moved.extend_from_slice(&bytes);
-            bytes = moved;
-        } else {
-            bytes.reserve_exact(capacity - bytes.len());
-        }
-        bytes.resize(capacity, 0);
-        self.bytes = bytes.into_boxed_slice();
-    }
-
-    fn give_back_slack(&mut self) {
-        let used = self.end();
-        if self.bytes.len() - used > used / 2 + 64 || self.is_empty() {
-            self.shrink();
-        }
-    }
+    };
+    (item, size)
 }
 
 #[inline]

@@ -5,26 +5,35 @@
 
 use super::Limits;
 use super::compact::CompactBytes;
-use super::integer_set::IntegerSet;
+use super::integer_set::{self, IntegerSet};
 use super::number::{format_i64, parse_i64};
 use super::packed::{Item, Packed};
 use super::table::{Table, below, hash_bytes};
 use super::text::Text;
-use crate::dict::prefetch_line;
+use super::word::{Form, FormMut, Run, Slim};
 
 /// A set.
 #[derive(Clone)]
-pub struct Set(Repr);
+#[repr(transparent)]
+pub struct Set(Slim<Members>);
 
-#[derive(Clone)]
-enum Repr {
-    Integers(IntegerSet),
-    Packed(Packed),
-    Table(Box<Members>),
+/// What a set is.
+enum Repr<'a> {
+    Integers(IntegerSet<'a>),
+    Packed(&'a Packed),
+    Table(&'a Members),
+}
+
+/// What a set is, to be changed.
+enum ReprMut<'a> {
+    /// A run of integers.
+    Integers(&'a mut Packed),
+    Packed(&'a mut Packed),
+    Table(&'a mut Members),
 }
 
 #[derive(Clone)]
-struct Members {
+pub(super) struct Members {
     table: Table<CompactBytes>,
     seed: u64,
     heap_bytes: usize,
@@ -63,19 +72,29 @@ impl Default for Set {
 }
 
 impl Set {
-    /// Asks the processor for what a change looks at first.
     #[inline]
-    pub(super) fn prefetch(&self) {
-        match &self.0 {
-            Repr::Integers(_) => {}
-            Repr::Packed(packed) => packed.prefetch(),
-            Repr::Table(big) => prefetch_line(&**big),
+    fn repr(&self) -> Repr<'_> {
+        match self.0.form() {
+            Form::Small(run) => match IntegerSet::of(run) {
+                Some(integers) => Repr::Integers(integers),
+                None => Repr::Packed(run),
+            },
+            Form::Big(members) => Repr::Table(members),
+        }
+    }
+
+    #[inline]
+    fn repr_mut(&mut self) -> ReprMut<'_> {
+        match self.0.form_mut() {
+            FormMut::Small(run) if IntegerSet::of(run).is_some() => ReprMut::Integers(run),
+            FormMut::Small(run) => ReprMut::Packed(run),
+            FormMut::Big(members) => ReprMut::Table(members),
         }
     }
 
     /// A set without members: whatever is added first decides about its form.
     pub fn new() -> Set {
-        Set(Repr::Integers(IntegerSet::new()))
+        Set(Slim::small(Packed::new()))
     }
 
     /// A set that is about to be given up to `members` members, `first` among them.
@@ -85,7 +104,7 @@ impl Set {
             return set;
         }
         if members <= limits.set_listpack_entries_max {
-            set.0 = Repr::Packed(Packed::new());
+            set.0 = Slim::small(Run::from_bytes(&[], 0));
         } else {
             set.table(limits);
         }
@@ -95,7 +114,7 @@ impl Set {
     /// Says what is about to be added, so that the set takes at once the form it would take in the end: up to `members` members,
     /// `first` among them.
     pub fn prepare(&mut self, first: &[u8], members: usize, limits: &Limits) {
-        match &self.0 {
+        match self.repr() {
             _ if self.is_empty() => *self = Set::prepared(first, members, limits),
             Repr::Integers(_) if members > limits.set_intset_entries_max => _ = self.table(limits),
             Repr::Packed(_) if members > limits.set_listpack_entries_max => _ = self.table(limits),
@@ -105,7 +124,7 @@ impl Set {
 
     /// How many members there are.
     pub fn len(&self) -> usize {
-        match &self.0 {
+        match self.repr() {
             Repr::Integers(integers) => integers.len(),
             Repr::Packed(packed) => packed.len(),
             Repr::Table(members) => members.table.len(),
@@ -119,7 +138,7 @@ impl Set {
 
     /// The encoding's name in OBJECT ENCODING.
     pub fn encoding(&self) -> &'static str {
-        match &self.0 {
+        match self.repr() {
             Repr::Integers(_) => "intset",
             Repr::Packed(_) => "listpack",
             Repr::Table(_) => "hashtable",
@@ -128,22 +147,21 @@ impl Set {
 
     /// About what this set holds on the heap.
     pub fn memory_bytes(&self) -> usize {
-        match &self.0 {
-            Repr::Integers(integers) => integers.heap_bytes(),
-            Repr::Packed(packed) => packed.heap_bytes(),
-            Repr::Table(members) => size_of::<Members>() + members.table.table_bytes() + members.heap_bytes,
+        match self.0.form() {
+            Form::Small(run) => run.heap_bytes(),
+            Form::Big(members) => Slim::<Members>::BIG_BYTES + members.table.table_bytes() + members.heap_bytes,
         }
     }
 
     /// Whether what was counted on the way equals a count of everything.
     pub fn is_counted_right(&self) -> bool {
-        let Repr::Table(members) = &self.0 else { return true };
+        let Repr::Table(members) = self.repr() else { return true };
         members.heap_bytes == members.table.iter().map(CompactBytes::heap_bytes).sum::<usize>()
     }
 
     /// Whether this is a member.
     pub fn contains(&self, member: &[u8]) -> bool {
-        match &self.0 {
+        match self.repr() {
             Repr::Integers(integers) => parse_i64(member).is_some_and(|integer| integers.contains(integer)),
             Repr::Packed(packed) => packed.find(packed.start(), Item::of(member), 0).is_some(),
             Repr::Table(members) => members.contains(member),
@@ -152,24 +170,26 @@ impl Set {
 
     /// Adds a member; says whether it is new.
     pub fn add(&mut self, member: &[u8], limits: &Limits) -> bool {
-        match &mut self.0 {
-            Repr::Integers(integers) => {
+        match self.repr_mut() {
+            ReprMut::Integers(run) => {
                 if let Some(integer) = parse_i64(member) {
-                    let added = integers.insert(integer);
-                    if integers.len() > limits.set_intset_entries_max {
+                    let added = integer_set::insert(run, integer);
+                    if IntegerSet::of(run).is_some_and(|integers| integers.len() > limits.set_intset_entries_max) {
                         self.table(limits);
                     }
                     return added;
                 }
-                if integers.is_empty_or_fits_packed(member, limits) {
+                if let Some(integers) = IntegerSet::of(run)
+                    && integers.fits_packed(member, limits)
+                {
                     let mut packed = Packed::new();
                     integers.iter().for_each(|integer| packed.push_back(Item::Integer(integer)));
                     packed.push_back(Item::Bytes(member));
-                    self.0 = Repr::Packed(packed);
+                    self.0 = Slim::small(packed);
                     return true;
                 }
             }
-            Repr::Packed(packed) => {
+            ReprMut::Packed(packed) => {
                 let item = Item::of(member);
                 if packed.find(packed.start(), item, 0).is_some() {
                     return false;
@@ -180,26 +200,26 @@ impl Set {
                     return true;
                 }
             }
-            Repr::Table(members) => return members.add(member),
+            ReprMut::Table(members) => return members.add(member),
         }
         self.table(limits).add(member)
     }
 
     /// Takes a member out; says whether it was there.
     pub fn remove(&mut self, member: &[u8]) -> bool {
-        match &mut self.0 {
-            Repr::Integers(integers) => parse_i64(member).is_some_and(|integer| integers.remove(integer)),
-            Repr::Packed(packed) => {
+        match self.repr_mut() {
+            ReprMut::Integers(run) => parse_i64(member).is_some_and(|integer| integer_set::remove(run, integer)),
+            ReprMut::Packed(packed) => {
                 let found = packed.find(packed.start(), Item::of(member), 0);
                 found.inspect(|at| packed.remove(*at, 1)).is_some()
             }
-            Repr::Table(members) => members.remove(member),
+            ReprMut::Table(members) => members.remove(member),
         }
     }
 
     /// All members, in no order that means anything (integers in ascending order, while the set holds nothing else and is small).
     pub fn iter(&self) -> impl Iterator<Item = Text<'_>> {
-        let (integers, packed, members) = match &self.0 {
+        let (integers, packed, members) = match self.repr() {
             Repr::Integers(integers) => (Some(integers), None, None),
             Repr::Packed(packed) => (None, Some(packed), None),
             Repr::Table(members) => (None, None, Some(members)),
@@ -213,7 +233,7 @@ impl Set {
     /// Shows about `count` members from the cursor on, and returns the cursor to go on with; zero when all have been seen. A member
     /// that is there from the first call to the last is shown, whatever happens in between.
     pub fn scan(&self, cursor: u64, count: usize, mut visit: impl FnMut(Text<'_>)) -> u64 {
-        let Repr::Table(members) = &self.0 else {
+        let Repr::Table(members) = self.repr() else {
             self.iter().for_each(visit);
             return 0;
         };
@@ -227,7 +247,7 @@ impl Set {
 
     /// A member, each as likely as every other. `random` gives evenly distributed numbers.
     pub fn random(&self, random: &mut dyn FnMut() -> u64) -> Option<Text<'_>> {
-        match &self.0 {
+        match self.repr() {
             Repr::Integers(integers) => {
                 (integers.len() > 0).then(|| integers.at(below(random(), integers.len())).into())
             }
@@ -249,23 +269,23 @@ impl Set {
     }
 
     fn table(&mut self, limits: &Limits) -> &mut Members {
-        if !matches!(self.0, Repr::Table(_)) {
-            let mut members = Box::new(Members { table: Table::new(), seed: limits.hash_seed, heap_bytes: 0 });
+        if !self.0.is_big() {
+            let mut members = Members { table: Table::new(), seed: limits.hash_seed, heap_bytes: 0 };
             self.iter().for_each(|member| {
                 members.add(&member);
             });
-            self.0 = Repr::Table(members);
+            self.0 = Slim::big(members);
         }
-        match &mut self.0 {
-            Repr::Table(members) => members,
-            Repr::Integers(_) | Repr::Packed(_) => unreachable!("was made a table above"),
+        match self.0.form_mut() {
+            FormMut::Big(members) => members,
+            FormMut::Small(_) => unreachable!("was made a table above"),
         }
     }
 }
 
-impl IntegerSet {
+impl IntegerSet<'_> {
     /// Whether these and a member that is no integer may be one packed run.
-    fn is_empty_or_fits_packed(&self, member: &[u8], limits: &Limits) -> bool {
+    fn fits_packed(self, member: &[u8], limits: &Limits) -> bool {
         let widest = match self.len() {
             0 => 0,
             len => format_i64(self.at(0)).len().max(format_i64(self.at(len - 1)).len()),

@@ -4,7 +4,6 @@
 //! their numbers in order, and a table of their numbers by member, so each member's bytes are there once. Ranges by score or by
 //! member are ranges of ranks: ask for the ranks, then walk, count or remove them.
 
-use crate::dict::prefetch_line;
 use std::cmp::Ordering;
 use std::ops::Range;
 
@@ -15,16 +14,12 @@ use super::ranking::{Element, LexSpot, Ranking, ScoreSpot, Slab, spot};
 use super::score_tree::{Place, PlaceIter};
 use super::table::{below, hash_bytes};
 use super::text::Text;
+use super::word::{Form, FormMut, Slim};
 
 /// A sorted set. Grows out of its small form by itself, and never back into it.
 #[derive(Clone)]
-pub struct SortedSet(Repr);
-
-#[derive(Clone)]
-enum Repr {
-    Packed(Packed),
-    Tree(Box<Ranking>),
-}
+#[repr(transparent)]
+pub struct SortedSet(Slim<Ranking>);
 
 /// A score must be a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,18 +103,9 @@ impl Default for SortedSet {
 }
 
 impl SortedSet {
-    /// Asks the processor for what a change looks at first.
-    #[inline]
-    pub(super) fn prefetch(&self) {
-        match &self.0 {
-            Repr::Packed(packed) => packed.prefetch(),
-            Repr::Tree(big) => prefetch_line(&**big),
-        }
-    }
-
     /// A sorted set without members.
     pub fn new() -> SortedSet {
-        SortedSet(Repr::Packed(Packed::new()))
+        SortedSet(Slim::small(Packed::new()))
     }
 
     /// A sorted set that is about to be given up to `members` members, the longest of them of `longest` bytes.
@@ -138,9 +124,9 @@ impl SortedSet {
 
     /// How many members there are.
     pub fn len(&self) -> usize {
-        match &self.0 {
-            Repr::Packed(packed) => packed.len() / 2,
-            Repr::Tree(ranking) => ranking.tree.len(),
+        match self.0.form() {
+            Form::Small(packed) => packed.len() / 2,
+            Form::Big(ranking) => ranking.tree.len(),
         }
     }
 
@@ -151,36 +137,36 @@ impl SortedSet {
 
     /// The encoding's name in OBJECT ENCODING.
     pub fn encoding(&self) -> &'static str {
-        match &self.0 {
-            Repr::Packed(_) => "listpack",
-            Repr::Tree(_) => "skiplist",
+        match self.0.form() {
+            Form::Small(_) => "listpack",
+            Form::Big(_) => "skiplist",
         }
     }
 
     /// About what this sorted set holds on the heap.
     pub fn memory_bytes(&self) -> usize {
-        match &self.0 {
-            Repr::Packed(packed) => packed.heap_bytes(),
-            Repr::Tree(ranking) => {
+        match self.0.form() {
+            Form::Small(packed) => packed.heap_bytes(),
+            Form::Big(ranking) => {
                 let slab_bytes = ranking.slab.len * size_of::<Element>();
                 let order_bytes = ranking.tree.heap_bytes() + ranking.by_member.table_bytes();
-                size_of::<Ranking>() + slab_bytes + order_bytes + ranking.heap_bytes
+                Slim::<Ranking>::BIG_BYTES + slab_bytes + order_bytes + ranking.heap_bytes
             }
         }
     }
 
     /// Whether what was counted on the way equals a count of everything.
     pub fn is_counted_right(&self) -> bool {
-        let Repr::Tree(ranking) = &self.0 else { return true };
+        let Form::Big(ranking) = self.0.form() else { return true };
         let ids = ranking.by_member.iter();
         ranking.heap_bytes == ids.map(|id| ranking.slab.get(*id).member.heap_bytes()).sum::<usize>()
     }
 
     /// The score of a member.
     pub fn score(&self, member: &[u8]) -> Option<f64> {
-        match &self.0 {
-            Repr::Packed(packed) => find_member(packed, member).map(|at| packed.get(packed.next(at)).score()),
-            Repr::Tree(ranking) => ranking.find(member).map(|id| ranking.slab.get(id).score),
+        match self.0.form() {
+            Form::Small(packed) => find_member(packed, member).map(|at| packed.get(packed.next(at)).score()),
+            Form::Big(ranking) => ranking.find(member).map(|id| ranking.slab.get(id).score),
         }
     }
 
@@ -189,7 +175,7 @@ impl SortedSet {
         if score.is_nan() {
             return Err(NotANumber);
         }
-        if let Repr::Packed(packed) = &mut self.0 {
+        if let FormMut::Small(packed) = self.0.form_mut() {
             let found = find_member(packed, member);
             if let Some(at) = found {
                 let previous = packed.get(packed.next(at)).score();
@@ -211,25 +197,25 @@ impl SortedSet {
 
     /// Takes a member out, and returns the score it had.
     pub fn remove(&mut self, member: &[u8]) -> Option<f64> {
-        match &mut self.0 {
-            Repr::Packed(packed) => {
+        match self.0.form_mut() {
+            FormMut::Small(packed) => {
                 let at = find_member(packed, member)?;
                 let score = packed.get(packed.next(at)).score();
                 packed.remove(at, 2);
                 Some(score)
             }
-            Repr::Tree(ranking) => ranking.remove(member),
+            FormMut::Big(ranking) => ranking.remove(member),
         }
     }
 
     /// How many members come before this one.
     pub fn rank(&self, member: &[u8]) -> Option<usize> {
-        match &self.0 {
-            Repr::Packed(packed) => {
+        match self.0.form() {
+            Form::Small(packed) => {
                 let item = Item::of(member);
                 pairs(packed).position(|(other, _)| other == item)
             }
-            Repr::Tree(ranking) => {
+            Form::Big(ranking) => {
                 let score = ranking.slab.get(ranking.find(member)?).score;
                 Some(ranking.tree.rank(&spot(&ranking.slab, score, member)))
             }
@@ -259,9 +245,9 @@ impl SortedSet {
     pub fn range(&self, ranks: Range<usize>) -> SortedSetIter<'_> {
         let end = ranks.end.min(self.len());
         let start = ranks.start.min(end);
-        SortedSetIter(match &self.0 {
-            Repr::Packed(packed) => IterRepr::Packed(packed.iter_range(2 * start, 2 * (end - start))),
-            Repr::Tree(ranking) => IterRepr::Tree(&ranking.slab, ranking.tree.range(start, end)),
+        SortedSetIter(match self.0.form() {
+            Form::Small(packed) => IterRepr::Packed(packed.iter_range(2 * start, 2 * (end - start))),
+            Form::Big(ranking) => IterRepr::Tree(&ranking.slab, ranking.tree.range(start, end)),
         })
     }
 
@@ -274,14 +260,14 @@ impl SortedSet {
     pub fn remove_ranks(&mut self, ranks: Range<usize>) -> usize {
         let end = ranks.end.min(self.len());
         let count = end.saturating_sub(ranks.start);
-        match &mut self.0 {
-            Repr::Packed(packed) if count > 0 => {
+        match self.0.form_mut() {
+            FormMut::Small(packed) if count > 0 => {
                 if let Some(at) = packed.locate(2 * ranks.start) {
                     packed.remove(at, 2 * count);
                 }
             }
-            Repr::Packed(_) => {}
-            Repr::Tree(ranking) => {
+            FormMut::Small(_) => {}
+            FormMut::Big(ranking) => {
                 for _ in 0..count {
                     let Some(place) = ranking.tree.at(ranks.start) else {
                         break;
@@ -307,12 +293,12 @@ impl SortedSet {
     /// Shows about `count` members from the cursor on, and returns the cursor to go on with; zero when all have been seen. A member
     /// that is there from the first call to the last is shown, whatever happens in between.
     pub fn scan(&self, cursor: u64, count: usize, mut visit: impl FnMut(Text<'_>, f64)) -> u64 {
-        match &self.0 {
-            Repr::Packed(_) => {
+        match self.0.form() {
+            Form::Small(_) => {
                 self.iter().for_each(|(member, score)| visit(member, score));
                 0
             }
-            Repr::Tree(ranking) => {
+            Form::Big(ranking) => {
                 let element = |id: &u32| ranking.slab.get(*id);
                 let hash_of = |id: &u32| hash_bytes(ranking.seed, &element(id).member);
                 let show = |id: &u32| visit(Text::from(&*element(id).member), element(id).score);
@@ -327,9 +313,9 @@ impl SortedSet {
             return None;
         }
         let drawn = below(random(), self.len());
-        match &self.0 {
-            Repr::Packed(_) => self.at(drawn),
-            Repr::Tree(ranking) => {
+        match self.0.form() {
+            Form::Small(_) => self.at(drawn),
+            Form::Big(ranking) => {
                 let element = ranking.slab.get(drawn as u32);
                 Some((Text::from(&*element.member), element.score))
             }
@@ -349,30 +335,30 @@ impl SortedSet {
     }
 
     fn rank_by_score(&self, before: impl Fn(f64) -> bool) -> usize {
-        match &self.0 {
-            Repr::Packed(packed) => pairs(packed).take_while(|(_, score)| before(*score)).count(),
-            Repr::Tree(ranking) => ranking.tree.rank(&ScoreSpot(before)),
+        match self.0.form() {
+            Form::Small(packed) => pairs(packed).take_while(|(_, score)| before(*score)).count(),
+            Form::Big(ranking) => ranking.tree.rank(&ScoreSpot(before)),
         }
     }
 
     fn rank_by_member(&self, before: impl Fn(&[u8]) -> bool) -> usize {
-        match &self.0 {
-            Repr::Packed(packed) => pairs(packed).take_while(|(member, _)| before(&member.text())).count(),
-            Repr::Tree(ranking) => ranking.tree.rank(&LexSpot(&ranking.slab, before)),
+        match self.0.form() {
+            Form::Small(packed) => pairs(packed).take_while(|(member, _)| before(&member.text())).count(),
+            Form::Big(ranking) => ranking.tree.rank(&LexSpot(&ranking.slab, before)),
         }
     }
 
     fn tree(&mut self, limits: &Limits) -> &mut Ranking {
-        if let Repr::Packed(packed) = &self.0 {
-            let mut ranking = Box::new(Ranking::new(limits.hash_seed));
+        if let Form::Small(packed) = self.0.form() {
+            let mut ranking = Ranking::new(limits.hash_seed);
             for (member, score) in pairs(packed) {
                 ranking.set(&member.text(), score);
             }
-            self.0 = Repr::Tree(ranking);
+            self.0 = Slim::big(ranking);
         }
-        match &mut self.0 {
-            Repr::Tree(ranking) => ranking,
-            Repr::Packed(_) => unreachable!("was made a tree above"),
+        match self.0.form_mut() {
+            FormMut::Big(ranking) => ranking,
+            FormMut::Small(_) => unreachable!("was made a tree above"),
         }
     }
 }

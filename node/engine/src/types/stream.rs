@@ -14,7 +14,7 @@ pub use id::{IdText, StreamId};
 pub use node::StreamEntry;
 
 use super::Limits;
-use crate::dict::prefetch_line;
+use super::word::{Always, Slim};
 use node::Node;
 use std::collections::VecDeque;
 
@@ -32,9 +32,10 @@ pub enum Keep {
 
 /// A stream.
 #[derive(Clone)]
-pub struct Stream(Box<Inner>);
+#[repr(transparent)]
+pub struct Stream(Always<Inner>);
 
-struct Inner {
+pub(super) struct Inner {
     nodes: VecDeque<Node>,
     len: u64,
     last_id: StreamId,
@@ -63,15 +64,9 @@ impl Default for Stream {
 }
 
 impl Stream {
-    /// Asks the processor for what a change looks at first.
-    #[inline]
-    pub(super) fn prefetch(&self) {
-        prefetch_line(&*self.0);
-    }
-
     /// A stream nothing was ever added to.
     pub fn new() -> Stream {
-        Stream(Box::new(Inner {
+        Stream(Always::new(Inner {
             nodes: VecDeque::new(),
             len: 0,
             last_id: StreamId::MIN,
@@ -101,7 +96,7 @@ impl Stream {
     /// What this stream holds on the heap.
     pub fn memory_bytes(&self) -> usize {
         let Inner { nodes, groups, nodes_bytes, groups_bytes, .. } = &*self.0;
-        size_of::<Inner>()
+        Slim::<Inner>::BIG_BYTES
             + nodes.capacity() * size_of::<Node>()
             + groups.capacity() * size_of::<Group>()
             + nodes_bytes

@@ -12,7 +12,7 @@ use crate::error::CommandError;
 use crate::events::EventClass;
 use crate::keyspace::{EveryKey, Keys};
 use crate::reply::Reply;
-use crate::types::{End, Hash, List, Value, number};
+use crate::types::{End, Hash, Kind, List, Value, number};
 use std::cmp::Ordering;
 
 /// Elements that several GETs may make of fewer: a small request must not hold the shards, and memory, without end.
@@ -97,7 +97,7 @@ fn store_results(
     let values: Vec<&[u8]> = values.iter().map(Vec::as_slice).collect();
     let mut list = List::new();
     list.push(End::Back, &values, keys.limits());
-    keys.put(destination, Value::List(list), None);
+    keys.put(destination, Value::from(list), None);
     keys.effects.changed(values.len() as u64);
     keys.event(EventClass::LIST, "sortstore", destination);
     if external {
@@ -132,23 +132,23 @@ impl Budget {
 fn sorted(keys: &Keys<'_>, key: &[u8], options: &SortOptions<'_>) -> Result<Vec<Vec<u8>>, CommandError> {
     let value = match keys.peek(key).map(|entry| entry.value()) {
         None => return Ok(Vec::new()),
-        Some(ValueRef::Object(value)) => value,
+        Some(ValueRef::Object(value)) => value.kind(),
         Some(_) => return Err(CommandError::WrongType),
     };
     let mut keep_order = options.by.is_some_and(|by| !is_pattern(by));
     let mut alpha = options.alpha;
-    if keep_order && matches!(value, Value::Set(_)) {
+    if keep_order && matches!(value, Kind::Set(_)) {
         // A set has no order of its own, and what is stored or seen by a script must be the same everywhere.
         (keep_order, alpha) = (false, true);
     }
     let mut elements: Vec<Vec<u8>> = match value {
-        Value::List(list) => list.iter().map(|element| element.to_vec()).collect(),
-        Value::Set(set) => set.iter().map(|member| member.to_vec()).collect(),
-        Value::SortedSet(set) => set.iter().map(|(member, _score)| member.to_vec()).collect(),
+        Kind::List(list) => list.iter().map(|element| element.to_vec()).collect(),
+        Kind::Set(set) => set.iter().map(|member| member.to_vec()).collect(),
+        Kind::SortedSet(set) => set.iter().map(|(member, _score)| member.to_vec()).collect(),
         _ => return Err(CommandError::WrongType),
     };
     if keep_order {
-        if options.descending && matches!(value, Value::SortedSet(_) | Value::List(_)) {
+        if options.descending && matches!(value, Kind::SortedSet(_) | Kind::List(_)) {
             elements.reverse();
         }
         return Ok(limited(elements, options.limit));

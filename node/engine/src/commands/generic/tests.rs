@@ -233,7 +233,7 @@ fn every_key_is_picked_at_random_sooner_or_later() {
 fn list(elements: &[&[u8]]) -> Value {
     let mut list = List::new();
     list.push(End::Back, elements, &Limits::default());
-    Value::List(list)
+    Value::from(list)
 }
 
 #[test]
@@ -286,8 +286,8 @@ fn a_sorted_result_is_stored_as_a_list_that_is_the_same_everywhere() {
         set.add(member, &Limits::default());
         scores.set(member, index as f64, &Limits::default()).expect("an index is a number");
     }
-    engine.put(b"s", Value::Set(set));
-    engine.put(b"z", Value::SortedSet(scores));
+    engine.put(b"s", Value::from(set));
+    engine.put(b"z", Value::from(scores));
     engine.converse(&[
         ("SORT z BY nosort DESC LIMIT 1 1", "*1\n$1\na\n"),
         ("SORT s BY nosort STORE d", ":3\n"),

@@ -324,7 +324,7 @@ fn store(keys: &mut Keys<'_>, destination: &[u8], found: &[Found], search: &Sear
         let score = if score.is_nan() { f64::INFINITY } else { score };
         _ = set.set(member, score, limits);
     }
-    keys.put(destination, Value::SortedSet(set), None);
+    keys.put(destination, Value::from(set), None);
     keys.effects.changed(found.len() as u64);
     keys.event(EventClass::SORTED_SET, event, destination);
 }

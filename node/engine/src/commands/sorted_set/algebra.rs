@@ -9,7 +9,7 @@ use crate::error::CommandError;
 use crate::events::EventClass;
 use crate::keyspace::Keys;
 use crate::reply::Reply;
-use crate::types::{Limits, Set, SortedSet, Text, Value, number};
+use crate::types::{Kind, Limits, Set, SortedSet, Text, Value, number};
 
 /// How sources are combined.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -66,8 +66,11 @@ impl<'k> Source<'k> {
     fn of(keys: &'k Keys<'_>, key: &[u8]) -> Result<Source<'k>, CommandError> {
         match keys.peek(key).map(Entry::value) {
             None => Ok(Source::Missing),
-            Some(ValueRef::Object(Value::Set(set))) => Ok(Source::Members(set)),
-            Some(ValueRef::Object(Value::SortedSet(set))) => Ok(Source::Scores(set)),
+            Some(ValueRef::Object(object)) => match object.kind() {
+                Kind::Set(set) => Ok(Source::Members(set)),
+                Kind::SortedSet(set) => Ok(Source::Scores(set)),
+                _ => Err(CommandError::WrongType),
+            },
             Some(_) => Err(CommandError::WrongType),
         }
     }
@@ -276,7 +279,7 @@ fn store_result(
     argv[names].iter().for_each(|key| keys.settle(key));
     let limits = keys.limits();
     let result = Combination::read(keys, argv, 2, operation, Form::Stores, command)?.result(limits);
-    let value = Value::SortedSet(compacted(result, limits));
+    let value = Value::from(compacted(result, limits));
     store(keys, argv[1], value, (EventClass::SORTED_SET, command), reply);
     Ok(())
 }

@@ -215,7 +215,7 @@ pub(super) fn zrangestore(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut R
             stored.set(&member, score, limits).expect("a stored score is a number");
         }
     }
-    store(keys, destination, Value::SortedSet(stored), (EventClass::SORTED_SET, "zrangestore"), reply);
+    store(keys, destination, Value::from(stored), (EventClass::SORTED_SET, "zrangestore"), reply);
     Ok(())
 }
 

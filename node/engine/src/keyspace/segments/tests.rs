@@ -161,7 +161,7 @@ fn what_a_tenant_uses_equals_a_count_of_everything_whatever_is_done() {
                         .for_each(|field| _ = hash.set(format!("f{field}").as_bytes(), b"value", &Limits::default()));
                     hash
                 };
-                rig.with(tenant, &key, |keys| keys.put(key.as_bytes(), Value::Hash(hash()), None));
+                rig.with(tenant, &key, |keys| keys.put(key.as_bytes(), Value::from(hash()), None));
             }
             3 => _ = rig.with(tenant, &key, |keys| keys.remove(key.as_bytes())),
             4 => _ = rig.with(tenant, &key, |keys| keys.touch(key.as_bytes())),

@@ -156,7 +156,7 @@ fn a_small_hash_weighs_little() {
     for number in 1..=5 {
         hash.set(format!("f{number}").as_bytes(), b"12byte!x", &limits);
     }
-    let value = Value::Hash(hash);
+    let value = Value::from(hash);
     let bytes = value.memory_bytes() + size_of::<Value>();
     assert!(bytes <= 104, "{bytes} bytes");
     assert_eq!((value.type_name(), value.encoding(), value.len()), ("hash", "listpack", 5));

@@ -7,6 +7,7 @@ mod numbers;
 mod packed_runs;
 mod sorted_sets;
 mod streams;
+mod words;
 
 use super::Limits;
 
