@@ -16,6 +16,7 @@ mod checks;
 mod clients;
 mod history;
 mod lies;
+mod load;
 mod measure;
 mod nemesis;
 mod runs;

@@ -247,22 +247,8 @@ fn latency_of_a_write() {
             let address = cluster.node(node).address();
             let times = latencies(address, "latency", |done| done < 5000);
             println!("SET of 100 bytes, {ack}, {how}, ms: {}", percentiles(times));
-            let (count, seconds) = throughput(address, Duration::from_secs(5));
-            println!("SET of 100 bytes, {ack}, {how}, 16 clients: {:.0} a second", count as f64 / seconds);
         }
     }
-}
-
-/// Requests answered to sixteen clients, and in how many seconds.
-fn throughput(address: SocketAddr, length: Duration) -> (usize, f64) {
-    let began = Instant::now();
-    let threads: Vec<_> = (0..16)
-        .map(|number| {
-            thread::spawn(move || latencies(address, &format!("t:{number}"), |_| began.elapsed() < length).len())
-        })
-        .collect();
-    let count = threads.into_iter().map(|thread| thread.join().expect("it does not panic")).sum();
-    (count, began.elapsed().as_secs_f64())
 }
 
 fn metric(cluster: &Cluster, node: usize, name: &str) -> Option<f64> {
