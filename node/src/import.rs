@@ -22,6 +22,7 @@ mod run;
 mod scan;
 mod source;
 mod status;
+mod tls;
 mod translate;
 mod wire;
 
@@ -34,6 +35,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 pub use status::{Method, Phase, Report, Status};
+pub use tls::Tls;
 
 /// Between two looks at whether an import has ended.
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
@@ -55,6 +57,8 @@ pub struct SourceAddress {
     pub user: Option<String>,
     /// The password.
     pub password: Option<Secret>,
+    /// TLS, if it is spoken there.
+    pub tls: Option<Tls>,
 }
 
 impl fmt::Display for SourceAddress {

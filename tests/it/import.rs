@@ -3,6 +3,7 @@
 //! the same.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -328,11 +329,17 @@ fn valkey() -> Option<PathBuf> {
 
 fn move_in(program: &Path, arguments: &[&str], fields_expire: bool) {
     let source = Source::start(program, arguments);
-    prepare(&source);
+    let url = source.url();
+    move_in_from(&source, &[&url], fields_expire);
+}
+
+/// `from`: how `keywardctl import` is told of the source.
+fn move_in_from(source: &Source, from: &[&str], fields_expire: bool) {
+    prepare(source);
     let cluster = Cluster::start(3);
     let writers = Writers::start(source.address, 3, fields_expire);
     writers.go_on(2000);
-    let begun = ctl(&cluster, &["import", &source.url()]);
+    let begun = ctl(&cluster, &[&["import"], from].concat());
     assert!(begun.success && begun.stdout.contains("following"), "{begun:?}");
     writers.go_on(3000);
     for _ in 0..3 {
@@ -342,9 +349,9 @@ fn move_in(program: &Path, arguments: &[&str], fields_expire: bool) {
     wait_until("the lost connections were noticed", || (figure(&cluster, "reconnects")? >= 1).then_some(()));
     assert_eq!(figure(&cluster, "copies"), Some(1), "a lost connection cost a whole copy");
     let over = ctl(&cluster, &["import", "cut-over", "--pause-source", "60000"]);
-    writers.stop(&source);
+    writers.stop(source);
     assert!(over.success && over.stdout.contains("finished"), "{over:?}");
-    assert_same(&source, &cluster, fields_expire);
+    assert_same(source, &cluster, fields_expire);
     // It is this cluster's own data now: through any node, and it may be written.
     let other = cluster.nodes().iter().find(|node| node.number() != cluster.primary()).expect("three nodes");
     assert_eq!(other.client().text(&["GET", "old:7"]), "value ".repeat(7));
@@ -368,6 +375,33 @@ fn a_live_redis_that_sends_its_file_moves_in() {
 fn a_live_valkey_moves_in() {
     let Some(program) = valkey() else { return };
     move_in(&program, &[], true);
+}
+
+#[test]
+fn a_live_redis_that_speaks_tls_moves_in_once_its_certificate_is_trusted() {
+    let Some(program) = redis() else { return };
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let signed = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate can be made");
+    let [certificate, key] = ["cert.pem", "key.pem"].map(|name| folder.path().join(name).display().to_string());
+    fs::write(&certificate, signed.cert.pem()).expect("it can be written");
+    fs::write(&key, signed.signing_key.serialize_pem()).expect("it can be written");
+    let port = free_ports(1)[0].to_string();
+    let tls =
+        ["--tls-port", &port, "--tls-cert-file", &certificate, "--tls-key-file", &key, "--tls-auth-clients", "no"];
+    let source = Source::start(&program, &tls);
+    let url = format!("rediss://127.0.0.1:{port}");
+    let cluster = Cluster::start(1);
+    let says = |arguments: &[&str], sentence: &str| {
+        let told = ctl(&cluster, &[&["import"], arguments].concat());
+        assert!(!told.success && told.stderr.contains(sentence), "{arguments:?}: {told:?}");
+    };
+    says(&[&url], "no TLS: invalid peer certificate");
+    says(&[&format!("rediss://localhost:{port}"), "--source-ca", &certificate], "no TLS: invalid peer certificate");
+    says(&[&format!("rediss://{}", source.address), "--source-ca", &certificate], "no TLS");
+    says(&[&url, "--source-ca", &key], "no certificates in PEM");
+    says(&[&source.url(), "--source-ca", &certificate], "of use for a source with TLS only");
+    drop(cluster);
+    move_in_from(&source, &[&url, "--source-ca", &certificate], false);
 }
 
 #[test]
@@ -453,7 +487,6 @@ fn what_makes_no_sense_is_refused_in_a_sentence() {
     says(&[&format!("redis://nobody:wrong@{address}")], "password are wrong");
     says(&[&replica.url()], "is itself a replica, of 127.0.0.1");
     says(&["redis://127.0.0.1:1"], "cannot be reached");
-    says(&["rediss://127.0.0.1:1"], "TLS");
     says(&["status"], "there was no import");
     says(&["cut-over"], "no import is running");
     cluster.node(1).client().ok(&["SET", "mine", "1"]);

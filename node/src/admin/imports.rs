@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 use super::auth::Door;
 use super::backend::AdminBackend;
 use crate::config::Secret;
-use crate::import::{self, CutOver, Method, Options, SourceAddress};
+use crate::import::{self, CutOver, Method, Options, SourceAddress, Tls};
 
 /// How long a cut-over waits if the caller does not say.
 const WAIT: Duration = Duration::from_secs(30);
@@ -94,6 +94,11 @@ fn options(request: &StartImportRequest) -> Result<Options, Status> {
     if request.prefixes.len() > PREFIXES_MAX {
         return Err(Status::invalid_argument(format!("at most {PREFIXES_MAX} prefixes are renamed by one import")));
     }
+    let tls = match (request.tls, request.tls_authorities.as_slice()) {
+        (true, pem) => Some(Tls::trusting(pem).map_err(Status::invalid_argument)?),
+        (false, []) => None,
+        (false, _) => return Err(Status::invalid_argument("authorities are of use for a source with TLS only")),
+    };
     let given = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
     Ok(Options {
         source: SourceAddress {
@@ -101,6 +106,7 @@ fn options(request: &StartImportRequest) -> Result<Options, Status> {
             port,
             user: given(&request.username),
             password: given(&request.password).map(|password| Secret::of(&password)),
+            tls,
         },
         database: request.database,
         prefixes: request.prefixes.iter().map(|change| (change.from.clone(), change.to.clone())).collect(),

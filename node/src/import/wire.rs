@@ -3,7 +3,8 @@
 
 use super::{Failure, SourceAddress};
 use keyward_proto::resp::{ReplyDecoder, ReplyLimits, Value, encode_command};
-use std::io::{ErrorKind, Read, Write};
+use rustls::{ClientConnection, StreamOwned};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,9 +31,31 @@ const USED_BYTES_MAX: usize = 1 << 20;
 /// Room that is kept once a large command is done, in bytes.
 const KEPT_BYTES: usize = 4 << 20;
 
+/// Bytes there and back.
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+impl Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.read(buffer),
+            Self::Tls(stream) => stream.read(buffer),
+        }
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Plain(stream) => stream.write_all(bytes),
+            Self::Tls(stream) => stream.write_all(bytes).and_then(|()| stream.flush()),
+        }
+    }
+}
+
 /// A connection.
 pub(super) struct Link {
-    stream: TcpStream,
+    stream: Stream,
     input: Vec<u8>,
     start: usize,
     heard: Instant,
@@ -54,6 +77,13 @@ impl Link {
                         .and_then(|()| stream.set_read_timeout(Some(TICK)))
                         .and_then(|()| stream.set_write_timeout(Some(WRITE_TIMEOUT)));
                     set.map_err(|error| lost(error.to_string()))?;
+                    let stream = match &address.tls {
+                        None => Stream::Plain(stream),
+                        Some(tls) => {
+                            let until = Instant::now() + CONNECT_TIMEOUT;
+                            Stream::Tls(tls.begin(&address.host, stream, until).map_err(lost)?)
+                        }
+                    };
                     let (input, stop) = (Vec::new(), Arc::clone(stop));
                     return Ok(Link { stream, input, start: 0, heard: Instant::now(), stop });
                 }

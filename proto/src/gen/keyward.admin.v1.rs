@@ -712,6 +712,12 @@ pub struct StartImportRequest {
     /// Keeps keys under other names.
     #[prost(message, repeated, tag = "8")]
     pub prefixes: ::prost::alloc::vec::Vec<PrefixChange>,
+    /// Speaks TLS with the source, whose certificate must be for `host`.
+    #[prost(bool, tag = "9")]
+    pub tls: bool,
+    /// The authorities that may have signed it, PEM; empty for those that the node's machine trusts. At most 1 MiB.
+    #[prost(bytes = "vec", tag = "10")]
+    pub tls_authorities: ::prost::alloc::vec::Vec<u8>,
 }
 /// Keys that begin with `from` begin with `to` here.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]

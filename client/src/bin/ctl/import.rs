@@ -35,7 +35,7 @@ pub struct ImportArguments {
 
 #[derive(Debug, Args)]
 pub struct Start {
-    /// The source: redis://[user[:password]@]host[:port][/database]. Without a database, all of them. What stands
+    /// The source: redis://[user[:password]@]host[:port][/database], rediss:// for TLS. Without a database, all of them. What stands
     /// here can be read by everybody on this machine: better give the password by file or environment.
     #[arg(required = true)]
     url: Option<String>,
@@ -44,6 +44,11 @@ pub struct Start {
     /// KEYWARD_SOURCE_PASSWORD, if that is set.
     #[arg(long, value_name = "FILE")]
     source_password_file: Option<PathBuf>,
+
+    /// With rediss://: the authorities that may have signed the source's certificate, PEM. Without it those that the
+    /// node's machine trusts.
+    #[arg(long, value_name = "FILE")]
+    source_ca: Option<PathBuf>,
 
     /// Keep the keys that are here already; those that the source has too are overwritten.
     #[arg(long)]
@@ -163,6 +168,10 @@ fn request(start: &Start) -> Result<pb::StartImportRequest, ClientError> {
         (None, Ok(password)) if source.password.is_empty() => password,
         _ => source.password,
     };
+    let tls_authorities = match &start.source_ca {
+        Some(path) => fs::read(path).map_err(|error| ClientError::Options(format!("{}: {error}", path.display())))?,
+        None => Vec::new(),
+    };
     let prefixes = start.prefix_map.iter().map(|change| match change.split_once('=') {
         Some((from, to)) if !from.is_empty() => Ok(pb::PrefixChange { from: from.into(), to: to.into() }),
         _ => Err(ClientError::Options(format!("--prefix-map {change}: it looks like OLD=NEW"))),
@@ -176,6 +185,8 @@ fn request(start: &Start) -> Result<pb::StartImportRequest, ClientError> {
         merge: start.merge,
         scan: start.scan,
         prefixes: prefixes.collect::<Result<_, _>>()?,
+        tls: source.tls,
+        tls_authorities,
     })
 }
 
@@ -187,16 +198,19 @@ struct Source {
     user: String,
     password: String,
     database: Option<u32>,
+    tls: bool,
 }
 
 impl Source {
-    /// Reads `redis://[user[:password]@]host[:port][/database]`. The error is a sentence without the password.
+    /// Reads `redis://[user[:password]@]host[:port][/database]`, or `rediss://…`. The error is a sentence without the password.
     fn parse(url: &str) -> Result<Source, String> {
         let looks = "the source looks like redis://[user[:password]@]host[:port][/database]";
-        if url.starts_with("rediss://") || url.starts_with("valkeys://") {
-            return Err("sources with TLS are not read directly: let a TLS tunnel stand between".to_owned());
-        }
-        let rest = url.strip_prefix("redis://").or_else(|| url.strip_prefix("valkey://")).ok_or(looks)?;
+        let (scheme, rest) = url.split_once("://").ok_or(looks)?;
+        let tls = match scheme {
+            "redis" | "valkey" => false,
+            "rediss" | "valkeys" => true,
+            _ => return Err(looks.to_owned()),
+        };
         let (login, place) = rest.rsplit_once('@').unwrap_or(("", rest));
         let (user, password) = login.split_once(':').unwrap_or((login, ""));
         let (address, database) = place.split_once('/').unwrap_or((place, ""));
@@ -217,7 +231,7 @@ impl Source {
             return Err(looks.to_owned());
         }
         let plain = |text: &str| decoded(text).ok_or("user and password of the source: %XX stands for a byte of UTF-8");
-        Ok(Source { host: host.to_owned(), port, user: plain(user)?, password: plain(password)?, database })
+        Ok(Source { host: host.to_owned(), port, user: plain(user)?, password: plain(password)?, database, tls })
     }
 }
 
@@ -320,7 +334,10 @@ mod tests {
             user: user.to_owned(),
             password: password.to_owned(),
             database,
+            tls: false,
         };
+        let with_tls = Source { tls: true, ..source("old", 6380, "", "", None) };
+        assert_eq!(Source::parse("rediss://old:6380"), Ok(with_tls));
         assert_eq!(Source::parse("redis://old"), Ok(source("old", 6379, "", "", None)));
         assert_eq!(
             Source::parse("redis://:se%20cret@10.0.0.1:7000/3"),
@@ -328,7 +345,7 @@ mod tests {
         );
         assert_eq!(Source::parse("valkey://me:a@b@[::1]:1"), Ok(source("::1", 1, "me", "a@b", None)));
         for wrong in
-            ["old:6379", "http://old", "redis://", "redis://old:x", "redis://old/x", "rediss://old", "redis://%zz@old"]
+            ["old:6379", "http://old", "redis://", "redis://old:x", "redis://old/x", "rediss:old", "redis://%zz@old"]
         {
             assert!(Source::parse(wrong).is_err(), "{wrong}");
         }
