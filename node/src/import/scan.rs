@@ -52,7 +52,6 @@ pub(super) fn passes(run: &mut Run<'_>) -> Result<(), Failure> {
     }
     let exact = !matches!(link.call(&[b"PEXPIRETIME", b"keyward"])?, Value::Error(_));
     loop {
-        let facts = source::facts(&mut link, &job.options.source)?;
         let asked = *job.asked.lock();
         let asked = match asked {
             None => None,
@@ -65,6 +64,8 @@ pub(super) fn passes(run: &mut Run<'_>) -> Result<(), Failure> {
             },
         };
         job.enter(if asked.is_some() { Phase::CuttingOver } else { Phase::Scanning });
+        // Once its writers wait: a database may have got its first key just before.
+        let facts = source::facts(&mut link, &job.options.source)?;
         job.tell(|status| {
             (status.error, status.keys_expected) = (String::new(), facts.keys);
             (status.keys, status.bytes) = (0, 0);
