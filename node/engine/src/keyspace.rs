@@ -256,7 +256,7 @@ impl Keyspace {
         self.dict.scan(cursor, visit)
     }
 
-    /// Removes keys that expired before `now`, bucket by bucket, going round, as long as `go_on` says so and until the
+    /// Removes keys that expired before `now`, some buckets at a time, going round, as long as `go_on` says so and until the
     /// round is over. What is big among them is to be dropped after the lock.
     pub fn remove_expired(
         &mut self,
@@ -269,8 +269,8 @@ impl Keyspace {
         let mut swept = Swept::default();
         let mut expired: Vec<Vec<u8>> = Vec::new();
         while !swept.finished {
-            for _ in 0..SWEPT_BUCKETS {
-                self.sweep_cursor = self.dict.scan(self.sweep_cursor, &mut |entry| {
+            for _ in 0..SWEPT_STEPS {
+                self.sweep_cursor = self.dict.scan_expiring(self.sweep_cursor, &mut |entry| {
                     swept.seen += 1;
                     if entry.expires_at().is_some_and(|at| at <= now) {
                         expired.push(entry.key().to_vec());
@@ -1828,8 +1828,8 @@ pub trait EveryKey {
     }
 }
 
-/// Buckets between two questions whether a sweep goes on.
-const SWEPT_BUCKETS: usize = 8;
+/// Steps of some sixteen buckets between two questions whether a sweep goes on.
+const SWEPT_STEPS: usize = 2;
 
 /// A value at least this big is freed after the locks are released, in bytes.
 const GARBAGE_BYTES_MIN: usize = 4096;

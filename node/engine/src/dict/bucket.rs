@@ -1,5 +1,6 @@
 //! One cache line of the table: seven entry pointers, seven one-byte tags, and a count of entries that found no room here.
-//! It knows neither keys nor hashes, and it never follows an entry pointer.
+//! It knows neither keys nor hashes, and it never follows an entry pointer. A tag is seven bits of the hash, and one that
+//! says whether the entry expires: so whoever looks for those passes over all others without touching them.
 
 /// Entry pointers per bucket.
 pub(super) const SLOTS: usize = 7;
@@ -11,6 +12,8 @@ const EMPTY: u8 = 0;
 /// Tag of the last slot when it holds a pointer to a further bucket instead of an entry.
 const CHAIN: u8 = 1;
 const LAST: usize = SLOTS - 1;
+/// Beside the tag of an entry that expires.
+const EXPIRES: u8 = 0x80;
 const HIGH_BITS: u64 = 0x0080_8080_8080_8080;
 const LOW_SEVEN: u64 = 0x7f7f_7f7f_7f7f_7f7f;
 const EACH_BYTE: u64 = 0x0101_0101_0101_0101;
@@ -29,7 +32,7 @@ pub(super) struct Bucket {
 /// chosen by the lowest bits, and tags that all agree within a shard would tell nothing.
 #[inline]
 pub(super) fn tag_of(hash: u64) -> u8 {
-    let tag = (hash >> 16) as u8;
+    let tag = (hash >> 16) as u8 & !EXPIRES;
     if tag < 2 { tag + 2 } else { tag }
 }
 
@@ -71,11 +74,24 @@ impl Bucket {
         u64::from_le_bytes([t[0], t[1], t[2], t[3], t[4], t[5], t[6], 0])
     }
 
-    /// Slots whose tag is exactly `tag`: no false positives among the bytes.
+    /// Slots whose tag is exactly `tag`, whether their entries expire or not: no false positives among the bytes.
     #[inline]
     pub(super) fn matching(&self, tag: u8) -> SlotSet {
         let difference = self.tag_word() ^ EACH_BYTE.wrapping_mul(u64::from(tag));
-        SlotSet(!((difference & LOW_SEVEN).wrapping_add(LOW_SEVEN) | difference | LOW_SEVEN) & HIGH_BITS)
+        SlotSet(!(difference & LOW_SEVEN).wrapping_add(LOW_SEVEN) & HIGH_BITS)
+    }
+
+    /// Slots whose entries expire.
+    #[inline]
+    pub(super) fn expiring(&self) -> SlotSet {
+        SlotSet(self.tag_word() & HIGH_BITS)
+    }
+
+    /// Says whether the entry in a slot expires.
+    #[inline]
+    pub(super) fn set_expiring(&mut self, slot: usize, expires: bool) {
+        debug_assert!(self.tags[slot] & !EXPIRES > CHAIN, "only an entry expires");
+        self.tags[slot] = self.tags[slot] & !EXPIRES | if expires { EXPIRES } else { 0 };
     }
 
     /// The lowest slot that holds nothing.
@@ -94,7 +110,7 @@ impl Bucket {
     /// Puts an entry into a free slot.
     #[inline]
     pub(super) fn fill(&mut self, slot: usize, tag: u8, entry: *mut u8) {
-        debug_assert!(self.tags[slot] == EMPTY && tag > CHAIN, "only a free slot is filled");
+        debug_assert!(self.tags[slot] == EMPTY && tag & !EXPIRES > CHAIN, "only a free slot is filled");
         self.slots[slot] = entry;
         self.tags[slot] = tag;
     }

@@ -165,6 +165,10 @@ impl<'a, V> EntryMut<'a, V> {
             return;
         }
         self.change(|entry| entry.set_expiry(expires_at));
+        if had != expires_at.is_some() {
+            // SAFETY: the location was found in the table, which this handle borrows exclusively.
+            unsafe { (*self.at.bucket).set_expiring(self.at.slot, !had) };
+        }
         self.dict.expiring = self.dict.expiring + usize::from(expires_at.is_some()) - usize::from(had);
     }
 

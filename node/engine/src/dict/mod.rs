@@ -21,7 +21,7 @@
 //! [ 10 ] ──┘
 //! ```
 //!
-//! Of a hash the table uses the top 40 bits as the position and the next 8 as the tag. The lowest 16 belong to the caller.
+//! Of a hash the table uses the top 40 bits as the position and 7 of the next 8 as the tag. The lowest 16 belong to the caller.
 //!
 //! Invariants: every slot with an entry's tag holds the only pointer to a live entry; the hash given with a key is
 //! `hash_key(seed, key)` (a wrong one makes keys unfindable, never memory unsafe); `len`, `expiring` and `bytes` are
@@ -165,7 +165,7 @@ impl<V> Dict<V> {
         self.bytes += entry.memory_bytes();
         self.len += 1;
         self.expiring += usize::from(expires_at.is_some());
-        let at = self.put(hash, entry.into_raw());
+        let at = self.put(hash, entry.into_raw(), expires_at.is_some());
         EntryMut { dict: self, hash, at }
     }
 
@@ -218,6 +218,30 @@ impl<V> Dict<V> {
             }
         });
         let next = segment.end_of_home(hash, home);
+        if next >> POSITION_BITS == 0 { next } else { 0 }
+    }
+
+    /// Visits expiring entries from a position on, some buckets at a time, as [`Dict::scan`] does with all. Those that do
+    /// not expire cost a look at their bucket.
+    pub fn scan_expiring(&self, cursor: u64, visit: &mut dyn FnMut(&Entry<V>)) -> u64 {
+        const HOMES: usize = 16;
+        if cursor >> POSITION_BITS != 0 {
+            return 0;
+        }
+        let hash = cursor << (64 - POSITION_BITS);
+        let Some(segment) = self.segment(hash) else { return 0 };
+        let first = segment.home(hash);
+        let last = (first + HOMES).min(segment.homes()) - 1;
+        for home in first..=last {
+            segment.for_each_expiring_of_home(home, |slot, own| {
+                // SAFETY: the slot holds an entry; the table is borrowed for the visit.
+                let entry = unsafe { Entry::<V>::in_slot(slot) };
+                if own || segment.home(self.hash(entry.key())) == home {
+                    visit(entry);
+                }
+            });
+        }
+        let next = segment.end_of_home(hash, last);
         if next >> POSITION_BITS == 0 { next } else { 0 }
     }
 

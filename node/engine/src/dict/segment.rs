@@ -92,6 +92,11 @@ impl Segment {
         usize::from(self.total) * BUCKET_BYTES
     }
 
+    /// How many homes there are.
+    pub(super) fn homes(&self) -> usize {
+        usize::from(self.homes)
+    }
+
     pub(super) fn next_total(&self) -> Option<u16> {
         TOTALS.into_iter().find(|total| *total > self.total)
     }
@@ -186,7 +191,7 @@ impl Segment {
 
     /// Puts an entry that is not in the segment into a free slot, if there is one on its way.
     #[inline]
-    pub(super) fn place(&self, hash: u64, entry: *mut u8) -> Option<Location> {
+    pub(super) fn place(&self, hash: u64, entry: *mut u8, expires: bool) -> Option<Location> {
         let tag = tag_of(hash);
         let index = self.home(hash);
         let home = self.bucket(index);
@@ -197,6 +202,9 @@ impl Segment {
             let bucket = unsafe { &mut *at.bucket };
             if let Some(slot) = bucket.free_slot() {
                 bucket.fill(slot, tag, entry);
+                if expires {
+                    bucket.set_expiring(slot, true);
+                }
                 at.slot = slot;
                 if in_stash {
                     // SAFETY: the home bucket is another one than the bucket borrowed above.
@@ -264,6 +272,26 @@ impl Segment {
                     visit((&raw mut (*bucket).slots).cast::<*mut u8>().add(slot));
                 }
                 next = (*bucket).chained();
+            }
+        }
+    }
+
+    /// Calls `visit` with the slots of expiring entries where those of one home bucket may be.
+    pub(super) fn for_each_expiring_of_home(&self, home: usize, mut visit: impl FnMut(*mut *mut u8, bool)) {
+        let mut own = true;
+        let mut next = Some(self.bucket(home));
+        while let Some(bucket) = next {
+            // SAFETY: a bucket of this segment, or one chained to it; `visit` does not change buckets.
+            let (expiring, chained, overflow) =
+                unsafe { ((*bucket).expiring(), (*bucket).chained(), (*bucket).overflow) };
+            for slot in expiring {
+                // SAFETY: as above; a slot is below seven.
+                visit(unsafe { (&raw mut (*bucket).slots).cast::<*mut u8>().add(slot) }, own);
+            }
+            next = chained;
+            if next.is_none() && own && overflow > 0 {
+                own = false;
+                next = Some(self.stash(home));
             }
         }
     }

@@ -17,10 +17,10 @@ const PREFETCH_BUCKETS: usize = 6;
 impl<V> Dict<V> {
     /// Puts an entry that is not in the table into a slot.
     #[inline]
-    pub(super) fn put(&mut self, hash: u64, entry: *mut u8) -> Location {
+    pub(super) fn put(&mut self, hash: u64, entry: *mut u8, expires: bool) -> Location {
         loop {
             if let Some(segment) = self.segment(hash)
-                && let Some(at) = segment.place(hash, entry)
+                && let Some(at) = segment.place(hash, entry, expires)
             {
                 return at;
             }
@@ -227,10 +227,10 @@ impl<V> Dict<V> {
             unsafe { (*ahead).occupied().for_each(|slot| prefetch((*ahead).slots[slot])) };
             Segment::for_each_in_chain(from.bucket(index), &mut |slot| {
                 // SAFETY: the slot holds an entry.
-                let (start, key) = unsafe { (*slot, Entry::<V>::in_slot(slot).key()) };
-                let hash = hash_key(self.seed, key);
+                let (start, entry) = unsafe { (*slot, Entry::<V>::in_slot(slot)) };
+                let (hash, expires) = (hash_key(self.seed, entry.key()), entry.has_expiry());
                 let target = to[usize::from(hash << from.depth >> 63 == 1)];
-                while target.place(hash, start).is_none() {
+                while target.place(hash, start, expires).is_none() {
                     target.chain(hash);
                     chained += BUCKET_BYTES;
                 }

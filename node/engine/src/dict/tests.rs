@@ -91,6 +91,18 @@ fn recount<V>(dict: &Dict<V>) {
         assert_eq!(dict.find(dict.hash(entry.key()), entry.key()).map(Entry::key), Some(entry.key()));
     });
     assert_eq!((dict.len(), dict.expiring_len(), dict.memory_bytes()), dict.recount());
+    let (mut expiring, mut cursor) = (Vec::new(), 0);
+    dict.for_each(&mut |entry| expiring.extend(entry.expires_at().map(|_| entry.key().to_vec())));
+    let mut found = Vec::new();
+    loop {
+        cursor = dict.scan_expiring(cursor, &mut |entry| found.push(entry.key().to_vec()));
+        if cursor == 0 {
+            break;
+        }
+    }
+    expiring.sort();
+    found.sort();
+    assert_eq!(found, expiring);
     let deepest = dict.segments().filter(|segment| segment.depth == dict.depth).count() as u32;
     assert_eq!(dict.deepest, deepest);
 }
