@@ -8,6 +8,7 @@ mod acl_differential;
 mod admin;
 mod checklist;
 mod demo;
+mod docs;
 mod documents;
 mod forward;
 mod fuzzing;

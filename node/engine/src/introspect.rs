@@ -8,6 +8,7 @@ use crate::command::{Begin, Find, Flags, KeyFlags, KeyRule, KeySpec, Run};
 use crate::error::CommandError;
 use crate::reply::Reply;
 use crate::session::{Session, Surroundings};
+use crate::syntax::Syntax;
 use crate::table::{Row, Table, visit};
 use keyward_acl::{Category, glob};
 
@@ -295,8 +296,9 @@ fn write_key_flags(flags: KeyFlags, reply: &mut Reply) {
 fn write_docs(table: &Table, row: &Row, reply: &mut Reply) {
     let command = row.command;
     let is_container = matches!(command.run, Run::Container(_));
+    let syntax = Syntax::of(row.full_name, command.docs.since);
     reply.bulk(row.full_name.as_bytes());
-    reply.map(4 + usize::from(is_container));
+    reply.map(4 + syntax.pairs() + usize::from(is_container));
     let texts = [
         ("summary", command.docs.summary),
         ("since", command.docs.since),
@@ -307,6 +309,7 @@ fn write_docs(table: &Table, row: &Row, reply: &mut Reply) {
         reply.bulk(name.as_bytes());
         reply.bulk(text.as_bytes());
     }
+    syntax.write(reply);
     if is_container {
         reply.bulk(b"subcommands");
         reply.map(row.subcommands.len());
