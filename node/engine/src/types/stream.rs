@@ -155,9 +155,7 @@ impl Stream {
         };
         let entries_max = if limits.stream_node_entries_max == 0 { usize::MAX } else { limits.stream_node_entries_max };
         let mut same = inner.nodes.back().is_some_and(|node| node.has_names(pairs));
-        let (first, step) = if same { (1, 2) } else { (0, 1) };
-        let text_bytes = pairs[first..].iter().step_by(step).map(|text| text.len()).sum();
-        let room = |node: &Node| node.has_room(pairs.len(), text_bytes, bytes_max, entries_max);
+        let room = |node: &Node| node.has_room(pairs, same, bytes_max, entries_max);
         if !inner.nodes.back().is_some_and(room) {
             inner.open_node(id, pairs);
             same = true;

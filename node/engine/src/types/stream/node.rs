@@ -43,9 +43,13 @@ pub(super) struct Node {
     len: u32,
     /// With those that were deleted since.
     appended: u32,
-    /// Where its last entry has no end of its own.
-    closed: bool,
+    /// How many bytes its entries would take as a listpack, deleted ones too: where nodes end is seen by whoever trims
+    /// approximately, so they end where Redis' do. [`CLOSED`] if its last entry has no end of its own.
+    listed: u32,
 }
+
+/// Nothing can follow.
+const CLOSED: u32 = u32::MAX;
 
 /// An entry, borrowed from where it is stored.
 #[derive(Clone, Copy)]
@@ -85,9 +89,10 @@ impl Node {
     pub fn open(base: StreamId, pairs: &[&[u8]], capacity: usize) -> Node {
         let mut bytes = Vec::with_capacity(capacity);
         write_varint(&mut bytes, (pairs.len() / 2) as u64);
-        pairs.iter().step_by(2).for_each(|field| write_text(&mut bytes, field));
+        let names: usize = pairs.iter().step_by(2).map(|field| write_text(&mut bytes, field)).sum();
         let start = bytes.len() as u32;
-        Node { base, bytes, start, len: 0, appended: 0, closed: false }
+        let listed = LISTED_NODE_BYTES + listed_integer((pairs.len() / 2) as i64) + names;
+        Node { base, bytes, start, len: 0, appended: 0, listed: u32::try_from(listed).unwrap_or(CLOSED) }
     }
 
     /// The lowest id it can hold.
@@ -114,12 +119,16 @@ impl Node {
         self.bytes.len()
     }
 
-    /// Whether an entry of so many texts, which are so many bytes together, goes in here.
+    /// Whether an entry of these pairs goes in here. `same`: their names are those of the node.
     #[inline]
-    pub fn has_room(&self, texts: usize, text_bytes: usize, bytes_max: usize, entries_max: usize) -> bool {
+    pub fn has_room(&self, pairs: &[&[u8]], same: bool, bytes_max: usize, entries_max: usize) -> bool {
+        let bytes_of = |from: usize| -> usize { pairs[from..].iter().step_by(2).map(|text| text.len()).sum() };
+        let (names, values) = (bytes_of(0), bytes_of(1));
         // A long entry goes up to the end of its node, so it opens one of its own.
-        let short = text_bytes + TEXT_OVERHEAD_BYTES_MAX * texts + ENTRY_OVERHEAD_BYTES_MAX < usize::from(SIZE_OPEN);
-        short && !self.closed && self.bytes.len() + text_bytes < bytes_max && (self.appended as usize) < entries_max
+        let written = if same { values } else { names + values };
+        let overhead = TEXT_OVERHEAD_BYTES_MAX * pairs.len() + ENTRY_OVERHEAD_BYTES_MAX;
+        let short = written + overhead < usize::from(SIZE_OPEN);
+        short && self.listed as usize + names + values < bytes_max && (self.appended as usize) < entries_max
     }
 
     /// Gives back what is not needed once nothing more comes.
@@ -137,10 +146,13 @@ impl Node {
         write_varint(&mut self.bytes, ms);
         write_varint(&mut self.bytes, if ms == 0 { id.seq - self.base.seq } else { id.seq });
         let (first, step) = if same { (1, 2) } else { (0, 1) };
-        pairs[first..].iter().step_by(step).for_each(|text| write_text(&mut self.bytes, text));
+        let texts: usize = pairs[first..].iter().step_by(step).map(|text| write_text(&mut self.bytes, text)).sum();
         let size = self.bytes.len() - size_at - SIZE_BYTES;
         let size = u16::try_from(size).unwrap_or(SIZE_OPEN);
-        self.closed = size == SIZE_OPEN;
+        let count = if same { 0 } else { listed_integer((pairs.len() / 2) as i64) };
+        let seq = listed_integer(id.seq.wrapping_sub(self.base.seq) as i64);
+        let listed = LISTED_ENTRY_BYTES + listed_integer(ms as i64) + seq + count + texts;
+        self.listed = if size == SIZE_OPEN { CLOSED } else { self.listed.saturating_add(listed as u32) };
         self.bytes[size_at..size_at + SIZE_BYTES].copy_from_slice(&size.to_le_bytes());
         self.len += 1;
         self.appended += 1;
@@ -279,15 +291,54 @@ fn read_varint(rest: &mut &[u8]) -> u64 {
     number
 }
 
+/// A listpack's own header and end, and of a node the counts of entries and deleted ones and the end of its names.
+const LISTED_NODE_BYTES: usize = 7 + 3 * 2;
+/// Of an entry its flags and how many elements it has.
+const LISTED_ENTRY_BYTES: usize = 2 * 2;
+
+/// How many bytes an integer takes in a listpack.
 #[inline]
-fn write_text(bytes: &mut Vec<u8>, text: &[u8]) {
+fn listed_integer(integer: i64) -> usize {
+    1 + match integer {
+        0..=127 => 1,
+        -4096..=4095 => 2,
+        -0x8000..=0x7FFF => 3,
+        -0x80_0000..=0x7F_FFFF => 4,
+        -0x8000_0000..=0x7FFF_FFFF => 5,
+        _ => 9,
+    }
+}
+
+/// How many bytes a text takes in a listpack: a head, itself, and how long both are.
+#[inline]
+fn listed_text(len: usize) -> usize {
+    let whole = len
+        + match len {
+            0..64 => 1,
+            64..4096 => 2,
+            _ => 5,
+        };
+    whole
+        + match whole {
+            0..=127 => 1,
+            128..16_383 => 2,
+            16_383..2_097_151 => 3,
+            2_097_151..268_435_455 => 4,
+            _ => 5,
+        }
+}
+
+/// Returns how many bytes the text takes in a listpack.
+#[inline]
+fn write_text(bytes: &mut Vec<u8>, text: &[u8]) -> usize {
     const DIGITS_MAX: usize = 20;
     let like_integer = text.first().is_some_and(|first| first.is_ascii_digit() || *first == b'-');
     if like_integer
         && text.len() <= DIGITS_MAX
         && let Some(integer) = parse_i64(text)
     {
-        return write_integer(bytes, integer);
+        write_integer(bytes, integer);
+        return listed_integer(integer);
     }
     match text.len() {
         len if len < usize::from(TAG_BYTES_LONG) => bytes.push(len as u8),
@@ -297,6 +348,7 @@ fn write_text(bytes: &mut Vec<u8>, text: &[u8]) {
         }
     }
     bytes.extend_from_slice(text);
+    listed_text(text.len())
 }
 
 /// How many bytes an integer takes, by its tag.
