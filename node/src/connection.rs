@@ -11,6 +11,7 @@
 //! The buffers of a batch belong to the thread, so an idle client costs little; only what is left over (half a
 //! request, unsent replies) moves into the connection. Unsent replies stop the reading: a slow reader slows itself.
 
+mod copying;
 mod decoding;
 mod lane;
 mod sending;
@@ -357,6 +358,9 @@ async fn converse(worker: &Rc<Worker>, booth: &Booth, lane: Box<Lane>) -> io::Re
                     if !follow(worker, stream, connection, lane).await? {
                         return Ok(());
                     }
+                }
+                Next::Ask(Ask::SendCopy, _) => {
+                    return copying::send_copy(worker.of(lane.view.of), stream, connection, lane).await;
                 }
                 Next::Ask(ask, reach) => {
                     tokio::select! {

@@ -19,6 +19,8 @@ use crate::node::{Node, now_ms};
 use files::Files;
 pub use files::SnapshotFile;
 use keyward_cluster::GroupId;
+use std::fs::File;
+use std::io::{self, Seek, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -206,18 +208,46 @@ fn write_if_needed(node: &Node) -> Result<(), String> {
     let changes = node.shards.tally().changes;
     let mut stand = writer::Stand::default();
     let written = writer::write(&node.shards, &node.snapshots.files, now_ms(), |moment| {
-        // Nothing runs while the corridor is closed: no transaction or script is half done.
-        let _closed = node.corridor.close();
-        moment();
-        stand = node.replication.stand();
-        // No script runs now, so the machine is free.
-        writer::Besides { stand, libraries: node.scripts.library_codes() }
+        let besides = at_once(node, moment);
+        stand = besides.stand;
+        besides
     });
     if written.is_ok() {
         node.replication.saved(stand);
     }
     node.snapshots.note(began, changes, &written);
     written.map(drop)
+}
+
+/// The moment that a snapshot shows.
+fn at_once(node: &Node, moment: &mut dyn FnMut()) -> writer::Besides {
+    // Nothing runs while the corridor is closed: no transaction or script is half done.
+    let _closed = node.corridor.close();
+    moment();
+    // No script runs now, so the machine is free.
+    writer::Besides { stand: node.replication.stand(), libraries: node.scripts.library_codes() }
+}
+
+/// A snapshot for whoever wants a copy: an open file at its beginning, and its length. It lies in the data folder without a
+/// name, so it is gone when it is closed. Waits while another one is written. The error is a sentence.
+pub async fn copy(node: &Arc<Node>) -> Result<(File, u64), String> {
+    if node.groups().len() > 1 {
+        return Err(
+            "a copy of all data needs a cluster with one shard group; each node keeps a file of each".to_owned()
+        );
+    }
+    let turn = node.snapshots.turn().await;
+    let node = Arc::clone(node);
+    let writing = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        let mut file = node.snapshots.files.create_nameless()?;
+        let written =
+            writer::write_to(&node.shards, now_ms(), |moment| at_once(&node, moment), |bytes| file.write_all(bytes))?;
+        file.rewind()?;
+        Ok((file, written.bytes))
+    });
+    let written: io::Result<(File, u64)> = writing.await.map_err(io::Error::other).flatten();
+    written.map_err(|error| format!("the copy cannot be written: {error}"))
 }
 
 /// Whether there is anything to save here: an empty primary too, so that flushed keys stay away.

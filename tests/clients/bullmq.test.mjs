@@ -5,12 +5,10 @@ import assert from 'node:assert/strict';
 import { after, afterEach, before, describe, test } from 'node:test';
 import { FlowProducer, Queue, QueueEvents, RateLimitError, UnrecoverableError, Worker } from 'bullmq';
 import { Redis } from 'ioredis';
-import { NAMESPACE, PATTERN, start, unserved, waitUntil } from './cluster.mjs';
+import { NAMESPACE, PATTERN, start, waitUntil } from './cluster.mjs';
 
 // A story that has not ended after so long waits for something that will not come.
 const STORY = { timeout: 60_000 };
-
-const skip = await unserved('EVAL x 0', 'XLEN nothing', 'BZPOPMIN nothing 0.01', 'MULTI');
 
 // Who uses the queue, and under which prefix: the open cluster, a hash tag as clusters want it, and the pattern document's
 // confined user with its own prefix and with the tagged one that its rules name.
@@ -29,7 +27,7 @@ const SETTINGS = [
 ];
 
 for (const { title, prefix, policy, username, password, namespace } of SETTINGS) {
-  describe(`BullMQ with ${title}`, { skip }, () => {
+  describe(`BullMQ with ${title}`, () => {
     let cluster;
     let stories = 0;
     let open = [];

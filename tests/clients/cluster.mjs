@@ -87,24 +87,6 @@ async function asAdmin(port, ask) {
   }
 }
 
-/** Which of the commands the server says that it does not serve yet; asked of a cluster of its own. */
-export async function unserved(...commands) {
-  const cluster = await start();
-  const client = new Redis({ host: '127.0.0.1', port: cluster.ports[0], lazyConnect: true });
-  try {
-    await client.connect();
-    const missing = [];
-    for (const command of commands) {
-      const refusal = await client.call(...command.split(' ')).then(() => '', (error) => error.message);
-      if (refusal.includes('served by this version yet')) missing.push(command.split(' ')[0]);
-    }
-    return missing.length > 0 && `not served yet: ${missing.join(', ')}`;
-  } finally {
-    client.disconnect();
-    await cluster.stop();
-  }
-}
-
 export async function waitUntil(fact, milliseconds = 60_000) {
   const deadline = Date.now() + milliseconds;
   for (;;) {

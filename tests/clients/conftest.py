@@ -4,7 +4,6 @@ With KEYWARD_CLIENTS_AGAINST=valkey all three "nodes" are one Valkey server: wha
 hold there too. Only the texts that are Keyward's own are not compared then.
 """
 
-import functools
 import os
 import pathlib
 import shutil
@@ -200,36 +199,6 @@ def wait_until(fact, cluster=None, seconds=60):
             log = (cluster.folder / "log").read_text() if cluster else ""
             raise AssertionError("waited in vain\n" + log)
         time.sleep(0.02)
-
-
-UNSERVED = "served by this version yet"
-
-
-@functools.cache
-def is_served(port, *command):
-    """Whether the server knows more of a command than that a later version will serve it."""
-    with redis.Redis(host="127.0.0.1", port=port, socket_timeout=10, single_connection_client=True) as client:
-        try:
-            client.execute_command(*command)
-        except redis.exceptions.ResponseError as refused:
-            return UNSERVED not in str(refused)
-    return True
-
-
-@pytest.fixture(autouse=True)
-def skip_what_is_not_served(request):
-    """`@pytest.mark.needs("EVAL", "PUBLISH x y")`: skipped as long as the server says that it does not serve one of them yet."""
-    needed = [command for marker in request.node.iter_markers("needs") for command in marker.args]
-    if not needed:
-        return
-    port = request.getfixturevalue("open_cluster").ports[0]
-    missing = [command for command in needed if not is_served(port, *command.split())]
-    if missing:
-        pytest.skip(f"not served yet: {', '.join(missing)}")
-
-
-def pytest_configure(config):
-    config.addinivalue_line("markers", "needs(*commands): skipped where the server says that it does not serve one of them yet")
 
 
 def started(policy):

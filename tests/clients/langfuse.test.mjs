@@ -3,13 +3,11 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { Redis } from 'ioredis';
-import { PATTERN, start, unserved, waitUntil } from './cluster.mjs';
+import { PATTERN, start, waitUntil } from './cluster.mjs';
 
 const STORY = { timeout: 30_000 };
 
-const skip = await unserved('EVAL x 0');
-
-describe('Langfuse', { skip }, () => {
+describe('Langfuse', () => {
   let cluster;
   const open = [];
   before(async () => { cluster = await start(PATTERN); }, { timeout: 60_000 });

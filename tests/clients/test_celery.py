@@ -9,7 +9,7 @@ import threading
 import time
 
 import pytest
-from conftest import is_served, started, wait_until
+from conftest import started, wait_until
 
 HERE = pathlib.Path(__file__).parent
 ANSWER_SECONDS = 30
@@ -26,11 +26,7 @@ def url(cluster, node):
 
 
 @pytest.fixture(scope="module")
-def cluster(open_cluster):
-    needed = [("MULTI",), ("EVAL", "x", "0"), ("PUBLISH", "x", "y"), ("BRPOP", "nothing", "0.01")]
-    missing = [command[0] for command in needed if not is_served(open_cluster.ports[0], *command)]
-    if missing:
-        pytest.skip(f"not served yet: {', '.join(missing)}")
+def cluster():
     yield from started(POLICY)
 
 

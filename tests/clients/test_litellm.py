@@ -110,7 +110,6 @@ def test_the_asynchronous_cache(pods, key, prefix):
     run(story)
 
 
-@pytest.mark.needs("EVAL x 0")
 def test_counters_of_several_pods_add_up(pods, key):
     async def story():
         await asyncio.gather(*[pods[number % 3].async_increment(key, 0.5, ttl=60) for number in range(60)])
@@ -163,7 +162,6 @@ def test_the_completion_cache_of_the_documents(cluster, key, mode, settings):
         foreign.increment_cache(key, 1)
 
 
-@pytest.mark.needs("EVAL x 0")
 def test_only_one_pod_holds_a_job(pods, key, own, prefix):
     async def story():
         managers = [PodLockManager(redis_cache=cache) for cache in pods]
@@ -189,7 +187,6 @@ def limited(key, **limits):
     return [{"key": "api_key", "value": key, "rate_limit": {"window_size": 60, **limits}}]
 
 
-@pytest.mark.needs("EVAL x 0")
 def test_requests_per_minute_are_counted_over_all_pods(pods, key):
     async def story():
         pod = limiters(pods)
@@ -200,7 +197,6 @@ def test_requests_per_minute_are_counted_over_all_pods(pods, key):
     run(story)
 
 
-@pytest.mark.needs("EVAL x 0")
 def test_tokens_are_reserved_all_or_nothing(pods, key):
     async def story():
         pod = limiters(pods)
@@ -216,7 +212,6 @@ def test_tokens_are_reserved_all_or_nothing(pods, key):
     run(story)
 
 
-@pytest.mark.needs("EVAL x 0")
 def test_parallel_requests_are_held_by_slots(pods, key, prefix):
     async def story():
         pod = limiters(pods)
@@ -232,7 +227,6 @@ def test_parallel_requests_are_held_by_slots(pods, key, prefix):
     run(story)
 
 
-@pytest.mark.needs("PUBLISH x y")
 def test_a_pod_hears_what_another_invalidates(pods, key, prefix):
     channel = invalidation.auth_cache_invalidation_channel(pods[0])
     assert channel.startswith(prefix)

@@ -71,7 +71,6 @@ def wait_until_blocked(on):
 # ---- transactions ----
 
 
-@pytest.mark.needs("MULTI")
 def test_a_transaction_is_carried_out_as_one(on, key):
     with on(2).pipeline() as pipe:
         pipe.set(key, "1").incr(key).lpush(key + ":l", "a", "b").lrange(key + ":l", 0, -1).get(key)
@@ -79,7 +78,6 @@ def test_a_transaction_is_carried_out_as_one(on, key):
     assert on(3).get(key) == "2"
 
 
-@pytest.mark.needs("MULTI")
 def test_one_commands_error_leaves_the_others(on, key):
     with on(1).pipeline() as pipe:
         pipe.set(key, "text").incr(key).get(key)
@@ -88,7 +86,6 @@ def test_one_commands_error_leaves_the_others(on, key):
     assert isinstance(answers[1], redis.exceptions.ResponseError) and "not an integer" in str(answers[1])
 
 
-@pytest.mark.needs("MULTI")
 def test_a_command_that_cannot_be_queued_undoes_the_transaction(on, key):
     with on(2).pipeline() as pipe:
         pipe.set(key, "never").execute_command("NOSUCHCOMMAND")
@@ -97,7 +94,6 @@ def test_a_command_that_cannot_be_queued_undoes_the_transaction(on, key):
     assert on(1).get(key) is None
 
 
-@pytest.mark.needs("MULTI")
 def test_a_watched_key_that_another_node_changed_undoes_the_transaction(on, key):
     watcher, other = on(1), on(3)
     with watcher.pipeline() as pipe:
@@ -112,7 +108,6 @@ def test_a_watched_key_that_another_node_changed_undoes_the_transaction(on, key)
     assert other.get(key) == "theirs"
 
 
-@pytest.mark.needs("MULTI")
 def test_no_increment_is_lost_among_watching_clients_of_all_nodes(open_cluster, key):
     rounds, retries = 25, []
 
@@ -136,7 +131,6 @@ def test_no_increment_is_lost_among_watching_clients_of_all_nodes(open_cluster, 
 # ---- locks ----
 
 
-@pytest.mark.needs("EVAL x 0", "MULTI")
 def test_a_lock_is_one_holders_across_nodes(on, key):
     mine = on(1).lock(key, timeout=30)
     theirs = on(2).lock(key, timeout=30)
@@ -157,7 +151,6 @@ def test_a_lock_is_one_holders_across_nodes(on, key):
         theirs.release()
 
 
-@pytest.mark.needs("EVAL x 0", "MULTI")
 def test_a_waiting_lock_is_taken_when_it_is_free(on, key):
     mine = on(1).lock(key, timeout=30)
     assert mine.acquire()
@@ -173,7 +166,6 @@ def test_a_waiting_lock_is_taken_when_it_is_free(on, key):
 # ---- blocking ----
 
 
-@pytest.mark.needs("BLPOP nothing 0.01")
 @pytest.mark.parametrize("pop", ["blpop", "brpop"])
 def test_a_pop_waits_for_a_push_on_another_node(on, key, pop):
     waiting, pushing = on(2), on(3)
@@ -187,7 +179,6 @@ def test_a_pop_waits_for_a_push_on_another_node(on, key, pop):
     assert time.monotonic() - started >= 0.2
 
 
-@pytest.mark.needs("BLPOP nothing 0.01")
 def test_the_other_blocking_commands_wait_as_well(on, key):
     waiting, writing = on(3), on(1)
     join = in_background(waiting.bzpopmin, [key + ":z"], 10)
@@ -205,7 +196,6 @@ def test_the_other_blocking_commands_wait_as_well(on, key):
     assert name == key + ":b" and words == ["x", "y"]
 
 
-@pytest.mark.needs("BLPOP nothing 0.01")
 def test_the_longest_waiting_client_is_served_first_and_each_once(open_cluster, key):
     names = [open_cluster.connect(node, socket_timeout=ANSWER_SECONDS) for node in (1, 2, 3, 1, 2, 3)]
     joins = [in_background(client.blpop, [key], 10) for client in names]
@@ -215,7 +205,6 @@ def test_the_longest_waiting_client_is_served_first_and_each_once(open_cluster, 
     assert pushing.exists(key) == 0
 
 
-@pytest.mark.needs("BLPOP nothing 0.01")
 def test_a_blocked_client_is_let_go(on, key):
     waiting = on(2)
     number = waiting.client_id()
@@ -235,7 +224,6 @@ def received(listener, kind, seconds=ANSWER_SECONDS):
     )
 
 
-@pytest.mark.needs("PUBLISH x y")
 def test_subscribers_of_every_node_hear_what_any_node_publishes(on, key):
     listeners = [on(node).pubsub() for node in (1, 2, 3)]
     for listener in listeners:
@@ -258,7 +246,6 @@ def test_subscribers_of_every_node_hear_what_any_node_publishes(on, key):
         listener.close()
 
 
-@pytest.mark.needs("PUBLISH x y")
 def test_a_sharded_channel(on, key):
     listener = on(2).pubsub()
     listener.ssubscribe(key)
@@ -270,7 +257,6 @@ def test_a_sharded_channel(on, key):
     listener.close()
 
 
-@pytest.mark.needs("PUBLISH x y")
 def test_a_listening_thread(on, key):
     heard = []
     listener = on(3).pubsub(ignore_subscribe_messages=True)
@@ -285,7 +271,6 @@ def test_a_listening_thread(on, key):
     assert set(heard) == {"tick"}
 
 
-@pytest.mark.needs("PUBLISH x y")
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_asyncio_subscribers(open_cluster, key, protocol):
     async def story():
@@ -328,7 +313,6 @@ def fields(reply):
     return [(number, dict(pairs) if not isinstance(pairs, dict) else pairs) for number, pairs in entries]
 
 
-@pytest.mark.needs("XLEN nothing")
 def test_a_reader_waits_for_an_entry_of_another_node(on, key):
     reader = on(2)
     join = in_background(lambda: reader.xread({key: "$"}, block=10_000))
@@ -337,7 +321,6 @@ def test_a_reader_waits_for_an_entry_of_another_node(on, key):
     assert fields(join()) == [(number, {"word": "new"})]
 
 
-@pytest.mark.needs("XLEN nothing")
 def test_a_group_shares_a_stream_between_consumers_of_two_nodes(on, key):
     admin = on(1)
     assert admin.xgroup_create(key, "workers", id="0", mkstream=True)
@@ -368,7 +351,6 @@ def test_a_group_shares_a_stream_between_consumers_of_two_nodes(on, key):
     assert {consumer["name"] for consumer in admin.xinfo_consumers(key, "workers")} == {"ada", "grace"}
 
 
-@pytest.mark.needs("XLEN nothing")
 def test_an_entry_nobody_finished_is_claimed_by_another(on, key):
     on(1).xgroup_create(key, "workers", id="$", mkstream=True)
     number = on(1).xadd(key, {"word": "dropped"})
@@ -384,7 +366,6 @@ def test_an_entry_nobody_finished_is_claimed_by_another(on, key):
 # ---- scripts ----
 
 
-@pytest.mark.needs("EVAL x 0", "MULTI")
 def test_a_registered_script_runs_on_every_node(on, key):
     body = "local n = redis.call('INCRBY', KEYS[1], ARGV[1]); return {n, redis.call('TTL', KEYS[1]), cjson.encode({n = n})}"
     total = 0
@@ -398,7 +379,6 @@ def test_a_registered_script_runs_on_every_node(on, key):
         assert pipe.execute()[1][0] == 2
 
 
-@pytest.mark.needs("EVAL x 0", "MULTI")
 def test_an_unknown_script_is_told_apart(on):
     with pytest.raises(redis.exceptions.NoScriptError):
         on(1).evalsha("f" * 40, 0)
@@ -413,7 +393,6 @@ def test_an_unknown_script_is_told_apart(on):
 # ---- client side caching ----
 
 
-@pytest.mark.needs("CLIENT TRACKING OFF")
 def test_a_cached_value_is_dropped_when_another_node_writes_it(open_cluster, key, monkeypatch):
     if AGAINST_VALKEY:
         # The client asks for a server that calls itself Redis, 7.4 or later; a proof with another name is a proof as well.
@@ -432,7 +411,6 @@ def test_a_cached_value_is_dropped_when_another_node_writes_it(open_cluster, key
     cached.close()
 
 
-@pytest.mark.needs("CLIENT TRACKING OFF")
 def test_invalidations_are_pushed(open_cluster, key):
     with redis.Redis(host="127.0.0.1", port=open_cluster.ports[0], protocol=3, decode_responses=True).client() as client:
         client.execute_command("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", key)

@@ -352,6 +352,8 @@ pub enum Ask {
     Save,
     /// Write a data snapshot in the background.
     SaveInBackground,
+    /// Send a data snapshot to the client, then close the connection.
+    SendCopy,
     /// When the last data snapshot was written.
     ShowLastSave,
     /// Stop this node; `save` as given, or by configuration.

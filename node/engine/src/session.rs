@@ -117,6 +117,8 @@ pub struct Session {
     pub no_touch: bool,
     /// `READONLY`: replicas may answer what only reads.
     pub readonly: bool,
+    /// `REPLCONF rdb-only 1`: `SYNC` may send it a copy of the data.
+    pub wants_copy: bool,
     /// Begun by MULTI.
     pub transaction: Option<Transaction>,
     /// It listens to a channel.
@@ -149,6 +151,7 @@ impl Session {
             no_evict: false,
             no_touch: false,
             readonly: false,
+            wants_copy: false,
             transaction: None,
             subscribed: false,
             closing: false,
@@ -228,6 +231,7 @@ impl Session {
         self.no_evict = false;
         self.no_touch = false;
         self.readonly = false;
+        self.wants_copy = false;
         self.transaction = None;
     }
 }

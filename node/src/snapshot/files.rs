@@ -49,6 +49,15 @@ impl Files {
         OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(self.temporary())
     }
 
+    /// Opens a new file without a name: it is gone when it is closed, whatever happens.
+    pub(super) fn create_nameless(&self) -> io::Result<File> {
+        fs::create_dir_all(&self.folder)?;
+        let path = self.folder.join(format!("{}.copy", self.name));
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        fs::remove_file(&path)?;
+        Ok(file)
+    }
+
     /// Makes the finished file the newest. It is on disk under its name when this returns.
     pub(super) fn publish(&self, file: &File) -> io::Result<()> {
         file.sync_all()?;

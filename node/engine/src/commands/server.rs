@@ -16,6 +16,7 @@ use crate::scope::{Of, Scope};
 use crate::session::{Session, Surroundings};
 use keyward_acl::Category;
 
+mod copies;
 mod debug;
 mod observe;
 
@@ -364,9 +365,9 @@ pub(super) const COMMANDS: &[Command] = &[
         group: Group::Server,
         keys: KeyRule::None,
         scope: Scope::Ceiling,
-        run: Run::Refused("nodes replicate over their own protocol; clients cannot join in"),
+        run: Run::OnSession(copies::replconf),
         docs: Docs { summary: "Sets parameters of a replication link.", since: "3.0.0", complexity: "O(1)" },
-        extra: Extra::NONE,
+        extra: Extra::home(Home::DataForGood),
     },
     Command {
         name: "PSYNC",
@@ -375,7 +376,7 @@ pub(super) const COMMANDS: &[Command] = &[
         group: Group::Server,
         keys: KeyRule::None,
         scope: Scope::Ceiling,
-        run: Run::Refused("nodes replicate over their own protocol; clients cannot join in"),
+        run: Run::Refused("nodes replicate over their own protocol; clients may copy all data by redis-cli --rdb"),
         docs: Docs { summary: "Starts a replication link.", since: "2.8.0", complexity: "O(N)" },
         extra: Extra::NONE,
     },
@@ -386,9 +387,9 @@ pub(super) const COMMANDS: &[Command] = &[
         group: Group::Server,
         keys: KeyRule::None,
         scope: Scope::Ceiling,
-        run: Run::Refused("nodes replicate over their own protocol; clients cannot join in"),
-        docs: Docs { summary: "Starts a replication link, in its old form.", since: "1.0.0", complexity: "O(N)" },
-        extra: Extra::NONE,
+        run: Run::Ask(copies::sync),
+        docs: Docs { summary: "Sends a copy of all data, once.", since: "1.0.0", complexity: "O(N)" },
+        extra: Extra::home(Home::DataForGood),
     },
     Command {
         name: "RESTORE-ASKING",
@@ -641,8 +642,31 @@ fn role(_: &Session, _: &Surroundings<'_>, _: Args<'_>) -> Result<Ask, CommandEr
     Ok(Ask::ShowRole)
 }
 
-fn lolwut(_: &mut Session, _: &Surroundings<'_>, _: Args<'_>, reply: &mut Reply) -> Result<(), CommandError> {
-    reply.verbatim(b"One cache, many keepers, each with a key of its own.\nKeyward ver. 0.1\n");
+/// `LOLWUT [VERSION n] [columns [rows]]`: a maze, another one every second.
+fn lolwut(
+    _: &mut Session,
+    surroundings: &Surroundings<'_>,
+    mut args: Args<'_>,
+    reply: &mut Reply,
+) -> Result<(), CommandError> {
+    if args.accept("VERSION") {
+        args.integer()?;
+    }
+    let mut size = |usual: i64, most: i64| -> Result<i64, CommandError> {
+        Ok(if args.is_empty() { usual } else { args.integer()?.clamp(1, most) })
+    };
+    let (columns, rows) = (size(48, 160)?, size(8, 60)?);
+    let mut dice = surroundings.now_us as u64 / 1_000_000;
+    let mut text = String::new();
+    for _ in 0..rows {
+        for _ in 0..columns {
+            dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            text.push(if dice >> 63 == 0 { '\u{2571}' } else { '\u{2572}' });
+        }
+        text.push('\n');
+    }
+    text += "\nMany ways in, and walls between them. Keyward, as Redis ver. 7.4.2\n";
+    reply.verbatim(text.as_bytes());
     Ok(())
 }
 
