@@ -180,15 +180,18 @@ impl<'a> Batch<'_, 'a> {
                     "You can't switch OPTIN/OPTOUT mode before disabling tracking for this client, and then re-enabling it with a different mode.",
                 ));
             }
-            for prefix in &before.options.prefixes {
+            for prefix in before.options.shown_prefixes() {
                 for new in &options.prefixes {
-                    if prefix != new && (prefix.starts_with(new.as_slice()) || new.starts_with(prefix.as_slice())) {
+                    if prefix != new && (prefix.starts_with(new.as_slice()) || new.starts_with(prefix)) {
                         return Err(CommandError::overlapping_prefixes(new, "an existing", prefix));
                     }
                 }
             }
-            let kept = before.options.prefixes.iter().filter(|prefix| !options.prefixes.contains(prefix));
-            options.prefixes.extend(kept.cloned().collect::<Vec<_>>());
+            // Whoever asks for no prefix is told of every key from now on: earlier ones add nothing.
+            if !options.prefixes.is_empty() {
+                let kept = before.options.prefixes.iter().filter(|prefix| !options.prefixes.contains(prefix));
+                options.prefixes.extend(kept.cloned().collect::<Vec<_>>());
+            }
         }
         let redirect = match options.redirect.filter(|client| *client != 0) {
             None => None,
@@ -256,7 +259,7 @@ impl<'a> Batch<'_, 'a> {
         reply.bulk(b"redirect");
         reply.integer(tracker.as_ref().map_or(-1, |tracker| tracker.options.redirect.unwrap_or(0) as i64));
         reply.bulk(b"prefixes");
-        let prefixes = tracker.as_ref().map_or(&[][..], |tracker| &tracker.options.prefixes);
+        let prefixes = tracker.as_ref().map(|tracker| tracker.options.shown_prefixes()).unwrap_or_default();
         reply.array(prefixes.len());
         prefixes.iter().for_each(|prefix| reply.bulk(prefix));
     }

@@ -223,7 +223,7 @@ impl Tracking {
 
     /// How many prefixes are asked for, all in all.
     pub fn prefix_count(&self) -> usize {
-        self.clients.read().values().map(|tracker| tracker.options.prefixes.len()).sum()
+        self.clients.read().values().map(|tracker| tracker.options.shown_prefixes().len()).sum()
     }
 
     /// Whether a client that began is still at it with this very tracker.

@@ -86,6 +86,16 @@ pub struct TrackingOptions {
     pub prefixes: Vec<Vec<u8>>,
 }
 
+impl TrackingOptions {
+    /// Its prefixes as they are shown and counted: the empty one stands for every key.
+    pub fn shown_prefixes(&self) -> Vec<&[u8]> {
+        if self.mode == TrackingMode::Broadcast && self.prefixes.is_empty() {
+            return vec![&[]];
+        }
+        self.prefixes.iter().map(Vec::as_slice).collect()
+    }
+}
+
 /// `TENANT`: what is to become of a tenant.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum TenantAsk {
