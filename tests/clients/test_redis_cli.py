@@ -157,6 +157,12 @@ def test_redis_cli_subscribes(open_cluster):
             process.stdout.close()
 
 
+def test_redis_cli_helps_with_what_the_server_tells(open_cluster):
+    assert "key [NX|XX] [GT|LT] [CH] [INCR] score member [score member ...]" in cli(open_cluster, 2, "help", "zadd", terminal=False)
+    if not AGAINST_VALKEY:
+        assert "name PREFIX first-prefix|NAMESPACE" in cli(open_cluster, 2, "help", "tenant", "create", terminal=False)
+
+
 def test_redis_cli_copies_all_data(open_cluster, tmp_path):
     """Through any node; a server that wants to follow the writes as well is refused."""
     admin = open_cluster.connect(1)
