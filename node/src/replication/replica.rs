@@ -68,15 +68,21 @@ pub async fn follow(node: Arc<Node>) {
     }
 }
 
-/// From here on nothing but the primary's effects changes the data.
-fn settle_down(node: &Node) {
+/// From here on nothing but the effects of the primary of this epoch changes the data; unless this node has become primary
+/// itself since the caller looked: then what is written here must be written down.
+fn settle_down(node: &Node, epoch: Epoch) -> io::Result<()> {
     let _closed = node.corridor.close();
+    let _applying = node.replication.applying.lock();
+    if epoch.0 < node.replication.sealed.load(Ordering::Acquire) {
+        return Err(io::Error::other("its epoch is over"));
+    }
     node.journal.attach(false);
+    Ok(())
 }
 
 async fn follow_one(node: &Arc<Node>, epoch: Epoch, primary: Member, address: &str) -> io::Result<()> {
     let replication = &node.replication;
-    settle_down(node);
+    settle_down(node, epoch)?;
     let stream = link::connect(node, primary.node.0, address).await.map_err(io::Error::other)?;
     let (mut reader, mut writer) = stream.into_halves();
     let (_, view) = node.views.load();
@@ -171,6 +177,7 @@ async fn take(node: &Arc<Node>, applier: &mut Applier, link: &mut Link, frame: F
         }
         What::CopyBegin(begin) => {
             replication.has_data.store(false, Ordering::Release);
+            replication.copies_begun.fetch_add(1, Ordering::AcqRel);
             link.follows = false;
             let turn = link.meanwhile(replication, node.snapshots.turn()).await?;
             let (pieces, source) = Pieces::new();
