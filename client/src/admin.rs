@@ -173,6 +173,28 @@ impl AdminClient {
         self.links.call(Repeat::Unsafe, message, send).await
     }
 
+    /// Begins to move slots, first and last included, to another shard group; `None` if they are there already.
+    pub async fn move_slots(&self, slots: (u32, u32), to_group: u32) -> Result<Option<pb::Move>, ClientError> {
+        let slots = Some(pb::SlotRange { first: slots.0, last: slots.1 });
+        self.move_keys(pb::MoveKeysRequest { slots, tenant: String::new(), to_group }).await
+    }
+
+    /// Begins to move a tenant, a namespace that one shard group holds, to another one; `None` if it is there already.
+    pub async fn move_tenant(&self, name: &str, to_group: u32) -> Result<Option<pb::Move>, ClientError> {
+        self.move_keys(pb::MoveKeysRequest { slots: None, tenant: name.to_owned(), to_group }).await
+    }
+
+    async fn move_keys(&self, message: pb::MoveKeysRequest) -> Result<Option<pb::Move>, ClientError> {
+        let send = |channel, request| async { cluster(channel).move_keys(request).await };
+        Ok(self.links.call(Repeat::Unsafe, message, send).await?.r#move)
+    }
+
+    /// The move under way comes to nothing.
+    pub async fn abort_move(&self) -> Result<Option<pb::Move>, ClientError> {
+        let send = |channel, request| async { cluster(channel).abort_move(request).await };
+        Ok(self.links.call(Repeat::Unsafe, pb::AbortMoveRequest {}, send).await?.r#move)
+    }
+
     /// The newest `limit` changes after the index `since`, oldest first.
     pub async fn list_changes(&self, since: u64, limit: u32) -> Result<pb::ListChangesResponse, ClientError> {
         let send = |channel, request| async { cluster(channel).list_changes(request).await };

@@ -161,6 +161,19 @@ impl Cluster for Service {
         Ok(Response::new(pb::MovePrimaryResponse { group: None }))
     }
 
+    async fn move_keys(&self, request: Request<pb::MoveKeysRequest>) -> Result<Response<pb::MoveKeysResponse>, Status> {
+        self.0.play(&request).await?;
+        Ok(Response::new(pb::MoveKeysResponse { r#move: None }))
+    }
+
+    async fn abort_move(
+        &self,
+        request: Request<pb::AbortMoveRequest>,
+    ) -> Result<Response<pb::AbortMoveResponse>, Status> {
+        self.0.play(&request).await?;
+        Ok(Response::new(pb::AbortMoveResponse { r#move: None }))
+    }
+
     async fn list_changes(
         &self,
         request: Request<pb::ListChangesRequest>,

@@ -11,7 +11,7 @@
 use crate::connection::{Connection, Decoded, Lane, Next, OUTPUT_BYTES_SOFT, renew};
 use crate::corridor::{Part, Parts};
 use crate::forward::ForwardBatch;
-use crate::gate::{self, Conditions, KeyBuffer, LeaseState, Memory, Refusal};
+use crate::gate::{self, Admitted, Conditions, KeyBuffer, LeaseState, Memory, Refusal};
 use crate::gather::Spread;
 use crate::insight;
 use crate::journal::Journal;
@@ -21,7 +21,7 @@ use crate::meter::{Asked, Meter};
 use crate::observers::Waiter;
 use crate::pace::{self, Pace, Tab, Waiting};
 use crate::pause::Paused;
-use crate::routes;
+use crate::routes::{self, Routes};
 use crate::shards::{Call, Needed, Reader};
 use crate::tracking::Tracker;
 use crate::turns::SLICE;
@@ -215,6 +215,7 @@ fn run_prepared<'a>(
             Flow::StopBefore => break,
             Flow::Closed => return Some(Next::Wait),
             Flow::Paused => return Some(Next::Paused),
+            Flow::Shifted => return Some(Next::Shifted),
             Flow::Held(time) => return Some(Next::Held(time)),
             Flow::Moved => return Some(Next::Move),
             Flow::Stop(next) => {
@@ -259,6 +260,8 @@ pub(crate) enum Flow {
     Closed,
     /// Not done: clients are paused.
     Paused,
+    /// Not done: its keys are on their way to another shard group, or were led to the wrong one.
+    Shifted,
     /// Not done: the client is ahead of a rate, and waits for so long.
     Held(Duration),
     /// Not done: the client moves along with the data, and it is done there.
@@ -454,7 +457,10 @@ impl<'w, 'a> Batch<'w, 'a> {
         let mark = scratch.reply.mark();
         let flow = self.answer(session, lane, request, scratch);
         if session.replies != ReplyMode::On
-            && !matches!(flow, Flow::StopBefore | Flow::Closed | Flow::Paused | Flow::Held(_) | Flow::Moved)
+            && !matches!(
+                flow,
+                Flow::StopBefore | Flow::Closed | Flow::Paused | Flow::Shifted | Flow::Held(_) | Flow::Moved
+            )
         {
             self.hold_back(session, &flow, mark, scratch);
         }
@@ -644,17 +650,13 @@ impl<'w, 'a> Batch<'w, 'a> {
             crate::transaction::queue(session, row, request.argv, limit, &mut scratch.reply);
             return Flow::Continue;
         }
-        if let Some(routes) = &lane.view.routes {
-            // Nothing runs in a group whose keys it does not name, nor does half of what concerns every group.
-            let of = routes.of_keys(session.tenant, admitted.keys());
-            let whole = self.executing
-                && routes.home(session.tenant).is_none()
-                && (routes::whole(row).is_some() || matches!(row.run, Run::OnEveryKey(_)));
-            if of.is_err() || of.is_ok_and(|of| of.map_or(whole, |of| of != lane.view.of)) {
-                self.break_transaction(session);
-                scratch.reply.error(routes::ACROSS);
-                return Flow::Continue;
-            }
+        if let Some(routes) = &lane.view.routes
+            && let Some(stray) = stray(self.worker, (self.executing, self.anywhere), session, lane, routes, &admitted)
+        {
+            let Stray::Refused(text) = stray else { return Flow::Shifted };
+            self.break_transaction(session);
+            scratch.reply.error(text);
+            return Flow::Continue;
         }
         if self.beside.is_some()
             && let Some(busy) = is_barred(self.beside.as_ref(), session, row, admitted.keys())
@@ -716,7 +718,13 @@ impl<'w, 'a> Batch<'w, 'a> {
             }
             Run::OnEveryKey(handler) => {
                 let events = events_of(&self.hot, session);
-                let (client, reach) = (session.id, &session.reach(row));
+                let reach = session.reach(row);
+                let reach = lane
+                    .view
+                    .routes
+                    .as_ref()
+                    .map_or(reach.clone(), |routes| routes.reach(lane.view.of, session.tenant, reach));
+                let (client, reach) = (session.id, &reach);
                 let (keys, place, reader, park) = (&[], None, None, None);
                 let call = Call { argv, words, keys, place, context, events, client, reach, reader, park };
                 let node = &self.worker.node;
@@ -990,6 +998,8 @@ impl<'w, 'a> Batch<'w, 'a> {
                 self.worker.refused(&session, resolved.row, &refusal, LogContext::Toplevel);
                 reply.error(&refusal.explained(conditions.detail, &view.tenancy));
             }
+            // It looks for itself where its keys are now.
+            Ok(admitted) if !self.are_here(view, session.tenant, admitted.keys()) => return None,
             Ok(admitted) => {
                 let waits = std::cell::Cell::new(false);
                 let park = |_| {
@@ -1028,6 +1038,13 @@ impl<'w, 'a> Batch<'w, 'a> {
             self.worker.stats.error_words.lock().note(error);
         }
         Some(reply.bytes)
+    }
+
+    /// Whether these keys are this group's, and not about to be another's.
+    fn are_here(&self, view: &View, tenant: TenantId, keys: &[keyward_acl::KeyUse<'_>]) -> bool {
+        let Some(routes) = &view.routes else { return true };
+        let ours = routes.of_keys(tenant, keys).is_ok_and(|of| of.is_none_or(|of| of == self.worker.node.group));
+        ours && !self.worker.node.bar.bars(tenant, keys)
     }
 
     /// Another node serves the data: the request joins those that travel there together.
@@ -1092,6 +1109,48 @@ impl Batch<'_, '_> {
         batch.add(argv, encoded);
         batch.writes |= writes;
     }
+}
+
+/// A request that does not belong where it was led.
+enum Stray {
+    /// It must be led anew.
+    Shifted,
+    /// It belongs nowhere.
+    Refused(&'static str),
+}
+
+/// Nothing runs in a group whose keys it does not name, nor does half of what concerns every group, nor anything on keys that
+/// are about to be another group's.
+fn stray(
+    worker: &Worker,
+    (executing, anywhere): (bool, bool),
+    session: &Session,
+    lane: &Lane,
+    routes: &Routes,
+    admitted: &Admitted<'_, '_>,
+) -> Option<Stray> {
+    let (row, keys) = (admitted.row(), admitted.keys());
+    let of = routes.of_keys(session.tenant, keys);
+    let on_every_key = matches!(row.run, Run::OnEveryKey(_));
+    let whole = executing && routes.home(session.tenant).is_none() && (routes::whole(row).is_some() || on_every_key);
+    let led = !executing && !anywhere;
+    match of {
+        Ok(Some(of)) if of != lane.view.of && led => return Some(Stray::Shifted),
+        Ok(of) if of.map_or(whole, |of| of != lane.view.of) => return Some(Stray::Refused(routes::ACROSS)),
+        Err(_) => return Some(Stray::Refused(routes::ACROSS)),
+        Ok(_) if row.full_name == "swapdb" && routes.moving().is_some() => {
+            let text = "TRYAGAIN keys are being moved to another shard group: databases are not exchanged meanwhile";
+            return Some(Stray::Refused(text));
+        }
+        Ok(_) => {}
+    }
+    let bar = &worker.node.bar;
+    let flushes = on_every_key && row.command.flags.has(Flags::WRITE);
+    if !bar.is_active() || anywhere || !(flushes || bar.bars(session.tenant, keys)) {
+        return None;
+    }
+    // A script names it that did not say so before.
+    Some(if led { Stray::Shifted } else { Stray::Refused("TRYAGAIN the key is on its way to another shard group") })
 }
 
 /// Whether somebody is alone with what a request would touch; `Some(true)`: for so long that its client is told.
@@ -1246,6 +1305,8 @@ pub enum Ran {
     Answered(u32),
     /// None was run: clients are paused.
     Paused,
+    /// None was run: the keys are another shard group's, or about to be.
+    Shifted,
     /// None was run: another node serves the data now.
     NotPrimary,
     /// None was run: the user is gone.
@@ -1323,6 +1384,8 @@ impl<'a> Batch<'_, 'a> {
         }
         match self.step(session, lane, request, scratch) {
             Flow::Paused | Flow::Held(_) | Flow::Closed | Flow::StopBefore | Flow::Moved => Some(Ran::Paused),
+            // Waiting for it here would keep others of this link waiting, too.
+            Flow::Shifted => Some(Ran::Shifted),
             Flow::Continue | Flow::Stop(_) => None,
         }
     }

@@ -12,6 +12,7 @@ use crate::carrier::{self, Arrival, Arrivals, BODY_BYTES_MAX, Departures, Kind, 
 use crate::connection::{self, Connection, Lane};
 use crate::corridor::{Entry, InLane, Parts};
 use crate::forward;
+use crate::routes::Routes;
 use crate::shards::Needed;
 use crate::view::View;
 use crate::walks;
@@ -305,6 +306,11 @@ impl Callers {
         if let Err((error, text)) = forward::serves(&self.worker, &self.lane.view) {
             return self.refuse(seat, error, text);
         }
+        let changed = |routes: &Arc<Routes>| routes.changed_at() > requests.policy_version;
+        if self.lane.view.routes.as_ref().is_some_and(changed) {
+            // What the sender knows of whose keys are whose is out of date.
+            return self.refuse(seat, BatchError::Elsewhere, "keys were moved meanwhile");
+        }
         let (generation, view) = (self.lane.generation, Arc::clone(&self.lane.view));
         let worker = Rc::clone(&self.worker);
         let Some(caller) = self.seats.get_mut(seat as usize).and_then(Option::as_mut) else {
@@ -365,6 +371,7 @@ impl Callers {
                 }
             }
             Ran::Paused => self.refuse(seat, BatchError::Paused, "clients are paused"),
+            Ran::Shifted => self.refuse(seat, BatchError::Elsewhere, "the keys are another shard group's"),
             Ran::NotPrimary => self.refuse(seat, BatchError::NotPrimary, "it does not serve the data"),
             Ran::UserGone => self.refuse(seat, BatchError::UserGone, "the user is gone"),
         }

@@ -10,6 +10,7 @@
 //!
 //! The buffers of a batch belong to the thread, so an idle client costs little; only what is left over (half a
 //! request, unsent replies) moves into the connection. Unsent replies stop the reading: a slow reader slows itself.
+//! It is long because everything a client may have to wait for is waited for in this one loop.
 
 mod copying;
 mod decoding;
@@ -246,6 +247,8 @@ pub enum Next {
     Wait,
     /// Clients are paused: wait, then go on.
     Paused,
+    /// Its keys are on their way to another shard group, or there already: wait for a moment, then ask where they are.
+    Shifted,
     /// Its user or tenant is ahead of a rate: nothing is read from the client for so long, then it goes on.
     Held(Duration),
     /// Send the replies, then close.
@@ -283,10 +286,17 @@ async fn converse(worker: &Rc<Worker>, booth: &Booth, lane: Box<Lane>) -> io::Re
     let (stream, connection) = (&booth.socket, &booth.connection);
     let mut waiting = lane;
     loop {
-        if connection.moves.get() && !follow(worker, stream, connection, &mut waiting).await? {
+        let moves = connection.moves.get();
+        if moves && !follow(worker, stream, connection, &mut waiting).await? {
             return Ok(());
         }
-        let Some((turn, lane)) = booth.wait(waiting).await else { return Ok(()) };
+        // What came back with it was not run where it was.
+        let (turn, lane) = if moves && waiting.has_input() {
+            (Turn::Next(Box::new(Next::Flush)), waiting)
+        } else {
+            let Some(waited) = booth.wait(waiting).await else { return Ok(()) };
+            waited
+        };
         waiting = lane;
         let lane = &mut *waiting;
         if connection.is_killed() {
@@ -399,6 +409,13 @@ async fn converse(worker: &Rc<Worker>, booth: &Booth, lane: Box<Lane>) -> io::Re
                         () = worker.at(lane.view.of).node.pause.ended(|| worker.now_ms()) => {}
                     }
                 }
+                Next::Shifted => {
+                    tokio::select! {
+                        biased;
+                        () = connection.killed() => return Ok(()),
+                        () = worker.at(lane.view.of).node.bar.opened() => {}
+                    }
+                }
                 Next::Held(time) => {
                     tokio::select! {
                         biased;
@@ -434,6 +451,7 @@ async fn wait_for_keys(
     waiter: &Arc<Waiter>,
 ) -> io::Result<bool> {
     let place = connection.waiting.take();
+    let releases = worker.node.bar.releases();
     let registered = worker.node.blocked.enter(connection.session.borrow().id, waiter);
     let left = Leaves { worker, waiter };
     let answer = loop {
@@ -443,7 +461,7 @@ async fn wait_for_keys(
         if let Some(answer) = waiter.take_answer() {
             break answer;
         }
-        if connection.moves.get() {
+        if connection.moves.get() || crate::moves::has_shifted(worker, waiter, releases) {
             if let Some(answer) = waiter.give_up() {
                 break answer;
             }
@@ -584,7 +602,7 @@ async fn forward(
         match sent {
             Sent::Answered if batch.is_empty() => {}
             Sent::Answered => flush(worker, stream, connection, lane).await?,
-            Sent::ServedHere => {
+            Sent::ServedHere | Sent::Shifted => {
                 if batch.skipped {
                     connection.session.borrow_mut().replies = ReplyMode::SkipNext;
                 }

@@ -48,6 +48,9 @@ const MOVED_LOOKS: u32 = 2;
 /// Between two tries.
 pub const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
+/// Before it is looked again to which shard group keys belong.
+pub const SHIFT_PAUSE: Duration = Duration::from_millis(2);
+
 /// How long the owner waits until it has applied what the sender had.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -166,6 +169,8 @@ enum Failure {
     NotRun(String),
     /// Certainly not run, and nothing but time is needed.
     Paused,
+    /// Certainly not run: the keys are another shard group's by now.
+    Shifted,
     /// Certainly not run, and never will be.
     Refused(String),
     /// Perhaps run.
@@ -180,6 +185,8 @@ pub enum Sent {
     Answered,
     /// This node serves the data now, and is to run it.
     ServedHere,
+    /// What was not answered is to be led anew: its keys are another shard group's, as soon as that is known here.
+    Shifted,
 }
 
 /// Has the node that serves the data run the batch; appends its replies, or one clear error per request. Long replies come
@@ -198,6 +205,10 @@ pub async fn send(
                 return Sent::Answered;
             }
             Err(Failure::ServedHere) => return Sent::ServedHere,
+            Err(Failure::Shifted) => {
+                tokio::time::sleep(SHIFT_PAUSE).await;
+                return Sent::Shifted;
+            }
             Err(Failure::Refused(text)) => break text,
             Err(Failure::Unknown(why)) if batch.writes => {
                 break format!(
@@ -274,6 +285,7 @@ fn judge(error: u8, answered: u32, count: u32, text: &[u8]) -> Result<u32, Failu
         Ok(BatchError::Unspecified) if (1..=count).contains(&answered) => Ok(answered),
         Ok(BatchError::Unspecified) => Err(Failure::Unknown("it answered a different number of commands".to_owned())),
         Ok(BatchError::Paused) => Err(Failure::Paused),
+        Ok(BatchError::Elsewhere) => Err(Failure::Shifted),
         Ok(BatchError::Invalid) => Err(Failure::Refused(format!("ERR the node that serves the data says: {}", text()))),
         _ => Err(Failure::NotRun(text())),
     }

@@ -13,10 +13,11 @@ use crate::callers::{Decoded, decode_all};
 use crate::connection::{Connection, Lane, renew};
 use crate::corridor::{Entry, InLane};
 use crate::forward::{self, ForwardBatch, Sent};
-use crate::routes::{Gather, Routes};
+use crate::routes::{ACROSS, Gather, Routes, Target};
 use crate::worker::Worker;
 use futures_util::future::join_all;
 use keyward_cluster::{Epoch, GroupId};
+use keyward_engine::command::Flags;
 use keyward_engine::keyspace::TenantId;
 use keyward_engine::reply::Reply;
 use keyward_engine::session::ReplyMode;
@@ -51,9 +52,11 @@ pub type Written = (GroupId, Epoch, u64);
 struct Part {
     group: GroupId,
     answers: Vec<u8>,
-    written: Option<Written>,
+    written: Vec<Written>,
     /// The client is to be closed.
     ends: bool,
+    /// Keys were moved meanwhile: what concerns every group is to be asked anew.
+    shifted: bool,
 }
 
 /// Has every group do its part, and appends the answers in the order of the requests. False: the client must go.
@@ -66,7 +69,7 @@ pub async fn spread(
 ) -> bool {
     let batches = std::iter::once(first).chain(spread.others);
     let parts = join_all(batches.map(|batch| part(worker, connection, batch))).await;
-    parts.iter().filter_map(|part| part.written).for_each(|written| lane.await_too(written));
+    parts.iter().flat_map(|part| &part.written).for_each(|written| lane.await_too(*written));
     let mut taken = vec![0; worker.node.groups().len()];
     for group in spread.order {
         let Some(part) = parts.iter().find(|part| part.group == group) else { return false };
@@ -86,31 +89,54 @@ pub async fn gather(
     request: Gathering,
     output: &mut Vec<u8>,
 ) -> bool {
-    let Some(routes) = lane.view.routes.clone() else { return false };
     let wanted = std::mem::take(&mut connection.session.borrow_mut().replies);
-    let tenant = connection.session.borrow().tenant;
-    let mut plan = plan(worker, (&routes, tenant), &request);
-    let batch = |(group, argv): &(GroupId, Vec<Vec<u8>>)| {
-        let mut batch = ForwardBatch::of(*group);
-        batch.writes = request.writes;
-        batch.policy_version = lane.view.index;
-        batch.push(&argv.iter().map(Vec::as_slice).collect::<Vec<_>>());
-        batch
-    };
-    let batches: Vec<ForwardBatch> = plan.parts.iter().map(batch).collect();
-    let parts = join_all(batches.into_iter().map(|batch| part(worker, connection, batch))).await;
-    parts.iter().filter_map(|part| part.written).for_each(|written| lane.await_too(written));
+    let answered = ask_groups(worker, connection, &request).await;
+    answered.written.iter().for_each(|written| lane.await_too(*written));
     let mut reply = Reply::new(connection.session.borrow().protocol);
-    plan.random = worker.next_random();
-    if !merge(&request, &plan, &parts, &mut reply) {
-        return false;
-    }
+    reply.raw(&answered.answers);
     if wanted == ReplyMode::On {
         output.append(&mut reply.bytes);
     }
     let skipped = wanted == ReplyMode::SkipNext;
     connection.session.borrow_mut().replies = if skipped { ReplyMode::On } else { wanted };
-    parts.iter().all(|part| !part.ends)
+    !answered.ends
+}
+
+/// The answer of all groups to one request, as that of one.
+async fn ask_groups(worker: &Rc<Worker>, connection: &Rc<Connection>, request: &Gathering) -> Part {
+    let mut all = Part::of(GroupId(0));
+    loop {
+        let (_, view) = worker.node.views.load();
+        let Some(routes) = view.routes.clone() else {
+            all.ends = true;
+            return all;
+        };
+        let (tenant, protocol) = {
+            let session = connection.session.borrow();
+            (session.tenant, session.protocol)
+        };
+        let mut plan = plan(worker, (&routes, tenant), request);
+        let batch = |(group, argv): &(GroupId, Vec<Vec<u8>>)| {
+            let mut batch = ForwardBatch::of(*group);
+            batch.writes = request.writes;
+            batch.policy_version = view.index;
+            batch.push(&argv.iter().map(Vec::as_slice).collect::<Vec<_>>());
+            batch
+        };
+        let batches: Vec<ForwardBatch> = plan.parts.iter().map(batch).collect();
+        let parts = join_all(batches.into_iter().map(|batch| part(worker, connection, batch))).await;
+        parts.iter().for_each(|part| all.written.extend(&part.written));
+        // One group was asked before keys left it, another one after they came: nobody was asked about these.
+        if parts.iter().any(|part| part.shifted) {
+            tokio::time::sleep(forward::SHIFT_PAUSE).await;
+            continue;
+        }
+        plan.random = worker.next_random();
+        let mut reply = Reply::new(protocol);
+        all.ends = parts.iter().any(|part| part.ends) || !merge(request, &plan, &parts, &mut reply);
+        all.answers = reply.bytes;
+        return all;
+    }
 }
 
 /// What each group is asked, and which keys of the request that is about.
@@ -258,16 +284,70 @@ fn write(value: &Value, reply: &mut Reply) {
 async fn part(worker: &Rc<Worker>, connection: &Rc<Connection>, mut batch: ForwardBatch) -> Part {
     let group = batch.group;
     let of = worker.of(group);
-    let mut part = Part { group, answers: Vec::new(), written: None, ends: false };
-    while !batch.is_empty() && !part.ends {
+    let mut part = Part::of(group);
+    while !batch.is_empty() && !part.ends && !part.shifted {
         let mut answers = Vec::new();
         let sent = forward::send(of, connection, &mut batch, &mut answers).await;
         part.answers.append(&mut answers);
-        if let Sent::ServedHere = sent {
-            run_here(worker, of, connection, &mut batch, &mut part).await;
+        match sent {
+            Sent::Answered => {}
+            Sent::ServedHere => run_here(worker, of, connection, &mut batch, &mut part).await,
+            Sent::Shifted => lead_anew(worker, connection, &mut batch, &mut part).await,
         }
     }
     part
+}
+
+impl Part {
+    fn of(group: GroupId) -> Part {
+        Part { group, answers: Vec::new(), written: Vec::new(), ends: false, shifted: false }
+    }
+}
+
+/// The keys of the first request that was not answered are another group's by now, or about to be: asks where they are.
+async fn lead_anew(worker: &Rc<Worker>, connection: &Rc<Connection>, batch: &mut ForwardBatch, part: &mut Part) {
+    let mut bytes = batch.rest().to_vec();
+    let mut decoded = Decoded::default();
+    if !decode_all(&mut bytes, worker.hot().decoder.clone(), &mut decoded) {
+        part.ends = true;
+        return;
+    }
+    let requests = decoded.requests(&bytes);
+    let Some(argv) = requests.first() else { return };
+    let (_, view) = worker.node.views.load();
+    let tenant = connection.session.borrow().tenant;
+    let (Some(routes), Ok(resolved)) = (&view.routes, worker.node.table.resolve(argv)) else {
+        part.ends = true;
+        return;
+    };
+    let writes = !resolved.row.command.flags.has(Flags::READONLY);
+    let mut answered = match routes.target(worker.node.table, tenant, resolved.row, argv) {
+        Target::Group(group, true) => {
+            let mut one = ForwardBatch::of(group);
+            one.writes = writes;
+            one.policy_version = view.index;
+            one.push(argv);
+            Box::pin(self::part(worker, connection, one)).await
+        }
+        Target::Parts(gather) => {
+            let argv = argv.iter().map(|word| word.to_vec()).collect();
+            Box::pin(ask_groups(worker, connection, &Gathering { gather, divided: true, writes, argv })).await
+        }
+        Target::Across => {
+            let mut reply = Reply::new(connection.session.borrow().protocol);
+            reply.error(ACROSS);
+            Part { answers: reply.bytes, ..Part::of(part.group) }
+        }
+        // What concerns every group is asked anew as a whole.
+        Target::Here | Target::Group(_, false) | Target::Every(_) => {
+            part.shifted = true;
+            return;
+        }
+    };
+    part.answers.append(&mut answered.answers);
+    part.written.append(&mut answered.written);
+    part.ends |= answered.ends;
+    batch.answer(1);
 }
 
 /// Runs a batch here, as far as this node serves the group.
@@ -299,8 +379,12 @@ async fn run_here(
         Opened,
         Unpaused,
     }
-    let wait = match run_now(worker, of, connection, &argvs, part) {
+    let wait = match run_now(worker, of, connection, (&argvs, batch.policy_version), part) {
         None => Then::Opened,
+        Some(Ran::Shifted) => {
+            of.node.bar.opened().await;
+            return lead_anew(worker, connection, batch, part).await;
+        }
         Some(Ran::Answered(count)) => return batch.answer(count),
         // Its link is found anew.
         Some(Ran::NotPrimary) => return tokio::time::sleep(forward::RETRY_PAUSE).await,
@@ -323,7 +407,13 @@ async fn run_here(
 }
 
 /// `None`: somebody runs alone.
-fn run_now(worker: &Worker, of: &Worker, connection: &Connection, argvs: &[&[&[u8]]], part: &mut Part) -> Option<Ran> {
+fn run_now(
+    worker: &Worker,
+    of: &Worker,
+    connection: &Connection,
+    (argvs, version): (&[&[&[u8]]], u64),
+    part: &mut Part,
+) -> Option<Ran> {
     let corridor = &of.node.corridor;
     let (in_lane, beside) = match corridor.enter(worker.lane) {
         Entry::Entered => (Some(InLane::new(corridor, worker.lane)), None),
@@ -334,6 +424,9 @@ fn run_now(worker: &Worker, of: &Worker, connection: &Connection, argvs: &[&[&[u
     let (generation, view) = of.node.views.load();
     if !view.is_primary() {
         return Some(Ran::NotPrimary);
+    }
+    if view.routes.as_ref().is_some_and(|routes| routes.changed_at() > version) {
+        return Some(Ran::Shifted);
     }
     let mut session = connection.session.borrow_mut();
     if !renew(&mut session, &view) {
@@ -348,7 +441,7 @@ fn run_now(worker: &Worker, of: &Worker, connection: &Connection, argvs: &[&[&[u
     if session.wants_quorum()
         && let Some(reign) = lane.view.reign()
     {
-        part.written = Some((part.group, reign, replication.log.position()));
+        part.written.push((part.group, reign, replication.log.position()));
     }
     Some(ran)
 }

@@ -302,13 +302,14 @@ fn replication(node: &Node) -> Fields {
 /// One of several shard groups; what stands before is about the first.
 fn shard_group(of: &Node) -> (String, String) {
     let view = of.views.load().1;
-    let (slots, in_sync) = view.group.as_ref().map_or(((0, 0), 0), |group| (group.slots, group.in_sync.len()));
+    let in_sync = view.group.as_ref().map_or(0, |group| group.in_sync.len());
+    let ranges = view.group.as_ref().map(|group| group.slots.as_slice()).unwrap_or_default();
+    let slots: Vec<String> = ranges.iter().map(|(first, last)| format!("{first}-{last}")).collect();
     let role = if view.is_primary() { "master" } else { "slave" };
     let primary = view.primary.and_then(|id| view.state.nodes().get(&id));
     let line = format!(
-        "slots={}-{},role={role},primary={},epoch={},offset={},in_sync={in_sync}",
-        slots.0,
-        slots.1,
+        "slots={},role={role},primary={},epoch={},offset={},in_sync={in_sync}",
+        slots.join("+"),
         primary.map_or("", |node| &node.addresses.client),
         view.group.as_ref().map_or(0, |group| group.epoch.0),
         of.replication.log.position(),

@@ -12,7 +12,7 @@ use crate::batch::{Batch, Flow, Prepared};
 use crate::connection::{Connection, Lane, Next};
 use crate::gate::{self, Conditions, KeyBuffer};
 use crate::gather::Gathering;
-use crate::routes::{ACROSS, Target};
+use crate::routes::{ACROSS, Routes, Target};
 use crate::worker::Scratch;
 use keyward_cluster::GroupId;
 use keyward_engine::command::{Flags, Group, Home};
@@ -44,6 +44,7 @@ impl<'a> Batch<'_, 'a> {
                 return None;
             }
         };
+        self.follow_watched(session, connection, routes);
         let queues = session.transaction.is_some() && crate::transaction::is_queued(row);
         let pinned = pinned(connection, session);
         let target = match row.full_name {
@@ -102,6 +103,20 @@ impl<'a> Batch<'_, 'a> {
         }
     }
 
+    /// If the keys the client watches were moved to another group, they count as changed, and what it has belongs there.
+    fn follow_watched(&self, session: &Session, connection: &Connection, routes: &Routes) {
+        let watched = connection.watch.borrow();
+        let Some(watch) = &*watched else { return };
+        let here = connection.group.get();
+        let moved = watch.keys().iter().map(|(_, key, _)| routes.of_key(session.tenant, key)).find(|of| *of != here);
+        if let Some(group) = moved {
+            self.front.at(here).node.shards.unwatch(watch);
+            watch.touch();
+            watch.forget();
+            connection.group.set(group);
+        }
+    }
+
     /// A request of a transaction is kept where the client is; it must concern the transaction's group.
     fn lead_queued(
         &mut self,
@@ -126,7 +141,16 @@ impl<'a> Batch<'_, 'a> {
                 connection.pinned.set(true);
             }
             (Some(group), Some(pinned)) if group != pinned => {
-                return self.refuse_across(session, lane, (row, argv), scratch);
+                // What was queued before may have moved to that group since.
+                let queued = session.transaction.as_ref().map(|transaction| transaction.requests.as_slice());
+                let together = lane.view.routes.as_ref().is_some_and(|routes| {
+                    crate::transaction::group_of(self.worker.node.table, session, routes, queued.unwrap_or_default())
+                        == Ok(Some(group))
+                });
+                if !together || connection.watch.borrow().is_some() {
+                    return self.refuse_across(session, lane, (row, argv), scratch);
+                }
+                connection.group.set(group);
             }
             _ => {}
         }

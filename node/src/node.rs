@@ -25,6 +25,7 @@ use crate::latency::Events;
 use crate::live::Live;
 use crate::mailbox::Mailbox;
 use crate::monitor::Monitors;
+use crate::moves::Bar;
 use crate::moving::Farewells;
 use crate::observers::Observers;
 use crate::pause::Pause;
@@ -187,6 +188,8 @@ pub struct Common {
     pub run_id: String,
     /// Clients of other nodes that are served here.
     pub guests: Guests,
+    /// Held by whoever moves keys to another shard group, for each step.
+    pub moving: Mutex<()>,
     /// Those of them that move along with the data.
     pub farewells: Farewells,
     /// The node of each shard group, by its id; empty while they are made.
@@ -222,6 +225,8 @@ pub struct Node {
     pub views: ViewCell,
     /// Whether clients wait.
     pub pause: Pause,
+    /// Keys that are about to be another group's.
+    pub bar: Bar,
     /// Data on disk.
     pub snapshots: Snapshots,
 }
@@ -249,6 +254,7 @@ impl Node {
             replication,
             views: ViewCell::new(view),
             pause: Pause::default(),
+            bar: Bar::default(),
             snapshots: Snapshots::new(&common.config, group),
             common: Arc::clone(common),
         }
@@ -621,6 +627,7 @@ async fn serve_with(
         run_id: crate::random::bytes::<20>().iter().map(|byte| format!("{byte:02x}")).collect(),
         guests: Guests::default(),
         farewells: Farewells::default(),
+        moving: Mutex::default(),
         groups: OnceLock::new(),
         secret,
         clients: AtomicU64::new(0),
@@ -784,6 +791,7 @@ fn start_background(node: &Arc<Node>, digest: Option<acl_file::Digest>) -> Resul
         let (sender, said) = mpsc::channel(crate::relay::WAITING_MAX);
         node.pubsub.set_relay(sender);
         tasks.push(tokio::spawn(crate::relay::send(Arc::clone(node), said)));
+        crate::moves::start(node).map_err(StartError::System)?;
     }
     tasks.extend(node.groups().iter().map(|of| tokio::spawn(crate::snapshot::schedule(Arc::clone(of)))));
     if let PolicySource::AclFile(path, password) = node.config.policy_source() {

@@ -54,6 +54,11 @@ impl Watch {
         self.keys.lock().clone()
     }
 
+    /// It is lost in any case: nobody looks after its keys any more.
+    pub fn forget(&self) {
+        self.keys.lock().clear();
+    }
+
     /// How many keys.
     pub fn key_count(&self) -> usize {
         self.keys.lock().len()

@@ -72,6 +72,8 @@ pub struct Replication {
     heard_ms: AtomicU64,
     /// Where the primary's stream ended, as far as it has said.
     known_end: AtomicU64,
+    /// How many full copies were begun to be loaded here: what was read before is not of what is here now.
+    copies_begun: AtomicU64,
     /// The data may have changed without a word in the log.
     unlogged: AtomicBool,
     /// Epoch and position of the newest snapshot on disk.
@@ -133,6 +135,7 @@ impl Replication {
             has_data: AtomicBool::new(false),
             heard_ms: AtomicU64::new(0),
             known_end: AtomicU64::new(0),
+            copies_begun: AtomicU64::new(0),
             unlogged: AtomicBool::new(false),
             snapshot: Mutex::new(None),
             links: OnceLock::new(),
@@ -177,6 +180,11 @@ impl Replication {
     /// Whether the data here is whole, so that it may be read by whoever does not mind that it is a little old.
     pub fn has_data(&self) -> bool {
         self.has_data.load(Ordering::Acquire)
+    }
+
+    /// How many full copies were begun to be loaded here.
+    pub fn copies_begun(&self) -> u64 {
+        self.copies_begun.load(Ordering::Acquire)
     }
 
     /// What happened since the start.
@@ -373,6 +381,14 @@ impl DataPlane for Plane {
         Box::pin(async move {
             let node = node.ok_or_else(|| "the node is stopping, or knows no such group".to_owned())?;
             crate::tenants::purge_here(node, TenantId(tenant)).await
+        })
+    }
+
+    fn hold_keys(&self, group: GroupId, index: u64) -> BoxFuture<'static, Result<u64, String>> {
+        let node = self.of(group);
+        Box::pin(async move {
+            let node = node.ok_or_else(|| "the node is stopping, or knows no such group".to_owned())?;
+            crate::moves::hold(&node, index).await
         })
     }
 }

@@ -10,12 +10,13 @@
 //! all that its users ask is carried out there. It knows requests by what their declarations say, and no connection.
 
 use keyward_acl::KeyUse;
-use keyward_cluster::{GroupId, State, Tenant, TenantMode};
+use keyward_cluster::{GroupId, Move, MovePhase, Moved, State, Tenant, TenantMode};
 use keyward_engine::command::{Group, Home, Run};
 use keyward_engine::keyspace::TenantId;
+use keyward_engine::scope::Reach;
 use keyward_engine::slot;
 use keyward_engine::table::{Row, Table};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// What a request gets that cannot be carried out by one group.
@@ -27,6 +28,45 @@ pub struct Routes {
     count: u32,
     /// Namespaces that one group holds as a whole.
     homes: BTreeMap<TenantId, GroupId>,
+    moving: Option<Arc<Moving>>,
+    changed_at: u64,
+}
+
+/// Keys on their way from one group to another.
+pub struct Moving {
+    /// The entry that began it.
+    pub index: u64,
+    /// The group that had them.
+    pub from: GroupId,
+    /// The group that is to have them.
+    pub to: GroupId,
+    /// How far it is.
+    pub phase: MovePhase,
+    what: Moved,
+    /// The group that has keys which it does not serve.
+    hidden_in: GroupId,
+    /// Namespaces that slots say nothing about.
+    homes: BTreeSet<TenantId>,
+}
+
+impl Moving {
+    fn of(known: &Move, homes: &BTreeMap<TenantId, GroupId>) -> Moving {
+        let hidden_in = if let MovePhase::Dropping(group) = known.phase { group } else { known.to };
+        let homes = homes.keys().copied().collect();
+        let (what, phase) = (known.what.clone(), known.phase);
+        Moving { index: known.index, from: known.from, to: known.to, phase, what, hidden_in, homes }
+    }
+
+    /// Whether this key moves. `world`: whose keyspace it is in.
+    #[inline]
+    pub fn concerns(&self, world: TenantId, key: &[u8]) -> bool {
+        match &self.what {
+            Moved::Slots((first, last)) => {
+                (*first..=*last).contains(&slot::of_key(key)) && !self.homes.contains(&world)
+            }
+            Moved::Namespace(number) => world == TenantId::with_namespace(number.0),
+        }
+    }
 }
 
 /// Keys belong to different groups.
@@ -78,14 +118,39 @@ impl Routes {
         }
         let mut of_slot = vec![0; usize::from(slot::SLOTS)].into_boxed_slice();
         for group in groups.values() {
-            of_slot[usize::from(group.slots.0)..=usize::from(group.slots.1)].fill(group.id.0 as u8);
+            for (first, last) in &group.slots {
+                of_slot[usize::from(*first)..=usize::from(*last)].fill(group.id.0 as u8);
+            }
         }
         let home = |tenant: &Arc<Tenant>| {
             let group = tenant.group().filter(|group| groups.contains_key(group))?;
             (tenant.mode == TenantMode::Namespace).then_some((TenantId::with_namespace(tenant.number.0), group))
         };
         let homes = state.tenants().iter().filter_map(home).collect();
-        Some(Routes { of_slot, count: groups.len() as u32, homes })
+        let moving = state.current_move().map(|known| Moving::of(known, &homes)).map(Arc::new);
+        Some(Routes { of_slot, count: groups.len() as u32, homes, moving, changed_at: state.routes_changed_at() })
+    }
+
+    /// What is on its way to another group.
+    pub fn moving(&self) -> Option<&Arc<Moving>> {
+        self.moving.as_ref()
+    }
+
+    /// What a request to all keys of `group` finds there: nothing that only lies there because it moves.
+    pub fn reach(&self, group: GroupId, tenant: TenantId, reach: Reach) -> Reach {
+        match &self.moving {
+            Some(moving) if moving.hidden_in == group && !moving.homes.contains(&tenant) => match moving.what {
+                Moved::Slots(slots) => Reach::Outside(slots, Box::new(reach)),
+                // Whoever sees it asks the group that has it.
+                Moved::Namespace(_) => reach,
+            },
+            _ => reach,
+        }
+    }
+
+    /// The change since which keys belong to these groups.
+    pub fn changed_at(&self) -> u64 {
+        self.changed_at
     }
 
     /// All groups.

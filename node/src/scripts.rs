@@ -275,9 +275,27 @@ fn serve(
     }
     let memory = look_for_memory(worker, &session, call);
     let extent = Extent::of(&session);
-    let closed = worker.node.corridor.close_extent(&extent);
-    // Who serves the data may change until the corridor is closed, and no more after.
-    let (generation, view) = worker.node.views.load();
+    // Who serves the data, and which group has which keys, may change until the corridor is closed, and no more after.
+    let (closed, (generation, view)) = loop {
+        let closed = worker.node.corridor.close_extent(&extent);
+        let known = worker.node.views.load();
+        if !worker.node.bar.is_active()
+            || !worker.node.bar.bars_one(session.tenant, call.keys.iter().map(Vec::as_slice))
+        {
+            break (closed, known);
+        }
+        drop(closed);
+        std::thread::sleep(SHIFT_PAUSE);
+    };
+    if let Some(routes) = &view.routes
+        && call.keys.iter().any(|key| routes.of_key(session.tenant, key) != view.of)
+    {
+        drop(closed);
+        let reply = error_reply(session.protocol, SHIFTED);
+        // A client that left meanwhile needs no reply.
+        let _ = answer.send(Ran { reply, calls: 0 });
+        return;
+    }
     let hot = worker.hot();
     let lane = Lane::new(Decoder::new(hot.decoder.clone()), generation, Arc::clone(&view));
     if !crate::connection::renew(&mut session, &view) {
@@ -318,6 +336,11 @@ fn look_for_memory(worker: &Worker, session: &Session, call: &ScriptCall) -> Mem
         std::thread::sleep(ENTER_PAUSE);
     }
 }
+
+/// Keys on their way to another shard group are there soon.
+const SHIFT_PAUSE: Duration = Duration::from_millis(1);
+
+const SHIFTED: &str = "TRYAGAIN the keys of the script were moved to another shard group; nothing was run";
 
 /// Between two tries to enter.
 const ENTER_PAUSE: Duration = Duration::from_micros(50);

@@ -14,17 +14,56 @@ use crate::corridor::{Closed, Extent};
 use crate::gate::{Conditions, KeyBuffer, Memory, Refusal};
 use crate::memory::{Claim, note_owners};
 use crate::observers::{Waiter, Watch};
+use crate::routes::{Across, Routes};
 use crate::view::View;
 use crate::worker::{Scratch, Worker, note_full};
+use keyward_acl::KeyUse;
+use keyward_cluster::GroupId;
 use keyward_engine::command::{Flags, Group};
 use keyward_engine::effects::WaitedInVain;
 use keyward_engine::keyspace::SpaceId;
 use keyward_engine::reply::Reply;
 use keyward_engine::session::Session;
-use keyward_engine::table::Row;
+use keyward_engine::table::{Row, Table};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
+
+/// Calls `with` with the keys of a request that was kept.
+fn with_keys<R>(table: &Table, request: &[Vec<u8>], with: impl FnOnce(&[KeyUse<'_>]) -> R) -> Option<R> {
+    let argv: Vec<&[u8]> = request.iter().map(Vec::as_slice).collect();
+    let resolved = table.resolve(&argv).ok()?;
+    let mut keys = Vec::new();
+    table.keys_of(resolved.row, &argv, &mut keys);
+    Some(with(&keys))
+}
+
+/// The shard group that the keys of all these requests belong to: none if they name no key, an error if there is none.
+pub(crate) fn group_of(
+    table: &Table,
+    session: &Session,
+    routes: &Routes,
+    requests: &[Vec<Vec<u8>>],
+) -> Result<Option<GroupId>, Across> {
+    let mut group = None;
+    for request in requests {
+        match with_keys(table, request, |keys| routes.of_keys(session.tenant, keys)) {
+            None | Some(Ok(None)) => {}
+            Some(Ok(Some(of))) if group.is_none_or(|group| group == of) => group = Some(of),
+            Some(_) => return Err(Across),
+        }
+    }
+    Ok(group)
+}
+
+/// Where the keys of a transaction are.
+enum Whereabouts {
+    Here,
+    /// Elsewhere, or on their way.
+    Shifted,
+    /// Not in one group any more.
+    Across,
+}
 
 /// What is left of a transaction that waits for the world.
 pub struct Remaining {
@@ -119,6 +158,19 @@ impl<'a> Batch<'_, 'a> {
             session.transaction = Some(transaction);
             return Flow::Closed;
         };
+        if let Some(routes) = &lane.view.routes {
+            match self.whereabouts(session, lane, routes, &transaction.requests) {
+                Whereabouts::Here => {}
+                Whereabouts::Shifted => {
+                    session.transaction = Some(transaction);
+                    return Flow::Shifted;
+                }
+                Whereabouts::Across => {
+                    self.abort_transaction(session, crate::routes::ACROSS, scratch);
+                    return Flow::Continue;
+                }
+            }
+        }
         self.beside = Some(closed.beside()).filter(|parts| !parts.is_empty());
         if self.conditions.memory != Memory::Enough {
             let refusal = Refusal::MemoryFull(self.conditions.memory);
@@ -147,6 +199,33 @@ impl<'a> Batch<'_, 'a> {
         let flow = self.run_queued(session, lane, (requests, &closed), scratch);
         drop(closed);
         flow
+    }
+
+    /// Where the keys of a transaction are that belonged to one group when they were queued. If they moved together, the
+    /// transaction follows them, and what was watched counts as changed.
+    fn whereabouts(&self, session: &Session, lane: &Lane, routes: &Routes, requests: &[Vec<Vec<u8>>]) -> Whereabouts {
+        let (table, bar) = (self.worker.node.table, &self.worker.node.bar);
+        let is_barred = |request: &Vec<Vec<u8>>| {
+            with_keys(table, request, |keys| bar.bars(session.tenant, keys)).unwrap_or_default()
+        };
+        if bar.is_active() && requests.iter().any(is_barred) {
+            return Whereabouts::Shifted;
+        }
+        match group_of(table, session, routes, requests) {
+            Err(_) => Whereabouts::Across,
+            Ok(Some(group)) if group != lane.view.of => {
+                if let Some(connection) = self.connection {
+                    if let Some(watch) = &*connection.watch.borrow() {
+                        self.front.at(connection.group.get()).node.shards.unwatch(watch);
+                        watch.touch();
+                        watch.forget();
+                    }
+                    connection.group.set(group);
+                }
+                Whereabouts::Shifted
+            }
+            Ok(_) => Whereabouts::Here,
+        }
     }
 
     /// Whether there is memory for all requests that need some.
@@ -214,7 +293,13 @@ impl<'a> Batch<'_, 'a> {
                     flow = Flow::Stop(next);
                     break;
                 }
-                Flow::Continue | Flow::StopBefore | Flow::Closed | Flow::Paused | Flow::Held(_) | Flow::Moved => {}
+                Flow::Continue
+                | Flow::StopBefore
+                | Flow::Closed
+                | Flow::Paused
+                | Flow::Shifted
+                | Flow::Held(_)
+                | Flow::Moved => {}
             }
         }
         self.let_time_pass(thawed);

@@ -212,7 +212,7 @@ fn topology(state: &State, me: NodeId) -> Topology {
     let shards = state.groups().values().map(|group| TopologyShard {
         // No node has such an id: the first one is numbered 1, and there will never be that many.
         id: node_id_hex(state, NodeId(if group.id == GroupId(0) { 0 } else { u64::MAX - u64::from(group.id.0) })),
-        slots: group.slots,
+        slots: group.slots.clone(),
         epoch: group.epoch.0,
         primary: state.nodes().keys().position(|id| is_served(state, group) && serves(*id, group)),
     });

@@ -34,10 +34,16 @@ pub fn is_long(worker: &Worker, session: &Session, row: &Row, argv: &[&[u8]]) ->
     let walks = match row.full_name {
         "keys" => true,
         "scan" => asks_for_many(argv),
-        "dbsize" | "randomkey" => session.reach(row).filters_keys(),
+        "dbsize" | "randomkey" => session.reach(row).filters_keys() || hides_some(worker),
         _ => false,
     };
     walks && worker.node.shards.count_keys(session.tenant, KEYS_AT_ONCE) > KEYS_AT_ONCE
+}
+
+/// Whether keys lie here that are not to be found.
+fn hides_some(worker: &Worker) -> bool {
+    let (_, view) = worker.node.views.load();
+    view.routes.as_ref().is_some_and(|routes| routes.moving().is_some())
 }
 
 fn asks_for_many(argv: &[&[u8]]) -> bool {
@@ -108,6 +114,11 @@ fn walk(worker: &Worker, mut session: Session, argv: &[Vec<u8>]) -> Vec<u8> {
         reply.error(&refusal.text(conditions.detail));
         return reply.bytes;
     }
+    let reach = session.reach(resolved.row);
+    let reach = match &view.routes {
+        Some(routes) => routes.reach(view.of, session.tenant, reach),
+        None => reach,
+    };
     let call = Call {
         argv: &argv,
         words: resolved.words,
@@ -116,7 +127,7 @@ fn walk(worker: &Worker, mut session: Session, argv: &[Vec<u8>]) -> Vec<u8> {
         context: call_context(worker, &hot, &session, worker.now_ms()),
         events: hot.events,
         client: session.id,
-        reach: &session.reach(resolved.row),
+        reach: &reach,
         reader: None,
         park: None,
     };

@@ -326,6 +326,9 @@ impl Worker {
                 connection.mailbox.set_reach(session.lasting_reach());
                 if data_left {
                     connection.moves.set(true);
+                }
+                // Who waits for keys looks whether they are still here.
+                if data_left || several && self.node.blocked.has(*id) {
                     connection.mailbox.stir();
                 }
                 continue;

@@ -20,6 +20,7 @@ mod kill;
 mod limits;
 mod membership;
 mod memory;
+mod moves;
 mod namespaces;
 mod noise;
 mod noninterference;

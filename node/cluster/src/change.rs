@@ -9,8 +9,8 @@ use std::fmt;
 use keyward_acl::{UserChange, UserOutcome};
 
 use crate::{
-    Addresses, ClusterId, Epoch, FailoverReason, GroupId, JoinToken, Member, NodeId, RequestId, TenantChange,
-    TenantRefusal, UnixMillis,
+    Addresses, ClusterId, Epoch, FailoverReason, GroupId, JoinToken, Member, MoveChange, NodeId, RequestId,
+    TenantChange, TenantRefusal, UnixMillis,
 };
 
 /// A change with who asked for it, when, through which door, and under which request id.
@@ -110,6 +110,8 @@ pub enum Change {
     },
     /// `TENANT`: who owns which keys, and what they may use.
     Tenant(TenantChange),
+    /// Keys go from one shard group to another.
+    Move(MoveChange),
     /// Nothing; proves that a quorum can still commit.
     Noop,
 }
@@ -170,6 +172,8 @@ pub enum Refusal {
     TooManyNodes,
     /// More settings than [`crate::State::SETTINGS_MAX`].
     TooManySettings,
+    /// Nothing can be moved so: a sentence.
+    Move(String),
     /// The tenants cannot be changed so.
     Tenant(TenantRefusal),
 }
@@ -193,6 +197,7 @@ impl fmt::Display for Refusal {
             }
             Self::TooManyNodes => write!(f, "the cluster has as many nodes as it can register"),
             Self::Tenant(refusal) => refusal.fmt(f),
+            Self::Move(text) => f.write_str(text),
             Self::TooManySettings => write!(f, "the cluster has as many settings as it can hold"),
         }
     }
@@ -228,6 +233,7 @@ impl Change {
             Self::SetSetting { name, value: Some(value) } => format!("set {name} to {value}"),
             Self::SetSetting { name, value: None } => format!("reset {name}"),
             Self::Tenant(change) => change.summary(),
+            Self::Move(change) => change.summary(),
             Self::Noop => String::from("nothing"),
         };
         if line.len() > SUMMARY_BYTES_MAX {

@@ -7,7 +7,7 @@ use keyward_acl::UserRecord;
 
 use crate::record::{AppliedRequest, StateRecord};
 use crate::tenant::{Tenant, TenantGrant, TenantMode};
-use crate::{ChangeRecord, Member, NodeInfo, ShardGroup};
+use crate::{ChangeRecord, Member, Move, MovePhase, Moved, NodeInfo, ShardGroup};
 
 /// The digest of a state, through its written form: what is not written down cannot differ after a restart.
 pub(crate) fn of(record: &StateRecord) -> u64 {
@@ -26,6 +26,10 @@ pub(crate) fn of(record: &StateRecord) -> u64 {
     if record.last_tenant > 0 {
         walk.number(u64::from(record.last_tenant));
         walk.each(&record.tenants, Walk::tenant);
+    }
+    if let Some(moving) = &record.last_move {
+        walk.moving(moving);
+        walk.number(record.routes_changed);
     }
     walk.0
 }
@@ -85,8 +89,10 @@ impl Walk {
 
     fn group(&mut self, group: &ShardGroup) {
         self.number(u64::from(group.id.0));
-        self.number(u64::from(group.slots.0));
-        self.number(u64::from(group.slots.1));
+        // As many as a group was founded with are walked as they always were.
+        let (first, last) = group.slots.first().copied().unwrap_or((u16::MAX, 0));
+        self.number(u64::from(first));
+        self.number(u64::from(last));
         self.number(group.epoch.0);
         self.member(group.primary);
         self.number(group.in_sync.len() as u64);
@@ -102,6 +108,33 @@ impl Walk {
             self.member(Some(failover.to));
             self.number(failover.reason as u64);
         }
+        for (first, last) in group.slots.iter().skip(1) {
+            self.number(u64::from(*first));
+            self.number(u64::from(*last));
+        }
+    }
+
+    fn moving(&mut self, moving: &Move) {
+        self.number(moving.index);
+        self.number(moving.at.0);
+        match &moving.what {
+            Moved::Slots((first, last)) => {
+                self.number(u64::from(*first));
+                self.number(u64::from(*last));
+            }
+            Moved::Namespace(number) => {
+                self.number(u64::MAX);
+                self.number(u64::from(number.0));
+            }
+        }
+        self.number(u64::from(moving.from.0));
+        self.number(u64::from(moving.to.0));
+        self.number(match moving.phase {
+            MovePhase::Copying => 0,
+            MovePhase::Done => 1,
+            MovePhase::Dropping(group) => 2 + u64::from(group.0),
+        });
+        self.text(moving.failed.as_deref().unwrap_or_default());
     }
 
     fn member(&mut self, member: Option<Member>) {

@@ -13,21 +13,21 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::{Epoch, GroupId, Incarnation, Member, NodeId, Outcome, Refusal, State, UnixMillis};
+use crate::{Epoch, GroupId, Incarnation, Member, NodeId, Outcome, Refusal, SlotRange, State, UnixMillis};
 
 /// Shard groups of a cluster at most.
 pub const GROUPS_MAX: u32 = 16;
 
 /// How many slots there are.
-const SLOTS: u32 = 16384;
+pub(crate) const SLOTS: u32 = 16384;
 
 /// A set of slots, who serves it, and since which reign. Together the groups of a cluster hold every slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardGroup {
     /// Its id.
     pub id: GroupId,
-    /// First and last slot, both included.
-    pub slots: (u16, u16),
+    /// Its slots, in order, as few ranges as can be.
+    pub slots: Vec<SlotRange>,
     /// Which reign this is.
     pub epoch: Epoch,
     /// Who serves it; `None` while nobody does.
@@ -99,7 +99,7 @@ impl ShardGroup {
         let begin = move |id: u32| (id * SLOTS / count) as u16;
         (0..count).map(move |id| ShardGroup {
             id: GroupId(id),
-            slots: (begin(id), begin(id + 1) - 1),
+            slots: vec![(begin(id), begin(id + 1) - 1)],
             epoch: Epoch(1),
             primary: Some(founder),
             in_sync: BTreeSet::from([founder]),
@@ -121,17 +121,19 @@ impl ShardGroup {
         self.copies.extend(in_sync.iter().map(|member| member.node));
     }
 
-    /// Every process of `node` leaves, except `current`: it neither counts as a copy nor serves any more.
-    fn withdraw(&mut self, node: NodeId, current: Option<Incarnation>) {
+    /// Every process of `node` leaves, except `current`: it neither counts as a copy nor serves any more. True: it served.
+    fn withdraw(&mut self, node: NodeId, current: Option<Incarnation>) -> bool {
         let gone = |member: &Member| member.node == node && Some(member.incarnation) != current;
         let before = self.in_sync.len();
         self.in_sync.retain(|member| !gone(member));
         if self.in_sync.len() != before {
             self.in_sync_version += 1;
         }
-        if self.primary.as_ref().is_some_and(gone) {
+        let served = self.primary.as_ref().is_some_and(gone);
+        if served {
             self.primary = None;
         }
+        served
     }
 }
 
@@ -156,11 +158,17 @@ impl State {
     /// Every process of a node that left the registry leaves the groups.
     pub(crate) fn withdraw(&mut self, node: NodeId) {
         let nodes = self.nodes.len() as u32;
+        self.withdraw_all(node, None);
         for group in Arc::make_mut(&mut self.groups).values_mut() {
-            group.withdraw(node, None);
             group.copies.remove(&node);
             group.formed_with = group.formed_with.min(nodes);
         }
+    }
+
+    fn withdraw_all(&mut self, node: NodeId, current: Option<Incarnation>) {
+        let groups = Arc::make_mut(&mut self.groups).values_mut();
+        let left: Vec<GroupId> = groups.filter_map(|group| group.withdraw(node, current).then_some(group.id)).collect();
+        left.into_iter().for_each(|group| self.primary_changed(group));
     }
 
     pub(crate) fn start_node(&mut self, index: u64, node: NodeId, token: u64) -> Outcome {
@@ -178,7 +186,7 @@ impl State {
         }
         info.incarnation = Incarnation(index);
         let current = Some(info.incarnation);
-        Arc::make_mut(&mut self.groups).values_mut().for_each(|group| group.withdraw(node, current));
+        self.withdraw_all(node, current);
         Outcome::Done
     }
 
@@ -231,6 +239,8 @@ impl State {
         group.primary = Some(named.to);
         group.epoch = Epoch(group.epoch.0 + 1);
         group.set_in_sync(in_sync);
+        let id = group.id;
+        self.primary_changed(id);
         Outcome::Done
     }
 

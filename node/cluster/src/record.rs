@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use keyward_acl::{Directory, RestoreError, UserRecord};
 
-use crate::{ChangeRecord, ClusterId, NodeInfo, Outcome, RequestId, ShardGroup, State, Tenant, Tenants};
+use crate::{ChangeRecord, ClusterId, Move, NodeInfo, Outcome, RequestId, ShardGroup, State, Tenant, Tenants};
 
 /// A whole state, ready to be written or just read.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -33,6 +33,10 @@ pub struct StateRecord {
     pub tenants: Vec<Tenant>,
     /// The number given to the last tenant that was made.
     pub last_tenant: u32,
+    /// The move under way, or the last one.
+    pub last_move: Option<Move>,
+    /// The entry since which keys belong to the groups they belong to; 0: the founding.
+    pub routes_changed: u64,
 }
 
 /// A request that was applied, remembered so that a repetition gets the same answer.
@@ -59,6 +63,8 @@ impl From<&State> for StateRecord {
             requests: state.requests.iter().cloned().collect(),
             tenants: state.tenants.iter().map(|tenant| Tenant::clone(tenant)).collect(),
             last_tenant: state.tenants.last_number(),
+            last_move: state.last_move.as_deref().cloned(),
+            routes_changed: state.routes_changed,
         }
     }
 }
@@ -77,6 +83,8 @@ impl TryFrom<StateRecord> for State {
             requests: Arc::new(record.requests.into()),
             tenants: Arc::new(Tenants::restore(record.tenants, record.last_tenant)),
             applied_index: record.applied_index,
+            last_move: record.last_move.map(Arc::new),
+            routes_changed: record.routes_changed,
         })
     }
 }

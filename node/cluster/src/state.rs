@@ -11,7 +11,7 @@ use keyward_acl::{Directory, UserChange, UserName};
 use crate::group::Failover;
 use crate::record::AppliedRequest;
 use crate::{
-    Addresses, Change, ClusterId, Founder, GroupId, Incarnation, JoinToken, Member, NodeId, Outcome, Refusal,
+    Addresses, Change, ClusterId, Founder, GroupId, Incarnation, JoinToken, Member, Move, NodeId, Outcome, Refusal,
     RequestId, ShardGroup, Stamped, StateRecord, TenantChange, TenantRefusal, Tenants, UnixMillis,
 };
 
@@ -27,6 +27,9 @@ pub struct State {
     pub(crate) history: Arc<VecDeque<Arc<ChangeRecord>>>,
     pub(crate) requests: Arc<VecDeque<AppliedRequest>>,
     pub(crate) applied_index: u64,
+    pub(crate) last_move: Option<Arc<Move>>,
+    /// The entry since which keys belong to the groups they belong to.
+    pub(crate) routes_changed: u64,
 }
 
 /// A registered node.
@@ -122,7 +125,7 @@ impl State {
 
     /// The group that holds this slot.
     pub fn group_of_slot(&self, slot: u16) -> Option<&ShardGroup> {
-        self.groups.values().find(|group| (group.slots.0..=group.slots.1).contains(&slot))
+        self.groups.values().find(|group| crate::moving::holds(&group.slots, slot))
     }
 
     /// A cluster-wide setting, if somebody set it.
@@ -205,6 +208,7 @@ impl State {
             }
             Change::SetSetting { name, value } => self.set_setting(name, value.as_deref()),
             Change::Tenant(change) => self.change_tenants(index, change),
+            Change::Move(change) => self.change_move(index, stamped.at, change),
             Change::Noop => Outcome::Unchanged,
         }
     }
@@ -251,6 +255,7 @@ impl State {
                 if !names.is_empty() {
                     self.directory.apply(index, &UserChange::Delete { names });
                 }
+                self.tenants_changed();
                 Outcome::Done
             }
             Err(refusal) => Outcome::Refused(Refusal::Tenant(refusal)),

@@ -254,6 +254,20 @@ impl Tenants {
         self.by_name.get(name)
     }
 
+    /// The tenant of this number.
+    pub fn numbered(&self, number: TenantNumber) -> Option<&Arc<Tenant>> {
+        self.by_name.values().find(|tenant| tenant.number == number)
+    }
+
+    /// A namespace is held by another group from now on.
+    pub(crate) fn place(&mut self, index: u64, number: TenantNumber, group: GroupId) {
+        if let Some(known) = self.by_name.values_mut().find(|tenant| tenant.number == number) {
+            let tenant = Arc::make_mut(known);
+            tenant.settings.insert(GROUP_SETTING.to_owned(), group.0.to_string());
+            tenant.revision = index;
+        }
+    }
+
     /// The number given out last; 0 before the first.
     pub fn last_number(&self) -> u32 {
         self.last_number
@@ -343,7 +357,7 @@ impl Tenants {
         }
         needs_a_prefix(&tenant)?;
         if tenant.settings.get(GROUP_SETTING) != known.settings.get(GROUP_SETTING) {
-            let text = "the group of a tenant is said once, when it is created".to_owned();
+            let text = "the group of a tenant is said when it is created; keywardctl tenant move changes it".to_owned();
             return Err(TenantRefusal::Invalid(text));
         }
         if tenant == **known {

@@ -8,6 +8,7 @@
 //! A golden table (`table/scopes.txt`) lists every command with its scope. This file refuses to know commands.
 
 use crate::keyspace::TenantId;
+use crate::slot;
 use keyward_acl::{CommandId, KeyAccess, Policy, Treatment};
 use std::sync::Arc;
 
@@ -77,6 +78,9 @@ pub enum Reach {
     Within(Arc<Policy>, TenantId),
     /// Nothing: the command is not declared to reach further, or nobody is logged in.
     Nothing,
+    /// No key of these slots, first and last included: they are served elsewhere, and what lies here is a copy that is not
+    /// complete or not needed any more.
+    Outside((u16, u16), Box<Reach>),
 }
 
 /// Whose scripts, libraries and records something belongs to.
@@ -113,7 +117,11 @@ impl Reach {
     /// Whether there is anything it keeps from the user.
     #[inline]
     pub fn is_confined(&self) -> bool {
-        !matches!(self, Reach::Everything)
+        match self {
+            Reach::Outside(_, reach) => reach.is_confined(),
+            Reach::Everything => false,
+            Reach::Within(..) | Reach::Nothing => true,
+        }
     }
 
     /// Whether keys must be looked at one by one: not where the user holds all of its tenant, since then it is shown
@@ -123,7 +131,7 @@ impl Reach {
         match self {
             Reach::Everything => false,
             Reach::Within(policy, _) => !policy.holds_tenant(),
-            Reach::Nothing => true,
+            Reach::Nothing | Reach::Outside(..) => true,
         }
     }
 
@@ -134,6 +142,7 @@ impl Reach {
             Reach::Everything => true,
             Reach::Within(policy, _) => policy.may_touch_key(key),
             Reach::Nothing => false,
+            Reach::Outside(slots, reach) => is_outside(*slots, key) && reach.sees_key(key),
         }
     }
 
@@ -143,6 +152,7 @@ impl Reach {
             Reach::Everything => true,
             Reach::Within(policy, _) => policy.may_access_key(key, KeyAccess::WRITE),
             Reach::Nothing => false,
+            Reach::Outside(slots, reach) => is_outside(*slots, key) && reach.may_delete_key(key),
         }
     }
 
@@ -154,6 +164,7 @@ impl Reach {
                 policy.key_prefixes().is_none_or(|own| own.iter().any(|own| prefix.starts_with(own)))
             }
             Reach::Nothing => false,
+            Reach::Outside(_, reach) => reach.sees_prefix(prefix),
         }
     }
 
@@ -166,6 +177,7 @@ impl Reach {
                     && (pattern || event_key(channel).is_none_or(|key| policy.may_touch_key(key)))
             }
             Reach::Nothing => false,
+            Reach::Outside(_, reach) => reach.sees_channel(channel, pattern),
         }
     }
 
@@ -175,6 +187,7 @@ impl Reach {
             Reach::Everything => true,
             Reach::Within(policy, _) => policy.user().as_bytes() == name,
             Reach::Nothing => false,
+            Reach::Outside(_, reach) => reach.sees_user(name),
         }
     }
 
@@ -205,10 +218,15 @@ impl Reach {
             Reach::Everything => Owner::Platform,
             Reach::Within(policy, TenantId::SHARED) => Owner::User(policy.user().as_bytes().into()),
             Reach::Within(_, tenant) => Owner::Tenant(tenant.0),
+            Reach::Outside(_, reach) => reach.owner(),
             // No user has this name.
             Reach::Nothing => Owner::User(Box::default()),
         }
     }
+}
+
+fn is_outside((first, last): (u16, u16), key: &[u8]) -> bool {
+    !(first..=last).contains(&slot::of_key(key))
 }
 
 /// The key a channel of keyspace events speaks of: `__keyspace@0__:key`.

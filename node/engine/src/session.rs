@@ -311,8 +311,8 @@ pub struct Topology {
 pub struct TopologyShard {
     /// 40 hex digits that name it for ever.
     pub id: String,
-    /// First and last slot, both included.
-    pub slots: (u16, u16),
+    /// Its slots, in order: first and last of each range, both included.
+    pub slots: Vec<(u16, u16)>,
     /// Its epoch.
     pub epoch: u64,
     /// Who serves it: a place among the nodes.
@@ -322,7 +322,8 @@ pub struct TopologyShard {
 impl Topology {
     /// The node that serves a slot.
     pub fn primary_of(&self, slot: u16) -> Option<&TopologyNode> {
-        let shard = self.shards.iter().find(|shard| (shard.slots.0..=shard.slots.1).contains(&slot))?;
+        let holds = |shard: &&TopologyShard| shard.slots.iter().any(|(first, last)| (*first..=*last).contains(&slot));
+        let shard = self.shards.iter().find(holds)?;
         self.primary_of_shard(shard)
     }
 

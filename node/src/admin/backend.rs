@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::control::NodeStanding;
 use keyward_acl::UserChange;
-use keyward_cluster::{GroupId, NodeId, Outcome, RequestId, State};
+use keyward_cluster::{GroupId, MoveChange, NodeId, Outcome, RequestId, State};
 use keyward_engine::asks::TenantAsk;
 use keyward_proto::admin::node_question::Question;
 use keyward_proto::admin::{AdviseResponse, DiagnoseResponse, ListDenialsResponse, TenantMemory};
@@ -88,6 +88,9 @@ pub trait AdminBackend: Send + Sync + 'static {
         accept_loss: bool,
         origin: Origin,
     ) -> Result<(), AdminFailure>;
+
+    /// Changes what is moved between shard groups.
+    async fn change_move(&self, change: MoveChange, origin: Origin) -> Result<(), AdminFailure>;
 
     /// Saves this node's data: begun (`None`), or with `wait` done.
     async fn save(&self, wait: bool) -> Result<Option<SnapshotFile>, AdminFailure>;

@@ -3,19 +3,20 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use keyward_cluster::{ChangeRecord, GroupId, NodeId, NodeInfo, State};
+use keyward_cluster::{ChangeRecord, GroupId, MoveChange, MovePhase, Moved, NodeId, NodeInfo, State};
 use keyward_proto::admin::cluster_server::Cluster;
 use keyward_proto::admin::{
-    AddNodeRequest, AddNodeResponse, Addresses, Change, ControlRole, Copy, Failover, GetStatusRequest,
-    GetStatusResponse, ListChangesRequest, ListChangesResponse, ListNodesRequest, ListNodesResponse,
-    MovePrimaryRequest, MovePrimaryResponse, Node, RemoveNodeRequest, RemoveNodeResponse, ShardGroup,
-    TransferLeadershipRequest, TransferLeadershipResponse, WatchChangesRequest, WatchChangesResponse,
+    AbortMoveRequest, AbortMoveResponse, AddNodeRequest, AddNodeResponse, Addresses, Change, ControlRole, Copy,
+    Failover, GetStatusRequest, GetStatusResponse, ListChangesRequest, ListChangesResponse, ListNodesRequest,
+    ListNodesResponse, Move, MoveKeysRequest, MoveKeysResponse, MovePrimaryRequest, MovePrimaryResponse, Node,
+    RemoveNodeRequest, RemoveNodeResponse, ShardGroup, SlotRange, TransferLeadershipRequest,
+    TransferLeadershipResponse, WatchChangesRequest, WatchChangesResponse,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::auth::Door;
+use super::auth::{Door, text};
 use super::backend::{AdminBackend, ControlStatus, Member, Origin};
 use crate::control::{GroupReport, NodeStanding};
 
@@ -64,6 +65,7 @@ impl<B: AdminBackend> Cluster for ClusterService<B> {
             nodes: nodes(&state, &control, me),
             groups: state.groups().values().map(|known| group(known, &control.standings)).collect(),
             users: state.directory().iter().count() as u64,
+            last_move: last_move(&state),
         }))
     }
 
@@ -128,6 +130,38 @@ impl<B: AdminBackend> Cluster for ClusterService<B> {
         self.backend().move_primary(id, to, request.get_ref().accept_loss, origin).await?;
         let group = self.backend().state().groups().get(&id).map(|known| group(known, &[]));
         Ok(Response::new(MovePrimaryResponse { group }))
+    }
+
+    async fn move_keys(&self, request: Request<MoveKeysRequest>) -> Result<Response<MoveKeysResponse>, Status> {
+        let caller = self.door.admit(&request, &[b"CLUSTER", b"FAILOVER"]).await?;
+        let MoveKeysRequest { slots, tenant, to_group } = request.get_ref();
+        let state = self.backend().state();
+        let what = match slots {
+            Some(_) if !tenant.is_empty() => {
+                return Err(Status::invalid_argument("either slots or a tenant is moved"));
+            }
+            Some(SlotRange { first, last }) => {
+                let slot = |slot: &u32| u16::try_from(*slot).unwrap_or(u16::MAX);
+                Moved::Slots((slot(first), slot(last)))
+            }
+            None => match state.tenants().get(tenant) {
+                Some(known) => Moved::Namespace(known.number),
+                None => return Err(Status::not_found(format!("there is no tenant '{}'", text(tenant.as_bytes())))),
+            },
+        };
+        let before = state.last_move().map_or(0, |known| known.index);
+        let origin = Origin { actor: caller.name.clone(), request: None };
+        self.backend().change_move(MoveChange::Begin { what, to: GroupId(*to_group) }, origin).await?;
+        let begun = last_move(&self.backend().state()).filter(|known| known.index != before);
+        Ok(Response::new(MoveKeysResponse { r#move: begun }))
+    }
+
+    async fn abort_move(&self, request: Request<AbortMoveRequest>) -> Result<Response<AbortMoveResponse>, Status> {
+        let caller = self.door.admit(&request, &[b"CLUSTER", b"FAILOVER"]).await?;
+        let why = format!("{} said so", caller.name);
+        let origin = Origin { actor: caller.name.clone(), request: None };
+        self.backend().change_move(MoveChange::Abort { index: 0, why }, origin).await?;
+        Ok(Response::new(AbortMoveResponse { r#move: last_move(&self.backend().state()) }))
     }
 
     async fn list_changes(
@@ -278,8 +312,13 @@ fn group(group: &keyward_cluster::ShardGroup, standings: &[NodeStanding]) -> Sha
     let end = primary.and_then(report).map_or(0, |report| report.position);
     ShardGroup {
         id: group.id.0,
-        first_slot: u32::from(group.slots.0),
-        last_slot: u32::from(group.slots.1),
+        first_slot: group.slots.first().map_or(0, |(first, _)| u32::from(*first)),
+        last_slot: group.slots.first().map_or(0, |(_, last)| u32::from(*last)),
+        slots: group
+            .slots
+            .iter()
+            .map(|(first, last)| SlotRange { first: u32::from(*first), last: u32::from(*last) })
+            .collect(),
         epoch: group.epoch.0,
         primary_node: group.primary.map_or(0, |primary| primary.node.0),
         in_sync_nodes: group.in_sync.iter().map(|member| member.node.0).collect(),
@@ -287,6 +326,34 @@ fn group(group: &keyward_cluster::ShardGroup, standings: &[NodeStanding]) -> Sha
         last_failover: group.last_failover.as_ref().map(failover),
         copies: standings.iter().map(|standing| copy(group, standing, report(standing), end)).collect(),
     }
+}
+
+/// The move under way, or the last one.
+fn last_move(state: &State) -> Option<Move> {
+    let known = state.last_move()?;
+    let what = match &known.what {
+        Moved::Namespace(number) => match state.tenants().numbered(*number) {
+            Some(tenant) => format!("tenant {}", tenant.name),
+            None => known.what.to_string(),
+        },
+        Moved::Slots(_) => known.what.to_string(),
+    };
+    let phase = match known.phase {
+        MovePhase::Copying => "copying",
+        MovePhase::Dropping(_) => "cleaning up",
+        MovePhase::Done if known.failed.is_some() => "failed",
+        MovePhase::Done => "done",
+    };
+    Some(Move {
+        index: known.index,
+        at_unix_ms: known.at.0 as i64,
+        what,
+        from_group: known.from.0,
+        to_group: known.to.0,
+        phase: phase.to_owned(),
+        failed: known.failed.clone().unwrap_or_default(),
+        over: known.phase == MovePhase::Done,
+    })
 }
 
 fn failover(failover: &keyward_cluster::Failover) -> Failover {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyward_acl::{LogContext, LogEvent, LogReason, UserChange};
-use keyward_cluster::{Change, GroupId, NodeId, Outcome, State, TenantRefusal};
+use keyward_cluster::{Change, GroupId, MoveChange, NodeId, Outcome, State, TenantRefusal};
 use keyward_engine::args::Args;
 use keyward_engine::asks::{Ask, TenantAsk};
 use keyward_engine::command::Run;
@@ -333,6 +333,13 @@ impl AdminBackend for NodeBackend {
         }
         self.node.control.move_primary(group, to, accept_loss, origin.actor).await?;
         Ok(())
+    }
+
+    async fn change_move(&self, change: MoveChange, origin: Origin) -> Result<(), AdminFailure> {
+        match self.node.control.propose(Change::Move(change), door(origin)).await?.outcome {
+            Outcome::Refused(refusal) => Err(AdminFailure::Refused(refusal.to_string())),
+            _ => Ok(()),
+        }
     }
 
     async fn save(&self, wait: bool) -> Result<Option<SnapshotFile>, AdminFailure> {

@@ -176,6 +176,10 @@ impl AdminBackend for Fake {
         Ok(())
     }
 
+    async fn change_move(&self, _: keyward_cluster::MoveChange, _: Origin) -> Result<(), AdminFailure> {
+        Ok(())
+    }
+
     async fn save(&self, wait: bool) -> Result<Option<SnapshotFile>, AdminFailure> {
         let file = SnapshotFile { name: "dump.rdb".to_owned(), bytes: 9, saved_unix_ms: 5 };
         Ok(wait.then_some(file))

@@ -12,8 +12,8 @@ use std::time::Duration;
 use keyward_cluster as cluster;
 use keyward_cluster::{
     Addresses, AppliedRequest, Change, ChangeRecord, ClusterId, Epoch, Failover, FailoverReason, Founder, GroupId,
-    Incarnation, JoinToken, Member, NodeId, NodeInfo, Outcome, Refusal, RequestId, ShardGroup, Stamped, StateRecord,
-    UnixMillis,
+    Incarnation, JoinToken, Member, Move, MoveChange, MovePhase, Moved, NodeId, NodeInfo, Outcome, Refusal, RequestId,
+    ShardGroup, SlotRange, Stamped, StateRecord, TenantNumber, UnixMillis,
 };
 use keyward_proto::control as wire;
 use openraft::EntryPayload;
@@ -209,6 +209,7 @@ fn change_to(change: &Change) -> wire::stamped_change::Change {
             Wire::SetSetting(wire::SetSetting { name: name.clone(), value: value.clone() })
         }
         Change::Tenant(change) => Wire::ChangeTenant(tenants::change_to(change)),
+        Change::Move(change) => Wire::ChangeMove(move_change_to(change)),
         Change::Noop => Wire::Noop(wire::Blank {}),
     }
 }
@@ -247,6 +248,7 @@ fn change_from(change: wire::stamped_change::Change) -> Result<Change, CodecErro
         },
         Wire::SetSetting(set) => Change::SetSetting { name: set.name, value: set.value },
         Wire::ChangeTenant(change) => Change::Tenant(tenants::change_from(change)?),
+        Wire::ChangeMove(change) => Change::Move(move_change_from(change)?),
         Wire::Noop(_) => Change::Noop,
         Wire::SetUser(_) | Wire::DeleteUsers(_) | Wire::ReplaceUsers(_) | Wire::ImportUsers(_) => {
             Change::User(users::change_from(change)?)
@@ -404,6 +406,7 @@ fn refusal_to(refusal: &Refusal) -> wire::refusal::Reason {
         Refusal::TooManyNodes => Wire::TooManyNodes(wire::Blank {}),
         Refusal::TooManySettings => Wire::TooManySettings(wire::Blank {}),
         Refusal::Tenant(refusal) => Wire::Tenant(tenants::refusal_to(refusal)),
+        Refusal::Move(text) => Wire::NotMoved(text.clone()),
     }
 }
 
@@ -423,6 +426,7 @@ fn refusal_from(refusal: wire::Refusal) -> Result<Refusal, CodecError> {
         Wire::TooManyNodes(_) => Refusal::TooManyNodes,
         Wire::TooManySettings(_) => Refusal::TooManySettings,
         Wire::Tenant(refusal) => Refusal::Tenant(tenants::refusal_from(refusal)?),
+        Wire::NotMoved(text) => Refusal::Move(text),
     })
 }
 
@@ -444,6 +448,8 @@ pub(crate) fn record_to(record: &StateRecord) -> wire::StateRecord {
         requests: record.requests.iter().map(request_to).collect(),
         tenants: record.tenants.iter().map(tenants::record_to).collect(),
         last_tenant: record.last_tenant,
+        last_move: record.last_move.as_ref().map(move_to),
+        routes_changed: record.routes_changed,
     }
 }
 
@@ -460,6 +466,8 @@ pub(crate) fn record_from(record: wire::StateRecord) -> Result<StateRecord, Code
         requests: record.requests.into_iter().map(request_from).collect::<Result<_, _>>()?,
         tenants: record.tenants.into_iter().map(tenants::record_from).collect(),
         last_tenant: record.last_tenant,
+        last_move: record.last_move.map(move_from).transpose()?,
+        routes_changed: record.routes_changed,
     })
 }
 
@@ -488,10 +496,12 @@ fn node_from(node: wire::NodeRecord) -> Result<NodeInfo, CodecError> {
 }
 
 fn group_to(group: &ShardGroup) -> wire::GroupRecord {
+    let (first, last) = group.slots.first().copied().unwrap_or(NO_SLOTS);
     wire::GroupRecord {
         group: group.id.0,
-        first_slot: u32::from(group.slots.0),
-        last_slot: u32::from(group.slots.1),
+        first_slot: u32::from(first),
+        last_slot: u32::from(last),
+        more_slots: group.slots.iter().skip(1).copied().map(range_to).collect(),
         epoch: group.epoch.0,
         primary: group.primary.map(member_to),
         in_sync: members_to(&group.in_sync),
@@ -503,10 +513,12 @@ fn group_to(group: &ShardGroup) -> wire::GroupRecord {
 }
 
 fn group_from(group: wire::GroupRecord) -> Result<ShardGroup, CodecError> {
-    let slot = |slot: u32| u16::try_from(slot).map_err(|_| CodecError("a slot"));
+    let first = wire::SlotRange { first: group.first_slot, last: group.last_slot };
+    let ranges = std::iter::once(first).chain(group.more_slots).map(range_from);
+    let slots = ranges.filter(|range| *range != Ok(NO_SLOTS)).collect::<Result<_, _>>()?;
     Ok(ShardGroup {
         id: GroupId(group.group),
-        slots: (slot(group.first_slot)?, slot(group.last_slot)?),
+        slots,
         epoch: Epoch(group.epoch),
         primary: group.primary.map(member_from),
         in_sync: members_from(group.in_sync),
@@ -514,6 +526,91 @@ fn group_from(group: wire::GroupRecord) -> Result<ShardGroup, CodecError> {
         copies: group.copies.into_iter().map(NodeId).collect(),
         formed_with: group.formed_with,
         last_failover: group.last_failover.map(failover_from).transpose()?,
+    })
+}
+
+/// The first range of a group without slots.
+const NO_SLOTS: SlotRange = (1, 0);
+
+fn range_to((first, last): SlotRange) -> wire::SlotRange {
+    wire::SlotRange { first: u32::from(first), last: u32::from(last) }
+}
+
+fn range_from(range: wire::SlotRange) -> Result<SlotRange, CodecError> {
+    let slot = |slot: u32| u16::try_from(slot).map_err(|_| CodecError("a slot"));
+    Ok((slot(range.first)?, slot(range.last)?))
+}
+
+fn move_change_to(change: &MoveChange) -> wire::ChangeMove {
+    use wire::change_move::{Abort, Begin, Step, begin::What};
+    let step = match change {
+        MoveChange::Begin { what, to } => {
+            let what = match what {
+                Moved::Slots(range) => What::Slots(range_to(*range)),
+                Moved::Namespace(number) => What::Namespace(number.0),
+            };
+            Step::Begin(Begin { what: Some(what), to: to.0 })
+        }
+        MoveChange::Switch { index } => Step::Switch(*index),
+        MoveChange::Abort { index, why } => Step::Abort(Abort { index: *index, why: why.clone() }),
+        MoveChange::End { index } => Step::End(*index),
+    };
+    wire::ChangeMove { step: Some(step) }
+}
+
+fn move_change_from(change: wire::ChangeMove) -> Result<MoveChange, CodecError> {
+    use wire::change_move::{Step, begin::What};
+    Ok(match change.step.ok_or(CodecError("a step of a move"))? {
+        Step::Begin(begin) => {
+            let what = match begin.what.ok_or(CodecError("what is moved"))? {
+                What::Slots(range) => Moved::Slots(range_from(range)?),
+                What::Namespace(number) => Moved::Namespace(TenantNumber(number)),
+            };
+            MoveChange::Begin { what, to: GroupId(begin.to) }
+        }
+        Step::Switch(index) => MoveChange::Switch { index },
+        Step::Abort(abort) => MoveChange::Abort { index: abort.index, why: abort.why },
+        Step::End(index) => MoveChange::End { index },
+    })
+}
+
+fn move_to(known: &Move) -> wire::MoveRecord {
+    use wire::move_record::{Phase, What};
+    wire::MoveRecord {
+        index: known.index,
+        at_unix_ms: known.at.0,
+        what: Some(match &known.what {
+            Moved::Slots(range) => What::Slots(range_to(*range)),
+            Moved::Namespace(number) => What::Namespace(number.0),
+        }),
+        from: known.from.0,
+        to: known.to.0,
+        phase: Some(match known.phase {
+            MovePhase::Copying => Phase::Copying(wire::Blank {}),
+            MovePhase::Dropping(group) => Phase::Dropping(group.0),
+            MovePhase::Done => Phase::Done(wire::Blank {}),
+        }),
+        failed: known.failed.clone(),
+    }
+}
+
+fn move_from(record: wire::MoveRecord) -> Result<Move, CodecError> {
+    use wire::move_record::{Phase, What};
+    Ok(Move {
+        index: record.index,
+        at: UnixMillis(record.at_unix_ms),
+        what: match record.what.ok_or(CodecError("what is moved"))? {
+            What::Slots(range) => Moved::Slots(range_from(range)?),
+            What::Namespace(number) => Moved::Namespace(TenantNumber(number)),
+        },
+        from: GroupId(record.from),
+        to: GroupId(record.to),
+        phase: match record.phase.ok_or(CodecError("how far a move is"))? {
+            Phase::Copying(_) => MovePhase::Copying,
+            Phase::Dropping(group) => MovePhase::Dropping(GroupId(group)),
+            Phase::Done(_) => MovePhase::Done,
+        },
+        failed: record.failed,
     })
 }
 

@@ -331,6 +331,7 @@ fn must_be_in_force(change: &Change) -> bool {
         | Change::StartNode { .. }
         | Change::ChangeInSync { .. }
         | Change::SetPrimary { .. }
+        | Change::Move(_)
         | Change::Noop => false,
     }
 }

@@ -43,4 +43,8 @@ pub trait DataPlane: Send + Sync {
 
     /// Asked of the primary: removes the keys of the retired tenant that are stored under this number.
     fn purge_tenant(&self, group: GroupId, tenant: u32) -> BoxFuture<'static, Result<(), String>>;
+
+    /// Asked of the primary: from the return on it answers nothing about the keys of the move that the entry `index` began,
+    /// until that is decided. Answers where its stream ends as far as they are concerned.
+    fn hold_keys(&self, group: GroupId, index: u64) -> BoxFuture<'static, Result<u64, String>>;
 }

@@ -59,6 +59,9 @@ const STEER_AFTER: Duration = Duration::from_secs(3);
 /// What a planned hand-over may take, with the data that is still to be sent.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What a primary may take until it answers nothing more about keys that move: what runs alone ends first.
+const HOLD_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// What a node was found to be by asking for a connection.
 struct Probed {
     member: Member,
@@ -374,6 +377,25 @@ impl Core {
         let answer = asked.map_err(|_| String::from("the primary does not answer"))?;
         let failed = answer.map_err(|status| status.message().to_owned())?.into_inner().failed;
         if failed.is_empty() { Ok(()) } else { Err(failed) }
+    }
+
+    /// Has the data of this node hold the keys of a move, as the primary of a group.
+    pub(crate) async fn hold_keys_here(&self, group: GroupId, index: u64) -> Result<u64, String> {
+        let data = self.data.get().ok_or_else(|| String::from("this node has no data yet"))?;
+        data.hold_keys(group, index).await
+    }
+
+    /// The same on any node.
+    pub(crate) async fn hold_keys_on(&self, node: NodeId, group: GroupId, index: u64) -> Result<u64, String> {
+        if self.peers.identity().is_some_and(|(_, me)| me == node) {
+            return self.hold_keys_here(group, index).await;
+        }
+        let mut client = self.peers.client_of(node).map_err(|status| status.message().to_owned())?;
+        let request = wire::HoldKeysRequest { header: self.peers.header(node), group: group.0, index };
+        let asked = tokio::time::timeout(HOLD_TIMEOUT, client.hold_keys(request)).await;
+        let answer = asked.map_err(|_| String::from("the primary does not answer"))?;
+        let answer = answer.map_err(|status| status.message().to_owned())?.into_inner();
+        if answer.failed.is_empty() { Ok(answer.position) } else { Err(answer.failed) }
     }
 
     /// Has a group served by `to`, or by whoever is most up to date, as leader. `accept_loss`: without the old primary,

@@ -349,6 +349,13 @@ impl Control {
         asked.await.map_err(|error| error.to_string())?
     }
 
+    /// Has the primary of a group answer nothing about the keys of a move until it is decided. Where its stream ends as far
+    /// as they are concerned, or why it does not, as a sentence.
+    pub async fn hold_keys(&self, primary: NodeId, group: GroupId, index: u64) -> Result<u64, String> {
+        let asked = self.on_control(move |core| async move { core.hold_keys_on(primary, group, index).await });
+        asked.await.map_err(|error| error.to_string())?
+    }
+
     /// The group as seen from here; asks every node what it has applied, briefly.
     pub async fn status(&self) -> Result<ControlStatus, ControlError> {
         self.on_control(|core| async move { core.status().await }).await

@@ -267,6 +267,17 @@ impl Peer for PeerService {
         Ok(Response::new(wire::PurgeTenantResponse { failed: purged.err().unwrap_or_default() }))
     }
 
+    async fn hold_keys(
+        &self,
+        request: Request<wire::HoldKeysRequest>,
+    ) -> Result<Response<wire::HoldKeysResponse>, Status> {
+        let request = request.into_inner();
+        self.core.peers.check(request.header)?;
+        let held = self.core.hold_keys_here(GroupId(request.group), request.index).await;
+        let (position, failed) = held.map_or_else(|failed| (0, failed), |position| (position, String::new()));
+        Ok(Response::new(wire::HoldKeysResponse { failed, position }))
+    }
+
     async fn standing(
         &self,
         request: Request<wire::StandingRequest>,

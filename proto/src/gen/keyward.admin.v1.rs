@@ -359,10 +359,10 @@ pub struct ShardGroup {
     /// Its id.
     #[prost(uint32, tag = "1")]
     pub id: u32,
-    /// The first slot.
+    /// The first slot of its first range.
     #[prost(uint32, tag = "2")]
     pub first_slot: u32,
-    /// The last slot.
+    /// The last slot of its first range.
     #[prost(uint32, tag = "3")]
     pub last_slot: u32,
     /// Which reign this is.
@@ -383,6 +383,49 @@ pub struct ShardGroup {
     /// Where each node stands with the data, as the leader has heard; empty if there is no leader.
     #[prost(message, repeated, tag = "9")]
     pub copies: ::prost::alloc::vec::Vec<Copy>,
+    /// All its slots.
+    #[prost(message, repeated, tag = "10")]
+    pub slots: ::prost::alloc::vec::Vec<SlotRange>,
+}
+/// Slots from the first to the last, both included.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SlotRange {
+    /// The first.
+    #[prost(uint32, tag = "1")]
+    pub first: u32,
+    /// The last.
+    #[prost(uint32, tag = "2")]
+    pub last: u32,
+}
+/// Keys on their way from one shard group to another.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Move {
+    /// Index of the change that began it.
+    #[prost(uint64, tag = "1")]
+    pub index: u64,
+    /// When, by the proposer's clock: milliseconds since 1970.
+    #[prost(int64, tag = "2")]
+    pub at_unix_ms: i64,
+    /// What is moved, for people: `slots 0-99`, `tenant gw`.
+    #[prost(string, tag = "3")]
+    pub what: ::prost::alloc::string::String,
+    /// The group that had it.
+    #[prost(uint32, tag = "4")]
+    pub from_group: u32,
+    /// The group that is to have it.
+    #[prost(uint32, tag = "5")]
+    pub to_group: u32,
+    /// `copying`, `cleaning up`, `done`, `failed`.
+    #[prost(string, tag = "6")]
+    pub phase: ::prost::alloc::string::String,
+    /// Why it came to nothing; empty if it did not.
+    #[prost(string, tag = "7")]
+    pub failed: ::prost::alloc::string::String,
+    /// Whether nothing is left to be done.
+    #[prost(bool, tag = "8")]
+    pub over: bool,
 }
 /// Somebody was named primary.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -483,6 +526,9 @@ pub struct GetStatusResponse {
     /// How many users there are.
     #[prost(uint64, tag = "11")]
     pub users: u64,
+    /// The move of keys between shard groups that is under way, or the last one; absent if there was none.
+    #[prost(message, optional, tag = "12")]
+    pub last_move: ::core::option::Option<Move>,
 }
 /// Asks for all nodes.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -542,6 +588,40 @@ pub struct TransferLeadershipResponse {
     /// The leader now.
     #[prost(uint64, tag = "1")]
     pub leader_id: u64,
+}
+/// Moves keys to another shard group.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MoveKeysRequest {
+    /// Slots, which must be all of one group.
+    #[prost(message, optional, tag = "1")]
+    pub slots: ::core::option::Option<SlotRange>,
+    /// Or the name of a tenant, a namespace that one group holds.
+    #[prost(string, tag = "2")]
+    pub tenant: ::prost::alloc::string::String,
+    /// Where it is to be.
+    #[prost(uint32, tag = "3")]
+    pub to_group: u32,
+}
+/// It has begun.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MoveKeysResponse {
+    /// The move; absent if everything is there already.
+    #[prost(message, optional, tag = "1")]
+    pub r#move: ::core::option::Option<Move>,
+}
+/// Ends the move under way.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AbortMoveRequest {}
+/// It is ended.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AbortMoveResponse {
+    /// What was under way.
+    #[prost(message, optional, tag = "1")]
+    pub r#move: ::core::option::Option<Move>,
 }
 /// Hands over a shard group.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -2134,6 +2214,57 @@ pub mod cluster_client {
                 .insert(GrpcMethod::new("keyward.admin.v1.Cluster", "MovePrimary"));
             self.inner.unary(req, path, codec).await
         }
+        /// Begins to move slots, or a namespace, to another shard group, while they are used; GetStatus says how far it is.
+        /// FAILED_PRECONDITION if that cannot be, or another move is not over. Needs `cluster|failover`.
+        pub async fn move_keys(
+            &mut self,
+            request: impl tonic::IntoRequest<super::MoveKeysRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::MoveKeysResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyward.admin.v1.Cluster/MoveKeys",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keyward.admin.v1.Cluster", "MoveKeys"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The move under way comes to nothing, unless its keys are at their new group already. Needs `cluster|failover`.
+        pub async fn abort_move(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AbortMoveRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AbortMoveResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyward.admin.v1.Cluster/AbortMove",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keyward.admin.v1.Cluster", "AbortMove"));
+            self.inner.unary(req, path, codec).await
+        }
         /// The history of changes, oldest first, a bounded number of them. Needs `acl|log`.
         pub async fn list_changes(
             &mut self,
@@ -2244,6 +2375,23 @@ pub mod cluster_server {
             request: tonic::Request<super::MovePrimaryRequest>,
         ) -> std::result::Result<
             tonic::Response<super::MovePrimaryResponse>,
+            tonic::Status,
+        >;
+        /// Begins to move slots, or a namespace, to another shard group, while they are used; GetStatus says how far it is.
+        /// FAILED_PRECONDITION if that cannot be, or another move is not over. Needs `cluster|failover`.
+        async fn move_keys(
+            &self,
+            request: tonic::Request<super::MoveKeysRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::MoveKeysResponse>,
+            tonic::Status,
+        >;
+        /// The move under way comes to nothing, unless its keys are at their new group already. Needs `cluster|failover`.
+        async fn abort_move(
+            &self,
+            request: tonic::Request<super::AbortMoveRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AbortMoveResponse>,
             tonic::Status,
         >;
         /// The history of changes, oldest first, a bounded number of them. Needs `acl|log`.
@@ -2596,6 +2744,92 @@ pub mod cluster_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = MovePrimarySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keyward.admin.v1.Cluster/MoveKeys" => {
+                    #[allow(non_camel_case_types)]
+                    struct MoveKeysSvc<T: Cluster>(pub Arc<T>);
+                    impl<T: Cluster> tonic::server::UnaryService<super::MoveKeysRequest>
+                    for MoveKeysSvc<T> {
+                        type Response = super::MoveKeysResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::MoveKeysRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::move_keys(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = MoveKeysSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keyward.admin.v1.Cluster/AbortMove" => {
+                    #[allow(non_camel_case_types)]
+                    struct AbortMoveSvc<T: Cluster>(pub Arc<T>);
+                    impl<T: Cluster> tonic::server::UnaryService<super::AbortMoveRequest>
+                    for AbortMoveSvc<T> {
+                        type Response = super::AbortMoveResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AbortMoveRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::abort_move(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AbortMoveSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -489,6 +489,25 @@ pub struct PurgeTenantResponse {
     pub failed: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HoldKeysRequest {
+    #[prost(message, optional, tag = "1")]
+    pub header: ::core::option::Option<Header>,
+    #[prost(uint32, tag = "2")]
+    pub group: u32,
+    /// The entry that began the move.
+    #[prost(uint64, tag = "3")]
+    pub index: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HoldKeysResponse {
+    /// Empty: done.
+    #[prost(string, tag = "1")]
+    pub failed: ::prost::alloc::string::String,
+    /// Where the stream of the group ends as far as those keys are concerned.
+    #[prost(uint64, tag = "2")]
+    pub position: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StandingRequest {
     #[prost(message, optional, tag = "1")]
     pub header: ::core::option::Option<Header>,
@@ -593,7 +612,7 @@ pub struct StampedChange {
     pub request: ::prost::alloc::vec::Vec<u8>,
     #[prost(
         oneof = "stamped_change::Change",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 30"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 30, 31"
     )]
     pub change: ::core::option::Option<stamped_change::Change>,
 }
@@ -629,6 +648,8 @@ pub mod stamped_change {
         ChangeInSync(super::ChangeInSync),
         #[prost(message, tag = "30")]
         ChangeTenant(super::ChangeTenant),
+        #[prost(message, tag = "31")]
+        ChangeMove(super::ChangeMove),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -898,7 +919,7 @@ pub struct NodeAdded {
 pub struct Refusal {
     #[prost(
         oneof = "refusal::Reason",
-        tags = "1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 12, 13, 20"
+        tags = "1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 12, 13, 20, 21"
     )]
     pub reason: ::core::option::Option<refusal::Reason>,
 }
@@ -932,6 +953,9 @@ pub mod refusal {
         NotCold(u32),
         #[prost(message, tag = "20")]
         Tenant(super::TenantRefusal),
+        /// Why nothing is moved: a sentence.
+        #[prost(string, tag = "21")]
+        NotMoved(::prost::alloc::string::String),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1026,6 +1050,12 @@ pub struct StateRecord {
     /// The number given to the last tenant that was made.
     #[prost(uint32, tag = "21")]
     pub last_tenant: u32,
+    /// The move under way, or the last one.
+    #[prost(message, optional, tag = "22")]
+    pub last_move: ::core::option::Option<MoveRecord>,
+    /// The entry since which keys belong to the groups they belong to.
+    #[prost(uint64, tag = "23")]
+    pub routes_changed: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TenantRecord {
@@ -1090,6 +1120,7 @@ pub struct NodeRecord {
 pub struct GroupRecord {
     #[prost(uint32, tag = "1")]
     pub group: u32,
+    /// The first range of its slots; a group without any has its last slot before its first.
     #[prost(uint32, tag = "2")]
     pub first_slot: u32,
     #[prost(uint32, tag = "3")]
@@ -1110,6 +1141,98 @@ pub struct GroupRecord {
     pub copies: ::prost::alloc::vec::Vec<u64>,
     #[prost(uint32, tag = "12")]
     pub formed_with: u32,
+    /// The other ranges.
+    #[prost(message, repeated, tag = "13")]
+    pub more_slots: ::prost::alloc::vec::Vec<SlotRange>,
+}
+/// Both included.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SlotRange {
+    #[prost(uint32, tag = "1")]
+    pub first: u32,
+    #[prost(uint32, tag = "2")]
+    pub last: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MoveRecord {
+    #[prost(uint64, tag = "1")]
+    pub index: u64,
+    #[prost(uint64, tag = "2")]
+    pub at_unix_ms: u64,
+    #[prost(uint32, tag = "5")]
+    pub from: u32,
+    #[prost(uint32, tag = "6")]
+    pub to: u32,
+    /// Why it came to nothing; absent if it did not.
+    #[prost(string, optional, tag = "10")]
+    pub failed: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(oneof = "move_record::What", tags = "3, 4")]
+    pub what: ::core::option::Option<move_record::What>,
+    #[prost(oneof = "move_record::Phase", tags = "7, 8, 9")]
+    pub phase: ::core::option::Option<move_record::Phase>,
+}
+/// Nested message and enum types in `MoveRecord`.
+pub mod move_record {
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum What {
+        #[prost(message, tag = "3")]
+        Slots(super::SlotRange),
+        #[prost(uint32, tag = "4")]
+        Namespace(u32),
+    }
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Phase {
+        #[prost(message, tag = "7")]
+        Copying(super::Blank),
+        /// The group that has keys which are not its own any more.
+        #[prost(uint32, tag = "8")]
+        Dropping(u32),
+        #[prost(message, tag = "9")]
+        Done(super::Blank),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChangeMove {
+    #[prost(oneof = "change_move::Step", tags = "1, 2, 3, 4")]
+    pub step: ::core::option::Option<change_move::Step>,
+}
+/// Nested message and enum types in `ChangeMove`.
+pub mod change_move {
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Begin {
+        #[prost(uint32, tag = "3")]
+        pub to: u32,
+        #[prost(oneof = "begin::What", tags = "1, 2")]
+        pub what: ::core::option::Option<begin::What>,
+    }
+    /// Nested message and enum types in `Begin`.
+    pub mod begin {
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+        pub enum What {
+            #[prost(message, tag = "1")]
+            Slots(super::super::SlotRange),
+            #[prost(uint32, tag = "2")]
+            Namespace(u32),
+        }
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Abort {
+        #[prost(uint64, tag = "1")]
+        pub index: u64,
+        #[prost(string, tag = "2")]
+        pub why: ::prost::alloc::string::String,
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Step {
+        #[prost(message, tag = "1")]
+        Begin(Begin),
+        #[prost(uint64, tag = "2")]
+        Switch(u64),
+        #[prost(message, tag = "3")]
+        Abort(Abort),
+        #[prost(uint64, tag = "4")]
+        End(u64),
+    }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FailoverRecord {
@@ -1679,6 +1802,31 @@ pub mod peer_client {
                 .insert(GrpcMethod::new("keyward.control.v1.Peer", "PurgeTenant"));
             self.inner.unary(req, path, codec).await
         }
+        /// Asks the primary of a group to answer nothing about the keys of a move until that is decided.
+        pub async fn hold_keys(
+            &mut self,
+            request: impl tonic::IntoRequest<super::HoldKeysRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::HoldKeysResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyward.control.v1.Peer/HoldKeys",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keyward.control.v1.Peer", "HoldKeys"));
+            self.inner.unary(req, path, codec).await
+        }
         /// What the leader knows of every node.
         pub async fn standing(
             &mut self,
@@ -1849,6 +1997,14 @@ pub mod peer_server {
             request: tonic::Request<super::PurgeTenantRequest>,
         ) -> std::result::Result<
             tonic::Response<super::PurgeTenantResponse>,
+            tonic::Status,
+        >;
+        /// Asks the primary of a group to answer nothing about the keys of a move until that is decided.
+        async fn hold_keys(
+            &self,
+            request: tonic::Request<super::HoldKeysRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::HoldKeysResponse>,
             tonic::Status,
         >;
         /// What the leader knows of every node.
@@ -2667,6 +2823,49 @@ pub mod peer_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = PurgeTenantSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keyward.control.v1.Peer/HoldKeys" => {
+                    #[allow(non_camel_case_types)]
+                    struct HoldKeysSvc<T: Peer>(pub Arc<T>);
+                    impl<T: Peer> tonic::server::UnaryService<super::HoldKeysRequest>
+                    for HoldKeysSvc<T> {
+                        type Response = super::HoldKeysResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::HoldKeysRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Peer>::hold_keys(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = HoldKeysSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -197,6 +197,8 @@ pub enum BatchError {
     Unavailable = 6,
     /// Clients are paused here, for as long as somebody said.
     Paused = 7,
+    /// The keys are held by another shard group: ask the state of the cluster again.
+    Elsewhere = 8,
 }
 impl BatchError {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -213,6 +215,7 @@ impl BatchError {
             Self::Overloaded => "BATCH_ERROR_OVERLOADED",
             Self::Unavailable => "BATCH_ERROR_UNAVAILABLE",
             Self::Paused => "BATCH_ERROR_PAUSED",
+            Self::Elsewhere => "BATCH_ERROR_ELSEWHERE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -226,6 +229,7 @@ impl BatchError {
             "BATCH_ERROR_OVERLOADED" => Some(Self::Overloaded),
             "BATCH_ERROR_UNAVAILABLE" => Some(Self::Unavailable),
             "BATCH_ERROR_PAUSED" => Some(Self::Paused),
+            "BATCH_ERROR_ELSEWHERE" => Some(Self::Elsewhere),
             _ => None,
         }
     }

@@ -138,6 +138,9 @@ pub enum Command {
     },
     /// Spread the primaries of the shard groups evenly over the nodes: planned moves, one after the other.
     Rebalance,
+    /// Slots of the shard groups, and moving them.
+    #[command(subcommand)]
+    Slots(SlotsCommand),
     /// Hand a duty from one node to another.
     #[command(subcommand)]
     Handover(HandoverCommand),
@@ -244,6 +247,17 @@ pub enum TenantCommand {
         #[arg(required = true, trailing_var_arg = true)]
         arguments: Vec<String>,
     },
+    /// Move a namespace that one shard group holds to another one, while it is used.
+    Move {
+        /// Its name.
+        name: String,
+        /// The shard group.
+        #[arg(long, value_name = "GROUP")]
+        to: u32,
+        /// Do not wait until it is there.
+        #[arg(long)]
+        no_wait: bool,
+    },
     /// Delete a retired tenant with its users.
     Delete {
         /// Its name.
@@ -252,6 +266,37 @@ pub enum TenantCommand {
         #[arg(long)]
         purge: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SlotsCommand {
+    /// Which group has which slots, and what is moved.
+    List,
+    /// Move slots to another shard group, while they are used.
+    ///
+    /// keywardctl slots move 0-999 --to 2
+    Move {
+        /// One slot, or the first and the last of a range, which must be of one group.
+        #[arg(value_name = "FIRST-LAST", value_parser = slot_range)]
+        slots: (u32, u32),
+        /// The shard group.
+        #[arg(long, value_name = "GROUP")]
+        to: u32,
+        /// Do not wait until they are there.
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// End the move that is under way: everything stays where it was.
+    Abort,
+}
+
+fn slot_range(text: &str) -> Result<(u32, u32), String> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let slot = |text: &str| text.parse().ok().filter(|slot| *slot < 16384);
+    match (slot(first), slot(last)) {
+        (Some(first), Some(last)) if first <= last => Ok((first, last)),
+        _ => Err("slots are numbered from 0 to 16383: say 5, or 0-99".to_owned()),
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -11,6 +11,7 @@ mod import;
 mod insight;
 mod output;
 mod run;
+mod slots;
 
 use std::process::ExitCode;
 

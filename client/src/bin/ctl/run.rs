@@ -33,6 +33,7 @@ pub async fn run(arguments: &Arguments) -> Result<ExitCode, ClientError> {
         Command::Failover { to, accept_loss, group } => {
             failover(&client, &screen, to.as_deref(), *accept_loss, *group).await
         }
+        Command::Slots(command) => crate::slots::run(&client, &screen, command).await,
         Command::Rebalance => rebalance(&client, &screen).await,
         Command::Handover(command) => handover(&client, &screen, command).await,
         Command::Snapshot(command) => snapshot(&client, &screen, command).await,
@@ -117,6 +118,10 @@ async fn tenant(client: &AdminClient, screen: &Screen, command: &TenantCommand) 
             client.set_tenant(name, arguments).await?;
             done(name, "changed")
         }
+        TenantCommand::Move { name, to, no_wait } => {
+            let begun = client.move_tenant(name, *to).await?;
+            crate::slots::show(client, screen, begun, *no_wait).await
+        }
         TenantCommand::Delete { name, purge } => {
             client.delete_tenant(name, *purge).await?;
             done(name, "deleted")
@@ -165,7 +170,7 @@ async fn status(client: &AdminClient, screen: &Screen) -> Result<ExitCode, Clien
             let in_sync: Vec<String> = group.in_sync_nodes.iter().map(u64::to_string).collect();
             groups.row(&[
                 group.id.to_string(),
-                format!("{}-{}", group.first_slot, group.last_slot),
+                crate::slots::ranges(group),
                 group.epoch.to_string(),
                 if group.primary_node == 0 { "none".to_owned() } else { group.primary_node.to_string() },
                 in_sync.join(","),
@@ -173,6 +178,9 @@ async fn status(client: &AdminClient, screen: &Screen) -> Result<ExitCode, Clien
             ]);
         }
         let copies = copies_table(&status.groups);
+        if let Some(known) = &status.last_move {
+            facts.row(&["last move", &crate::slots::line(known)]);
+        }
         format!("{}\n{}\n{}\n{copies}", facts.render(), nodes_table(&status.nodes), groups.render())
     })
 }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::Epoch;
-use crate::FailoverReason;
+use crate::{FailoverReason, MoveChange, Moved};
 use std::collections::BTreeSet;
 
 fn addresses(port: u16) -> Addresses {
@@ -18,7 +18,7 @@ fn stamped(change: Change) -> Stamped {
 
 fn form() -> Change {
     let founder = Founder { name: "node-1".into(), addresses: addresses(1) };
-    Change::FormCluster { cluster_id: ClusterId([7; 16]), founder, groups: 1, nodes: 1 }
+    Change::FormCluster { cluster_id: ClusterId([7; 16]), founder, groups: 2, nodes: 1 }
 }
 
 fn add(name: &str, token: u128) -> Change {
@@ -236,6 +236,14 @@ fn any_change() -> impl Strategy<Value = Change> {
         }),
         4 => (0..6_u64, 1..4_u64).prop_map(|(node, token)| start(node, token)),
         2 => (0..4_u8, any::<bool>()).prop_map(|(name, value)| setting(&format!("s{name}"), value.then_some("v"))),
+        3 => (0..9_u16, 0..9_u16, 0..2_u32, 0..40_u64, 0..4_u8).prop_map(|(first, last, to, index, step)| {
+            Change::Move(match step {
+                0 => MoveChange::Switch { index },
+                1 => MoveChange::Abort { index, why: "no".into() },
+                2 => MoveChange::End { index },
+                _ => MoveChange::Begin { what: Moved::Slots((first * 1000, last * 2000)), to: GroupId(to) },
+            })
+        }),
         1 => Just(Change::Noop),
     ]
 }
@@ -277,15 +285,16 @@ proptest! {
 
     #[test]
     fn only_running_processes_are_in_sync_and_the_primary_is_and_epochs_only_grow(history in any_history()) {
-        let (mut state, mut before) = (State::new(), (Epoch(0), 0));
+        let (mut state, mut known) = (State::new(), BTreeMap::new());
         for (index, change) in (2..).zip(&history) {
             state.apply(index, change);
+            prop_assert!([0, 1000, 7999, 16383].iter().all(|slot| state.group_of_slot(*slot).is_some()));
             for group in state.groups().values() {
                 prop_assert!(group.in_sync.iter().all(|member| state.is_current(*member)));
                 prop_assert!(group.primary.is_none_or(|primary| group.in_sync.contains(&primary)));
                 let now = (group.epoch, group.in_sync_version);
+                let before = known.insert(group.id, now).unwrap_or((Epoch(0), 0));
                 prop_assert!(now.0 >= before.0 && now.1 >= before.1);
-                before = now;
             }
         }
     }

@@ -510,7 +510,7 @@ fn asking(_: &mut Session, _: &Surroundings<'_>, _: Args<'_>, reply: &mut Reply)
 
 fn info(_: &mut Session, surroundings: &Surroundings<'_>, _: Args<'_>, reply: &mut Reply) -> Result<(), CommandError> {
     let topology = surroundings.topology;
-    let size = |shard: &TopologyShard| u32::from(shard.slots.1 - shard.slots.0) + 1;
+    let size = |shard: &TopologyShard| shard.slots.iter().map(|(first, last)| u32::from(last - first) + 1).sum::<u32>();
     let slots: u32 = topology.shards.iter().filter(|shard| shard.primary.is_some()).map(size).sum();
     let state = if slots == u32::from(slot::SLOTS) { "ok" } else { "fail" };
     let me = topology.nodes.iter().find(|node| node.myself);
@@ -555,7 +555,11 @@ fn nodes_line(node: &TopologyNode, topology: &Topology) -> String {
     let first = topology.shards.iter().find_map(|shard| topology.primary_of_shard(shard));
     let master = first.filter(|_| !node.primary).map_or("-", |primary| &primary.id);
     let link = if reached { "connected" } else { "disconnected" };
-    let slots: String = topology.served_by(node).map(|shard| format!(" {}-{}", shard.slots.0, shard.slots.1)).collect();
+    let range = |(first, last): &(u16, u16)| match first == last {
+        true => format!(" {first}"),
+        false => format!(" {first}-{last}"),
+    };
+    let slots: String = topology.served_by(node).flat_map(|shard| &shard.slots).map(range).collect();
     let epoch = topology.served_by(node).map(|shard| shard.epoch).max().unwrap_or(topology.epoch());
     let TopologyNode { id, host, port, bus_port, .. } = node;
     format!("{id} {host}:{port}@{bus_port} {} {master} 0 0 {epoch} {link}{slots}", flags.join(","))
@@ -570,14 +574,17 @@ fn nodes(_: &mut Session, surroundings: &Surroundings<'_>, _: Args<'_>, reply: &
 
 fn slots(_: &mut Session, surroundings: &Surroundings<'_>, _: Args<'_>, reply: &mut Reply) -> Result<(), CommandError> {
     let topology = surroundings.topology;
-    let served: Vec<&TopologyShard> = topology.shards.iter().filter(|shard| shard.primary.is_some()).collect();
-    reply.array(served.len());
-    for shard in served {
+    let served = topology.shards.iter().filter(|shard| shard.primary.is_some());
+    let mut ranges: Vec<(&(u16, u16), &TopologyShard)> =
+        served.flat_map(|shard| shard.slots.iter().map(move |range| (range, shard))).collect();
+    ranges.sort_unstable_by_key(|(range, _)| **range);
+    reply.array(ranges.len());
+    for ((first, last), shard) in ranges {
         let nodes: Vec<&TopologyNode> =
             nodes_of(topology, shard).into_iter().filter(|node| node.primary || node.in_sync).collect();
         reply.array(2 + nodes.len());
-        reply.integer(i64::from(shard.slots.0));
-        reply.integer(i64::from(shard.slots.1));
+        reply.integer(i64::from(*first));
+        reply.integer(i64::from(*last));
         for node in nodes {
             reply.array(4);
             reply.bulk(node.host.as_bytes());
@@ -601,9 +608,11 @@ fn shards(
         let nodes = nodes_of(topology, shard);
         reply.map(2);
         reply.bulk(b"slots");
-        reply.array(2);
-        reply.integer(i64::from(shard.slots.0));
-        reply.integer(i64::from(shard.slots.1));
+        reply.array(2 * shard.slots.len());
+        for (first, last) in &shard.slots {
+            reply.integer(i64::from(*first));
+            reply.integer(i64::from(*last));
+        }
         reply.bulk(b"nodes");
         reply.array(nodes.len());
         for node in nodes {

@@ -1,0 +1,394 @@
+//! Slots and namespaces move between shard groups while they are used: no write is lost, none is there twice, and nobody
+//! needs to know.
+
+use keyward_tests::{Client, Cluster, Dice, Finished, Value, binary, run, wait_until, wait_until_for};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+const GROUPS: usize = 3;
+
+/// The slots of the first group, as it was founded.
+const FIRST: &str = "0-5460";
+
+fn cluster() -> Cluster {
+    let cluster = Cluster::of(3).flag("groups", "3").flag("enable-debug-command", "yes").start();
+    // Right after the founding groups spread over the nodes, and a move would end with each of these hand-overs.
+    wait_until("every node serves a group", || {
+        let nodes: BTreeSet<_> = (0..GROUPS).filter_map(|group| primary(&cluster, group)).collect();
+        (nodes.len() == GROUPS).then_some(())
+    });
+    settle(&cluster);
+    cluster
+}
+
+/// Waits until each node serves a group, and every group has all copies.
+fn settle(cluster: &Cluster) {
+    wait_until_for(Duration::from_secs(60), "every group is served and has its copies", || {
+        let everywhere = cluster.nodes().iter().all(|node| {
+            let Ok(mut client) = Client::connect(node.address()) else { return false };
+            client.call(&["WAIT", "2", "100"]).is_ok_and(|reply| reply == Value::Integer(2))
+        });
+        (everywhere && (0..GROUPS).all(|group| primary(cluster, group).is_some())).then_some(())
+    });
+}
+
+fn ctl(cluster: &Cluster, arguments: &[&str]) -> Finished {
+    // Any node that runs will do.
+    let node = cluster.nodes().iter().find(|node| node.is_running()).expect("a node runs");
+    let address = node.admin_address().to_string();
+    let all: Vec<&str> = ["--addr", &address, "--timeout", "60"].into_iter().chain(arguments.iter().copied()).collect();
+    run(&binary("keywardctl"), &all, "")
+}
+
+/// Which node serves a group, as its own line of INFO says.
+fn primary(cluster: &Cluster, group: usize) -> Option<usize> {
+    let field = format!("shard_group{group}:");
+    cluster.nodes().iter().find_map(|node| {
+        let mut client = Client::connect(node.address()).ok()?;
+        let text = client.call(&["INFO", "replication"]).ok()?.text()?;
+        let line = text.lines().find(|line| line.starts_with(&field))?;
+        line.contains("role=master").then(|| node.number())
+    })
+}
+
+fn is_over(cluster: &Cluster) -> bool {
+    let listed = ctl(cluster, &["slots", "list"]);
+    listed.stdout.contains(": done") || listed.stdout.contains(": failed")
+}
+
+/// Moves something, and waits until nothing is left of it where it was.
+fn moved(cluster: &Cluster, what: &[&str], to: usize) {
+    let to = to.to_string();
+    let arguments: Vec<&str> = what.iter().copied().chain(["--to", &to]).collect();
+    let done = ctl(cluster, &arguments);
+    assert!(done.success, "{arguments:?}: {}{}", done.stdout, done.stderr);
+    wait_until_for(Duration::from_secs(30), "the move is over", || is_over(cluster).then_some(()));
+}
+
+/// The slots that clients are told a node of each address serves.
+fn served(client: &mut Client) -> BTreeMap<i64, i64> {
+    let slots = client.ask(&["CLUSTER", "SLOTS"]);
+    let mut count = BTreeMap::new();
+    for row in slots.items().expect("rows") {
+        let [Value::Integer(first), Value::Integer(last), node, ..] = row.items().expect("a row") else {
+            panic!("{row}")
+        };
+        let Some(Value::Integer(port)) = node.items().and_then(|node| node.get(1)) else { panic!("{row}") };
+        *count.entry(*port).or_default() += last - first + 1;
+    }
+    count
+}
+
+#[test]
+fn slots_move_with_their_keys_and_everybody_knows() {
+    let cluster = cluster();
+    let mut client = cluster.node(1).client();
+    for number in 0..200 {
+        let name = |kind: &str| format!("{kind}:{number}");
+        client.ok(&["SET", &name("string"), &format!("value {number}")]);
+        client.ok(&["SET", &name("expiring"), "x", "EX", "1000"]);
+        client.ask(&["RPUSH", &name("list"), "a", "b", "c"]);
+        client.ask(&["HSET", &name("hash"), "field", "1", "other", "2"]);
+        client.ask(&["ZADD", &name("ranking"), "1", "a", "2.5", "b"]);
+        client.ask(&["XADD", &name("stream"), "1-1", "f", "v"]);
+        client.ask(&["XGROUP", "CREATE", &name("stream"), "readers", "0"]);
+    }
+    client.ask(&["XREADGROUP", "GROUP", "readers", "me", "COUNT", "1", "STREAMS", "stream:7", ">"]);
+    client.ok(&["SELECT", "3"]);
+    client.ok(&["SET", "in another database", "y"]);
+    client.ok(&["SELECT", "0"]);
+    for refused in [&["slots", "move", "0-9000", "--to", "1"][..], &["slots", "move", "5", "--to", "9"]] {
+        let refused = ctl(&cluster, refused);
+        assert!(!refused.success && !refused.stderr.is_empty(), "{}{}", refused.stdout, refused.stderr);
+    }
+    let before = served(&mut client);
+    for (slots, to) in [("0-2000", 1), ("0-1000", 2), ("12000-12999", 0), (FIRST, 0)] {
+        if slots == FIRST {
+            moved(&cluster, &["slots", "move", "0-1000"], 0);
+            moved(&cluster, &["slots", "move", "1001-2000"], 0);
+            moved(&cluster, &["slots", "move", "12000-12999"], 2);
+        } else {
+            moved(&cluster, &["slots", "move", slots], to);
+        }
+        for node in cluster.nodes() {
+            let mut client = node.client();
+            assert_eq!(client.ask(&["DBSIZE"]), Value::Integer(1200), "through node {}", node.number());
+            assert_eq!(client.ask(&["KEYS", "*"]).items().map(<[_]>::len), Some(1200));
+            for number in 0..200 {
+                let name = |kind: &str| format!("{kind}:{number}");
+                assert_eq!(client.text(&["GET", &name("string")]), format!("value {number}"));
+                let Value::Integer(ttl) = client.ask(&["TTL", &name("expiring")]) else { panic!("no expiry") };
+                assert!((900..=1000).contains(&ttl), "{ttl}");
+                assert_eq!(client.ask(&["LRANGE", &name("list"), "0", "-1"]).texts(), ["a", "b", "c"]);
+                assert_eq!(client.text(&["HGET", &name("hash"), "other"]), "2");
+                assert_eq!(client.text(&["ZSCORE", &name("ranking"), "b"]), "2.5");
+                assert_eq!(client.ask(&["XLEN", &name("stream")]), Value::Integer(1));
+            }
+            let pending = client.ask(&["XPENDING", "stream:7", "readers"]);
+            assert_eq!(pending.items().map(|items| items[0].clone()), Some(Value::Integer(1)), "{pending}");
+            assert_eq!(served(&mut client).values().sum::<i64>(), 16384);
+            let lines = client.text(&["CLUSTER", "NODES"]);
+            assert_eq!(lines.matches("master").count(), GROUPS, "{lines}");
+            client.ok(&["SELECT", "3"]);
+            assert_eq!(client.text(&["GET", "in another database"]), "y");
+        }
+        cluster.copies_agree("a move");
+    }
+    assert_eq!(served(&mut client), before, "everything is back where it was");
+}
+
+/// Somebody who adds to counters, and counts what was answered.
+struct Adder {
+    thread: JoinHandle<Added>,
+}
+
+#[derive(Default)]
+struct Added {
+    /// Confirmed, by counter.
+    answered: BTreeMap<usize, i64>,
+    /// Answered in a way that says neither.
+    unknown: i64,
+    errors: Vec<String>,
+    slowest: Duration,
+    times: Vec<Duration>,
+}
+
+const COUNTERS: usize = 48;
+
+fn counter(number: usize) -> String {
+    format!("counter:{number}")
+}
+
+fn add(address: SocketAddr, user: Option<&'static str>, seed: u64, stop: &Arc<AtomicBool>) -> Adder {
+    let stop = Arc::clone(stop);
+    let thread = std::thread::spawn(move || {
+        let connect = || match user {
+            Some(user) => Client::login(address, user, "secret"),
+            None => Client::connect(address),
+        };
+        let (mut dice, mut added) = (Dice::seeded(seed), Added::default());
+        let mut client = connect().expect("the node runs");
+        client.set_patience(Duration::from_secs(20));
+        while !stop.load(Ordering::Relaxed) {
+            let number = dice.below(COUNTERS);
+            let began = Instant::now();
+            let reply = client.call(&["INCR", &counter(number)]);
+            let took = began.elapsed();
+            added.slowest = added.slowest.max(took);
+            added.times.push(took);
+            match reply {
+                Ok(Value::Integer(_)) => *added.answered.entry(number).or_default() += 1,
+                Ok(other) if user.is_none() => added.errors.push(other.to_string()),
+                Err(error) if user.is_none() => {
+                    added.errors.push(error.to_string());
+                    break;
+                }
+                // The node is gone, or its answer is: it may have been added.
+                _ => {
+                    added.unknown += 1;
+                    std::thread::sleep(Duration::from_millis(50));
+                    if let Ok(again) = connect() {
+                        client = again;
+                        client.set_patience(Duration::from_secs(20));
+                    }
+                }
+            }
+        }
+        added
+    });
+    Adder { thread }
+}
+
+/// What all of them added, and how long they waited.
+fn sum(adders: Vec<Adder>) -> Added {
+    let mut all = Added::default();
+    for adder in adders {
+        let added = adder.thread.join().expect("it ends");
+        added.answered.into_iter().for_each(|(number, count)| *all.answered.entry(number).or_default() += count);
+        all.unknown += added.unknown;
+        all.errors.extend(added.errors);
+        all.slowest = all.slowest.max(added.slowest);
+        all.times.extend(added.times);
+    }
+    all.times.sort_unstable();
+    all
+}
+
+#[test]
+fn counters_lose_and_double_nothing_while_their_slots_go_round() {
+    let cluster = cluster();
+    let stop = Arc::new(AtomicBool::new(false));
+    let adders: Vec<Adder> =
+        (0..6).map(|number| add(cluster.node(number % 3 + 1).address(), None, number as u64, &stop)).collect();
+    let mut held = Vec::new();
+    for (slots, to) in
+        [("0-5000", 1), ("0-2500", 2), ("2501-5000", 0), ("0-2500", 0), ("6000-9000", 0), ("6000-9000", 1)]
+    {
+        let began = Instant::now();
+        moved(&cluster, &["slots", "move", slots], to);
+        held.push(began.elapsed());
+    }
+    stop.store(true, Ordering::Relaxed);
+    let all = sum(adders);
+    assert!(all.errors.is_empty(), "{:?}", all.errors.iter().take(5).collect::<Vec<_>>());
+    let percentile = |part: usize| all.times[(all.times.len() * part / 1000).min(all.times.len() - 1)];
+    println!(
+        "{} additions, p50 {:?}, p99 {:?}, p99.9 {:?}, slowest {:?}; moves took {held:?}",
+        all.times.len(),
+        percentile(500),
+        percentile(990),
+        percentile(999),
+        all.slowest
+    );
+    for node in cluster.nodes() {
+        let mut client = node.client();
+        for (number, count) in &all.answered {
+            assert_eq!(client.text(&["GET", &counter(*number)]), count.to_string(), "{}", counter(*number));
+        }
+        assert_eq!(client.ask(&["DBSIZE"]), Value::Integer(all.answered.len() as i64), "each is in one group");
+    }
+    cluster.copies_agree("moves under writers");
+}
+
+#[test]
+fn whoever_waits_watches_or_runs_steps_goes_on_where_the_keys_are() {
+    let cluster = cluster();
+    let mut admin = cluster.node(1).client();
+    // Slots 866, 5061 and 12182.
+    let (hello, bar, foo) = ("{hello}", "{bar}", "{foo}");
+    for through in 1..=3 {
+        let mut waiting = cluster.node(through).client();
+        let mut reading = cluster.node(through).client();
+        let mut watching = cluster.node(through).client();
+        let mut queueing = cluster.node(through).client();
+        waiting.send(&["BLPOP", &format!("{hello}list"), "30"]).unwrap();
+        reading.send(&["XREAD", "BLOCK", "30000", "STREAMS", &format!("{hello}stream"), "$"]).unwrap();
+        watching.ok(&["WATCH", &format!("{hello}watched")]);
+        queueing.ok(&["MULTI"]);
+        assert_eq!(queueing.ask(&["INCR", &format!("{hello}queued")]).text().as_deref(), Some("QUEUED"));
+        std::thread::sleep(Duration::from_millis(200));
+        moved(&cluster, &["slots", "move", "800-900"], through % 2 + 1);
+        let mut writer = cluster.node(through % 3 + 1).client();
+        writer.ask(&["RPUSH", &format!("{hello}list"), "element"]);
+        assert_eq!(waiting.read().unwrap().texts()[1], "element");
+        writer.ask(&["XADD", &format!("{hello}stream"), "*", "f", "v"]);
+        assert_eq!(reading.read().unwrap().items().map(<[_]>::len), Some(1));
+        // What was watched counts as changed.
+        watching.ok(&["MULTI"]);
+        watching.ask(&["SET", &format!("{hello}watched"), "x"]);
+        assert_eq!(watching.ask(&["EXEC"]), Value::Nil);
+        assert_eq!(queueing.ask(&["EXEC"]), Value::Array(vec![Value::Integer(through as i64)]));
+        for client in [&mut waiting, &mut reading, &mut watching, &mut queueing] {
+            client.ok(&["SET", &format!("{hello}after"), "1"]);
+            client.ok(&["SET", &format!("{foo}after"), "1"]);
+            let script = "return redis.call('INCR', KEYS[1])";
+            assert!(matches!(client.ask(&["EVAL", script, "1", &format!("{bar}scripted")]), Value::Integer(_)));
+            assert!(matches!(client.ask(&["EVAL", script, "1", &format!("{hello}scripted")]), Value::Integer(_)));
+        }
+        moved(&cluster, &["slots", "move", "800-900"], 0);
+    }
+    assert_eq!(admin.text(&["GET", &format!("{hello}scripted")]), "12");
+    cluster.copies_agree("moves under clients that last");
+}
+
+#[test]
+fn a_killed_primary_ends_a_move_or_finds_it_done_and_no_confirmed_write_is_lost() {
+    let mut cluster = cluster();
+    cluster.node(1).client().ok(&["ACL", "SETUSER", "queue", "on", ">secret", "~*", "+@all", "ack=quorum"]);
+    let mut dice = Dice::from_env("KEYWARD_MOVES_SEED");
+    let mut known: BTreeMap<usize, (i64, i64)> = BTreeMap::new();
+    let mut home = 0;
+    for round in 0..4 {
+        settle(&cluster);
+        let stop = Arc::new(AtomicBool::new(false));
+        let to = (home + 1) % GROUPS;
+        let (from_node, to_node) = (primary(&cluster, home).unwrap(), primary(&cluster, to).unwrap());
+        let killed = if round % 2 == 0 { from_node } else { to_node };
+        let through: Vec<usize> = (1..=3).filter(|number| *number != killed).collect();
+        let adders: Vec<Adder> = (0..4)
+            .map(|number| {
+                add(cluster.node(through[number % through.len()]).address(), Some("queue"), number as u64, &stop)
+            })
+            .collect();
+        std::thread::sleep(Duration::from_millis(300));
+        let begun = ctl(&cluster, &["slots", "move", "0-5000", "--to", &to.to_string(), "--no-wait"]);
+        assert!(begun.success, "{}{}", begun.stdout, begun.stderr);
+        std::thread::sleep(Duration::from_millis(dice.below(400) as u64));
+        cluster.kill(killed);
+        wait_until_for(Duration::from_secs(60), "the move is over", || is_over(&cluster).then_some(()));
+        std::thread::sleep(Duration::from_millis(500));
+        stop.store(true, Ordering::Relaxed);
+        let all = sum(adders);
+        cluster.restart(killed);
+        settle(&cluster);
+        let listed = ctl(&cluster, &["slots", "list"]).stdout;
+        println!("round {round}: node {killed} killed, {} unknown, slowest {:?}: {listed}", all.unknown, all.slowest);
+        if listed.contains(": done") {
+            home = to;
+        }
+        let mut client = cluster.node(1).client();
+        let mut unknown = 0;
+        for number in 0..COUNTERS {
+            let value: i64 = client.ask(&["GET", &counter(number)]).text().map_or(0, |text| text.parse().unwrap());
+            let (before, _) = known.get(&number).copied().unwrap_or_default();
+            let added = all.answered.get(&number).copied().unwrap_or_default();
+            assert!(value >= before + added, "{}: {value}, confirmed {before} + {added}", counter(number));
+            unknown += value - before - added;
+            known.insert(number, (value, 0));
+        }
+        assert!(unknown <= all.unknown, "{unknown} more than were answered, and {} are unknown", all.unknown);
+        let names: BTreeSet<String> = client.ask(&["KEYS", "*"]).texts().into_iter().collect();
+        assert_eq!(client.ask(&["DBSIZE"]), Value::Integer(names.len() as i64), "each is in one group");
+        cluster.copies_agree("a move that was broken off, or not");
+    }
+}
+
+#[test]
+fn a_namespace_moves_whole_and_an_operator_may_end_a_move() {
+    let cluster = cluster();
+    let mut admin = cluster.node(1).client();
+    admin.ok(&["TENANT", "CREATE", "gw", "NAMESPACE", "GROUP", "2", "USER", "gw-user"]);
+    admin.ok(&["TENANT", "CREATE", "spread", "NAMESPACE", "USER", "spread-user"]);
+    admin.ok(&["ACL", "SETUSER", "gw-user", "on", ">secret", "~*", "&*", "+@all"]);
+    let refused = ctl(&cluster, &["tenant", "move", "spread", "--to", "1"]);
+    assert!(!refused.success && refused.stderr.contains("their slots"), "{}", refused.stderr);
+    assert!(!ctl(&cluster, &["tenant", "move", "nobody", "--to", "1"]).success);
+    assert!(!ctl(&cluster, &["slots", "abort"]).success, "nothing is under way");
+    let stop = Arc::new(AtomicBool::new(false));
+    let adders: Vec<Adder> =
+        (1..=3).map(|node| add(cluster.node(node).address(), Some("gw-user"), node as u64, &stop)).collect();
+    for number in 0..100 {
+        admin.ok(&["SET", &format!("everybody's:{number}"), "x"]);
+    }
+    for to in [0, 1, 2] {
+        moved(&cluster, &["tenant", "move", "gw"], to);
+        let shown = admin.ask(&["TENANT", "GET", "gw"]).to_string();
+        assert!(shown.contains(&format!("\"{to}\"")) || shown.contains(&to.to_string()), "{shown}");
+        assert_eq!(admin.ask(&["DBSIZE"]), Value::Integer(100));
+    }
+    stop.store(true, Ordering::Relaxed);
+    let all = sum(adders);
+    assert_eq!(all.unknown, 0);
+    for node in cluster.nodes() {
+        let mut client = node.client_as("gw-user", "secret");
+        assert_eq!(client.ask(&["DBSIZE"]), Value::Integer(all.answered.len() as i64));
+        for (number, count) in &all.answered {
+            assert_eq!(client.text(&["GET", &counter(*number)]), count.to_string(), "{}", counter(*number));
+        }
+        client.ok(&["MSET", "one", "1", "two", "2"]);
+        client.ask(&["DEL", "one", "two"]);
+    }
+    cluster.copies_agree("a namespace was moved");
+    // A move that somebody ends leaves everything where it was.
+    let begun = ctl(&cluster, &["slots", "move", "0-5000", "--to", "1", "--no-wait"]);
+    assert!(begun.success, "{}", begun.stderr);
+    let ended = ctl(&cluster, &["slots", "abort"]);
+    wait_until("the move is over", || is_over(&cluster).then_some(()));
+    assert!(ended.success || ctl(&cluster, &["slots", "list"]).stdout.contains(": done"), "{}", ended.stderr);
+    assert_eq!(admin.ask(&["DBSIZE"]), Value::Integer(100));
+    cluster.copies_agree("a move was ended");
+}
