@@ -28,6 +28,7 @@ pub mod directory;
 pub mod fence;
 pub mod file;
 pub mod glob;
+pub mod limit;
 pub mod log;
 pub mod password;
 pub mod policy;
@@ -46,6 +47,7 @@ pub use directory::{AuthFailure, Directory, RestoreError, UserChange, UserOutcom
 pub use fence::Fence;
 pub use file::{FileError, FileKind, PolicyFile, parse_policy};
 pub use glob::Glob;
+pub use limit::LimitName;
 pub use log::{AclLog, LogContext, LogEntry, LogEvent, LogReason};
 pub use password::PasswordHash;
 pub use policy::{ChannelUse, DatabaseUse, KeyUse, Policy, Request, Walls};

@@ -5,6 +5,7 @@
 //!   user-rule = "on" | "off" | "nopass" | "resetpass" | "reset" | "sanitize-payload" | "skip-sanitize-payload"
 //!             | ">" password | "<" password | "#" sha256-hex | "!" sha256-hex
 //!             | "ack=" ("quorum" | "async" | "default") | "mode=" ("enforce" | "report")
+//!             | "limit:" limit-name "=" (number [unit] | "default")
 //!   grant     = "allkeys" | "resetkeys" | "~" pattern | "%" ("R" | "W" | "RW") "~" pattern
 //!             | "allchannels" | "resetchannels" | "&" pattern
 //!             | "alldbs" | "resetdbs" | "db=" number ("," number)*
@@ -24,6 +25,7 @@
 use crate::braces::{self, BraceError};
 use crate::catalog::Catalog;
 use crate::category::Category;
+use crate::limit::{self, LimitName};
 use crate::password::PasswordHash;
 use crate::printable;
 use std::fmt;
@@ -165,6 +167,8 @@ pub enum Rule {
     Acknowledge(Option<Acknowledge>),
     /// `mode=report`: what the rules forbid is noted and happens nevertheless; `mode=enforce`: it does not happen.
     Mode(Mode),
+    /// `limit:connections=20`: so much and no more; `limit:connections=default`: as if this had never been said.
+    Limit(LimitName, Option<u64>),
     /// Changes the user's own permissions.
     Grant(Grant),
 }
@@ -236,6 +240,7 @@ impl Rule {
             Rule::ClearSelectors => b"clearselectors".to_vec(),
             Rule::Acknowledge(how) => how.map_or("ack=default", Acknowledge::rule).as_bytes().to_vec(),
             Rule::Mode(mode) => mode.rule().as_bytes().to_vec(),
+            Rule::Limit(name, value) => limit::rule(*name, *value).into_bytes(),
             Rule::Grant(grant) => grant.to_text(),
         }
     }
@@ -373,6 +378,10 @@ fn parse_token(token: &[u8]) -> Result<Vec<Rule>, Reason> {
             b"ack=default" => Rule::Acknowledge(None),
             b"mode=report" => Rule::Mode(Mode::Report),
             b"mode=enforce" => Rule::Mode(Mode::Enforce),
+            [b'l', b'i', b'm', b'i', b't', b':', text @ ..] => {
+                let (name, value) = limit::parse(text).ok_or(Reason::Limit)?;
+                Rule::Limit(name, value)
+            }
             _ => return Ok(parse_grants(token)?.into_iter().map(Rule::Grant).collect()),
         },
     };
@@ -520,6 +529,8 @@ pub enum Reason {
     TooManyAlternatives,
     /// `{a,}`.
     EmptyAlternative,
+    /// `limit:speed=1`, `limit:connections=0`.
+    Limit,
 }
 
 impl fmt::Display for Reason {
@@ -544,6 +555,11 @@ impl fmt::Display for Reason {
             Reason::TooLong => "The rule is longer than 64 KB",
             Reason::TooManyAlternatives => "The braces expand to more than 64 patterns",
             Reason::EmptyAlternative => "Empty alternative in braces. Write \\{ for a literal brace",
+            Reason::Limit => {
+                "A limit is limit:NAME=VALUE. The names are ops-per-second, bytes-per-second, cpu-ms-per-second, \
+                 connections, blocked-clients, subscriptions, output-bytes, script-ms, value-bytes; the value is a whole \
+                 number above 0, of bytes also such as 512mb, or 'default' for none"
+            }
         })
     }
 }

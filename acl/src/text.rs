@@ -3,14 +3,16 @@
 //! The words after the name, given to `ACL SETUSER name reset …`, make the same user again, byte for byte; so a file, a
 //! snapshot and another server all take them. It refuses to know RESP: the engine prints the fields.
 
+use crate::limit;
 use crate::rule::{Acknowledge, Mode, sign};
 use crate::user::{Databases, KeyPattern, Selector, User};
+use std::borrow::Cow;
 
 /// What `ACL GETUSER` tells, in its order; the engine spells it for RESP2 and RESP3.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserFields {
-    /// `on` or `off`, and `nopass`.
-    pub flags: Vec<&'static str>,
+    /// `on` or `off`, `nopass`, and what else is true of it as a whole: `ack=quorum`, `limit:connections=20`.
+    pub flags: Vec<Cow<'static, str>>,
     /// Bare hex hashes.
     pub passwords: Vec<String>,
     /// `+@all -@admin`.
@@ -51,7 +53,7 @@ impl User {
 
     /// The rules that make this user, canonical and in the order of `ACL LIST`; a selector is one word.
     pub fn words(&self) -> Vec<Vec<u8>> {
-        let flags = self.flags().into_iter().map(|flag| flag.as_bytes().to_vec());
+        let flags = self.flags().into_iter().map(|flag| flag.into_owned().into_bytes());
         let passwords = self.passwords.iter().map(|hash| format!("#{}", hash.to_hex()).into_bytes());
         let selectors = self.selectors.iter().map(|selector| [b"(", &*selector.words().join(&b' '), b")"].concat());
         flags.chain(passwords).chain(self.root.words()).chain(selectors).collect()
@@ -71,11 +73,12 @@ impl User {
         }
     }
 
-    fn flags(&self) -> Vec<&'static str> {
-        let mut flags = vec![if self.enabled { "on" } else { "off" }];
-        flags.extend(self.nopass.then_some("nopass"));
-        flags.extend(self.acknowledge.map(Acknowledge::rule));
-        flags.extend((self.mode != Mode::Enforce).then_some(self.mode.rule()));
+    fn flags(&self) -> Vec<Cow<'static, str>> {
+        let mut flags = vec![Cow::Borrowed(if self.enabled { "on" } else { "off" })];
+        flags.extend(self.nopass.then_some(Cow::Borrowed("nopass")));
+        flags.extend(self.acknowledge.map(|how| Cow::Borrowed(Acknowledge::rule(how))));
+        flags.extend((self.mode != Mode::Enforce).then_some(Cow::Borrowed(self.mode.rule())));
+        flags.extend(self.limits.iter().map(|(name, value)| Cow::Owned(limit::rule(*name, Some(*value)))));
         flags
     }
 }
@@ -159,6 +162,13 @@ mod tests {
             ("MODE=report on", "on mode=report resetchannels -@all"),
             ("mode=report mode=enforce", "off resetchannels -@all"),
             ("mode=report reset", "off resetchannels -@all"),
+            (
+                "LIMIT:value-bytes=1KB limit:connections=5",
+                "off limit:connections=5 limit:value-bytes=1024 resetchannels -@all",
+            ),
+            ("limit:connections=5 limit:connections=6", "off limit:connections=6 resetchannels -@all"),
+            ("limit:connections=5 limit:connections=default", "off resetchannels -@all"),
+            ("limit:connections=5 reset", "off resetchannels -@all"),
             ("allcommands", "off resetchannels +@all"),
             ("+@all -get +get", "off resetchannels +@all +get"),
             ("-@all -get", "off resetchannels -@all -get"),

@@ -6,6 +6,7 @@
 //! It refuses to know commands (see policy.rs) and how users are kept and changed (see directory.rs).
 
 use crate::catalog::Catalog;
+use crate::limit::LimitName;
 use crate::password::{self, PasswordHash};
 use crate::printable;
 use crate::rule::{Acknowledge, Grant, KeyRights, Mode, Reason, Rule, RuleError, check_names, has_spaces};
@@ -112,6 +113,8 @@ pub struct User {
     pub acknowledge: Option<Acknowledge>,
     /// What becomes of what its rules forbid.
     pub mode: Mode,
+    /// What it may not exceed, sorted, each once.
+    pub limits: Vec<(LimitName, u64)>,
     /// In the order they were added, each once.
     pub passwords: Vec<PasswordHash>,
     /// Its own permissions.
@@ -134,6 +137,7 @@ impl User {
             nopass: false,
             acknowledge: None,
             mode: Mode::Enforce,
+            limits: Vec::new(),
             passwords: Vec::new(),
             root: Selector::default(),
             selectors: Vec::new(),
@@ -156,6 +160,7 @@ impl User {
         self.same_credentials(other)
             && self.acknowledge == other.acknowledge
             && self.mode == other.mode
+            && self.limits == other.limits
             && self.root == other.root
             && self.selectors == other.selectors
     }
@@ -194,6 +199,7 @@ impl User {
                 self.passwords.clear();
                 self.acknowledge = None;
                 self.mode = Mode::Enforce;
+                self.limits = Vec::new();
                 self.root = Selector::default();
                 self.selectors.clear();
             }
@@ -215,6 +221,11 @@ impl User {
             Rule::ClearSelectors => self.selectors.clear(),
             Rule::Acknowledge(how) => self.acknowledge = *how,
             Rule::Mode(mode) => self.mode = *mode,
+            Rule::Limit(name, value) => {
+                self.limits.retain(|(known, _)| known != name);
+                self.limits.extend(value.map(|value| (*name, value)));
+                self.limits.sort_unstable();
+            }
             Rule::Grant(grant) => self.root.apply(grant),
         }
     }

@@ -8,10 +8,12 @@ use crate::forward::{self, ForwardBatch};
 use crate::gate::Refusal;
 use crate::info;
 use crate::insight::{self, audit::AuditEvent};
+use crate::latency::Times;
 use crate::node::Node;
 use crate::worker::{Job, Worker, now_us};
-use keyward_acl::{ErrorDetail, UserChange, UserOutcome};
+use keyward_acl::{CommandId, ErrorDetail, UserChange, UserOutcome};
 use keyward_cluster::{Change, Outcome};
+use keyward_engine::account::POWERS;
 use keyward_engine::asks::{
     Ask, ClientFilter, CommandLogAsk, CommandLogKind, KillReply, LatencyAsk, LoginAttempt, TenantAsk, TenantEdit,
 };
@@ -19,6 +21,7 @@ use keyward_engine::events::EventClass;
 use keyward_engine::keyspace::TenantId;
 use keyward_engine::reply::{Protocol, Reply};
 use keyward_engine::scope::Reach;
+use keyward_engine::session::Login;
 use keyward_proto::resp::{ReplyLimits, Value, parse_reply};
 use std::rc::Rc;
 use std::time::Duration;
@@ -157,7 +160,7 @@ pub async fn carry_out(
             crate::memory_report::show(&worker.node, ask, tenant, reach, &mut reply);
         }
         Ask::CommandLog(kind, ask) => command_log(&worker.node, kind, ask, reach, &mut reply),
-        Ask::Latency(ask) => latency(&worker.node, ask, reach, &mut reply),
+        Ask::Latency(ask) => latency(&worker.node, connection, ask, reach, &mut reply),
         Ask::Pause { ms, writes_only } => {
             let now = worker.now_ms();
             let until = i64::try_from(ms).ok().and_then(|ms| now.checked_add(ms));
@@ -499,13 +502,19 @@ fn command_log(node: &Node, kind: CommandLogKind, ask: CommandLogAsk, reach: &Re
     }
 }
 
-fn latency(node: &Node, ask: LatencyAsk, reach: &Reach, reply: &mut Reply) {
+fn latency(node: &Node, connection: &Connection, ask: LatencyAsk, reach: &Reach, reply: &mut Reply) {
     match ask {
-        // Times are kept for all users together, so for one of them there are none.
-        LatencyAsk::Reset(_) if reach.is_confined() => reply.count(0),
-        LatencyAsk::Histogram(_) if reach.is_confined() => reply.map(0),
-        LatencyAsk::Latest => node.latency.latest(reply),
-        LatencyAsk::History(event) => node.latency.history(&event, reply),
+        LatencyAsk::Histogram(names) if reach.is_confined() => {
+            // Kept of tenants, and of users with limits of their own.
+            let session = connection.session.borrow();
+            let own = session.login.iter().flat_map(Login::accounts).next().map(|(_, account)| account.times());
+            let none = [0; POWERS];
+            let of = |command| own.as_ref().and_then(|own| own.get(&CommandId::try_from(command).ok()?));
+            let times = |command| Times::of(of(command).map_or(&none, |times| &times.powers));
+            crate::latency::show_histograms(node.table, times, &names, reply);
+        }
+        LatencyAsk::Latest => node.latency.latest(&reach.owner(), reply),
+        LatencyAsk::History(event) => node.latency.history(&reach.owner(), &event, reply),
         LatencyAsk::Graph(event) => match node.latency.graph(&event, now_us() / 1_000_000) {
             Some(graph) => reply.verbatim(graph.as_bytes()),
             None => {
@@ -513,7 +522,7 @@ fn latency(node: &Node, ask: LatencyAsk, reach: &Reach, reply: &mut Reply) {
                 reply.error(&format!("ERR No samples available for event '{event}'"));
             }
         },
-        LatencyAsk::Reset(events) => reply.count(node.latency.reset(&events)),
+        LatencyAsk::Reset(events) => reply.count(node.latency.reset(&reach.owner(), &events)),
         LatencyAsk::Doctor => {
             let advice = node.latency.advice(node.live.hot().latency_event_ms);
             reply.verbatim(advice.as_bytes());

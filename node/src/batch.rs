@@ -22,7 +22,7 @@ use crate::observers::Waiter;
 use crate::pace::{self, Pace, Tab, Waiting};
 use crate::pause::Paused;
 use crate::routes::{self, Routes};
-use crate::shards::{Call, Needed, Reader};
+use crate::shards::{Call, Needed, Reader, Wanted};
 use crate::tracking::Tracker;
 use crate::turns::SLICE;
 use crate::view::View;
@@ -35,7 +35,6 @@ use keyward_engine::asks::{Ask, CommandLogKind, TenantAsk};
 use keyward_engine::command::{Flags, Group, Home, Run};
 use keyward_engine::effects::Wait;
 use keyward_engine::error::CommandError;
-use keyward_engine::events::EventClass;
 use keyward_engine::keyspace::{CallContext, Place, SpaceId, TenantId};
 use keyward_engine::reply::Reply;
 use keyward_engine::scope::Reach;
@@ -700,7 +699,8 @@ impl<'w, 'a> Batch<'w, 'a> {
                 let parking = |wait| park(self.connection, session, context.space, argv, admitted.keys(), wait);
                 let may_wait = row.command.flags.has(Flags::BLOCKING) && !self.executing && self.connection.is_some();
                 let park: Option<&dyn Fn(Wait) -> Arc<Waiter>> = if may_wait { Some(&parking) } else { None };
-                let (keys, place, events) = (admitted.keys(), request.place, events_of(&self.hot, session));
+                let (keys, place, events) =
+                    (admitted.keys(), request.place, events_of(&self.hot, session, &lane.view.tenancy));
                 let reading =
                     if row.command.flags.has(Flags::READONLY) { caches(self.connection, &self.tracker) } else { None };
                 let keys_max = self.hot.tracked_keys_max;
@@ -717,7 +717,7 @@ impl<'w, 'a> Batch<'w, 'a> {
                 return Flow::Stop(Box::new(Next::Walk(owned)));
             }
             Run::OnEveryKey(handler) => {
-                let events = events_of(&self.hot, session);
+                let events = events_of(&self.hot, session, &lane.view.tenancy);
                 let reach = session.reach(row);
                 let reach = lane
                     .view
@@ -1012,7 +1012,7 @@ impl<'w, 'a> Batch<'w, 'a> {
                     keys: admitted.keys(),
                     place: None,
                     context: call_context(self.worker, &self.hot, &session, self.now),
-                    events: events_of(&self.hot, &session),
+                    events: events_of(&self.hot, &session, &view.tenancy),
                     client: session.id,
                     reach: &Reach::Nothing,
                     reader: None,
@@ -1203,9 +1203,14 @@ fn show(worker: &Worker, session: &Session, row: &Row, argv: &[&[u8]], scripted:
 
 /// Which events are told of what this client does.
 #[inline]
-fn events_of(hot: &Hot, session: &Session) -> EventClass {
+pub(crate) fn events_of(hot: &Hot, session: &Session, tenancy: &Tenancy) -> Wanted {
     let tenant = session.login.as_ref().and_then(|login| login.tenant.as_ref());
-    tenant.map_or(hot.events, |tenant| hot.events.and(tenant.limits.events))
+    match (tenant.filter(|tenant| tenant.is_namespace()), tenancy.told()) {
+        // Nobody else has keys there.
+        (Some(tenant), _) => Wanted::of_all(hot.events.and(tenant.limits.events)),
+        (None, None) => Wanted::of_all(hot.events),
+        (None, Some(told)) => Wanted { of_all: hot.events, of_any: hot.events.and(told.any) },
+    }
 }
 
 /// See [`Batch::caches`].

@@ -386,7 +386,7 @@ mod tests {
             name: format!("t{number}"),
             prefixes: vec![format!("t{number}:").into_bytes()],
             users: Vec::new(),
-            settings: std::collections::BTreeMap::new(),
+            settings: Arc::default(),
             limits: Limits::default(),
             gauge: Arc::default(),
             account: Arc::new(Account::new(1)),

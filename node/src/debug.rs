@@ -5,7 +5,7 @@
 use crate::connection::{Connection, Lane};
 use crate::gate::{self, KeyBuffer};
 use crate::node::Node;
-use crate::shards::{Call, CallSpace};
+use crate::shards::{Call, CallSpace, Wanted};
 use crate::worker::Worker;
 use keyward_acl::{KeyAccess, KeyUse};
 use keyward_engine::args::Args;
@@ -207,7 +207,7 @@ async fn populate(worker: &Worker, connection: &Connection, (count, prefix, byte
             let hot = worker.hot();
             let context = crate::batch::call_context(worker, &hot, &connection.session.borrow(), worker.now_ms());
             let named = [KeyUse { key: &key, access: KeyAccess { read: false, write: true }, argument: 1 }];
-            let (events, client) = (EventClass::NONE, connection.session.borrow().id);
+            let (events, client) = (Wanted::of_all(EventClass::NONE), connection.session.borrow().id);
             let call = Call {
                 argv: &argv,
                 words: 1,

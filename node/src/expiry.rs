@@ -8,6 +8,7 @@
 use crate::node::{Node, now_ms};
 use crate::pause::Paused;
 use keyward_engine::keyspace::Swept;
+use keyward_engine::scope::Owner;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -71,7 +72,7 @@ pub async fn sweep(node: Arc<Node>) {
             walker.round(&node, began);
             let (ms, threshold) = (began.elapsed().as_millis() as u64, node.live.hot().latency_event_ms);
             if threshold > 0 && ms >= threshold {
-                node.latency.note("expire-cycle", now_ms() / 1000, ms);
+                node.latency.note("expire-cycle", &Owner::Platform, now_ms() / 1000, ms);
             }
         }
         let period = if walker.idle { IDLE_PERIOD } else { PERIOD };

@@ -2,10 +2,13 @@
 //!
 //! Each data thread has a histogram for each command it ran, made at the first call; only that thread writes it, so noting
 //! a time is a few plain instructions. Buckets grow by an eighth of a power of two: what is told is at most 12 % too long.
-//! Slow events are kept by name for the whole node, one for a second, as Redis keeps them.
+//! Slow events are kept by name for the whole node, one for a second, as Redis keeps them; and apart for each confined user
+//! or tenant, who sees nothing else. The histograms of tenants lie with what else is counted of them.
 
 use crate::counters::Counter;
+use keyward_engine::account;
 use keyward_engine::reply::Reply;
+use keyward_engine::scope::Owner;
 use keyward_engine::table::Table;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
@@ -85,6 +88,13 @@ impl Times {
         Times(sum)
     }
 
+    /// The same of what was counted by powers of two.
+    pub fn of(powers: &[u64; account::POWERS]) -> Times {
+        let mut counts = vec![0; BUCKETS];
+        powers.iter().enumerate().for_each(|(power, count)| counts[bucket((1024 << power) - 1)] += count);
+        Times(counts)
+    }
+
     /// How many calls.
     pub fn calls(&self) -> u64 {
         self.0.iter().sum()
@@ -152,30 +162,67 @@ struct Series {
     worst_ms: u64,
 }
 
-/// What made the node slow, by name.
+type Named = BTreeMap<&'static str, Series>;
+
+/// Confined users, or tenants, whose slow events are kept apart: as many as seem likely to be slow at a time.
+const OWNERS_MAX: usize = 1024;
+
+/// What made the node slow, by name: for whoever may know of all of it, and for each confined owner what was its own.
 #[derive(Default)]
-pub struct Events(Mutex<BTreeMap<&'static str, Series>>);
+pub struct Events(Mutex<Log>);
+
+#[derive(Default)]
+struct Log {
+    all: Named,
+    owners: BTreeMap<Owner, Named>,
+}
+
+impl Log {
+    fn of(&self, owner: &Owner) -> Option<&Named> {
+        if *owner == Owner::Platform { Some(&self.all) } else { self.owners.get(owner) }
+    }
+
+    /// Makes room for one more owner: the one whose last slow moment is longest ago goes.
+    fn make_room(&mut self, owner: &Owner) {
+        if self.owners.len() < OWNERS_MAX || self.owners.contains_key(owner) {
+            return;
+        }
+        let last = |named: &Named| named.values().filter_map(|series| series.moments.back()).max().copied();
+        let quiet = self.owners.iter().min_by_key(|(_, named)| last(named)).map(|(owner, _)| owner.clone());
+        quiet.and_then(|quiet| self.owners.remove(&quiet));
+    }
+}
+
+impl Series {
+    fn note(&mut self, at_s: i64, ms: u64) {
+        self.worst_ms = self.worst_ms.max(ms);
+        match self.moments.back_mut() {
+            Some((second, kept)) if *second == at_s => *kept = (*kept).max(ms),
+            _ => self.moments.push_back((at_s, ms)),
+        }
+        if self.moments.len() > MOMENTS_MAX {
+            self.moments.pop_front();
+        }
+    }
+}
 
 impl Events {
-    /// Something took this long.
-    pub fn note(&self, event: &'static str, at_s: i64, ms: u64) {
-        let mut events = self.0.lock();
-        let series = events.entry(event).or_default();
-        series.worst_ms = series.worst_ms.max(ms);
-        match series.moments.back_mut() {
-            Some((second, kept)) if *second == at_s => *kept = (*kept).max(ms),
-            _ => series.moments.push_back((at_s, ms)),
-        }
-        if series.moments.len() > MOMENTS_MAX {
-            series.moments.pop_front();
+    /// Something of this owner took so long.
+    pub fn note(&self, event: &'static str, owner: &Owner, at_s: i64, ms: u64) {
+        let mut log = self.0.lock();
+        log.all.entry(event).or_default().note(at_s, ms);
+        if *owner != Owner::Platform {
+            log.make_room(owner);
+            log.owners.entry(owner.clone()).or_default().entry(event).or_default().note(at_s, ms);
         }
     }
 
     /// `LATENCY LATEST`.
-    pub fn latest(&self, reply: &mut Reply) {
-        let events = self.0.lock();
-        reply.array(events.len());
-        for (name, series) in events.iter() {
+    pub fn latest(&self, owner: &Owner, reply: &mut Reply) {
+        let log = self.0.lock();
+        let events = log.of(owner);
+        reply.array(events.map_or(0, Named::len));
+        for (name, series) in events.into_iter().flatten() {
             let (at, ms) = series.moments.back().copied().unwrap_or_default();
             reply.array(4);
             reply.bulk(name.as_bytes());
@@ -186,9 +233,10 @@ impl Events {
     }
 
     /// `LATENCY HISTORY`.
-    pub fn history(&self, event: &[u8], reply: &mut Reply) {
-        let events = self.0.lock();
-        let series = events.iter().find(|(name, _)| name.as_bytes().eq_ignore_ascii_case(event));
+    pub fn history(&self, owner: &Owner, event: &[u8], reply: &mut Reply) {
+        let log = self.0.lock();
+        let mut named = log.of(owner).into_iter().flatten();
+        let series = named.find(|(name, _)| name.as_bytes().eq_ignore_ascii_case(event));
         reply.array(series.map_or(0, |(_, series)| series.moments.len()));
         for (at, ms) in series.into_iter().flat_map(|(_, series)| &series.moments) {
             reply.array(2);
@@ -198,8 +246,14 @@ impl Events {
     }
 
     /// `LATENCY RESET`: how many events there were to forget.
-    pub fn reset(&self, names: &[Vec<u8>]) -> usize {
-        let mut events = self.0.lock();
+    pub fn reset(&self, owner: &Owner, names: &[Vec<u8>]) -> usize {
+        let mut log = self.0.lock();
+        let Some(events) = (match owner {
+            Owner::Platform => Some(&mut log.all),
+            _ => log.owners.get_mut(owner),
+        }) else {
+            return 0;
+        };
         let before = events.len();
         events.retain(|name, _| {
             !names.is_empty() && !names.iter().any(|wanted| wanted.eq_ignore_ascii_case(name.as_bytes()))
@@ -209,8 +263,8 @@ impl Events {
 
     /// `LATENCY GRAPH`; `None`: nothing was noted under this name.
     pub fn graph(&self, event: &[u8], now_s: i64) -> Option<String> {
-        let events = self.0.lock();
-        let (name, series) = events.iter().find(|(name, _)| name.as_bytes().eq_ignore_ascii_case(event))?;
+        let log = self.0.lock();
+        let (name, series) = log.all.iter().find(|(name, _)| name.as_bytes().eq_ignore_ascii_case(event))?;
         let skipped = series.moments.len().saturating_sub(GRAPH_COLUMNS);
         let shown: Vec<(i64, u64)> = series.moments.iter().skip(skipped).copied().collect();
         let high = shown.iter().map(|(_, ms)| *ms).max()?;
@@ -240,7 +294,8 @@ impl Events {
             return "Latency monitoring is off. CONFIG SET latency-monitor-threshold <milliseconds> turns it on.\n"
                 .to_owned();
         }
-        let events = self.0.lock();
+        let log = self.0.lock();
+        let events = &log.all;
         if events.is_empty() {
             return "No latency event was noted: nothing took as long as latency-monitor-threshold says.\n".to_owned();
         }
@@ -301,18 +356,37 @@ mod tests {
     }
 
     #[test]
-    fn events_are_kept_by_the_second() {
-        let events = Events::default();
-        events.note("command", 10, 300);
-        events.note("command", 10, 200);
-        events.note("command", 12, 250);
-        let mut reply = Reply::new(Protocol::Resp2);
-        events.history(b"COMMAND", &mut reply);
-        assert_eq!(String::from_utf8_lossy(&reply.bytes), "*2\r\n*2\r\n:10\r\n:300\r\n*2\r\n:12\r\n:250\r\n");
+    fn times_by_powers_of_two_keep_their_powers() {
+        let mut powers = [0; account::POWERS];
+        (powers[0], powers[3], powers[31]) = (2, 5, 1);
+        let times = Times::of(&powers);
+        assert_eq!(times.cumulative()[..2], [(1, 2), (8, 7)]);
+        assert_eq!(times.calls(), 8);
+    }
+
+    #[test]
+    fn events_are_kept_by_the_second_and_by_their_owner() {
+        let (events, gw, ai) = (Events::default(), Owner::Tenant(1), Owner::Tenant(2));
+        events.note("command", &Owner::Platform, 10, 300);
+        events.note("command", &gw, 10, 200);
+        events.note("command", &Owner::Platform, 12, 250);
+        let history = |owner: &Owner| {
+            let mut reply = Reply::new(Protocol::Resp2);
+            events.history(owner, b"COMMAND", &mut reply);
+            String::from_utf8_lossy(&reply.bytes).into_owned()
+        };
+        assert_eq!(history(&Owner::Platform), "*2\r\n*2\r\n:10\r\n:300\r\n*2\r\n:12\r\n:250\r\n");
+        assert_eq!((history(&gw), history(&ai)), ("*1\r\n*2\r\n:10\r\n:200\r\n".to_owned(), "*0\r\n".to_owned()));
         let graph = events.graph(b"command", 20).expect("noted");
         assert!(graph.starts_with("command - high 300 ms, low 250 ms (all time high 300 ms)\n"), "{graph}");
         assert!(events.advice(100).contains("latency") || events.advice(100).contains("Latency"));
-        assert_eq!(events.reset(&[b"nope".to_vec()]), 0);
-        assert_eq!(events.reset(&[]), 1);
+        assert_eq!(events.reset(&ai, &[]), 0);
+        assert_eq!(events.reset(&gw, &[b"nope".to_vec()]), 0);
+        assert_eq!(events.reset(&gw, &[]), 1);
+        assert_eq!(events.reset(&Owner::Platform, &[]), 1);
+        for number in 0..OWNERS_MAX as u32 + 9 {
+            events.note("command", &Owner::Tenant(number), i64::from(number), 1);
+        }
+        assert_eq!(events.0.lock().owners.len(), OWNERS_MAX);
     }
 }

@@ -21,7 +21,7 @@ use crate::node::Node;
 use hunt::Hunt;
 use keyward_cluster::GroupId;
 use keyward_engine::eviction::Policy;
-use keyward_engine::keyspace::{TenantId, UnixMillis};
+use keyward_engine::keyspace::{Keyspace, TenantId, UnixMillis};
 use keyward_engine::shares::{gives_first, is_beyond_what_is_free};
 use keyward_engine::tenancy::{Tenancy, Tenant};
 use std::sync::Arc;
@@ -189,7 +189,7 @@ impl Evictor {
         let mut turns = 0;
         while is_above() || self.is_beyond(node, hot, tenancy, owner, now) {
             if !self.evict_one(node, hot, (owner, policy), now) {
-                return Room::Nothing;
+                return if others_let_go(node, owner, policy) { Room::Working } else { Room::Nothing };
             }
             turns += 1;
             if is_over(turns, deadline) {
@@ -308,6 +308,18 @@ impl Evictor {
         }
         self.make_room_of_all(node, &hot, &Claim { tenancy: &view.tenancy, writer: None, owners: &[] }, moment)
     }
+}
+
+/// Whether what is too much is of shard groups that other nodes serve, who let keys of this owner go as this one does: their
+/// copies here follow.
+fn others_let_go(node: &Node, owner: TenantId, policy: Policy) -> bool {
+    let others = || node.groups().iter().filter(|of| !of.views.load().1.is_primary());
+    let may_go = |space: &Keyspace| if policy.takes_any_key() { space.len() > 0 } else { space.expiring_len() > 0 };
+    policy != Policy::NoEviction
+        && others().any(|of| {
+            let holds = |index| of.shards.with(index, |shard| shard.segments_of(owner).any(|(_, space)| may_go(space)));
+            (0..of.shards.count()).any(holds)
+        })
 }
 
 /// Whether this owner has more than it was promised.

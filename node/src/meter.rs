@@ -17,7 +17,7 @@ use keyward_engine::asks::CommandLogKind;
 use keyward_engine::command::Flags;
 use keyward_engine::error::CommandError;
 use keyward_engine::reply::Reply;
-use keyward_engine::session::Session;
+use keyward_engine::session::{Login, Session};
 use keyward_engine::table::Row;
 use std::time::{Duration, Instant};
 
@@ -77,6 +77,10 @@ impl<'a> Meter<'a> {
             let share = (now - self.looked) / count;
             for alike in self.stretch.chunk_by(|(row, _), (next, _)| row.id == next.id) {
                 let (row, times) = (alike[0].0, alike.len());
+                for (_, account) in session.login.iter().flat_map(Login::accounts) {
+                    let nanoseconds = u64::try_from(share.as_nanos()).unwrap_or(u64::MAX);
+                    account.lane(worker.lane).took(row.id, nanoseconds, times as u64);
+                }
                 if !row.command.flags.has(Flags::FAST) {
                     self.spent.1 += share.saturating_sub(FREE_TIME) * u32::try_from(times).unwrap_or(u32::MAX);
                 }
@@ -201,7 +205,8 @@ impl Worker {
         }
         if hot.latency_event_ms > 0 && time.as_millis() as u64 >= hot.latency_event_ms {
             let event = if row.command.flags.has(Flags::FAST) { "fast-command" } else { "command" };
-            self.node.latency.note(event, now_us() / 1_000_000, time.as_millis() as u64);
+            let owner = session.lasting_reach().owner();
+            self.node.latency.note(event, &owner, now_us() / 1_000_000, time.as_millis() as u64);
         }
     }
 

@@ -7,9 +7,11 @@
 use crate::info::{self, Fields, fields, human};
 use crate::live::Hot;
 use crate::node::Node;
+use keyward_acl::CommandId;
+use keyward_engine::account::{Account, Times};
 use keyward_engine::eviction::Policy;
 use keyward_engine::scope::Reach;
-use keyward_engine::session::Session;
+use keyward_engine::session::{Login, Session};
 use keyward_engine::tenancy::Tenant;
 
 /// The text for these sections (lower case); none means the default ones.
@@ -24,7 +26,9 @@ pub fn text(node: &Node, wanted: &[String], session: &Session, reach: &Reach) ->
             "arch_bits" => usize::BITS,
         },
         "memory" => memory(node, session),
+        "clients" => clients(node, session),
         "stats" => stats(session),
+        "commandstats" => commandstats(node, session),
         "persistence" => fields! { "loading" => u8::from(node.is_loading()), "async_loading" => 0, "aof_enabled" => 0 },
         "replication" => {
             fields! { "role" => "master", "connected_slaves" => 0, "master_failover_state" => "no-failover" }
@@ -73,9 +77,50 @@ pub fn policy(tenant: &Tenant, hot: &Hot) -> Policy {
     tenant.limits.eviction.unwrap_or(hot.eviction.policy)
 }
 
+/// What is counted of a confined user: of its tenant, or of itself if it has limits of its own.
+fn account(session: &Session) -> Option<&Account> {
+    session.login.iter().flat_map(Login::accounts).next().map(|(_, account)| &**account)
+}
+
+fn clients(node: &Node, session: &Session) -> Fields {
+    let Some(usage) = account(session).map(Account::usage) else { return Fields::new() };
+    let limit = session.login.as_ref().map_or(0, |login| login.limit(|limits| limits.connections));
+    fields! {
+        "connected_clients" => usage.connections,
+        "maxclients" => if limit == 0 { node.live.hot().clients_max as u64 } else { limit },
+        "blocked_clients" => usage.blocked,
+    }
+}
+
 fn stats(session: &Session) -> Fields {
-    let tenant = session.login.as_ref().and_then(|login| login.tenant.as_deref());
-    tenant.map_or_else(Fields::new, |tenant| fields! { "evicted_keys" => tenant.gauge.evicted() })
+    let Some(usage) = account(session).map(Account::usage) else { return Fields::new() };
+    let mut fields = fields! {
+        "total_connections_received" => usage.logins,
+        "total_commands_processed" => usage.operations,
+        "total_net_input_bytes" => usage.input_bytes,
+        "total_net_output_bytes" => usage.output_bytes,
+        "rejected_connections" => usage.connections_refused,
+        "keyspace_hits" => usage.hits,
+        "keyspace_misses" => usage.misses,
+        "acl_access_denied_cmd" => usage.denied[0],
+        "acl_access_denied_key" => usage.denied[1],
+        "acl_access_denied_channel" => usage.denied[2],
+    };
+    if let Some(tenant) = session.login.as_ref().and_then(|login| login.tenant.as_deref()) {
+        fields.push(("evicted_keys".to_owned(), tenant.gauge.evicted().to_string()));
+    }
+    fields
+}
+
+fn commandstats(node: &Node, session: &Session) -> Fields {
+    let rows = node.table.rows();
+    let line = |(command, times): (CommandId, Times)| {
+        let (microseconds, calls) = (times.nanoseconds / 1000, times.calls.max(1));
+        let each = microseconds as f64 / calls as f64;
+        let name = format!("cmdstat_{}", rows[usize::from(command)].full_name);
+        (name, format!("calls={},usec={microseconds},usec_per_call={each:.2}", times.calls))
+    };
+    account(session).map(Account::times).into_iter().flatten().map(line).collect()
 }
 
 /// What its tenant did on this node since that started, and what it may use.

@@ -329,8 +329,8 @@ pub fn too_much_heard(login: &Login, more: usize) -> Option<String> {
 /// Why this cannot be written: an argument is longer than its tenant may write.
 pub fn too_long(session: &Session, argv: &[&[u8]]) -> Option<String> {
     let login = session.login.as_ref()?;
-    let limit = login.limit(|limits| limits.value);
-    let longest = argv.iter().map(|word| word.len() as u64).max().filter(|longest| limit > 0 && *longest > limit)?;
+    let limit = Some(login.limit(|limits| limits.value)).filter(|limit| *limit > 0)?;
+    let longest = argv.iter().map(|word| word.len() as u64).max().filter(|longest| *longest > limit)?;
     let whose = login.whose(|limits| limits.value);
     Some(format!("ERR an argument of {longest} bytes is longer than value-bytes of {whose} allows: {limit}"))
 }

@@ -15,11 +15,12 @@ use keyward_engine::events::{Event, EventClass};
 use keyward_engine::keyspace::TenantId;
 use keyward_engine::reply::{Protocol, Reply};
 use keyward_engine::scope::{Reach, event_key, is_servers_channel};
+use keyward_engine::tenancy::Told;
 use keyward_proto::forward::Said;
 use parking_lot::RwLock;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::mpsc;
 
@@ -158,6 +159,9 @@ pub struct PubSub {
     clients: AtomicUsize,
     /// Passes messages on to where others listen, if there is such a place.
     relay: OnceLock<mpsc::Sender<Said>>,
+    /// Events that are told of tenants' keys only, and whether there are any.
+    told: RwLock<Option<Arc<Told>>>,
+    tells: AtomicBool,
 }
 
 impl Default for PubSub {
@@ -167,6 +171,8 @@ impl Default for PubSub {
             namespaces: RwLock::default(),
             clients: AtomicUsize::new(0),
             relay: OnceLock::new(),
+            told: RwLock::default(),
+            tells: AtomicBool::new(false),
         }
     }
 }
@@ -237,6 +243,21 @@ impl PubSub {
         if events.is_empty() {
             return;
         }
+        let told = if self.tells.load(Ordering::Acquire) && world == TenantId::SHARED {
+            self.told.read().clone()
+        } else {
+            None
+        };
+        let Some(told) = told else { return self.tell_of_all(world, wanted, events) };
+        for event in events {
+            let wanted = wanted.and(told.of_key(&event.key));
+            if wanted.has(event.class) {
+                self.tell_of_all(world, wanted, std::slice::from_ref(event));
+            }
+        }
+    }
+
+    fn tell_of_all(&self, world: TenantId, wanted: EventClass, events: &[Event]) {
         if self.relay.get().is_some() {
             for_each_message(wanted, events, |_, channel, message| self.pass_on(world, false, channel, message));
         }
@@ -248,6 +269,12 @@ impl PubSub {
                 of.publish_about(Some(key), false, channel, message);
             });
         });
+    }
+
+    /// What is told of tenants' keys besides what is told of all, from now on.
+    pub fn set_told(&self, told: Option<&Arc<Told>>) {
+        *self.told.write() = told.cloned();
+        self.tells.store(told.is_some(), Ordering::Release);
     }
 
     /// Channels of a world somebody listens to, of those that match and lie within reach, in no order.

@@ -14,9 +14,11 @@ use crate::connection::{
 };
 use crate::corridor::{Entry, InLane};
 use crate::socket::{Socket, Sockets};
-use crate::turns::SLICE_OF_ALL;
+use crate::turns::{SLICE_OF_ALL, Sharer};
 use crate::worker::{READ_BYTES, Scratch, Worker};
+use rustix::event::epoll::Event;
 use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,6 +36,10 @@ const QUESTIONS_MAX: usize = 4;
 
 /// Clients read from before they are served, and bytes: what was read is still near when it is decoded.
 const GROUP_CLIENTS_MAX: usize = 64;
+/// Clients of a crowd served together: whoever comes meanwhile and shares with few waits for no more than these.
+const CROWD_GROUP_MAX: usize = 32;
+/// Questions to the kernel before the end of a crowd, so that it has one even if it comes back as fast as it is served.
+const CROWD_QUESTIONS_MAX: usize = 8;
 const GROUP_INPUT_BYTES: usize = 16 * 1024;
 
 /// Requests whose keys are prefetched before the first of them runs. A client is never divided.
@@ -137,14 +143,15 @@ pub async fn serve(worker: Rc<Worker>, sockets: Rc<Sockets>) -> io::Result<()> {
         let mut quiet = false;
         for _ in 0..QUESTIONS_MAX {
             sockets.ask(&mut events)?;
-            ready.extend(events.iter().filter_map(|event| sockets.note(event)).filter(|booth| booth.is_waiting()));
+            note(&sockets, &events, &mut ready);
+            if ready.len() > GROUP_CLIENTS_MAX {
+                serve_crowd(&worker, &sockets, &mut events, &mut ready)?;
+                ready.clear();
+                break;
+            }
             let mut waiting = ready.iter().cloned().peekable();
             while waiting.peek().is_some() {
-                // A broken invariant between two clients' requests ends those of one group, not the thread.
-                if catch_unwind(AssertUnwindSafe(|| serve_group(&worker, &mut waiting))).is_err() {
-                    tracing::error!("clients were served together, and a request panicked");
-                    ready.iter().for_each(|booth| booth.end_if_lost());
-                }
+                serve_some(&worker, &mut waiting, &ready);
             }
             ready.clear();
             // One event is seldom followed by another at once: then the runtime's own question finds it.
@@ -157,6 +164,53 @@ pub async fn serve(worker: Rc<Worker>, sockets: Rc<Sockets>) -> io::Result<()> {
             told.clear_ready();
         } else {
             tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Adds those that are to be read from.
+fn note(sockets: &Sockets, events: &[Event], ready: &mut Vec<Rc<Booth>>) {
+    ready.extend(events.iter().filter_map(|event| sockets.note(event)).filter(|booth| booth.is_waiting()));
+}
+
+/// Serves some of `waiting`, who are among `ready`.
+fn serve_some(worker: &Worker, waiting: &mut impl Iterator<Item = Rc<Booth>>, ready: &[Rc<Booth>]) {
+    // A broken invariant between two clients' requests ends those of one group, not the thread.
+    if catch_unwind(AssertUnwindSafe(|| serve_group(worker, waiting))).is_err() {
+        tracing::error!("clients were served together, and a request panicked");
+        ready.iter().for_each(|booth| booth.end_if_lost());
+    }
+}
+
+/// Serves more clients than fit into one group: the first one of each sharer, then the second of each, and so on. Whoever becomes
+/// readable meanwhile has its place among them, so a client of one that has few does not wait for hundreds of another's.
+fn serve_crowd(
+    worker: &Worker,
+    sockets: &Sockets,
+    events: &mut Vec<Event>,
+    ready: &mut Vec<Rc<Booth>>,
+) -> io::Result<()> {
+    let mut seen: HashMap<Sharer, u32> = HashMap::new();
+    let mut waiting: BTreeMap<(u32, usize), Rc<Booth>> = BTreeMap::new();
+    let (mut ranked, mut questions) = (0, 0);
+    loop {
+        for (at, booth) in ready.iter().enumerate().skip(ranked) {
+            // A session is borrowed by nobody between two groups.
+            let sharer = booth.connection.session.try_borrow().map_or_else(|_| Sharer::default(), |of| Sharer::of(&of));
+            let rank = seen.entry(sharer).or_default();
+            waiting.insert((*rank, at), Rc::clone(booth));
+            *rank += 1;
+        }
+        ranked = ready.len();
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let mut group = (0..CROWD_GROUP_MAX).map_while(|_| waiting.pop_first()).map(|(_, booth)| booth);
+        serve_some(worker, &mut group, ready);
+        if !waiting.is_empty() && questions < CROWD_QUESTIONS_MAX {
+            questions += 1;
+            sockets.ask(events)?;
+            note(sockets, events, ready);
         }
     }
 }

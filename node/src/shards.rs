@@ -109,7 +109,7 @@ pub struct Call<'a> {
     /// Time, database, limits.
     pub context: CallContext<'a>,
     /// The keyspace events somebody wants told.
-    pub events: EventClass,
+    pub events: Wanted,
     /// Whose request it is.
     pub client: u64,
     /// Which of the keys that it does not name there are for the client.
@@ -118,6 +118,22 @@ pub struct Call<'a> {
     pub reader: Option<Reader<'a>>,
     /// How the client may wait; without it, what finds nothing answers so at once.
     pub park: Option<&'a dyn Fn(Wait) -> Arc<Waiter>>,
+}
+
+/// Keyspace events: those told of every key of a world, and those told of some.
+#[derive(Clone, Copy)]
+pub struct Wanted {
+    /// Of every key.
+    pub of_all: EventClass,
+    /// Of any key.
+    pub of_any: EventClass,
+}
+
+impl Wanted {
+    /// The same of every key.
+    pub fn of_all(events: EventClass) -> Wanted {
+        Wanted { of_all: events, of_any: events }
+    }
 }
 
 /// A client that is to be told when what it reads changes.
@@ -161,7 +177,7 @@ pub struct Needed {
 pub struct CallSpace {
     effects: Effects,
     garbage: Vec<Garbage>,
-    places: Vec<Place>,
+    places: Vec<(Place, TenantId)>,
     indexes: Vec<u32>,
     meter: Meter,
     /// Keys somebody waits for that were written: to be served once no lock is held.
@@ -205,6 +221,7 @@ impl Shards {
 
     /// Who owns which keys from now on. Keys move as they are asked for, and by and by ([`Shards::settle`]).
     pub fn set_owners(&self, tenancy: &Tenancy) {
+        self.pubsub.set_told(tenancy.told());
         (0..self.count()).for_each(|index| {
             self.with(index, |shard| {
                 shard.set_owners(tenancy.owners());
@@ -268,7 +285,7 @@ impl Shards {
             let index = place.shard;
             let mut held = self.slots[index as usize].0.lock();
             let Held { shard, observers } = &mut *held;
-            memory.begin(!observers.is_empty() || self.tracking.has_broadcasts(), call.events);
+            memory.begin(!observers.is_empty() || self.tracking.has_broadcasts(), call.events.of_any);
             if shard.is_unsettled() {
                 shard.settle_key(call.context.space, place.hash, only.key);
             }
@@ -304,9 +321,9 @@ impl Shards {
     ) -> Result<(), CommandError> {
         let (mut places, mut indexes) = (std::mem::take(&mut memory.places), std::mem::take(&mut memory.indexes));
         places.clear();
-        places.extend(call.keys.iter().map(|named| self.layout.place(named.key)));
+        places.extend(call.keys.iter().map(|named| (self.layout.place(named.key), TenantId::SHARED)));
         indexes.clear();
-        indexes.extend(places.iter().map(|place| place.shard));
+        indexes.extend(places.iter().map(|(place, _)| place.shard));
         indexes.sort_unstable();
         indexes.dedup();
         indexes.iter().for_each(|index| prefetch_line(&self.slots[*index as usize]));
@@ -314,13 +331,16 @@ impl Shards {
         // Where the shard of each key is among those that are locked.
         let at = |place: &Place| indexes.binary_search(&place.shard).expect("every key's shard is locked");
         let space = call.context.space;
-        for prefetch in [Shard::prefetch_bucket, Shard::prefetch_entry] {
-            for (named, place) in call.keys.iter().zip(&places) {
-                let shard = &guards[at(place)].shard;
-                prefetch(shard, shard.segment_of(space, named.key), place.hash);
-            }
+        for (named, (place, owner)) in call.keys.iter().zip(&mut places) {
+            let shard = &guards[at(place)].shard;
+            let segment = shard.segment_of(space, named.key);
+            *owner = segment.tenant;
+            shard.prefetch_bucket(segment, place.hash);
         }
-        for (named, place) in call.keys.iter().zip(&places) {
+        for (place, owner) in &places {
+            guards[at(place)].shard.prefetch_entry(SpaceId { tenant: *owner, ..space }, place.hash);
+        }
+        for (named, (place, _)) in call.keys.iter().zip(&places) {
             let shard = &mut guards[at(place)].shard;
             if shard.is_unsettled() {
                 shard.settle_key(space, place.hash, named.key);
@@ -329,7 +349,7 @@ impl Shards {
         let bytes = |guards: &[MutexGuard<'_, Held>]| guards.iter().map(|held| held.shard.accounted_bytes()).sum();
         let before = bytes(&guards);
         let observed = guards.iter().any(|held| !held.observers.is_empty()) || self.tracking.has_broadcasts();
-        memory.begin(observed, call.events);
+        memory.begin(observed, call.events.of_any);
         let shards = indexes.iter().copied().zip(guards.iter_mut().map(|guard| &mut guard.shard)).collect();
         let keys = Keys::many(shards, call.context, &mut memory.effects).all_placed(call.keys, &places);
         let result = finish(handler, keys, call, &mut memory.garbage, reply);
@@ -339,9 +359,8 @@ impl Shards {
         if memory.effects.has_strayed() {
             guards.iter_mut().for_each(|held| held.shard.account_all());
         } else {
-            for (named, place) in call.keys.iter().zip(&places) {
-                let shard = &mut guards[at(place)].shard;
-                shard.account(shard.segment_of(space, named.key));
+            for (place, owner) in &places {
+                guards[at(place)].shard.account(SpaceId { tenant: *owner, ..space });
             }
         }
         memory.meter.note(before, bytes(&guards), &self.used);
@@ -433,7 +452,7 @@ impl Shards {
             }
         }
         // Under the lock, so that the events of one key are told in order.
-        self.pubsub.tell(tenant, call.events, memory.effects.events());
+        self.pubsub.tell(tenant, call.events.of_all, memory.effects.events());
         let Some(wait) = memory.effects.take_wait() else { return };
         match call.park {
             None if wait.in_vain == WaitedInVain::NullArray => reply.null_array(),

@@ -66,8 +66,8 @@ fn compiled(tenant: &keyward_cluster::Tenant, gauges: &Gauges, account: impl Fn(
         name: tenant.name.clone(),
         prefixes: tenant.prefixes().map(<[u8]>::to_vec).collect(),
         users: tenant.users.iter().cloned().collect(),
-        settings: tenant.settings.clone(),
-        limits: Limits::of(&tenant.settings),
+        settings: Arc::clone(tenant.settings.shared()),
+        limits: Limits::of(tenant.settings.iter()),
         exports: grants(&tenant.exports),
         imports: grants(&tenant.imports),
         retired: tenant.retired,
@@ -86,7 +86,7 @@ pub fn change_of(ask: TenantAsk) -> Option<TenantChange> {
         },
         TenantAsk::Create { name, namespace: false, edits } => TenantChange::Create {
             name,
-            mode: TenantMode::Prefixes(std::collections::BTreeSet::new()),
+            mode: TenantMode::Prefixes(Default::default()),
             edits: edits.into_iter().filter_map(edit).collect(),
         },
         TenantAsk::Set { name, mut edits } => {
@@ -174,7 +174,7 @@ fn is_too_much(node: &Node, ask: &TenantAsk) -> Option<String> {
         _ => None,
     })?;
     let total = node.live.hot().memory_bytes_max;
-    let asked = Limits::of(&asked.into_iter().map(|value| ("reserve".to_owned(), value)).collect()).reserve;
+    let asked = Limits::of(asked.iter().map(|value| ("reserve", value.as_str()))).reserve;
     let (_, view) = node.views.load();
     let others = view.tenancy.iter().filter(|tenant| tenant.name != *name);
     let others: u64 = others.fold(0, |sum, tenant| tenant.limits.reserve.saturating_add(sum));

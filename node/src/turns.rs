@@ -23,7 +23,7 @@ pub const SLICE: Duration = Duration::from_millis(1);
 pub const SLICE_OF_ALL: Duration = Duration::from_millis(2);
 
 /// Who shares turns: the clients of a tenant, or of a user that belongs to none.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Sharer(usize);
 
 impl Sharer {

@@ -9,9 +9,10 @@ use crate::routes::Routes;
 use crate::tenants;
 use keyward_acl::{Acknowledge, Fence, Policy, User, UserName, Walls};
 use keyward_cluster::{Epoch, GroupId, Incarnation, Member, NodeId, ShardGroup, State};
+use keyward_engine::account::{Account, Allowance};
 use keyward_engine::session::{Login, Topology, TopologyNode, TopologyShard};
 use keyward_engine::table::Table;
-use keyward_engine::tenancy::{Gauges, Tenancy, Tenant};
+use keyward_engine::tenancy::{Gauges, Limits, Tenancy, Tenant};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -85,12 +86,13 @@ impl View {
         );
         let logins = state.directory().iter().map(|user| {
             let name = &user.name;
-            let known = before.and_then(|view| view.logins.get(name)).filter(|login| Arc::ptr_eq(&login.user, user));
+            let earlier = before.and_then(|view| view.logins.get(name));
+            let known = earlier.filter(|login| Arc::ptr_eq(&login.user, user));
             // Grants depend on other tenants too, so any change to tenants has the rules of their users compiled anew.
             let tenant = tenancy.of_user(name.as_bytes());
             let known = known.filter(|login| unchanged.is_some() || login.tenant.is_none() && tenant.is_none());
             let within = tenant.map(|tenant| (tenant, tenancy.fence(tenant)));
-            (name.clone(), known.cloned().unwrap_or_else(|| compile(user, within, table, terms)))
+            (name.clone(), known.cloned().unwrap_or_else(|| compile(user, within, table, terms, earlier)))
         });
         let logins = Arc::new(logins.collect());
         let routes = Routes::of(&state).map(Arc::new);
@@ -180,11 +182,23 @@ impl View {
     }
 }
 
-fn compile(user: &Arc<User>, tenant: Option<(&Arc<Tenant>, Fence)>, table: &Table, terms: Terms) -> Login {
+/// `earlier`: what it was before, for what it did stays with it.
+fn compile(
+    user: &Arc<User>,
+    tenant: Option<(&Arc<Tenant>, Fence)>,
+    table: &Table,
+    terms: Terms,
+    earlier: Option<&Login>,
+) -> Login {
     let (tenant, fence) = tenant.unzip();
     let policy = Arc::new(Policy::compile_within(user, table, terms.walls, fence.as_ref()));
     let quorum = user.acknowledge.map_or(terms.quorum, |how| how == Acknowledge::Quorum);
-    Login { user: Arc::clone(user), policy, tenant: tenant.cloned(), quorum, own: None }
+    let own = (!user.limits.is_empty()).then(|| {
+        let same = earlier.filter(|login| login.user.created == user.created).and_then(|login| login.own.as_ref());
+        let account = same.map_or_else(|| Arc::new(Account::new(terms.threads)), |own| Arc::clone(&own.account));
+        Arc::new(Allowance { limits: Limits::of_user(&user.limits), account })
+    });
+    Login { user: Arc::clone(user), policy, tenant: tenant.cloned(), quorum, own }
 }
 
 /// 40 hex digits for a node, as Redis Cluster clients expect an id.

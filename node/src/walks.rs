@@ -5,7 +5,7 @@
 //! written meanwhile may be seen as it was or as it is, as with `SCAN`. Where there are few keys, and within transactions and
 //! scripts, these commands run at once and as one step.
 
-use crate::batch::call_context;
+use crate::batch::{call_context, events_of};
 use crate::connection::{Connection, renew};
 use crate::corridor::{Entry, InLane, Part};
 use crate::gate::{self, KeyBuffer};
@@ -125,7 +125,7 @@ fn walk(worker: &Worker, mut session: Session, argv: &[Vec<u8>]) -> Vec<u8> {
         keys: &[],
         place: None,
         context: call_context(worker, &hot, &session, worker.now_ms()),
-        events: hot.events,
+        events: events_of(&hot, &session, &view.tenancy),
         client: session.id,
         reach: &reach,
         reader: None,

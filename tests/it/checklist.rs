@@ -19,37 +19,78 @@ const CHECKLIST: &[(&str, &[&str])] = &[
         "SORT BY and GET, SORT_RO",
         &["the_key_that_is_checked_is_the_key_that_is_used", "sort_by_needs_a_set_with_the_command_and_every_key"],
     ),
+    ("MSETEX's count of keys", &["the_keys_of_msetex_are_counted_as_it_counts_them"]),
     ("numkeys beyond the arguments", &["counts_of_keys_that_are_not_there_are_errors"]),
+    ("a dry run asks as a request does", &["a_dry_run_answers_as_the_request_would"]),
     ("reading and writing per key", &["reading_and_writing_are_granted_apart"]),
     ("EXEC rechecks keys", &["rules_that_change_between_queue_and_exec_count"]),
     ("blocked clients are checked again when they wake", &["who_lost_the_right_while_waiting_gets_nothing"]),
     ("MONITOR ends with the right to it", &["monitor_ends_with_the_right_to_it"]),
+    ("tracking and events end with the right to the keys", &["who_lost_the_right_hears_of_no_key_any_more"]),
+    ("taking a channel from oneself", &["who_takes_a_channel_from_itself_gets_its_answer_and_the_node_goes_on"]),
     ("a user made anew", &["a_connection_of_a_deleted_user_does_not_become_the_new_user_of_that_name"]),
     (
         "CLIENT TRACKING BCAST, KEYS, SCAN, PUBSUB, CLIENT LIST, SLOWLOG, INFO, MONITOR, CLUSTER …",
-        &["no_rule_set_leaks_here", "nothing_one_user_does_is_seen_by_the_other"],
+        &[
+            "no_rule_set_leaks_here",
+            "nothing_one_user_does_is_seen_by_the_other",
+            "nothing_one_tenant_does_is_seen_by_the_other",
+            "nothing_one_namespace_does_is_seen_by_the_other",
+        ],
     ),
+    ("COMMANDLOG, OBJECT, MEMORY, LATENCY, slots, DEBUG OBJECT", &["what_looks_at_keys_or_times_shows_a_users_own"]),
     (
         "keyspace channels across tenants",
         &["no_rule_set_leaks_here", "nobody_is_told_of_keys_that_do_not_exist_for_its_user"],
     ),
     ("the shared script cache", &["scripts_and_libraries_belong_to_their_user_and_survive_a_restart_that_way"]),
-    ("the same error whatever is wrong with a login", &["a_failed_login_says_the_same_whatever_failed"]),
+    (
+        "the same error whatever is wrong with a login, and hashes compared in constant time",
+        &["a_failed_login_says_the_same_whatever_failed", "one_of_several_is_found_and_nothing_matches_nobody"],
+    ),
     (
         "no password in MONITOR, SLOWLOG, ACL LOG, errors, history",
         &["no_secret_gets_in", "an_error_repeats_no_password", "history_tells_who_did_what_and_never_a_password"],
     ),
     ("limits before a login", &["strangers_may_send_little", "answers_a_stranger_does_not_read_are_bounded"]),
-    ("malformed selectors", &["a_selector_that_is_never_closed_is_an_error_and_no_crash"]),
+    (
+        "malformed packets of peers, empty requests",
+        &["a_frame_nobody_could_have_meant_is_an_error", "malformed_requests_get_one_error_and_the_door"],
+    ),
+    (
+        "malformed selectors, fuzzed rules and files",
+        &[
+            "a_selector_that_is_never_closed_is_an_error_and_no_crash",
+            "any_words_are_read_as_rules_without_harm",
+            "any_bytes_are_read_as_an_acl_file_without_harm",
+        ],
+    ),
     ("patterns with many stars", &["many_stars_cost_no_more_than_pattern_times_text"]),
     (
-        "a script in another user's context",
-        &["raw_writes_do_not_outlive_the_script", "a_function_kept_by_a_metatable_sees_no_other_script"],
+        "every rule that is taken survives being saved and loaded",
+        &["printing_and_reading_again_changes_nothing", "what_is_listed_can_be_loaded", "a_name_with_nul_is_refused"],
     ),
     (
-        "a confined user reaches no global state",
-        &["no_rule_lifts_the_ceiling_over_a_user_without_every_key", "scopes_follow_the_specification"],
+        "a script in another user's context",
+        &[
+            "raw_writes_do_not_outlive_the_script",
+            "a_function_kept_by_a_metatable_sees_no_other_script",
+            "the_parser_keeps_its_names_while_garbage_is_collected",
+            "the_counts_of_unpack_do_not_overflow",
+            "tohex_keeps_to_its_buffer",
+        ],
     ),
+    ("errors of scripts with line ends", &["error_texts_cannot_forge_a_reply"]),
+    ("every call of a script is checked as its caller's", &["what_a_script_calls_is_checked_as_its_caller_is"]),
+    (
+        "a confined user reaches no global state",
+        &[
+            "no_rule_lifts_the_ceiling_over_a_user_without_every_key",
+            "scopes_follow_the_specification",
+            "reset_makes_nobody_an_administrator",
+        ],
+    ),
+    ("denied is NOPERM, not NOAUTH", &["who_is_denied_is_not_told_to_log_in"]),
     (
         "nothing opens by failing",
         &["a_bad_acl_file_stops_the_start_and_names_the_line", "a_missing_acl_file_stops_the_start"],
@@ -66,17 +107,19 @@ const CHECKLIST: &[(&str, &[&str])] = &[
 
 #[test]
 fn every_item_has_a_test_that_exists() {
+    let missing = missing_tests(CHECKLIST);
+    assert!(missing.is_empty(), "no such test: {missing:#?}");
+}
+
+/// Those of the named tests that stand nowhere.
+pub fn missing_tests(named: &[(&str, &'static [&'static str])]) -> Vec<&'static str> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut sources = String::new();
     for folder in ["acl/src", "node/src", "node/engine/src", "node/cluster/src", "node/script", "tests/it"] {
         read_all(&root.join(folder), &mut sources);
     }
-    let missing: Vec<&str> = CHECKLIST
-        .iter()
-        .flat_map(|(_, tests)| tests.iter().copied())
-        .filter(|test| !sources.contains(&format!("fn {test}()")))
-        .collect();
-    assert!(missing.is_empty(), "no such test: {missing:#?}");
+    let tests = named.iter().flat_map(|(_, tests)| tests.iter().copied());
+    tests.filter(|test| !sources.contains(&format!("fn {test}("))).collect()
 }
 
 fn read_all(folder: &Path, into: &mut String) {
@@ -175,4 +218,185 @@ fn monitor_ends_with_the_right_to_it() {
     user.ok(&["MONITOR"]);
     admin.ok(&["ACL", "SETUSER", "u", "-monitor"]);
     wait_until("the connection ends", || user.is_closed().then_some(()));
+}
+
+// redis#14659: `MSETEX numkeys key value … [options]`.
+#[test]
+fn the_keys_of_msetex_are_counted_as_it_counts_them() {
+    let (_cluster, mut admin, mut user) = node_with(&["+@all", "~ok:*"]);
+    for request in [
+        &["MSETEX", "2", "ok:1", "v", "forbidden", "v"][..],
+        &["MSETEX", "1", "forbidden", "ok:1"],
+        &["MSETEX", "9", "ok:1", "v"],
+        &["MSETEX", "-1", "ok:1", "v"],
+        &["MSETEX", "x", "ok:1", "v"],
+    ] {
+        let reply = user.ask(request);
+        assert!(matches!(reply, Value::Error(_)), "{request:?}: {}", show(&reply));
+    }
+    assert_eq!(user.ask(&["MSETEX", "1", "ok:1", "forbidden", "EX", "100"]), Value::Integer(1));
+    assert_eq!(admin.ask(&["EXISTS", "forbidden"]), Value::Integer(0));
+}
+
+// dragonfly#7871, dragonfly#7919. A user of a tenant is checked within its tenant, in a dry run as well.
+#[test]
+fn a_dry_run_answers_as_the_request_would() {
+    let cluster = Cluster::start(1);
+    let mut admin = cluster.node(1).client();
+    admin.ok(&["ACL", "SETUSER", "plain", "on", ">pw", "~ok:*", "+@all", "-config|resetstat", "(~more:* +get)"]);
+    admin.ok(&["ACL", "SETUSER", "owned", "on", ">pw", "~*", "+@all"]);
+    admin.ok(&["TENANT", "CREATE", "t", "PREFIX", "ok:", "USER", "owned"]);
+    for name in ["plain", "owned"] {
+        let mut user = cluster.node(1).client_as(name, "pw");
+        for request in [
+            &["GET", "ok:1"][..],
+            &["GET", "more:1"],
+            &["SET", "more:1", "v"],
+            &["COPY", "ok:1", "other:1"],
+            &["OBJECT", "ENCODING", "ok:1"],
+            &["OBJECT", "ENCODING", "other:1"],
+            &["CONFIG", "RESETSTAT"],
+            &["ACL", "WHOAMI"],
+            &["ACL", "LOAD"],
+            &["DEBUG", "OBJECT", "ok:1"],
+            &["XINFO", "STREAM", "other:1"],
+            &["MEMORY", "USAGE", "other:1"],
+        ] {
+            let dry = admin.ask(&[&["ACL", "DRYRUN", name], request].concat());
+            let real = user.ask(request);
+            let (dry, real) = (dry.is_ok(), !real.is_error("NOPERM"));
+            assert_eq!(dry, real, "{name}: {request:?}");
+        }
+    }
+}
+
+// redis#15371 and what MONITOR's item says of tracking and events.
+#[test]
+fn who_lost_the_right_hears_of_no_key_any_more() {
+    let (cluster, mut admin, mut user) = node_with(&["+@all", "~a:*", "~b:*", "&*"]);
+    admin.ok(&["CONFIG", "SET", "notify-keyspace-events", "KEA"]);
+    user.ask(&["HELLO", "3"]);
+    user.ok(&["CLIENT", "TRACKING", "ON", "BCAST"]);
+    user.ask(&["PSUBSCRIBE", "__keyspace@0__:*"]);
+    let mut listener = cluster.node(1).client_as("u", "pw");
+    listener.ask(&["PSUBSCRIBE", "__key*"]);
+    admin.ok(&["ACL", "SETUSER", "u", "resetkeys", "~a:*"]);
+    admin.ok(&["SET", "b:secret", "v"]);
+    admin.ok(&["SET", "a:own", "v"]);
+    for client in [&mut user, &mut listener] {
+        client.set_patience(Duration::from_secs(5));
+        // What it may still know comes; what came before that is everything it was told.
+        loop {
+            let heard = show(&client.read().expect("it is told of its own key, or was disconnected"));
+            assert!(!heard.contains("b:secret"), "{heard}");
+            if heard.contains("a:own") {
+                break;
+            }
+        }
+    }
+}
+
+// redis#13274.
+#[test]
+fn who_takes_a_channel_from_itself_gets_its_answer_and_the_node_goes_on() {
+    let (cluster, _admin, mut user) = node_with(&["+@all", "~*", "&news"]);
+    user.ask(&["HELLO", "3"]);
+    user.ask(&["SUBSCRIBE", "news"]);
+    user.ok(&["ACL", "SETUSER", "u", "resetchannels"]);
+    wait_until("its connection ends", || user.is_closed().then_some(()));
+    let mut again = cluster.node(1).client_as("u", "pw");
+    assert!(again.ask(&["SUBSCRIBE", "news"]).is_error("NOPERM"));
+    assert!(again.ask(&["PING"]).text().is_some());
+}
+
+#[test]
+fn what_looks_at_keys_or_times_shows_a_users_own() {
+    let (_cluster, mut admin, mut user) = node_with(&["+@all", "~ok:*"]);
+    for request in [
+        &["CONFIG", "SET", "slowlog-log-slower-than", "0"][..],
+        &["CONFIG", "SET", "latency-monitor-threshold", "1"],
+        &["SET", "{tag}secret", "v"],
+        &["SET", "ok:1", "v"],
+    ] {
+        admin.ok(request);
+    }
+    admin.ask(&["EVAL", "local t = 0 for i = 1, 3000000 do t = t + i end return t", "0"]);
+    for log in ["slow", "large-request", "large-reply"] {
+        let shown = show(&user.ask(&["COMMANDLOG", "GET", "100", log]));
+        assert!(!shown.contains("secret"), "{shown}");
+    }
+    for request in
+        [&["OBJECT", "FREQ", "{tag}secret"][..], &["MEMORY", "USAGE", "{tag}secret"], &["DUMP", "{tag}secret"]]
+    {
+        assert!(user.ask(request).is_error("NOPERM"), "{request:?}");
+    }
+    for request in [&["DEBUG", "OBJECT", "ok:1"][..], &["LATENCY", "DOCTOR"], &["LATENCY", "GRAPH", "command"]] {
+        assert!(user.ask(request).is_error("NOPERM"), "{request:?}");
+    }
+    let slot = match admin.ask(&["CLUSTER", "KEYSLOT", "{tag}secret"]) {
+        Value::Integer(slot) => slot.to_string(),
+        other => panic!("no slot: {other:?}"),
+    };
+    assert_eq!(user.ask(&["CLUSTER", "COUNTKEYSINSLOT", &slot]), Value::Integer(0));
+    assert!(user.ask(&["CLUSTER", "GETKEYSINSLOT", &slot, "10"]).texts().is_empty());
+}
+
+// garnet#1887 and the items beside it.
+#[test]
+fn what_a_script_calls_is_checked_as_its_caller_is() {
+    let (_cluster, mut admin, mut user) = node_with(&["+@all", "~ok:*", "-incr", "-config|get"]);
+    admin.ok(&["SET", "secret", "s3cr3t"]);
+    admin.text(&[
+        "FUNCTION",
+        "LOAD",
+        "#!lua name=lib\nredis.register_function('read', function(keys) return redis.call('get', 'secret') end)",
+    ]);
+    for call in [
+        "redis.call('get', 'secret')",
+        "redis.call('mget', 'ok:1', 'secret')",
+        "redis.call('sort_ro', 'secret')",
+        "redis.call('georadius_ro', 'secret', 1, 1, 1, 'km')",
+        "redis.call('object', 'encoding', 'secret')",
+        "redis.call('incr', 'ok:1')",
+        "redis.call('config', 'get', 'maxmemory')",
+        "redis.call('acl', 'whoami')",
+        "redis.call('auth', 'default', '')",
+        "redis.call('multi')",
+        "redis.call('hello', '3')",
+        "redis.call('client', 'list')",
+        "redis.call('debug', 'object', 'ok:1')",
+        "redis.call('fcall', 'read', 0)",
+        "redis.call('eval', 'return 1', 0)",
+    ] {
+        for (command, call) in [("EVAL", call.to_owned()), ("EVAL", call.replace("redis.call", "redis.pcall"))] {
+            let reply = user.ask(&[command, &format!("return {call}"), "0"]);
+            assert!(matches!(reply, Value::Error(_)), "{call}: {}", show(&reply));
+        }
+    }
+    let reply = user.ask(&["FCALL", "read", "0"]);
+    assert!(matches!(reply, Value::Error(_)), "{}", show(&reply));
+    assert!(user.ask(&["EVAL_RO", "return redis.call('set', 'ok:1', 'v')", "0"]).is_error("ERR"));
+}
+
+// kvrocks#3191.
+#[test]
+fn reset_makes_nobody_an_administrator() {
+    let (cluster, mut admin, mut user) = node_with(&["+@all", "~ok:*"]);
+    admin.ok(&["ACL", "SETUSER", "root", "on", ">pw", "~*", "&*", "+@all"]);
+    let mut root = cluster.node(1).client_as("root", "pw");
+    root.ok(&["ACL", "SETUSER", "default", "off"]);
+    user.text(&["RESET"]);
+    for request in [&["GET", "ok:1"][..], &["ACL", "WHOAMI"], &["CONFIG", "GET", "*"]] {
+        assert!(user.ask(request).is_error("NOAUTH"), "{request:?}");
+    }
+}
+
+// garnet#2026: clients that are told NOAUTH connect anew for ever.
+#[test]
+fn who_is_denied_is_not_told_to_log_in() {
+    let (_cluster, _admin, mut user) = node_with(&["+get", "~ok:*"]);
+    for request in [&["GET", "other"][..], &["SET", "ok:1", "v"], &["ACL", "LIST"], &["SUBSCRIBE", "x"], &["SHUTDOWN"]]
+    {
+        assert!(user.ask(request).is_error("NOPERM"), "{request:?}");
+    }
 }

@@ -306,3 +306,36 @@ fn a_namespace_on_one_group_has_every_command_through_any_node() {
     assert_eq!(admin.ask(&["DBSIZE"]), Value::Integer(0), "users of everybody's keyspace do not see it");
     cluster.copies_agree("a namespace on one group");
 }
+
+#[test]
+fn each_group_lets_its_tenants_own_keys_go() {
+    const LIMIT: i64 = 2 << 20;
+    let cluster = cluster();
+    let mut admin = cluster.node(1).client();
+    for name in ["burst", "queue"] {
+        admin.ok(&["ACL", "SETUSER", name, "on", ">secret", "~*", "+@all"]);
+        admin.ok(&["TENANT", "CREATE", name, "PREFIX", &format!("{name}:"), "USER", name]);
+    }
+    admin.ok(&["TENANT", "SET", "burst", "limit", &LIMIT.to_string(), "eviction", "allkeys-lru"]);
+    let mut queue = cluster.node(2).client_as("queue", "secret");
+    (0..500).for_each(|number| queue.ok(&["SET", &format!("queue:{number}"), "v"]));
+    let mut burst = cluster.node(3).client_as("burst", "secret");
+    let value = "x".repeat(1000);
+    for number in 0..6000 {
+        // A limit holds on each node, for all groups it has keys of: whichever group the key is of, there is room.
+        let reply = burst.ask(&["SET", &format!("burst:{number}"), &value]);
+        assert!(reply.is_ok(), "{number}: {reply}");
+    }
+    for node in cluster.nodes() {
+        wait_until("the tenant is within its limit", || {
+            let stats = node.client().ask(&["TENANT", "STATS", "burst"]);
+            let items = stats.items()?.to_vec();
+            let at = items.iter().position(|item| item.text().as_deref() == Some("memory"))?;
+            matches!(items[at + 1], Value::Integer(used) if used <= LIMIT + (128 << 10)).then_some(())
+        });
+    }
+    assert_eq!(queue.ask(&["DBSIZE"]), Value::Integer(500));
+    let Value::Integer(left) = burst.ask(&["DBSIZE"]) else { panic!("no number") };
+    assert!((1000..2100).contains(&left), "{left} keys of a kilobyte");
+    wait_until("the copies agree", || cluster.difference_of_copies().is_none().then_some(()));
+}

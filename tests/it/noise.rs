@@ -103,6 +103,22 @@ fn bytes_are_limited_in_and_out() {
 }
 
 #[test]
+fn processor_time_is_limited() {
+    let mut scene = Scene::new();
+    scene.limit("cpu-ms-per-second", "20");
+    let (mut gw, mut ai) = (scene.gw(), scene.ai());
+    let looped = "local t = 0 for i = 1, 300000 do t = t + i end return t";
+    let told = wait_until("it is told", || {
+        (0..40).for_each(|_| gw.send(&["EVAL", looped, "0"]).unwrap());
+        let answers: Vec<Value> = (0..40).map(|_| gw.read().unwrap()).collect();
+        answers.iter().find(|answer| answer.is_error("THROTTLED")).map(text)
+    });
+    assert!(told.starts_with("THROTTLED tenant gw is over its cpu-ms-per-second of 20 on this node"), "{told}");
+    assert!(scene.stat("cpu-us") > 2000 && scene.stat("throttled") > 0);
+    ai.ok(&["SET", "ai:1", "v"]);
+}
+
+#[test]
 fn connections_beyond_the_cap_are_refused_when_they_log_in() {
     let mut scene = Scene::new();
     scene.limit("connections", "2");

@@ -3,7 +3,9 @@
 //!
 //! The first user sends random requests over the whole command table, with arguments made from the declared keys of each
 //! command, its own names, the other's names, and junk; and everything on a list of known attacks. The second one plays a
-//! fixed conversation. Both runs must tell it the same. Quotas are off: how long things take is not compared.
+//! fixed conversation. Both runs must tell it the same, and count the same of it. Quotas are off: how long things take is not
+//! compared. Every command of the table is sent, in each way of living side by side: as users whose rules name prefixes, as
+//! tenants with prefixes, as tenants with namespaces.
 //!
 //! `KEYWARD_NONINTERFERENCE_REQUESTS` (1500 unless told) and `KEYWARD_NONINTERFERENCE_SEED` steer it.
 
@@ -16,6 +18,35 @@ use keyward_tests::{Client, Cluster, Dice, Value, show};
 
 /// How long the first user waits for an answer before it gives the connection up: some requests wait, and some hang up.
 const PATIENCE: Duration = Duration::from_millis(40);
+
+/// How the two live side by side.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Side {
+    Users,
+    Prefixes,
+    Namespaces,
+}
+
+/// What is counted of a tenant and depends on no clock and no chance.
+const COUNTED: &[&str] = &[
+    "keys",
+    "evicted-keys",
+    "refused-for-memory",
+    "operations",
+    "input-bytes",
+    "connections",
+    "blocked-clients",
+    "subscriptions",
+    "delays",
+    "throttled",
+    "connections-refused",
+    "limits-reached",
+    "scripts-ended",
+    "keyspace-hits",
+    "keyspace-misses",
+    "denied",
+    "logins",
+];
 
 /// What no random request would hit upon.
 const ATTACKS: &[&str] = &[
@@ -59,6 +90,9 @@ const ATTACKS: &[&str] = &[
     "FAILOVER",
     "SAVE",
     "TENANT CREATE x PREFIX b:",
+    "TENANT SET b limit 1",
+    "TENANT STATS b",
+    "TENANT DEL b PURGE",
     "MOVE b:1 1",
     "RENAME b:1 a:1",
     "COPY b:1 a:copy",
@@ -178,6 +212,7 @@ struct Attacker {
     cluster_address: std::net::SocketAddr,
     client: Option<Client>,
     sent: BTreeSet<&'static str>,
+    unsent: Vec<&'static Row>,
     queued: usize,
     allowed: usize,
 }
@@ -205,7 +240,8 @@ impl Attacker {
             let attack: Vec<String> = dice.pick(ATTACKS).split(' ').map(str::to_owned).collect();
             return self.send(&attack);
         }
-        let row = *dice.pick(rows);
+        // Each command comes once for certain, and then by chance.
+        let row = if dice.one_in(2) { self.unsent.pop() } else { None }.unwrap_or_else(|| *dice.pick(rows));
         self.sent.insert(row.full_name);
         self.send(&request(row, dice));
     }
@@ -217,7 +253,7 @@ fn conversation() -> Vec<Vec<&'static str>> {
         |XADD b:stream 1-1 f v|XGROUP CREATE b:stream g 0|DBSIZE|GET b:1|KEYS *|EXISTS b:1 b:2 b:gone|TYPE b:list\
         |FUNCTION LIST|FCALL bf 1 b:1|EVALSHA 1f01efcdd038e6c40180ff9942881febe1abdafe 0|SCRIPT EXISTS 1f01efcdd038e6c40180ff9942881febe1abdafe\
         |PUBSUB CHANNELS|PUBSUB NUMSUB b:news|PUBSUB NUMPAT|PUBLISH b:news hello|CONFIG GET *|ACL WHOAMI|ACL LIST|ACL USERS\
-        |ACL LOG|SLOWLOG LEN|LATENCY HISTOGRAM|INFO memory|INFO keyspace|INFO commandstats|INFO stats|INFO clients|MEMORY STATS\
+        |ACL LOG|SLOWLOG LEN|LATENCY LATEST|LATENCY HISTORY command|LATENCY RESET|COMMANDLOG LEN slow|ACL DRYRUN b GET a:1|ACL GETUSER b|INFO memory|INFO keyspace|INFO commandstats|INFO stats|INFO clients|MEMORY STATS\
         |CLIENT GETNAME|CLIENT TRACKINGINFO|GET a:1|GET b:gone|LRANGE b:list 0 -1|SMEMBERS b:set|HGETALL b:hash\
         |ZRANGE b:zset 0 -1 WITHSCORES|XRANGE b:stream - +|XPENDING b:stream g|OBJECT ENCODING b:zset|STRLEN b:1|DUMP b:1\
         |SORT b:set ALPHA|MULTI|INCR b:2|GET b:1|EXEC|WATCH b:1|MULTI|GET b:1|EXEC|COPY b:1 b:copy|RENAME b:copy b:moved|DEL b:moved\
@@ -227,7 +263,7 @@ fn conversation() -> Vec<Vec<&'static str>> {
 }
 
 /// Everything the second user was told, and what it has in the end.
-fn run(attacker_steps: usize, seed: u64) -> (Vec<String>, BTreeSet<&'static str>) {
+fn run(side: Side, attacker_steps: usize, seed: u64) -> (Vec<String>, BTreeSet<&'static str>) {
     let cluster = Cluster::start(1);
     let mut admin = cluster.node(1).client();
     admin.ok(&["CONFIG", "SET", "notify-keyspace-events", "KA"]);
@@ -236,7 +272,17 @@ fn run(attacker_steps: usize, seed: u64) -> (Vec<String>, BTreeSet<&'static str>
     for user in ["a", "b"] {
         let (keys, channels) = (format!("~{user}:*"), format!("&{user}:*"));
         admin.ok(&["ACL", "SETUSER", user, "on", ">pw", &keys, &channels, "&__keyspace@0__:*", "+@all"]);
+        let prefix = format!("{user}:");
+        match side {
+            Side::Users => {}
+            Side::Prefixes => admin.ok(&["TENANT", "CREATE", user, "PREFIX", &prefix, "USER", user]),
+            Side::Namespaces => admin.ok(&["TENANT", "CREATE", user, "NAMESPACE", "USER", user]),
+        }
+        if side != Side::Users {
+            cluster.node(1).client_as(user, "pw").ok(&["CONFIG", "SET", "notify-keyspace-events", "KA"]);
+        }
     }
+    admin.ok(&["ACL", "SETUSER", "root", "on", ">pw", "~*", "&*", "+@all"]);
     // RESET logs in as `default`: an open one would be everybody's way out.
     admin.ok(&["ACL", "SETUSER", "default", "off"]);
     let mut b = cluster.node(1).client_as("b", "pw");
@@ -250,10 +296,21 @@ fn run(attacker_steps: usize, seed: u64) -> (Vec<String>, BTreeSet<&'static str>
     ]);
     b.text(&["SCRIPT", "LOAD", "return 'b'"]);
     let address = cluster.node(1).address();
-    let mut attacker =
-        Attacker { cluster_address: address, client: None, sent: BTreeSet::new(), queued: 0, allowed: 0 };
+    let mut attacker = Attacker {
+        cluster_address: address,
+        client: None,
+        sent: BTreeSet::new(),
+        unsent: Vec::new(),
+        queued: 0,
+        allowed: 0,
+    };
     let rows: Vec<&'static Row> = table().rows().iter().filter(|row| !LEFT_OUT.contains(&row.full_name)).collect();
     let mut dice = Dice::seeded(seed);
+    let mut order = rows.clone();
+    while !order.is_empty() {
+        let at = dice.below(order.len());
+        attacker.unsent.push(order.swap_remove(at));
+    }
     let conversation = conversation();
     let mut told = Vec::new();
     for words in &conversation {
@@ -264,6 +321,15 @@ fn run(attacker_steps: usize, seed: u64) -> (Vec<String>, BTreeSet<&'static str>
             .call(words)
             .map_or_else(|error| format!("the connection ended: {error}\n"), |reply| evened_out(words, &reply));
         told.push(format!("{} => {reply}", words.join(" ")));
+    }
+    // Before the walk, whose cursors are longer and shorter by chance.
+    if side != Side::Users {
+        let stats = cluster.node(1).client_as("root", "pw").ask(&["TENANT", "STATS", "b"]);
+        let stats = stats.items().expect("names and numbers").to_vec();
+        for name in COUNTED {
+            let at = stats.iter().position(|item| item.text().as_deref() == Some(name)).expect("it is counted");
+            told.push(format!("{name}: {}", show(&stats[at + 1])));
+        }
     }
     let mut cursor = "0".to_owned();
     let mut found = BTreeSet::new();
@@ -287,7 +353,7 @@ fn run(attacker_steps: usize, seed: u64) -> (Vec<String>, BTreeSet<&'static str>
     while let Ok(message) = listener.read() {
         told.push(format!("heard: {}", show(&message)));
     }
-    println!("{} requests of the first user were not refused", attacker.allowed);
+    println!("{side:?}: {} requests of the first user were not refused", attacker.allowed);
     assert!(attacker_steps == 0 || attacker.allowed > attacker_steps / 8, "the first user could do nothing at all");
     (told, attacker.sent)
 }
@@ -299,26 +365,52 @@ fn evened_out(words: &[&str], reply: &Value) -> String {
         "RANDOMKEY" => format!("one of its own: {}", reply.text().is_some_and(|key| key.starts_with("b:"))),
         "TTL" => "a time".to_owned(),
         "KEYS" | "SMEMBERS" => format!("{:?}", reply.texts().into_iter().collect::<BTreeSet<_>>()),
+        // So do the bytes of answers.
+        "INFO" => reply
+            .text()
+            .unwrap_or_default()
+            .lines()
+            .filter(|line| !line.contains("output_bytes") && !line.contains("cpu_"))
+            .map(|line| format!("{}\n", line.split_once(",usec=").map_or(line, |(calls, _)| calls)))
+            .collect(),
         // What is kept of denials tells of times and of the connection.
         "ACL" if words[1] == "LOG" => format!("{} denials", reply.items().map_or(0, <[Value]>::len)),
         _ => show(reply),
     }
 }
 
-#[test]
-fn nothing_one_user_does_is_seen_by_the_other() {
+fn nothing_is_noticed(side: Side) {
     let requests =
         std::env::var("KEYWARD_NONINTERFERENCE_REQUESTS").ok().and_then(|text| text.parse().ok()).unwrap_or(1500);
     let seed =
         std::env::var("KEYWARD_NONINTERFERENCE_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(20_261_122);
     println!("KEYWARD_NONINTERFERENCE_SEED={seed} KEYWARD_NONINTERFERENCE_REQUESTS={requests}");
-    let (alone, _) = run(0, seed);
-    let (beside, sent) = run(requests, seed);
-    let rows = table().rows().len();
-    println!("{} of {rows} commands were sent", sent.len());
+    let (alone, _) = run(side, 0, seed);
+    let (beside, sent) = run(side, requests, seed);
     let pairs = alone.iter().zip(&beside).filter(|(alone, beside)| alone != beside);
     let noticed: Vec<String> = pairs.map(|(alone, beside)| format!("alone:  {alone}beside: {beside}")).collect();
     assert!(noticed.is_empty(), "the other user was noticed:\n{}", noticed.join("\n"));
     assert_eq!(alone.len(), beside.len(), "{:#?}", &beside[alone.len().min(beside.len())..]);
-    assert!(requests < 1500 || sent.len() > rows / 2, "too few commands were tried");
+    let unsent: Vec<&str> = table()
+        .rows()
+        .iter()
+        .map(|row| row.full_name)
+        .filter(|name| !sent.contains(name) && !LEFT_OUT.contains(name))
+        .collect();
+    assert!(requests < 1500 || unsent.is_empty(), "never sent: {unsent:?}");
+}
+
+#[test]
+fn nothing_one_user_does_is_seen_by_the_other() {
+    nothing_is_noticed(Side::Users);
+}
+
+#[test]
+fn nothing_one_tenant_does_is_seen_by_the_other() {
+    nothing_is_noticed(Side::Prefixes);
+}
+
+#[test]
+fn nothing_one_namespace_does_is_seen_by_the_other() {
+    nothing_is_noticed(Side::Namespaces);
 }

@@ -161,3 +161,31 @@ fn a_tenant_survives_a_restart_with_its_keys() {
     assert_eq!(lf.ask(&["GET", "gw:1"]).text().as_deref(), Some("kept apart"));
     assert_eq!(number(cluster.node(1).client().ask(&["DBSIZE"])), 1);
 }
+
+#[test]
+fn events_a_tenant_asked_for_are_told_of_its_keys_whoever_changes_them_and_of_no_others() {
+    let cluster = cluster();
+    let mut admin = cluster.node(1).client();
+    for name in ["gw", "ai"] {
+        admin.ok(&["ACL", "SETUSER", name, "on", ">pw", "~*", "&*", "+@all"]);
+        admin.ok(&["TENANT", "CREATE", name, "PREFIX", &format!("{name}:"), "USER", name]);
+    }
+    let mut gw = cluster.node(2).client_as("gw", "pw");
+    gw.ok(&["CONFIG", "SET", "notify-keyspace-events", "K$"]);
+    let mut listener = cluster.node(1).client();
+    listener.ask(&["PSUBSCRIBE", "__key*"]);
+    let mut ai = cluster.node(3).client_as("ai", "pw");
+    for (client, key) in [(&mut admin, "gw:platform"), (&mut ai, "ai:1"), (&mut gw, "gw:own")] {
+        client.ok(&["SET", key, "v"]);
+    }
+    admin.ok(&["MSET", "of nobody", "v", "gw:among others", "v", "ai:2", "v"]);
+    // No class of events it asked for.
+    admin.ask(&["RPUSH", "gw:list", "a"]);
+    admin.ok(&["SET", "gw:last", "v"]);
+    let mut heard = Vec::new();
+    while heard.last().is_none_or(|channel| channel != "__keyspace@0__:gw:last") {
+        heard.push(listener.read().expect("it is told").texts()[2].clone());
+    }
+    let keys: Vec<&str> = heard.iter().filter_map(|channel| channel.strip_prefix("__keyspace@0__:")).collect();
+    assert_eq!(keys, ["gw:platform", "gw:own", "gw:among others", "gw:last"]);
+}

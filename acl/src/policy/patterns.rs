@@ -120,6 +120,8 @@ enum PatternSet {
     Everything,
     /// One prefix: nearly every user of a shared cache.
     Prefix(Box<[u8]>),
+    /// One prefix, and `{` with that prefix: nearly every user of a tenant.
+    Tagged([Box<[u8]>; 2]),
     Many(Box<Many>),
 }
 
@@ -174,6 +176,12 @@ impl PatternSet {
         prefixes.dedup_by(|longer, shorter| longer.starts_with(shorter));
         match (&mut *prefixes, exact.is_empty() && others.is_empty() && within.is_empty()) {
             ([only], true) => PatternSet::Prefix(std::mem::take(only)),
+            ([one, other], true) if is_tagged(one, other) => {
+                PatternSet::Tagged([std::mem::take(one), std::mem::take(other)])
+            }
+            ([one, other], true) if is_tagged(other, one) => {
+                PatternSet::Tagged([std::mem::take(other), std::mem::take(one)])
+            }
             _ => PatternSet::Many(Box::new(Many {
                 exact: SortedTexts::new(exact),
                 prefixes: SortedTexts::new(prefixes),
@@ -188,6 +196,9 @@ impl PatternSet {
         match self {
             PatternSet::Everything => true,
             PatternSet::Prefix(prefix) => text.starts_with(prefix),
+            PatternSet::Tagged([prefix, tagged]) => {
+                text.starts_with(prefix) || text.first() == Some(&b'{') && text.starts_with(tagged)
+            }
             PatternSet::Many(many) => many.matches(text),
         }
     }
@@ -197,6 +208,7 @@ impl PatternSet {
         match self {
             PatternSet::Everything => true,
             PatternSet::Prefix(prefix) => wanted.starts_with(prefix),
+            PatternSet::Tagged(both) => both.iter().any(|prefix| wanted.starts_with(prefix)),
             PatternSet::Many(many) => many.prefixes.texts.iter().any(|prefix| wanted.starts_with(prefix)),
         }
     }
@@ -205,6 +217,7 @@ impl PatternSet {
         match self {
             PatternSet::Everything => None,
             PatternSet::Prefix(prefix) => Some(vec![prefix]),
+            PatternSet::Tagged(both) => Some(both.iter().map(|prefix| &**prefix).collect()),
             PatternSet::Many(many) => {
                 let others = many.others.iter().map(|glob| match glob {
                     Glob::General(beginning, _) if !beginning.is_empty() => Some(&**beginning),
@@ -216,6 +229,11 @@ impl PatternSet {
             }
         }
     }
+}
+
+/// Whether `tagged` is `{` and `prefix`.
+fn is_tagged(prefix: &[u8], tagged: &[u8]) -> bool {
+    tagged.strip_prefix(b"{") == Some(prefix)
 }
 
 impl Many {

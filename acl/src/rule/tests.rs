@@ -60,6 +60,7 @@ fn a_rule_that_makes_no_sense_is_answered_as_redis_does() {
     let (syntax, unknown) = ("Syntax error", "Unknown command or category name in ACL");
     let hash = "The password hash must be exactly 64 characters and contain only lowercase hexadecimal characters";
     let range = "The provided database ID is out of range";
+    let limit = Reason::Limit.to_string();
     for (token, reason) in [
         ("foo", syntax),
         (")", syntax),
@@ -74,6 +75,9 @@ fn a_rule_that_makes_no_sense_is_answered_as_redis_does() {
         ("db=abc", syntax),
         ("db=1 ", syntax),
         ("db=-1", range),
+        ("limit:speed=1", limit.as_str()),
+        ("limit:connections=0", &limit),
+        ("(limit:connections=5)", syntax),
         ("db=2147483648", range),
         ("+", unknown),
         ("-", unknown),

@@ -169,7 +169,7 @@ impl Walk {
         self.number(tenant.users.len() as u64);
         tenant.users.iter().for_each(|user| self.bytes(user));
         self.number(tenant.settings.len() as u64);
-        for (name, value) in &tenant.settings {
+        for (name, value) in tenant.settings.iter() {
             self.text(name);
             self.text(value);
         }

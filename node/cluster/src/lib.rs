@@ -21,9 +21,11 @@ pub mod state;
 pub mod tenant;
 
 mod digest;
+mod few;
 mod names;
 
 pub use change::{Change, Founder, Outcome, Refusal, Stamped};
+pub use few::{FewSet, FewSettings};
 pub use group::{Failover, FailoverReason, GROUPS_MAX, ShardGroup};
 pub use moving::{Move, MoveChange, MovePhase, Moved, SlotRange};
 pub use names::{Addresses, ClusterId, Epoch, GroupId, Incarnation, JoinToken, Member, NodeId, RequestId, UnixMillis};

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use crate::GroupId;
+use crate::{FewSet, FewSettings, GroupId};
 
 /// The number keys of a tenant are stored under. Counted up for ever; none is used twice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,7 +25,7 @@ pub struct TenantNumber(pub u32);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TenantMode {
     /// By what they begin with. Sorted; none begins with another.
-    Prefixes(BTreeSet<Vec<u8>>),
+    Prefixes(FewSet<Vec<u8>>),
     /// By who asks: its users have a keyspace of their own.
     Namespace,
 }
@@ -51,9 +51,9 @@ pub struct Tenant {
     /// How its keys are told from others.
     pub mode: TenantMode,
     /// The names of its users.
-    pub users: BTreeSet<Vec<u8>>,
+    pub users: FewSet<Vec<u8>>,
     /// What it may use, by setting.
-    pub settings: BTreeMap<String, String>,
+    pub settings: FewSettings,
     /// What others may use of its keys.
     pub exports: BTreeSet<TenantGrant>,
     /// What it uses of others' keys.
@@ -263,7 +263,7 @@ impl Tenants {
     pub(crate) fn place(&mut self, index: u64, number: TenantNumber, group: GroupId) {
         if let Some(known) = self.by_name.values_mut().find(|tenant| tenant.number == number) {
             let tenant = Arc::make_mut(known);
-            tenant.settings.insert(GROUP_SETTING.to_owned(), group.0.to_string());
+            tenant.settings.set(GROUP_SETTING, Some(&group.0.to_string()));
             tenant.revision = index;
         }
     }
@@ -315,15 +315,15 @@ impl Tenants {
             return Err(TenantRefusal::TooMany("tenants".to_owned()));
         }
         let empty = match mode {
-            TenantMode::Prefixes(_) => TenantMode::Prefixes(BTreeSet::new()),
+            TenantMode::Prefixes(_) => TenantMode::Prefixes(FewSet::default()),
             TenantMode::Namespace => TenantMode::Namespace,
         };
         let mut tenant = Tenant {
             number: TenantNumber(self.last_number + 1),
             name: name.to_owned(),
             mode: empty,
-            users: BTreeSet::new(),
-            settings: BTreeMap::new(),
+            users: FewSet::default(),
+            settings: FewSettings::default(),
             exports: BTreeSet::new(),
             imports: BTreeSet::new(),
             retired: false,
@@ -338,7 +338,7 @@ impl Tenants {
         for edit in edits {
             self.edit(&mut tenant, edit)?;
         }
-        if *mode != TenantMode::Namespace && tenant.settings.contains_key(GROUP_SETTING) {
+        if *mode != TenantMode::Namespace && tenant.settings.get(GROUP_SETTING).is_some() {
             let text =
                 "keys with a prefix lie where their slots say: only a namespace can be held by one group".to_owned();
             return Err(TenantRefusal::Invalid(text));
@@ -405,7 +405,7 @@ impl Tenants {
                 }
             }
             TenantEdit::AddUser(user) => self.add_user(tenant, user)?,
-            TenantEdit::RemoveUser(user) => _ = tenant.users.remove(user),
+            TenantEdit::RemoveUser(user) => tenant.users.remove(user),
             TenantEdit::Setting(name, value) => {
                 let known = |byte: u8| byte.is_ascii_lowercase() || byte == b'-';
                 if name.is_empty() || name.len() > SETTING_BYTES_MAX || !name.bytes().all(known) {
@@ -414,10 +414,7 @@ impl Tenants {
                 if value.as_ref().is_some_and(|value| value.len() > SETTING_BYTES_MAX) {
                     return Err(TenantRefusal::Invalid(format!("the value of {name} is too long")));
                 }
-                match value {
-                    Some(value) => tenant.settings.insert(name.clone(), value.clone()),
-                    None => tenant.settings.remove(name),
-                };
+                tenant.settings.set(name, value.as_deref());
                 room("settings", tenant.settings.len(), OF_A_KIND_MAX)?;
             }
             TenantEdit::Export(_, true) | TenantEdit::Import(_, true) if tenant.mode == TenantMode::Namespace => {

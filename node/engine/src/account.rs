@@ -12,9 +12,10 @@
 //! The time is handed in, in nanoseconds since any fixed moment. This file knows no commands and no keys.
 
 use crate::tenancy::Limits;
-use keyward_acl::LogReason;
+use keyward_acl::{CommandId, LogReason};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// How far ahead of its rate somebody may be: a second's worth may come at once.
@@ -88,6 +89,53 @@ pub struct Lane {
     pub logins: Counter,
     /// Requests the rules forbade, by [`REASONS`].
     pub denied: [Counter; REASONS.len()],
+    /// How long commands took. Locked by the thread itself, but for whoever reads them.
+    times: Mutex<Vec<(CommandId, Box<Times>)>>,
+}
+
+/// Powers of two told apart, in microseconds: up to an hour.
+pub const POWERS: usize = 32;
+
+/// How long the calls of one command took.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Times {
+    /// How many there were.
+    pub calls: u64,
+    /// All of them together.
+    pub nanoseconds: u64,
+    /// How many took no longer than 1, 2, 4 … times 1024 nanoseconds, and longer than half of that.
+    pub powers: [u64; POWERS],
+}
+
+impl Times {
+    fn note(&mut self, nanoseconds: u64, calls: u64) {
+        self.calls += calls;
+        self.nanoseconds = self.nanoseconds.saturating_add(nanoseconds.saturating_mul(calls));
+        let power = u64::BITS - (nanoseconds >> 10).leading_zeros();
+        self.powers[(power as usize).min(POWERS - 1)] += calls;
+    }
+
+    fn add(&mut self, other: &Times) {
+        self.calls += other.calls;
+        self.nanoseconds = self.nanoseconds.saturating_add(other.nanoseconds);
+        self.powers.iter_mut().zip(other.powers).for_each(|(count, more)| *count += more);
+    }
+}
+
+impl Lane {
+    /// So many calls of a command took so long each.
+    #[inline]
+    pub fn took(&self, command: CommandId, nanoseconds: u64, calls: u64) {
+        let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
+        match times.iter_mut().find(|(known, _)| *known == command) {
+            Some((_, times)) => times.note(nanoseconds, calls),
+            None => {
+                let mut first = Box::<Times>::default();
+                first.note(nanoseconds, calls);
+                times.push((command, first));
+            }
+        }
+    }
 }
 
 /// Why rules forbid a request: these are counted apart.
@@ -342,6 +390,17 @@ impl Account {
         }
     }
 
+    /// How long commands took, on all threads.
+    pub fn times(&self) -> BTreeMap<CommandId, Times> {
+        let mut sum: BTreeMap<CommandId, Times> = BTreeMap::new();
+        for lane in self.lanes.iter().filter_map(OnceLock::get) {
+            for (command, times) in &*lane.times.lock().unwrap_or_else(PoisonError::into_inner) {
+                sum.entry(*command).or_default().add(times);
+            }
+        }
+        sum
+    }
+
     /// What all threads counted.
     pub fn usage(&self) -> Usage {
         let mut sum = Usage {
@@ -433,6 +492,13 @@ mod tests {
         let usage = account.usage();
         assert_eq!((usage.operations, usage.work, usage.input_bytes, usage.cpu_ns), (6, 18, 20, 14));
         assert_eq!((usage.hits, usage.misses), (4, 2));
+        for (nanoseconds, calls) in [(0, 1), (1023, 2), (1024, 4), (u64::MAX, 1)] {
+            account.lane(0).took(7, nanoseconds, calls);
+        }
+        account.lane(1).took(7, 5000, 3);
+        let times = account.times()[&7];
+        assert_eq!((times.calls, times.powers[0], times.powers[1], times.powers[3]), (11, 3, 4, 3));
+        assert_eq!((times.powers[POWERS - 1], account.times().len()), (1, 1));
         account.note_denied(1, LogReason::Channel);
         account.note_denied(1, LogReason::Auth);
         assert_eq!(account.usage().denied, [0, 0, 1, 0]);

@@ -25,12 +25,15 @@ use crate::tenancy::{Gauge, Gauges, Owners, Policies};
 use crate::types::{Hash, Kind, KindMut, Limits, List, Set, SortedSet, Stream, Value, number};
 use keyward_acl::KeyUse;
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::Deref;
 use std::sync::Arc;
 
+mod others;
 mod recount;
 mod segments;
+
+use others::Others;
 
 /// Milliseconds since 1970, as Redis' `PEXPIREAT` counts.
 pub type UnixMillis = i64;
@@ -384,7 +387,7 @@ pub struct ScanPosition {
 pub struct Shard {
     seed: u64,
     shared: Keyspace,
-    others: BTreeMap<SpaceId, Keyspace>,
+    others: Others,
     /// Who owns which keys; `None` while nobody does.
     owners: Option<Arc<Owners>>,
     /// Whose keys go by a policy of their own; `None` while nobody's do.
@@ -433,7 +436,7 @@ impl Shard {
         Shard {
             seed,
             shared: Keyspace::new(seed),
-            others: BTreeMap::new(),
+            others: Others::default(),
             owners: None,
             policies: None,
             unsettled: None,
@@ -473,7 +476,7 @@ impl Shard {
     /// The keyspace of `space`, if it has any key.
     #[inline]
     pub fn space(&self, space: SpaceId) -> Option<&Keyspace> {
-        if space == SpaceId::default() { Some(&self.shared) } else { self.others.get(&space) }
+        if space == SpaceId::default() { Some(&self.shared) } else { self.others.get(space) }
     }
 
     /// The keyspace of `space`, made if need be.
@@ -483,7 +486,7 @@ impl Shard {
             return &mut self.shared;
         }
         let Shard { others, gauges, seed, .. } = self;
-        others.entry(space).or_insert_with(|| Keyspace {
+        others.get_or_make(space, || Keyspace {
             gauge: (space.tenant != TenantId::SHARED).then(|| gauges.of(space.tenant)),
             ..Keyspace::new(*seed)
         })
@@ -516,7 +519,7 @@ impl Shard {
         let mut taken = if space == SpaceId::default() {
             std::mem::replace(&mut self.shared, Keyspace::new(self.seed))
         } else {
-            self.others.remove(&space).unwrap_or_else(|| Keyspace::new(self.seed))
+            self.others.remove(space).unwrap_or_else(|| Keyspace::new(self.seed))
         };
         self.accounted -= taken.unaccount();
         taken
@@ -535,18 +538,17 @@ impl Shard {
 
     /// Every keyspace with its id.
     pub fn spaces(&self) -> impl Iterator<Item = (SpaceId, &Keyspace)> {
-        std::iter::once((SpaceId::default(), &self.shared)).chain(self.others.iter().map(|(id, space)| (*id, space)))
+        std::iter::once((SpaceId::default(), &self.shared)).chain(self.others.iter())
     }
 
     /// Every keyspace, to be changed.
     pub(crate) fn spaces_mut(&mut self) -> impl Iterator<Item = (SpaceId, &mut Keyspace)> {
-        let others = self.others.iter_mut().map(|(id, space)| (*id, space));
-        std::iter::once((SpaceId::default(), &mut self.shared)).chain(others)
+        std::iter::once((SpaceId::default(), &mut self.shared)).chain(self.others.iter_mut())
     }
 
     /// The keyspace of `space`, if it has any key, to be changed.
     pub(crate) fn existing_mut(&mut self, space: SpaceId) -> Option<&mut Keyspace> {
-        if space == SpaceId::default() { Some(&mut self.shared) } else { self.others.get_mut(&space) }
+        if space == SpaceId::default() { Some(&mut self.shared) } else { self.others.get_mut(space) }
     }
 
     /// The ids of keyspaces that have expiring keys.
@@ -695,15 +697,15 @@ pub struct Keys<'a> {
 #[derive(Default)]
 struct KnownPlaces<'a> {
     keys: &'a [KeyUse<'a>],
-    places: &'a [Place],
+    places: &'a [(Place, TenantId)],
     /// The key last asked for.
     at: Cell<usize>,
 }
 
 impl KnownPlaces<'_> {
-    /// The place of a key, if it is the one last asked for or the next.
+    /// The place of a key, and whose it is, if it is the one last asked for or the next.
     #[inline]
-    fn find(&self, key: &[u8]) -> Option<Place> {
+    fn find(&self, key: &[u8]) -> Option<(Place, TenantId)> {
         let at = self.at.get();
         let found =
             (at..=at + 1).find(|index| self.keys.get(*index).is_some_and(|named| std::ptr::eq(named.key, key)))?;
@@ -914,16 +916,12 @@ impl<'a> Keys<'a> {
         self
     }
 
-    /// The same, for a request whose keys were placed before.
-    pub fn all_placed(mut self, keys: &'a [KeyUse<'a>], places: &'a [Place]) -> Keys<'a> {
+    /// The same, for a request whose keys were placed before, each with whose it is.
+    pub fn all_placed(mut self, keys: &'a [KeyUse<'a>], places: &'a [(Place, TenantId)]) -> Keys<'a> {
         self.known_many = KnownPlaces { keys, places, at: Cell::new(0) };
         // Several owners' keys in one request are all used the way of the first one's.
-        if let [first, ..] = places
-            && let Some(named) = keys.first()
-        {
-            let shard = self.shards.get(first.shard);
-            let owner = shard.segment_of(self.context.space, named.key).tenant;
-            self.context.usage = shard.usage_of(owner, self.context.usage);
+        if let [(first, owner), ..] = places {
+            self.context.usage = self.shards.get(first.shard).usage_of(*owner, self.context.usage);
         }
         self
     }
@@ -1066,10 +1064,13 @@ impl<'a> Keys<'a> {
             Some((known, place, tenant)) if std::ptr::eq(known, key) => {
                 (place, SpaceId { tenant, database: self.context.space.database })
             }
-            _ => {
-                let place = self.known_many.find(key).unwrap_or_else(|| self.context.layout.place(key));
-                (place, self.shards.get(place.shard).segment_of(self.context.space, key))
-            }
+            _ => match self.known_many.find(key) {
+                Some((place, tenant)) => (place, SpaceId { tenant, database: self.context.space.database }),
+                None => {
+                    let place = self.context.layout.place(key);
+                    (place, self.shards.get(place.shard).segment_of(self.context.space, key))
+                }
+            },
         }
     }
 

@@ -14,7 +14,8 @@ use crate::events::EventClass;
 use crate::eviction;
 use crate::keyspace::{SpaceId, TenantId};
 use crate::shares::Share;
-use keyward_acl::Fence;
+use keyward_acl::limit::bytes;
+use keyward_acl::{Fence, LimitName};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -42,8 +43,8 @@ pub struct Tenant {
     pub prefixes: Vec<Vec<u8>>,
     /// The names of its users.
     pub users: Vec<Vec<u8>>,
-    /// What it may use, as written.
-    pub settings: BTreeMap<String, String>,
+    /// What it may use, as written, sorted by name.
+    pub settings: Arc<[(Box<str>, Box<str>)]>,
     /// The same, compiled.
     pub limits: Limits,
     /// What it does on this node.
@@ -155,23 +156,6 @@ pub fn check_setting(name: &str, value: &str) -> Result<(), String> {
     if good { Ok(()) } else { Err(format!("{name} takes {wanted}, not '{}'", value.escape_debug())) }
 }
 
-/// `512mb` as bytes, in Redis' units.
-fn bytes(text: &str) -> Option<u64> {
-    let text = text.to_ascii_lowercase();
-    let digits = text.len() - text.trim_start_matches(|byte: char| byte.is_ascii_digit()).len();
-    let unit = match &text[digits..] {
-        "" | "b" => 1,
-        "k" => 1000,
-        "kb" => 1 << 10,
-        "m" => 1_000_000,
-        "mb" => 1 << 20,
-        "g" => 1_000_000_000,
-        "gb" => 1 << 30,
-        _ => return None,
-    };
-    text[..digits].parse::<u64>().ok()?.checked_mul(unit)
-}
-
 /// The events these letters stand for, once they are told at all.
 fn events(letters: &str) -> Option<EventClass> {
     EventClass::parse(letters.as_bytes()).map(EventClass::effective)
@@ -184,9 +168,15 @@ impl Limits {
         self.operations | self.bytes | self.cpu_ms != 0
     }
 
+    /// Those of a single user, by its rules.
+    pub fn of_user(limits: &[(LimitName, u64)]) -> Limits {
+        let texts: Vec<(&str, String)> = limits.iter().map(|(name, value)| (name.text(), value.to_string())).collect();
+        Limits::of(texts.iter().map(|(name, value)| (*name, value.as_str())))
+    }
+
     /// Compiles settings. What is not understood is left out.
-    pub fn of(settings: &BTreeMap<String, String>) -> Limits {
-        let text = |name: &str| settings.get(name).map(String::as_str);
+    pub fn of<'a>(settings: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> Limits {
+        let text = |name: &str| settings.clone().find(|(known, _)| *known == name).map(|(_, value)| value);
         let size = |name: &str| text(name).and_then(bytes).unwrap_or(0);
         let count = |name: &str| text(name).and_then(|value| value.parse().ok()).unwrap_or(0);
         Limits {
@@ -242,6 +232,19 @@ impl Tenant {
 pub struct Owners {
     /// Sorted; none begins with another.
     prefixes: Box<[(Box<[u8]>, TenantId)]>,
+    /// The first eight bytes of each, side by side: a search seldom has to follow a pointer.
+    heads: Box<[u64]>,
+}
+
+/// The first eight bytes as a number that orders like them; missing ones are zero.
+#[inline]
+fn head(text: &[u8]) -> u64 {
+    if let Some(bytes) = text.first_chunk::<8>() {
+        return u64::from_be_bytes(*bytes);
+    }
+    let mut bytes = [0; 8];
+    bytes[..text.len()].copy_from_slice(text);
+    u64::from_be_bytes(bytes)
 }
 
 impl Owners {
@@ -249,7 +252,7 @@ impl Owners {
     pub fn new<'a>(prefixes: impl Iterator<Item = (&'a [u8], TenantId)>) -> Owners {
         let mut prefixes: Vec<(Box<[u8]>, TenantId)> = prefixes.map(|(prefix, id)| (prefix.into(), id)).collect();
         prefixes.sort_unstable();
-        Owners { prefixes: prefixes.into() }
+        Owners { heads: prefixes.iter().map(|(prefix, _)| head(prefix)).collect(), prefixes: prefixes.into() }
     }
 
     /// Whether nobody owns anything.
@@ -273,7 +276,12 @@ impl Owners {
     pub fn of(&self, key: &[u8]) -> TenantId {
         // `{x:…}` is a key of `x:` whose slot was chosen by its author.
         let name = key.strip_prefix(b"{").unwrap_or(key);
-        let after = self.prefixes.partition_point(|(prefix, _)| **prefix <= *name);
+        let wanted = head(name);
+        let before = self.heads.partition_point(|head| *head < wanted);
+        // Only those with this very head must be looked at themselves.
+        let alike = self.heads[before..].iter().take_while(|head| **head == wanted).count();
+        let alike = self.prefixes[before..before + alike].partition_point(|(prefix, _)| **prefix <= *name);
+        let after = before + alike;
         match after.checked_sub(1).map(|last| &self.prefixes[last]) {
             Some((prefix, owner)) if name.starts_with(prefix) => *owner,
             _ => TenantId::SHARED,
@@ -353,6 +361,23 @@ pub struct Tenancy {
     reserved: u64,
     bounded: bool,
     policies: Option<Arc<Policies>>,
+    told: Option<Arc<Told>>,
+}
+
+/// Keyspace events that are told of the keys of tenants with prefixes, whoever changes them.
+#[derive(Default, Debug)]
+pub struct Told {
+    owners: Owners,
+    of: HashMap<TenantId, EventClass>,
+    /// Those that some tenant wants told.
+    pub any: EventClass,
+}
+
+impl Told {
+    /// What is told of this key besides what is told of all.
+    pub fn of_key(&self, key: &[u8]) -> EventClass {
+        self.of.get(&self.owners.of(key)).copied().unwrap_or_default()
+    }
 }
 
 /// What goes when memory runs out, of those who say so themselves.
@@ -367,6 +392,11 @@ impl Tenancy {
         let owners = Owners::new(owned);
         let own_policy = |tenant: &Arc<Tenant>| Some((tenant.id, tenant.limits.eviction?));
         let policies: Policies = by_name.values().filter_map(own_policy).collect();
+        let tells = |tenant: &&Arc<Tenant>| !tenant.is_namespace() && tenant.limits.events != EventClass::NONE;
+        let told: HashMap<TenantId, EventClass> =
+            by_name.values().filter(tells).map(|tenant| (tenant.id, tenant.limits.events)).collect();
+        let any = told.values().fold(EventClass::NONE, |any, of| any.and(*of));
+        let told = (!told.is_empty()).then(|| Arc::new(Told { owners: owners.clone(), of: told, any }));
         Tenancy {
             by_id: by_name.values().map(|tenant| (tenant.id, Arc::clone(tenant))).collect(),
             by_user: by_name
@@ -376,6 +406,7 @@ impl Tenancy {
             last_number,
             reserved: by_name.values().fold(0, |sum, tenant| tenant.limits.reserve.saturating_add(sum)),
             policies: (!policies.is_empty()).then(|| Arc::new(policies)),
+            told,
             bounded: by_name.values().any(|tenant| tenant.bounds_memory()),
             owners: (!owners.is_empty()).then(|| Arc::new(owners)),
             by_name,
@@ -416,6 +447,12 @@ impl Tenancy {
     /// The tenants that have an eviction policy of their own; `None`: nobody has.
     pub fn policies(&self) -> Option<&Arc<Policies>> {
         self.policies.as_ref()
+    }
+
+    /// Keyspace events that are told of tenants' keys only; `None`: no tenant asked for any.
+    #[inline]
+    pub fn told(&self) -> Option<&Arc<Told>> {
+        self.told.as_ref()
     }
 
     /// All reserves together, in bytes.
@@ -523,9 +560,13 @@ mod tests {
             assert!(check_setting(name, value).is_err(), "{name} {value}");
         }
         let settings = [("limit", "1kb"), ("eviction", "allkeys-lru"), ("later", "x")];
-        let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-        let limits = Limits::of(&settings);
+        let limits = Limits::of(settings.into_iter());
         assert_eq!((limits.limit, limits.eviction), (1024, Some(eviction::Policy::AllKeysLru)));
+        // What a single user may have a limit of is called as a tenant's is, and compiled to the same.
+        for name in LimitName::ALL {
+            assert_eq!(check_setting(name.text(), "7"), Ok(()));
+            assert_ne!(Limits::of_user(&[(name, 7)]), Limits::default(), "{name:?}");
+        }
         for setting in SETTINGS {
             assert!(setting.meaning.ends_with('.'), "{}", setting.name);
         }

@@ -119,7 +119,7 @@ fn described(tenant: &keyward_cluster::Tenant) -> Tenant {
         namespace: tenant.mode == keyward_cluster::TenantMode::Namespace,
         prefixes: tenant.prefixes().map(text).collect(),
         users: tenant.users.iter().map(|user| text(user)).collect(),
-        settings: tenant.settings.clone().into_iter().collect(),
+        settings: tenant.settings.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
         exports: grants(&tenant.exports, "to"),
         imports: grants(&tenant.imports, "from"),
         retired: tenant.retired,

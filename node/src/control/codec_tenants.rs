@@ -127,7 +127,7 @@ pub(super) fn refusal_from(refusal: wire::TenantRefusal) -> Result<TenantRefusal
 
 pub(super) fn record_to(tenant: &Tenant) -> wire::TenantRecord {
     let (namespace, prefixes) = mode_to(&tenant.mode);
-    let setting = |(name, value): (&String, &String)| wire::SettingRecord { name: name.clone(), value: value.clone() };
+    let setting = |(name, value): (&str, &str)| wire::SettingRecord { name: name.to_owned(), value: value.to_owned() };
     wire::TenantRecord {
         number: tenant.number.0,
         name: tenant.name.clone(),
@@ -178,7 +178,7 @@ mod tests {
             TenantEdit::Import(grant.clone(), false),
             TenantEdit::Retired(true),
         ];
-        let prefixes = || TenantMode::Prefixes([b"a:".to_vec()].into());
+        let prefixes = || TenantMode::Prefixes([b"a:".to_vec()].into_iter().collect());
         for change in [
             TenantChange::Create { name: "t".into(), mode: prefixes(), edits: edits.clone() },
             TenantChange::Create { name: "t".into(), mode: TenantMode::Namespace, edits: Vec::new() },
@@ -192,8 +192,8 @@ mod tests {
             number: TenantNumber(7),
             name: "t".into(),
             mode: prefixes(),
-            users: [b"u".to_vec()].into(),
-            settings: [("limit".into(), "1".into())].into(),
+            users: [b"u".to_vec()].into_iter().collect(),
+            settings: [("limit".to_owned(), "1".to_owned())].into_iter().collect(),
             exports: [grant.clone()].into(),
             imports: [grant].into(),
             retired: true,

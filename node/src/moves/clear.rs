@@ -4,7 +4,7 @@
 use super::in_lane;
 use crate::node::{Node, now_ms};
 use crate::routes::Moving;
-use crate::shards::{Call, CallSpace};
+use crate::shards::{Call, CallSpace, Wanted};
 use keyward_acl::{KeyAccess, KeyUse};
 use keyward_engine::command::Run;
 use keyward_engine::events::EventClass;
@@ -51,7 +51,7 @@ pub(super) fn run(
         keys: &keys,
         place: None,
         context,
-        events: EventClass::default(),
+        events: Wanted::of_all(EventClass::default()),
         client: 0,
         reach: &Reach::Everything,
         reader: None,

@@ -13,7 +13,7 @@ use super::{IDLE, Replication, Role};
 use crate::journal::Journal;
 use crate::link::{self, FrameWriter};
 use crate::node::Node;
-use crate::shards::{Call, CallSpace};
+use crate::shards::{Call, CallSpace, Wanted};
 use crate::snapshot::reader::Loaded;
 use bytes::Bytes;
 use keyward_acl::KeyUse;
@@ -356,7 +356,7 @@ impl Applier {
             keys: &keys,
             place: None,
             context,
-            events: EventClass::default(),
+            events: Wanted::of_all(EventClass::NONE),
             client: 0,
             reach: &Reach::Everything,
             reader: None,

@@ -78,7 +78,7 @@ impl Every<'_, '_> {
             let keys = of.observers.keys_in(concerned).into_iter().filter(|(space, key)| is_own(of, *space, key));
             observed.extend(keys.map(|(space, key)| (at, space, key.clone(), there(of, space, &key))));
         }
-        self.memory.begin(!observed.is_empty() || self.shards.tracking.has_broadcasts(), self.call.events);
+        self.memory.begin(!observed.is_empty() || self.shards.tracking.has_broadcasts(), self.call.events.of_any);
         let bytes = |held: &[(u32, &mut Held)]| held.iter().map(|(_, of)| of.shard.accounted_bytes()).sum();
         let bytes_before = bytes(held);
         let shards = held.iter_mut().map(|(index, of)| (*index, &mut of.shard)).collect();
@@ -93,7 +93,7 @@ impl Every<'_, '_> {
             first.shard.count(&self.memory.effects);
         }
         self.journal.append(context.space.world(), self.call.argv, &self.memory.effects);
-        self.shards.pubsub.tell(world, self.call.events, self.memory.effects.events());
+        self.shards.pubsub.tell(world, self.call.events.of_all, self.memory.effects.events());
         if !self.memory.effects.is_empty() {
             let effects = &self.memory.effects;
             for (at, space, key, before) in observed {

@@ -8,7 +8,7 @@
 //! can be purged again. What others write under its prefix afterwards is theirs.
 
 use crate::node::{Node, now_ms};
-use crate::shards::{Call, CallSpace};
+use crate::shards::{Call, CallSpace, Wanted};
 use keyward_cluster::GroupId;
 use keyward_engine::command::Run;
 use keyward_engine::keyspace::{CallContext, SpaceId, TenantId};
@@ -72,7 +72,7 @@ fn flush(of: &Node, id: TenantId) -> Result<(), String> {
         keys: &[],
         place: None,
         context,
-        events: hot.events,
+        events: Wanted::of_all(hot.events),
         client: 0,
         reach: &Reach::Everything,
         reader: None,

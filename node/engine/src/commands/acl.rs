@@ -303,7 +303,9 @@ fn dryrun(
     table.channels_of(row, argv, &mut channels);
     table.databases_of(row, argv, session.database, &mut databases);
     let request = Request { command: row.id, argv, keys: &keys, channels: &channels, databases: &databases };
-    match Policy::compile(user, table, surroundings.walls).check(&request) {
+    let tenant = surroundings.tenancy.of_user(user.name.as_bytes());
+    let fence = tenant.map(|tenant| surroundings.tenancy.fence(tenant));
+    match Policy::compile_within(user, table, surroundings.walls, fence.as_ref()).check(&request) {
         Ok(()) => reply.ok(),
         Err(denial) => reply.bulk(&denial.to_dryrun_text()),
     }

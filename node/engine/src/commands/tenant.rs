@@ -171,7 +171,10 @@ fn edits(args: &mut Args<'_>) -> Result<Vec<TenantEdit>, CommandError> {
             b"NOIMPORT" => TenantEdit::Import(grant(args, "FROM")?, false),
             setting => {
                 let setting = String::from_utf8_lossy(setting).to_ascii_lowercase();
-                let value = String::from_utf8_lossy(args.take()?).to_ascii_lowercase();
+                let value = String::from_utf8_lossy(args.take()?);
+                // Letters of events mean something else in the other case.
+                let is_said_so = setting == "notify-keyspace-events" && !value.eq_ignore_ascii_case("default");
+                let value = if is_said_so { value.into_owned() } else { value.to_ascii_lowercase() };
                 // Also refuses a default of what does not exist.
                 let known = SETTINGS.iter().any(|known| known.name == setting);
                 let value = (value != "default" || !known).then_some(value);
@@ -262,7 +265,7 @@ fn get(
     tenant.users.iter().for_each(|user| reply.bulk(user));
     reply.bulk(b"settings");
     reply.map(tenant.settings.len());
-    for (name, value) in &tenant.settings {
+    for (name, value) in tenant.settings.iter() {
         reply.bulk(name.as_bytes());
         reply.bulk(value.as_bytes());
     }

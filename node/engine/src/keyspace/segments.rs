@@ -75,7 +75,7 @@ impl Shard {
     pub fn segments_of(&self, owner: TenantId) -> impl Iterator<Item = (SpaceId, &Keyspace)> {
         let all = SpaceId { tenant: owner, database: 0 }..=SpaceId { tenant: owner, database: u32::MAX };
         let shared = (owner == TenantId::SHARED).then_some((SpaceId::default(), &self.shared));
-        shared.into_iter().chain(self.others.range(all).map(|(id, space)| (*id, space)))
+        shared.into_iter().chain(self.others.range(all))
     }
 
     /// What everything in it used when that was told last.
@@ -162,7 +162,7 @@ impl Shard {
         let mut places: Vec<SpaceId> = Vec::new();
         for tenant in owners {
             places.extend((tenant == TenantId::SHARED).then(SpaceId::default));
-            places.extend(self.others.range(all(tenant)).map(|(id, _)| *id));
+            places.extend(self.others.range(all(tenant)).map(|(id, _)| id));
         }
         places
     }
@@ -266,7 +266,7 @@ impl Shard {
             .others
             .iter()
             .filter(|(_, space)| space.is_empty() && space.walk.is_none())
-            .map(|(id, _)| *id)
+            .map(|(id, _)| id)
             .collect();
         for id in empty {
             self.take_space(id);
@@ -275,8 +275,8 @@ impl Shard {
 
     /// Takes the keyspaces of namespaces that `is_gone` says are nobody's any more; their keys go.
     pub fn drop_namespaces(&mut self, is_gone: impl Fn(TenantId) -> bool) -> Vec<Garbage> {
-        let gone = |id: &&SpaceId| id.tenant.is_namespace() && is_gone(id.tenant);
-        let ids: Vec<SpaceId> = self.others.keys().filter(gone).copied().collect();
+        let gone = |id: &SpaceId| id.tenant.is_namespace() && is_gone(id.tenant);
+        let ids: Vec<SpaceId> = self.others.iter().map(|(id, _)| id).filter(gone).collect();
         let mut garbage = Vec::new();
         for id in ids {
             let taken = self.take_space(id);
@@ -300,7 +300,7 @@ impl Shard {
         }
         let mut at = SpaceId { tenant: from, database };
         loop {
-            let (id, keys) = self.others.range(at..).next()?;
+            let (id, keys) = self.others.from(at).next()?;
             if id.tenant.is_namespace() {
                 return None;
             }

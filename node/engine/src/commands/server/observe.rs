@@ -261,7 +261,7 @@ pub(super) const LATENCY: &[Command] = &[
         flags: ADMIN_ANY_TIME,
         group: Group::Server,
         keys: KeyRule::None,
-        scope: Scope::Ceiling,
+        scope: Scope::Filtered(Of::Records),
         run: Run::Ask(latency_history),
         docs: Docs { summary: "Returns how long an event took over time.", since: "2.8.13", complexity: "O(1)" },
         extra: Extra {
@@ -275,7 +275,7 @@ pub(super) const LATENCY: &[Command] = &[
         flags: ADMIN_ANY_TIME,
         group: Group::Server,
         keys: KeyRule::None,
-        scope: Scope::Ceiling,
+        scope: Scope::Filtered(Of::Records),
         run: Run::Ask(latency_latest),
         docs: Docs { summary: "Returns the latest slow events.", since: "2.8.13", complexity: "O(1)" },
         extra: Extra {
