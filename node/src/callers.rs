@@ -29,6 +29,7 @@ use std::cell::Cell;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio::net::TcpStream;
 
 /// Requests that are prefetched together: as many as of a client's own pipeline.
@@ -304,6 +305,7 @@ impl Callers {
             return self.refuse(seat, BatchError::Invalid, "a malformed batch");
         }
         if let Err((error, text)) = forward::serves(&self.worker, &self.lane.view) {
+            self.worker.node.strays.fetch_add(1, Ordering::Relaxed);
             return self.refuse(seat, error, text);
         }
         let changed = |routes: &Arc<Routes>| routes.changed_at() > requests.policy_version;

@@ -24,6 +24,7 @@ use keyward_proto::forward::{Batch, BatchReply, HandOver, Request};
 use parking_lot::Mutex;
 use prost::Message;
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -36,6 +37,9 @@ const KEPT: Duration = Duration::from_secs(10);
 
 /// How long a node may wait for an answer to its question.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// When nothing came from other nodes for so long, they know that the data is elsewhere; who waits asks more often.
+const QUIET: Duration = Duration::from_millis(100);
 
 /// Between two reads of a guest's last bytes, room for this many.
 const READ_BYTES: usize = 64 * 1024;
@@ -153,13 +157,22 @@ fn words_of(request: &Request) -> Vec<Vec<u8>> {
     request.words.iter().map(|word| word.to_vec()).collect()
 }
 
-/// Before the node stops: guests that move take their leave first.
+/// Before the node stops: guests that move take their leave first, and other nodes hear that what they still sent here was not
+/// run. A link that ends under a request leaves its client in doubt.
 pub async fn see_off(node: &Node) {
     let deadline = Instant::now() + LAST_BYTES_TIMEOUT;
     let serves = |of: &std::sync::Arc<Node>| of.views.load().1.is_primary();
     let moved = || node.groups().iter().any(serves) || (node.guests.count() == 0 && node.farewells.count() == 0);
     while !moved() && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let mut strays = node.strays.load(Ordering::Relaxed);
+    while node.views.load().1.state.nodes().len() > 1 && Instant::now() < deadline {
+        tokio::time::sleep(QUIET).await;
+        let now = node.strays.load(Ordering::Relaxed);
+        if std::mem::replace(&mut strays, now) == now {
+            break;
+        }
     }
 }
 

@@ -188,6 +188,8 @@ pub struct Common {
     pub run_id: String,
     /// Clients of other nodes that are served here.
     pub guests: Guests,
+    /// Batches of other nodes that came for data this node does not serve.
+    pub strays: AtomicU64,
     /// Held by whoever moves keys to another shard group, for each step.
     pub moving: Mutex<()>,
     /// Those of them that move along with the data.
@@ -627,6 +629,7 @@ async fn serve_with(
         run_id: crate::random::bytes::<20>().iter().map(|byte| format!("{byte:02x}")).collect(),
         guests: Guests::default(),
         farewells: Farewells::default(),
+        strays: AtomicU64::new(0),
         moving: Mutex::default(),
         groups: OnceLock::new(),
         secret,

@@ -1,6 +1,6 @@
 //! Several shard groups: each node serves some of the slots and copies the others, and a plain client notices nothing.
 
-use keyward_tests::{Client, Cluster, Dice, Value, wait_until};
+use keyward_tests::{Client, Cluster, Dice, Node, Value, wait_until};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -12,14 +12,16 @@ fn cluster() -> Cluster {
     cluster
 }
 
-/// The ports of the nodes that serve something, as the first node that answers says.
+/// The ports of the nodes that serve something, as all nodes that answer say; none while they do not agree.
 fn primaries(cluster: &Cluster) -> BTreeSet<i64> {
-    let ports = cluster.nodes().iter().find_map(|node| {
+    let ports = |node: &Node| -> Option<BTreeSet<i64>> {
         let slots = Client::connect(node.address()).ok()?.call(&["CLUSTER", "SLOTS"]).ok()?;
         let rows = slots.items()?.iter().map(|row| row.items()?.get(2)?.items()?.get(1).cloned());
         Some(rows.filter_map(|port| if let Some(Value::Integer(port)) = port { Some(port) } else { None }).collect())
-    });
-    ports.unwrap_or_default()
+    };
+    let said: Vec<BTreeSet<i64>> = cluster.nodes().iter().filter_map(ports).collect();
+    let first = said.first().cloned().unwrap_or_default();
+    if said.iter().all(|ports| *ports == first) { first } else { BTreeSet::new() }
 }
 
 /// A key of each group: CRC16 says which.
@@ -252,25 +254,19 @@ fn a_node_that_stops_hands_its_groups_over_and_nothing_is_lost() {
         let writer = std::thread::spawn(move || {
             let mut client = Client::connect(address).unwrap();
             client.set_patience(Duration::from_secs(20));
-            let (mut errors, mut unknown) = (Vec::new(), 0);
+            let mut errors = Vec::new();
             for name in (0..3000).map(|number| format!("stop{stopped}:{number}")) {
-                let mut reply = client.call(&["SET", &name, "x"]);
-                if reply.as_ref().is_ok_and(|reply| reply.to_string().contains("may have been carried out")) {
-                    unknown += 1;
-                    reply = client.call(&["SET", &name, "x"]);
-                }
+                let reply = client.call(&["SET", &name, "x"]);
                 if !reply.as_ref().is_ok_and(Value::is_ok) {
                     errors.push(format!("{reply:?}"));
                 }
             }
-            (errors, unknown)
+            errors
         });
         std::thread::sleep(Duration::from_millis(200));
         cluster.stop(stopped);
-        let (errors, unknown) = writer.join().unwrap();
+        let errors = writer.join().unwrap();
         assert!(errors.is_empty(), "while node {stopped} stopped: {errors:?}");
-        // On a busy machine the link to a node that has handed its groups over may break under the last request.
-        assert!(unknown <= 1, "{unknown} requests of one connection were left without an answer");
         cluster.restart(stopped);
         cluster.copies_agree("a restart");
     }
