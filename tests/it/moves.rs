@@ -392,3 +392,104 @@ fn a_namespace_moves_whole_and_an_operator_may_end_a_move() {
     assert_eq!(admin.ask(&["DBSIZE"]), Value::Integer(100));
     cluster.copies_agree("a move was ended");
 }
+
+#[test]
+fn what_concerns_every_key_finds_each_once_while_keys_move() {
+    const KEYS: usize = 300;
+    let cluster = cluster();
+    let names: Vec<String> = (0..KEYS).map(|number| format!("key:{number}")).collect();
+    let mut writer = cluster.node(1).client();
+    let fill = |client: &mut Client| {
+        let set: Vec<&str> =
+            std::iter::once("MSET").chain(names.iter().flat_map(|name| [name.as_str(), name.as_str()])).collect();
+        client.ok(&set);
+    };
+    fill(&mut writer);
+    let stop = Arc::new(AtomicBool::new(false));
+    let lookers: Vec<JoinHandle<u64>> = (1..=3)
+        .map(|node| {
+            let (address, stop, names) = (cluster.node(node).address(), Arc::clone(&stop), names.clone());
+            std::thread::spawn(move || {
+                let mut client = Client::connect(address).unwrap();
+                client.set_patience(Duration::from_secs(20));
+                let get: Vec<&str> = std::iter::once("MGET").chain(names.iter().map(String::as_str)).collect();
+                let exist: Vec<&str> = std::iter::once("EXISTS").chain(names.iter().map(String::as_str)).collect();
+                let mut looks = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    assert_eq!(client.ask(&["DBSIZE"]), Value::Integer(KEYS as i64));
+                    assert_eq!(client.ask(&["KEYS", "*"]).items().map(<[_]>::len), Some(KEYS));
+                    assert_eq!(client.ask(&get).texts(), names);
+                    assert_eq!(client.ask(&exist), Value::Integer(KEYS as i64));
+                    // A pipeline about all groups.
+                    names.iter().for_each(|name| client.send(&["GET", name]).unwrap());
+                    for name in &names {
+                        assert_eq!(client.read().unwrap().text().as_deref(), Some(name.as_str()));
+                    }
+                    looks += 1;
+                }
+                looks
+            })
+        })
+        .collect();
+    for (slots, to) in [("0-5000", 1), ("0-2500", 2), ("2501-5000", 0), ("0-2500", 0)] {
+        moved(&cluster, &["slots", "move", slots], to);
+    }
+    stop.store(true, Ordering::Relaxed);
+    let looks: u64 = lookers.into_iter().map(|looker| looker.join().expect("it always found all keys")).sum();
+    assert!(looks > 0);
+    // What was flushed does not come back with a move, whenever that is.
+    let mut dice = Dice::from_env("KEYWARD_MOVES_SEED");
+    for round in 0..4 {
+        fill(&mut writer);
+        let begun = ctl(&cluster, &["slots", "move", "0-5000", "--to", &((round + 1) % 2).to_string(), "--no-wait"]);
+        assert!(begun.success, "{}", begun.stderr);
+        std::thread::sleep(Duration::from_millis(dice.below(150) as u64));
+        writer.ok(&["FLUSHALL"]);
+        assert_eq!(writer.ask(&["DBSIZE"]), Value::Integer(0));
+        wait_until_for(Duration::from_secs(30), "the move is over", || is_over(&cluster).then_some(()));
+        for node in cluster.nodes() {
+            assert_eq!(node.client().ask(&["DBSIZE"]), Value::Integer(0), "round {round}");
+        }
+    }
+    cluster.copies_agree("flushes among moves");
+}
+
+#[test]
+fn cluster_clients_find_slots_that_moved() {
+    let cluster = Cluster::of(3).flag("groups", "3").flag("routing", "redirect").start();
+    wait_until("every node serves a group", || {
+        let nodes: BTreeSet<_> = (0..GROUPS).filter_map(|group| primary(&cluster, group)).collect();
+        (nodes.len() == GROUPS).then_some(())
+    });
+    let mut clients: BTreeMap<SocketAddr, Client> =
+        cluster.nodes().iter().map(|node| (node.address(), node.client())).collect();
+    let mut at = cluster.node(1).address();
+    let mut redirected = 0;
+    let mut add = |at: &mut SocketAddr| loop {
+        let reply = clients.get_mut(at).expect("a node's address").ask(&["INCR", "hello"]);
+        match reply {
+            Value::Integer(value) => return value,
+            Value::Error(text) if text.starts_with("MOVED 866 ") => {
+                redirected += 1;
+                *at = text.rsplit(' ').next().unwrap().parse().expect("an address");
+                // Who is told to go there must not be sent back for ever.
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            other => panic!("{other}"),
+        }
+    };
+    for number in 1..=600 {
+        if number % 100 == 0 {
+            let to = (number / 100 % GROUPS as i64).to_string();
+            let begun = ctl(&cluster, &["slots", "move", "866", "--to", &to, "--no-wait"]);
+            assert!(begun.success, "{}", begun.stderr);
+        }
+        assert_eq!(add(&mut at), number);
+        if number % 100 == 99 {
+            wait_until_for(Duration::from_secs(30), "the move is over", || {
+                (number < 100 || is_over(&cluster)).then_some(())
+            });
+        }
+    }
+    assert!(redirected >= 5, "{redirected}");
+}
