@@ -43,7 +43,7 @@ const KEYS_PER_LOOK: u32 = 16;
 const HUNTS_MAX: usize = 64;
 
 /// Data of this size is worth huge pages, in bytes.
-const HUGE_PAGES_BYTES_MIN: u64 = 32 << 20;
+const HUGE_PAGES_BYTES_MIN: u64 = 16 << 20;
 
 /// Switches huge pages off, until the data is large. The allocator asks for them everywhere; for a node that does nothing
 /// they are mostly air.
