@@ -3,6 +3,7 @@
 It is long because each measure is one linear recipe, and they share their tools.
 """
 
+import multiprocessing
 import random
 import re
 import socket
@@ -139,6 +140,7 @@ def measure_memory(make_servers, keys):
         "set": (small, lambda number: encode("SADD", "s%015d" % number, *elements)),
         "sorted set": (small, lambda number: encode("ZADD", "z%015d" % number, *(word for at in range(5) for word in (str(at), elements[at])))),
         "list": (small, lambda number: encode("RPUSH", "l%015d" % number, *elements)),
+        "integer set": (small, lambda number: encode("SADD", "i%015d" % number, *range(number % 1000, number % 1000 + 5))),
         "expiring": (small, lambda number: encode("SET", "e%015d" % number, value, "EX", 86400)),
     }
     for server in make_servers():
@@ -157,13 +159,13 @@ def measure_memory(make_servers, keys):
     return results
 
 
-def probe(server, seconds, keys):
+def probe(server, seconds, keys, stop=None):
     """How long single reads take while others work, in ms, sorted."""
     times, dice = [], random.Random(3)
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         until = time.monotonic() + seconds
-        while time.monotonic() < until:
+        while time.monotonic() < until and not (stop and stop.is_set()):
             began = time.perf_counter()
             connection.sendall(encode("GET", "key:%012d" % dice.randrange(keys)))
             connection.recv(4096)
@@ -205,6 +207,59 @@ def measure_snapshot(make_servers, keys, quick):
             "ratio": round(at(during, 0.999) / max(at(quiet, 0.999), 0.01), 2),
         }
         note(f"snapshot of {server.name}: {results[server.name]}")
+        server.stop()
+    return results
+
+
+def worst_read(server, keys, work):
+    """The longest of the single reads beside `work`, in ms; they come from a process of their own."""
+    stop, times = multiprocessing.Event(), multiprocessing.SimpleQueue()
+    prober = multiprocessing.Process(target=lambda: times.put(probe(server, 3600, keys, stop)[-1]))
+    prober.start()
+    time.sleep(0.2)
+    work()
+    time.sleep(0.2)
+    stop.set()
+    worst = times.get()
+    prober.join()
+    return round(worst, 1)
+
+
+def measure_pauses(make_servers, quick):
+    """The longest wait of a single read while a table grows to ten million keys, and while huge values are deleted; and what
+    is left of few keys that expire among many that do not."""
+    keys, elements, results = (50_000, 20_000, {}) if quick else (10_000_000, 5_000_000, {})
+    names = lambda start: (b"element:%d" % number for number in range(start, start + 100))
+    kinds = {
+        "hash": lambda at: encode("HSET", "big:hash", *(word for name in names(at) for word in (name, b"value"))),
+        "set": lambda at: encode("SADD", "big:set", *names(at)),
+        "sorted set": lambda at: encode("ZADD", "big:sorted set", *(word for number, name in enumerate(names(at)) for word in (at + number, name))),
+        "list": lambda at: encode("RPUSH", "big:list", *names(at)),
+    }
+    for server in make_servers():
+        server.start()
+        load(server, (encode("SET", "key:%012d" % number, b"x" * 8) for number in range(1000)))
+        figures = {"quiet": worst_read(server, 1000, lambda: time.sleep(2))}
+        grow = lambda: load(server, (encode("SET", "key:%012d" % number, b"x" * 8) for number in range(keys)), batch=100)
+        figures["growing"] = worst_read(server, 1000, grow)
+        for kind, command in kinds.items():
+            load(server, (command(at) for at in range(0, elements, 100)), batch=20)
+            figures[f"DEL {kind}"] = worst_read(server, 1000, lambda: (server.call("DEL", f"big:{kind}"), time.sleep(1)))
+        # One key in a thousand expires.
+        few = keys // 1000
+        load(server, (encode("SET", "few:%012d" % number, b"x" * 8, "PX", 1000) for number in range(few)))
+        time.sleep(3 if quick else 5)
+        figures["few expired"] = int(server.call("DBSIZE")[1:]) - keys
+        figures["of"] = few
+        full = server.resident_bytes()
+        load(server, (encode("DEL", "key:%012d" % number) for number in range(keys) if number % 10))
+        time.sleep(1 if quick else 12)
+        figures["resident with a tenth"] = round(server.resident_bytes() / full, 2)
+        server.call("FLUSHALL")
+        time.sleep(1 if quick else 12)
+        figures["resident MB when empty"] = round(server.resident_bytes() / 1e6)
+        results[server.name] = figures
+        note(f"pauses of {server.name}: {figures}")
         server.stop()
     return results
 
