@@ -154,7 +154,10 @@ pub async fn carry_out(
             worker.node.stop.request(save);
             connection.session.borrow_mut().closing = true;
         }
-        Ask::PurgeMemory => reply.ok(),
+        Ask::PurgeMemory => {
+            crate::repack::start(&worker.node);
+            reply.ok();
+        }
         Ask::Memory(ask) => {
             let tenant = connection.session.borrow().tenant;
             crate::memory_report::show(&worker.node, ask, tenant, reach, &mut reply);

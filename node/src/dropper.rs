@@ -48,7 +48,8 @@ impl Dropper {
         }
     }
 
-    fn send(&self, garbage: Garbage) {
+    /// Frees it on the thread for that.
+    pub fn send(&self, garbage: Garbage) {
         let Some(sender) = self.sender.get_or_init(|| start(self.counts.clone())) else { return };
         let objects = garbage.object_count() as u64;
         self.counts.pending.fetch_add(objects, Ordering::Relaxed);

@@ -55,6 +55,7 @@ pub mod pause;
 pub mod pubsub;
 pub mod random;
 pub mod relay;
+pub mod repack;
 pub mod replication;
 pub mod rounds;
 pub mod routes;

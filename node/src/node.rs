@@ -30,6 +30,7 @@ use crate::moving::Farewells;
 use crate::observers::Observers;
 use crate::pause::Pause;
 use crate::pubsub::PubSub;
+use crate::repack::Repacking;
 use crate::replication::Replication;
 use crate::scripts::Scripts;
 use crate::seed;
@@ -148,6 +149,8 @@ pub struct Common {
     pub corridor: Corridor,
     /// Who listens to what.
     pub pubsub: Arc<PubSub>,
+    /// Whether memory is being given back.
+    pub repacking: Repacking,
     /// What each tenant uses, in all groups.
     pub gauges: Arc<Gauges>,
     /// Who watches commands.
@@ -638,6 +641,7 @@ async fn serve_with(
         next_link: AtomicU64::new(0),
         loading: AtomicBool::new(true),
         memory_peak_bytes: AtomicU64::new(0),
+        repacking: Repacking::default(),
         ops_per_second: AtomicU64::new(0),
         config,
     });
@@ -829,6 +833,7 @@ async fn tick(node: Arc<Node>) {
     loop {
         tokio::time::sleep(TICK).await;
         node.memory_peak_bytes.fetch_max(node.memory_bytes(), Ordering::Relaxed);
+        crate::repack::look(&node);
         let commands: u64 = node.counters.iter().map(|counters| counters.commands.get()).sum();
         node.ops_per_second.store(commands.saturating_sub(commands_before) / TICK.as_secs(), Ordering::Relaxed);
         commands_before = commands;

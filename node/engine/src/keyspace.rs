@@ -14,7 +14,7 @@
 //! This file knows no clock: `now` is passed in once per batch. It is long because it is everything a handler may do to
 //! keys, one method after the other.
 
-use crate::dict::{self, Dict, Entry, NewValue, OldValue, OwnedEntry, ValueRef};
+use crate::dict::{self, Dict, Entry, Husk, NewValue, OldValue, OwnedEntry, ValueRef};
 use crate::effects::{EffectCommand, Effects, Wait};
 use crate::error::CommandError;
 use crate::events::EventClass;
@@ -584,6 +584,21 @@ impl Shard {
         self.space(space).map_or(0, Keyspace::memory_bytes)
     }
 
+    /// Moves some keys and small values of a keyspace to fresh memory, from a position on, and tells the next, 0 at the end.
+    /// What they leave is to be freed after the lock, by another thread.
+    pub fn repack(&mut self, space: SpaceId, cursor: u64, left: &mut Left) -> u64 {
+        let space = if space == SpaceId::default() { Some(&mut self.shared) } else { self.others.get_mut(space) };
+        let Some(Keyspace { dict, objects_bytes, .. }) = space else { return 0 };
+        let Left { husks, values } = left;
+        dict.repack(cursor, husks, &mut |value| {
+            let before = value.memory_bytes();
+            if let Some(old) = value.renew() {
+                *objects_bytes = (*objects_bytes + value.memory_bytes()).saturating_sub(before);
+                values.push(old);
+            }
+        })
+    }
+
     /// Asks the processor to fetch the bucket of a key that will be needed soon, in its segment.
     #[inline]
     pub fn prefetch_bucket(&self, space: SpaceId, hash: u64) {
@@ -722,6 +737,15 @@ pub enum Garbage {
     Value(OldValue<Value>),
     /// A whole keyspace.
     Keyspace(Box<Keyspace>),
+    /// Memory that keys and values have left for other memory.
+    Left(Left),
+}
+
+/// What keys and small values have left behind on their way to fresh memory.
+#[derive(Default)]
+pub struct Left {
+    husks: Vec<Husk>,
+    values: Vec<Value>,
 }
 
 impl Garbage {
@@ -733,12 +757,17 @@ impl Garbage {
             Garbage::Value(OldValue::Object(object)) => object.len(),
             Garbage::Value(_) => 1,
             Garbage::Keyspace(keys) => keys.len(),
+            Garbage::Left(left) => left.husks.len(),
         }
     }
 
     /// How many objects it is to a user: a value is one, a keyspace as many as it has keys.
     pub fn object_count(&self) -> usize {
-        if let Garbage::Keyspace(keys) = self { keys.len() } else { 1 }
+        match self {
+            Garbage::Keyspace(keys) => keys.len(),
+            Garbage::Left(_) => 0,
+            Garbage::Entry(_) | Garbage::Value(_) => 1,
+        }
     }
 }
 

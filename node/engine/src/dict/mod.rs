@@ -33,6 +33,7 @@ mod edit;
 mod entry;
 mod handle;
 mod hash;
+mod repack;
 mod segment;
 mod table;
 mod value;
@@ -46,6 +47,7 @@ use std::marker::PhantomData;
 pub use entry::{Entry, INLINE_VALUE_BYTES_MAX, OwnedEntry, allocation_bytes};
 pub use handle::{EntryMut, Expiry, Place, Upserted, VacantEntry};
 pub use hash::hash_key;
+pub use repack::Husk;
 pub use segment::POSITION_BITS;
 pub use value::{NewValue, OldValue, ValueMut, ValueRef};
 

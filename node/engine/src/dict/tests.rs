@@ -245,6 +245,44 @@ fn the_table_agrees_with_a_model_and_drops_every_object_once() {
 }
 
 #[test]
+fn entries_that_move_to_fresh_memory_stay_what_they_are() {
+    let mut dice = Dice(8);
+    let mut dict: Dict<u64> = Dict::new(SEED);
+    let count = if cfg!(miri) { 200 } else { 20_000 };
+    for number in 0..count {
+        let key = key_of(number);
+        let hash = dict.hash(&key);
+        let expiry = (number % 3 == 0).then_some(number as i64);
+        match number % 4 {
+            0 => _ = dict.insert(hash, &key, NewValue::Int(number as i64), expiry),
+            1 => _ = dict.insert(hash, &key, NewValue::Object(number), expiry),
+            2 => _ = dict.insert(hash, &key, NewValue::Bytes(dice.bytes(2000)), expiry),
+            _ => _ = dict.insert(hash, &key, NewValue::Str(&dice.bytes(50)), expiry),
+        }
+    }
+    let told = |dict: &Dict<u64>| {
+        let mut all = Vec::new();
+        dict.for_each(&mut |entry| {
+            all.push((entry.key().to_vec(), format!("{:?} {:?}", entry.value(), entry.expires_at())))
+        });
+        all.sort();
+        all
+    };
+    let before = told(&dict);
+    let (mut cursor, mut husks, mut objects) = (0, Vec::new(), 0);
+    loop {
+        cursor = dict.repack(cursor, &mut husks, &mut |_| objects += 1);
+        if cursor == 0 {
+            break;
+        }
+    }
+    assert_eq!((husks.len() as u64, objects), (count, count / 4));
+    drop(husks);
+    assert!(told(&dict) == before);
+    recount(&dict);
+}
+
+#[test]
 fn a_table_that_grows_and_is_emptied_gives_everything_back() {
     let count = if cfg!(miri) { 1_000 } else { 40_000 };
     let mut dict = filled(count);

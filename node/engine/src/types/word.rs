@@ -521,6 +521,17 @@ macro_rules! values {
             }
         }
 
+        impl Value {
+            /// Moves a small value to fresh memory, as tight as can be; what it leaves is for the caller to drop.
+            pub fn renew(&mut self) -> Option<Value> {
+                let is_small = self.word.addr() & BIG == 0 && self.word.addr() & !TAG != 0;
+                is_small.then(|| {
+                    let fresh = self.clone();
+                    std::mem::replace(self, fresh)
+                })
+            }
+        }
+
         impl Clone for Value {
             fn clone(&self) -> Value {
                 match self.kind() {

@@ -89,6 +89,11 @@ fn a_value_is_what_it_was_made_of_and_copies_are_their_own() {
             let copy = value.clone();
             assert_eq!((value.type_name(), copy.type_name()), (name, name));
             assert_eq!((copy.len(), copy.encoding()), (value.len(), value.encoding()));
+            let mut moved = copy.clone();
+            let small = moved.memory_bytes() > 0
+                && !["quicklist", "hashtable", "skiplist", "stream"].contains(&moved.encoding());
+            assert_eq!(moved.renew().is_some(), small);
+            assert_eq!((moved.len(), moved.encoding()), (value.len(), value.encoding()));
             assert!(matches!(copy.kind(), Kind::Stream(_)) || copy.len() == count as usize);
         }
     }
