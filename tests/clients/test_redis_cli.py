@@ -179,6 +179,15 @@ def test_redis_cli_copies_all_data(open_cluster, tmp_path):
                 open_cluster.connect(2).execute_command(*refused)
 
 
+@pytest.mark.parametrize("options", [[], ["-3", "-P", "8"]], ids=["RESP2", "RESP3"])
+def test_redis_benchmark_runs_all_of_its_tests(open_cluster, options):
+    command = ["redis-benchmark", "-p", str(open_cluster.ports[1]), "-n", "200", "-c", "5", "-q", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    for name in ("PING_INLINE", "SET", "LPUSH", "SADD", "HSET", "SPOP", "ZADD", "ZPOPMIN", "LRANGE_600 (first 600 elements)", "MSET (10 keys)"):
+        assert f"{name}: " in done.stdout, (name, done.stdout[-500:], done.stderr)
+    assert done.returncode == 0 and "rror" not in done.stderr
+
+
 def test_redis_cli_asks_about_a_cluster(open_cluster):
     address = f"127.0.0.1:{open_cluster.ports[0]}"
     for question in ("info", "check"):
