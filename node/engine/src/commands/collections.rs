@@ -129,8 +129,9 @@ pub(super) struct Timeout(Option<UnixMillis>);
 impl Timeout {
     /// Reads a number of seconds, which may have a fraction; zero is for ever.
     pub(super) fn parse(text: &[u8], now: UnixMillis) -> Result<Timeout, CommandError> {
-        let seconds =
-            number::parse_f64(text).ok_or_else(|| CommandError::err("timeout is not a float or out of range"))?;
+        // Hexadecimal numbers, and such as are too small for a double, are numbers here as well.
+        let seconds = number::parse_f64(text).or_else(|| Some(number::LongDouble::parse(text)?.to_f64()));
+        let seconds = seconds.ok_or_else(|| CommandError::err("timeout is not a float or out of range"))?;
         let wait_ms = (seconds * 1000.0).ceil();
         if wait_ms > i64::MAX as f64 {
             return Err(CommandError::err("timeout is out of range"));

@@ -52,6 +52,16 @@ impl LongDouble {
         !self.infinite
     }
 
+    /// The nearest double or so; what would vanish becomes the least of its sign.
+    pub fn to_f64(&self) -> f64 {
+        let magnitude = match self.mantissa {
+            _ if self.infinite => f64::INFINITY,
+            0 => 0.0,
+            mantissa => (mantissa as f64 * 2f64.powi(self.exponent)).max(f64::MIN_POSITIVE),
+        };
+        if self.negative { -magnitude } else { magnitude }
+    }
+
     /// The sum, rounded to nearest, ties to even; `None` for what would be NaN.
     pub fn checked_add(self, other: LongDouble) -> Option<LongDouble> {
         if self.infinite || other.infinite {
