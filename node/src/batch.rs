@@ -367,6 +367,11 @@ impl<'w, 'a> Batch<'w, 'a> {
         self.worker.stats.batches.add(1);
         self.tab.open(session);
         scratch.reply.bytes_max = self.reply_bytes_max(session);
+        // What happened before these requests is told before their answers: a cache that asks anything has heard it all then.
+        if connection.mailbox.is_filled() && session.replies == ReplyMode::On {
+            lane.under_lease = true;
+            connection.mailbox.collect(&mut scratch.reply.bytes);
+        }
         let ended = run_prepared(self, session, lane, prepared, consumed, scratch);
         self.meter.settle(self.worker, &self.hot, session);
         self.charge(session);

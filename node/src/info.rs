@@ -142,7 +142,8 @@ fn memory(node: &Node) -> Fields {
     let resident = resident_bytes();
     let limit = node.live.hot().memory_bytes_max;
     let peak = node.memory_peak_bytes().max(used);
-    let (scripts, libraries, functions, lua_bytes) = node.scripts.sizes();
+    let lua = node.scripts.sizes();
+    let states = lua.scripts_state_bytes + lua.functions_state_bytes;
     let ratio = if used > 0 { resident as f64 / used as f64 } else { 1.0 };
     let system_bytes = kilobytes_in("/proc/meminfo", "MemTotal:") * 1024;
     fields! {
@@ -157,11 +158,16 @@ fn memory(node: &Node) -> Fields {
         "used_memory_overhead" => 0,
         "used_memory_peak_perc" => format!("{:.2}%", used as f64 * 100.0 / peak.max(1) as f64),
         "used_memory_dataset_perc" => "100.00%",
-        "used_memory_lua" => lua_bytes,
-        "used_memory_vm_total" => lua_bytes,
-        "number_of_cached_scripts" => scripts,
-        "number_of_functions" => functions,
-        "number_of_libraries" => libraries,
+        "used_memory_lua" => lua.scripts_state_bytes,
+        "used_memory_lua_human" => human(lua.scripts_state_bytes as u64),
+        "used_memory_vm_eval" => lua.scripts_state_bytes,
+        "used_memory_scripts_eval" => lua.script_bytes,
+        "number_of_cached_scripts" => lua.scripts,
+        "number_of_functions" => lua.functions,
+        "number_of_libraries" => lua.libraries,
+        "used_memory_vm_functions" => lua.functions_state_bytes,
+        "used_memory_vm_total" => states,
+        "used_memory_vm_total_human" => human(states as u64),
         "maxmemory" => limit,
         "maxmemory_human" => human(limit),
         "maxmemory_policy" => node.live.hot().eviction.policy.name(),

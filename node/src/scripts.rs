@@ -39,7 +39,7 @@ use keyward_engine::session::Session;
 use keyward_engine::table::{Resolved, Row};
 use keyward_proto::resp::Decoder;
 use keyward_script::{
-    CallOptions, Host, Interrupt, Invocation, LogLevel, Machine, Replication, Resp, ScriptFlags, Sha,
+    CallOptions, Host, Interrupt, Invocation, LogLevel, Machine, MachineStats, Replication, Resp, ScriptFlags, Sha,
 };
 use machines::Machines;
 use parking_lot::Mutex;
@@ -239,8 +239,8 @@ impl Scripts {
         machines.restore(codes, || LoadHost { began: Instant::now() })
     }
 
-    /// Scripts, libraries, functions, and bytes the Lua states take.
-    pub fn sizes(&self) -> (usize, usize, usize, usize) {
+    /// What all machines hold.
+    pub fn sizes(&self) -> MachineStats {
         self.machines.lock().sizes(None)
     }
 }
@@ -440,11 +440,26 @@ impl Batch<'_, '_> {
             Place::InTransaction | Place::ScriptThread(_) => machine.lock(),
         };
         let machine = &mut *machine;
+        let (Program::Text(program) | Program::Hash(program) | Program::Function(program)) = &call.program;
+        let head =
+            [session.last_command.as_bytes().to_vec(), program.clone(), call.keys.len().to_string().into_bytes()];
+        let command: Vec<Vec<u8>> = head.into_iter().chain(call.keys.iter().chain(&call.args).cloned()).collect();
+        // Before what it calls, and also if it is refused.
+        let show = || {
+            if self.worker.node.monitors.is_active() {
+                let argv: Vec<&[u8]> = command.iter().map(Vec::as_slice).collect();
+                let (monitors, reach) = (&self.worker.node.monitors, session.lasting_reach());
+                monitors.show(now_us(), session.database, &session.address, &reach, &argv);
+            }
+        };
         let refuse = |text: &str| Some(Ran { reply: error_reply(session.protocol, text), calls: 0 });
         let (sha, flags, function) = match &call.program {
             Program::Text(text) => match machine.load_script(text, false) {
                 Ok(sha) => (Some(sha), machine.script(&sha).map(|script| script.flags), None),
-                Err(text) => return refuse(&text),
+                Err(text) => {
+                    show();
+                    return refuse(&text);
+                }
             },
             Program::Hash(hash) => {
                 let sha = Sha::parse(hash);
@@ -457,6 +472,7 @@ impl Batch<'_, '_> {
             }
         };
         let Some(flags) = flags else {
+            show();
             return refuse(match call.program {
                 Program::Function(_) => "ERR Function not found",
                 _ => "NOSCRIPT No matching script. Please use EVAL.",
@@ -466,19 +482,12 @@ impl Batch<'_, '_> {
             if text.starts_with("OOM") {
                 note_full(session);
             }
+            show();
             return refuse(text);
         }
+        show();
         let began = Instant::now();
         let thawed = self.freeze_time();
-        let (Program::Text(program) | Program::Hash(program) | Program::Function(program)) = &call.program;
-        let head =
-            [session.last_command.as_bytes().to_vec(), program.clone(), call.keys.len().to_string().into_bytes()];
-        let command: Vec<Vec<u8>> = head.into_iter().chain(call.keys.iter().chain(&call.args).cloned()).collect();
-        if self.worker.node.monitors.is_active() {
-            let argv: Vec<&[u8]> = command.iter().map(Vec::as_slice).collect();
-            let (monitors, reach) = (&self.worker.node.monitors, session.lasting_reach());
-            monitors.show(now_us(), session.database, &session.address, &reach, &argv);
-        }
         let running = Arc::new(Running {
             owner: owner.clone(),
             function: function.clone(),
@@ -715,7 +724,7 @@ impl Scripts {
 
 fn show_stats(scripts: &Scripts, owner: &Owner, reply: &mut Reply) {
     let sizes = scripts.machines.lock().sizes(Some(owner));
-    let (_, libraries, functions, _) = sizes;
+    let (libraries, functions) = (sizes.libraries, sizes.functions);
     reply.map(2);
     reply.bulk(b"running_script");
     match scripts.running.lock().iter().find(|running| concerns(running, owner)) {

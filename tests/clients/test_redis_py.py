@@ -390,6 +390,19 @@ def test_an_unknown_script_is_told_apart(on):
         on(3).eval("return redis.error_reply('MINE my words')", 0)
 
 
+def test_a_monitor_sees_scripts_before_what_they_call_and_unknown_ones_too(on, key):
+    with on(2).monitor() as monitor:
+        with pytest.raises(redis.exceptions.NoScriptError):
+            on(3).evalsha("f" * 40, 1, key)
+        on(3).eval("return redis.call('GET', KEYS[1])", 1, key)
+        seen = []
+        while len(seen) < 3:
+            shown = monitor.next_command()
+            if key in shown["command"]:
+                seen.append((shown["command"].split()[0].upper(), shown["client_type"] == "lua"))
+    assert seen == [("EVALSHA", False), ("EVAL", False), ("GET", True)]
+
+
 # ---- client side caching ----
 
 

@@ -44,7 +44,7 @@ pub enum Outcome {
 }
 
 /// What a machine holds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct MachineStats {
     /// Scripts in the cache.
     pub scripts: usize,
@@ -54,8 +54,25 @@ pub struct MachineStats {
     pub libraries: usize,
     /// Functions of all libraries.
     pub functions: usize,
-    /// Bytes the Lua states take.
-    pub memory_bytes: usize,
+    /// Bytes the Lua state of scripts takes.
+    pub scripts_state_bytes: usize,
+    /// Bytes the Lua state of functions takes.
+    pub functions_state_bytes: usize,
+}
+
+impl MachineStats {
+    /// What both hold together.
+    #[must_use]
+    pub fn plus(self, other: MachineStats) -> MachineStats {
+        MachineStats {
+            scripts: self.scripts + other.scripts,
+            script_bytes: self.script_bytes + other.script_bytes,
+            libraries: self.libraries + other.libraries,
+            functions: self.functions + other.functions,
+            scripts_state_bytes: self.scripts_state_bytes + other.scripts_state_bytes,
+            functions_state_bytes: self.functions_state_bytes + other.functions_state_bytes,
+        }
+    }
 }
 
 /// The Lua machine of a node. Send, and used by one thread at a time.
@@ -227,7 +244,8 @@ impl Machine {
             script_bytes: self.cache.bytes(),
             libraries: self.libraries.iter().count(),
             functions: self.libraries.function_count(),
-            memory_bytes: self.scripts.memory_bytes() + self.functions.as_ref().map_or(0, Interpreter::memory_bytes),
+            scripts_state_bytes: self.scripts.memory_bytes(),
+            functions_state_bytes: self.functions.as_ref().map_or(0, Interpreter::memory_bytes),
         }
     }
 

@@ -10,7 +10,7 @@
 use keyward_engine::asks::Program;
 use keyward_engine::dump::OWNED_LIBRARY;
 use keyward_engine::scope::Owner;
-use keyward_script::{Host, Limits, Machine, RestorePolicy};
+use keyward_script::{Host, Limits, Machine, MachineStats, RestorePolicy};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -81,17 +81,13 @@ impl Machines {
         }
     }
 
-    /// Scripts, libraries, functions, and bytes of the Lua states: those of one owner, or all.
-    pub(super) fn sizes(&self, owner: Option<&Owner>) -> (usize, usize, usize, usize) {
+    /// What the machine of one owner holds, or all of them.
+    pub(super) fn sizes(&self, owner: Option<&Owner>) -> MachineStats {
         let machines = std::iter::once((&Owner::Platform, &self.platform)).chain(&self.confined);
         let counted = machines.filter(|(of, _)| owner.is_none_or(|owner| owner == *of));
-        counted.fold((0, 0, 0, 0), |(scripts, libraries, functions, bytes), (_, machine)| {
-            // One that runs is not waited for.
-            let Some(machine) = machine.try_lock() else { return (scripts, libraries, functions, bytes) };
-            let stats = machine.stats();
-            let sum = (scripts + stats.scripts, libraries + stats.libraries, functions + stats.functions);
-            (sum.0, sum.1, sum.2, bytes + stats.memory_bytes)
-        })
+        // One that runs is not waited for.
+        let stats = counted.filter_map(|(_, machine)| Some(machine.try_lock()?.stats()));
+        stats.fold(MachineStats::default(), MachineStats::plus)
     }
 
     /// No owner has any library.
