@@ -23,6 +23,10 @@ use keyward_engine::reply::Reply;
 use keyward_engine::session::ReplyMode;
 use keyward_proto::resp::{Decoder, ReplyLimits, Value, parse_reply, skip_reply};
 use std::rc::Rc;
+use tokio::time::Instant;
+
+/// What is answered by a node that does not hear where keys were moved to.
+const LOST: &str = "CLUSTERDOWN keys were moved to another shard group, and this node has not heard of it; try again";
 
 /// One request for several groups.
 pub struct Gathering {
@@ -105,6 +109,7 @@ pub async fn gather(
 /// The answer of all groups to one request, as that of one.
 async fn ask_groups(worker: &Rc<Worker>, connection: &Rc<Connection>, request: &Gathering) -> Part {
     let mut all = Part::of(GroupId(0));
+    let give_up = Instant::now() + worker.hot().failover_wait;
     loop {
         let (_, view) = worker.node.views.load();
         let Some(routes) = view.routes.clone() else {
@@ -127,6 +132,10 @@ async fn ask_groups(worker: &Rc<Worker>, connection: &Rc<Connection>, request: &
         let parts = join_all(batches.into_iter().map(|batch| part(worker, connection, batch))).await;
         parts.iter().for_each(|part| all.written.extend(&part.written));
         // One group was asked before keys left it, another one after they came: nobody was asked about these.
+        if parts.iter().any(|part| part.shifted) && Instant::now() >= give_up {
+            all.answers = format!("-{LOST}\r\n").into_bytes();
+            return all;
+        }
         if parts.iter().any(|part| part.shifted) {
             tokio::time::sleep(forward::SHIFT_PAUSE).await;
             continue;
@@ -285,6 +294,7 @@ async fn part(worker: &Rc<Worker>, connection: &Rc<Connection>, mut batch: Forwa
     let group = batch.group;
     let of = worker.of(group);
     let mut part = Part::of(group);
+    let give_up = Instant::now() + worker.hot().failover_wait;
     while !batch.is_empty() && !part.ends && !part.shifted {
         let mut answers = Vec::new();
         let sent = forward::send(of, connection, &mut batch, &mut answers).await;
@@ -292,6 +302,11 @@ async fn part(worker: &Rc<Worker>, connection: &Rc<Connection>, mut batch: Forwa
         match sent {
             Sent::Answered => {}
             Sent::ServedHere => run_here(worker, of, connection, &mut batch, &mut part).await,
+            Sent::Shifted if Instant::now() >= give_up => {
+                let line = format!("-{LOST}\r\n");
+                (0..batch.count()).for_each(|_| part.answers.extend_from_slice(line.as_bytes()));
+                batch.answer(batch.count());
+            }
             Sent::Shifted => lead_anew(worker, connection, &mut batch, &mut part).await,
         }
     }
@@ -322,6 +337,11 @@ async fn lead_anew(worker: &Rc<Worker>, connection: &Rc<Connection>, batch: &mut
     };
     let writes = !resolved.row.command.flags.has(Flags::READONLY);
     let mut answered = match routes.target(worker.node.table, tenant, resolved.row, argv) {
+        // Not known here yet: it is asked again.
+        Target::Group(group, true) if group == part.group => {
+            batch.policy_version = view.index;
+            return;
+        }
         Target::Group(group, true) => {
             let mut one = ForwardBatch::of(group);
             one.writes = writes;

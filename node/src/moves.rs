@@ -259,9 +259,14 @@ async fn release(of: Arc<Node>) {
             let (_, view) = of.views.load();
             let undecided =
                 moving(&view).is_some_and(|known| known.index == index && known.phase == MovePhase::Copying);
-            if !undecided {
+            let stayed = view.state.last_move().is_some_and(|last| last.index == index && last.failed.is_some());
+            if !undecided && stayed {
+                // They are where they were: whatever is under way is right about them.
+                of.bar.release(index);
+            } else if !undecided {
                 let opening = Arc::clone(&of);
-                // A batch that began under the old view must not find them free.
+                // A batch that began under the old view must not find them free. Nobody waits for this: who is led
+                // by the new view asks the new group.
                 let opened = move || {
                     let closed = opening.corridor.close();
                     opening.bar.release(index);

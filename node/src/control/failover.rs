@@ -60,7 +60,7 @@ const STEER_AFTER: Duration = Duration::from_secs(3);
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a primary may take until it answers nothing more about keys that move: what runs alone ends first.
-const HOLD_TIMEOUT: Duration = Duration::from_secs(2);
+const HOLD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a node was found to be by asking for a connection.
 struct Probed {
