@@ -68,7 +68,7 @@ pub struct Replication {
     sealed: AtomicU64,
     /// What is in memory is the data of the log's position.
     has_data: AtomicBool,
-    /// When the last frame of the primary was carried out, by [`Replication::clock_ms`].
+    /// When the last frame of the primary came, by [`Replication::clock_ms`].
     heard_ms: AtomicU64,
     /// Where the primary's stream ended, as far as it has said.
     known_end: AtomicU64,
@@ -302,6 +302,16 @@ impl Replication {
         let heard = self.heard_ms.load(Ordering::Acquire);
         let until = heard + (PROMISE + DRIFT).as_millis() as u64;
         if heard == 0 { 0 } else { until.saturating_sub(self.clock_ms()) }
+    }
+
+    /// A frame of the primary of `epoch` came: from now on it may count on this node for a while. Whoever calls forbids
+    /// sealing meanwhile.
+    fn hears(&self, epoch: u64) -> std::io::Result<()> {
+        if epoch < self.sealed.load(Ordering::Acquire) {
+            return Err(std::io::Error::other("its epoch is over"));
+        }
+        self.heard_ms.store(self.clock_ms(), Ordering::Release);
+        Ok(())
     }
 
     fn seal(&self, group: GroupId, epoch: Epoch) -> GroupReport {

@@ -169,8 +169,18 @@ struct Copying {
 async fn take(node: &Arc<Node>, applier: &mut Applier, link: &mut Link, frame: Frame) -> io::Result<()> {
     let replication = &node.replication;
     let what = frame.what.ok_or_else(|| io::Error::other("an empty frame"))?;
+    if let What::Refused(why) = what {
+        return Err(io::Error::other(why));
+    }
+    {
+        // Each frame is answered, and the primary counts on whoever answered: so none of them may come from an epoch that
+        // this node was told to support no more, and from each of them the promise runs anew.
+        let _applying = replication.applying.lock();
+        replication.hears(frame.epoch)?;
+    }
     match what {
-        What::Refused(why) => return Err(io::Error::other(why)),
+        // Seen above.
+        What::Refused(_) => {}
         What::Continued(continued) => {
             replication.log.adopt(history(continued.history));
             link.follows = true;
@@ -209,9 +219,7 @@ async fn take(node: &Arc<Node>, applier: &mut Applier, link: &mut Link, frame: F
         What::Piece(piece) => {
             let bytes = unpacked(&piece)?;
             let _applying = replication.applying.lock();
-            if frame.epoch < replication.sealed.load(Ordering::Acquire) {
-                return Err(io::Error::other("its epoch is over"));
-            }
+            replication.hears(frame.epoch)?;
             let end = piece.position + bytes.len() as u64;
             if let Err(error) = applier.carry_out(piece.position, &bytes) {
                 // What is here may be half of a step: only a full copy helps.
@@ -220,16 +228,8 @@ async fn take(node: &Arc<Node>, applier: &mut Applier, link: &mut Link, frame: F
                 return Err(error);
             }
             replication.known_end.store(end, Ordering::Relaxed);
-            replication.heard_ms.store(replication.clock_ms(), Ordering::Release);
         }
-        What::Idle(idle) => {
-            let _applying = replication.applying.lock();
-            if frame.epoch < replication.sealed.load(Ordering::Acquire) {
-                return Err(io::Error::other("its epoch is over"));
-            }
-            replication.known_end.store(idle.position, Ordering::Relaxed);
-            replication.heard_ms.store(replication.clock_ms(), Ordering::Release);
-        }
+        What::Idle(idle) => replication.known_end.store(idle.position, Ordering::Relaxed),
     }
     Ok(())
 }
