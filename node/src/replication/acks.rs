@@ -306,10 +306,8 @@ impl Acks {
             let (position, seen_ms) = replica.map_or((0, 0), |replica| (replica.position, replica.seen_ms));
             confirmed = confirmed.min(position);
             let until = seen_ms + (PROMISE - DRIFT).as_millis() as u64;
-            // One that is only about to be in sync can support nobody else yet.
-            if held.in_sync.contains(member) {
-                promised = promised.min(if seen_ms == 0 { 0 } else { until });
-            }
+            // Also of one that is about to be in sync: it may be already, and even be primary, before this node hears of it.
+            promised = promised.min(if seen_ms == 0 { 0 } else { until });
         }
         if self.few.load(Ordering::Acquire) {
             // With fewer copies than were asked for nothing more is confirmed, not even what waited when the set shrank.
@@ -437,6 +435,12 @@ mod tests {
         assert!(!acks.is_confirmed(Epoch(5), 1, || 1000));
         acks.acked(NodeId(4), four, 80, 1000, 1000);
         assert!(acks.is_confirmed(Epoch(5), 80, || 1000) && !acks.is_confirmed(Epoch(5), 81, || 1000));
+        // It may be in sync, and primary, before anybody says so here: without its promise nothing is confirmed.
+        acks.acked(NodeId(2), two, 100, 1900, 1900);
+        acks.acked(NodeId(3), three, 100, 1900, 1900);
+        assert!(!acks.is_confirmed(Epoch(5), 80, || 1900));
+        acks.acked(NodeId(4), four, 80, 1900, 1900);
+        assert!(acks.is_confirmed(Epoch(5), 80, || 1900));
         acks.join(&BTreeSet::new());
         assert!(acks.is_confirmed(Epoch(5), 100, || 1000));
         // Node 2 restarted: what its new process has does not make the old one confirm anything.
