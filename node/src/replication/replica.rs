@@ -228,6 +228,8 @@ async fn take(node: &Arc<Node>, applier: &mut Applier, link: &mut Link, frame: F
                 return Err(error);
             }
             replication.known_end.store(end, Ordering::Relaxed);
+            // A long one took its time: that was no silence.
+            replication.heard_ms.store(replication.clock_ms(), Ordering::Release);
         }
         What::Idle(idle) => replication.known_end.store(idle.position, Ordering::Relaxed),
     }
