@@ -314,7 +314,7 @@ impl Evictor {
 /// copies here follow.
 fn others_let_go(node: &Node, owner: TenantId, policy: Policy) -> bool {
     let others = || node.groups().iter().filter(|of| !of.views.load().1.is_primary());
-    let may_go = |space: &Keyspace| if policy.takes_any_key() { space.len() > 0 } else { space.expiring_len() > 0 };
+    let may_go = |space: &Keyspace| if policy.takes_any_key() { !space.is_empty() } else { space.expiring_len() > 0 };
     policy != Policy::NoEviction
         && others().any(|of| {
             let holds = |index| of.shards.with(index, |shard| shard.segments_of(owner).any(|(_, space)| may_go(space)));

@@ -87,7 +87,7 @@ fn clients(node: &Node, session: &Session) -> Fields {
     let limit = session.login.as_ref().map_or(0, |login| login.limit(|limits| limits.connections));
     fields! {
         "connected_clients" => usage.connections,
-        "maxclients" => if limit == 0 { node.live.hot().clients_max as u64 } else { limit },
+        "maxclients" => if limit == 0 { node.live.hot().clients_max } else { limit },
         "blocked_clients" => usage.blocked,
     }
 }
