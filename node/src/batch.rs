@@ -1141,6 +1141,8 @@ fn stray(
     let led = !executing && !anywhere;
     match of {
         Ok(Some(of)) if of != lane.view.of && led => return Some(Stray::Shifted),
+        // They were led here as keys of one group; some were moved since.
+        Err(_) if led => return Some(Stray::Shifted),
         Ok(of) if of.map_or(whole, |of| of != lane.view.of) => return Some(Stray::Refused(routes::ACROSS)),
         Err(_) => return Some(Stray::Refused(routes::ACROSS)),
         Ok(_) if row.full_name == "swapdb" && routes.moving().is_some() => {

@@ -268,7 +268,7 @@ async fn attempt(
         Ok(_) => output.extend_from_slice(&replies),
         Err(Failure::Unknown(_)) => {
             // A late answer must not be taken for that of the next request: the client takes another seat.
-            connection.link_seats.borrow_mut().retain(|seat| !Rc::ptr_eq(&seat.link, &link));
+            connection.link_seats.borrow_mut().retain(|seat| !Rc::ptr_eq(&seat.place, &place));
         }
         Err(_) => {}
     }
@@ -465,11 +465,12 @@ impl Drop for Seat {
     }
 }
 
-/// The client's seat on this link; the owner knows who sits there.
+/// A seat of the client on this link that nobody waits at; the owner knows who sits there. A client has several when keys
+/// moved under parts of one request, and two of these are asked of the same group.
 fn take_seat(connection: &Connection, link: &Rc<ForwardLink>, version: u64) -> Result<(u32, Rc<Place>), Failure> {
     let session = connection.session.borrow();
     let mut seats = connection.link_seats.borrow_mut();
-    let held = seats.iter_mut().position(|seat| seat.link.group == link.group);
+    let held = seats.iter().position(|seat| seat.link.group == link.group && !seat.place.asked.get());
     if let Some(seat) = held.map(|at| &seats[at])
         && Rc::ptr_eq(&seat.link, link)
         && seat.told.is_true_of(&session)

@@ -132,11 +132,14 @@ async fn ask_groups(worker: &Rc<Worker>, connection: &Rc<Connection>, request: &
         let parts = join_all(batches.into_iter().map(|batch| part(worker, connection, batch))).await;
         parts.iter().for_each(|part| all.written.extend(&part.written));
         // One group was asked before keys left it, another one after they came: nobody was asked about these.
-        if parts.iter().any(|part| part.shifted) && Instant::now() >= give_up {
+        let now = worker.node.views.load().1;
+        let moved = !request.divided && now.routes.as_ref().is_some_and(|routes| routes.changed_at() > view.index);
+        let shifted = moved || parts.iter().any(|part| part.shifted);
+        if shifted && Instant::now() >= give_up {
             all.answers = format!("-{LOST}\r\n").into_bytes();
             return all;
         }
-        if parts.iter().any(|part| part.shifted) {
+        if shifted {
             tokio::time::sleep(forward::SHIFT_PAUSE).await;
             continue;
         }
@@ -447,6 +450,10 @@ fn run_now(
     }
     if view.routes.as_ref().is_some_and(|routes| routes.changed_at() > version) {
         return Some(Ran::Shifted);
+    }
+    // The groups of a process hear of a change one after the other: this one is still about to.
+    if view.index < version {
+        return Some(Ran::NotPrimary);
     }
     let mut session = connection.session.borrow_mut();
     if !renew(&mut session, &view) {
