@@ -84,7 +84,7 @@ pub(crate) fn rule(name: LimitName, value: Option<u64>) -> String {
     format!("limit:{}={value}", name.text())
 }
 
-/// `512mb` as bytes, in Redis' units.
+/// `100`, `64kb`, `1gb` as bytes: with a `b` powers of 1024, without (`k`, `m`, `g`) powers of 1000, as in redis.conf.
 pub fn bytes(text: &str) -> Option<u64> {
     let text = text.to_ascii_lowercase();
     let digits = text.len() - text.trim_start_matches(|byte: char| byte.is_ascii_digit()).len();

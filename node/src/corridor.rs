@@ -16,8 +16,8 @@
 //! closer waits for every lane whose number is lower than its own: those may touch its keys. One that closes from within a
 //! lane takes its own number there first, so two of them never wait for each other.
 //!
-//! How to use it. Data threads have the lanes 0 … n-1, script threads the next, the upkeep thread and an import the last two;
-//! a lane is entered by one thread only. Hold no shard lock when closing, and never enter while you hold the corridor. Work
+//! How to use it. Data threads have the lanes 0 … n-1, script threads the next, the upkeep thread, and an import or a move
+//! between shard groups, the last two; a lane is entered by one thread at a time. Hold no shard lock when closing, and never enter while you hold the corridor. Work
 //! that takes one shard lock at a time, and waits for nothing while it has it, enters too, unless it may run between the
 //! commands of a script. This file knows no command.
 
@@ -32,6 +32,9 @@ use tokio::sync::Notify;
 
 /// Threads that run scripts and other slow work, for each group.
 pub const SCRIPT_THREADS: usize = 3;
+
+/// Between two tries of somebody who may touch any key.
+const ENTER_PAUSE: Duration = Duration::from_micros(50);
 
 /// Looks at a closed corridor before a batch gives its thread away: most transactions are over by then.
 const SPINS: u32 = 200;
@@ -267,6 +270,21 @@ impl Corridor {
     /// Closes everything, for a thread of its own.
     pub fn close(&self) -> Closed<'_> {
         self.close_extent(&Extent::Everything)
+    }
+
+    /// Enters as somebody who may touch any key, and waits until that can be: not for data threads.
+    pub fn enter_for_any_key(&self, lane: usize) -> InLane<'_> {
+        loop {
+            match self.enter(lane) {
+                Entry::Entered => return InLane::new(self, lane),
+                Entry::Beside(_) => {
+                    self.leave(lane);
+                    self.want_everything();
+                }
+                Entry::Closed | Entry::Busy => {}
+            }
+            std::thread::sleep(ENTER_PAUSE);
+        }
     }
 
     /// Somebody waits for everything to be open: for a while no part is closed any more.

@@ -12,6 +12,7 @@ mod without_effect;
 use crate::config::Config;
 use crate::own_info;
 use crate::slow::Thresholds;
+use keyward_acl::limit::bytes;
 use keyward_acl::{ErrorDetail, Glob};
 use keyward_engine::events::EventClass;
 use keyward_engine::eviction::{Policy, Usage};
@@ -446,7 +447,7 @@ fn normalize(kind: Kind, value: &str) -> Result<String, String> {
             Ok(number.to_string())
         }
         Kind::Bytes(low, high) => {
-            let bytes = parse_bytes(value).ok_or_else(|| "argument must be a memory value".to_owned())?;
+            let bytes = bytes(value).ok_or_else(|| "argument must be a memory value".to_owned())?;
             if bytes < low || bytes > high {
                 return Err(format!("argument must be between {low} and {high} inclusive"));
             }
@@ -456,7 +457,7 @@ fn normalize(kind: Kind, value: &str) -> Result<String, String> {
             Some(Ok(percent)) if percent <= 100 => Ok(format!("{percent}%")),
             Some(Ok(_)) => Err("percentage argument must be less or equal to 100".to_owned()),
             Some(Err(_)) => Err("argument must be a memory or percent value".to_owned()),
-            None => parse_bytes(value)
+            None => bytes(value)
                 .map(|bytes| bytes.to_string())
                 .ok_or_else(|| "argument must be a memory or percent value".to_owned()),
         },
@@ -492,26 +493,9 @@ fn save_rules(text: &str) -> Option<Vec<(u64, u64)>> {
     (numbers.len() % 2 == 0).then(|| numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
 }
 
-/// `100`, `64kb`, `1gb`: with a `b` powers of 1024, without (`k`, `m`, `g`) powers of 1000, as in redis.conf.
-/// A size as `CONFIG SET` takes it.
+/// A size as `CONFIG SET` takes it: `100`, `64kb`, `1gb`.
 pub fn bytes_of(text: &[u8]) -> Option<u64> {
-    parse_bytes(std::str::from_utf8(text).ok()?)
-}
-
-fn parse_bytes(text: &str) -> Option<u64> {
-    let text = text.to_ascii_lowercase();
-    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-    let factor = match &text[digits.len()..] {
-        "" | "b" => 1,
-        "k" => 1000,
-        "kb" => 1 << 10,
-        "m" => 1_000_000,
-        "mb" => 1 << 20,
-        "g" => 1_000_000_000,
-        "gb" => 1 << 30,
-        _ => return None,
-    };
-    digits.parse::<u64>().ok()?.checked_mul(factor)
+    bytes(std::str::from_utf8(text).ok()?)
 }
 
 /// `50 99 99.9`: each from 0 to 100.
@@ -639,10 +623,10 @@ mod tests {
 
     #[test]
     fn sizes_are_read_as_redis_conf_reads_them() {
-        assert_eq!(parse_bytes("1kb"), Some(1024));
-        assert_eq!(parse_bytes("1k"), Some(1000));
-        assert_eq!(parse_bytes("2GB"), Some(2 << 30));
-        assert_eq!(parse_bytes("-1"), None);
-        assert_eq!(parse_bytes("12xb"), None);
+        assert_eq!(bytes("1kb"), Some(1024));
+        assert_eq!(bytes("1k"), Some(1000));
+        assert_eq!(bytes("2GB"), Some(2 << 30));
+        assert_eq!(bytes("-1"), None);
+        assert_eq!(bytes("12xb"), None);
     }
 }

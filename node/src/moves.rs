@@ -23,7 +23,6 @@ mod copy;
 
 pub use bar::Bar;
 
-use crate::corridor::{Entry, InLane};
 use crate::node::Node;
 use crate::observers::Waiter;
 use crate::routes::Moving;
@@ -307,21 +306,8 @@ fn over(of: &Node) -> u64 {
 
 /// Runs something beside clients' batches, while nobody runs alone.
 fn in_lane<R>(node: &Node, step: impl FnOnce() -> R) -> R {
-    let corridor = &node.corridor;
-    let lane = corridor.import_lane();
     // The lane is one, whoever of this module uses it.
     let _turn = node.moving.lock();
-    loop {
-        match corridor.enter(lane) {
-            Entry::Entered => break,
-            Entry::Beside(_) => {
-                corridor.leave(lane);
-                corridor.want_everything();
-            }
-            Entry::Closed | Entry::Busy => {}
-        }
-        std::thread::sleep(Duration::from_micros(50));
-    }
-    let _in_lane = InLane::new(corridor, lane);
+    let _in_lane = node.corridor.enter_for_any_key(node.corridor.import_lane());
     step()
 }

@@ -4,7 +4,6 @@
 use super::Failure;
 use crate::batch::{Batch, Prepared};
 use crate::connection::Lane;
-use crate::corridor::{Corridor, Entry, InLane};
 use crate::counters::ThreadCounters;
 use crate::gate::{Conditions, KeyBuffer, LeaseState, Memory};
 use crate::live::Hot;
@@ -184,7 +183,7 @@ impl Hand {
                 note_owners(tenancy, None, keys.written(table, resolved.row, &request.argv), &mut owners);
             }
         }
-        let _in_lane = enter(&self.worker.node.corridor, self.worker.lane);
+        let _in_lane = self.worker.node.corridor.enter_for_any_key(self.worker.lane);
         let claim = Claim { tenancy, writer: None, owners: &owners };
         self.worker.memory_for(hot, &claim, now_ms()) == Memory::Enough
     }
@@ -199,7 +198,7 @@ impl Hand {
     ) -> bool {
         let node = Arc::clone(&self.worker.node);
         let closed = one_step.then(|| node.corridor.close());
-        let in_lane = (!one_step).then(|| enter(&node.corridor, self.worker.lane));
+        let in_lane = (!one_step).then(|| node.corridor.enter_for_any_key(self.worker.lane));
         // Who serves the data may change until we are in the corridor, and no more while we are.
         let (generation, view) = node.views.load();
         let hot = self.worker.hot();
@@ -237,22 +236,6 @@ impl Hand {
 fn may_write(conditions: &Conditions) -> bool {
     let enough = !conditions.few_replicas;
     conditions.primary && conditions.lease == LeaseState::InForce && !conditions.loading && enough
-}
-
-fn enter(corridor: &Corridor, lane: usize) -> InLane<'_> {
-    loop {
-        match corridor.enter(lane) {
-            Entry::Entered => break,
-            // It may concern any key.
-            Entry::Beside(_) => {
-                corridor.leave(lane);
-                corridor.want_everything();
-            }
-            Entry::Closed | Entry::Busy => {}
-        }
-        std::thread::sleep(PAUSE);
-    }
-    InLane::new(corridor, lane)
 }
 
 fn is_script(worker: &Worker, request: &Request<'_>) -> bool {
