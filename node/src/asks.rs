@@ -68,7 +68,7 @@ pub async fn carry_out(
             session.log_in(worker.node.views.load().1.anonymous());
             // Whoever logged in to nothing has nobody's places.
             let _ = connection.seats.take(worker, session.login.as_ref(), false);
-            connection.mailbox.set_reach(session.lasting_reach());
+            connection.mailbox.standing.set(session.login.as_ref());
             reply.protocol = session.protocol;
             reply.simple("RESET");
         }
@@ -220,7 +220,7 @@ fn log_in(worker: &Worker, connection: &Connection, attempt: LoginAttempt, reply
             }
             let mut session = connection.session.borrow_mut();
             session.log_in(login);
-            connection.mailbox.set_reach(session.lasting_reach());
+            connection.mailbox.standing.set(session.login.as_ref());
             let accounts = session.login.iter().flat_map(keyward_engine::session::Login::accounts);
             accounts.for_each(|(_, account)| account.lane(worker.lane).logins.add(1));
             worker.node.audit.note(AuditEvent::Auth, worker.now_ms(), |line| {

@@ -118,7 +118,7 @@ impl<'a> Batch<'_, 'a> {
     /// Whether the client exists for a user of this reach.
     fn reaches_client(&self, reach: &Reach, client: u64) -> bool {
         let mailbox = self.worker.node.mailboxes.lock().get(&client).and_then(Weak::upgrade);
-        !reach.is_confined() || mailbox.is_some_and(|mailbox| mailbox.may(|of| reach.sees_clients_of(of)))
+        !reach.is_confined() || mailbox.is_some_and(|mailbox| mailbox.standing.may(|of| reach.sees_clients_of(of)))
     }
 
     fn subscribe(

@@ -432,7 +432,7 @@ async fn answer_later(
     left: Rc<Cell<bool>>,
 ) {
     let mut replies = Vec::new();
-    let connection = Rc::new(Connection::new(session, worker.hot().mail_bytes_max));
+    let connection = Rc::new(Connection::new(session, worker.hot().mail_bytes_max, &worker.node.views));
     crate::asks::carry_out(&worker, &connection, ask, &reach, &mut replies).await;
     if !left.get() {
         send(&departures, seat, 1, &mut replies);

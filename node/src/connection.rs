@@ -34,7 +34,7 @@ use crate::socket::Socket;
 use crate::tracking::Tracker;
 use crate::transaction::{self, Remaining};
 use crate::turns::{SLICE, Sharer};
-use crate::view::View;
+use crate::view::{View, ViewCell};
 use crate::walks;
 use crate::worker::{READ_BYTES, Scratch, Worker};
 pub use decoding::Decoded;
@@ -113,10 +113,10 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A fresh connection. Mail that it does not fetch may take `mail_bytes_max`.
-    pub fn new(session: Session, mail_bytes_max: usize) -> Connection {
-        let mailbox = Mailbox::new(mail_bytes_max);
-        mailbox.set_reach(session.lasting_reach());
+    /// A fresh connection. Mail that it does not fetch may take `mail_bytes_max`; `views` is where its user's rules are.
+    pub fn new(session: Session, mail_bytes_max: usize, views: &Arc<ViewCell>) -> Connection {
+        let mailbox = Mailbox::new(mail_bytes_max, Some(Arc::clone(views)));
+        mailbox.standing.set(session.login.as_ref());
         Connection {
             session: RefCell::new(session),
             input_bytes: Cell::new(0),
@@ -145,8 +145,8 @@ impl Connection {
     }
 
     /// The connection of a client that another node handed over, to be served as far as this group is concerned.
-    pub fn guest(session: Session, mail_bytes_max: usize, group: GroupId) -> Connection {
-        Connection { guest: true, group: Cell::new(group), ..Connection::new(session, mail_bytes_max) }
+    pub fn guest(session: Session, mail_bytes_max: usize, views: &Arc<ViewCell>, group: GroupId) -> Connection {
+        Connection { guest: true, group: Cell::new(group), ..Connection::new(session, mail_bytes_max, views) }
     }
 
     /// Whether it has something at this node that no other one knows of: a place as a guest, a transaction, keys it
@@ -263,7 +263,7 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket, connection: Rc<Connection
         let mut session = connection.session.borrow_mut();
         if session.login.is_none() {
             session.log_in(view.anonymous());
-            connection.mailbox.set_reach(session.lasting_reach());
+            connection.mailbox.standing.set(session.login.as_ref());
             if let Err(text) = connection.seats.take(&worker, session.login.as_ref(), true) {
                 // Best effort: whoever floods us need not read why.
                 let _ = socket.try_write(format!("-{text}\r\n").as_bytes());

@@ -179,7 +179,7 @@ fn adopt(worker: &Worker, connection: &Connection, packed: &Batch) -> bool {
     session.database = there.database;
     session.protocol = there.protocol;
     session.name = there.name;
-    connection.mailbox.set_reach(session.lasting_reach());
+    connection.mailbox.standing.set(session.login.as_ref());
     true
 }
 

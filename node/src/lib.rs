@@ -65,6 +65,7 @@ pub mod shards;
 pub mod slow;
 pub mod snapshot;
 pub mod socket;
+pub mod standing;
 pub mod telemetry;
 pub mod tenants;
 pub mod tracking;

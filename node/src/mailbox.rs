@@ -4,10 +4,11 @@
 //! client between two batches, after their replies. It is bounded: a client that does not read loses its connection, not
 //! the node its memory. This file does not know what the bytes mean.
 
+use crate::standing::Standing;
+use crate::view::ViewCell;
 use futures_util::task::AtomicWaker;
 use keyward_engine::reply::Protocol;
-use keyward_engine::scope::Reach;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -22,15 +23,15 @@ pub struct Mailbox {
     speaks_resp3: AtomicBool,
     listens: AtomicBool,
     stirred: AtomicBool,
-    /// What the client's user may be told about.
-    reach: RwLock<Reach>,
+    /// What the client's user may be told.
+    pub standing: Standing,
     /// The connection's task; there is only one that waits.
     waker: AtomicWaker,
 }
 
 impl Mailbox {
-    /// An empty one; `bytes_max` is what may lie in it unsent.
-    pub fn new(bytes_max: usize) -> Arc<Mailbox> {
+    /// An empty one; `bytes_max` is what may lie in it unsent, `views` where the rules of its user are.
+    pub fn new(bytes_max: usize, views: Option<Arc<ViewCell>>) -> Arc<Mailbox> {
         Arc::new(Mailbox {
             mail: Mutex::new(Vec::new()),
             filled: AtomicBool::new(false),
@@ -39,7 +40,7 @@ impl Mailbox {
             speaks_resp3: AtomicBool::new(false),
             listens: AtomicBool::new(false),
             stirred: AtomicBool::new(false),
-            reach: RwLock::new(Reach::Nothing),
+            standing: Standing::new(views),
             waker: AtomicWaker::new(),
         })
     }
@@ -57,16 +58,6 @@ impl Mailbox {
         self.filled.store(true, Ordering::Release);
         self.stir();
         true
-    }
-
-    /// Answers a question about what the client's user may be told, by its rules as of the last sweep.
-    pub fn may<R>(&self, ask: impl FnOnce(&Reach) -> R) -> R {
-        ask(&self.reach.read())
-    }
-
-    /// The client's user changed, or its rules did.
-    pub fn set_reach(&self, reach: Reach) {
-        *self.reach.write() = reach;
     }
 
     /// Whether mail lies in it.
@@ -161,7 +152,7 @@ mod tests {
 
     #[test]
     fn a_client_that_does_not_read_is_cut_off() {
-        let mailbox = Mailbox::new(10);
+        let mailbox = Mailbox::new(10, None);
         assert!(mailbox.put(b"12345"));
         assert!(mailbox.put(b"67890"));
         assert!(!mailbox.put(b"x"));
@@ -175,7 +166,7 @@ mod tests {
     #[test]
     fn mail_that_comes_while_the_end_is_waited_for_is_not_forgotten() {
         use futures_util::FutureExt;
-        let mailbox = Mailbox::new(10);
+        let mailbox = Mailbox::new(10, None);
         // As when a slow reader takes its replies: the mail comes while the writing waits for room.
         assert!(mailbox.killed().now_or_never().is_none());
         assert!(mailbox.put(b"news"));

@@ -3,6 +3,7 @@
 //! Whoever is confined is shown the commands of its own user. Commands that carry passwords are never shown. With nobody watching, a command pays one relaxed load.
 
 use crate::mailbox::Mailbox;
+use keyward_acl::{CommandId, Policy};
 use keyward_engine::scope::Reach;
 use parking_lot::RwLock;
 use std::fmt::Write;
@@ -10,17 +11,28 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Those who asked.
-#[derive(Default)]
 pub struct Monitors {
+    /// The number of `MONITOR`, for whose sake a user may watch.
+    command: Option<CommandId>,
     active: AtomicBool,
     watching: RwLock<Vec<(u64, Arc<Mailbox>)>>,
 }
 
 impl Monitors {
+    /// Nobody yet; `command` is the number of `MONITOR`.
+    pub fn new(command: Option<CommandId>) -> Monitors {
+        Monitors { command, active: AtomicBool::new(false), watching: RwLock::default() }
+    }
+
     /// Whether anybody watches.
     #[inline]
     pub fn is_active(&self) -> bool {
         self.active.load(Ordering::Relaxed)
+    }
+
+    /// Whether a user with these rules may go on to watch.
+    pub fn may_watch(&self, policy: &Policy) -> bool {
+        self.command.is_some_and(|command| policy.holds_command(command))
     }
 
     /// A client begins to watch.
@@ -67,7 +79,8 @@ impl Monitors {
         }
         line.push_str("\r\n");
         let watching = self.watching.read();
-        let concerned = watching.iter().filter(|(_, mailbox)| mailbox.may(|reach| reach.sees_clients_of(of)));
+        let concerned =
+            watching.iter().filter(|(_, mailbox)| mailbox.standing.may_watch(|policy| self.may_watch(policy), of));
         concerned.for_each(|(_, mailbox)| _ = mailbox.put(line.as_bytes()));
     }
 }
@@ -78,11 +91,11 @@ mod tests {
 
     #[test]
     fn a_command_is_shown_as_redis_shows_it() {
-        let monitors = Monitors::default();
-        let mailbox = Mailbox::new(1000);
+        let monitors = Monitors::new(None);
+        let mailbox = Mailbox::new(1000, None);
         monitors.add(1, &mailbox);
         monitors.show(0, 0, "127.0.0.1:60866", &Reach::Everything, &[b"a stranger may not know"]);
-        mailbox.set_reach(Reach::Everything);
+        mailbox.standing.set_reach(Reach::Everything);
         monitors.show(1_339_518_083_107_412, 0, "127.0.0.1:60866", &Reach::Everything, &[b"set", b"k", b"a\"\n\x01"]);
         let mut shown = Vec::new();
         mailbox.collect(&mut shown);

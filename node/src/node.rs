@@ -227,7 +227,7 @@ pub struct Node {
     /// The copies of the data on other nodes, or this one's copy.
     pub replication: Replication,
     /// What is agreed on.
-    pub views: ViewCell,
+    pub views: Arc<ViewCell>,
     /// Whether clients wait.
     pub pause: Pause,
     /// Keys that are about to be another group's.
@@ -257,7 +257,7 @@ impl Node {
             scripts: Scripts::new(SCRIPT_MEMORY_BYTES_MAX),
             journal: replication.journal(),
             replication,
-            views: ViewCell::new(view),
+            views: Arc::new(ViewCell::new(view)),
             pause: Pause::default(),
             bar: Bar::default(),
             snapshots: Snapshots::new(&common.config, group),
@@ -620,7 +620,7 @@ async fn serve_with(
         corridor: Corridor::new(config.threads, slow_threads),
         pubsub: Arc::default(),
         gauges: Arc::default(),
-        monitors: Monitors::default(),
+        monitors: Monitors::new(table.find(b"monitor").map(|row| row.id)),
         mailboxes: Mutex::default(),
         blocked: Blocked::default(),
         lease: control.lease(),

@@ -125,11 +125,11 @@ impl World {
         let word: &[u8] = if shard { b"smessage" } else { b"message" };
         let mut reached = 0;
         if let Some(listeners) = self.of(kind).part(channel).read().get(channel) {
-            reached += deliver(listeners, key, &[word, channel, message]);
+            reached += deliver(listeners, (channel, false), key, &[word, channel, message]);
         }
         if !shard {
             for (name, pattern) in self.patterns.read().iter().filter(|(_, pattern)| pattern.glob.matches(channel)) {
-                reached += deliver(&pattern.listeners, key, &[b"pmessage", name, channel, message]);
+                reached += deliver(&pattern.listeners, (name, true), key, &[b"pmessage", name, channel, message]);
             }
         }
         reached
@@ -310,9 +310,11 @@ impl PubSub {
     }
 }
 
-/// Puts a message into every mailbox, spelled once for each protocol; how many got it. What it tells about a key is not for
+/// Puts a message into every mailbox of those who listen to the name, or pattern, spelled once for each protocol; how many
+/// got it. What it tells about a key is not for
 /// those to whom that key does not exist.
-fn deliver(listeners: &[Arc<Mailbox>], key: Option<&[u8]>, parts: &[&[u8]]) -> usize {
+fn deliver(listeners: &[Arc<Mailbox>], to: (&[u8], bool), key: Option<&[u8]>, parts: &[&[u8]]) -> usize {
+    let (name, pattern) = to;
     let spell = |protocol| {
         let mut reply = Reply::new(protocol);
         reply.push(parts.len());
@@ -322,7 +324,7 @@ fn deliver(listeners: &[Arc<Mailbox>], key: Option<&[u8]>, parts: &[&[u8]]) -> u
     let (mut old, mut new) = (None, None);
     let mut reached = 0;
     for listener in listeners {
-        if key.is_some_and(|key| !listener.may(|reach| reach.sees_key(key))) {
+        if !listener.standing.may_hear(name, pattern, key) {
             continue;
         }
         reached += 1;
@@ -481,7 +483,7 @@ mod tests {
     #[test]
     fn a_message_reaches_channels_and_patterns_once_each() {
         let pubsub = PubSub::default();
-        let (one, two) = (Mailbox::new(1000), Mailbox::new(1000));
+        let (one, two) = (Mailbox::new(1000, None), Mailbox::new(1000, None));
         let mut reply = Reply::new(Protocol::Resp2);
         let (mut first, mut second) = (Subscriptions::default(), Subscriptions::default());
         first.subscribe(
@@ -507,10 +509,10 @@ mod tests {
     #[test]
     fn keyspace_events_are_messages_of_two_kinds() {
         let pubsub = PubSub::default();
-        let listener = Mailbox::new(1000);
+        let listener = Mailbox::new(1000, None);
         let mut reply = Reply::new(Protocol::Resp3);
         listener.set_protocol(Protocol::Resp3);
-        listener.set_reach(Reach::Everything);
+        listener.standing.set_reach(Reach::Everything);
         let mut subscriptions = Subscriptions::default();
         subscriptions.subscribe(
             &pubsub,
@@ -532,8 +534,8 @@ mod tests {
         let pubsub = PubSub::default();
         let (one, two) = (TenantId::with_namespace(1), TenantId::with_namespace(2));
         let listen = |world| {
-            let mailbox = Mailbox::new(1000);
-            mailbox.set_reach(Reach::Everything);
+            let mailbox = Mailbox::new(1000, None);
+            mailbox.standing.set_reach(Reach::Everything);
             let mut subscriptions = Subscriptions::default();
             let mut reply = Reply::new(Protocol::Resp2);
             subscriptions.subscribe(&pubsub, world, ChannelKind::Channel, &[b"news".to_vec()], &mailbox, &mut reply);

@@ -81,8 +81,9 @@ impl Tracker {
     /// Tells it of keys that changed; `None`: every key may have.
     fn send(&self, keys: Option<&[&[u8]]>) {
         // Of keys that do not exist for its user, or no longer do, it is told nothing.
-        let seen: Option<Vec<&[u8]>> =
-            keys.map(|keys| keys.iter().copied().filter(|key| self.own.may(|reach| reach.sees_key(key))).collect());
+        let seen: Option<Vec<&[u8]>> = keys.map(|keys| {
+            keys.iter().copied().filter(|key| self.own.standing.may(|reach| reach.sees_key(key))).collect()
+        });
         if seen.as_ref().is_some_and(Vec::is_empty) {
             return;
         }
@@ -332,9 +333,9 @@ mod tests {
     }
 
     fn client(id: u64, options: TrackingOptions) -> (Arc<Mailbox>, Arc<Tracker>) {
-        let mailbox = Mailbox::new(10_000);
+        let mailbox = Mailbox::new(10_000, None);
         mailbox.set_protocol(Protocol::Resp3);
-        mailbox.set_reach(Reach::Everything);
+        mailbox.standing.set_reach(Reach::Everything);
         (Arc::clone(&mailbox), Tracker::new(id, options, TenantId::SHARED, mailbox, None))
     }
 
@@ -374,7 +375,7 @@ mod tests {
         let tracking = Tracking::default();
         let (mailbox, tracker) = client(1, options(TrackingMode::Broadcast));
         tracking.add(&tracker);
-        mailbox.set_reach(Reach::Nothing);
+        mailbox.standing.set_reach(Reach::Nothing);
         tracking.broadcast(TenantId::SHARED, b"user:1", 2);
         assert_eq!(mail(&mailbox), "");
     }

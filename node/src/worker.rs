@@ -15,9 +15,10 @@ use crate::moving;
 use crate::node::Node;
 use crate::shards::{CallSpace, Needed};
 use crate::socket::{Socket, Sockets};
+use crate::standing::may_use_channel;
 use crate::turns::Turns;
 use crate::view::View;
-use keyward_acl::{AuthFailure, Denial, LogContext, LogEvent, LogReason, Policy};
+use keyward_acl::{AuthFailure, Denial, LogContext, LogEvent, LogReason};
 use keyward_cluster::GroupId;
 use keyward_engine::asks::ClientFilter;
 use keyward_engine::eviction;
@@ -200,7 +201,7 @@ impl Worker {
         let local = stream.local_addr().map(|address| address.to_string()).unwrap_or_default();
         let id = self.node.next_client_id();
         let session = Session::new(id, address, local, self.now_ms(), None);
-        let connection = Rc::new(Connection::new(session, self.hot().mail_bytes_max));
+        let connection = Rc::new(Connection::new(session, self.hot().mail_bytes_max, &self.node.views));
         self.stats.accepted.add(1);
         let Ok(socket) = self.socket(stream) else { return };
         let registered = self.register(id, &connection);
@@ -211,7 +212,7 @@ impl Worker {
     /// A client of another node, handed over to this one: served like its own, and counted apart by whoever took it.
     pub async fn serve_guest(self: Rc<Self>, stream: TcpStream, session: Session, luggage: &HandOver, group: GroupId) {
         let id = session.id;
-        let connection = Rc::new(Connection::guest(session, self.hot().mail_bytes_max, group));
+        let connection = Rc::new(Connection::guest(session, self.hot().mail_bytes_max, &self.node.views, group));
         let Ok(socket) = self.socket(stream) else { return };
         let registered = self.register(id, &connection);
         if !moving::unpack(&self, &connection, luggage) {
@@ -323,7 +324,7 @@ impl Worker {
                 // Limits may be new; who is in stays in.
                 let _ = connection.seats.take(self, session.login.as_ref().filter(|_| !connection.guest), false);
                 connection.bound_mail(self, &session);
-                connection.mailbox.set_reach(session.lasting_reach());
+                connection.mailbox.standing.set(session.login.as_ref());
                 if data_left {
                     connection.moves.set(true);
                 }
@@ -344,10 +345,8 @@ impl Worker {
 
     /// Whether the client may still watch what others do, if it does.
     fn may_watch(&self, session: &Session) -> bool {
-        !self.node.monitors.has(session.id) || {
-            let monitor = self.node.table.find(b"monitor").map(|row| row.id);
-            session.login.as_ref().zip(monitor).is_some_and(|(login, monitor)| login.policy.holds_command(monitor))
-        }
+        !self.node.monitors.has(session.id)
+            || session.login.as_ref().is_some_and(|login| self.node.monitors.may_watch(&login.policy))
     }
 
     fn tidy(&self) {
@@ -541,11 +540,7 @@ pub(crate) fn note_full(session: &Session) {
 fn may_listen(session: &Session, connection: &Connection) -> bool {
     let Some(login) = session.login.as_ref().filter(|_| session.subscribed) else { return true };
     let subscriptions = connection.subscriptions.borrow();
-    let may = |policy: &Policy, name: &[u8], pattern: bool| policy.may_use_channel(name, pattern);
-    subscriptions.names().all(|(name, pattern)| {
-        may(&login.policy, name, pattern)
-            || login.policy.only_reports().is_some_and(|widest| may(widest, name, pattern))
-    })
+    subscriptions.names().all(|(name, pattern)| may_use_channel(&login.policy, name, pattern))
 }
 
 /// Whether a client is meant by the filter.

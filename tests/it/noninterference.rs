@@ -370,13 +370,21 @@ fn evened_out(words: &[&str], reply: &Value) -> String {
             .text()
             .unwrap_or_default()
             .lines()
-            .filter(|line| !line.contains("output_bytes") && !line.contains("cpu_"))
+            .filter(|line| !line.contains("output_bytes") && !line.contains("cpu_") && !line.contains("memory_human"))
             .map(|line| format!("{}\n", line.split_once(",usec=").map_or(line, |(calls, _)| calls)))
+            .map(|line| if line.starts_with("used_memory") { without_chance(&line) } else { line })
             .collect(),
         // What is kept of denials tells of times and of the connection.
         "ACL" if words[1] == "LOG" => format!("{} denials", reply.items().map_or(0, <[Value]>::len)),
         _ => show(reply),
     }
+}
+
+/// A line that tells of bytes, without what each shard takes that holds any key: which keys share one is chance.
+fn without_chance(line: &str) -> String {
+    const BYTES_PER_SHARD: u64 = 64 + 16;
+    let (name, bytes) = line.trim_end().split_once(':').expect("a name and a number");
+    format!("{name}: {} beyond its shards\n", bytes.parse::<u64>().expect("a number") % BYTES_PER_SHARD)
 }
 
 fn nothing_is_noticed(side: Side) {

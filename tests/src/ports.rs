@@ -39,12 +39,11 @@ pub fn free_block(nodes: u16) -> u16 {
 fn next(width: u16) -> u16 {
     // Each process starts somewhere else, so that two test runs on one machine rarely meet.
     let _ = NEXT.compare_exchange(0, start(), Ordering::SeqCst, Ordering::SeqCst);
-    let taken = NEXT
-        .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |port| {
-            Some(if port + width >= HIGHEST { LOWEST } else { port + width })
-        })
+    let first = |next: u16| if next + width >= HIGHEST { LOWEST } else { next };
+    let next = NEXT
+        .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |next| Some(first(next) + width))
         .expect("the closure always answers Some");
-    if taken + width >= HIGHEST { LOWEST } else { taken }
+    first(next)
 }
 
 fn start() -> u16 {

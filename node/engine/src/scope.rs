@@ -106,12 +106,8 @@ impl Reach {
     }
 
     /// The reach of a user as such, whatever it runs: for what lasts longer than a command.
-    pub fn of_user(policy: Option<&Arc<Policy>>, tenant: TenantId) -> Reach {
-        match policy {
-            Some(policy) if !policy.is_confined() => Reach::Everything,
-            Some(policy) => Reach::Within(Arc::clone(policy), tenant),
-            None => Reach::Nothing,
-        }
+    pub fn of_user(policy: &Arc<Policy>, tenant: TenantId) -> Reach {
+        if policy.is_confined() { Reach::Within(Arc::clone(policy), tenant) } else { Reach::Everything }
     }
 
     /// Whether there is anything it keeps from the user.
@@ -266,7 +262,7 @@ mod tests {
 
     #[test]
     fn only_what_the_user_may_touch_exists() {
-        let reach = Reach::of_user(Some(&policy("+@all ~app:* %R~shared:* &news &__keyspace@0__:*")), TenantId::SHARED);
+        let reach = Reach::of_user(&policy("+@all ~app:* %R~shared:* &news &__keyspace@0__:*"), TenantId::SHARED);
         assert!(reach.sees_key(b"app:1") && reach.sees_key(b"shared:1") && !reach.sees_key(b"other"));
         assert!(reach.may_delete_key(b"app:1") && !reach.may_delete_key(b"shared:1"));
         assert!(reach.sees_prefix(b"app:") && reach.sees_prefix(b"app:x") && !reach.sees_prefix(b"app"));
@@ -280,7 +276,7 @@ mod tests {
     #[test]
     fn a_pattern_without_a_beginning_covers_no_prefix_of_its_own() {
         // `key_prefixes` says that keys may begin with anything; then what is told is looked at key by key.
-        assert!(Reach::of_user(Some(&policy("+@all ~*:app")), TenantId::SHARED).sees_prefix(b"x"));
+        assert!(Reach::of_user(&policy("+@all ~*:app"), TenantId::SHARED).sees_prefix(b"x"));
     }
 
     #[test]

@@ -34,6 +34,11 @@ impl Login {
         tenant.into_iter().chain(self.own.as_deref().map(|own| (&own.limits, &own.account)))
     }
 
+    /// How far the user reaches, whatever the command.
+    pub fn reach(&self) -> Reach {
+        Reach::of_user(&self.policy, self.tenant.as_ref().map_or(TenantId::SHARED, |tenant| tenant.id))
+    }
+
     /// The stricter of its limits of one kind; 0: there is none.
     pub fn limit(&self, of: impl Fn(&Limits) -> u64) -> u64 {
         self.accounts().map(|(limits, _)| of(limits)).filter(|limit| *limit > 0).min().unwrap_or(0)
@@ -182,7 +187,7 @@ impl Session {
 
     /// How far its user reaches, whatever the command: for what lasts.
     pub fn lasting_reach(&self) -> Reach {
-        Reach::of_user(self.login.as_ref().map(|login| &login.policy), self.owner())
+        self.login.as_ref().map_or(Reach::Nothing, Login::reach)
     }
 
     /// The user's name, `default` before a login (as `CLIENT LIST` shows it).
