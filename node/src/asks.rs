@@ -116,6 +116,9 @@ pub async fn carry_out(
                 reply.bulk(value.as_bytes());
             }
         }
+        Ask::SetConfig(pairs) if !reach.is_confined() && names_password(&pairs) => {
+            set_password_of_default(worker, connection, &pairs, &mut reply).await;
+        }
         Ask::SetConfig(pairs) => match own_events(connection, &pairs) {
             Some((name, letters)) => {
                 let (actor, source) = origin(connection);
@@ -431,6 +434,36 @@ fn own_events(connection: &Connection, pairs: &[(Vec<u8>, Vec<u8>)]) -> Option<(
     // Parsed: these are letters.
     let letters = String::from_utf8_lossy(letters).into_owned();
     Some((tenant.name.clone(), Some(letters).filter(|_| wanted != EventClass::NONE)))
+}
+
+fn names_password(pairs: &[(Vec<u8>, Vec<u8>)]) -> bool {
+    pairs.iter().any(|(name, _)| name.eq_ignore_ascii_case(b"requirepass"))
+}
+
+/// `CONFIG SET requirepass`: a rule of the user `default`, which every node agrees on. Whoever may not make rules may not
+/// make this one either.
+async fn set_password_of_default(
+    worker: &Rc<Worker>,
+    connection: &Rc<Connection>,
+    pairs: &[(Vec<u8>, Vec<u8>)],
+    reply: &mut Reply,
+) {
+    let [(_, password)] = pairs else {
+        return reply.error("ERR CONFIG SET failed (possibly related to argument 'requirepass') - every node must agree on it: set it by itself");
+    };
+    let table = worker.node.table;
+    let makes_rules = table.find(b"acl|setuser").map(|row| row.id);
+    let may = |login: &Login| makes_rules.is_some_and(|id| login.policy.holds_command(id));
+    if !connection.session.borrow().login.as_ref().is_some_and(may) {
+        return reply.error("NOPERM CONFIG SET of 'requirepass' makes a rule of the user 'default': it takes the right to run ACL SETUSER");
+    }
+    let way_in = if password.is_empty() { b"nopass".to_vec() } else { [b">", password.as_slice()].concat() };
+    let rules: [&[u8]; 2] = [b"resetpass", &way_in];
+    let (_, view) = worker.node.views.load();
+    match view.state.directory().prepare_set(b"default", &rules, table) {
+        Ok(change) => change_users(worker, connection, change, false, reply).await,
+        Err(error) => reply.error(&format!("ERR {error}")),
+    }
 }
 
 fn set_config(node: &Node, pairs: &[(Vec<u8>, Vec<u8>)], own: EventClass, reach: &Reach, reply: &mut Reply) {

@@ -121,6 +121,35 @@ fn an_identical_repeat_changes_nothing() {
     assert_eq!(alice.matches('(').count(), 1, "{alice}");
 }
 
+// As operators of Redis do it: the password of `default` is a rule like any other here.
+#[test]
+fn config_set_requirepass_is_a_rule_of_every_node() {
+    let cluster = Cluster::start(3);
+    let mut root = cluster.node(1).client();
+    root.ok(&["ACL", "SETUSER", "root", "on", ">pw", "~*", "&*", "+@all"]);
+    root.ok(&["ACL", "SETUSER", "clerk", "on", ">pw", "~*", "&*", "+@all", "-acl"]);
+    root.ok(&["ACL", "SETUSER", "tied", "on", ">pw", "~a:*", "+@all"]);
+    for name in ["clerk", "tied"] {
+        let refused = cluster.node(2).client_as(name, "pw").ask(&["CONFIG", "SET", "requirepass", "mine"]);
+        assert!(refused.is_error("NOPERM"), "{name}: {refused}");
+    }
+    let mut root = cluster.node(2).client_as("root", "pw");
+    let together = root.ask(&["CONFIG", "SET", "requirepass", "secret", "timeout", "5"]);
+    assert!(together.is_error("ERR CONFIG SET failed (possibly related to argument 'requirepass')"), "{together}");
+    root.ok(&["CONFIG", "SET", "requirepass", "secret"]);
+    for node in cluster.nodes() {
+        let mut stranger = Client::connect(node.address()).expect("the node listens");
+        assert!(stranger.ask(&["PING"]).is_error("NOAUTH"));
+        assert!(stranger.ask(&["AUTH", "wrong"]).is_error("WRONGPASS"));
+        stranger.ok(&["AUTH", "secret"]);
+        stranger.ok(&["SET", "k", "v"]);
+    }
+    assert!(!root.ask(&["ACL", "LIST"]).texts().concat().contains("secret"));
+    root.ok(&["CONFIG", "SET", "requirepass", ""]);
+    let mut anybody = Client::connect(cluster.node(3).address()).expect("the node listens");
+    assert_eq!(anybody.text(&["GET", "k"]), "v");
+}
+
 #[test]
 fn a_minority_does_not_answer_ok() {
     let mut cluster = Cluster::start(3);
