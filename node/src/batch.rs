@@ -58,6 +58,8 @@ pub(crate) struct Prepared<'a> {
     pub(crate) resolved: Result<Resolved<'static>, CommandError>,
     /// Where its first key lies, if that can be told without looking at its options.
     place: Option<(&'a [u8], Place)>,
+    /// Whose that key is, by the view of its batch, if that was asked.
+    owner: Option<TenantId>,
     /// As the client sent it, if that is an array of bulk strings.
     encoded: Option<&'a [u8]>,
     end: usize,
@@ -66,7 +68,7 @@ pub(crate) struct Prepared<'a> {
 impl<'a> Prepared<'a> {
     /// A request that did not come in a batch.
     pub(crate) fn of(worker: &Worker, argv: &'a [&'a [u8]]) -> Prepared<'a> {
-        Prepared { argv, resolved: worker.node.table.resolve(argv), place: None, encoded: None, end: 0 }
+        Prepared { argv, resolved: worker.node.table.resolve(argv), place: None, owner: None, encoded: None, end: 0 }
     }
 
     /// The same, where its first key is looked up here.
@@ -74,6 +76,12 @@ impl<'a> Prepared<'a> {
         let mut request = Prepared::of(worker, argv);
         request.place = request.place_of_first_key(worker);
         request
+    }
+
+    /// Where it ends in what its client sent.
+    #[inline]
+    pub(crate) fn end(&self) -> usize {
+        self.end
     }
 
     #[inline]
@@ -95,7 +103,7 @@ impl<'a> Prepared<'a> {
         let argv = &arguments[request.first as usize..(request.first + request.count) as usize];
         let resolved = worker.node.table.resolve_next(before, argv);
         let encoded = Some(&input[request.start..request.end]).filter(|encoded| encoded.first() == Some(&b'*'));
-        let mut prepared = Prepared { argv, resolved, place: None, encoded, end: request.end };
+        let mut prepared = Prepared { argv, resolved, place: None, owner: None, encoded, end: request.end };
         if placed {
             prepared.place = prepared.place_of_first_key(worker);
         }
@@ -104,9 +112,10 @@ impl<'a> Prepared<'a> {
 
     /// Its first key, which it will need.
     #[inline]
-    pub(crate) fn needed(&self, space: SpaceId, tenancy: &Tenancy) -> Option<Needed> {
+    pub(crate) fn needed(&mut self, space: SpaceId, tenancy: &Tenancy) -> Option<Needed> {
         let (key, place) = self.place?;
         let space = tenancy.segment_of(space, key);
+        self.owner = Some(space.tenant);
         let group = self.resolved.as_ref().ok()?.row.command.group;
         let object = matches!(group, Group::List | Group::Hash | Group::Set | Group::SortedSet | Group::Stream);
         Some(Needed { space, place, object })
@@ -154,7 +163,7 @@ pub(crate) fn run_batch(
     }
     scratch.places.clear();
     let space = session.space();
-    scratch.places.extend(prepared.iter().filter_map(|request| request.needed(space, &lane.view.tenancy)));
+    scratch.places.extend(prepared.iter_mut().filter_map(|request| request.needed(space, &lane.view.tenancy)));
     if scratch.places.len() > 1 && lane.view.routes.is_none() {
         worker.node.shards.prefetch(&scratch.places);
     }
@@ -163,7 +172,7 @@ pub(crate) fn run_batch(
     let conditions = worker.conditions(&lane.view, &hot);
     let mut batch = Batch::new(worker, Some(connection), worker.now_ms(), conditions, hot);
     batch.beside = beside.take();
-    let ended = batch.serve(connection, session, lane, &mut prepared.into_iter(), consumed, scratch);
+    let ended = batch.serve(connection, session, lane, &prepared, consumed, scratch);
     *beside = batch.beside;
     ended
 }
@@ -172,18 +181,18 @@ fn run_prepared<'a>(
     batch: &mut Batch<'_, 'a>,
     session: &mut Session,
     lane: &mut Lane,
-    prepared: &mut dyn Iterator<Item = Prepared<'a>>,
+    prepared: &[Prepared<'a>],
     consumed: &mut usize,
     scratch: &mut Scratch,
 ) -> Option<Next> {
-    let began = batch.meter.looked();
+    let until = batch.meter.looked().plus(SLICE);
     for request in prepared {
         if !lane_is_current(batch.worker, lane, session, batch) {
             return Some(Next::Close);
         }
         let end = request.end;
         if batch.grouped {
-            match batch.lead(session, lane, &request, scratch) {
+            match batch.lead(session, lane, request, scratch) {
                 None => {}
                 Some(Flow::Continue) => {
                     *consumed = end;
@@ -226,7 +235,7 @@ fn run_prepared<'a>(
             return Some(Next::Flush);
         }
         // Slow commands had their time taken anyway.
-        if batch.meter.looked() - began > SLICE && batch.forward.is_empty() {
+        if batch.meter.looked() > until && batch.forward.is_empty() {
             return Some(Next::Yield);
         }
     }
@@ -245,6 +254,7 @@ fn lane_is_current(worker: &Worker, lane: &mut Lane, session: &mut Session, batc
     }
     (lane.generation, lane.view) = worker.node.views.load();
     batch.conditions = worker.conditions(&lane.view, &batch.hot);
+    batch.looked_under = Some(lane.generation);
     batch.conditions.primary |= batch.anywhere;
     batch.conditions.redirects &= !batch.never_redirects;
     renew(session, &lane.view)
@@ -284,6 +294,10 @@ pub(crate) struct Batch<'w, 'a> {
     pub(crate) connection: Option<&'w Rc<Connection>>,
     pub(crate) now: i64,
     pub(crate) conditions: Conditions,
+    /// Under which view they were looked at for a client that is served.
+    looked_under: Option<u64>,
+    /// Under which view it was asked whose the keys of its requests are.
+    prepared_under: Option<u64>,
     pub(crate) hot: Rc<Hot>,
     keys: KeyBuffer<'a>,
     pub(crate) forward: ForwardBatch,
@@ -327,6 +341,8 @@ impl<'w, 'a> Batch<'w, 'a> {
             connection,
             now,
             conditions,
+            looked_under: None,
+            prepared_under: None,
             hot,
             keys,
             forward,
@@ -349,7 +365,7 @@ impl<'w, 'a> Batch<'w, 'a> {
         connection: &'w Rc<Connection>,
         session: &mut Session,
         lane: &mut Lane,
-        prepared: &mut dyn Iterator<Item = Prepared<'a>>,
+        prepared: &[Prepared<'a>],
         consumed: &mut usize,
         scratch: &mut Scratch,
     ) -> Option<Next> {
@@ -359,7 +375,13 @@ impl<'w, 'a> Batch<'w, 'a> {
             self.worker = self.front.at(lane.view.of);
             self.anywhere = false;
         }
-        self.conditions = self.worker.conditions(&lane.view, &self.hot);
+        // Clients that are served together under one view are let in under the same conditions.
+        if self.grouped || self.looked_under != Some(lane.generation) {
+            self.conditions = self.worker.conditions(&lane.view, &self.hot);
+            self.looked_under = Some(lane.generation);
+        }
+        self.conditions.memory = Memory::Enough;
+        self.prepared_under = Some(lane.generation).filter(|_| !self.grouped);
         lane.under_lease = self.conditions.lease == LeaseState::InForce;
         self.tracker = None;
         scratch.reply.protocol = session.protocol;
@@ -450,12 +472,12 @@ impl<'w, 'a> Batch<'w, 'a> {
     }
 
     /// One request: gate, run, answer.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn step(
         &mut self,
         session: &mut Session,
         lane: &Lane,
-        request: Prepared<'a>,
+        request: &Prepared<'a>,
         scratch: &mut Scratch,
     ) -> Flow {
         let mark = scratch.reply.mark();
@@ -506,7 +528,7 @@ impl<'w, 'a> Batch<'w, 'a> {
         &mut self,
         session: &mut Session,
         lane: &Lane,
-        request: Prepared<'a>,
+        request: &Prepared<'a>,
         scratch: &mut Scratch,
     ) -> Flow {
         let mark = scratch.reply.mark();
@@ -533,11 +555,11 @@ impl<'w, 'a> Batch<'w, 'a> {
         &mut self,
         session: &mut Session,
         lane: &Lane,
-        request: Prepared<'a>,
+        request: &Prepared<'a>,
         scratch: &mut Scratch,
     ) -> Flow {
-        let Resolved { row, words } = match request.resolved {
-            Ok(resolved) => resolved,
+        let (row, words) = match &request.resolved {
+            Ok(Resolved { row, words }) => (*row, *words),
             Err(_) if !self.forward.is_empty() => return Flow::StopBefore,
             // Before a login nobody learns which commands exist.
             Err(_) if session.login.is_none() => {
@@ -545,9 +567,9 @@ impl<'w, 'a> Batch<'w, 'a> {
                 return Flow::Continue;
             }
             Err(error) => {
-                self.worker.malformed(&error);
+                self.worker.malformed(error);
                 self.break_transaction(session);
-                scratch.reply.command_error(&error);
+                scratch.reply.command_error(error);
                 return Flow::Continue;
             }
         };
@@ -691,12 +713,12 @@ impl<'w, 'a> Batch<'w, 'a> {
         }
         let (run, argv) = (admitted.row().run, admitted.argv());
         self.meter.before(self.worker, &self.hot, session, row);
-        let mut context = call_context(self.worker, &self.hot, session, self.now);
         // A copy changes nothing, and while clients are paused nothing changes; a write that runs nevertheless may. Nor does
         // a read end what a followed source may still write to: the source says when it ends.
         let node = &self.worker.node;
         let rests = || node.imports.is_following() || node.pause.state(self.now) != Paused::Nobody;
-        context.keeps_expired = !self.conditions.primary || !row.command.flags.has(Flags::WRITE) && rests();
+        let keeps_expired = !self.conditions.primary || !row.command.flags.has(Flags::WRITE) && rests();
+        let context = CallContext { keeps_expired, ..call_context(self.worker, &self.hot, session, self.now) };
         let mark = scratch.reply.mark();
         let result = match run {
             Run::OnKeys(handler) => {
@@ -711,7 +733,11 @@ impl<'w, 'a> Batch<'w, 'a> {
                 let keys_max = self.hot.tracked_keys_max;
                 let reader = reading.as_ref().map(|tracker| Reader { tracker, keys_max });
                 let (client, reach) = (session.id, &Reach::Nothing);
-                let call = Call { argv, words, keys, place, context, events, client, reach, reader, park };
+                let owner = request.owner.filter(|_| self.prepared_under == Some(lane.generation));
+                let owner = owner.map(|owner| (owner, lane.view.tenancy.owners()));
+                let reads = row.command.flags.has(Flags::READONLY);
+                let call =
+                    Call { argv, words, keys, place, owner, reads, context, events, client, reach, reader, park };
                 let journal = self.gathering.as_deref().unwrap_or(&node.journal);
                 let result = node.shards.run(handler, &call, &mut scratch.calls, journal, &mut scratch.reply);
                 self.note_lookups(session, &scratch.calls);
@@ -730,8 +756,9 @@ impl<'w, 'a> Batch<'w, 'a> {
                     .as_ref()
                     .map_or(reach.clone(), |routes| routes.reach(lane.view.of, session.tenant, reach));
                 let (client, reach) = (session.id, &reach);
-                let (keys, place, reader, park) = (&[], None, None, None);
-                let call = Call { argv, words, keys, place, context, events, client, reach, reader, park };
+                let (keys, place, owner, reads, reader, park) = (&[], None, None, false, None, None);
+                let call =
+                    Call { argv, words, keys, place, owner, reads, context, events, client, reach, reader, park };
                 let node = &self.worker.node;
                 let journal = self.gathering.as_deref().unwrap_or(&node.journal);
                 node.shards.run_on_every_key(handler, &call, &mut scratch.calls, journal, &mut scratch.reply)
@@ -1016,6 +1043,8 @@ impl<'w, 'a> Batch<'w, 'a> {
                     words: resolved.words,
                     keys: admitted.keys(),
                     place: None,
+                    owner: None,
+                    reads: false,
                     context: call_context(self.worker, &self.hot, &session, self.now),
                     events: events_of(&self.hot, &session, &view.tenancy),
                     client: session.id,
@@ -1264,7 +1293,7 @@ fn park(
 }
 
 /// What a call on data is lent.
-#[inline]
+#[inline(always)]
 pub(crate) fn call_context<'h>(worker: &Worker, hot: &'h Hot, session: &Session, now: i64) -> CallContext<'h> {
     CallContext {
         layout: worker.node.shards.layout(),
@@ -1357,7 +1386,7 @@ pub fn run_forwarded(
         } else if scratch.reply.bytes.len() > OUTPUT_BYTES_SOFT {
             Some(Ran::Answered(answered))
         } else {
-            batch.step_forwarded(session, lane, Prepared::placed(worker, argv), scratch)
+            batch.step_forwarded(session, lane, &Prepared::placed(worker, argv), scratch)
         };
         match ended {
             None => answered += 1,
@@ -1377,7 +1406,7 @@ impl<'a> Batch<'_, 'a> {
         &mut self,
         session: &mut Session,
         lane: &Lane,
-        request: Prepared<'a>,
+        request: &Prepared<'a>,
         scratch: &mut Scratch,
     ) -> Option<Ran> {
         let data = |resolved: &Resolved<'_>| match resolved.row.run {
@@ -1388,7 +1417,7 @@ impl<'a> Batch<'_, 'a> {
             _ => false,
         };
         if !request.resolved.as_ref().is_ok_and(data) {
-            match refused_ask(self.worker, session, &lane.view, &request) {
+            match refused_ask(self.worker, session, &lane.view, request) {
                 Some(error) => scratch.reply.command_error(&error),
                 None => scratch.reply.error("ERR only data commands are forwarded"),
             }

@@ -213,6 +213,8 @@ async fn populate(worker: &Worker, connection: &Connection, (count, prefix, byte
                 words: 1,
                 keys: &named,
                 place: None,
+                owner: None,
+                reads: false,
                 context,
                 events,
                 client,

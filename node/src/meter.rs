@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   batch:   GET GET GET │ SUNION │ GET GET
-//!   clock:  ↑            ↑        ↑        ↑       one look per stretch of commands marked FAST, one around each other
+//!   clock:  ↑            ↑        ↑        ↑       one look per stretch of quick commands, one after each other
 //! ```
 //! A look costs as much as a fifth of a GET, so the time of a stretch is shared out evenly among its commands. When
 //! somebody looks closely (`slowlog-log-slower-than` below its default, `latency-monitor-threshold`), every command is
@@ -19,6 +19,7 @@ use keyward_engine::error::CommandError;
 use keyward_engine::reply::Reply;
 use keyward_engine::session::{Login, Session};
 use keyward_engine::table::Row;
+use rustix::time::{ClockId, clock_gettime};
 use std::time::{Duration, Instant};
 
 /// Commands of a stretch there is room for at once: those of a usual pipeline.
@@ -27,30 +28,27 @@ const STRETCH_USUAL: usize = 16;
 /// Commands that were run and whose time is not known yet.
 pub struct Meter<'a> {
     /// When the clock was last looked at.
-    looked: Instant,
+    looked: Moment,
     /// Since then, these were run.
     stretch: Vec<(&'static Row, &'a [&'a [u8]])>,
     /// Every command is measured by itself.
     closely: bool,
-    /// What was spent since somebody asked: all of it, and beyond what is free on commands that are not quick by nature.
-    spent: (Duration, Duration),
+    /// What was spent since somebody asked, in nanoseconds: all of it, and beyond what is free on commands that are not
+    /// quick by nature.
+    spent: (u64, u64),
 }
 
 impl<'a> Meter<'a> {
     /// For one batch; `closely`: every command is measured by itself.
     pub fn new(closely: bool) -> Meter<'a> {
-        Meter {
-            looked: Instant::now(),
-            stretch: Vec::with_capacity(STRETCH_USUAL),
-            closely,
-            spent: (Duration::ZERO, Duration::ZERO),
-        }
+        Meter { looked: Moment::now(), stretch: Vec::with_capacity(STRETCH_USUAL), closely, spent: (0, 0) }
     }
 
     /// A command is about to run.
     #[inline]
     pub fn before(&mut self, worker: &Worker, hot: &Hot, session: &Session, row: &'static Row) {
-        if !self.joins(row) {
+        // With nothing to be shared out, the last look was after the command before.
+        if !self.joins(row) && !self.stretch.is_empty() {
             self.settle(worker, hot, session);
         }
     }
@@ -66,46 +64,80 @@ impl<'a> Meter<'a> {
 
     #[inline]
     fn joins(&self, row: &Row) -> bool {
-        !self.closely && row.command.flags.has(Flags::FAST)
+        !self.closely && row.is_quick
     }
 
     /// Shares out the time since the last look.
     pub fn settle(&mut self, worker: &Worker, hot: &Hot, session: &Session) {
-        let now = Instant::now();
-        let count = u32::try_from(self.stretch.len()).unwrap_or(u32::MAX);
+        const FREE_NS: u64 = FREE_TIME.as_nanos() as u64;
+        let now = Moment::now();
+        let passed = now.since(self.looked);
+        let count = self.stretch.len() as u64;
         if count > 0 {
-            let share = (now - self.looked) / count;
+            let share = if count == 1 { passed } else { passed / count };
             for alike in self.stretch.chunk_by(|(row, _), (next, _)| row.id == next.id) {
-                let (row, times) = (alike[0].0, alike.len());
+                let (row, times) = (alike[0].0, alike.len() as u64);
                 for (_, account) in session.login.iter().flat_map(Login::accounts) {
-                    let nanoseconds = u64::try_from(share.as_nanos()).unwrap_or(u64::MAX);
-                    account.lane(worker.lane).took(row.id, nanoseconds, times as u64);
+                    account.lane(worker.lane).took(row.id, share, times);
                 }
                 if !row.command.flags.has(Flags::FAST) {
-                    self.spent.1 += share.saturating_sub(FREE_TIME) * u32::try_from(times).unwrap_or(u32::MAX);
+                    self.spent.1 += share.saturating_sub(FREE_NS).saturating_mul(times);
                 }
                 if worker.is_remarkable(hot, share) {
+                    let share = Duration::from_nanos(share);
                     alike.iter().for_each(|(row, argv)| worker.took(hot, session, row, argv, share));
                 } else {
-                    worker.count_time(hot, row, share, times as u64);
+                    worker.count_time(hot, row, share, times);
                 }
             }
             self.stretch.clear();
         }
-        self.spent.0 += now - self.looked;
+        self.spent.0 += passed;
         self.looked = now;
     }
 
     /// When the clock was last looked at.
     #[inline]
-    pub fn looked(&self) -> Instant {
+    pub fn looked(&self) -> Moment {
         self.looked
     }
 
     /// What was spent since the last time: all of it, and on commands that are not quick by nature.
     #[inline]
     pub fn take_spent(&mut self) -> (Duration, Duration) {
-        std::mem::take(&mut self.spent)
+        let (all, slow) = std::mem::take(&mut self.spent);
+        (Duration::from_nanos(all), Duration::from_nanos(slow))
+    }
+
+    /// Nobody pays for what was spent.
+    #[inline]
+    pub fn forget_spent(&mut self) {
+        self.spent = (0, 0);
+    }
+}
+
+/// A moment on a clock that never goes back, as one number: what lies between two is one subtraction, and a batch needs several.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Moment(u64);
+
+impl Moment {
+    /// This one.
+    #[inline]
+    pub fn now() -> Moment {
+        let time = clock_gettime(ClockId::Monotonic);
+        Moment(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+    }
+
+    /// So much later.
+    #[inline]
+    pub const fn plus(self, time: Duration) -> Moment {
+        Moment(self.0 + time.as_nanos() as u64)
+    }
+
+    /// Nanoseconds since an earlier moment.
+    #[inline]
+    fn since(self, earlier: Moment) -> u64 {
+        self.0.saturating_sub(earlier.0)
     }
 }
 
@@ -199,7 +231,7 @@ impl Worker {
     #[inline]
     pub fn took(&self, hot: &Hot, session: &Session, row: &'static Row, argv: &[&[u8]], time: Duration) {
         let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        self.count_time(hot, row, time, 1);
+        self.count_time(hot, row, nanoseconds, 1);
         if hot.remarkable.reached(CommandLogKind::Slow, nanoseconds / 1000) {
             self.note_slow(hot, session, row, slow::kept(row.full_name, argv), nanoseconds / 1000);
         }
@@ -212,15 +244,14 @@ impl Worker {
 
     /// Whether somebody wants to know of a command that took so long.
     #[inline]
-    fn is_remarkable(&self, hot: &Hot, time: Duration) -> bool {
-        let event = hot.latency_event_ms > 0 && time.as_millis() as u64 >= hot.latency_event_ms;
-        event || hot.remarkable.reached(CommandLogKind::Slow, time.as_micros() as u64)
+    fn is_remarkable(&self, hot: &Hot, nanoseconds: u64) -> bool {
+        let event = hot.latency_event_ms > 0 && nanoseconds / 1_000_000 >= hot.latency_event_ms;
+        event || hot.remarkable.reached(CommandLogKind::Slow, nanoseconds / 1000)
     }
 
     /// Counts the time of `count` runs of a command that took so long each.
     #[inline]
-    fn count_time(&self, hot: &Hot, row: &Row, time: Duration, count: u64) {
-        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    fn count_time(&self, hot: &Hot, row: &Row, nanoseconds: u64, count: u64) {
         let index = usize::from(row.id);
         self.stats.nanoseconds[index].add(nanoseconds.saturating_mul(count));
         if hot.tracks_latency {

@@ -193,7 +193,7 @@ impl Batch<'_, '_> {
             charge(self.worker, session.login.as_ref(), &std::mem::take(&mut self.tab.tally));
         } else {
             // What was spent for others is not for the next one to pay.
-            let _ = self.meter.take_spent();
+            self.meter.forget_spent();
         }
     }
 }

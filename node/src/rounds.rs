@@ -24,7 +24,6 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -216,7 +215,7 @@ fn serve_crowd(
 }
 
 /// A client of the group, and how far it was served.
-struct Member {
+pub struct Member {
     booth: Rc<Booth>,
     lane: Box<Lane>,
     consumed: usize,
@@ -234,8 +233,10 @@ fn serve_group(worker: &Worker, ready: &mut impl Iterator<Item = Rc<Booth>>) {
     let mut buffer = std::mem::take(&mut scratch.input);
     // A request that panicked may have taken the buffer with it.
     buffer.resize(GROUP_BUFFER_BYTES, 0);
-    let mut members: Vec<Member> = Vec::with_capacity(GROUP_CLIENTS_MAX);
-    let mut inputs: Vec<&mut [u8]> = Vec::with_capacity(GROUP_CLIENTS_MAX);
+    let expected = ready.size_hint().0.clamp(1, GROUP_CLIENTS_MAX);
+    let mut members = std::mem::take(&mut scratch.members);
+    members.clear();
+    let mut inputs: Vec<&mut [u8]> = Vec::with_capacity(expected);
     let mut behind = None;
     let mut free = &mut *buffer;
     while members.len() < GROUP_CLIENTS_MAX && free.len() > READ_BYTES {
@@ -265,9 +266,10 @@ fn serve_group(worker: &Worker, ready: &mut impl Iterator<Item = Rc<Booth>>) {
         send(worker, now.0, later.0, scratch);
         rest = (now.1, later.1);
     }
-    for member in members {
+    for member in members.drain(..) {
         member.rise();
     }
+    scratch.members = members;
     scratch.input = buffer;
     drop(guard);
     if let Some((booth, mut lane)) = behind {
@@ -324,7 +326,7 @@ fn run_some(worker: &Worker, members: &mut [Member], inputs: &mut [&mut [u8]], s
     for ((member, input), (_, requests_end, _)) in members.iter().zip(inputs.iter()).zip(&decoded) {
         let (holds_data, space) = (member.lane.places_keys(), member.booth.connection.session.borrow().space());
         for request in &requests[prepared.len()..*requests_end] {
-            let request = Prepared::decoded(worker, &arguments, input, request, holds_data, &mut before);
+            let mut request = Prepared::decoded(worker, &arguments, input, request, holds_data, &mut before);
             scratch.places.extend(request.needed(space, &member.lane.view.tenancy));
             prepared.push(request);
         }
@@ -336,31 +338,27 @@ fn run_some(worker: &Worker, members: &mut [Member], inputs: &mut [&mut [u8]], s
     scratch.reply.bytes_max = hot.reply_bytes_max();
     let mut batch = Batch::new(worker, None, worker.now_ms(), worker.conditions(&members[0].lane.view, &hot), hot);
     batch.beside = beside;
-    let mut prepared = prepared.into_iter();
     let mut first = 0;
     scratch.sent_together.clear();
-    let began = Instant::now();
+    let until = batch.meter.looked().plus(SLICE_OF_ALL);
     for (member, (_, requests_end, end)) in members.iter_mut().zip(decoded) {
         // Slow commands had their time taken anyway.
-        let late = batch.meter.looked() > began + SLICE_OF_ALL;
-        let count = requests_end - first;
-        let done = requests[first..requests_end].last().map_or(0, |request| request.end);
+        let late = batch.meter.looked() > until;
+        let own = &prepared[first..requests_end];
         first = requests_end;
-        // What it does not use up is skipped: it belongs to nobody else.
-        let mut own = prepared.by_ref().take(count);
+        let done = own.last().map_or(0, |request| request.end());
         let Member { booth, lane, consumed, next, broken, replies } = member;
         let ran = caught(|| {
             let mut session = booth.connection.session.borrow_mut();
-            let flow = if late && count > 0 {
+            let flow = if late && !own.is_empty() {
                 Some(Next::Yield)
             } else {
-                batch.serve(&booth.connection, &mut session, lane, &mut own, consumed, scratch)
+                batch.serve(&booth.connection, &mut session, lane, own, consumed, scratch)
             };
             let ended = finish_batch(worker, &mut session, lane, flow, end, done, consumed, scratch);
             lane.await_quorum(worker, &session);
             Ok(ended)
         });
-        own.for_each(drop);
         match ran {
             Ok(ended) => *next = ended,
             Err(error) => {

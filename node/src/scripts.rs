@@ -907,7 +907,7 @@ impl ScriptHost<'_, '_, '_> {
         let outer = std::mem::replace(&mut self.scratch.reply, Reply::new(protocol));
         self.scratch.reply.bytes_max = outer.bytes_max;
         let mut inner = self.batch.for_script(self.may_exceed || self.wrote);
-        inner.answer(&mut self.session, self.lane, Prepared::of(worker, argv), self.scratch);
+        inner.answer(&mut self.session, self.lane, &Prepared::of(worker, argv), self.scratch);
         let answered = std::mem::replace(&mut self.scratch.reply, outer);
         reply.extend_from_slice(&answered.bytes);
         Ok(())

@@ -19,14 +19,14 @@ use crate::tracking::{Tracker, Tracking};
 use every::Every;
 use keyward_acl::KeyUse;
 use keyward_engine::args::Args;
-use keyward_engine::dict::{Entry, ValueRef, prefetch_line};
+use keyward_engine::dict::{Entry, ValueRef, prefetch_line, prefetch_lines};
 use keyward_engine::effects::{Effects, Wait, WaitedInVain};
 use keyward_engine::error::CommandError;
 use keyward_engine::events::{Event, EventClass};
 use keyward_engine::keyspace::{CallContext, EveryKey, Garbage, Keys, Layout, Place, Shard, SpaceId, Tally, TenantId};
 use keyward_engine::reply::Reply;
 use keyward_engine::scope::Reach;
-use keyward_engine::tenancy::{Gauges, Tenancy};
+use keyward_engine::tenancy::{Gauges, Owners, Tenancy};
 use keyward_engine::types::Value;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
@@ -47,11 +47,15 @@ pub type EveryKeyHandler = fn(&mut dyn EveryKey, Args<'_>, &mut Reply) -> Result
 #[repr(align(128))]
 struct Slot(Mutex<Held>);
 
-/// What a shard's lock guards.
+/// What a shard's lock guards. In this order: whether there is anybody to be told, then what every request looks at.
+#[repr(C)]
 struct Held {
-    shard: Shard,
     observers: Observers,
+    shard: Shard,
 }
+
+/// Cache lines of a slot that every request touches.
+const SLOT_LINES: usize = 6;
 
 /// Every key of this node.
 pub struct Shards {
@@ -106,6 +110,10 @@ pub struct Call<'a> {
     pub keys: &'a [KeyUse<'a>],
     /// A key and where it lies, if that was worked out before.
     pub place: Option<(&'a [u8], Place)>,
+    /// Whose that key is, if that was worked out before, and by which table; for whoever has no namespace.
+    pub owner: Option<(TenantId, Option<&'a Arc<Owners>>)>,
+    /// It changes nothing but what is found expired.
+    pub reads: bool,
     /// Time, database, limits.
     pub context: CallContext<'a>,
     /// The keyspace events somebody wants told.
@@ -255,7 +263,7 @@ impl Shards {
     #[inline]
     pub fn prefetch(&self, needed: &[Needed]) {
         for of in needed {
-            prefetch_line(&self.slots[of.place.shard as usize]);
+            prefetch_lines(&self.slots[of.place.shard as usize], SLOT_LINES);
         }
         let stages = [Shard::prefetch_bucket, Shard::prefetch_entry, Shard::prefetch_object];
         // The last one is about objects. Each stage finds what the one before it asked for.
@@ -290,13 +298,25 @@ impl Shards {
                 shard.settle_key(call.context.space, place.hash, only.key);
             }
             let before = shard.accounted_bytes();
-            let segment = shard.segment_of(call.context.space, only.key);
-            let keys = Keys::one(index, shard, call.context, &mut memory.effects).placed(only.key, place, segment);
-            let result = finish(handler, keys, call, &mut memory.garbage, reply);
+            let segment = match call.owner {
+                Some((owner, table)) if known.is_some() && shard.goes_by(call.context.space, owner, table) => {
+                    SpaceId { tenant: owner, ..call.context.space }
+                }
+                _ => shard.segment_of(call.context.space, only.key),
+            };
+            let result = {
+                let mut keys = Keys::one(index, shard, call.context, &mut memory.effects);
+                keys.set_place(only.key, place, segment);
+                let result = handler(&mut keys, Args::new(call.argv, call.words), reply);
+                if !keys.garbage.is_empty() {
+                    memory.garbage.append(&mut keys.garbage);
+                }
+                result
+            };
             shard.count(&memory.effects);
             if memory.effects.has_strayed() {
                 shard.account_all();
-            } else {
+            } else if !call.reads || !memory.effects.is_empty() {
                 shard.account(segment);
             }
             memory.meter.note(before, shard.accounted_bytes(), &self.used);

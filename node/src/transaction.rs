@@ -280,7 +280,7 @@ impl<'a> Batch<'_, 'a> {
         while let Some(request) = remaining.requests.pop_front() {
             let argv: Vec<&[u8]> = request.iter().map(Vec::as_slice).collect();
             let mut inner = self.for_transaction();
-            let flow_of_one = inner.answer(session, lane, Prepared::of(self.worker, &argv), scratch);
+            let flow_of_one = inner.answer(session, lane, &Prepared::of(self.worker, &argv), scratch);
             self.tab.tally.operations += inner.tab.tally.operations;
             self.tab.tally.work += inner.tab.tally.work;
             match flow_of_one {

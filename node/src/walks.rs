@@ -124,6 +124,8 @@ fn walk(worker: &Worker, mut session: Session, argv: &[Vec<u8>]) -> Vec<u8> {
         words: resolved.words,
         keys: &[],
         place: None,
+        owner: None,
+        reads: false,
         context: call_context(worker, &hot, &session, worker.now_ms()),
         events: events_of(&hot, &session, &view.tenancy),
         client: session.id,

@@ -13,6 +13,7 @@ use crate::live::Hot;
 use crate::memory::{Claim, Evictor};
 use crate::moving;
 use crate::node::Node;
+use crate::rounds::Member;
 use crate::shards::{CallSpace, Needed};
 use crate::socket::{Socket, Sockets};
 use crate::standing::may_use_channel;
@@ -65,6 +66,8 @@ pub struct Scratch {
     pub places: Vec<Needed>,
     /// Replies of clients that are served together.
     pub sent_together: Vec<u8>,
+    /// Clients that are served together; none between two groups.
+    pub members: Vec<Member>,
     /// Memory of single calls.
     pub calls: CallSpace,
 }
@@ -119,6 +122,7 @@ impl Worker {
             requests: Vec::new(),
             places: Vec::new(),
             sent_together: Vec::new(),
+            members: Vec::new(),
             calls: CallSpace::default(),
         };
         let random = Cell::new(crate::random::u64());

@@ -154,18 +154,19 @@ fn find_hash_tag(key: &[u8]) -> &[u8] {
     }
 }
 
-/// One tenant's database within one shard.
+/// One tenant's database within one shard. In this order: what every request looks at lies together.
+#[repr(C)]
 pub struct Keyspace {
     pub(crate) dict: Dict<Value>,
     objects_bytes: usize,
-    sweep_cursor: u64,
-    pub(crate) sample_cursor: u64,
-    pub(crate) walk: Option<Box<Walk>>,
     field_expiries: FieldExpiries,
     /// What it used when that was told last.
     accounted: usize,
     /// Whom it is told besides the shard: the tenant's sum.
     gauge: Option<Arc<Gauge>>,
+    pub(crate) walk: Option<Box<Walk>>,
+    sweep_cursor: u64,
+    pub(crate) sample_cursor: u64,
 }
 
 /// The keys whose hashes have fields that expire, each under the earliest of its expiries, so that the sweep finds them
@@ -383,9 +384,10 @@ pub struct ScanPosition {
     pub position: u64,
 }
 
-/// A share of the node's keys, under one lock.
+/// A share of the node's keys, under one lock. In this order: what every request looks at lies on few cache lines, which
+/// threads take from each other.
+#[repr(C)]
 pub struct Shard {
-    seed: u64,
     shared: Keyspace,
     others: Others,
     /// Who owns which keys; `None` while nobody does.
@@ -396,10 +398,11 @@ pub struct Shard {
     unsettled: Option<Box<segments::Unsettled>>,
     /// What all keyspaces used when that was told last.
     accounted: usize,
+    tally: Tally,
+    seed: u64,
     gauges: Arc<Gauges>,
     /// Keyspaces that were flushed before a snapshot had seen all of them.
     pub(crate) detached: Vec<Keyspace>,
-    tally: Tally,
 }
 
 /// What happened in a shard since the start. Kept inside it, so that counting never touches a line two threads share.
@@ -919,8 +922,8 @@ pub struct Taken {
 }
 
 impl<'a> Keys<'a> {
-    /// A view of one locked shard.
-    #[inline]
+    /// A view of one locked shard. Always inlined: it is large, and made once for each request where it stays.
+    #[inline(always)]
     pub fn one(index: u32, shard: &'a mut Shard, context: CallContext<'a>, effects: &'a mut Effects) -> Keys<'a> {
         let shards = Locked::One(index, shard);
         Keys {
@@ -936,13 +939,14 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// The same, for a request whose one key was placed before, in this segment.
+    /// The request's one key was placed before, in this segment.
     #[inline]
-    pub fn placed(mut self, key: &'a [u8], place: Place, segment: SpaceId) -> Keys<'a> {
+    pub fn set_place(&mut self, key: &'a [u8], place: Place, segment: SpaceId) {
         let shard = self.shards.get(place.shard);
-        self.context.usage = shard.usage_of(segment.tenant, self.context.usage);
+        if let Some(usage) = shard.own_usage_of(segment.tenant, self.context.usage) {
+            self.context.usage = usage;
+        }
         self.known = Some((key, place, segment.tenant));
-        self
     }
 
     /// The same, for a request whose keys were placed before, each with whose it is.

@@ -277,13 +277,24 @@ impl Owners {
         // `{x:…}` is a key of `x:` whose slot was chosen by its author.
         let name = key.strip_prefix(b"{").unwrap_or(key);
         let wanted = head(name);
-        let before = self.heads.partition_point(|head| *head < wanted);
-        // Only those with this very head must be looked at themselves.
-        let alike = self.heads[before..].iter().take_while(|head| **head == wanted).count();
-        let alike = self.prefixes[before..before + alike].partition_point(|(prefix, _)| **prefix <= *name);
-        let after = before + alike;
-        match after.checked_sub(1).map(|last| &self.prefixes[last]) {
-            Some((prefix, owner)) if name.starts_with(prefix) => *owner,
+        // A prefix within the first eight bytes is the last one up to them: whatever lies between it and the name would
+        // begin with it.
+        let Some(last) = self.heads.partition_point(|head| *head <= wanted).checked_sub(1) else {
+            return TenantId::SHARED;
+        };
+        let ((prefix, owner), head) = (&self.prefixes[last], self.heads[last]);
+        match prefix.len() {
+            len @ 0..=8 if name.len() >= len && (wanted ^ head).leading_zeros() as usize >= 8 * len => *owner,
+            0..=8 => TenantId::SHARED,
+            _ if head == wanted => self.of_alike(name, last),
+            _ => TenantId::SHARED,
+        }
+    }
+
+    /// The same for a name whose first eight bytes several prefixes may have, up to this one: they must be looked at themselves.
+    fn of_alike(&self, name: &[u8], last: usize) -> TenantId {
+        match self.prefixes[..=last].partition_point(|(prefix, _)| **prefix <= *name).checked_sub(1) {
+            Some(at) if name.starts_with(&self.prefixes[at].0) => self.prefixes[at].1,
             _ => TenantId::SHARED,
         }
     }

@@ -215,7 +215,7 @@ impl Hand {
         for (index, request) in requests.iter().enumerate() {
             scratch.reply.bytes.clear();
             self.session.database = request.database;
-            batch.answer(&mut self.session, &lane, Prepared::of(&self.worker, &request.argv), &mut scratch);
+            batch.answer(&mut self.session, &lane, &Prepared::of(&self.worker, &request.argv), &mut scratch);
             answered(index, &scratch.reply.bytes);
         }
         scratch.reply.bytes.clear();

@@ -50,6 +50,8 @@ pub(super) fn run(
         words: 1,
         keys: &keys,
         place: None,
+        owner: None,
+        reads: false,
         context,
         events: Wanted::of_all(EventClass::default()),
         client: 0,

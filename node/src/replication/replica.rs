@@ -357,6 +357,8 @@ impl Applier {
             words,
             keys: &keys,
             place: None,
+            owner: None,
+            reads: false,
             context,
             events: Wanted::of_all(EventClass::NONE),
             client: 0,

@@ -71,6 +71,8 @@ fn flush(of: &Node, id: TenantId) -> Result<(), String> {
         words: 1,
         keys: &[],
         place: None,
+        owner: None,
+        reads: false,
         context,
         events: Wanted::of_all(hot.events),
         client: 0,

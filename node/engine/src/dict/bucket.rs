@@ -148,6 +148,15 @@ pub fn prefetch_line<T>(of: &T) {
     prefetch(std::ptr::from_ref(of).cast());
 }
 
+/// Asks the processor to load the first cache lines of something, so many at most.
+#[inline(always)]
+pub fn prefetch_lines<T>(of: &T, lines: usize) {
+    let start = std::ptr::from_ref(of).cast::<u8>();
+    for line in 0..lines.min(size_of::<T>().div_ceil(64)) {
+        prefetch(start.wrapping_add(line * 64));
+    }
+}
+
 /// Asks the processor to load the cache line at `address`, which may be any address at all.
 #[inline(always)]
 pub(super) fn prefetch(address: *const u8) {

@@ -52,7 +52,7 @@ pub use segment::POSITION_BITS;
 pub use value::{NewValue, OldValue, ValueMut, ValueRef};
 
 use bucket::prefetch;
-pub use bucket::prefetch_line;
+pub use bucket::{prefetch_line, prefetch_lines};
 use entry::Header;
 use segment::{Location, Segment};
 use walk::NO_WALK;
@@ -308,7 +308,8 @@ impl<V> Dict<V> {
         (hash >> 1 >> (63 - self.depth)) as usize
     }
 
-    #[inline]
+    // What it finds is four words: returned from a call they would be written and read again at once.
+    #[inline(always)]
     fn locate(&self, hash: u64, key: &[u8]) -> Option<Location> {
         self.segment(hash)?.find(hash, |slot| {
             // SAFETY: the slot holds an entry; the table is borrowed.

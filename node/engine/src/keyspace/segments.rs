@@ -71,6 +71,18 @@ impl Shard {
         segment_of(self.owners.as_deref(), space, key)
     }
 
+    /// Whether a key is this owner's for who works in `space`, if it is so by `table`: these are the owners the shard knows,
+    /// and `space` is no namespace.
+    #[inline]
+    pub fn goes_by(&self, space: SpaceId, owner: TenantId, table: Option<&Arc<Owners>>) -> bool {
+        let same = match (&self.owners, table) {
+            (Some(own), Some(table)) => Arc::ptr_eq(own, table),
+            (None, None) => true,
+            _ => false,
+        };
+        same && !space.tenant.is_namespace() && !owner.is_namespace()
+    }
+
     /// Every segment of one owner, a database each.
     pub fn segments_of(&self, owner: TenantId) -> impl Iterator<Item = (SpaceId, &Keyspace)> {
         let all = SpaceId { tenant: owner, database: 0 }..=SpaceId { tenant: owner, database: u32::MAX };
@@ -122,8 +134,14 @@ impl Shard {
     /// How the use of this owner's keys is remembered, if that of others is so.
     #[inline]
     pub fn usage_of(&self, owner: TenantId, usage: Usage) -> Usage {
-        let own = self.policies.as_ref().and_then(|policies| policies.get(&owner));
-        own.map_or(usage, |policy| usage.counting(*policy))
+        self.own_usage_of(owner, usage).unwrap_or(usage)
+    }
+
+    /// The same, if it is not the one everybody else's keys are remembered by.
+    #[inline]
+    pub fn own_usage_of(&self, owner: TenantId, usage: Usage) -> Option<Usage> {
+        let policies = self.policies.as_ref()?;
+        policies.get(&owner).map(|policy| usage.counting(*policy))
     }
 
     /// Whether keys may lie where an earlier table had them.
