@@ -219,14 +219,14 @@ impl Policy {
     /// [`Policy::check`] decides.
     #[inline]
     pub fn allows_simple(&self, command: CommandId, key: &[u8], access: KeyAccess) -> bool {
-        self.root.simple.get(command) && self.root.any_database && self.root.keys.allows(key, access)
+        self.root.simple.get(command) && self.root.allows_key_anywhere(key, access)
     }
 
     /// The same for one that touches several keys.
     #[inline]
     pub fn allows_simple_keys(&self, command: CommandId, keys: &[KeyUse<'_>]) -> bool {
-        let holds = |named: &KeyUse<'_>| self.root.keys.allows(named.key, named.access);
-        self.root.simple.get(command) && self.root.any_database && keys.iter().all(holds)
+        let holds = |named: &KeyUse<'_>| self.root.allows_key_anywhere(named.key, named.access);
+        self.root.simple.get(command) && keys.iter().all(holds)
     }
 
     /// Whether the user may run this request: one set of permissions must allow all of it, the user's own first.
@@ -382,7 +382,47 @@ struct CompiledSelector {
     any_database: bool,
     databases: Databases,
     keys: KeyMatcher,
+    /// What can be told about keys at a glance.
+    glance: Glance,
     channels: ChannelMatcher,
+}
+
+/// Keys with one beginning of at most sixteen bytes, all of which are allowed in every database: what nearly every user of a
+/// shared cache holds. Two words are compared, where the patterns themselves cost a call. No is not final.
+#[derive(Clone, Copy, Debug)]
+struct Glance {
+    /// Which bits count, and what they must be: those of the first eight bytes, and of the next.
+    first: (u64, u64),
+    second: (u64, u64),
+}
+
+impl Glance {
+    /// No key shows this.
+    const NOTHING: Glance = Glance { first: (0, 1), second: (0, 0) };
+
+    fn of(beginning: Option<&[u8]>) -> Glance {
+        let Some(beginning) = beginning.filter(|beginning| beginning.len() <= 16) else { return Glance::NOTHING };
+        let (mut counts, mut bytes) = ([0; 16], [0; 16]);
+        counts[..beginning.len()].fill(0xff);
+        bytes[..beginning.len()].copy_from_slice(beginning);
+        let (counts, bytes) = (halves(&counts), halves(&bytes));
+        Glance { first: (counts.0, bytes.0), second: (counts.1, bytes.1) }
+    }
+
+    #[inline]
+    fn shows(&self, key: &[u8]) -> bool {
+        let Some(first) = key.first_chunk::<8>() else { return false };
+        if u64::from_ne_bytes(*first) & self.first.0 != self.first.1 {
+            return false;
+        }
+        self.second.0 == 0 || key.first_chunk::<16>().is_some_and(|all| halves(all).1 & self.second.0 == self.second.1)
+    }
+}
+
+#[inline]
+fn halves(bytes: &[u8; 16]) -> (u64, u64) {
+    let all = u128::from_le_bytes(*bytes);
+    ((all as u64).to_le(), ((all >> 64) as u64).to_le())
 }
 
 impl CompiledSelector {
@@ -405,6 +445,11 @@ impl CompiledSelector {
             simple,
             first_arguments: compiler.first_arguments.into(),
             any_database: selector.databases == Databases::All,
+            glance: if selector.databases == Databases::All {
+                Glance::of(keys.only_beginning())
+            } else {
+                Glance::NOTHING
+            },
             databases: selector.databases.clone(),
             keys,
             channels: ChannelMatcher::new(selector.all_channels, &selector.channels),
@@ -417,6 +462,12 @@ impl CompiledSelector {
             && self.channels.allows_all()
             && self.any_database
             && every_command()
+    }
+
+    /// Whether this may be done to the key in every database.
+    #[inline]
+    fn allows_key_anywhere(&self, key: &[u8], access: KeyAccess) -> bool {
+        self.glance.shows(key) || self.any_database && self.keys.allows(key, access)
     }
 
     #[inline]

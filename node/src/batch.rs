@@ -40,7 +40,7 @@ use keyward_engine::reply::Reply;
 use keyward_engine::scope::Reach;
 use keyward_engine::session::{ReplyMode, Session};
 use keyward_engine::table::{Resolved, Row};
-use keyward_engine::tenancy::Tenancy;
+use keyward_engine::tenancy::{OwnerHint, Tenancy};
 use keyward_proto::resp::{ArgRange, encode_command};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -110,11 +110,11 @@ impl<'a> Prepared<'a> {
         prepared
     }
 
-    /// Its first key, which it will need.
+    /// Its first key, which it will need. `hint`: for all requests of one client.
     #[inline]
-    pub(crate) fn needed(&mut self, space: SpaceId, tenancy: &Tenancy) -> Option<Needed> {
+    pub(crate) fn needed(&mut self, space: SpaceId, tenancy: &Tenancy, hint: &mut OwnerHint) -> Option<Needed> {
         let (key, place) = self.place?;
-        let space = tenancy.segment_of(space, key);
+        let space = tenancy.segment_of_next(space, key, hint);
         self.owner = Some(space.tenant);
         let group = self.resolved.as_ref().ok()?.row.command.group;
         let object = matches!(group, Group::List | Group::Hash | Group::Set | Group::SortedSet | Group::Stream);
@@ -163,7 +163,8 @@ pub(crate) fn run_batch(
     }
     scratch.places.clear();
     let space = session.space();
-    scratch.places.extend(prepared.iter_mut().filter_map(|request| request.needed(space, &lane.view.tenancy)));
+    let (tenancy, mut hint) = (&lane.view.tenancy, OwnerHint::default());
+    scratch.places.extend(prepared.iter_mut().filter_map(|request| request.needed(space, tenancy, &mut hint)));
     if scratch.places.len() > 1 && lane.view.routes.is_none() {
         worker.node.shards.prefetch(&scratch.places);
     }
@@ -257,7 +258,9 @@ fn lane_is_current(worker: &Worker, lane: &mut Lane, session: &mut Session, batc
     batch.looked_under = Some(lane.generation);
     batch.conditions.primary |= batch.anywhere;
     batch.conditions.redirects &= !batch.never_redirects;
-    renew(session, &lane.view)
+    let stays = renew(session, &lane.view);
+    batch.tab.look_at_limits(session);
+    stays
 }
 
 pub(crate) enum Flow {
@@ -658,7 +661,7 @@ impl<'w, 'a> Batch<'w, 'a> {
         if let Some(denial) = admitted.reported().filter(|_| !self.executing || self.scripted) {
             self.worker.denied(session, denial, LogContext::Report);
         }
-        if self.tab.counts
+        if self.tab.bounds_values
             && row.command.flags.has(Flags::WRITE)
             && let Some(text) = pace::too_long(session, request.argv)
         {

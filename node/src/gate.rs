@@ -247,7 +247,9 @@ pub fn admit<'a, 'b>(
     match &session.login {
         Some(login) if login.policy.is_unrestricted() => {}
         Some(login) => {
-            reported = permitted(table, row, argv, session, login, &buffer.keys)?;
+            if !holds_simple(row, login, &buffer.keys) {
+                reported = permitted(table, row, argv, session, login, &buffer.keys)?;
+            }
             if let Some(looks_further) = row.command.extra.looks_further
                 && let Some(option) = looks_further(argv)
             {
@@ -326,8 +328,19 @@ fn is_allowed_while_subscribed(row: &Row) -> bool {
     listens || matches!(row.full_name, "ping" | "quit" | "reset")
 }
 
+/// The everyday case: keys, no channel, no rule about databases. No is not final: [`permitted`] decides.
+#[inline(always)]
+fn holds_simple(row: &'static Row, login: &Login, keys: &[KeyUse<'_>]) -> bool {
+    match keys {
+        [] => false,
+        [only] => login.policy.allows_simple(row.id, only.key, only.access),
+        several => {
+            matches!(row.command.extra.channels, ChannelRule::None) && login.policy.allows_simple_keys(row.id, several)
+        }
+    }
+}
+
 /// Whether the rules of the session's user allow it; or would not, and are only to say so.
-#[inline]
 fn permitted(
     table: &'static Table,
     row: &'static Row,
@@ -336,17 +349,6 @@ fn permitted(
     login: &Login,
     keys: &[KeyUse<'_>],
 ) -> Result<Option<Box<Denial>>, Refusal> {
-    // The everyday case: keys, no channel, no rule about databases.
-    if let [only] = keys {
-        if login.policy.allows_simple(row.id, only.key, only.access) {
-            return Ok(None);
-        }
-    } else if !keys.is_empty()
-        && matches!(row.command.extra.channels, ChannelRule::None)
-        && login.policy.allows_simple_keys(row.id, keys)
-    {
-        return Ok(None);
-    }
     let mut channels: Vec<ChannelUse<'_>> = Vec::new();
     table.channels_of(row, argv, &mut channels);
     let mut databases: Vec<DatabaseUse> = Vec::new();

@@ -126,9 +126,15 @@ fn data_thread(
         }
         tokio::task::spawn_local(Rc::clone(&worker).answer_inbox(inbox));
         tokio::task::spawn_local(worker.turns.clone().give());
-        tokio::select! {
-            () = accept(worker, listener) => {}
-            _ = stopped.wait_for(|stopped| *stopped) => {}
+        // What is awaited here is looked at whenever any task of the thread goes on: let it be little.
+        let open = tokio::task::spawn_local(async move {
+            tokio::select! {
+                () = accept(worker, listener) => {}
+                _ = stopped.wait_for(|stopped| *stopped) => {}
+            }
+        });
+        if open.await.is_err() {
+            tracing::error!("the client port is no longer served");
         }
     });
 }

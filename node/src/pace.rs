@@ -115,6 +115,8 @@ pub struct Tab {
     pub tally: Tally,
     /// Somebody's account is charged for it.
     pub counts: bool,
+    /// Arguments of writes are bounded.
+    pub bounds_values: bool,
     paced: bool,
     decided: Option<Pace>,
 }
@@ -122,7 +124,7 @@ pub struct Tab {
 impl Tab {
     /// For what runs as a part of something else, which pays for it.
     pub fn within(outer: &Tab) -> Tab {
-        Tab { counts: outer.counts, ..Tab::default() }
+        Tab { counts: outer.counts, bounds_values: outer.bounds_values, ..Tab::default() }
     }
 
     /// For the next client.
@@ -130,8 +132,17 @@ impl Tab {
     pub fn open(&mut self, session: &Session) {
         let login = session.login.as_ref();
         self.counts = login.is_some_and(|login| login.tenant.is_some() || login.own.is_some());
+        self.look_at_limits(session);
         self.paced = self.counts && login.is_some_and(Login::has_rates);
         self.decided = None;
+    }
+}
+
+impl Tab {
+    /// Its limits may be new.
+    pub fn look_at_limits(&mut self, session: &Session) {
+        self.bounds_values =
+            self.counts && session.login.as_ref().is_some_and(|login| login.limit(|limits| limits.value) > 0);
     }
 }
 

@@ -16,9 +16,11 @@ use crate::corridor::{Entry, InLane};
 use crate::socket::{Socket, Sockets};
 use crate::turns::{SLICE_OF_ALL, Sharer};
 use crate::worker::{READ_BYTES, Scratch, Worker};
+use keyward_engine::tenancy::OwnerHint;
 use rustix::event::epoll::Event;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
+use std::future::poll_fn;
 use std::io;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -83,7 +85,7 @@ impl Booth {
     /// Sits down until the task must look after the client. None: its group was lost, and the client with it.
     pub async fn wait(&self, lane: Box<Lane>) -> Option<(Turn, Box<Lane>)> {
         *self.lane.borrow_mut() = Some(lane);
-        let turn = std::future::poll_fn(|context| self.poll(context)).await;
+        let turn = poll_fn(|context| self.poll(context)).await;
         let lane = self.lane.borrow_mut().take()?;
         Some((turn, lane))
     }
@@ -138,7 +140,7 @@ pub async fn serve(worker: Rc<Worker>, sockets: Rc<Sockets>) -> io::Result<()> {
     let mut events = Vec::with_capacity(EVENTS_MAX);
     let mut ready: Vec<Rc<Booth>> = Vec::new();
     loop {
-        let mut told = register.readable().await?;
+        let mut told = poll_fn(|context| register.poll_read_ready(context)).await?;
         let mut quiet = false;
         for _ in 0..QUESTIONS_MAX {
             sockets.ask(&mut events)?;
@@ -325,9 +327,10 @@ fn run_some(worker: &Worker, members: &mut [Member], inputs: &mut [&mut [u8]], s
     scratch.places.clear();
     for ((member, input), (_, requests_end, _)) in members.iter().zip(inputs.iter()).zip(&decoded) {
         let (holds_data, space) = (member.lane.places_keys(), member.booth.connection.session.borrow().space());
+        let mut hint = OwnerHint::default();
         for request in &requests[prepared.len()..*requests_end] {
             let mut request = Prepared::decoded(worker, &arguments, input, request, holds_data, &mut before);
-            scratch.places.extend(request.needed(space, &member.lane.view.tenancy));
+            scratch.places.extend(request.needed(space, &member.lane.view.tenancy, &mut hint));
             prepared.push(request);
         }
     }

@@ -26,7 +26,7 @@ use keyward_engine::events::{Event, EventClass};
 use keyward_engine::keyspace::{CallContext, EveryKey, Garbage, Keys, Layout, Place, Shard, SpaceId, Tally, TenantId};
 use keyward_engine::reply::Reply;
 use keyward_engine::scope::Reach;
-use keyward_engine::tenancy::{Gauges, Owners, Tenancy};
+use keyward_engine::tenancy::{Gauges, OwnerHint, Owners, Tenancy};
 use keyward_engine::types::Value;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
@@ -350,10 +350,10 @@ impl Shards {
         let mut guards = self.lock(&indexes);
         // Where the shard of each key is among those that are locked.
         let at = |place: &Place| indexes.binary_search(&place.shard).expect("every key's shard is locked");
-        let space = call.context.space;
+        let (space, mut hint) = (call.context.space, OwnerHint::default());
         for (named, (place, owner)) in call.keys.iter().zip(&mut places) {
             let shard = &guards[at(place)].shard;
-            let segment = shard.segment_of(space, named.key);
+            let segment = shard.segment_of_next(space, named.key, &mut hint);
             *owner = segment.tenant;
             shard.prefetch_bucket(segment, place.hash);
         }
@@ -378,7 +378,7 @@ impl Shards {
         }
         if memory.effects.has_strayed() {
             guards.iter_mut().for_each(|held| held.shard.account_all());
-        } else {
+        } else if !call.reads || !memory.effects.is_empty() {
             for (place, owner) in &places {
                 guards[at(place)].shard.account(SpaceId { tenant: *owner, ..space });
             }

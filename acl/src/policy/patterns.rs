@@ -54,7 +54,6 @@ impl KeyMatcher {
         }
     }
 
-    #[inline]
     pub(super) fn allows(&self, key: &[u8], access: KeyAccess) -> bool {
         self.set(access).matches(key)
     }
@@ -62,6 +61,17 @@ impl KeyMatcher {
     /// Whether there is nothing it would refuse.
     pub(super) fn allows_all(&self, access: KeyAccess) -> bool {
         matches!(self.set(access), PatternSet::Everything)
+    }
+
+    /// What every key begins with that it allows, whatever is done to it, if it allows all of those; nothing, if it allows
+    /// every key.
+    pub(super) fn only_beginning(&self) -> Option<&[u8]> {
+        match &*self.sets {
+            [PatternSet::Everything] => Some(b""),
+            // What it allows besides, `{` before the same, is not told.
+            [PatternSet::Prefix(prefix) | PatternSet::Tagged([prefix, _])] => Some(prefix),
+            _ => None,
+        }
     }
 
     /// What matching keys begin with; `None` if with anything.
@@ -119,9 +129,9 @@ impl ChannelMatcher {
 enum PatternSet {
     Everything,
     /// One prefix: nearly every user of a shared cache.
-    Prefix(Beginning),
-    /// One prefix, with and without `{` before it: nearly every user of a tenant.
-    Tagged(Beginning, Box<[u8]>),
+    Prefix(Box<[u8]>),
+    /// One prefix, and `{` with that prefix: nearly every user of a tenant.
+    Tagged([Box<[u8]>; 2]),
     Many(Box<Many>),
 }
 
@@ -175,12 +185,12 @@ impl PatternSet {
         prefixes.sort_unstable();
         prefixes.dedup_by(|longer, shorter| longer.starts_with(shorter));
         match (&mut *prefixes, exact.is_empty() && others.is_empty() && within.is_empty()) {
-            ([only], true) => PatternSet::Prefix(Beginning::new(std::mem::take(only))),
+            ([only], true) => PatternSet::Prefix(std::mem::take(only)),
             ([one, other], true) if is_tagged(one, other) => {
-                PatternSet::Tagged(Beginning::new(std::mem::take(one)), std::mem::take(other))
+                PatternSet::Tagged([std::mem::take(one), std::mem::take(other)])
             }
             ([one, other], true) if is_tagged(other, one) => {
-                PatternSet::Tagged(Beginning::new(std::mem::take(other)), std::mem::take(one))
+                PatternSet::Tagged([std::mem::take(other), std::mem::take(one)])
             }
             _ => PatternSet::Many(Box::new(Many {
                 exact: SortedTexts::new(exact),
@@ -195,9 +205,9 @@ impl PatternSet {
     fn matches(&self, text: &[u8]) -> bool {
         match self {
             PatternSet::Everything => true,
-            PatternSet::Prefix(prefix) => prefix.begins(text),
-            PatternSet::Tagged(prefix, tagged) => {
-                prefix.begins(text) || text.first() == Some(&b'{') && text.starts_with(tagged)
+            PatternSet::Prefix(prefix) => text.starts_with(prefix),
+            PatternSet::Tagged([prefix, tagged]) => {
+                text.starts_with(prefix) || text.first() == Some(&b'{') && text.starts_with(tagged)
             }
             PatternSet::Many(many) => many.matches(text),
         }
@@ -207,8 +217,8 @@ impl PatternSet {
     fn holds_prefix(&self, wanted: &[u8]) -> bool {
         match self {
             PatternSet::Everything => true,
-            PatternSet::Prefix(prefix) => wanted.starts_with(&prefix.text),
-            PatternSet::Tagged(prefix, tagged) => wanted.starts_with(&prefix.text) || wanted.starts_with(tagged),
+            PatternSet::Prefix(prefix) => wanted.starts_with(prefix),
+            PatternSet::Tagged(both) => both.iter().any(|prefix| wanted.starts_with(prefix)),
             PatternSet::Many(many) => many.prefixes.texts.iter().any(|prefix| wanted.starts_with(prefix)),
         }
     }
@@ -216,8 +226,8 @@ impl PatternSet {
     fn prefixes(&self) -> Option<Vec<&[u8]>> {
         match self {
             PatternSet::Everything => None,
-            PatternSet::Prefix(prefix) => Some(vec![&*prefix.text]),
-            PatternSet::Tagged(prefix, tagged) => Some(vec![&*prefix.text, tagged]),
+            PatternSet::Prefix(prefix) => Some(vec![prefix]),
+            PatternSet::Tagged(both) => Some(both.iter().map(|prefix| &**prefix).collect()),
             PatternSet::Many(many) => {
                 let others = many.others.iter().map(|glob| match glob {
                     Glob::General(beginning, _) if !beginning.is_empty() => Some(&**beginning),
@@ -227,28 +237,6 @@ impl PatternSet {
                 let within = many.within.iter().map(|(prefix, _)| Some(&**prefix));
                 known.chain(others).chain(within).collect()
             }
-        }
-    }
-}
-
-/// What texts begin with. Most are short, and compared as one number: that costs less than a call.
-#[derive(Clone, Debug)]
-struct Beginning {
-    text: Box<[u8]>,
-    /// Its first eight bytes.
-    head: u64,
-}
-
-impl Beginning {
-    fn new(text: Box<[u8]>) -> Beginning {
-        Beginning { head: head(&text), text }
-    }
-
-    #[inline]
-    fn begins(&self, text: &[u8]) -> bool {
-        match (text.first_chunk::<8>(), self.text.len()) {
-            (Some(first), len @ 0..=8) => (u64::from_be_bytes(*first) ^ self.head).leading_zeros() as usize >= 8 * len,
-            _ => text.starts_with(&self.text),
         }
     }
 }

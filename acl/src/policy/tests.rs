@@ -372,3 +372,39 @@ fn a_denied_channel_or_database_names_what_is_nearest() {
     let denial = Try { channels: &[("x", false)], ..Try::command("publish") }.run(&self::policy("+@all")).unwrap_err();
     assert!(denial.to_string().ends_with("(no channel pattern was given to this user)"), "{denial}");
 }
+
+#[test]
+fn what_is_seen_of_a_key_at_a_glance_is_what_its_patterns_say() {
+    let catalog = FakeCatalog::new();
+    let get = catalog.id("get");
+    let beginnings =
+        ["", "a", "own:", "litellm:", "langfuse:", "fifteen-bytes-:", "sixteen-bytes-:x", "seventeen-bytes-:"];
+    for beginning in beginnings {
+        for more in ["", " ~b*", " %R~c*", " ~d", " db=0", " resetkeys %R~own:*", " resetkeys %W~own:* %R~own:*"] {
+            let policy = policy(&format!("+@all ~{beginning}*{more}"));
+            for known in beginnings {
+                for cut in 0..=known.len() {
+                    for rest in ["", "x", ":1", "12345678", "1234567812345678"] {
+                        let key = format!("{}{rest}", &known[..cut]);
+                        for access in [R, W, RW, EITHER] {
+                            let keys = [KeyUse { key: key.as_bytes(), access, argument: 1 }];
+                            let databases = [Index(7)];
+                            let request =
+                                Request { command: get, argv: &[], keys: &keys, channels: &[], databases: &databases };
+                            let (seen, right) =
+                                (policy.allows_simple(get, key.as_bytes(), access), policy.check(&request).is_ok());
+                            assert!(right || !seen, "~{beginning}*{more} {key} {access:?}");
+                            assert_eq!(
+                                seen,
+                                policy.allows_simple_keys(get, &keys),
+                                "~{beginning}*{more} {key} {access:?}"
+                            );
+                            // Without selectors and rules about databases it is the whole answer.
+                            assert!(seen == right || more.contains("db"), "~{beginning}*{more} {key} {access:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

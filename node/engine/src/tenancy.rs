@@ -236,6 +236,23 @@ pub struct Owners {
     heads: Box<[u64]>,
 }
 
+/// What keys of an owner begin with, as bits of their first eight bytes that count, and what those are. It outlives no table
+/// it was used with.
+pub struct OwnerHint {
+    counts: u64,
+    bytes: u64,
+    owner: TenantId,
+    /// The table that says so: while owners change, not every shard knows the same one.
+    table: usize,
+}
+
+impl Default for OwnerHint {
+    /// Of no key.
+    fn default() -> OwnerHint {
+        OwnerHint { counts: 0, bytes: 1, owner: TenantId::SHARED, table: 0 }
+    }
+}
+
 /// The first eight bytes as a number that orders like them; missing ones are zero.
 #[inline]
 fn head(text: &[u8]) -> u64 {
@@ -274,29 +291,60 @@ impl Owners {
     /// Whose key this is.
     #[inline]
     pub fn of(&self, key: &[u8]) -> TenantId {
+        self.find(key).map_or(TenantId::SHARED, |at| self.prefixes[at].1)
+    }
+
+    /// The same for keys that come one after the other: `hint` is of the one before, and mostly true of this one.
+    #[inline]
+    pub fn of_next(&self, key: &[u8], hint: &mut OwnerHint) -> TenantId {
+        match key.first_chunk::<8>() {
+            Some(first) if u64::from_be_bytes(*first) & hint.counts == hint.bytes && hint.table == self.name() => {
+                hint.owner
+            }
+            _ => self.of_unlike(key, hint),
+        }
+    }
+
+    fn of_unlike(&self, key: &[u8], hint: &mut OwnerHint) -> TenantId {
+        let Some(at) = self.find(key) else { return TenantId::SHARED };
+        let (prefix, owner) = &self.prefixes[at];
+        // A brace at its beginning is not told from that of a key whose slot was chosen.
+        if let 1..=8 = prefix.len()
+            && prefix[0] != b'{'
+        {
+            let counts = u64::MAX << (64 - 8 * prefix.len());
+            *hint = OwnerHint { counts, bytes: self.heads[at], owner: *owner, table: self.name() };
+        }
+        *owner
+    }
+
+    /// What tells it from every other table there is at the same time.
+    #[inline]
+    fn name(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
+    /// The place of the prefix a key begins with.
+    #[inline]
+    fn find(&self, key: &[u8]) -> Option<usize> {
         // `{x:…}` is a key of `x:` whose slot was chosen by its author.
         let name = key.strip_prefix(b"{").unwrap_or(key);
         let wanted = head(name);
         // A prefix within the first eight bytes is the last one up to them: whatever lies between it and the name would
         // begin with it.
-        let Some(last) = self.heads.partition_point(|head| *head <= wanted).checked_sub(1) else {
-            return TenantId::SHARED;
-        };
-        let ((prefix, owner), head) = (&self.prefixes[last], self.heads[last]);
+        let last = self.heads.partition_point(|head| *head <= wanted).checked_sub(1)?;
+        let (prefix, head) = (&self.prefixes[last].0, self.heads[last]);
         match prefix.len() {
-            len @ 0..=8 if name.len() >= len && (wanted ^ head).leading_zeros() as usize >= 8 * len => *owner,
-            0..=8 => TenantId::SHARED,
-            _ if head == wanted => self.of_alike(name, last),
-            _ => TenantId::SHARED,
+            len @ 0..=8 => (name.len() >= len && (wanted ^ head).leading_zeros() as usize >= 8 * len).then_some(last),
+            _ if head == wanted => self.find_alike(name, last),
+            _ => None,
         }
     }
 
     /// The same for a name whose first eight bytes several prefixes may have, up to this one: they must be looked at themselves.
-    fn of_alike(&self, name: &[u8], last: usize) -> TenantId {
-        match self.prefixes[..=last].partition_point(|(prefix, _)| **prefix <= *name).checked_sub(1) {
-            Some(at) if name.starts_with(&self.prefixes[at].0) => self.prefixes[at].1,
-            _ => TenantId::SHARED,
-        }
+    fn find_alike(&self, name: &[u8], last: usize) -> Option<usize> {
+        let at = self.prefixes[..=last].partition_point(|(prefix, _)| **prefix <= *name).checked_sub(1)?;
+        name.starts_with(&self.prefixes[at].0).then_some(at)
     }
 }
 
@@ -526,6 +574,15 @@ impl Tenancy {
     pub fn segment_of(&self, space: SpaceId, key: &[u8]) -> SpaceId {
         segment_of(self.owners.as_deref(), space, key)
     }
+
+    /// The same for keys that come one after the other, with one hint for all of them.
+    #[inline]
+    pub fn segment_of_next(&self, space: SpaceId, key: &[u8], hint: &mut OwnerHint) -> SpaceId {
+        match &self.owners {
+            Some(owners) if !space.tenant.is_namespace() => SpaceId { tenant: owners.of_next(key, hint), ..space },
+            _ => space.world(),
+        }
+    }
 }
 
 /// The segment a key lies in for who works in `space`, when these own keys.
@@ -559,6 +616,38 @@ mod tests {
             ("a", TenantId::SHARED),
         ] {
             assert_eq!(owners.of(key.as_bytes()), owner, "{key}");
+        }
+    }
+
+    #[test]
+    fn owners_are_found_whatever_prefixes_look_like() {
+        // Few letters, so that many begin alike; of up to twelve bytes, so that some agree in their first eight.
+        let mut state = 7_u64;
+        let mut text = |length_max: u64| -> Vec<u8> {
+            let mut next = |below: u64| {
+                state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+                (state >> 33) % below
+            };
+            (0..1 + next(length_max)).map(|_| b"\0a\xff{"[next(4) as usize]).collect()
+        };
+        for _ in 0..200 {
+            let mut prefixes: Vec<Vec<u8>> = Vec::new();
+            for _ in 0..40 {
+                let new = text(12);
+                if !prefixes.iter().any(|known| known.starts_with(&new) || new.starts_with(known)) {
+                    prefixes.push(new);
+                }
+            }
+            let id = |at: usize| TenantId::with_prefixes(1 + at as u32);
+            let owners = Owners::new(prefixes.iter().enumerate().map(|(at, prefix)| (&prefix[..], id(at))));
+            let mut hint = OwnerHint::default();
+            for _ in 0..200 {
+                let key = text(14);
+                let name = key.strip_prefix(b"{").unwrap_or(&key);
+                let owner = prefixes.iter().position(|prefix| name.starts_with(prefix)).map_or(TenantId::SHARED, id);
+                assert_eq!(owners.of(&key), owner, "{key:?} among {prefixes:?}");
+                assert_eq!(owners.of_next(&key, &mut hint), owner, "{key:?} among {prefixes:?}, with a hint");
+            }
         }
     }
 

@@ -20,9 +20,11 @@ impl Others {
     #[inline]
     fn find(&self, id: SpaceId) -> Option<usize> {
         let last = self.last.get();
-        if self.spaces.get(last).is_some_and(|(known, _)| *known == id) {
-            return Some(last);
-        }
+        if self.spaces.get(last).is_some_and(|(known, _)| *known == id) { Some(last) } else { self.search(id) }
+    }
+
+    #[cold]
+    fn search(&self, id: SpaceId) -> Option<usize> {
         let at = self.spaces.binary_search_by_key(&id, |(known, _)| *known).ok()?;
         self.last.set(at);
         Some(at)
@@ -30,7 +32,10 @@ impl Others {
 
     #[inline]
     pub(super) fn get(&self, id: SpaceId) -> Option<&Keyspace> {
-        self.find(id).map(|at| &*self.spaces[at].1)
+        match self.spaces.get(self.last.get()) {
+            Some((known, space)) if *known == id => Some(space),
+            _ => self.search(id).map(|at| &*self.spaces[at].1),
+        }
     }
 
     #[inline]
@@ -40,11 +45,16 @@ impl Others {
 
     #[inline]
     pub(super) fn get_or_make(&mut self, id: SpaceId, make: impl FnOnce() -> Keyspace) -> &mut Keyspace {
-        let at = self.find(id).unwrap_or_else(|| {
-            let at = self.first_from(id);
-            self.spaces.insert(at, (id, Box::new(make())));
-            at
-        });
+        match self.find(id) {
+            Some(at) => &mut self.spaces[at].1,
+            None => self.make(id, make()),
+        }
+    }
+
+    #[cold]
+    fn make(&mut self, id: SpaceId, space: Keyspace) -> &mut Keyspace {
+        let at = self.first_from(id);
+        self.spaces.insert(at, (id, Box::new(space)));
         &mut self.spaces[at].1
     }
 

@@ -13,7 +13,7 @@
 use super::{Entry, Garbage, Keyspace, Owners, Shard, SpaceId, TenantId, Value, ValueRef, discard_later};
 use crate::dict::NewValue;
 use crate::eviction::Usage;
-use crate::tenancy::{Policies, segment_of};
+use crate::tenancy::{OwnerHint, Policies, segment_of};
 use std::sync::Arc;
 
 /// Tables that may be waiting to be settled; with more, the shard settles at once.
@@ -69,6 +69,15 @@ impl Shard {
     #[inline]
     pub fn segment_of(&self, space: SpaceId, key: &[u8]) -> SpaceId {
         segment_of(self.owners.as_deref(), space, key)
+    }
+
+    /// The same for keys that come one after the other, with one hint for all shards that are locked.
+    #[inline]
+    pub fn segment_of_next(&self, space: SpaceId, key: &[u8], hint: &mut OwnerHint) -> SpaceId {
+        match &self.owners {
+            Some(owners) if !space.tenant.is_namespace() => SpaceId { tenant: owners.of_next(key, hint), ..space },
+            _ => space.world(),
+        }
     }
 
     /// Whether a key is this owner's for who works in `space`, if it is so by `table`: these are the owners the shard knows,
