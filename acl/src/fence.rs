@@ -36,6 +36,14 @@ impl Fence {
         self.prefixes.as_deref()
     }
 
+    /// What is within, as patterns: to tell people what would have been nearest.
+    pub(crate) fn patterns(&self) -> impl Iterator<Item = KeyPattern> {
+        let plain = self.prefixes.iter().flatten().filter(|prefix| !prefix.starts_with(b"{"));
+        let whole =
+            plain.map(|prefix| KeyPattern { pattern: [&**prefix, b"*"].concat().into(), rights: KeyRights::ReadWrite });
+        whole.chain(self.granted.iter().cloned())
+    }
+
     pub(crate) fn granted(&self) -> &[KeyPattern] {
         &self.granted
     }

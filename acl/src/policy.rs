@@ -123,10 +123,14 @@ impl Policy {
             command_ids(catalog).filter(|id| holds(*id)).for_each(|id| bits.set(id, true));
             bits
         };
-        let patterns = user.selectors.iter().fold(user.root.keys.to_vec(), |mut all, selector| {
+        let mut patterns = user.selectors.iter().fold(user.root.keys.to_vec(), |mut all, selector| {
             all.extend(selector.keys.iter().cloned());
             all
         });
+        // Every key is every key within the fence.
+        if let Some(fence) = fence.filter(|_| user.root.all_keys || user.selectors.iter().any(|of| of.all_keys)) {
+            patterns.extend(fence.patterns());
+        }
         Policy {
             user: user.name.clone(),
             unrestricted: walls != Walls::Closed && root.is_unrestricted(catalog),

@@ -9,16 +9,17 @@
 //! of clients that waited. It reads and writes no socket. It is long because these paths share every step.
 
 use crate::connection::{Connection, Decoded, Lane, Next, OUTPUT_BYTES_SOFT, renew};
-use crate::corridor::{Part, Parts};
+use crate::corridor::{Closed, Extent, Part, Parts};
 use crate::forward::ForwardBatch;
 use crate::gate::{self, Admitted, Conditions, KeyBuffer, LeaseState, Memory, Refusal};
 use crate::gather::Spread;
 use crate::insight;
 use crate::journal::Journal;
+use crate::large;
 use crate::live::Hot;
 use crate::memory::{Claim, note_owners, writes_only_its_own};
 use crate::meter::{Asked, Meter};
-use crate::observers::Waiter;
+use crate::observers::{Waiter, Watch};
 use crate::pace::{self, Pace, Tab, Waiting};
 use crate::pause::Paused;
 use crate::routes::{self, Routes};
@@ -27,7 +28,7 @@ use crate::tracking::Tracker;
 use crate::turns::SLICE;
 use crate::view::View;
 use crate::worker::{Scratch, Worker, now_us};
-use keyward_acl::LogContext;
+use keyward_acl::{KeyUse, LogContext};
 use keyward_cluster::GroupId;
 use keyward_engine::account::Over;
 use keyward_engine::args::Args;
@@ -38,7 +39,7 @@ use keyward_engine::error::CommandError;
 use keyward_engine::keyspace::{CallContext, Place, SpaceId, TenantId};
 use keyward_engine::reply::Reply;
 use keyward_engine::scope::Reach;
-use keyward_engine::session::{ReplyMode, Session};
+use keyward_engine::session::{ReplyMode, Session, Transaction};
 use keyward_engine::table::{Resolved, Row};
 use keyward_engine::tenancy::{OwnerHint, Tenancy};
 use keyward_proto::resp::{ArgRange, encode_command};
@@ -313,6 +314,8 @@ pub(crate) struct Batch<'w, 'a> {
     pub(crate) beside: Option<Parts>,
     /// Where effects are gathered, while its client is alone with the keys of its tenant.
     gathering: Option<Rc<Journal>>,
+    /// This is one request on a thread for slow work, alone with its keys.
+    apart: bool,
     /// These are the requests of a transaction that is being carried out: nothing is queued, nothing waits, and those who
     /// wait for their keys are served when it is over.
     executing: bool,
@@ -354,6 +357,7 @@ impl<'w, 'a> Batch<'w, 'a> {
             tab: Tab::default(),
             beside: None,
             gathering: None,
+            apart: false,
             executing: false,
             scripted: false,
             tracker: None,
@@ -443,12 +447,12 @@ impl<'w, 'a> Batch<'w, 'a> {
         self.gathering.as_deref().unwrap_or(&self.worker.node.journal)
     }
 
-    /// What follows is one step. `of_tenant`: its client is alone with the keys of its tenant only, and others write theirs.
-    pub(crate) fn begin_step(&mut self, of_tenant: bool) {
+    /// What follows is one step. `beside`: its client is alone with some keys only, and others write theirs.
+    pub(crate) fn begin_step(&mut self, beside: bool) {
         match &self.gathering {
             // A script within a transaction is part of its step.
             Some(_) => {}
-            None if of_tenant => self.gathering = Some(Rc::new(self.worker.node.journal.gathering())),
+            None if beside => self.gathering = Some(Rc::new(self.worker.node.journal.gathering())),
             None => self.worker.node.journal.begin_group(),
         }
     }
@@ -587,7 +591,7 @@ impl<'w, 'a> Batch<'w, 'a> {
         }
         // What one command used up too much is evicted before the next one, whatever that is.
         let needs_memory = row.command.flags.has(Flags::DENYOOM) || self.worker.exceeds_memory(&self.hot);
-        if needs_memory && self.conditions.primary && !self.executing && !self.anywhere {
+        if needs_memory && self.conditions.primary && !self.executing && !self.anywhere && !self.apart {
             self.look_for_memory(session, &lane.view, row, request.argv);
             // What was evicted for this command the client learns before the answer, which may depend on it.
             if let Some(connection) = self.connection.filter(|connection| connection.mailbox.is_filled())
@@ -671,7 +675,7 @@ impl<'w, 'a> Batch<'w, 'a> {
             scratch.reply.error(&text);
             return Flow::Continue;
         }
-        if !self.executing && self.worker.waits_for_pause(self.now, session, row, request.argv) {
+        if !self.executing && !self.apart && self.worker.waits_for_pause(self.now, session, row, request.argv) {
             return Flow::Paused;
         }
         if session.transaction.is_some() && !self.executing && crate::transaction::is_queued(row) {
@@ -696,6 +700,15 @@ impl<'w, 'a> Batch<'w, 'a> {
             self.worker.refused(session, row, &Refusal::Busy, self.log_context(session));
             scratch.reply.error(&Refusal::Busy.text(self.conditions.detail));
             return Flow::Continue;
+        }
+        if !self.executing
+            && !self.apart
+            && let Some(aside) = set_aside(self.worker, session, row, request.argv, admitted.keys())
+        {
+            if let (Flow::Stop(_), Some(connection)) = (&aside, self.connection) {
+                *connection.script_tracker.borrow_mut() = caches(Some(connection), &None);
+            }
+            return aside;
         }
         session.commands += 1;
         self.tab.tally.operations += 1;
@@ -850,6 +863,49 @@ impl<'w, 'a> Batch<'w, 'a> {
         if session.closing { Flow::Stop(Box::new(Next::Close)) } else { Flow::Continue }
     }
 
+    /// Runs one request by itself on a thread for slow work, whose worker is alone with its keys; charges for it.
+    pub(crate) fn run_apart(
+        &mut self,
+        session: &mut Session,
+        lane: &Lane,
+        request: Prepared<'a>,
+        closed: &Closed<'_>,
+        scratch: &mut Scratch,
+    ) {
+        self.apart = true;
+        // Whether it may run now was decided before it was sent here.
+        self.tab.open_paid(session);
+        scratch.reply.bytes_max = self.reply_bytes_max(session);
+        self.begin_step(closed.is_part());
+        if !matches!(self.answer(session, lane, &request, scratch), Flow::Continue) && scratch.reply.bytes.is_empty() {
+            scratch.reply.error(crate::forward::NOT_SERVED_HERE);
+        }
+        self.end_step();
+        self.meter.settle(self.worker, &self.hot, session);
+        self.charge(session);
+    }
+
+    /// The same for a transaction.
+    pub(crate) fn execute_apart(
+        &mut self,
+        session: &mut Session,
+        lane: &Lane,
+        (transaction, watch): (Transaction, Option<Arc<Watch>>),
+        closed: &Closed<'_>,
+        scratch: &mut Scratch,
+    ) {
+        self.apart = true;
+        self.tab.open_paid(session);
+        scratch.reply.bytes_max = self.reply_bytes_max(session);
+        let flow = self.execute_alone(session, lane, (transaction, watch), closed, scratch);
+        if !matches!(flow, Flow::Continue) {
+            scratch.reply.bytes.clear();
+            scratch.reply.error(crate::forward::NOT_SERVED_HERE);
+        }
+        self.meter.settle(self.worker, &self.hot, session);
+        self.charge(session);
+    }
+
     /// Whether there is memory for a command that needs some; keys are evicted first.
     #[inline]
     pub(crate) fn look_for_memory(&mut self, session: &Session, view: &View, row: &'static Row, argv: &[&[u8]]) {
@@ -964,9 +1020,9 @@ impl<'w, 'a> Batch<'w, 'a> {
         }
     }
 
-    /// Runs the requests of those who waited for keys that were written, first come first. `alone`: only those of this
-    /// tenant, with whose keys the caller is alone. Keys for which somebody has to wait on stay in the list of the ready.
-    pub(crate) fn serve_ready(&mut self, view: &Arc<View>, alone: Option<TenantId>, scratch: &mut Scratch) {
+    /// Runs the requests of those who waited for keys that were written, first come first. `alone`: only those who can touch
+    /// nothing but what the caller is alone with. Keys for which somebody has to wait on stay in the list of the ready.
+    pub(crate) fn serve_ready(&mut self, view: &Arc<View>, alone: Option<&Closed<'_>>, scratch: &mut Scratch) {
         // What is served may write keys others wait for: they join at the end.
         let mut at = 0;
         let mut later = Vec::new();
@@ -991,14 +1047,14 @@ impl<'w, 'a> Batch<'w, 'a> {
     }
 
     /// Whether the waiting client may touch keys that somebody is alone with.
-    fn must_wait_on(&self, waiter: &Waiter, alone: Option<TenantId>) -> bool {
-        if let Some(tenant) = alone {
-            return waiter.session.lock().tenant != tenant;
+    fn must_wait_on(&self, waiter: &Waiter, alone: Option<&Closed<'_>>) -> bool {
+        if let Some(closed) = alone {
+            return !closed.encloses(waiter.session.lock().tenant);
         }
         let Some(parts) = self.beside.as_ref().filter(|parts| !parts.is_empty()) else { return false };
         let tenant = waiter.session.lock().tenant;
-        let owned = |part: &Arc<Part>| tenant == TenantId::SHARED && waiter.keys.iter().any(|key| part.owns(key));
-        parts.iter().any(|part| part.tenant.id == tenant || owned(part))
+        let owned = |part: &Arc<Part>| part.concerns(tenant) && waiter.keys.iter().any(|key| part.owns(key));
+        parts.iter().any(|part| part.is_of(tenant) || owned(part))
     }
 
     /// Whether a key of this type may end the wait: a list ends BLPOP, a string does not. A consumer group may also be told
@@ -1078,7 +1134,7 @@ impl<'w, 'a> Batch<'w, 'a> {
     }
 
     /// Whether these keys are this group's, and not about to be another's.
-    fn are_here(&self, view: &View, tenant: TenantId, keys: &[keyward_acl::KeyUse<'_>]) -> bool {
+    fn are_here(&self, view: &View, tenant: TenantId, keys: &[KeyUse<'_>]) -> bool {
         let Some(routes) = &view.routes else { return true };
         let ours = routes.of_keys(tenant, keys).is_ok_and(|of| of.is_none_or(|of| of == self.worker.node.group));
         ours && !self.worker.node.bar.bars(tenant, keys)
@@ -1194,24 +1250,52 @@ fn stray(
 
 /// Whether somebody is alone with what a request would touch; `Some(true)`: for so long that its client is told.
 #[cold]
-fn is_barred(beside: Option<&Parts>, session: &Session, row: &Row, keys: &[keyward_acl::KeyUse<'_>]) -> Option<bool> {
+fn is_barred(beside: Option<&Parts>, session: &Session, row: &Row, keys: &[KeyUse<'_>]) -> Option<bool> {
     let touches = |part: &Arc<Part>| match row.run {
         Run::OnKeys(_) | Run::AtOnce(_) if keys.is_empty() => false,
         Run::OnKeys(_) | Run::OnEveryKey(_) | Run::AtOnce(_) => {
-            let tenant = &part.tenant;
-            if session.tenant == tenant.id {
-                return true;
-            }
-            // Other tenants, and namespaces, have no key in common with it: it lends and borrows none.
-            if session.tenant != TenantId::SHARED || tenant.is_namespace() {
-                return false;
-            }
-            keys.is_empty() || keys.iter().any(|named| part.owns(named.key))
+            // Other tenants, and namespaces, mostly have no key in common with it.
+            part.is_of(session.tenant)
+                || part.concerns(session.tenant) && (keys.is_empty() || keys.iter().any(|named| part.owns(named.key)))
         }
         _ => false,
     };
     let parts = beside?.iter().filter(|part| touches(part));
     parts.map(|part| part.is_busy()).reduce(|one, other| one || other)
+}
+
+/// What a data thread has no time for, or would have to wait for, is done elsewhere or later.
+#[inline]
+fn set_aside(
+    worker: &Worker,
+    session: &mut Session,
+    row: &'static Row,
+    argv: &[&[u8]],
+    keys: &[KeyUse<'_>],
+) -> Option<Flow> {
+    let shards = &worker.node.shards;
+    if shards.keeps_any() {
+        if shards.keeps(keys.iter().map(|named| named.key)) {
+            return Some(Flow::Closed);
+        }
+        if crate::walks::may_walk(row) {
+            return Some(elsewhere(session, row, argv));
+        }
+    }
+    if !large::concerns(session) || !large::is_long(worker, session, row, argv, keys) || !has_part(session) {
+        return None;
+    }
+    Some(elsewhere(session, row, argv))
+}
+
+fn elsewhere(session: &mut Session, row: &'static Row, argv: &[&[u8]]) -> Flow {
+    session.last_command = row.full_name;
+    Flow::Stop(Box::new(Next::Walk(argv.iter().map(|word| word.to_vec()).collect())))
+}
+
+/// Whether others can go on while somebody is alone with all this client can touch.
+pub(crate) fn has_part(session: &Session) -> bool {
+    matches!(Extent::of(session), Extent::Part(_))
 }
 
 /// Whether a command walks over more keys than this thread has time for, and need not be one step with others.
@@ -1285,7 +1369,7 @@ fn park(
     session: &Session,
     space: SpaceId,
     argv: &[&[u8]],
-    keys: &[keyward_acl::KeyUse<'_>],
+    keys: &[KeyUse<'_>],
     mut wait: Wait,
 ) -> Arc<Waiter> {
     let request = wait.again.take().unwrap_or_else(|| argv.iter().map(|argument| argument.to_vec()).collect());
@@ -1349,6 +1433,8 @@ pub enum Ran {
     Answered(u32),
     /// None was run: clients are paused.
     Paused,
+    /// None was run: the first of them takes longer than a data thread has time for.
+    Long,
     /// None was run: the keys are another shard group's, or about to be.
     Shifted,
     /// None was run: another node serves the data now.
@@ -1430,6 +1516,7 @@ impl<'a> Batch<'_, 'a> {
             Flow::Paused | Flow::Held(_) | Flow::Closed | Flow::StopBefore | Flow::Moved => Some(Ran::Paused),
             // Waiting for it here would keep others of this link waiting, too.
             Flow::Shifted => Some(Ran::Shifted),
+            Flow::Stop(next) if matches!(*next, Next::Walk(_)) => Some(Ran::Long),
             Flow::Continue | Flow::Stop(_) => None,
         }
     }

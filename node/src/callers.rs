@@ -345,14 +345,8 @@ impl Callers {
             && let Ok(resolved) = worker.node.table.resolve(only)
             && walks::is_long(&worker, session, resolved.row, only)
         {
-            let (session, argv) = (session.for_later(), only.iter().map(|word| word.to_vec()).collect());
-            let departures = Rc::clone(&self.departures);
-            tokio::task::spawn_local(async move {
-                let mut replies = walks::answer(&worker, session, argv).await;
-                if !left.get() {
-                    send(&departures, seat, 1, &mut replies);
-                }
-            });
+            let session = session.for_later();
+            tokio::task::spawn_local(walk_later(worker, session, owned(only), Rc::clone(&self.departures), seat, left));
             return;
         }
         session.active_at = worker.now_ms();
@@ -371,6 +365,12 @@ impl Callers {
                 } else {
                     send(&self.departures, seat, count, &mut scratch.reply.bytes);
                 }
+            }
+            // The sender asks for the others again.
+            Ran::Long => {
+                let session = session.for_later();
+                let departures = Rc::clone(&self.departures);
+                tokio::task::spawn_local(walk_later(worker, session, owned(argvs[0]), departures, seat, left));
             }
             Ran::Paused => self.refuse(seat, BatchError::Paused, "clients are paused"),
             Ran::Shifted => self.refuse(seat, BatchError::Elsewhere, "the keys are another shard group's"),
@@ -419,6 +419,30 @@ async fn confirm(
     }
     if !left.get() {
         send(&departures, seat, count, &mut replies);
+    }
+}
+
+fn owned(argv: &[&[u8]]) -> Vec<Vec<u8>> {
+    argv.iter().map(|word| word.to_vec()).collect()
+}
+
+/// Has slow work done, and answers when it is.
+async fn walk_later(
+    worker: Rc<Worker>,
+    session: Session,
+    argv: Vec<Vec<u8>>,
+    departures: Rc<Departures>,
+    seat: u32,
+    left: Rc<Cell<bool>>,
+) {
+    let wants_quorum = session.wants_quorum();
+    let mut replies = walks::answer(&worker, session, argv, walks::Lent::default()).await;
+    let replication = &worker.node.replication;
+    let awaited = worker.node.views.load().1.reign().map(|reign| (reign, replication.log.position()));
+    match awaited.filter(|_| wants_quorum) {
+        Some(awaited) => confirm(Rc::clone(&worker), awaited, (1, replies), departures, seat, left).await,
+        None if !left.get() => send(&departures, seat, 1, &mut replies),
+        None => {}
     }
 }
 

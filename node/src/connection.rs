@@ -43,7 +43,7 @@ pub(crate) use decoding::{DecodeEnd, decode};
 use keyward_cluster::GroupId;
 use keyward_engine::asks::Ask;
 use keyward_engine::scope::Reach;
-use keyward_engine::session::{ReplyMode, Session};
+use keyward_engine::session::{ReplyMode, Session, Transaction};
 use keyward_proto::forward::HandOver;
 use keyward_proto::resp::{Decoder, encode_command};
 pub use lane::Lane;
@@ -102,6 +102,8 @@ pub struct Connection {
     pub caching: Cell<Option<bool>>,
     /// What is left of a transaction that had to wait in the middle.
     pub remaining: RefCell<Option<Remaining>>,
+    /// A transaction on its way to a thread for slow work, and what its client watched.
+    pub apart: RefCell<Option<(Transaction, Option<Arc<Watch>>)>>,
     /// The data moved: it is to follow before its next request.
     pub moves: Cell<bool>,
     /// Its places on the links to nodes that serve data, one for each shard group at most.
@@ -137,6 +139,7 @@ impl Connection {
             tracking: RefCell::new(None),
             caching: Cell::new(None),
             remaining: RefCell::new(None),
+            apart: RefCell::new(None),
             moves: Cell::new(false),
             link_seats: RefCell::default(),
             group: Cell::new(GroupId(0)),

@@ -3,12 +3,14 @@
 //! ```text
 //!   a batch              enter(lane) ─► runs its commands, taking shard locks as they need ─► leave
 //!   EXEC, a script       close(everything) ─► waits until every lane is empty ─► runs alone ─► open
-//!   those of a tenant    close(its keys)   ─► the same ─► runs; others enter beside it, and keep off its keys ─► open
+//!   those of a tenant,
+//!   of a confined user   close(its keys)   ─► the same ─► runs; others enter beside it, and keep off its keys ─► open
 //! ```
 //! Whoever closed the corridor runs command after command, each through the ordinary way with its ordinary locks, and
 //! nothing comes between: that is what makes transactions and scripts atomic, whatever keys they turn out to touch. What
 //! a tenant's users run cannot touch more than its keys, so nobody else has to keep still for it: the slowest script of a tenant
-//! is nothing to its neighbors. A tenant that lends or borrows keys closes everything.
+//! is nothing to its neighbors. The same holds for a confined user without a tenant, and for a tenant that borrows keys, if
+//! all they may touch begins with something: what they close is keys with these beginnings, and whoever names such a key waits.
 //!
 //! A lane is a number on a cache line of its own, so entering costs a batch two stores and a load that nobody else writes;
 //! closing costs a look at every lane. (The big-reader lock of the Linux kernel's lglock and of BRAVO, Dice and Kogan 2019.)
@@ -51,6 +53,12 @@ const PART_PAUSE: Duration = Duration::from_millis(2);
 /// How long no part is closed any more after somebody asked for everything in vain.
 const WANTED_FOR: Duration = Duration::from_millis(10);
 
+/// A part that has been closed for longer is a slow script's: to close no other beside it would help nobody.
+const LONG: Duration = Duration::from_millis(5);
+
+/// How long whoever wants everything lets slow scripts begin beside one that runs.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// What a lane says that keeps off nothing.
 const ENTERED: u64 = 1;
 
@@ -86,19 +94,82 @@ struct Closings {
     /// The number of the last closing.
     number: u64,
     parts: Parts,
-    /// Somebody wanted everything, and could not have it.
-    wanted: Option<Instant>,
+    /// Somebody wanted everything, and could not have it: since when, and when last.
+    wanted: Option<(Instant, Instant)>,
+}
+
+impl Closings {
+    fn want(&mut self) {
+        let now = Instant::now();
+        let since = self.wanted.filter(|(_, last)| now - *last < WANTED_FOR).map_or(now, |(since, _)| since);
+        self.wanted = Some((since, now));
+    }
+
+    /// Whether a part is closed later, because somebody wants everything first. `quick`: it is closed for a moment.
+    fn puts_off(&self, quick: bool) -> bool {
+        let Some((since, last)) = self.wanted else { return false };
+        let is_long = |part: &Arc<Part>| part.since.elapsed() > LONG;
+        last.elapsed() < WANTED_FOR && !(self.parts.iter().any(is_long) && (quick || since.elapsed() < PATIENCE))
+    }
 }
 
 /// The parts that are closed at one moment.
 pub type Parts = Arc<Vec<Arc<Part>>>;
 
-/// The keys of one tenant, while somebody is alone with them.
+/// Some keys of one world, while somebody is alone with them.
 pub struct Part {
-    /// Whose they are.
-    pub tenant: Arc<Tenant>,
+    keys: Claim,
     number: u64,
+    since: Instant,
     busy: AtomicBool,
+}
+
+/// Which keys somebody wants to be alone with.
+#[derive(Clone)]
+pub enum Claim {
+    /// Those of a tenant that shares them with nobody, or only lends them.
+    Tenant(Arc<Tenant>),
+    /// Those of the shared world that begin with one of these. They may be some tenant's.
+    Prefixes(Arc<[Box<[u8]>]>),
+}
+
+/// What a name is compared by: `{x:…}` may be a key of `x:`.
+fn bare(name: &[u8]) -> &[u8] {
+    name.strip_prefix(b"{").unwrap_or(name)
+}
+
+fn meet(one: &[u8], other: &[u8]) -> bool {
+    one.starts_with(other) || other.starts_with(one)
+}
+
+impl Claim {
+    /// The tenant whose keys these are and nobody else's.
+    fn tenant(&self) -> Option<&Arc<Tenant>> {
+        match self {
+            Claim::Tenant(tenant) => Some(tenant),
+            Claim::Prefixes(_) => None,
+        }
+    }
+
+    fn world(&self) -> TenantId {
+        self.tenant().map_or(TenantId::SHARED, |tenant| tenant.id.world())
+    }
+
+    fn prefixes(&self) -> impl Iterator<Item = &[u8]> {
+        let (of_tenant, others): (&[Vec<u8>], &[Box<[u8]>]) = match self {
+            Claim::Tenant(tenant) => (&tenant.prefixes, &[]),
+            Claim::Prefixes(prefixes) => (&[], prefixes),
+        };
+        of_tenant.iter().map(Vec::as_slice).chain(others.iter().map(|prefix| &**prefix))
+    }
+
+    fn meets(&self, other: &Claim) -> bool {
+        match (self, other) {
+            (Claim::Tenant(one), Claim::Tenant(other)) => one.id == other.id,
+            _ if self.world() != other.world() => false,
+            _ => self.prefixes().any(|one| other.prefixes().any(|other| meet(bare(one), bare(other)))),
+        }
+    }
 }
 
 impl Part {
@@ -109,8 +180,23 @@ impl Part {
 
     /// Whether a key is one of them, for clients who do not live in a namespace.
     pub fn owns(&self, key: &[u8]) -> bool {
-        let name = key.strip_prefix(b"{").unwrap_or(key);
-        self.tenant.prefixes.iter().any(|prefix| name.starts_with(prefix))
+        let name = bare(key);
+        self.keys.world() == TenantId::SHARED && self.keys.prefixes().any(|prefix| name.starts_with(bare(prefix)))
+    }
+
+    /// Whether some of them may be keys of this tenant, or seen by it; of nobody's, if it is none.
+    pub fn concerns(&self, tenant: TenantId) -> bool {
+        match &self.keys {
+            Claim::Tenant(own) if own.id == tenant => true,
+            _ if self.keys.world() != tenant.world() => false,
+            Claim::Tenant(own) => tenant == TenantId::SHARED || !own.exports.is_empty(),
+            Claim::Prefixes(_) => true,
+        }
+    }
+
+    /// Whether all keys that its users see are closed with it.
+    pub fn is_of(&self, tenant: TenantId) -> bool {
+        self.keys.tenant().is_some_and(|own| own.id == tenant)
     }
 }
 
@@ -119,20 +205,25 @@ impl Part {
 pub enum Extent {
     /// Everything.
     Everything,
-    /// The keys of a tenant that shares them with nobody.
-    Tenant(Arc<Tenant>),
+    /// Some keys.
+    Part(Claim),
 }
 
 impl Extent {
     /// Everything that a client can touch.
     pub fn of(session: &Session) -> Extent {
-        match session.login.as_ref().map(|login| (&login.tenant, &login.policy)) {
-            Some((Some(tenant), policy))
-                if policy.is_confined() && tenant.imports.is_empty() && tenant.exports.is_empty() =>
-            {
-                Extent::Tenant(Arc::clone(tenant))
-            }
-            _ => Extent::Everything,
+        let Some(login) = &session.login else { return Extent::Everything };
+        if !login.policy.is_confined() {
+            return Extent::Everything;
+        }
+        match &login.tenant {
+            Some(tenant) if tenant.imports.is_empty() => Extent::Part(Claim::Tenant(Arc::clone(tenant))),
+            _ => match login.policy.only_reports().unwrap_or(&login.policy).key_prefixes() {
+                Some(prefixes) if !prefixes.iter().any(|prefix| bare(prefix).is_empty()) => {
+                    Extent::Part(Claim::Prefixes(prefixes.into_iter().map(Box::from).collect()))
+                }
+                _ => Extent::Everything,
+            },
         }
     }
 }
@@ -208,7 +299,7 @@ impl Corridor {
         self.lanes[lane].0.store(0, Ordering::Release);
     }
 
-    /// Closes everything, or the keys of a tenant, unless somebody else has them, and waits until nobody runs who may touch
+    /// Closes everything, or some keys, unless somebody else has any of them, and waits until nobody runs who may touch
     /// them. `own`: the lane the caller is in. From then on the batch there keeps off whatever else was closed:
     /// [`Closed::beside`].
     pub fn try_close(&self, own: Option<usize>, extent: &Extent) -> Option<Closed<'_>> {
@@ -218,18 +309,18 @@ impl Corridor {
         let part = match extent {
             _ if state == EVERYTHING => return None,
             Extent::Everything if state == PARTS => {
-                closings.wanted = Some(Instant::now());
+                closings.want();
                 return None;
             }
             Extent::Everything => {
                 closings.wanted = None;
                 None
             }
-            Extent::Tenant(_) if closings.wanted.is_some_and(|wanted| wanted.elapsed() < WANTED_FOR) => return None,
-            Extent::Tenant(tenant) if beside.iter().any(|part| part.tenant.id == tenant.id) => return None,
-            Extent::Tenant(tenant) => {
-                let (tenant, number) = (Arc::clone(tenant), closings.number + 1);
-                Some(Arc::new(Part { tenant, number, busy: AtomicBool::new(false) }))
+            Extent::Part(_) if closings.puts_off(own.is_some()) => return None,
+            Extent::Part(keys) if beside.iter().any(|part| part.keys.meets(keys)) => return None,
+            Extent::Part(keys) => {
+                let (keys, number) = (keys.clone(), closings.number + 1);
+                Some(Arc::new(Part { keys, number, since: Instant::now(), busy: AtomicBool::new(false) }))
             }
         };
         closings.number += 1;
@@ -289,14 +380,19 @@ impl Corridor {
 
     /// Somebody waits for everything to be open: for a while no part is closed any more.
     pub fn want_everything(&self) {
-        self.closings.lock().wanted = Some(Instant::now());
+        self.closings.lock().want();
     }
 
-    /// Whether somebody is alone with the keys of this tenant.
+    /// Whether somebody is alone with a key that lies among those of this tenant, or of nobody.
     #[inline]
-    pub fn keeps(&self, tenant: TenantId) -> bool {
+    pub fn keeps(&self, tenant: TenantId, key: &[u8]) -> bool {
         self.door.state.load(Ordering::SeqCst) == PARTS
-            && self.closings.lock().parts.iter().any(|part| part.tenant.id == tenant)
+            && self
+                .closings
+                .lock()
+                .parts
+                .iter()
+                .any(|part| part.is_of(tenant) || part.concerns(tenant) && part.owns(key))
     }
 
     /// Waits until it is open, or busy; or, while parts are closed, for a while.
@@ -342,9 +438,14 @@ impl Closed<'_> {
         is_new
     }
 
-    /// Whose keys these are; `None`: everybody's.
-    pub fn tenant(&self) -> Option<TenantId> {
-        self.part.as_ref().map(|part| part.tenant.id)
+    /// Whether others run beside it.
+    pub fn is_part(&self) -> bool {
+        self.part.is_some()
+    }
+
+    /// Whether a client who waits for keys in this keyspace can touch no others than these.
+    pub fn encloses(&self, tenant: TenantId) -> bool {
+        self.part.as_ref().is_none_or(|part| part.is_of(tenant))
     }
 
     /// What else was closed when this was.
@@ -399,7 +500,7 @@ mod tests {
     use keyward_engine::tenancy::Limits;
 
     fn tenant(number: u32) -> Extent {
-        Extent::Tenant(Arc::new(Tenant {
+        Extent::Part(Claim::Tenant(Arc::new(Tenant {
             id: TenantId::with_prefixes(number),
             name: format!("t{number}"),
             prefixes: vec![format!("t{number}:").into_bytes()],
@@ -413,7 +514,11 @@ mod tests {
             retired: false,
             created: 0,
             revision: 0,
-        }))
+        })))
+    }
+
+    fn prefixes(of: &[&str]) -> Extent {
+        Extent::Part(Claim::Prefixes(of.iter().map(|prefix| Box::from(prefix.as_bytes())).collect()))
     }
 
     #[test]
@@ -442,12 +547,39 @@ mod tests {
         // Who is beside keeps off the first part, and its own closing waits for nobody.
         let two = corridor.try_close(Some(0), &tenant(2)).expect("these are other keys");
         assert_eq!(two.beside().len(), 1);
-        assert!(corridor.keeps(TenantId::with_prefixes(1)) && !corridor.keeps(TenantId::SHARED));
+        assert!(corridor.keeps(TenantId::with_prefixes(1), b"t1:x") && !corridor.keeps(TenantId::SHARED, b"x"));
         assert!(corridor.try_close(None, &Extent::Everything).is_none());
         assert!(corridor.try_close(None, &tenant(3)).is_none(), "somebody wants everything");
+        std::thread::sleep(LONG * 2);
+        assert!(corridor.try_close(None, &Extent::Everything).is_none());
+        assert!(corridor.try_close(None, &tenant(3)).is_some(), "it has to wait for slow ones anyway");
         drop((one, two));
         corridor.leave(0);
         assert!(corridor.try_close(None, &Extent::Everything).is_some());
+        assert!(matches!(corridor.enter(0), Entry::Entered));
+    }
+
+    #[test]
+    fn parts_of_users_without_a_tenant_keep_off_each_other_where_they_meet() {
+        let corridor = Corridor::new(2, 0);
+        let one = corridor.try_close(None, &prefixes(&["a:", "t1:x"])).expect("nobody else has it");
+        for met in [&["a:b:"][..], &["a"], &["b:", "{a:"], &["t1:"]] {
+            assert!(corridor.try_close(None, &prefixes(met)).is_none(), "{met:?}");
+        }
+        assert!(corridor.try_close(None, &tenant(1)).is_none(), "some of its keys are kept");
+        let others = [corridor.try_close(None, &tenant(2)), corridor.try_close(None, &prefixes(&["b:", "ab"]))];
+        assert!(others.iter().all(Option::is_some));
+        let nothing = corridor.try_close(None, &prefixes(&[])).expect("it touches nothing");
+        assert!(corridor.keeps(TenantId::SHARED, b"a:1") && !corridor.keeps(TenantId::SHARED, b"c:1"));
+        assert!(
+            corridor.keeps(TenantId::with_prefixes(1), b"{t1:x}")
+                && !corridor.keeps(TenantId::with_prefixes(1), b"t1:y")
+        );
+        let Entry::Beside(parts) = corridor.enter(0) else { panic!("others may run") };
+        assert!(parts[0].concerns(TenantId::with_prefixes(3)), "whoever asks for all keys waits");
+        assert!(!parts[0].concerns(TenantId::with_namespace(4)) && !parts[1].concerns(TenantId::with_prefixes(3)));
+        drop((one, others, nothing));
+        corridor.leave(0);
         assert!(matches!(corridor.enter(0), Entry::Entered));
     }
 
@@ -485,13 +617,14 @@ mod tests {
                             }
                         };
                         let in_lane = InLane::new(&corridor, lane);
-                        let mut kept: Vec<TenantId> = parts.iter().map(|part| part.tenant.id).collect();
+                        let of = |parts: &Parts| parts.iter().filter_map(|part| Some(part.keys.tenant()?.id)).collect();
+                        let mut kept: Vec<TenantId> = of(&parts);
                         if round % 7 == 0 {
                             // From within the lane, as a data thread does.
                             let own = (lane % 2) as u32 + 1;
                             if let Some(closed) = corridor.try_close(Some(lane), &tenant(own)) {
                                 change(&pairs[own as usize - 1]);
-                                kept = closed.beside().iter().map(|part| part.tenant.id).collect();
+                                kept = of(&closed.beside());
                             }
                         }
                         for number in [1, 2].into_iter().filter(|n| !kept.contains(&TenantId::with_prefixes(*n))) {

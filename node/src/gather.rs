@@ -14,6 +14,7 @@ use crate::connection::{Connection, Lane, renew};
 use crate::corridor::{Entry, InLane};
 use crate::forward::{self, ForwardBatch, Sent};
 use crate::routes::{ACROSS, Gather, Routes, Target};
+use crate::walks;
 use crate::worker::Worker;
 use futures_util::future::join_all;
 use keyward_cluster::{Epoch, GroupId};
@@ -414,6 +415,15 @@ async fn run_here(
         Some(Ran::UserGone) => {
             part.ends = true;
             return;
+        }
+        Some(Ran::Long) => {
+            let (session, argv) = (connection.session.borrow().for_later(), argvs[0].iter().map(|word| word.to_vec()));
+            let wants_quorum = session.wants_quorum();
+            part.answers.append(&mut walks::answer(of, session, argv.collect(), walks::Lent::default()).await);
+            if let Some(reign) = of.node.views.load().1.reign().filter(|_| wants_quorum) {
+                part.written.push((part.group, reign, of.node.replication.log.position()));
+            }
+            return batch.answer(1);
         }
         Some(Ran::Paused) => Then::Unpaused,
     };

@@ -35,6 +35,7 @@ pub mod import;
 pub mod info;
 pub mod insight;
 pub mod journal;
+pub mod large;
 pub mod latency;
 pub mod lead;
 pub mod link;

@@ -423,7 +423,8 @@ impl Node {
         }
     }
 
-    /// Removes keys nobody asked to remove, expired or evicted, under the shard's lock; how many.
+    /// Removes keys nobody asked to remove, expired or evicted, under the shard's lock; how many. The caller knows that nobody
+    /// is alone with them: whoever is finds them as they were.
     pub fn remove_in_background(
         &self,
         index: u32,
@@ -431,10 +432,6 @@ impl Node {
         events: EventClass,
         with: impl FnOnce(&mut Shard, &mut Effects) -> Vec<Garbage>,
     ) -> usize {
-        // Whoever is alone with these keys finds them as they were.
-        if self.corridor.keeps(space.tenant) {
-            return 0;
-        }
         self.shards.remove_in_background(index, space, self.events_of(space, events), &self.journal, with)
     }
 
@@ -444,6 +441,9 @@ impl Node {
     pub fn sweep_shard(&self, index: u32, now_ms: i64, events: EventClass, time: Duration, fields: usize) -> Swept {
         let began = Instant::now();
         let mut all = Swept { finished: true, ..Swept::default() };
+        if self.shards.keeps_shard(index) {
+            return all;
+        }
         let lane = self.corridor.upkeep_lane();
         let kept = match self.corridor.enter(lane) {
             Entry::Entered => Parts::default(),
@@ -451,7 +451,7 @@ impl Node {
             Entry::Closed | Entry::Busy => return all,
         };
         let _in_lane = InLane::new(&self.corridor, lane);
-        let is_kept = |space: &SpaceId| kept.iter().any(|part| part.tenant.id == space.tenant);
+        let is_kept = |space: &SpaceId| kept.iter().any(|part| part.concerns(space.tenant));
         if !self.views.load().1.is_primary() {
             return all;
         }

@@ -144,6 +144,12 @@ impl Tab {
         self.bounds_values =
             self.counts && session.login.as_ref().is_some_and(|login| login.limit(|limits| limits.value) > 0);
     }
+
+    /// The same for one that may run whatever its rates.
+    pub fn open_paid(&mut self, session: &Session) {
+        self.open(session);
+        self.paced = false;
+    }
 }
 
 impl Batch<'_, '_> {

@@ -4,8 +4,8 @@
 //!   EVAL ─► known to be quick? ─yes─► here, between two commands of the batch ─┐  corridor closed,
 //!                              └─no──► the script thread, the client waits ────┴► machine ─► each redis.call: gate ─► shards
 //! ```
-//! A script runs alone with whatever its user can touch ([`Extent`]): with everything, or with the keys of its tenant while
-//! others go on beside it. So it is one step whatever keys it touches; every call it makes passes the gate
+//! A script runs alone with whatever its user can touch ([`Extent`]): with everything, or with the keys of its tenant or of a
+//! confined user while others go on beside it. So it is one step whatever keys it touches; every call it makes passes the gate
 //! as its user, with the keys of that very call. A script nobody has seen yet, or that was slow, runs on a thread for
 //! that ([`crate::bench`]): data threads stay free to serve others, and to stop it. Whoever made a data thread wait once
 //! is not trusted with one for a while. A script ends at the limit of its tenant (`script-ms`); what it wrote until then stays.
@@ -16,15 +16,18 @@
 //! This file knows no Lua; [`keyward_script`] knows no Redis. It is long because a script's whole way is in it, one step after
 //! the other.
 
-use crate::batch::{Batch, Flow, Prepared};
+use crate::batch::{Batch, Flow, Prepared, has_part};
 use crate::bench::Bench;
 use crate::connection::Lane;
 use crate::corridor::{Closed, Entry, Extent, InLane, SCRIPT_THREADS};
 use crate::gate::{self, KeyBuffer, Memory, Refusal};
+use crate::large;
 use crate::memory::{full_owner, note_owners};
 use crate::node::Node;
 use crate::pace;
+use crate::routes::Routes;
 use crate::tracking::Tracker;
+use crate::view::View;
 use crate::worker::{Scratch, Worker, note_full, now_us};
 use keyward_acl::{ErrorDetail, Glob};
 use keyward_engine::account::Tally;
@@ -273,29 +276,14 @@ fn serve(
     if answer.is_closed() {
         return;
     }
-    let memory = look_for_memory(worker, &session, call);
-    let extent = Extent::of(&session);
-    // Who serves the data, and which group has which keys, may change until the corridor is closed, and no more after.
-    let (closed, (generation, view)) = loop {
-        let closed = worker.node.corridor.close_extent(&extent);
-        let known = worker.node.views.load();
-        if !worker.node.bar.is_active()
-            || !worker.node.bar.bars_one(session.tenant, call.keys.iter().map(Vec::as_slice))
-        {
-            break (closed, known);
-        }
-        drop(closed);
-        std::thread::sleep(SHIFT_PAUSE);
-    };
-    if let Some(routes) = &view.routes
-        && call.keys.iter().any(|key| routes.of_key(session.tenant, key) != view.of)
-    {
-        drop(closed);
+    let keys = || call.keys.iter().map(Vec::as_slice);
+    let memory = look_for_memory(worker, &session, keys());
+    let Some((closed, (generation, view))) = be_alone(worker, &session, &Extent::of(&session), keys()) else {
         let reply = error_reply(session.protocol, SHIFTED);
         // A client that left meanwhile needs no reply.
         let _ = answer.send(Ran { reply, calls: 0 });
         return;
-    }
+    };
     let hot = worker.hot();
     let lane = Lane::new(Decoder::new(hot.decoder.clone()), generation, Arc::clone(&view));
     if !crate::connection::renew(&mut session, &view) {
@@ -309,7 +297,7 @@ fn serve(
     batch.conditions.memory = memory;
     batch.tab.open(&session);
     let ran = batch.run_script(&session, &lane, (call, owner), Place::ScriptThread(&closed), &mut scratch);
-    batch.serve_ready(&view, closed.tenant(), &mut scratch);
+    batch.serve_ready(&view, Some(&closed).filter(|closed| closed.is_part()), &mut scratch);
     let ready = std::mem::take(&mut scratch.calls.ready);
     worker.node.shards.tracking.deliver();
     drop((batch, closed));
@@ -323,15 +311,36 @@ fn serve(
     serve_later(worker, ready);
 }
 
+/// Closes what is said, and what holds then of who serves the data and which group has which keys. `None`: these keys are
+/// another group's.
+pub(crate) fn be_alone<'w, 'k>(
+    worker: &'w Worker,
+    session: &Session,
+    extent: &Extent,
+    mut keys: impl Iterator<Item = &'k [u8]> + Clone,
+) -> Option<(Closed<'w>, (u64, Arc<View>))> {
+    let (closed, known) = loop {
+        let closed = worker.node.corridor.close_extent(extent);
+        let known = worker.node.views.load();
+        if !worker.node.bar.is_active() || !worker.node.bar.bars_one(session.tenant, keys.clone()) {
+            break (closed, known);
+        }
+        drop(closed);
+        std::thread::sleep(SHIFT_PAUSE);
+    };
+    let strays = |routes: &Arc<Routes>| keys.any(|key| routes.of_key(session.tenant, key) != known.1.of);
+    if known.1.routes.as_ref().is_some_and(strays) { None } else { Some((closed, known)) }
+}
+
 /// Whether memory is short, after keys were evicted: before anybody is alone, for whoever is finds its keys as they are.
-fn look_for_memory(worker: &Worker, session: &Session, call: &ScriptCall) -> Memory {
+pub(crate) fn look_for_memory<'k>(worker: &Worker, session: &Session, keys: impl Iterator<Item = &'k [u8]>) -> Memory {
     let corridor = &worker.node.corridor;
     loop {
         if matches!(corridor.enter(worker.lane), Entry::Entered | Entry::Beside(_)) {
             let _in_lane = InLane::new(corridor, worker.lane);
             let (view, hot) = (worker.node.views.load().1, worker.hot());
             let batch = Batch::new(worker, None, worker.now_ms(), worker.conditions(&view, &hot), hot);
-            return batch.memory_for(session, &view, call.keys.iter().map(Vec::as_slice));
+            return batch.memory_for(session, &view, keys);
         }
         std::thread::sleep(ENTER_PAUSE);
     }
@@ -340,7 +349,10 @@ fn look_for_memory(worker: &Worker, session: &Session, call: &ScriptCall) -> Mem
 /// Keys on their way to another shard group are there soon.
 const SHIFT_PAUSE: Duration = Duration::from_millis(1);
 
-const SHIFTED: &str = "TRYAGAIN the keys of the script were moved to another shard group; nothing was run";
+pub(crate) const SHIFTED: &str = "TRYAGAIN the keys of the script were moved to another shard group; nothing was run";
+
+/// Before those are looked at again who wait for keys that a slow script has.
+const LATER_PAUSE: Duration = Duration::from_millis(1);
 
 /// Between two tries to enter.
 const ENTER_PAUSE: Duration = Duration::from_micros(50);
@@ -352,25 +364,31 @@ pub(crate) fn serve_later(worker: &Worker, ready: Vec<(SpaceId, Vec<u8>)>) {
     }
     let work = move |worker: &Worker| {
         let corridor = &worker.node.corridor;
-        loop {
+        let beside = loop {
             match corridor.enter(worker.lane) {
-                Entry::Entered => break,
-                Entry::Beside(_) => {
-                    corridor.leave(worker.lane);
-                    corridor.want_everything();
-                }
+                Entry::Entered => break None,
+                // Those who wait for a key of such a part are served after it.
+                Entry::Beside(parts) => break Some(parts),
                 Entry::Closed | Entry::Busy => {}
             }
             std::thread::sleep(ENTER_PAUSE);
-        }
-        let _in_lane = InLane::new(corridor, worker.lane);
+        };
+        let in_lane = InLane::new(corridor, worker.lane);
         let (view, hot) = (worker.node.views.load().1, worker.hot());
         let mut scratch = worker.scratch.borrow_mut();
         scratch.calls.ready = ready;
         let mut batch = Batch::new(worker, None, worker.now_ms(), worker.conditions(&view, &hot), hot);
+        let waits = beside.is_some();
+        batch.beside = beside;
         batch.serve_ready(&view, None, &mut scratch);
         worker.node.shards.tracking.deliver();
         worker.node.replication.log.tell();
+        let later = std::mem::take(&mut scratch.calls.ready);
+        drop((batch, scratch, in_lane));
+        if waits && !later.is_empty() {
+            std::thread::sleep(LATER_PAUSE);
+            serve_later(worker, later);
+        }
     };
     // If there is no room, they are served by the next write to their keys.
     worker.node.scripts.bench.put(Owner::Platform, Box::new(work));
@@ -400,6 +418,10 @@ impl Batch<'_, '_> {
         let ran = if self.is_executing() {
             self.run_script(session, lane, (&call, &owner), Place::InTransaction, scratch)
         } else {
+            let shards = &self.worker.node.shards;
+            if shards.keeps_any() && shards.keeps(call.keys.iter().map(Vec::as_slice)) {
+                return Flow::Closed;
+            }
             // Before anybody is alone: whoever is finds its keys as they are, and nobody evicts one.
             self.conditions.memory = self.memory_for(session, &lane.view, call.keys.iter().map(Vec::as_slice));
             let Some(closed) = corridor.try_close(Some(self.worker.lane), &Extent::of(session)) else {
@@ -498,7 +520,7 @@ impl Batch<'_, '_> {
         });
         scripts.running.lock().push(Arc::clone(&running));
         if place.closed().is_some() {
-            self.begin_step(place.closed().is_some_and(|closed| closed.tenant().is_some()));
+            self.begin_step(place.closed().is_some_and(|closed| closed.is_part()));
         }
         let keys: Vec<&[u8]> = call.keys.iter().map(Vec::as_slice).collect();
         let args: Vec<&[u8]> = call.args.iter().map(Vec::as_slice).collect();
@@ -535,6 +557,7 @@ impl Batch<'_, '_> {
         scripts.running.lock().retain(|known| !Arc::ptr_eq(known, &running));
         scripts.learn(name_of(&call.program, owner), owner, place, began.elapsed());
         if moves {
+            scripts.quick.lock().remove(&name_of(&call.program, owner));
             return None;
         }
         if let Some(error) = last_error {
@@ -831,6 +854,9 @@ struct ScriptHost<'h, 'w, 'a> {
     last_error: Option<Vec<u8>>,
 }
 
+/// Nobody hears it: what a script says that begins anew is not its answer.
+const BEGINS_ANEW: &str = "ERR the script begins anew elsewhere";
+
 /// No more of an error is kept than tells it from others, in bytes.
 const ERROR_KEPT_BYTES: usize = 128;
 
@@ -903,11 +929,22 @@ impl ScriptHost<'_, '_, '_> {
             return Ok(());
         }
         self.admit(&resolved, argv)?;
+        let is_long = large::concerns(&self.session) && large::takes_long(worker, &self.session, resolved.row, argv);
+        self.moves |= is_long && matches!(self.place, Place::WhereRead(_)) && !self.wrote && has_part(&self.session);
+        if self.moves {
+            return Err(BEGINS_ANEW.to_owned());
+        }
+        let mut keys = Vec::new();
+        if is_long {
+            worker.node.table.keys_of(resolved.row, argv, &mut keys);
+        }
+        let kept = worker.node.shards.keep(keys.iter().map(|named| named.key));
         self.note_write(resolved.row);
         let outer = std::mem::replace(&mut self.scratch.reply, Reply::new(protocol));
         self.scratch.reply.bytes_max = outer.bytes_max;
         let mut inner = self.batch.for_script(self.may_exceed || self.wrote);
         inner.answer(&mut self.session, self.lane, &Prepared::of(worker, argv), self.scratch);
+        drop(kept);
         let answered = std::mem::replace(&mut self.scratch.reply, outer);
         reply.extend_from_slice(&answered.bytes);
         Ok(())
@@ -984,6 +1021,9 @@ impl Host for ScriptHost<'_, '_, '_> {
             let by = if self.is_function { "FUNCTION KILL" } else { "SCRIPT KILL" };
             return Interrupt::Stop(format!("ERR Script killed by user with {by}..."));
         }
+        if self.moves {
+            return Interrupt::Stop(BEGINS_ANEW.to_owned());
+        }
         let elapsed = self.began.elapsed();
         if let Some(limit) = self.ends_after.filter(|limit| elapsed > *limit) {
             return Interrupt::Stop(self.over_its_limit(limit));
@@ -991,7 +1031,7 @@ impl Host for ScriptHost<'_, '_, '_> {
         match self.place {
             Place::WhereRead(_) if !self.wrote && elapsed > QUICK_AT_MOST => {
                 self.moves = true;
-                return Interrupt::Stop("ERR the script begins anew elsewhere".to_owned());
+                return Interrupt::Stop(BEGINS_ANEW.to_owned());
             }
             // It cannot move, and its thread can serve nobody who would end it.
             Place::InTransaction if !self.wrote && elapsed > self.batch.hot.busy_after => {

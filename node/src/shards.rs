@@ -10,6 +10,7 @@
 //! journal order is memory order. This file decides which locks a command takes and nothing else.
 
 mod every;
+mod kept;
 
 use crate::dropper::Dropper;
 use crate::journal::Journal;
@@ -17,6 +18,7 @@ use crate::observers::{Observers, Waiter, Watch};
 use crate::pubsub::PubSub;
 use crate::tracking::{Tracker, Tracking};
 use every::Every;
+use kept::Kept;
 use keyward_acl::KeyUse;
 use keyward_engine::args::Args;
 use keyward_engine::dict::{Entry, ValueRef, prefetch_line, prefetch_lines};
@@ -65,6 +67,8 @@ pub struct Shards {
     /// Who caches.
     pub tracking: Tracking,
     used: Used,
+    /// Shards whose lock somebody keeps for long, each as often as it is kept.
+    kept: Kept,
     /// Where big garbage goes.
     pub dropper: Dropper,
 }
@@ -223,6 +227,7 @@ impl Shards {
             pubsub,
             tracking: Tracking::default(),
             used: Used::default(),
+            kept: Kept::new(layout.shard_count),
             dropper: Dropper::default(),
         }
     }
@@ -275,6 +280,12 @@ impl Shards {
                 }
             }
         }
+    }
+
+    /// How many elements a key holds; of a string, how many times so many bytes.
+    pub fn len_of(&self, space: SpaceId, key: &[u8], unit: usize) -> usize {
+        let place = self.layout.place(key);
+        self.with(place.shard, |shard| shard.len_of(space, place.hash, key, unit))
     }
 
     /// Runs a handler on the keys the request names, and nothing else.
@@ -407,10 +418,11 @@ impl Shards {
         journal: &Journal,
         reply: &mut Reply,
     ) -> Result<(), CommandError> {
-        self.walk(handler, call, memory, (journal, &|step: &mut dyn FnMut()| step()), reply)
+        let apart: Apart<'_> = &|step: &mut dyn FnMut()| step();
+        self.on_every_key(handler, call, memory, (journal, apart, false), reply)
     }
 
-    /// The same, where `apart` surrounds each step on one shard.
+    /// The same on a thread that may wait, where `apart` surrounds each step on one shard.
     pub fn walk(
         &self,
         handler: EveryKeyHandler,
@@ -419,7 +431,18 @@ impl Shards {
         (journal, apart): (&Journal, Apart<'_>),
         reply: &mut Reply,
     ) -> Result<(), CommandError> {
-        let mut every = Every { shards: self, call, memory, journal, apart, everything_changed: false };
+        self.on_every_key(handler, call, memory, (journal, apart, true), reply)
+    }
+
+    fn on_every_key(
+        &self,
+        handler: EveryKeyHandler,
+        call: &Call<'_>,
+        memory: &mut CallSpace,
+        (journal, apart, waits): (&Journal, Apart<'_>, bool),
+        reply: &mut Reply,
+    ) -> Result<(), CommandError> {
+        let mut every = Every { shards: self, call, memory, journal, apart, waits, everything_changed: false };
         let result = handler(&mut every, Args::new(call.argv, call.words), reply);
         if every.everything_changed {
             self.tracking.tell_all(call.context.space.tenant.world(), call.client);

@@ -8,10 +8,11 @@
 //! Being alone is what makes them one step: no other request runs between two of them, whatever keys they touch.
 //! This file knows no socket and no data.
 
-use crate::batch::{Batch, Flow, Prepared};
+use crate::batch::{Batch, Flow, Prepared, has_part};
 use crate::connection::{Connection, Lane, Next};
 use crate::corridor::{Closed, Extent};
 use crate::gate::{Conditions, KeyBuffer, Memory, Refusal};
+use crate::large;
 use crate::memory::{Claim, note_owners};
 use crate::observers::{Waiter, Watch};
 use crate::routes::{Across, Routes};
@@ -19,11 +20,11 @@ use crate::view::View;
 use crate::worker::{Scratch, Worker, note_full};
 use keyward_acl::KeyUse;
 use keyward_cluster::GroupId;
-use keyward_engine::command::{Flags, Group};
+use keyward_engine::command::{Flags, Group, Run};
 use keyward_engine::effects::WaitedInVain;
 use keyward_engine::keyspace::SpaceId;
 use keyward_engine::reply::Reply;
-use keyward_engine::session::Session;
+use keyward_engine::session::{Session, Transaction};
 use keyward_engine::table::{Row, Table};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -153,16 +154,79 @@ impl<'a> Batch<'_, 'a> {
         }
         // Before anybody is alone: whoever is finds its keys as they are, and nobody evicts one.
         self.conditions.memory = self.memory_for_all(session, &lane.view, &transaction.requests);
+        if self.worker.node.shards.keeps_any() && self.names_kept(&transaction.requests) {
+            session.transaction = Some(transaction);
+            return Flow::Closed;
+        }
+        if let Some(connection) = self.connection.filter(|_| self.conditions.memory == Memory::Enough)
+            && self.is_long(session, &transaction.requests)
+        {
+            if let Some(name) = self.stays_here(&transaction.requests) {
+                let text = format!("ERR beside '{name}' it concerns too many elements for one step");
+                self.abort_transaction(session, &text, scratch);
+                return Flow::Continue;
+            }
+            *connection.apart.borrow_mut() = Some((transaction, connection.watch.borrow_mut().take()));
+            return Flow::Stop(Box::new(Next::Walk(vec![b"EXEC".to_vec()])));
+        }
         let corridor = &self.worker.node.corridor;
         let Some(closed) = corridor.try_close(Some(self.worker.lane), &Extent::of(session)) else {
             session.transaction = Some(transaction);
             return Flow::Closed;
         };
+        self.beside = Some(closed.beside()).filter(|parts| !parts.is_empty());
+        let watch = self.connection.and_then(|connection| connection.watch.borrow_mut().take());
+        let flow = self.execute_alone(session, lane, (transaction, watch), &closed, scratch);
+        drop(closed);
+        flow
+    }
+
+    /// Whether a shard that one of these requests needs is kept.
+    fn names_kept(&self, requests: &[Vec<Vec<u8>>]) -> bool {
+        let shards = &self.worker.node.shards;
+        let is_kept = |keys: &[KeyUse<'_>]| shards.keeps(keys.iter().map(|named| named.key));
+        requests.iter().any(|request| with_keys(self.worker.node.table, request, is_kept).unwrap_or_default())
+    }
+
+    /// Whether these requests may take longer than a data thread has time for.
+    fn is_long(&self, session: &Session, requests: &[Vec<Vec<u8>>]) -> bool {
+        let is_long = |request: &Vec<Vec<u8>>| {
+            let argv: Vec<&[u8]> = request.iter().map(Vec::as_slice).collect();
+            self.worker.node.table.resolve(&argv).is_ok_and(|of| large::takes_long(self.worker, session, of.row, &argv))
+        };
+        large::concerns(session) && requests.iter().any(is_long) && has_part(session)
+    }
+
+    /// The first of these that needs its client's connection, and so must run where that is.
+    fn stays_here(&self, requests: &[Vec<Vec<u8>>]) -> Option<&'static str> {
+        let row = |request: &Vec<Vec<u8>>| {
+            let argv: Vec<&[u8]> = request.iter().map(Vec::as_slice).collect();
+            self.worker.node.table.resolve(&argv).ok().map(|resolved| resolved.row)
+        };
+        let travels = |row: &Row| {
+            matches!(row.run, Run::OnKeys(_) | Run::OnEveryKey(_))
+                || matches!(row.full_name, "publish" | "spublish" | "ping" | "echo" | "time")
+                || row.full_name.starts_with("eval")
+                || row.full_name.starts_with("fcall")
+        };
+        requests.iter().filter_map(row).find(|row| !travels(row)).map(|row| row.full_name)
+    }
+
+    /// Runs a transaction whose client is alone.
+    pub(crate) fn execute_alone(
+        &mut self,
+        session: &mut Session,
+        lane: &Lane,
+        (transaction, watch): (Transaction, Option<Arc<Watch>>),
+        closed: &Closed<'_>,
+        scratch: &mut Scratch,
+    ) -> Flow {
         if let Some(routes) = &lane.view.routes {
             match self.whereabouts(session, lane, routes, &transaction.requests) {
                 Whereabouts::Here => {}
                 Whereabouts::Shifted => {
                     session.transaction = Some(transaction);
+                    self.connection.iter().for_each(|connection| *connection.watch.borrow_mut() = watch.clone());
                     return Flow::Shifted;
                 }
                 Whereabouts::Across => {
@@ -171,7 +235,6 @@ impl<'a> Batch<'_, 'a> {
                 }
             }
         }
-        self.beside = Some(closed.beside()).filter(|parts| !parts.is_empty());
         if self.conditions.memory != Memory::Enough {
             let refusal = Refusal::MemoryFull(self.conditions.memory);
             note_full(session);
@@ -184,7 +247,6 @@ impl<'a> Batch<'_, 'a> {
             self.abort_transaction(session, &text, scratch);
             return Flow::Continue;
         }
-        let watch = self.connection.and_then(|connection| connection.watch.borrow_mut().take());
         if let Some(watch) = watch {
             let shards = &self.worker.node.shards;
             let touched = shards.is_touched(&watch, self.now);
@@ -196,9 +258,7 @@ impl<'a> Batch<'_, 'a> {
         }
         scratch.reply.array(transaction.requests.len());
         let requests = Remaining { requests: transaction.requests.into(), ready: Vec::new() };
-        let flow = self.run_queued(session, lane, (requests, &closed), scratch);
-        drop(closed);
-        flow
+        self.run_queued(session, lane, (requests, closed), scratch)
     }
 
     /// Where the keys of a transaction are that belonged to one group when they were queued. If they moved together, the
@@ -273,7 +333,7 @@ impl<'a> Batch<'_, 'a> {
         (mut remaining, closed): (Remaining, &Closed<'_>),
         scratch: &mut Scratch,
     ) -> Flow {
-        self.begin_step(closed.tenant().is_some());
+        self.begin_step(closed.is_part());
         let thawed = self.freeze_time();
         let mut flow = Flow::Continue;
         scratch.calls.ready.append(&mut remaining.ready);
@@ -332,7 +392,7 @@ pub fn go_on(worker: &Worker, connection: &Rc<Connection>, lane: &mut Lane, rema
     let conditions = Conditions { few_replicas: false, few_in_sync: false, ..worker.conditions(&lane.view, &hot) };
     let mut batch = Batch::new(worker, Some(connection), worker.now_ms(), conditions, hot);
     let flow = batch.run_queued(&mut session, lane, (remaining, &closed), &mut scratch);
-    batch.serve_ready(&Arc::clone(&lane.view), closed.tenant(), &mut scratch);
+    batch.serve_ready(&Arc::clone(&lane.view), Some(&closed).filter(|closed| closed.is_part()), &mut scratch);
     let ready = std::mem::take(&mut scratch.calls.ready);
     worker.node.shards.tracking.deliver();
     drop(closed);

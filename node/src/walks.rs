@@ -9,14 +9,17 @@ use crate::batch::{call_context, events_of};
 use crate::connection::{Connection, renew};
 use crate::corridor::{Entry, InLane, Part};
 use crate::gate::{self, KeyBuffer};
+use crate::large;
+use crate::observers::Watch;
 use crate::pace;
 use crate::shards::Call;
+use crate::tracking::Tracker;
 use crate::worker::Worker;
 use keyward_engine::account::Tally;
 use keyward_engine::command::Run;
 use keyward_engine::keyspace::TenantId;
 use keyward_engine::reply::Reply;
-use keyward_engine::session::{ReplyMode, Session};
+use keyward_engine::session::{ReplyMode, Session, Transaction};
 use keyward_engine::table::Row;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -55,29 +58,50 @@ fn asks_for_many(argv: &[&[u8]]) -> bool {
 /// Has a walk done for a client, and appends its answer.
 pub async fn carry_out(worker: &Rc<Worker>, connection: &Connection, argv: Vec<Vec<u8>>, output: &mut Vec<u8>) {
     let session = connection.session.borrow().for_later();
+    let lent = Lent {
+        tracker: connection.script_tracker.borrow_mut().take(),
+        transaction: connection.apart.borrow_mut().take(),
+    };
     let mut reply = Reply::new(session.protocol);
-    reply.raw(&answer(worker, session, argv).await);
+    reply.bytes = answer(worker, session, argv, lent).await;
     let asked = connection.asked.borrow_mut().take();
     let mut session = connection.session.borrow_mut();
-    if let Some(asked) = asked {
-        worker.asked(&session, asked, &reply);
+    match asked {
+        Some(asked) => worker.asked(&session, asked, &reply),
+        None => session.commands += 1,
     }
     match session.replies {
+        ReplyMode::On if output.is_empty() => *output = reply.bytes,
         ReplyMode::On => output.append(&mut reply.bytes),
         ReplyMode::SkipNext => session.replies = ReplyMode::On,
         ReplyMode::Off => {}
     }
 }
 
-/// The answer of a walk, once it is done.
-pub async fn answer(worker: &Worker, session: Session, argv: Vec<Vec<u8>>) -> Vec<u8> {
+/// What a client lends to slow work.
+#[derive(Default)]
+pub struct Lent {
+    /// Where the keys go that it reads.
+    pub tracker: Option<Arc<Tracker>>,
+    /// What it does, if that is a transaction, and what the client watched.
+    pub transaction: Option<(Transaction, Option<Arc<Watch>>)>,
+}
+
+/// The answer of a walk, or of what concerns many elements, once it is done.
+pub async fn answer(worker: &Worker, session: Session, argv: Vec<Vec<u8>>, lent: Lent) -> Vec<u8> {
     let (done, answer) = oneshot::channel();
     let protocol = session.protocol;
     let owner = session.lasting_reach().owner();
     let work = move |worker: &Worker| {
         // Whoever asked may have left.
         if !done.is_closed() {
-            let _ = done.send(walk(worker, session, &argv));
+            let words: Vec<&[u8]> = argv.iter().map(Vec::as_slice).collect();
+            let walks = worker.node.table.resolve(&words).is_ok_and(|of| may_walk(of.row));
+            let _ = done.send(if walks {
+                walk(worker, session, &words)
+            } else {
+                large::run(worker, session, &words, lent)
+            });
         }
     };
     let put = worker.node.scripts.bench().put(owner, Box::new(work));
@@ -91,9 +115,13 @@ pub async fn answer(worker: &Worker, session: Session, argv: Vec<Vec<u8>>) -> Ve
     }
 }
 
-fn walk(worker: &Worker, mut session: Session, argv: &[Vec<u8>]) -> Vec<u8> {
+/// Whether it need not be one step.
+pub fn may_walk(row: &Row) -> bool {
+    matches!(row.full_name, "keys" | "scan" | "dbsize" | "randomkey")
+}
+
+fn walk(worker: &Worker, mut session: Session, argv: &[&[u8]]) -> Vec<u8> {
     let began = Instant::now();
-    let argv: Vec<&[u8]> = argv.iter().map(Vec::as_slice).collect();
     let mut reply = Reply::new(session.protocol);
     let (_, view) = worker.node.views.load();
     let hot = worker.hot();
@@ -101,7 +129,7 @@ fn walk(worker: &Worker, mut session: Session, argv: &[Vec<u8>]) -> Vec<u8> {
     if !renew(&mut session, &view) {
         return reply.bytes;
     }
-    let resolved = match worker.node.table.resolve(&argv) {
+    let resolved = match worker.node.table.resolve(argv) {
         Ok(resolved) => resolved,
         Err(error) => {
             reply.command_error(&error);
@@ -110,7 +138,7 @@ fn walk(worker: &Worker, mut session: Session, argv: &[Vec<u8>]) -> Vec<u8> {
     };
     let Run::OnEveryKey(handler) = resolved.row.run else { return reply.bytes };
     let (mut keys, conditions) = (KeyBuffer::new(), worker.conditions(&view, &hot));
-    if let Err(refusal) = gate::admit(worker.node.table, resolved.row, &argv, &session, &conditions, &mut keys) {
+    if let Err(refusal) = gate::admit(worker.node.table, resolved.row, argv, &session, &conditions, &mut keys) {
         reply.error(&refusal.text(conditions.detail));
         return reply.bytes;
     }
@@ -120,7 +148,7 @@ fn walk(worker: &Worker, mut session: Session, argv: &[Vec<u8>]) -> Vec<u8> {
         None => reach,
     };
     let call = Call {
-        argv: &argv,
+        argv,
         words: resolved.words,
         keys: &[],
         place: None,
@@ -157,7 +185,7 @@ fn walk(worker: &Worker, mut session: Session, argv: &[Vec<u8>]) -> Vec<u8> {
 /// One step of a walk, while nobody is alone with keys it sees.
 fn in_lane(worker: &Worker, tenant: TenantId, step: &mut dyn FnMut()) {
     let corridor = &worker.node.corridor;
-    let sees = |part: &Arc<Part>| part.tenant.id == tenant || tenant == TenantId::SHARED && !part.tenant.is_namespace();
+    let sees = |part: &Arc<Part>| part.concerns(tenant);
     loop {
         let entered = match corridor.enter(worker.lane) {
             Entry::Entered => true,

@@ -223,6 +223,119 @@ fn a_runaway_script_is_ended_and_its_neighbors_go_on_meanwhile() {
 }
 
 #[test]
+fn a_slow_script_of_a_user_without_a_tenant_stops_only_what_it_may_touch() {
+    let mut scene = Scene::new();
+    for (name, rules) in [("own", vec!["~own:*"]), ("other", vec!["~other:*", "~gx:*"])] {
+        let words = ["ACL", "SETUSER", name, "on", ">secret", "+@all"].into_iter().chain(rules);
+        scene.admin.ok(&words.collect::<Vec<_>>());
+    }
+    scene.admin.ok(&["ACL", "SETUSER", "own", "limit:script-ms=1500"]);
+    let (mut own, mut ai) = (scene.cluster.node(1).client_as("own", "secret"), scene.ai());
+    let mut other = scene.cluster.node(1).client_as("other", "secret");
+    own.send(&["EVAL", "redis.call('SET', KEYS[1], 'x') while true do redis.call('GET', KEYS[1]) end", "1", "own:1"])
+        .unwrap();
+    let began = Instant::now();
+    let slowest = longest(Duration::from_millis(1000), || {
+        ai.ok(&["SET", "ai:1", "v"]);
+        other.ok(&["SET", "other:1", "v"]);
+        let script = "return redis.call('GET', KEYS[1])";
+        assert_eq!(other.ask(&["EVAL", script, "1", "other:1"]).text().as_deref(), Some("v"));
+        ai.ok(&["MULTI"]);
+        ai.ask(&["SET", "ai:2", "v"]);
+        assert_eq!(ai.ask(&["EXEC"]).items().map(<[Value]>::len), Some(1));
+        scene.admin.ok(&["SET", "of nobody", "v"]);
+    });
+    assert!(slowest < Duration::from_millis(500), "a neighbor waited for {slowest:?}");
+    // Whoever names such a key waits for it, or is told.
+    assert_ne!(scene.admin.ask(&["GET", "own:1"]).text().as_deref(), Some("v"));
+    assert!(text(&own.read().unwrap()).contains("and what it wrote until then stays"));
+    assert!(began.elapsed() > Duration::from_millis(1400));
+    assert_eq!(scene.admin.ask(&["GET", "own:1"]).text().as_deref(), Some("x"));
+}
+
+/// Does to many elements what takes long; `parts` times 5000 of them. With `neighbor`, somebody asks at the same time.
+fn do_long_things(scene: &mut Scene, parts: i64, neighbor: bool) {
+    let (mut gw, mut ai) = (scene.gw(), scene.ai());
+    for part in 0..parts {
+        let numbers: Vec<String> = (0..5000).map(|number| ((number * 7919 + part) % 100_003).to_string()).collect();
+        for command in [&["RPUSH", "gw:list"][..], &["SADD", "gw:set"]] {
+            gw.ask(&command.iter().copied().chain(numbers.iter().map(String::as_str)).collect::<Vec<_>>());
+        }
+        let words = ["ZADD", "gw:sorted"].into_iter().chain(numbers.iter().flat_map(|of| [of.as_str(), of.as_str()]));
+        gw.ask(&words.collect::<Vec<_>>());
+    }
+    let members = match gw.ask(&["SCARD", "gw:set"]) {
+        Value::Integer(members) => members,
+        other => panic!("no number: {}", keyward_tests::show(&other)),
+    };
+    let mut waiting = scene.gw();
+    waiting.send(&["BLPOP", "gw:result", "0"]).unwrap();
+    let mut elsewhere = scene.cluster.nodes().last().expect("a node").client_as("gw", "secret");
+    let script = "redis.call('SET', KEYS[2], 'v') return #redis.call('SORT', KEYS[1], 'ALPHA')";
+    let slow: &[(&[&str], &dyn Fn(&Value) -> bool)] = &[
+        (&["SORT", "gw:list", "ALPHA", "STORE", "gw:result"], &|value| *value == Value::Integer(5000 * parts)),
+        (&["SMEMBERS", "gw:set"], &|value| value.items().is_some_and(|all| all.len() as i64 == members)),
+        (&["ZUNIONSTORE", "gw:union", "2", "gw:sorted", "gw:set"], &|value| *value == Value::Integer(members)),
+        (&["EVAL", script, "2", "gw:list", "gw:2"], &|value| *value == Value::Integer(5000 * parts)),
+        (&["SRANDMEMBER", "gw:set", "-100000"], &|value| value.items().is_some_and(|all| all.len() == 100_000)),
+    ];
+    for through_another in [false, true] {
+        for (request, is_right) in slow {
+            let client = if through_another { &mut elsewhere } else { &mut gw };
+            client.send(request).unwrap();
+            client.send(&["SET", "gw:after", "v"]).unwrap();
+            let slowest = longest(Duration::from_millis(if neighbor { 150 } else { 0 }), || {
+                assert_eq!(ai.ask(&["SET", "ai:1", "v"]).text().as_deref(), Some("OK"));
+                ai.ok(&["MULTI"]);
+                ai.ask(&["GET", "ai:1"]);
+                assert_eq!(ai.ask(&["EXEC"]).texts(), ["v"]);
+            });
+            assert!(slowest < Duration::from_millis(500), "{request:?}: a neighbor waited for {slowest:?}");
+            let answer = client.read().unwrap();
+            assert!(is_right(&answer), "{request:?}");
+            assert!(client.read().unwrap().is_ok());
+        }
+    }
+    assert_eq!(waiting.read().unwrap().texts(), ["gw:result", "0"], "who waits for what it writes is served");
+    // A transaction is one step, and what was watched counts.
+    for touched in [false, true] {
+        gw.ok(&["WATCH", "gw:watched"]);
+        if touched {
+            elsewhere.ok(&["SET", "gw:watched", "v"]);
+        }
+        gw.ok(&["MULTI"]);
+        for request in [&["SMEMBERS", "gw:set"][..], &["INCR", "gw:counter"], &["PUBLISH", "gw:news", "x"]] {
+            gw.ask(request);
+        }
+        let answer = gw.ask(&["EXEC"]);
+        match answer.items() {
+            Some([all, count, _]) if !touched => {
+                assert!(all.items().is_some_and(|all| all.len() as i64 == members) && *count == Value::Integer(1));
+            }
+            _ => assert!(touched && answer == Value::Nil, "{}", keyward_tests::show(&answer)),
+        }
+    }
+    gw.ok(&["MULTI"]);
+    gw.ask(&["SMEMBERS", "gw:set"]);
+    gw.ask(&["CLIENT", "SETNAME", "x"]);
+    assert!(gw.ask(&["EXEC"]).is_error("EXECABORT"));
+    assert!(gw.text(&["INFO", "commandstats"]).contains("cmdstat_sort:calls=4"), "they are counted as any");
+    assert!(scene.stat("cpu-us") > 50_000);
+}
+
+#[test]
+fn what_concerns_many_elements_is_done_beside_everybody_else() {
+    do_long_things(&mut Scene::new(), 20, true);
+}
+
+#[test]
+fn what_concerns_many_elements_is_the_same_through_every_node_and_on_every_copy() {
+    let mut scene = Scene::of(3);
+    do_long_things(&mut scene, 4, false);
+    scene.cluster.copies_agree("many elements were written");
+}
+
+#[test]
 fn tenants_write_side_by_side_and_the_copies_agree() {
     let mut scene = Scene::of(3);
     scene.limit("script-ms", "5000");

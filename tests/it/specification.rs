@@ -53,7 +53,16 @@ const PROVEN: &[(&str, &[&str])] = &[
         ],
     ),
     ("SCRIPT, FUNCTION", &[MATRIX, "scripts_and_libraries_belong_to_their_user_and_survive_a_restart_that_way"]),
-    ("the time of EVAL", &["a_runaway_script_is_ended_and_its_neighbors_go_on_meanwhile"]),
+    (
+        "the time of EVAL, KEYS and other long commands is their user's",
+        &[
+            "a_runaway_script_is_ended_and_its_neighbors_go_on_meanwhile",
+            "a_slow_script_of_a_user_without_a_tenant_stops_only_what_it_may_touch",
+            "a_walk_over_many_keys_is_done_beside_everybody_else",
+            "what_concerns_many_elements_is_done_beside_everybody_else",
+            "who_has_much_to_do_takes_turns_with_the_others",
+        ],
+    ),
     ("CONFIG GET, SET, RESETSTAT", &[MATRIX, "a_confined_user_is_told_why_and_connects_as_libraries_do", ROWS]),
     ("ACL", &[MATRIX, "a_confined_user_is_told_why_and_connects_as_libraries_do"]),
     ("CLUSTER, ROLE, WAIT, TIME, COMMAND", &["keys_of_a_slot_are_counted_and_listed_through_every_node", ROWS]),
@@ -122,6 +131,15 @@ const PROVEN: &[(&str, &[&str])] = &[
     ),
     ("the security checklist", &["every_item_has_a_test_that_exists"]),
     ("a burst beside a queue", &["a_burst_beside_a_queue_costs_the_queue_nothing"]),
+    (
+        "unmodified BullMQ and LiteLLM without a prefix in a namespace, nothing denied",
+        &[
+            "two workers on two nodes share the work, each job done once",
+            "a repeatable job of the older kind",
+            "test_a_response_cached_by_one_pod_is_served_by_another",
+            "test_spend_updates_queue_up_for_one_pod",
+        ],
+    ),
     ("what a tenant costs", &["a_thousand_idle_tenants_cost_little"]),
     ("grants between tenants", &["a_grant_needs_both_sides_and_reads_only"]),
     (

@@ -506,6 +506,15 @@ impl Shard {
         self.find(space, hash, key).is_some()
     }
 
+    /// How many elements a key holds; of a string, how many times so many bytes.
+    pub fn len_of(&self, space: SpaceId, hash: u64, key: &[u8], unit: usize) -> usize {
+        self.find(space, hash, key).map_or(0, |entry| match entry.value() {
+            ValueRef::Object(object) => object.len(),
+            ValueRef::Str(bytes) => bytes.len() / unit.max(1),
+            ValueRef::Int(_) => 1,
+        })
+    }
+
     /// Whether the key is there and past its expiry.
     pub fn is_overdue(&self, space: SpaceId, hash: u64, key: &[u8], now: UnixMillis) -> bool {
         self.find(space, hash, key).and_then(Entry::expires_at).is_some_and(|at| at <= now)

@@ -245,7 +245,15 @@ fn denied_finding(case: &Case<'_>, denial: &pb::Denial) -> pb::Finding {
                 let text = format!("{text}; its pattern {pattern} differs by a letter or two: a typo?");
                 return bad("denials", text, set(case.name, &format!("'~{}*'", beginning(object))));
             }
-            let rule = set(case.name, &format!("'~{}*'", beginning(object)));
+            let pattern = format!("'{}*'", beginning(object));
+            let rule = match case.tenant {
+                // Its rules hold within its tenant, whatever they say.
+                Some(own) => format!(
+                    "keywardctl tenant set OWNER export {pattern} to {0}, and keywardctl tenant set {0} import {pattern} from OWNER",
+                    own.name
+                ),
+                None => set(case.name, &format!("'~{}*'", beginning(object))),
+            };
             format!("have the application prefix its keys; or, if it may use them: {rule}")
         }
         "channel" => set(case.name, &format!("'&{object}'")),

@@ -15,6 +15,9 @@ use keyward_engine::keyspace::{SpaceId, TenantId, UnixMillis};
 /// Rounds in a row without any key to evict, after which the keys are counted anew.
 const FRUITLESS_ROUNDS_MAX: u32 = 64;
 
+/// Good candidates that somebody is alone with, until it is given up: a slow script of its owner runs.
+const KEPT_MAX: u32 = 64;
+
 /// A count of segments is good for so long, in milliseconds.
 const COUNT_IS_GOOD_MS: i64 = 100;
 
@@ -62,11 +65,17 @@ impl Hunt {
         if self.counted_for != policy || now.saturating_sub(self.counted_at) > COUNT_IS_GOOD_MS {
             self.count(node, &round);
         }
+        let mut kept = 0;
         loop {
             self.look(node, &round);
-            if self.evict_best(node, hot, &round) {
-                self.fruitless = 0;
-                return true;
+            match self.evict_best(node, hot, &round) {
+                Some(true) => {
+                    self.fruitless = 0;
+                    return true;
+                }
+                Some(false) => {}
+                None if kept == KEPT_MAX => return false,
+                None => kept += 1,
             }
             self.fruitless += 1;
             if self.fruitless.is_multiple_of(FRUITLESS_ROUNDS_MAX) || self.targets.is_empty() {
@@ -103,20 +112,24 @@ impl Hunt {
         let random = (u128::from(self.random) * 0xd1b5_4a32_d192_ed03) as u64;
         let drawn = ((u128::from(random ^ random >> 32) * u128::from(*sum)) >> 64) as u64;
         let at = self.targets.partition_point(|(up_to, _, _)| *up_to <= drawn);
-        if let Some((_, index, space)) = self.targets.get(at) {
+        if let Some((_, index, space)) = self.targets.get(at).filter(|(_, index, _)| !node.shards.keeps_shard(*index)) {
             node.shards.with(*index, |shard| shard.look_for_candidates(*index, *space, round, &mut self.pool));
         }
     }
 
-    fn evict_best(&mut self, node: &Node, hot: &Hot, round: &Round) -> bool {
+    /// Whether a key went; `None`: somebody is alone with the best, and finds it as it was.
+    fn evict_best(&mut self, node: &Node, hot: &Hot, round: &Round) -> Option<bool> {
         while let Some(best) = self.pool.take_best() {
+            if node.corridor.keeps(best.space.tenant, &best.key) || node.shards.keeps_shard(best.place.shard) {
+                return None;
+            }
             let gone = node.remove_in_background(best.place.shard, best.space, hot.events, |shard, effects| {
                 shard.evict(&best, round, effects).into_iter().collect()
             });
             if gone > 0 {
-                return true;
+                return Some(true);
             }
         }
-        false
+        Some(false)
     }
 }

@@ -5,6 +5,7 @@ use crate::journal::Journal;
 use crate::observers::Presence;
 use keyward_engine::keyspace::{EveryKey, Keys, SpaceId};
 use keyward_engine::scope::Reach;
+use std::time::Duration;
 
 /// The keys of one call.
 pub(super) struct Every<'a, 'b> {
@@ -14,8 +15,13 @@ pub(super) struct Every<'a, 'b> {
     pub(super) journal: &'a Journal,
     /// Surrounds each step on one shard.
     pub(super) apart: Apart<'a>,
+    /// It is done on a thread that may wait.
+    pub(super) waits: bool,
     pub(super) everything_changed: bool,
 }
+
+/// Between two looks at a shard that is kept.
+const KEPT_PAUSE: Duration = Duration::from_micros(200);
 
 impl EveryKey for Every<'_, '_> {
     fn reach(&self) -> &Reach {
@@ -28,6 +34,10 @@ impl EveryKey for Every<'_, '_> {
 
     fn with_shard(&mut self, index: u32, with: &mut dyn FnMut(&mut Keys<'_>)) {
         let apart = self.apart;
+        // Whoever is in a lane keeps others waiting who close some of it.
+        while self.waits && self.shards.keeps_shard(index) {
+            std::thread::sleep(KEPT_PAUSE);
+        }
         apart(&mut || {
             let mut held = self.shards.slots[index as usize].0.lock();
             self.run(&mut [(index, &mut held)], with);

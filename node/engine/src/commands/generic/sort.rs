@@ -18,6 +18,9 @@ use std::cmp::Ordering;
 /// Elements that several GETs may make of fewer: a small request must not hold the shards, and memory, without end.
 const RESULTS_MAX: usize = 1 << 22;
 
+/// Elements a confined user may sort by other keys: every shard is locked meanwhile, and its neighbors' keys with it.
+const FURTHER_MAX: usize = 10_000;
+
 /// Which option makes a request read keys it does not name, as far as permissions go: Redis takes every GET for one.
 pub(super) fn looks_further(argv: &[&[u8]]) -> Option<&'static str> {
     let options = parse_sort(argv).ok()?;
@@ -37,6 +40,10 @@ pub(super) fn sort(all: &mut dyn EveryKey, args: Args<'_>, reply: &mut Reply) ->
     let external = options.by.is_some_and(is_pattern) || options.get.iter().any(|pattern| is_pattern(pattern));
     let mut result = Ok(());
     let run = &mut |keys: &mut Keys<'_>| result = sort_locked(keys, argv, &options, external, reply);
+    if external && all.reach().is_confined() && len_of(all, argv[1]) > FURTHER_MAX {
+        let text = format!("BY and GET of other keys are for up to {FURTHER_MAX} elements where the user is confined");
+        return Err(CommandError::err(text));
+    }
     if external {
         all.with_all(run);
     } else {
@@ -44,6 +51,17 @@ pub(super) fn sort(all: &mut dyn EveryKey, args: Args<'_>, reply: &mut Reply) ->
         all.with_keys(&named, run);
     }
     result
+}
+
+fn len_of(all: &mut dyn EveryKey, key: &[u8]) -> usize {
+    let mut len = 0;
+    all.with_keys(&[key], &mut |keys| {
+        len = keys.peek(key).map_or(0, |entry| match entry.value() {
+            ValueRef::Object(object) => object.len(),
+            _ => 0,
+        });
+    });
+    len
 }
 
 fn sort_locked(

@@ -1,0 +1,357 @@
+//! Commands on so many elements that a data thread has no time for them: `SMEMBERS`, `SORT`, `ZUNIONSTORE` on what holds
+//! a million.
+//!
+//! ```text
+//!   a confined user's request ─► how many elements may it concern? ─few──► run where it was read
+//!                                            └ more than AT_ONCE ────────► a thread for slow work ([`crate::bench`]):
+//!                                              alone with the keys of its user ([`Extent`]), their shards marked as kept
+//! ```
+//! What a tenant keeps waiting with it is itself. Others go on beside it, and whoever needs a key that shares a shard with
+//! one of these is set aside until it is free ([`Shards::keep`]), so no data thread waits with it. Within a transaction and
+//! within a script it holds as well: those go where there is time for them before they begin.
+//!
+//! The estimate is by arguments first, by lengths second, and never low: a range without a limit counts as the whole. Users
+//! with every key are spared the look: what they do concerns everybody anyway. This file knows what commands look at, not what
+//! they do with it.
+
+use crate::batch::{Batch, Prepared};
+use crate::connection::{Lane, renew};
+use crate::corridor::Extent;
+use crate::gate::Memory;
+use crate::scripts;
+use crate::shards::Shards;
+use crate::walks::{self, Lent};
+use crate::worker::Worker;
+use keyward_acl::KeyUse;
+use keyward_engine::command::Run;
+use keyward_engine::keyspace::SpaceId;
+use keyward_engine::reply::Reply;
+use keyward_engine::session::Session;
+use keyward_engine::table::{Row, Table};
+use keyward_proto::resp::Decoder;
+use std::sync::{Arc, OnceLock};
+
+/// Elements a data thread has time for: some milliseconds, whatever is done with them.
+const AT_ONCE: usize = 10_000;
+
+/// Bytes of a string that take as long as an element.
+const BYTES_PER_ELEMENT: usize = 64;
+
+/// What a command looks at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Span {
+    /// A few elements, however many there are; or as many as it has arguments.
+    Few,
+    /// Everything its keys hold.
+    All,
+    /// Every key there is, if its user may not touch all of them.
+    KeyByKey,
+    /// Everything its keys hold, each byte with each of the other.
+    Product,
+    /// What lies between two indexes: the arguments at this place and the next.
+    Indexes(usize),
+    /// The same, unless it goes by scores or names.
+    Range(usize),
+    /// Up to `LIMIT offset count`.
+    Limit,
+    /// As many as `COUNT` says, from this argument on, or few.
+    Count(usize),
+    /// Up to `COUNT`, or everything.
+    Page,
+    /// The same among the options of `XREAD`.
+    Read,
+    /// As many as this argument says.
+    Number(usize),
+    /// Bytes of this argument.
+    Bytes(usize),
+}
+
+/// What each command looks at, by its number.
+fn span(table: &Table, row: &Row) -> Span {
+    static SPANS: OnceLock<Box<[Span]>> = OnceLock::new();
+    let spans = SPANS.get_or_init(|| {
+        let mut spans = vec![Span::Few; table.rows().len()];
+        table.rows().iter().for_each(|row| spans[usize::from(row.id)] = span_of(row.full_name));
+        spans.into()
+    });
+    spans[usize::from(row.id)]
+}
+
+fn span_of(full_name: &str) -> Span {
+    match full_name {
+        "smembers"
+        | "hgetall"
+        | "hkeys"
+        | "hvals"
+        | "sort"
+        | "sort_ro"
+        | "copy"
+        | "dump"
+        | "lrem"
+        | "lpos"
+        | "linsert"
+        | "sunion"
+        | "sunionstore"
+        | "sdiff"
+        | "sdiffstore"
+        | "sinter"
+        | "sinterstore"
+        | "sintercard"
+        | "zunion"
+        | "zunionstore"
+        | "zinter"
+        | "zinterstore"
+        | "zintercard"
+        | "zdiff"
+        | "zdiffstore"
+        | "zremrangebyscore"
+        | "zremrangebylex"
+        | "geosearch"
+        | "geosearchstore"
+        | "georadius"
+        | "georadius_ro"
+        | "georadiusbymember"
+        | "georadiusbymember_ro"
+        | "bitcount"
+        | "bitpos"
+        | "bitop"
+        | "bitfield"
+        | "setbit"
+        | "setrange"
+        | "append"
+        | "xinfo|stream" => Span::All,
+        "lcs" => Span::Product,
+        "lrange" | "zrevrange" | "zremrangebyrank" | "getrange" | "substr" => Span::Indexes(2),
+        "zrange" => Span::Range(2),
+        "zrangestore" => Span::Range(3),
+        "zrangebyscore" | "zrevrangebyscore" | "zrangebylex" | "zrevrangebylex" => Span::Limit,
+        "xrange" | "xrevrange" => Span::Page,
+        "xread" | "xreadgroup" => Span::Read,
+        "hscan" | "sscan" | "zscan" | "lmpop" | "zmpop" => Span::Count(3),
+        "srandmember" | "zrandmember" | "hrandfield" | "spop" | "lpop" | "rpop" | "zpopmin" | "zpopmax" => {
+            Span::Number(2)
+        }
+        "restore" => Span::Bytes(3),
+        "flushdb" | "flushall" => Span::KeyByKey,
+        _ => Span::Few,
+    }
+}
+
+fn number(argv: &[&[u8]], at: usize) -> Option<i64> {
+    std::str::from_utf8(argv.get(at)?).ok()?.parse().ok()
+}
+
+/// Where an option is named, from this argument on.
+fn options<'a>(argv: &'a [&[u8]], from: usize, word: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
+    (from..argv.len()).filter(move |at| argv[*at].eq_ignore_ascii_case(word))
+}
+
+/// The number, as far as it can be one of elements.
+fn count(number: Option<i64>) -> usize {
+    number.filter(|number| *number >= 0).and_then(|number| usize::try_from(number).ok()).unwrap_or(usize::MAX)
+}
+
+/// How many elements lie between two indexes, if that can be told without their number.
+fn between(argv: &[&[u8]], at: usize) -> usize {
+    match (number(argv, at), number(argv, at + 1)) {
+        (Some(from), Some(to)) if (from < 0) == (to < 0) => {
+            count(Some(to.saturating_sub(from).saturating_add(1).max(0)))
+        }
+        _ => usize::MAX,
+    }
+}
+
+fn is_by_index(argv: &[&[u8]], at: usize) -> bool {
+    options(argv, at + 2, b"byscore").chain(options(argv, at + 2, b"bylex")).next().is_none()
+}
+
+/// How many entries `XREAD` reads of each stream. Who waits for something new is not sent away to wait.
+fn read(argv: &[&[u8]]) -> usize {
+    let (mut at, mut most) = (1, usize::MAX);
+    while let Some(word) = argv.get(at) {
+        match word.to_ascii_lowercase().as_slice() {
+            b"streams" => break,
+            b"block" => return 0,
+            b"group" => at += 3,
+            b"count" => {
+                most = count(number(argv, at + 1).filter(|number| *number > 0));
+                at += 2;
+            }
+            _ => at += 1,
+        }
+    }
+    most
+}
+
+impl Span {
+    /// Elements the command looks at by its arguments alone.
+    fn bound(self, argv: &[&[u8]]) -> usize {
+        match self {
+            Span::Few => 0,
+            Span::All | Span::Product | Span::KeyByKey => usize::MAX,
+            Span::Indexes(at) => between(argv, at),
+            Span::Range(at) if is_by_index(argv, at) => between(argv, at),
+            Span::Limit | Span::Range(_) => {
+                let limit = |at| count(number(argv, at + 1)).saturating_add(count(number(argv, at + 2)));
+                options(argv, 4, b"limit").map(limit).max().unwrap_or(usize::MAX)
+            }
+            Span::Count(from) => options(argv, from, b"count").map(|at| count(number(argv, at + 1))).max().unwrap_or(0),
+            Span::Page => options(argv, 4, b"count").map(|at| count(number(argv, at + 1))).max().unwrap_or(usize::MAX),
+            Span::Read => read(argv),
+            Span::Number(at) => {
+                number(argv, at).map_or(0, |number| usize::try_from(number.unsigned_abs()).unwrap_or(usize::MAX))
+            }
+            Span::Bytes(at) => argv.get(at).map_or(0, |bytes| bytes.len() / BYTES_PER_ELEMENT),
+        }
+    }
+
+    /// Whether it may return more than there is.
+    fn repeats(self, argv: &[&[u8]]) -> bool {
+        matches!(self, Span::Number(at) if number(argv, at).is_some_and(|number| number < 0))
+            || matches!(self, Span::Bytes(_))
+    }
+}
+
+/// Whether a request may take longer than a data thread has time for.
+#[inline]
+pub fn is_long(worker: &Worker, session: &Session, row: &Row, argv: &[&[u8]], keys: &[KeyUse<'_>]) -> bool {
+    let span = span(worker.node.table, row);
+    if span == Span::Few && argv.len() <= AT_ONCE || !matches!(row.run, Run::OnKeys(_) | Run::OnEveryKey(_)) {
+        return false;
+    }
+    if span == Span::KeyByKey {
+        return session.reach(row).filters_keys() && worker.node.shards.count_keys(session.tenant, AT_ONCE) > AT_ONCE;
+    }
+    if argv.len() > AT_ONCE {
+        return true;
+    }
+    let bound = span.bound(argv);
+    bound > AT_ONCE && (span.repeats(argv) || holds_many(&worker.node.shards, session.space(), keys, span))
+}
+
+fn holds_many(shards: &Shards, space: SpaceId, keys: &[KeyUse<'_>], span: Span) -> bool {
+    let unit = if span == Span::Product { 1 } else { BYTES_PER_ELEMENT };
+    let mut all = 0_usize;
+    let mut product = 1_usize;
+    for named in keys {
+        let len = shards.len_of(space, named.key, unit);
+        all = all.saturating_add(len);
+        product = product.saturating_mul(len);
+    }
+    if span == Span::Product { product > AT_ONCE * BYTES_PER_ELEMENT } else { all > AT_ONCE }
+}
+
+/// Whether requests of this user are looked at at all.
+#[inline]
+pub fn concerns(session: &Session) -> bool {
+    session.login.as_ref().is_some_and(|login| login.policy.is_confined())
+}
+
+/// The same for one whose keys are not known yet, walks over many keys included.
+pub fn takes_long(worker: &Worker, session: &Session, row: &Row, argv: &[&[u8]]) -> bool {
+    let mut keys = Vec::new();
+    worker.node.table.keys_of(row, argv, &mut keys);
+    is_long(worker, session, row, argv, &keys) || walks::is_long(worker, session, row, argv)
+}
+
+/// Runs a long request, or a transaction with one, on a thread for slow work.
+pub fn run(worker: &Worker, mut session: Session, argv: &[&[u8]], lent: Lent) -> Vec<u8> {
+    let mut reply = Reply::new(session.protocol);
+    let keys = keys_of(worker.node.table, argv, &lent);
+    let named = || keys.iter().map(Vec::as_slice);
+    let memory = match &lent.transaction {
+        // It was looked for when EXEC was read.
+        Some(_) => Memory::Enough,
+        None => scripts::look_for_memory(worker, &session, named()),
+    };
+    let Some((closed, (generation, view))) = scripts::be_alone(worker, &session, &Extent::of(&session), named()) else {
+        reply.error(scripts::SHIFTED);
+        return reply.bytes;
+    };
+    let hot = worker.hot();
+    let lane = Lane::new(Decoder::new(hot.decoder.clone()), generation, Arc::clone(&view));
+    if !renew(&mut session, &view) {
+        return reply.bytes;
+    }
+    let mut scratch = worker.scratch.borrow_mut();
+    let outer = std::mem::replace(&mut scratch.reply, reply);
+    scratch.reply.bytes_max = hot.reply_bytes_max();
+    let mut batch = Batch::new(worker, None, worker.now_ms(), worker.conditions(&view, &hot), hot);
+    batch.conditions.memory = memory;
+    batch.tracker = lent.tracker;
+    let kept = worker.node.shards.keep(named());
+    match lent.transaction {
+        Some(transaction) => batch.execute_apart(&mut session, &lane, transaction, &closed, &mut scratch),
+        None => batch.run_apart(&mut session, &lane, Prepared::of(worker, argv), &closed, &mut scratch),
+    }
+    drop(kept);
+    batch.serve_ready(&view, Some(&closed).filter(|closed| closed.is_part()), &mut scratch);
+    let ready = std::mem::take(&mut scratch.calls.ready);
+    worker.node.shards.tracking.deliver();
+    drop((batch, closed));
+    let reply = std::mem::replace(&mut scratch.reply, outer);
+    drop(scratch);
+    worker.node.replication.log.tell();
+    scripts::serve_later(worker, ready);
+    reply.bytes
+}
+
+fn keys_of(table: &Table, argv: &[&[u8]], lent: &Lent) -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    let mut add = |argv: &[&[u8]]| {
+        let mut keys = Vec::new();
+        if let Ok(resolved) = table.resolve(argv) {
+            table.keys_of(resolved.row, argv, &mut keys);
+        }
+        all.extend(keys.iter().map(|named| named.key.to_vec()));
+    };
+    match &lent.transaction {
+        None => add(argv),
+        Some((transaction, _)) => transaction.requests.iter().for_each(|request| {
+            let argv: Vec<&[u8]> = request.iter().map(Vec::as_slice).collect();
+            add(&argv);
+        }),
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bound(request: &str) -> usize {
+        let argv: Vec<&[u8]> = request.split(' ').map(str::as_bytes).collect();
+        span_of(&argv[0].to_ascii_lowercase().iter().map(|byte| char::from(*byte)).collect::<String>()).bound(&argv)
+    }
+
+    #[test]
+    fn arguments_bound_what_is_looked_at() {
+        for (request, expected) in [
+            ("GET k", 0),
+            ("LRANGE k 0 9", 10),
+            ("LRANGE k -10 -1", 10),
+            ("LRANGE k 5 2", 0),
+            ("LRANGE k 0 -1", usize::MAX),
+            ("LRANGE k 0 x", usize::MAX),
+            ("ZRANGE k 0 99 REV", 100),
+            ("ZRANGE k 0 99 BYSCORE", usize::MAX),
+            ("ZRANGE k 0 99 BYSCORE LIMIT 10 5", 15),
+            ("ZRANGEBYSCORE k -inf +inf limit 0 -1", usize::MAX),
+            ("XRANGE k - + COUNT 7", 7),
+            ("XRANGE k - +", usize::MAX),
+            ("XREAD BLOCK 0 STREAMS k 0", 0),
+            ("XREAD STREAMS k 0", usize::MAX),
+            ("XREAD STREAMS count 5 0 0", usize::MAX),
+            ("XREADGROUP GROUP count 5 COUNT 7 STREAMS k >", 7),
+            ("XREADGROUP GROUP count 5 STREAMS k >", usize::MAX),
+            ("SSCAN k 0", 0),
+            ("SSCAN k 0 COUNT 100000", 100_000),
+            ("LMPOP 1 k LEFT", 0),
+            ("SRANDMEMBER k", 0),
+            ("SRANDMEMBER k -70000", 70_000),
+            ("SMEMBERS k", usize::MAX),
+        ] {
+            assert_eq!(bound(request), expected, "{request}");
+        }
+    }
+}
