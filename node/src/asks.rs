@@ -210,6 +210,13 @@ fn log_in(worker: &Worker, connection: &Connection, attempt: LoginAttempt, reply
                 reply.error("ERR the tenant of this user is retired");
                 return false;
             }
+            let confined = login.as_ref().is_some_and(|login| login.policy.is_confined());
+            if connection.in_spare_place.get() && confined {
+                worker.stats.rejected.add(1);
+                connection.session.borrow_mut().closing = true;
+                reply.error("ERR max number of clients reached");
+                return false;
+            }
             if let Err(text) = connection.seats.take(worker, login.as_ref(), true) {
                 reply.error(&text);
                 return false;

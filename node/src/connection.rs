@@ -102,6 +102,8 @@ pub struct Connection {
     pub caching: Cell<Option<bool>>,
     /// What is left of a transaction that had to wait in the middle.
     pub remaining: RefCell<Option<Remaining>>,
+    /// It came when `maxclients` were there: only users with every key may stay.
+    pub in_spare_place: Cell<bool>,
     /// A transaction on its way to a thread for slow work, and what its client watched.
     pub apart: RefCell<Option<(Transaction, Option<Arc<Watch>>)>>,
     /// The data moved: it is to follow before its next request.
@@ -139,6 +141,7 @@ impl Connection {
             tracking: RefCell::new(None),
             caching: Cell::new(None),
             remaining: RefCell::new(None),
+            in_spare_place: Cell::new(false),
             apart: RefCell::new(None),
             moves: Cell::new(false),
             link_seats: RefCell::default(),

@@ -245,8 +245,17 @@ impl Deref for Node {
     }
 }
 
-/// A place among `maxclients`; given back when dropped by [`Node::leave_client`].
-pub struct ClientPlace;
+/// Places beyond `maxclients` for users with every key, so that nobody locks them out.
+const SPARE_PLACES: u64 = 32;
+
+/// A place among `maxclients`; given back by [`Node::leave_client`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ClientPlace {
+    /// Anybody's.
+    Usual,
+    /// For those who see everything: others are refused when they log in.
+    Spare,
+}
 
 impl Node {
     fn of_group(group: GroupId, common: &Arc<Common>, layout: Layout, view: View) -> Node {
@@ -298,9 +307,12 @@ impl Node {
     /// Counts a new client, if there is room.
     pub fn enter_client(&self) -> Option<ClientPlace> {
         let max = self.live.hot().clients_max;
+        // Somebody who has yet to say who it is may be one who mends what is wrong here.
+        let strangers_log_in = self.views.load().1.anonymous().is_none();
+        let all = if strangers_log_in { max + SPARE_PLACES } else { max };
         let entered =
-            self.clients.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| (count < max).then_some(count + 1));
-        entered.is_ok().then_some(ClientPlace)
+            self.clients.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| (count < all).then_some(count + 1));
+        entered.ok().map(|before| if before < max { ClientPlace::Usual } else { ClientPlace::Spare })
     }
 
     /// A client left.

@@ -87,7 +87,11 @@ fn clients(node: &Node, session: &Session) -> Fields {
     let limit = session.login.as_ref().map_or(0, |login| login.limit(|limits| limits.connections));
     fields! {
         "connected_clients" => usage.connections,
-        "maxclients" => if limit == 0 { node.live.hot().clients_max } else { limit },
+        "maxclients" => match limit {
+            0 if session.login.as_ref().is_some_and(|login| login.tenant.is_some()) => node.live.hot().clients_max / 2,
+            0 => node.live.hot().clients_max,
+            limit => limit,
+        },
         "blocked_clients" => usage.blocked,
     }
 }

@@ -230,6 +230,16 @@ pub fn note_limit(worker: &Worker, session: &Session) {
     }
 }
 
+/// Connections to this node that a user or its tenant may have. A tenant of which nothing is said leaves half of all places to
+/// others.
+pub fn connections_max(worker: &Worker, login: &Login, limits: &keyward_engine::tenancy::Limits) -> u64 {
+    let is_tenants = login.tenant.as_ref().is_some_and(|tenant| std::ptr::eq(&tenant.limits, limits));
+    match limits.connections {
+        0 if is_tenants => (worker.hot().clients_max / 2).max(1),
+        limit => limit,
+    }
+}
+
 /// The places a client has among the connections of its user and tenant; given back when dropped.
 #[derive(Default)]
 pub struct Seats(RefCell<Vec<Arc<Account>>>);
@@ -246,7 +256,7 @@ impl Seats {
         };
         for (limits, account) in login.accounts() {
             let is_held = held.iter().any(|known| Arc::ptr_eq(known, account));
-            let limit = if enforce { limits.connections } else { 0 };
+            let limit = if enforce { connections_max(worker, login, limits) } else { 0 };
             if is_held || account.connections.take(1, limit) {
                 next.push(Arc::clone(account));
                 continue;
@@ -255,10 +265,7 @@ impl Seats {
             release(&mut taken);
             login.accounts().for_each(|(_, account)| account.lane(worker.lane).connections_refused.add(1));
             let whose = login.whose(|limits| limits.connections);
-            return Err(format!(
-                "ERR max number of clients reached: {whose} has its {} connections to this node",
-                limits.connections
-            ));
+            return Err(format!("ERR max number of clients reached: {whose} has its {limit} connections to this node"));
         }
         let kept = |account: &Arc<Account>| next.iter().any(|known| Arc::ptr_eq(known, account));
         let mut gone: Vec<Arc<Account>> = held.drain(..).filter(|account| !kept(account)).collect();

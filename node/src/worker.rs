@@ -12,7 +12,7 @@ use crate::insight::{self, audit::AuditEvent};
 use crate::live::Hot;
 use crate::memory::{Claim, Evictor};
 use crate::moving;
-use crate::node::Node;
+use crate::node::{ClientPlace, Node};
 use crate::rounds::Member;
 use crate::shards::{CallSpace, Needed};
 use crate::socket::{Socket, Sockets};
@@ -193,7 +193,7 @@ impl Worker {
 
     /// A new client: greets nobody, counts it, serves it until it ends.
     pub async fn serve(self: Rc<Self>, stream: TcpStream) {
-        let Some(_place) = self.node.enter_client() else {
+        let Some(place) = self.node.enter_client() else {
             self.stats.rejected.add(1);
             // Best effort: whoever floods us need not read why.
             let _ = rustix::net::send(&stream, b"-ERR max number of clients reached\r\n", SendFlags::NOSIGNAL);
@@ -207,8 +207,9 @@ impl Worker {
         let session = Session::new(id, address, local, self.now_ms(), None);
         let connection = Rc::new(Connection::new(session, self.hot().mail_bytes_max, &self.node.views));
         self.stats.accepted.add(1);
-        let Ok(socket) = self.socket(stream) else { return };
+        connection.in_spare_place.set(place == ClientPlace::Spare);
         let registered = self.register(id, &connection);
+        let Ok(socket) = self.socket(stream) else { return };
         connection::serve(Rc::clone(&self), socket, connection).await;
         drop(registered);
     }

@@ -253,6 +253,9 @@ fn a_slow_script_of_a_user_without_a_tenant_stops_only_what_it_may_touch() {
     assert_eq!(scene.admin.ask(&["GET", "own:1"]).text().as_deref(), Some("x"));
 }
 
+/// Whether an answer is right.
+type IsRight<'a> = &'a dyn Fn(&Value) -> bool;
+
 /// Does to many elements what takes long; `parts` times 5000 of them. With `neighbor`, somebody asks at the same time.
 fn do_long_things(scene: &mut Scene, parts: i64, neighbor: bool) {
     let (mut gw, mut ai) = (scene.gw(), scene.ai());
@@ -269,10 +272,10 @@ fn do_long_things(scene: &mut Scene, parts: i64, neighbor: bool) {
         other => panic!("no number: {}", keyward_tests::show(&other)),
     };
     let mut waiting = scene.gw();
-    waiting.send(&["BLPOP", "gw:result", "0"]).unwrap();
+    waiting.send(&["BLPOP", "gw:result", "0"]).expect("the connection stands");
     let mut elsewhere = scene.cluster.nodes().last().expect("a node").client_as("gw", "secret");
     let script = "redis.call('SET', KEYS[2], 'v') return #redis.call('SORT', KEYS[1], 'ALPHA')";
-    let slow: &[(&[&str], &dyn Fn(&Value) -> bool)] = &[
+    let slow: &[(&[&str], IsRight<'_>)] = &[
         (&["SORT", "gw:list", "ALPHA", "STORE", "gw:result"], &|value| *value == Value::Integer(5000 * parts)),
         (&["SMEMBERS", "gw:set"], &|value| value.items().is_some_and(|all| all.len() as i64 == members)),
         (&["ZUNIONSTORE", "gw:union", "2", "gw:sorted", "gw:set"], &|value| *value == Value::Integer(members)),
@@ -282,8 +285,8 @@ fn do_long_things(scene: &mut Scene, parts: i64, neighbor: bool) {
     for through_another in [false, true] {
         for (request, is_right) in slow {
             let client = if through_another { &mut elsewhere } else { &mut gw };
-            client.send(request).unwrap();
-            client.send(&["SET", "gw:after", "v"]).unwrap();
+            client.send(request).expect("the connection stands");
+            client.send(&["SET", "gw:after", "v"]).expect("the connection stands");
             let slowest = longest(Duration::from_millis(if neighbor { 150 } else { 0 }), || {
                 assert_eq!(ai.ask(&["SET", "ai:1", "v"]).text().as_deref(), Some("OK"));
                 ai.ok(&["MULTI"]);
@@ -291,12 +294,16 @@ fn do_long_things(scene: &mut Scene, parts: i64, neighbor: bool) {
                 assert_eq!(ai.ask(&["EXEC"]).texts(), ["v"]);
             });
             assert!(slowest < Duration::from_millis(500), "{request:?}: a neighbor waited for {slowest:?}");
-            let answer = client.read().unwrap();
+            let answer = client.read().expect("the connection stands");
             assert!(is_right(&answer), "{request:?}");
-            assert!(client.read().unwrap().is_ok());
+            assert!(client.read().expect("the connection stands").is_ok());
         }
     }
-    assert_eq!(waiting.read().unwrap().texts(), ["gw:result", "0"], "who waits for what it writes is served");
+    assert_eq!(
+        waiting.read().expect("the connection stands").texts(),
+        ["gw:result", "0"],
+        "who waits for what it writes is served"
+    );
     // A transaction is one step, and what was watched counts.
     for touched in [false, true] {
         gw.ok(&["WATCH", "gw:watched"]);
@@ -417,4 +424,40 @@ fn who_has_much_to_do_takes_turns_with_the_others() {
             assert_eq!(client.read().unwrap(), Value::Nil);
         }
     }
+}
+
+#[test]
+fn a_tenant_leaves_places_to_others_and_platform_users_always_get_in() {
+    let cluster = Cluster::of(1).flag("maxclients", "20").start();
+    let mut default = cluster.node(1).client();
+    default.ok(&["ACL", "SETUSER", "root", "on", ">secret", "~*", "&*", "+@all"]);
+    let mut admin = cluster.node(1).client_as("root", "secret");
+    admin.ok(&["ACL", "SETUSER", "default", "off"]);
+    for tenant in ["gw", "ai"] {
+        admin.ok(&["ACL", "SETUSER", tenant, "on", ">secret", "~*", "+@all"]);
+        admin.ok(&["TENANT", "CREATE", tenant, "PREFIX", &format!("{tenant}:"), "USER", tenant]);
+    }
+    let mut flood: Vec<Client> = Vec::new();
+    let refused = loop {
+        let mut client = cluster.node(1).client();
+        match client.ask(&["AUTH", "gw", "secret"]) {
+            reply if reply.is_ok() => flood.push(client),
+            reply => break text(&reply),
+        }
+    };
+    assert_eq!(flood.len(), 10, "half of them");
+    assert_eq!(refused, "ERR max number of clients reached: tenant gw has its 10 connections to this node");
+    cluster.node(1).client_as("ai", "secret").ok(&["SET", "ai:1", "v"]);
+    // Strangers take what is left; who has yet to log in finds a place only if it sees everything.
+    let mut strangers: Vec<Client> = (0..12).map(|_| cluster.node(1).client()).collect();
+    strangers.iter_mut().for_each(|stranger| drop(stranger.ask(&["PING"])));
+    let mut late = cluster.node(1).client();
+    assert_eq!(text(&late.ask(&["AUTH", "ai", "secret"])), "ERR max number of clients reached");
+    let mut mending = cluster.node(1).client_as("root", "secret");
+    assert!(mending.text(&["INFO", "clients"]).contains("maxclients:20"));
+    mending.ok(&["ACL", "SETUSER", "gw", "off"]);
+    wait_until("there is room again", || {
+        strangers.clear();
+        cluster.node(1).client().ask(&["AUTH", "ai", "secret"]).is_ok().then_some(())
+    });
 }

@@ -96,6 +96,10 @@ pub struct Limits {
     pub events: EventClass,
 }
 
+/// How long a script of a tenant may run if nothing is said, in milliseconds: as long as Redis lets one run before others
+/// are told that it is busy. Threads for slow work are few, and a neighbor's work waits for them, too.
+const SCRIPT_MS: u64 = 5000;
+
 /// What a setting's value looks like.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Kind {
@@ -123,11 +127,19 @@ pub const SETTINGS: &[Setting] = &[
     Setting { name: "ops-per-second", kind: Kind::Count, meaning: "Operations, weighted by work, on each node." },
     Setting { name: "bytes-per-second", kind: Kind::Bytes, meaning: "Bytes in and out, on each node." },
     Setting { name: "cpu-ms-per-second", kind: Kind::Count, meaning: "Processor time, on each node." },
-    Setting { name: "connections", kind: Kind::Count, meaning: "Connections to each node." },
+    Setting {
+        name: "connections",
+        kind: Kind::Count,
+        meaning: "Connections to each node; if it is not said, half of maxclients.",
+    },
     Setting { name: "blocked-clients", kind: Kind::Count, meaning: "Clients that wait for keys." },
     Setting { name: "subscriptions", kind: Kind::Count, meaning: "Channels and patterns of all clients." },
     Setting { name: "output-bytes", kind: Kind::Bytes, meaning: "What one client has yet to read." },
-    Setting { name: "script-ms", kind: Kind::Count, meaning: "How long one script may run." },
+    Setting {
+        name: "script-ms",
+        kind: Kind::Count,
+        meaning: "How long one script may run; if it is not said, 5000. 0: as long as it likes.",
+    },
     Setting { name: "value-bytes", kind: Kind::Bytes, meaning: "The longest argument of a write." },
     Setting {
         name: "notify-keyspace-events",
@@ -171,7 +183,12 @@ impl Limits {
     /// Those of a single user, by its rules.
     pub fn of_user(limits: &[(LimitName, u64)]) -> Limits {
         let texts: Vec<(&str, String)> = limits.iter().map(|(name, value)| (name.text(), value.to_string())).collect();
-        Limits::of(texts.iter().map(|(name, value)| (*name, value.as_str())))
+        let limits = Limits::of(texts.iter().map(|(name, value)| (*name, value.as_str())));
+        // What is not said of a user is its tenant's business.
+        Limits {
+            script_ms: if texts.iter().any(|(name, _)| *name == "script-ms") { limits.script_ms } else { 0 },
+            ..limits
+        }
     }
 
     /// Compiles settings. What is not understood is left out.
@@ -190,7 +207,7 @@ impl Limits {
             blocked: count("blocked-clients"),
             subscriptions: count("subscriptions"),
             output: size("output-bytes"),
-            script_ms: count("script-ms"),
+            script_ms: text("script-ms").map_or(SCRIPT_MS, |value| value.parse().unwrap_or(SCRIPT_MS)),
             value: size("value-bytes"),
             keeps_data: text("flush") == Some("deny"),
             events: events(text("notify-keyspace-events").unwrap_or_default()).unwrap_or_default(),
