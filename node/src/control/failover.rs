@@ -47,6 +47,9 @@ const PROBE_AFTER: Duration = Duration::from_millis(300);
 /// How long a connection for that may take. A machine that is gone answers nothing; silence decides then.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
 
+/// Between two such questions. A process that stands still is connected to at once, and tells nothing by it.
+const PROBE_EVERY: Duration = Duration::from_millis(50);
+
 /// Between two tries to move leadership away from the primary.
 const STEER_EVERY: Duration = Duration::from_secs(5);
 
@@ -80,7 +83,10 @@ struct Reign {
     driver: Driver,
     /// Processes that were found gone, and when.
     gone: BTreeMap<Member, u64>,
+    /// Processes that are being asked.
     probing: BTreeSet<Member>,
+    /// When they were asked last.
+    probed_at: BTreeMap<Member, u64>,
     looked_at: u64,
     steered_at: u64,
     spread_at: u64,
@@ -128,6 +134,7 @@ impl Reign {
             driver,
             gone: BTreeMap::new(),
             probing: BTreeSet::new(),
+            probed_at: BTreeMap::new(),
             looked_at: boot_ms(),
             steered_at: 0,
             spread_at: 0,
@@ -185,16 +192,20 @@ impl Reign {
         seen: &BTreeMap<NodeId, Seen>,
         answers: &mpsc::Sender<Answer>,
     ) {
-        let Some(primary) = group.primary else { return };
+        let me = core.peers.identity().map(|(_, me)| me);
+        let Some(primary) = group.primary.filter(|primary| Some(primary.node) != me) else { return };
         let silent = u128::from(self.driver.silent_ms(now, primary, seen));
         let unheard = !seen.contains_key(&primary.node) && silent >= RENEW_EVERY.as_millis() / 2;
         let known_gone = self.gone.contains_key(&primary);
-        if known_gone || !(unheard || silent >= PROBE_AFTER.as_millis()) || !self.probing.insert(primary) {
+        let rests = self.probed_at.get(&primary).is_some_and(|at| now < at + millis(PROBE_EVERY));
+        if known_gone || rests || !(unheard || silent >= PROBE_AFTER.as_millis()) || !self.probing.insert(primary) {
             return;
         }
+        self.probed_at.retain(|member, _| member.node != primary.node);
+        self.probed_at.insert(primary, now);
         let (core, answers) = (core.clone(), answers.clone());
         tokio::spawn(async move {
-            let gone = core.peers.identity().is_none_or(|(_, me)| me != primary.node) && is_gone(&core, primary).await;
+            let gone = is_gone(&core, primary).await;
             let _ = answers.send(Answer::Probed(Probed { member: primary, gone })).await;
         });
     }
