@@ -35,7 +35,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// After a link ended, before the next try.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -108,12 +108,14 @@ async fn follow_one(node: &Arc<Node>, epoch: Epoch, primary: Member, address: &s
     let mut applier = Applier::new(node);
     let mut link = Link { writer, epoch, sent_ms: 0, follows: false, copying: None };
     let mut views = node.control.views();
+    let mut heard_at = Instant::now();
     loop {
         let frame = tokio::select! {
             biased;
-            // There may be another primary; the old one need not be silent for that.
+            // There may be another primary; the old one need not be silent for that. Nor does it speak by that: views may
+            // change often.
             _ = views.changed() => None,
-            frame = timeout(SILENCE, reader.next::<Frame>()) => Some(frame.map_err(io::Error::other)??),
+            frame = timeout_at(heard_at + SILENCE, reader.next::<Frame>()) => Some(frame.map_err(io::Error::other)??),
         };
         let still = matches!(Role::of(&node.views.load().1), Role::Replica { epoch: now, primary: by, .. } if now == epoch && by == primary);
         if !still {
@@ -124,6 +126,7 @@ async fn follow_one(node: &Arc<Node>, epoch: Epoch, primary: Member, address: &s
         link.sent_ms = frame.sent_ms;
         take(node, &mut applier, &mut link, frame).await?;
         link.acknowledge(replication).await?;
+        heard_at = Instant::now();
     }
 }
 
