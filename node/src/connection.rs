@@ -471,6 +471,10 @@ async fn wait_for_keys(
             if let Some(answer) = waiter.give_up() {
                 break answer;
             }
+            // The data may be here again by now: then there is nothing to move along to, and nobody else would say so.
+            if worker.at(connection.group.get()).node.views.load().1.is_primary() {
+                connection.moves.set(false);
+            }
             // Nothing was done for it here: it waits again where the data is now.
             let mut input = Vec::new();
             encode_command(&mut input, &waiter.argv);
