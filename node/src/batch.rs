@@ -1076,7 +1076,8 @@ impl<'w, 'a> Batch<'w, 'a> {
         let mut session = waiter.session.lock();
         let mut reply = Reply::new(session.protocol);
         // A user that is gone loses the connection too; until then it gets nothing.
-        let resolved = renew(&mut session, view).then(|| self.worker.node.table.resolve(&argv).ok()).flatten()?;
+        let stays = planted!(BlockedNotRechecked) || renew(&mut session, view);
+        let resolved = stays.then(|| self.worker.node.table.resolve(&argv).ok()).flatten()?;
         let Run::OnKeys(handler) = resolved.row.run else { return None };
         let mut keys = KeyBuffer::new();
         let (table, mut conditions) = (self.worker.node.table, self.conditions);

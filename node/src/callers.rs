@@ -17,6 +17,7 @@ use crate::shards::Needed;
 use crate::view::View;
 use crate::walks;
 use crate::worker::{Scratch, Worker};
+use crate::world::net::TcpStream;
 use bytes::Bytes;
 use keyward_cluster::Epoch;
 use keyward_engine::asks::Ask;
@@ -30,7 +31,6 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use tokio::net::TcpStream;
 
 /// Requests that are prefetched together: as many as of a client's own pipeline.
 const TOGETHER_MAX: usize = 64;

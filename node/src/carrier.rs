@@ -14,16 +14,14 @@
 //! Each client has a seat and at most one batch in flight: no sequence numbers, no messages to build. Everything that
 //! is ready when the socket is leaves in one write. This file moves bytes; it knows no command and no client.
 
+use crate::world::net::{self, TcpStream};
 use bytes::Bytes;
-use socket2::SockRef;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
-use tokio::io::Interest;
-use tokio::net::TcpStream;
 
 /// Bodies longer than this come in parts of this length, in bytes: a hundredth of a millisecond of a fast network.
 pub const PART_BYTES: usize = 64 * 1024;
@@ -150,7 +148,7 @@ impl Departures {
     /// Of a link that was just made.
     pub fn new(stream: Rc<TcpStream>) -> Departures {
         // Only a wish: without it, short commands wait longer behind long values.
-        let _ = SockRef::from(&*stream).set_send_buffer_size(UNSENT_BYTES_MAX);
+        net::limit_unsent(&stream, UNSENT_BYTES_MAX);
         Departures {
             stream,
             ready: RefCell::default(),
@@ -215,7 +213,7 @@ impl Departures {
     pub fn break_off(&self) {
         self.broken.set(true);
         // The other direction ends with this one.
-        let _ = SockRef::from(&*self.stream).shutdown(std::net::Shutdown::Both);
+        net::shut(&self.stream);
         self.wake();
         if let Some(reader) = self.reader.borrow_mut().take() {
             reader.wake();
@@ -354,7 +352,7 @@ impl Arrivals {
         self.buffer.resize(READ_BYTES + FRAME_BYTES_MAX, 0);
         loop {
             self.stream.readable().await?;
-            match self.read_now() {
+            match net::read_now(&self.stream, &mut self.buffer[self.end..]) {
                 Ok(count) => {
                     self.end += count;
                     return Ok(count > 0);
@@ -363,22 +361,6 @@ impl Arrivals {
                 Err(error) => return Err(error),
             }
         }
-    }
-
-    /// A read that does not fill the buffer has emptied the socket, and says so to the runtime: that saves the one that
-    /// would find nothing, and lets others run.
-    fn read_now(&mut self) -> io::Result<usize> {
-        let (stream, buffer) = (&self.stream, &mut self.buffer[self.end..]);
-        let mut short = None;
-        let outcome = stream.try_io(Interest::READABLE, || {
-            let count = rustix::io::read(&**stream, &mut *buffer)?;
-            if count > 0 && count < buffer.len() {
-                short = Some(count);
-                return Err(io::ErrorKind::WouldBlock.into());
-            }
-            Ok(count)
-        });
-        short.map_or(outcome, Ok)
     }
 
     /// The next whole frame that was read.

@@ -805,6 +805,10 @@ pub(crate) fn finish_batch(
 
 /// Gives the session its rules as of `view`. False: it must end.
 pub fn renew(session: &mut Session, view: &View) -> bool {
+    #[cfg(simulated)]
+    if planted!(LoginNotRechecked) || planted!(QueueNotRechecked) && session.transaction.is_some() {
+        return true;
+    }
     let Some(held) = &session.login else { return true };
     let tenant = session.tenant;
     match view.renew(&held.user) {

@@ -18,6 +18,7 @@ use crate::link::{self, LinkStream};
 use crate::replication::NotConfirmed;
 use crate::view::View;
 use crate::worker::Worker;
+use crate::world::net::{self, Parcel, TcpStream};
 use bytes::Bytes;
 use keyward_acl::User;
 use keyward_cluster::GroupId;
@@ -32,7 +33,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
@@ -656,7 +656,7 @@ async fn look_after(worker: Rc<Worker>, link: Rc<ForwardLink>) {
 }
 
 /// Serves a link another node opened: what it is for is said in its first batch.
-pub async fn serve_link(worker: Rc<Worker>, stream: std::net::TcpStream) {
+pub async fn serve_link(worker: Rc<Worker>, stream: Parcel) {
     let peer = stream.peer_addr().map(|address| address.to_string()).unwrap_or_default();
     let accepted: Result<LinkStream, String> = link::accept(&worker.node, stream).await;
     let (mut reader, mut writer) = match accepted {
@@ -712,7 +712,7 @@ async fn accept_follower(worker: &Rc<Worker>, batch: &Batch, reader: link::Frame
     });
     // Whoever asked sees the link close, and tries again either way.
     if writer.flush().await.is_ok() && refused.is_none() {
-        let stream = link::into_stream(reader, writer).and_then(tokio::net::TcpStream::into_std);
+        let stream = link::into_stream(reader, writer).and_then(net::pack);
         if !stream.is_ok_and(|stream| worker.node.replication.take_link(stream)) {
             tracing::warn!("a replica's link was not taken");
         }

@@ -22,14 +22,13 @@ use crate::moving;
 use crate::rounds::GROUP_BUFFER_BYTES;
 use crate::socket::Socket;
 use crate::worker::{READ_BYTES, Worker};
+use crate::world::net::{self, TcpStream};
 use bytes::Bytes;
 use keyward_cluster::GroupId;
 use keyward_engine::session::{ReplyMode, Session};
 use keyward_proto::forward::{self as wire, Batch, BatchError, BatchReply, HandOver};
-use socket2::{SockRef, TcpKeepalive};
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -289,7 +288,7 @@ async fn ask(worker: &Worker, owner: u64, address: &str, batch: Batch) -> Result
     }
     let link = link::into_stream(reader, writer).map_err(|error| error.to_string())?;
     keep_alive(worker, &link);
-    link.into_std().and_then(|link| worker.socket(link)).map_err(|error| error.to_string())
+    net::pack(link).and_then(|link| worker.socket(link)).map_err(|error| error.to_string())
 }
 
 /// Takes over a client that another node hands over for a shard group (`of`), and serves it until it leaves: the other end
@@ -320,7 +319,7 @@ pub async fn take_over(worker: Rc<Worker>, of: Rc<Worker>, batch: Batch, reader:
             }
             let Ok(stream) = link::into_stream(reader, writer) else { return };
             keep_alive(&worker, &stream);
-            let Ok(stream) = stream.into_std() else { return };
+            let Ok(stream) = net::pack(stream) else { return };
             worker.serve_guest(stream, session, &luggage, of.node.group).await;
             drop(place);
         }
@@ -335,13 +334,8 @@ fn still_here(worker: &Worker, id: u64) -> bool {
 }
 
 /// A node that lost its power says nothing: the pipe must not wait for it for ever.
-pub fn keep_alive(worker: &Worker, stream: &impl AsFd) {
-    let after = worker.node.config.tcp_keepalive;
-    if !after.is_zero() {
-        let probes = TcpKeepalive::new().with_time(after).with_interval(after / 3);
-        // Only a convenience, as for clients.
-        let _ = SockRef::from(stream).set_tcp_keepalive(&probes);
-    }
+pub fn keep_alive(worker: &Worker, stream: &TcpStream) {
+    net::keep_alive(stream, worker.node.config.tcp_keepalive);
 }
 
 /// Why one direction ended.
@@ -395,7 +389,7 @@ async fn pipe(
     };
     if ended == End::Said {
         // Now the owner has everything that was sent to it.
-        let _ = SockRef::from(link).shutdown(std::net::Shutdown::Write);
+        link.shutdown_write();
         let id = connection.session.borrow().id;
         if let Some(packed) = moving::ask_farewell(worker, owner, address, id).await {
             return Some(packed);

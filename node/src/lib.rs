@@ -5,6 +5,20 @@
 //! agreed on), [`view`] (what of it requests see), [`snapshot`], [`admin`].
 #![forbid(unsafe_code)]
 
+/// Whether a bug is planted here. Outside of the simulation there are none, and nothing of them is compiled.
+#[cfg(not(simulated))]
+macro_rules! planted {
+    ($bug:ident) => {
+        false
+    };
+}
+#[cfg(simulated)]
+macro_rules! planted {
+    ($bug:ident) => {
+        crate::planted::is(crate::planted::Bug::$bug)
+    };
+}
+
 pub mod acl_file;
 pub mod acl_log;
 pub mod admin;
@@ -39,6 +53,7 @@ pub mod large;
 pub mod latency;
 pub mod lead;
 pub mod link;
+#[cfg(not(simulated))]
 pub mod listen;
 pub mod live;
 pub mod mailbox;
@@ -65,6 +80,7 @@ pub mod seed;
 pub mod shards;
 pub mod slow;
 pub mod snapshot;
+#[cfg(not(simulated))]
 pub mod socket;
 pub mod standing;
 pub mod telemetry;
@@ -75,3 +91,19 @@ pub mod turns;
 pub mod view;
 pub mod walks;
 pub mod worker;
+#[cfg(not(simulated))]
+pub mod world;
+
+// The other world of `tests/sim`, which compiles this crate once more.
+#[cfg(simulated)]
+#[path = "../../tests/sim/inside/listen.rs"]
+pub mod listen;
+#[cfg(simulated)]
+#[path = "../../tests/sim/inside/planted.rs"]
+pub mod planted;
+#[cfg(simulated)]
+#[path = "../../tests/sim/inside/socket.rs"]
+pub mod socket;
+#[cfg(simulated)]
+#[path = "../../tests/sim/inside/world.rs"]
+pub mod world;

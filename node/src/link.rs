@@ -11,6 +11,7 @@
 //! peer port, beside the Raft service, told apart by the first bytes.
 
 use crate::node::Node;
+use crate::world::net::{self, OwnedReadHalf, OwnedWriteHalf, Parcel, TcpStream};
 use hmac::{Hmac, Mac};
 use prost::Message;
 use sha2::Sha256;
@@ -18,8 +19,6 @@ use std::io;
 use std::time::Duration;
 use subtle::ConstantTimeEq;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
 /// The first bytes of a link; a gRPC connection begins with `PRI *`.
@@ -80,10 +79,9 @@ pub async fn connect(node: &Node, owner: u64, address: &str) -> Result<LinkStrea
 }
 
 /// The other side of [`connect`]; the magic is still to be read. The error is for people.
-pub async fn accept(node: &Node, stream: std::net::TcpStream) -> Result<LinkStream, String> {
+pub async fn accept(node: &Node, stream: Parcel) -> Result<LinkStream, String> {
     let work = async {
-        stream.set_nonblocking(true).map_err(broke)?;
-        let mut stream = TcpStream::from_std(stream).map_err(broke)?;
+        let mut stream = net::unpack(stream).map_err(broke)?;
         let _ = stream.set_nodelay(true);
         let mut hello = [0; 8 + NONCE_BYTES + 8];
         stream.read_exact(&mut hello).await.map_err(broke)?;
@@ -131,8 +129,8 @@ pub fn into_stream(reader: FrameReader, writer: FrameWriter) -> io::Result<TcpSt
 }
 
 /// Frames on a link that another runtime has made.
-pub fn from_std(stream: std::net::TcpStream) -> io::Result<(FrameReader, FrameWriter)> {
-    Ok(LinkStream(TcpStream::from_std(stream)?).into_halves())
+pub fn of_parcel(parcel: Parcel) -> io::Result<(FrameReader, FrameWriter)> {
+    Ok(LinkStream(net::unpack(parcel)?).into_halves())
 }
 
 /// Reads frames.

@@ -525,7 +525,7 @@ impl Node {
     }
 
     /// Gives a link another node opened to one of the data threads, in turn.
-    fn take_link(&self, stream: std::net::TcpStream) {
+    fn take_link(&self, stream: crate::world::net::Parcel) {
         let turn = self.next_link.fetch_add(1, Ordering::Relaxed) as usize % self.inboxes.len();
         // A full inbox drops the link; its caller tries again.
         let _ = self.inboxes[turn].try_send(Job::Link(stream));
@@ -538,7 +538,8 @@ pub fn run(config: Config) -> Result<(), StartError> {
     runtime.block_on(serve(config))
 }
 
-async fn serve(mut config: Config) -> Result<(), StartError> {
+/// The same on the runtime of the caller.
+pub async fn serve(mut config: Config) -> Result<(), StartError> {
     // A node alone on loopback may be given no secret; then nobody knows it, and still nobody gets in without it.
     config.cluster_secret.get_or_insert_with(|| {
         Secret::of(&crate::random::bytes::<32>().iter().map(|byte| format!("{byte:02x}")).collect::<String>())
@@ -692,6 +693,8 @@ async fn serve_with(
     if let Some(waiting) = waiting {
         waiting.abort();
     }
+    // A simulated node has no threads, and nobody gives it slow work.
+    #[cfg(not(simulated))]
     node.groups().iter().try_for_each(Scripts::start).map_err(StartError::System)?;
     crate::replication::start(&node).map_err(StartError::System)?;
     wait_for_a_primary(&node).await;
@@ -824,9 +827,8 @@ fn start_background(node: &Arc<Node>, digest: Option<acl_file::Digest>) -> Resul
 /// What waits for shards' locks has a thread of its own: a slow command must not hold up probes and admin calls. It ends
 /// with the process.
 fn start_upkeep(node: &Arc<Node>) -> Result<(), StartError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(StartError::System)?;
     let node = Arc::clone(node);
-    let upkeep = move || {
+    let upkeep = move || async move {
         let groups = futures_util::future::join_all(node.groups().iter().map(|of| async {
             tokio::join!(
                 crate::memory::watch(Arc::clone(of)),
@@ -834,10 +836,9 @@ fn start_upkeep(node: &Arc<Node>) -> Result<(), StartError> {
                 crate::expiry::sweep(Arc::clone(of))
             );
         }));
-        runtime.block_on(async { tokio::join!(groups, crate::insight::tenants::keep(Arc::clone(&node))) });
+        tokio::join!(groups, crate::insight::tenants::keep(Arc::clone(&node)));
     };
-    let thread = std::thread::Builder::new().name("keyward-upkeep".to_owned()).spawn(upkeep);
-    thread.map(drop).map_err(StartError::System)
+    crate::world::beside("keyward-upkeep", upkeep).map(drop).map_err(StartError::System)
 }
 
 async fn tick(node: Arc<Node>) {

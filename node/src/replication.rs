@@ -27,6 +27,8 @@ use crate::journal::Journal;
 use crate::node::Node;
 use crate::snapshot::writer::Stand;
 use crate::view::View;
+use crate::world::net::Parcel;
+use crate::world::{Stopwatch, beside};
 use acks::Acks;
 pub use acks::NotConfirmed;
 use futures_util::future::BoxFuture;
@@ -34,10 +36,9 @@ use keyward_cluster::{Epoch, GroupId, Member, NodeId};
 use keyward_engine::keyspace::TenantId;
 use log::{History, Log};
 use parking_lot::Mutex;
-use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// While nothing is written, replicas hear from the primary this often.
@@ -61,7 +62,7 @@ pub struct Replication {
     /// The stream of effects.
     pub log: Arc<Log>,
     acks: Acks,
-    began: Instant,
+    began: Stopwatch,
     /// Held while received effects are carried out, and by who forbids it.
     applying: Mutex<()>,
     /// Frames of an older epoch are refused.
@@ -79,7 +80,7 @@ pub struct Replication {
     /// Epoch and position of the newest snapshot on disk.
     snapshot: Mutex<Option<(Epoch, u64)>>,
     /// Links of replicas, for the thread.
-    links: OnceLock<mpsc::Sender<TcpStream>>,
+    links: OnceLock<mpsc::Sender<Parcel>>,
     stats: Stats,
     /// Held while the data is handed over.
     hand_over: tokio::sync::Mutex<()>,
@@ -129,7 +130,7 @@ impl Replication {
         Replication {
             log: Arc::new(Log::new(config.repl_backlog_size.bytes(), config.repl_copy_backlog_size.bytes())),
             acks: Acks::default(),
-            began: Instant::now(),
+            began: Stopwatch::start(),
             applying: Mutex::new(()),
             sealed: AtomicU64::new(0),
             has_data: AtomicBool::new(false),
@@ -151,7 +152,7 @@ impl Replication {
 
     /// Milliseconds since this process began; never goes back.
     pub fn clock_ms(&self) -> u64 {
-        self.began.elapsed().as_millis() as u64
+        self.began.ms()
     }
 
     /// Where in the stream of effects the data stands. The caller sees to it that nothing is half done.
@@ -280,7 +281,7 @@ impl Replication {
     }
 
     /// Takes a link whose other end wants a copy of the data. `false`: there is no room for it.
-    pub fn take_link(&self, stream: TcpStream) -> bool {
+    pub fn take_link(&self, stream: Parcel) -> bool {
         self.links.get().is_some_and(|links| links.try_send(stream).is_ok())
     }
 
@@ -307,7 +308,7 @@ impl Replication {
     /// A frame of the primary of `epoch` came: from now on it may count on this node for a while. Whoever calls forbids
     /// sealing meanwhile.
     fn hears(&self, epoch: u64) -> std::io::Result<()> {
-        if epoch < self.sealed.load(Ordering::Acquire) {
+        if epoch < self.sealed.load(Ordering::Acquire) && !planted!(OldEpochAccepted) {
             return Err(std::io::Error::other("its epoch is over"));
         }
         self.heard_ms.store(self.clock_ms(), Ordering::Release);
@@ -422,7 +423,6 @@ pub async fn leave(node: &Arc<Node>) {
 
 /// Starts the thread, for all groups. It ends with the process.
 pub fn start(node: &Arc<Node>) -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let links: Vec<_> = node
         .groups()
         .iter()
@@ -434,19 +434,16 @@ pub fn start(node: &Arc<Node>) -> std::io::Result<()> {
         })
         .collect();
     let node = Arc::clone(node);
-    let work = move || {
-        let local = tokio::task::LocalSet::new();
-        local.block_on(&runtime, async {
-            let groups = node.groups().iter().zip(links);
-            futures_util::future::join_all(groups.map(|(of, links)| async {
-                tokio::join!(
-                    replica::follow(Arc::clone(of)),
-                    primary::accept(Arc::clone(of), links),
-                    in_sync::tend(Arc::clone(of)),
-                );
-            }))
-            .await;
-        });
-    };
-    std::thread::Builder::new().name("keyward-copies".to_owned()).spawn(work).map(drop)
+    beside("keyward-copies", move || async move {
+        let groups = node.groups().iter().zip(links);
+        futures_util::future::join_all(groups.map(|(of, links)| async {
+            tokio::join!(
+                replica::follow(Arc::clone(of)),
+                primary::accept(Arc::clone(of), links),
+                in_sync::tend(Arc::clone(of)),
+            );
+        }))
+        .await;
+    })
+    .map(drop)
 }

@@ -188,7 +188,7 @@ pub async fn save_at_last(node: &Arc<Node>) -> Result<(), String> {
 
 async fn run(node: &Arc<Node>, turn: OwnedMutexGuard<()>) -> Result<(), String> {
     let node = Arc::clone(node);
-    let writing = tokio::task::spawn_blocking(move || {
+    let writing = crate::world::aside(move || {
         // Whoever waits may give up waiting; the turn ends with the writing all the same.
         let _turn = turn;
         node.snapshots.running.store(true, Ordering::Release);
@@ -260,7 +260,7 @@ fn holds_data(node: &Node) -> bool {
 /// Loads what the disk has. The error is a sentence that says what to do.
 pub async fn load(node: &Arc<Node>) -> Result<(), String> {
     let node = Arc::clone(node);
-    let loading = tokio::task::spawn_blocking(move || {
+    let loading = crate::world::aside(move || {
         let limits = node.live.hot().limits.clone();
         let files = &node.snapshots.files;
         let wanted = reader::Wanted {

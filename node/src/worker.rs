@@ -19,6 +19,7 @@ use crate::socket::{Socket, Sockets};
 use crate::standing::may_use_channel;
 use crate::turns::Turns;
 use crate::view::View;
+use crate::world::net::{self, Parcel};
 use keyward_acl::{AuthFailure, Denial, LogContext, LogEvent, LogReason};
 use keyward_cluster::GroupId;
 use keyward_engine::asks::ClientFilter;
@@ -30,14 +31,11 @@ use keyward_engine::session::{Login, Session, Surroundings};
 use keyward_engine::table::Row;
 use keyward_proto::forward::HandOver;
 use keyward_proto::resp::ArgRange;
-use rustix::net::SendFlags;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
-use std::net::TcpStream;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, oneshot};
 
 /// Messages waiting for a thread; senders wait when it is full.
@@ -75,7 +73,7 @@ pub struct Scratch {
 /// A request to a data thread.
 pub enum Job {
     /// Take over a node's link.
-    Link(std::net::TcpStream),
+    Link(Parcel),
     /// The lines of `CLIENT LIST` for matching clients; the second field is the asking client's id.
     List(ClientFilter, u64, Reach, oneshot::Sender<Vec<(u64, String)>>),
     /// Close matching clients; how many. The second field is the asking client's id, which ends after its reply.
@@ -192,11 +190,11 @@ impl Worker {
     }
 
     /// A new client: greets nobody, counts it, serves it until it ends.
-    pub async fn serve(self: Rc<Self>, stream: TcpStream) {
+    pub async fn serve(self: Rc<Self>, stream: Parcel) {
         let Some(place) = self.node.enter_client() else {
             self.stats.rejected.add(1);
             // Best effort: whoever floods us need not read why.
-            let _ = rustix::net::send(&stream, b"-ERR max number of clients reached\r\n", SendFlags::NOSIGNAL);
+            net::say(&stream, b"-ERR max number of clients reached\r\n");
             return;
         };
         // Without it, a small reply waits for the acknowledgement of the one before.
@@ -215,7 +213,7 @@ impl Worker {
     }
 
     /// A client of another node, handed over to this one: served like its own, and counted apart by whoever took it.
-    pub async fn serve_guest(self: Rc<Self>, stream: TcpStream, session: Session, luggage: &HandOver, group: GroupId) {
+    pub async fn serve_guest(self: Rc<Self>, stream: Parcel, session: Session, luggage: &HandOver, group: GroupId) {
         let id = session.id;
         let connection = Rc::new(Connection::guest(session, self.hot().mail_bytes_max, &self.node.views, group));
         let Ok(socket) = self.socket(stream) else { return };
@@ -236,7 +234,7 @@ impl Worker {
     }
 
     /// A socket of this thread.
-    pub fn socket(&self, stream: TcpStream) -> io::Result<Socket> {
+    pub fn socket(&self, stream: Parcel) -> io::Result<Socket> {
         self.sockets.get().expect("only a data thread has clients").add(stream)
     }
 
@@ -563,5 +561,5 @@ fn matches(filter: &ClientFilter, session: &Session, asking: u64, now: UnixMilli
 /// Microseconds since 1970.
 #[inline]
 pub fn now_us() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64)
+    crate::world::unix_us()
 }

@@ -12,12 +12,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use crate::link::MAGIC;
+use crate::world::net::{self, Parcel, TcpListener, TcpStream};
 
 /// A caller that says nothing for this long is dropped.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(5);
@@ -36,7 +36,7 @@ const WAITING_MAX: usize = 64;
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// Takes over a link's socket.
-pub type LinkTaker = Arc<dyn Fn(std::net::TcpStream) + Send + Sync>;
+pub type LinkTaker = Arc<dyn Fn(Parcel) + Send + Sync>;
 
 /// The gRPC connections of the listener; links go to `links`.
 pub fn open(listener: TcpListener, links: LinkTaker) -> ReceiverStream<std::io::Result<Caller>> {
@@ -67,7 +67,7 @@ async fn accept(listener: TcpListener, links: LinkTaker, calls: mpsc::Sender<std
         tokio::spawn(async move {
             match tokio::time::timeout(FIRST_BYTES_TIMEOUT, is_link(&stream)).await {
                 Ok(Ok(true)) => {
-                    if let Ok(stream) = stream.into_std() {
+                    if let Ok(stream) = net::pack(stream) {
                         links(stream);
                     }
                 }

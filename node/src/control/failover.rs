@@ -17,7 +17,6 @@ use keyward_cluster::{
     Change, Epoch, FailoverReason, GroupId, Incarnation, Member, NodeId, Outcome, ShardGroup, State,
 };
 use keyward_proto::control as wire;
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tonic::Status;
 
@@ -27,6 +26,7 @@ use super::data_plane::GroupReport;
 use super::lease::{Heard, Leading, RENEW_EVERY, boot_ms};
 use super::membership;
 use super::view::unhurried;
+use crate::world::net::TcpStream;
 
 /// Between two looks. A look costs a few map entries.
 const LOOK_EVERY: Duration = Duration::from_millis(25);

@@ -49,11 +49,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// Between two looks at a node that is to give up its lease.
 const GIVE_UP_PAUSE: Duration = Duration::from_millis(20);
 
-/// Milliseconds since the machine was started, sleep included: a node that was suspended must find its lease over.
-pub fn boot_ms() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    now.tv_sec.unsigned_abs() * 1000 + now.tv_nsec.unsigned_abs() / 1_000_000
-}
+pub use crate::world::boot_ms;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -90,7 +86,8 @@ impl Lease {
     }
 
     fn granted(&self, sent_at: u64, grant: Grant) {
-        self.change(|held| held.granted(sent_at, grant));
+        let must_apply = if planted!(SkipMustApply) { 0 } else { grant.must_apply };
+        self.change(|held| held.granted(sent_at, Grant { must_apply, ..grant }));
     }
 
     fn give_up(&self) {
@@ -195,7 +192,10 @@ pub(crate) async fn renew(core: &SharedCore) {
             let sent_at = boot_ms();
             let renewing = renew_once(&core, incarnation, round);
             match tokio::time::timeout(RENEW_TIMEOUT, renewing).await {
-                Ok(Some(Renewed::Granted(grant))) => core.lease.granted(sent_at, grant),
+                Ok(Some(Renewed::Granted(grant))) => {
+                    let from = if planted!(LeaseFromReceipt) { boot_ms() } else { sent_at };
+                    core.lease.granted(from, grant);
+                }
                 Ok(Some(Renewed::GiveUp)) => core.lease.give_up(),
                 Ok(Some(Renewed::Refused(reason))) => tracing::warn!(reason, "the lease was not renewed"),
                 Ok(Some(Renewed::NotLeader(_)) | None) | Err(_) => {}
@@ -267,7 +267,8 @@ impl Core {
             *leading = None;
         } else if leading.as_ref().is_none_or(|known| known.term != term) {
             let since = boot_ms();
-            let grants = Mutex::new(Grants::new(since, self.lease_ttl_ms()));
+            let feared_since = if planted!(NewLeaderDoesNotWait) { 0 } else { since };
+            let grants = Mutex::new(Grants::new(feared_since, self.lease_ttl_ms()));
             *leading = Some(Arc::new(Leading { term, since, grants, heard: Mutex::default() }));
         }
         leading.clone()
@@ -311,7 +312,11 @@ impl Core {
         // The reign that the quorum confirms is the one before the question or a later one; grants of a later one are
         // noted there, so both must be the same.
         let before = self.leading();
-        let asked = tokio::time::timeout(CONFIRM_TIMEOUT, self.read_index_here()).await;
+        let asked = if planted!(GrantWithoutQuorum) {
+            Ok(Ok(self.views.current().index))
+        } else {
+            tokio::time::timeout(CONFIRM_TIMEOUT, self.read_index_here()).await
+        };
         let index = match (&before, asked) {
             (Some(_), Ok(Ok(index))) => index,
             (_, Ok(Err(HereError::NotLeader(hint)))) => return refuse(batch, &Renewed::NotLeader(hint)),

@@ -17,7 +17,6 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 
 use keyward_proto::control as wire;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
@@ -28,6 +27,7 @@ use super::codec;
 use super::log_disk::{DiskError, LogDisk, Meta, SyncHook, damaged};
 use super::log_mark::{Mark, MarkFile};
 use super::raft_types::{Entry, LogId, TypeConfig, Vote};
+use crate::world;
 
 /// Jobs waiting for the writer. Raft itself waits for most of them, so more would never fill.
 const QUEUE_MAX: usize = 256;
@@ -48,7 +48,7 @@ struct Shared {
     disk: Arc<LogDisk>,
     memory: Arc<Mutex<Memory>>,
     jobs: mpsc::Sender<Job>,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    writer: Mutex<Option<world::Beside>>,
 }
 
 /// What readers need without waiting for the disk.
@@ -117,10 +117,8 @@ impl LogStore {
         let memory = Arc::new(Mutex::new(memory));
         let (jobs, queue) = mpsc::channel(QUEUE_MAX);
         let writer = Writer { disk: disk.clone(), memory: memory.clone(), mark, held, failed: None };
-        let thread = std::thread::Builder::new()
-            .name("keyward-raft-log".into())
-            .spawn(move || writer.run(queue))
-            .map_err(|error| DiskError::Io(dir.to_owned(), error))?;
+        let thread = world::beside("keyward-raft-log", move || writer.run(queue));
+        let thread = thread.map_err(|error| DiskError::Io(dir.to_owned(), error))?;
         let shared = Shared { disk, memory, jobs, writer: Mutex::new(Some(thread)) };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -153,7 +151,7 @@ impl LogStore {
         let result = self.wait(|done| Job::Stop { done }).await;
         let thread = self.shared.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
-            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+            world::over(thread).await;
         }
         result
     }
@@ -329,9 +327,10 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(mut self, mut queue: mpsc::Receiver<Job>) {
+    async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
         let mut group = Vec::with_capacity(GROUP_MAX);
-        while queue.blocking_recv_many(&mut group, GROUP_MAX) > 0 {
+        while queue.recv_many(&mut group, GROUP_MAX).await > 0 {
+            world::before_disk().await;
             if self.write_group(&mut group) {
                 return;
             }
@@ -343,6 +342,8 @@ impl Writer {
     /// Writes what has gathered, flushes once, then tells everybody. True if it was told to stop.
     fn write_group(&mut self, group: &mut Vec<Job>) -> bool {
         let (mut waiting, mut purged, mut stop) = (Vec::new(), None, false);
+        #[cfg(simulated)]
+        self.answer_too_early(group);
         for job in group.drain(..) {
             stop |= matches!(job, Job::Stop { .. });
             let written = self.write(job, &mut waiting, &mut purged);
@@ -366,6 +367,8 @@ impl Writer {
                 Waiting::Reply(reply) => drop(reply.send(result)),
             }
         }
+        #[cfg(simulated)]
+        self.disk.answered();
         stop
     }
 
@@ -413,6 +416,31 @@ impl Writer {
             Job::Stop { done } => waiting.push(Waiting::Reply(done)),
         }
         Ok(())
+    }
+
+    /// Bugs to plant: what is to be made durable is said to be so before it is.
+    #[cfg(simulated)]
+    fn answer_too_early(&mut self, group: &mut Vec<Job>) {
+        let early = |job: &Job| match job {
+            Job::Append { .. } => planted!(AnswerBeforeSync),
+            Job::Put { meta: Meta::Vote, .. } => planted!(VoteBeforeSync),
+            _ => false,
+        };
+        if !group.iter().any(early) {
+            return;
+        }
+        for job in group.drain(..) {
+            let (mut waiting, mut purged) = (Vec::new(), None);
+            let _ = self.write(job, &mut waiting, &mut purged);
+            for one in waiting {
+                match one {
+                    Waiting::Callback(callback) => callback.io_completed(Ok(())),
+                    Waiting::Reply(reply) => drop(reply.send(Ok(()))),
+                }
+            }
+        }
+        // The disk gets to it later, if there is a later.
+        self.disk.answered();
     }
 
     fn fail_on(&mut self, result: io::Result<()>) {

@@ -28,7 +28,11 @@ mod formation;
 mod inquiry;
 mod invitation;
 pub mod lease;
+#[cfg(not(simulated))]
 mod log_disk;
+#[cfg(simulated)]
+#[path = "../../../tests/sim/inside/log_disk.rs"]
+pub mod log_disk;
 mod log_mark;
 mod log_store;
 mod marker;
@@ -42,10 +46,9 @@ mod state_machine;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -55,6 +58,9 @@ use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::{Semaphore, watch};
 use tonic::service::InterceptorLayer;
 use tonic::transport::Server;
+
+use crate::world;
+use crate::world::net::{self, Door};
 
 use self::core::{Core, HereError, SharedCore, now};
 use self::log_disk::damaged;
@@ -179,7 +185,7 @@ struct Inner {
     address: SocketAddr,
     proposals: Semaphore,
     stop: watch::Sender<bool>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Mutex<Option<world::Beside>>,
 }
 
 impl Control {
@@ -190,29 +196,16 @@ impl Control {
         config.raft().map_err(|error| StartError::Config(error.to_string()))?;
         let core = Arc::new(open(config)?);
         let listen = |error| StartError::Listen(core.config.peer_bind.clone(), error);
-        let listener = TcpListener::bind(&core.config.peer_bind).map_err(listen)?;
-        listener.set_nonblocking(true).map_err(listen)?;
+        let listener = net::listen(&core.config.peer_bind).map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(THREADS)
-            .thread_name("keyward-control")
-            .enable_all()
-            .build()
-            .map_err(StartError::Threads)?;
         let (stop, stopped) = watch::channel(false);
-        let handle = runtime.handle().clone();
-        let running = core.clone();
-        let thread = std::thread::Builder::new()
-            .name(String::from("keyward-control"))
-            .spawn(move || {
-                runtime.block_on(run(running, listener, links, stopped));
-                // Nothing is left that may not be cut off: what was acknowledged is on disk.
-                runtime.shutdown_timeout(Duration::from_millis(500));
-            })
-            .map_err(StartError::Threads)?;
+        let running = run(core.clone(), listener, links, stopped);
+        // Nothing is left that may not be cut off: what was acknowledged is on disk.
+        let started = world::apart("keyward-control", THREADS, Duration::from_millis(500), running);
+        let (runtime, thread) = started.map_err(StartError::Threads)?;
         let proposals = Semaphore::new(core.config.proposals_max);
         let thread = Mutex::new(Some(thread));
-        Ok(Self { inner: Arc::new(Inner { core, runtime: handle, address, proposals, stop, thread }) })
+        Ok(Self { inner: Arc::new(Inner { core, runtime, address, proposals, stop, thread }) })
     }
 
     /// Commits a change, from any node. Returns when it is committed, applied here, and, if it is about what users may,
@@ -376,7 +369,7 @@ impl Control {
         self.inner.stop.send_replace(true);
         let thread = self.inner.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
-            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+            world::over(thread).await;
         }
     }
 
@@ -455,7 +448,7 @@ fn open(config: ControlConfig) -> Result<Core, StartError> {
 }
 
 /// Everything the control plane does until it is told to stop.
-async fn run(core: SharedCore, listener: TcpListener, links: Option<LinkTaker>, mut stop: watch::Receiver<bool>) {
+async fn run(core: SharedCore, listener: Door, links: Option<LinkTaker>, mut stop: watch::Receiver<bool>) {
     let serving = tokio::spawn(serve(core.clone(), listener, links, stop.clone()));
     let living = tokio::spawn(live(core));
     let _ = stop.wait_for(|stop| *stop).await;
@@ -463,8 +456,8 @@ async fn run(core: SharedCore, listener: TcpListener, links: Option<LinkTaker>, 
     serving.abort();
 }
 
-async fn serve(core: SharedCore, listener: TcpListener, links: Option<LinkTaker>, mut stop: watch::Receiver<bool>) {
-    let listener = match tokio::net::TcpListener::from_std(listener) {
+async fn serve(core: SharedCore, listener: Door, links: Option<LinkTaker>, mut stop: watch::Receiver<bool>) {
+    let listener = match net::open(listener) {
         Ok(listener) => listener,
         Err(error) => return core.fail(format!("cannot listen for peers: {error}")),
     };

@@ -166,7 +166,7 @@ impl Peers {
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE)
             .keep_alive_while_idle(true);
-        let channel = endpoint.connect_lazy();
+        let channel = crate::world::net::channel(&endpoint);
         if channels.len() >= CHANNELS_MAX {
             channels.clear();
         }

@@ -221,7 +221,7 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+    crate::world::aside(work).await.unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
 /// Writes the file beside its place, makes it durable, moves it there, makes the move durable.

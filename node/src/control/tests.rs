@@ -1,5 +1,6 @@
 //! Clusters in one process over loopback: formed, proposed to, killed, restarted, joined, replaced.
 
+use std::net::TcpListener;
 use std::path::Path;
 use std::time::Instant;
 

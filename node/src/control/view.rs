@@ -84,7 +84,7 @@ pub(crate) type Observer = Box<dyn Fn(&View) + Send + Sync>;
 impl Views {
     pub(crate) fn new(lease: Arc<Lease>) -> Self {
         let (sender, _) = watch::channel(Arc::new(View::new()));
-        let start_token = (super::propose::random() as u64).max(1);
+        let start_token = if planted!(KeepIncarnation) { 1 } else { (super::propose::random() as u64).max(1) };
         Self {
             sender: Arc::new(sender),
             version: Arc::new(AtomicU64::new(0)),

@@ -226,7 +226,7 @@ pub async fn keep(node: Arc<Node>) {
         looks += 1;
         let (of, write) = (Arc::clone(&node), looks % LOOKS_PER_WRITE == 0);
         // The disk may be slow; upkeep is not to wait for it. An error means that the process ends.
-        let _ = tokio::task::spawn_blocking(move || note(&of, write)).await;
+        let _ = crate::world::aside(move || note(&of, write)).await;
     }
 }
 

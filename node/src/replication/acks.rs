@@ -196,6 +196,14 @@ impl Acks {
         fence(Ordering::SeqCst);
     }
 
+    /// A bug to plant: from now on only these count, whatever was agreed on.
+    #[cfg(simulated)]
+    pub(super) fn forget_others(&self, members: &BTreeSet<Member>) {
+        let mut held = self.held.lock();
+        held.in_sync.retain(|member| members.contains(member));
+        self.settle(&mut held);
+    }
+
     pub(super) fn standing(&self) -> Option<Standing> {
         let held = self.held.lock();
         Some(Standing {

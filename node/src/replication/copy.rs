@@ -10,6 +10,7 @@ use crate::link::FrameWriter;
 use crate::node::{Node, now_ms};
 use crate::snapshot::reader::{self, Loaded, Wanted};
 use crate::snapshot::writer::{self, Besides, Stand};
+use crate::world::{Fed, Feed, aside, feed};
 use bytes::Bytes;
 use keyward_engine::dump::{NotRead, Source};
 use keyward_proto::replication as wire;
@@ -18,7 +19,6 @@ use parking_lot::Mutex;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
-use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 /// Pieces of a copy under way in memory: what the disk would take at once, a few times.
@@ -65,9 +65,9 @@ enum Said {
 pub(super) async fn send(serving: &Serving, writer: &mut FrameWriter) -> io::Result<Copied> {
     let node = &serving.node;
     let turn = meanwhile(serving, writer, node.snapshots.turn()).await?;
-    let (sender, mut said) = mpsc::channel(PIECES_WAITING_MAX);
+    let (sender, mut said) = feed(PIECES_WAITING_MAX);
     let making = Arc::clone(node);
-    let made = tokio::task::spawn_blocking(move || {
+    let made = aside(move || {
         let _turn = turn;
         make(&making, &sender)
     });
@@ -104,7 +104,7 @@ async fn meanwhile<T>(serving: &Serving, writer: &mut FrameWriter, awaited: impl
     }
 }
 
-fn make(node: &Node, said: &mpsc::Sender<Said>) -> io::Result<u64> {
+fn make(node: &Node, said: &Feed<Said>) -> io::Result<u64> {
     let gone = |_| io::Error::other("the replica is gone");
     let begin = Mutex::new(None);
     let at_once = |moment: &mut dyn FnMut()| {
@@ -129,16 +129,20 @@ fn make(node: &Node, said: &mpsc::Sender<Said>) -> io::Result<u64> {
 
 /// A copy on its way in, piece by piece.
 pub(super) struct Pieces {
-    pieces: mpsc::Receiver<Bytes>,
+    pieces: Fed<Bytes>,
     current: Bytes,
 }
 
 impl Pieces {
-    /// A copy and the way to feed it.
-    pub(super) fn new() -> (mpsc::Sender<Bytes>, Pieces) {
-        let (sender, pieces) = mpsc::channel(PIECES_WAITING_MAX);
-        (sender, Pieces { pieces, current: Bytes::new() })
+    /// None of it looked at yet.
+    pub(super) fn new(pieces: Fed<Bytes>) -> Pieces {
+        Pieces { pieces, current: Bytes::new() }
     }
+}
+
+/// The way in for a copy, and where its pieces come out.
+pub(super) fn on_its_way_in() -> (Feed<Bytes>, Fed<Bytes>) {
+    feed(PIECES_WAITING_MAX)
 }
 
 /// A stream does not say how much is left: no more than this, in bytes.

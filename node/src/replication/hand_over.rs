@@ -69,7 +69,7 @@ async fn move_to(node: &Arc<Node>, target: Member) -> Result<(), String> {
     {
         // Whoever was let in before the pause has left when it closes.
         let closing = Arc::clone(node);
-        let closed = tokio::task::spawn_blocking(move || drop(closing.corridor.close()));
+        let closed = crate::world::aside(move || drop(closing.corridor.close()));
         closed.await.map_err(|error| error.to_string())?;
     }
     let end = replication.log.position();

@@ -56,6 +56,10 @@ pub async fn tend(node: Arc<Node>) {
         if wanted == standing.in_sync {
             continue;
         }
+        #[cfg(simulated)]
+        if planted!(ShrinkBeforeCommit) {
+            node.replication.acks.forget_others(&wanted);
+        }
         if wanted.is_subset(&standing.in_sync) || caught_up(&node, &standing, &wanted).await {
             propose(&node, &standing, wanted).await;
         } else {

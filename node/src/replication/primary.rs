@@ -8,12 +8,12 @@ use super::log::Purpose;
 use super::{History, IDLE, Replication, Role};
 use crate::link::{self, FrameReader, FrameWriter};
 use crate::node::Node;
+use crate::world::net::Parcel;
 use bytes::Bytes;
 use keyward_cluster::{Epoch, Incarnation, Member, NodeId};
 use keyward_proto::replication::frame::What;
 use keyward_proto::replication::{self as wire, Ack, Follow, Frame};
 use std::io;
-use std::net::TcpStream;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -34,7 +34,7 @@ const GREETING: Duration = Duration::from_secs(3);
 const ANSWER: Duration = Duration::from_secs(10);
 
 /// Serves the links of replicas.
-pub async fn accept(node: Arc<Node>, mut links: mpsc::Receiver<TcpStream>) {
+pub async fn accept(node: Arc<Node>, mut links: mpsc::Receiver<Parcel>) {
     while let Some(stream) = links.recv().await {
         let node = Arc::clone(&node);
         tokio::task::spawn_local(async move {
@@ -46,8 +46,8 @@ pub async fn accept(node: Arc<Node>, mut links: mpsc::Receiver<TcpStream>) {
     }
 }
 
-async fn serve(node: &Arc<Node>, stream: TcpStream) -> io::Result<()> {
-    let (mut reader, mut writer) = link::from_std(stream)?;
+async fn serve(node: &Arc<Node>, stream: Parcel) -> io::Result<()> {
+    let (mut reader, mut writer) = link::of_parcel(stream)?;
     let follow = timeout(GREETING, reader.next::<Follow>()).await.map_err(io::Error::other)??;
     let Some(follow) = follow else { return Ok(()) };
     let member = Member { node: NodeId(follow.node), incarnation: Incarnation(follow.incarnation) };

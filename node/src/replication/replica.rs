@@ -15,6 +15,7 @@ use crate::link::{self, FrameWriter};
 use crate::node::Node;
 use crate::shards::{Call, CallSpace, Wanted};
 use crate::snapshot::reader::Loaded;
+use crate::world::{Feed, aside_fed};
 use bytes::Bytes;
 use keyward_acl::KeyUse;
 use keyward_cluster::{Epoch, Member};
@@ -33,7 +34,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -163,7 +163,7 @@ impl Link {
 
 /// A copy on its way in.
 struct Copying {
-    pieces: mpsc::Sender<Bytes>,
+    pieces: Feed<Bytes>,
     loading: JoinHandle<Result<Loaded, String>>,
     position: u64,
     history: History,
@@ -193,11 +193,11 @@ async fn take(node: &Arc<Node>, applier: &mut Applier, link: &mut Link, frame: F
             replication.copies_begun.fetch_add(1, Ordering::AcqRel);
             link.follows = false;
             let turn = link.meanwhile(replication, node.snapshots.turn()).await?;
-            let (pieces, source) = Pieces::new();
+            let (pieces, source) = copy::on_its_way_in();
             let into = Arc::clone(node);
-            let loading = tokio::task::spawn_blocking(move || {
+            let loading = aside_fed(source, move |source| {
                 let _turn = turn;
-                copy::load(&into, source)
+                copy::load(&into, Pieces::new(source))
             });
             link.copying = Some(Copying { pieces, loading, position: begin.position, history: history(begin.history) });
         }

@@ -33,7 +33,7 @@ pub(super) async fn purge(node: &Arc<Node>, tenant: &Tenant) -> Result<(), Strin
 /// The same for what one group of this node serves.
 pub async fn purge_here(of: Arc<Node>, id: TenantId) -> Result<(), String> {
     let GroupId(group) = of.group;
-    let purged = tokio::task::spawn_blocking(move || flush(&of, id)).await;
+    let purged = crate::world::aside(move || flush(&of, id)).await;
     purged.map_err(|_| format!("the keys of shard group {group} were not removed"))?
 }
 
