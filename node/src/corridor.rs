@@ -552,7 +552,7 @@ mod tests {
         assert!(corridor.try_close(None, &tenant(3)).is_none(), "somebody wants everything");
         std::thread::sleep(LONG * 2);
         assert!(corridor.try_close(None, &Extent::Everything).is_none());
-        assert!(corridor.try_close(None, &tenant(3)).is_some(), "it has to wait for slow ones anyway");
+        assert!(corridor.try_close(Some(0), &tenant(3)).is_some(), "it has to wait for slow ones anyway");
         drop((one, two));
         corridor.leave(0);
         assert!(corridor.try_close(None, &Extent::Everything).is_some());
