@@ -143,9 +143,9 @@ macro_rules! caught {
 
 caught! {
     a_grant_without_a_quorum_is_caught: GrantWithoutQuorum in Cuts 3 by "I1";
-    a_new_leader_that_does_not_wait_is_caught: NewLeaderDoesNotWait in Mixed 5 by "I1";
-    a_lease_from_its_receipt_is_caught: LeaseFromReceipt in Calls 1 by "I1";
-    a_lease_that_demands_nothing_is_caught: SkipMustApply in Calls 1 by "I1";
+    a_new_leader_that_does_not_wait_is_caught: NewLeaderDoesNotWait in Mixed 6 by "I1";
+    a_lease_from_its_receipt_is_caught: LeaseFromReceipt in Calls 4 by "I1";
+    a_lease_that_demands_nothing_is_caught: SkipMustApply in Calls 2 by "I1";
     effects_of_an_old_epoch_are_caught: OldEpochAccepted in Quiet 1 by "I2" | "I3" | "I6" | "I8";
     a_set_that_shrinks_too_early_is_caught: ShrinkBeforeCommit in Cuts 1 by "I2" | "I3";
     a_restarted_primary_that_goes_on_is_caught: KeepIncarnation in Crashes 1 by "I2" | "I3" | "I4" | "I6" | "I8";
