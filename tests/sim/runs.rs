@@ -101,7 +101,7 @@ fn no_fault_breaks_a_promise() {
     }
 }
 
-/// Exactly, as long as no process ends: what is left of one that does is not yet told in the order of the seed.
+/// Exactly with cuts alone; with crashes and calls that hang, something is not yet told in the order of the seed.
 #[test]
 fn a_seed_repeats_itself() {
     let (once, again) = (sound(1, Weather::Cuts), run(1, Weather::Cuts, None));
