@@ -692,7 +692,7 @@ impl<'w, 'a> Batch<'w, 'a> {
             return Flow::Continue;
         }
         if self.beside.is_some()
-            && let Some(busy) = is_barred(self.beside.as_ref(), session, row, admitted.keys())
+            && let Some(busy) = is_barred(self.beside.as_ref(), session, row, (request.argv, admitted.keys()))
         {
             if !busy || self.executing {
                 return Flow::Closed;
@@ -1053,7 +1053,7 @@ impl<'w, 'a> Batch<'w, 'a> {
         }
         let Some(parts) = self.beside.as_ref().filter(|parts| !parts.is_empty()) else { return false };
         let tenant = waiter.session.lock().tenant;
-        let owned = |part: &Arc<Part>| part.concerns(tenant) && waiter.keys.iter().any(|key| part.owns(key));
+        let owned = |part: &Arc<Part>| waiter.keys.iter().any(|key| part.owns_for(tenant, key));
         parts.iter().any(|part| part.is_of(tenant) || owned(part))
     }
 
@@ -1251,13 +1251,20 @@ fn stray(
 
 /// Whether somebody is alone with what a request would touch; `Some(true)`: for so long that its client is told.
 #[cold]
-fn is_barred(beside: Option<&Parts>, session: &Session, row: &Row, keys: &[KeyUse<'_>]) -> Option<bool> {
+fn is_barred(
+    beside: Option<&Parts>,
+    session: &Session,
+    row: &Row,
+    (argv, keys): (&[&[u8]], &[KeyUse<'_>]),
+) -> Option<bool> {
+    let names_all = !keys.is_empty() && !locks_everything(row, argv);
     let touches = |part: &Arc<Part>| match row.run {
         Run::OnKeys(_) | Run::AtOnce(_) if keys.is_empty() => false,
         Run::OnKeys(_) | Run::OnEveryKey(_) | Run::AtOnce(_) => {
             // Other tenants, and namespaces, mostly have no key in common with it.
             part.is_of(session.tenant)
-                || part.concerns(session.tenant) && (keys.is_empty() || keys.iter().any(|named| part.owns(named.key)))
+                || !names_all && part.concerns(session.tenant)
+                || keys.iter().any(|named| part.owns_for(session.tenant, named.key))
         }
         _ => false,
     };
@@ -1282,11 +1289,21 @@ fn set_aside(
         if crate::walks::may_walk(row) {
             return Some(elsewhere(session, row, argv));
         }
+        // It takes every lock, one after the other.
+        if locks_everything(row, argv) {
+            return Some(Flow::Closed);
+        }
     }
     if !large::concerns(session) || !large::is_long(worker, session, row, argv, keys) || !has_part(session) {
         return None;
     }
     Some(elsewhere(session, row, argv))
+}
+
+/// Whether a command takes the locks of keys it does not name.
+pub(crate) fn locks_everything(row: &Row, argv: &[&[u8]]) -> bool {
+    let further = || row.command.extra.looks_further.is_none_or(|looks| looks(argv).is_some());
+    matches!(row.run, Run::OnEveryKey(_)) && further()
 }
 
 fn elsewhere(session: &mut Session, row: &'static Row, argv: &[&[u8]]) -> Flow {

@@ -8,12 +8,15 @@
 
 use crate::worker::Worker;
 use keyward_engine::scope::Owner;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Pieces of work that wait; more are refused.
 const WAITING_MAX: usize = 10_000;
+
+/// Pieces of one owner that wait: one that sends faster than it is served takes no place from others.
+const WAITING_OF_OWNER_MAX: usize = 1000;
 
 /// A piece of work.
 pub type Work = Box<dyn FnOnce(&Worker) + Send>;
@@ -57,10 +60,21 @@ pub struct Bench {
 impl Bench {
     /// Has work done. False: too much is waiting.
     pub fn put(&self, owner: Owner, work: Work) -> bool {
-        let mut queues = self.queues.lock();
-        if queues.count >= WAITING_MAX {
+        let queues = self.queues.lock();
+        let of_owner = queues.waiting.get(&owner).map_or(0, VecDeque::len);
+        if queues.count >= WAITING_MAX || owner != Owner::Platform && of_owner >= WAITING_OF_OWNER_MAX {
             return false;
         }
+        self.add(queues, owner, work);
+        true
+    }
+
+    /// The same for work of the node's own, which there never is more of than writes are under way.
+    pub fn put_certainly(&self, owner: Owner, work: Work) {
+        self.add(self.queues.lock(), owner, work);
+    }
+
+    fn add(&self, mut queues: MutexGuard<'_, Queues>, owner: Owner, work: Work) {
         queues.count += 1;
         let queue = queues.waiting.entry(owner.clone()).or_default();
         queue.push_back(work);
@@ -68,7 +82,6 @@ impl Bench {
             queues.turn.push_back(owner);
         }
         self.more.notify_one();
-        true
     }
 
     /// Waits for a piece of work and does it.
@@ -108,6 +121,18 @@ mod tests {
             queues.done(&of);
         }
         assert_eq!(order, [1, 2, 1, 1].map(owner));
+    }
+
+    #[test]
+    fn one_owner_takes_no_place_from_others() {
+        let bench = Bench::default();
+        let taken = (0..WAITING_MAX).filter(|_| bench.put(Owner::Tenant(1), Box::new(|_| {}))).count();
+        assert_eq!(taken, WAITING_OF_OWNER_MAX);
+        assert!(bench.put(Owner::Tenant(2), Box::new(|_| {})) && bench.put(Owner::Platform, Box::new(|_| {})));
+        while bench.put(Owner::Platform, Box::new(|_| {})) {}
+        assert!(!bench.put(Owner::Tenant(3), Box::new(|_| {})));
+        bench.put_certainly(Owner::Platform, Box::new(|_| {}));
+        assert_eq!(bench.queues.lock().count, WAITING_MAX + 1);
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::world::net::TcpStream;
 use bytes::Bytes;
 use keyward_cluster::Epoch;
 use keyward_engine::asks::Ask;
+use keyward_engine::reply::Reply;
 use keyward_engine::scope::Reach;
 use keyward_engine::session::Session;
 use keyward_proto::forward::{Batch, BatchError};
@@ -435,14 +436,25 @@ async fn walk_later(
     seat: u32,
     left: Rc<Cell<bool>>,
 ) {
+    // What it writes is confirmed by the reign in which it began, or not at all.
+    let reign = worker.node.views.load().1.reign();
     let wants_quorum = session.wants_quorum();
+    let protocol = session.protocol;
     let mut replies = walks::answer(&worker, session, argv, walks::Lent::default()).await;
-    let replication = &worker.node.replication;
-    let awaited = worker.node.views.load().1.reign().map(|reign| (reign, replication.log.position()));
-    match awaited.filter(|_| wants_quorum) {
-        Some(awaited) => confirm(Rc::clone(&worker), awaited, (1, replies), departures, seat, left).await,
-        None if !left.get() => send(&departures, seat, 1, &mut replies),
-        None => {}
+    match reign {
+        Some(reign) if wants_quorum => {
+            let awaited = (reign, worker.node.replication.log.position());
+            return confirm(Rc::clone(&worker), awaited, (1, replies), departures, seat, left).await;
+        }
+        None if wants_quorum => {
+            let mut reply = Reply::new(protocol);
+            reply.error(forward::NOT_SERVED_HERE);
+            replies = reply.bytes;
+        }
+        _ => {}
+    }
+    if !left.get() {
+        send(&departures, seat, 1, &mut replies);
     }
 }
 

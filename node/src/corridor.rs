@@ -194,6 +194,11 @@ impl Part {
         }
     }
 
+    /// Whether a key that somebody of this tenant, or of none, names is one of them.
+    pub fn owns_for(&self, tenant: TenantId, key: &[u8]) -> bool {
+        tenant.world() == TenantId::SHARED && self.owns(key)
+    }
+
     /// Whether all keys that its users see are closed with it.
     pub fn is_of(&self, tenant: TenantId) -> bool {
         self.keys.tenant().is_some_and(|own| own.id == tenant)
@@ -224,6 +229,23 @@ impl Extent {
                 }
                 _ => Extent::Everything,
             },
+        }
+    }
+}
+
+impl Extent {
+    /// Whether whoever is alone with this is alone with the other as well.
+    pub fn covers(&self, other: &Extent) -> bool {
+        match (self, other) {
+            (Extent::Everything, _) => true,
+            (Extent::Part(_), Extent::Everything) => false,
+            (Extent::Part(Claim::Tenant(one)), Extent::Part(Claim::Tenant(other))) => {
+                one.id == other.id && one.prefixes == other.prefixes
+            }
+            (Extent::Part(one), Extent::Part(other)) => {
+                let is_covered = |name: &[u8]| one.prefixes().any(|prefix| bare(name).starts_with(bare(prefix)));
+                one.world() == other.world() && other.tenant().is_none() && other.prefixes().all(is_covered)
+            }
         }
     }
 }
@@ -387,12 +409,7 @@ impl Corridor {
     #[inline]
     pub fn keeps(&self, tenant: TenantId, key: &[u8]) -> bool {
         self.door.state.load(Ordering::SeqCst) == PARTS
-            && self
-                .closings
-                .lock()
-                .parts
-                .iter()
-                .any(|part| part.is_of(tenant) || part.concerns(tenant) && part.owns(key))
+            && self.closings.lock().parts.iter().any(|part| part.is_of(tenant) || part.owns_for(tenant, key))
     }
 
     /// Waits until it is open, or busy; or, while parts are closed, for a while.
@@ -581,6 +598,16 @@ mod tests {
         drop((one, others, nothing));
         corridor.leave(0);
         assert!(matches!(corridor.enter(0), Entry::Entered));
+    }
+
+    #[test]
+    fn rules_that_reach_further_are_not_covered_by_what_earlier_ones_closed() {
+        let of = |names: &[&str]| prefixes(names);
+        assert!(Extent::Everything.covers(&of(&["a:"])) && !of(&["a:"]).covers(&Extent::Everything));
+        assert!(of(&["a:", "b:"]).covers(&of(&["b:x", "{a:"])) && !of(&["a:"]).covers(&of(&["b:"])));
+        assert!(!of(&["a:x"]).covers(&of(&["a:"])) && of(&["a:"]).covers(&of(&[])));
+        assert!(tenant(1).covers(&tenant(1)) && !tenant(1).covers(&tenant(2)));
+        assert!(!of(&["t1:"]).covers(&tenant(1)), "a tenant's keys are more than names");
     }
 
     /// Whoever is alone makes both numbers of a pair differ for a while; others must never see that.

@@ -419,8 +419,12 @@ async fn run_here(
         Some(Ran::Long) => {
             let (session, argv) = (connection.session.borrow().for_later(), argvs[0].iter().map(|word| word.to_vec()));
             let wants_quorum = session.wants_quorum();
+            // What it writes is confirmed by the reign in which it began, or not at all.
+            let Some(reign) = of.node.views.load().1.reign() else {
+                return tokio::time::sleep(forward::RETRY_PAUSE).await;
+            };
             part.answers.append(&mut walks::answer(of, session, argv.collect(), walks::Lent::default()).await);
-            if let Some(reign) = of.node.views.load().1.reign().filter(|_| wants_quorum) {
+            if wants_quorum {
                 part.written.push((part.group, reign, of.node.replication.log.position()));
             }
             return batch.answer(1);

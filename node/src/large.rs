@@ -15,8 +15,7 @@
 //! they do with it.
 
 use crate::batch::{Batch, Prepared};
-use crate::connection::{Lane, renew};
-use crate::corridor::Extent;
+use crate::connection::Lane;
 use crate::gate::Memory;
 use crate::scripts;
 use crate::shards::Shards;
@@ -264,15 +263,16 @@ pub fn run(worker: &Worker, mut session: Session, argv: &[&[u8]], lent: Lent) ->
         Some(_) => Memory::Enough,
         None => scripts::look_for_memory(worker, &session, named()),
     };
-    let Some((closed, (generation, view))) = scripts::be_alone(worker, &session, &Extent::of(&session), named()) else {
-        reply.error(scripts::SHIFTED);
-        return reply.bytes;
+    let (closed, (generation, view)) = match scripts::be_alone(worker, &mut session, named()) {
+        Ok(alone) => alone,
+        Err(scripts::NotAlone::UserGone) => return reply.bytes,
+        Err(scripts::NotAlone::Shifted) => {
+            reply.error(scripts::SHIFTED);
+            return reply.bytes;
+        }
     };
     let hot = worker.hot();
     let lane = Lane::new(Decoder::new(hot.decoder.clone()), generation, Arc::clone(&view));
-    if !renew(&mut session, &view) {
-        return reply.bytes;
-    }
     let mut scratch = worker.scratch.borrow_mut();
     let outer = std::mem::replace(&mut scratch.reply, reply);
     scratch.reply.bytes_max = hot.reply_bytes_max();

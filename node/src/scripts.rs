@@ -18,13 +18,14 @@
 
 use crate::batch::{Batch, Flow, Prepared, has_part};
 use crate::bench::Bench;
-use crate::connection::Lane;
+use crate::connection::{Lane, renew};
 use crate::corridor::{Closed, Entry, Extent, InLane, SCRIPT_THREADS};
 use crate::gate::{self, KeyBuffer, Memory, Refusal};
 use crate::large;
 use crate::memory::{full_owner, note_owners};
 use crate::node::Node;
 use crate::pace;
+use crate::pause::Paused;
 use crate::routes::Routes;
 use crate::tracking::Tracker;
 use crate::view::View;
@@ -278,17 +279,18 @@ fn serve(
     }
     let keys = || call.keys.iter().map(Vec::as_slice);
     let memory = look_for_memory(worker, &session, keys());
-    let Some((closed, (generation, view))) = be_alone(worker, &session, &Extent::of(&session), keys()) else {
-        let reply = error_reply(session.protocol, SHIFTED);
-        // A client that left meanwhile needs no reply.
-        let _ = answer.send(Ran { reply, calls: 0 });
-        return;
+    let (closed, (generation, view)) = match be_alone(worker, &mut session, keys()) {
+        Ok(alone) => alone,
+        Err(NotAlone::UserGone) => return,
+        Err(NotAlone::Shifted) => {
+            let reply = error_reply(session.protocol, SHIFTED);
+            // A client that left meanwhile needs no reply.
+            let _ = answer.send(Ran { reply, calls: 0 });
+            return;
+        }
     };
     let hot = worker.hot();
     let lane = Lane::new(Decoder::new(hot.decoder.clone()), generation, Arc::clone(&view));
-    if !crate::connection::renew(&mut session, &view) {
-        return;
-    }
     let began = Instant::now();
     let mut scratch = worker.scratch.borrow_mut();
     let conditions = worker.conditions(&view, &hot);
@@ -311,25 +313,42 @@ fn serve(
     serve_later(worker, ready);
 }
 
-/// Closes what is said, and what holds then of who serves the data and which group has which keys. `None`: these keys are
-/// another group's.
+/// Why slow work does not begin.
+pub(crate) enum NotAlone {
+    /// The user is gone, or must log in anew.
+    UserGone,
+    /// Its keys are another group's now.
+    Shifted,
+}
+
+/// Closes everything that the session's user can touch, by the rules that hold then; answers what holds of who serves the data
+/// and which group has which keys. While writes are held back, whoever is handed the data over needs them not to come.
 pub(crate) fn be_alone<'w, 'k>(
     worker: &'w Worker,
-    session: &Session,
-    extent: &Extent,
+    session: &mut Session,
     mut keys: impl Iterator<Item = &'k [u8]> + Clone,
-) -> Option<(Closed<'w>, (u64, Arc<View>))> {
+) -> Result<(Closed<'w>, (u64, Arc<View>)), NotAlone> {
+    let node = &worker.node;
     let (closed, known) = loop {
-        let closed = worker.node.corridor.close_extent(extent);
-        let known = worker.node.views.load();
-        if !worker.node.bar.is_active() || !worker.node.bar.bars_one(session.tenant, keys.clone()) {
+        let extent = Extent::of(session);
+        let closed = node.corridor.close_extent(&extent);
+        let known = node.views.load();
+        if !renew(session, &known.1) {
+            return Err(NotAlone::UserGone);
+        }
+        // New rules may let it touch more than what was closed by the old ones.
+        let suffices = extent.covers(&Extent::of(session));
+        let barred = node.bar.is_active() && node.bar.bars_one(session.tenant, keys.clone());
+        // What clients ask to wait waited before it came here; a hand-over takes along what is written until its pause.
+        let held = matches!(node.pause.state(worker.now_ms()), Paused::Moving | Paused::All);
+        if suffices && !barred && !held {
             break (closed, known);
         }
         drop(closed);
         std::thread::sleep(SHIFT_PAUSE);
     };
     let strays = |routes: &Arc<Routes>| keys.any(|key| routes.of_key(session.tenant, key) != known.1.of);
-    if known.1.routes.as_ref().is_some_and(strays) { None } else { Some((closed, known)) }
+    if known.1.routes.as_ref().is_some_and(strays) { Err(NotAlone::Shifted) } else { Ok((closed, known)) }
 }
 
 /// Whether memory is short, after keys were evicted: before anybody is alone, for whoever is finds its keys as they are.
@@ -390,8 +409,7 @@ pub(crate) fn serve_later(worker: &Worker, ready: Vec<(SpaceId, Vec<u8>)>) {
             serve_later(worker, later);
         }
     };
-    // If there is no room, they are served by the next write to their keys.
-    worker.node.scripts.bench.put(Owner::Platform, Box::new(work));
+    worker.node.scripts.bench.put_certainly(Owner::Platform, Box::new(work));
 }
 
 impl Batch<'_, '_> {

@@ -32,7 +32,13 @@ impl Standing {
         Standing { views, known: RwLock::new(Known { generation: 0, login: None, reach: Reach::Nothing }) }
     }
 
-    /// The client is this user now, or its thread looked at its rules.
+    /// What the client listens to and watches was judged by this login, as of the view of this number.
+    pub fn judged(&self, login: Option<&Login>, generation: u64) {
+        let reach = login.map_or(Reach::Nothing, Login::reach);
+        *self.known.write() = Known { generation, login: login.cloned(), reach };
+    }
+
+    /// The client is this user now, and listens to nothing that the user may not.
     pub fn set(&self, login: Option<&Login>) {
         let Some(views) = &self.views else { return };
         let (generation, view) = views.load();
@@ -164,8 +170,15 @@ mod tests {
         standing.set(login.as_ref());
         assert!(standing.may(|reach| !reach.sees_key(b"b:1")), "an older login is looked up anew");
 
+        let newest = views.load().1.login(b"u").cloned();
+        standing.judged(newest.as_ref(), views.generation());
+        assert!(hears(b"news", None), "whoever looked at its subscriptions has seen to that");
+        views.publish(Arc::new(set(&mut state, 5, &["resetchannels"])));
+        standing.judged(newest.as_ref(), views.generation() - 1);
+        assert!(!hears(b"other", None), "an earlier look says nothing of newer rules");
+
         let gone =
-            changed(&mut state, 5, UserChange::Delete { names: vec![login.expect("it is there").user.name.clone()] });
+            changed(&mut state, 6, UserChange::Delete { names: vec![login.expect("it is there").user.name.clone()] });
         views.publish(Arc::new(gone));
         assert!(!hears(b"other", None) && !standing.may(|reach| reach.sees_key(b"a:1")));
     }

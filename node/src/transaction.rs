@@ -8,7 +8,7 @@
 //! Being alone is what makes them one step: no other request runs between two of them, whatever keys they touch.
 //! This file knows no socket and no data.
 
-use crate::batch::{Batch, Flow, Prepared, has_part};
+use crate::batch::{Batch, Flow, Prepared, has_part, locks_everything};
 use crate::connection::{Connection, Lane, Next};
 use crate::corridor::{Closed, Extent};
 use crate::gate::{Conditions, KeyBuffer, Memory, Refusal};
@@ -107,7 +107,8 @@ pub fn queue(session: &mut Session, row: &Row, argv: &[&[u8]], bytes_max: usize,
 
 /// Forgets what the client watched.
 pub fn unwatch(worker: &Worker, connection: &Connection) {
-    if let Some(watch) = connection.watch.borrow_mut().take() {
+    let of_apart = connection.apart.borrow_mut().take().and_then(|(_, watch)| watch);
+    for watch in connection.watch.borrow_mut().take().into_iter().chain(of_apart) {
         worker.at(connection.group.get()).node.shards.unwatch(&watch);
     }
 }
@@ -166,6 +167,7 @@ impl<'a> Batch<'_, 'a> {
                 self.abort_transaction(session, &text, scratch);
                 return Flow::Continue;
             }
+            *connection.script_tracker.borrow_mut() = self.caches();
             *connection.apart.borrow_mut() = Some((transaction, connection.watch.borrow_mut().take()));
             return Flow::Stop(Box::new(Next::Walk(vec![b"EXEC".to_vec()])));
         }
@@ -185,7 +187,13 @@ impl<'a> Batch<'_, 'a> {
     fn names_kept(&self, requests: &[Vec<Vec<u8>>]) -> bool {
         let shards = &self.worker.node.shards;
         let is_kept = |keys: &[KeyUse<'_>]| shards.keeps(keys.iter().map(|named| named.key));
-        requests.iter().any(|request| with_keys(self.worker.node.table, request, is_kept).unwrap_or_default())
+        let locks_everything = |request: &Vec<Vec<u8>>| {
+            let argv: Vec<&[u8]> = request.iter().map(Vec::as_slice).collect();
+            self.worker.node.table.resolve(&argv).is_ok_and(|of| locks_everything(of.row, &argv))
+        };
+        requests.iter().any(|request| {
+            locks_everything(request) || with_keys(self.worker.node.table, request, is_kept).unwrap_or_default()
+        })
     }
 
     /// Whether these requests may take longer than a data thread has time for.

@@ -10,6 +10,7 @@ use crate::connection::{Connection, renew};
 use crate::corridor::{Entry, InLane, Part};
 use crate::gate::{self, KeyBuffer};
 use crate::large;
+use crate::node::Node;
 use crate::observers::Watch;
 use crate::pace;
 use crate::shards::Call;
@@ -87,12 +88,29 @@ pub struct Lent {
     pub transaction: Option<(Transaction, Option<Arc<Watch>>)>,
 }
 
+/// What a client watched, until its transaction is over or dropped.
+struct Watching {
+    node: Arc<Node>,
+    watch: Option<Arc<Watch>>,
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        if let Some(watch) = &self.watch {
+            self.node.shards.unwatch(watch);
+        }
+    }
+}
+
 /// The answer of a walk, or of what concerns many elements, once it is done.
 pub async fn answer(worker: &Worker, session: Session, argv: Vec<Vec<u8>>, lent: Lent) -> Vec<u8> {
     let (done, answer) = oneshot::channel();
     let protocol = session.protocol;
     let owner = session.lasting_reach().owner();
+    let watch = lent.transaction.as_ref().and_then(|(_, watch)| watch.clone());
+    let watching = Watching { node: Arc::clone(&worker.node), watch };
     let work = move |worker: &Worker| {
+        let _watching = watching;
         // Whoever asked may have left.
         if !done.is_closed() {
             let words: Vec<&[u8]> = argv.iter().map(Vec::as_slice).collect();

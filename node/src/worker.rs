@@ -300,7 +300,7 @@ impl Worker {
 
     /// Closes every session whose user is gone, off, or has other credentials, and gives the others their new rules.
     fn sweep(&self) {
-        let (_, view) = self.node.views.load();
+        let (generation, view) = self.node.views.load();
         let several = view.routes.is_some();
         for (id, connection) in self.connections.borrow().iter() {
             let Ok(mut session) = connection.session.try_borrow_mut() else { continue };
@@ -327,7 +327,7 @@ impl Worker {
                 // Limits may be new; who is in stays in.
                 let _ = connection.seats.take(self, session.login.as_ref().filter(|_| !connection.guest), false);
                 connection.bound_mail(self, &session);
-                connection.mailbox.standing.set(session.login.as_ref());
+                connection.mailbox.standing.judged(session.login.as_ref(), generation);
                 if data_left {
                     connection.moves.set(true);
                 }

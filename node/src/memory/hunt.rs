@@ -92,7 +92,8 @@ impl Hunt {
         (self.counted_at, self.counted_for) = (round.now, round.policy);
         let (owner, targets) = (self.owner, &mut self.targets);
         let mut sum = 0;
-        for index in 0..node.shards.count() {
+        // Of a shard whose lock somebody has for long nothing is evicted meanwhile.
+        for index in (0..node.shards.count()).filter(|index| !node.shards.keeps_shard(*index)) {
             node.shards.with(index, |shard| {
                 for (id, space) in shard.segments_of(owner) {
                     let keys = if round.policy.is_volatile() { space.expiring_len() } else { space.len() };
