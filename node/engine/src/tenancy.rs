@@ -595,10 +595,16 @@ impl Tenancy {
     /// The same for keys that come one after the other, with one hint for all of them.
     #[inline]
     pub fn segment_of_next(&self, space: SpaceId, key: &[u8], hint: &mut OwnerHint) -> SpaceId {
-        match &self.owners {
-            Some(owners) if !space.tenant.is_namespace() => SpaceId { tenant: owners.of_next(key, hint), ..space },
-            _ => space.world(),
-        }
+        segment_of_next(self.owners.as_deref(), space, key, hint)
+    }
+}
+
+/// [`segment_of`] for keys that come one after the other, with one hint for all of them.
+#[inline]
+pub fn segment_of_next(owners: Option<&Owners>, space: SpaceId, key: &[u8], hint: &mut OwnerHint) -> SpaceId {
+    match owners {
+        Some(owners) if !space.tenant.is_namespace() => SpaceId { tenant: owners.of_next(key, hint), ..space },
+        _ => space.world(),
     }
 }
 

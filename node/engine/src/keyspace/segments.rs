@@ -13,7 +13,7 @@
 use super::{Entry, Garbage, Keyspace, Owners, Shard, SpaceId, TenantId, Value, ValueRef, discard_later};
 use crate::dict::NewValue;
 use crate::eviction::Usage;
-use crate::tenancy::{OwnerHint, Policies, segment_of};
+use crate::tenancy::{OwnerHint, Policies, segment_of, segment_of_next};
 use std::sync::Arc;
 
 /// Tables that may be waiting to be settled; with more, the shard settles at once.
@@ -74,10 +74,7 @@ impl Shard {
     /// The same for keys that come one after the other, with one hint for all shards that are locked.
     #[inline]
     pub fn segment_of_next(&self, space: SpaceId, key: &[u8], hint: &mut OwnerHint) -> SpaceId {
-        match &self.owners {
-            Some(owners) if !space.tenant.is_namespace() => SpaceId { tenant: owners.of_next(key, hint), ..space },
-            _ => space.world(),
-        }
+        segment_of_next(self.owners.as_deref(), space, key, hint)
     }
 
     /// Whether a key is this owner's for who works in `space`, if it is so by `table`: these are the owners the shard knows,
