@@ -13,7 +13,8 @@
 //! in groups), threads (every host is one thread's tasks), sled below the store of Raft's log (`inside/log_disk.rs`), the admin and
 //! probe ports, and the clocks. What stands in for those lies in `inside/`.
 //!
-//! Each seed runs in a process of its own, so that it repeats itself: exactly with cuts, nearly in other weather. Bugs are planted one by one (`inside/planted.rs`): each must
+//! Each seed runs in a process of its own, so that it repeats itself: mostly with cuts, nearly in other weather; exactly is not
+//! reached (`runs::a_seed_repeats_itself`, on request). Bugs are planted one by one (`inside/planted.rs`): each must
 //! be caught ([`judge`] says by what) within a dozen seeds, and the seed that catches it must be clean without it. Those of the list
 //! that the protocol was designed against:
 //!
