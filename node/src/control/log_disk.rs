@@ -14,12 +14,12 @@
 //! What cannot be read back exactly is refused with a sentence, never repaired by guessing: a voter that forgets what
 //! it promised can undo what the cluster acknowledged.
 
-use std::fmt;
 use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
+
+pub use super::disk_error::{DiskError, SyncHook, fdatasync};
 
 /// Bytes of an entry per sled value, with its frame below 4 KB. A leaf of sled's tree holds up to 20 values before it is
 /// split, and must stay well below 128 KB, from where on sled moves it to a blob file.
@@ -27,14 +27,6 @@ const PART_BYTES: usize = 4 * 1024 - 64;
 
 /// sled's page cache. The log is short and read from memory; this only spares re-reading pages while writing.
 const CACHE_BYTES: u64 = 16 * 1024 * 1024;
-
-/// Makes what was written to the file durable. A test may watch it, or fail in its place.
-pub type SyncHook = Arc<dyn Fn(&File) -> io::Result<()> + Send + Sync>;
-
-/// The real hook: fdatasync.
-pub fn fdatasync() -> SyncHook {
-    Arc::new(File::sync_data)
-}
 
 /// What is kept beside the log, under its own key each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,52 +47,6 @@ impl Meta {
         }
     }
 }
-
-/// Why the disk cannot be used, as the sentence an operator reads.
-#[derive(Debug)]
-pub enum DiskError {
-    /// Another process has it open.
-    InUse(PathBuf),
-    /// It does not read back as it was written.
-    Damaged {
-        /// Where.
-        path: PathBuf,
-        /// What exactly.
-        what: String,
-    },
-    /// It reads back, but as less than it had acknowledged.
-    Lost {
-        /// Where.
-        path: PathBuf,
-        /// What exactly.
-        what: String,
-    },
-    /// The operating system refused.
-    Io(PathBuf, io::Error),
-}
-
-impl fmt::Display for DiskError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::InUse(path) => write!(f, "{} is in use by another process", path.display()),
-            Self::Damaged { path, what } => write!(
-                f,
-                "the control data in {} is damaged ({what}); do not repair it: empty the folder and start the node \
-                 again with `join`, and the cluster replaces it under a new id",
-                path.display()
-            ),
-            Self::Lost { path, what } => write!(
-                f,
-                "the log in {} lost entries it had acknowledged ({what}); remove this node's data folder so that it \
-                 joins again under a new id, and check the disk before it serves again",
-                path.display()
-            ),
-            Self::Io(path, error) => write!(f, "{}: {error}", path.display()),
-        }
-    }
-}
-
-impl std::error::Error for DiskError {}
 
 /// An open store. All writing happens on one thread; reading may happen on any.
 pub(crate) struct LogDisk {

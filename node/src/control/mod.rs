@@ -22,6 +22,7 @@ mod codec;
 mod codec_tenants;
 mod codec_users;
 mod core;
+mod disk_error;
 mod door;
 mod failover;
 mod formation;

@@ -3,21 +3,13 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::fmt;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// As production's; a simulated disk does not ask it.
-pub type SyncHook = Arc<dyn Fn(&File) -> io::Result<()> + Send + Sync>;
-
-/// As production's.
-pub fn fdatasync() -> SyncHook {
-    Arc::new(File::sync_data)
-}
+pub use super::disk_error::{DiskError, SyncHook, fdatasync};
 
 /// What is kept beside the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,42 +19,6 @@ pub(crate) enum Meta {
     Purged,
     Committed,
 }
-
-/// Why the disk cannot be used.
-#[derive(Debug)]
-pub enum DiskError {
-    /// Another process has it open.
-    InUse(PathBuf),
-    /// It does not read back as it was written.
-    Damaged {
-        /// Where.
-        path: PathBuf,
-        /// What exactly.
-        what: String,
-    },
-    /// It reads back, but as less than it had acknowledged.
-    Lost {
-        /// Where.
-        path: PathBuf,
-        /// What exactly.
-        what: String,
-    },
-    /// The operating system refused.
-    Io(PathBuf, io::Error),
-}
-
-impl fmt::Display for DiskError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::InUse(path) => write!(f, "{} is in use", path.display()),
-            Self::Damaged { path, what } => write!(f, "the control data in {} is damaged ({what})", path.display()),
-            Self::Lost { path, what } => write!(f, "the log in {} lost entries ({what})", path.display()),
-            Self::Io(path, error) => write!(f, "{}: {error}", path.display()),
-        }
-    }
-}
-
-impl std::error::Error for DiskError {}
 
 #[derive(Clone, Default)]
 struct Image {
