@@ -179,7 +179,7 @@ impl AdminClient {
         self.move_keys(pb::MoveKeysRequest { slots, tenant: String::new(), to_group }).await
     }
 
-    /// Begins to move a tenant, a namespace that one shard group holds, to another one; `None` if it is there already.
+    /// Begins to move all keys of a tenant to one shard group; `None` if they are there already.
     pub async fn move_tenant(&self, name: &str, to_group: u32) -> Result<Option<pb::Move>, ClientError> {
         self.move_keys(pb::MoveKeysRequest { slots: None, tenant: name.to_owned(), to_group }).await
     }

@@ -600,8 +600,15 @@ impl<'w, 'a> Batch<'w, 'a> {
                 connection.mailbox.collect(&mut scratch.reply.bytes);
             }
         }
+        let group = self.worker.node.group;
+        // A client that is told where a slot is does not look for a tenant's keys there.
+        let by_tenant = |slot| lane.view.routes.as_ref().is_some_and(|routes| routes.of_slot(slot) != group);
         let admitted =
-            match gate::admit(self.worker.node.table, row, request.argv, session, &self.conditions, &mut self.keys) {
+            match gate::admit(self.worker.node.table, row, request.argv, session, &self.conditions, &mut self.keys)
+                .map_err(|refusal| match refusal {
+                    Refusal::Moved(slot) if by_tenant(slot) => Refusal::Elsewhere,
+                    refusal => refusal,
+                }) {
                 Ok(admitted) => admitted,
                 // With several groups, what a client has here does not concern what it asks of another one.
                 Err(Refusal::Elsewhere)

@@ -13,7 +13,7 @@ use crate::callers::{Decoded, decode_all};
 use crate::connection::{Connection, Lane, renew};
 use crate::corridor::{Entry, InLane};
 use crate::forward::{self, ForwardBatch, Sent};
-use crate::routes::{ACROSS, Gather, Routes, Target};
+use crate::routes::{ACROSS, Asker, Gather, Routes, Target};
 use crate::walks;
 use crate::worker::Worker;
 use futures_util::future::join_all;
@@ -221,8 +221,15 @@ fn merge(request: &Gathering, plan: &Plan, parts: &[Part], reply: &mut Reply) ->
         }
         Gather::List => {
             let lists: Vec<&Vec<Value>> = values.iter().filter_map(list).collect();
-            reply.array(lists.iter().map(|list| list.len()).sum());
-            lists.into_iter().flatten().for_each(|value| write(value, reply));
+            let count: usize = lists.iter().map(|list| list.len()).sum();
+            // CLUSTER GETKEYSINSLOT slot count.
+            let most = match &request.argv[..] {
+                [name, _, _, most] if name.eq_ignore_ascii_case(b"CLUSTER") => std::str::from_utf8(most).ok(),
+                _ => None,
+            };
+            let count = most.and_then(|most| most.parse().ok()).map_or(count, |most: usize| most.min(count));
+            reply.array(count);
+            lists.into_iter().flatten().take(count).for_each(|value| write(value, reply));
         }
         Gather::LeastEach => {
             let lists: Vec<&Vec<Value>> = values.iter().filter_map(list).collect();
@@ -334,13 +341,13 @@ async fn lead_anew(worker: &Rc<Worker>, connection: &Rc<Connection>, batch: &mut
     let requests = decoded.requests(&bytes);
     let Some(argv) = requests.first() else { return };
     let (_, view) = worker.node.views.load();
-    let tenant = connection.session.borrow().tenant;
+    let asker = Asker::of(&connection.session.borrow());
     let (Some(routes), Ok(resolved)) = (&view.routes, worker.node.table.resolve(argv)) else {
         part.ends = true;
         return;
     };
     let writes = !resolved.row.command.flags.has(Flags::READONLY);
-    let mut answered = match routes.target(worker.node.table, tenant, resolved.row, argv) {
+    let mut answered = match routes.target(worker.node.table, asker, resolved.row, argv) {
         // Not known here yet: it is asked again.
         Target::Group(group, true) if group == part.group => {
             batch.policy_version = view.index;

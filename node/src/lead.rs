@@ -12,7 +12,7 @@ use crate::batch::{Batch, Flow, Prepared};
 use crate::connection::{Connection, Lane, Next};
 use crate::gate::{self, Conditions, KeyBuffer};
 use crate::gather::Gathering;
-use crate::routes::{ACROSS, Routes, Target};
+use crate::routes::{ACROSS, Asker, Routes, Target};
 use crate::worker::Scratch;
 use keyward_cluster::GroupId;
 use keyward_engine::command::{Flags, Group, Home};
@@ -49,15 +49,15 @@ impl<'a> Batch<'_, 'a> {
         let pinned = pinned(connection, session);
         let target = match row.full_name {
             _ if queues => {
-                let target = routes.target(self.worker.node.table, session.tenant, row, request.argv);
+                let target = routes.target(self.worker.node.table, Asker::of(session), row, request.argv);
                 return self.lead_queued(session, lane, target, (row, request.argv), scratch);
             }
             "exec" if session.transaction.is_some() => pinned.map_or(Target::Here, |group| Target::Group(group, true)),
             "watch" if session.transaction.is_none() => {
-                routes.target(self.worker.node.table, session.tenant, row, request.argv)
+                routes.target(self.worker.node.table, Asker::of(session), row, request.argv)
             }
             _ if row.command.group == Group::Transactions => Target::Here,
-            _ => routes.target(self.worker.node.table, session.tenant, row, request.argv),
+            _ => routes.target(self.worker.node.table, Asker::of(session), row, request.argv),
         };
         match target {
             Target::Here => {

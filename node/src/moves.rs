@@ -1,4 +1,4 @@
-//! Slots and namespaces move from one shard group to another while they are used.
+//! Slots and tenants move from one shard group to another while they are used.
 //!
 //! ```text
 //!   Begin  (Raft)   the new group's primary reads its own node's copy of the old group, key by key, and writes what moves
@@ -10,7 +10,7 @@
 //! ```
 //! Keys are copied as whole values, as often as they change: a copy too many changes nothing, so no write can be missing or
 //! there twice once the last ones were copied. The old primary stopped before `Switch` was proposed, and goes on only when it
-//! has applied what was decided; another primary of either group ends the move by the same entry that names it. Until `Switch`
+//! has applied what was decided; with another primary of either group the copying begins anew by the same entry that names it. Until `Switch`
 //! nobody finds the copies: requests for their keys are led to the old group, and requests about all keys leave them out
 //! ([`crate::routes::Routes::reach`]).
 //!
@@ -29,7 +29,8 @@ use crate::routes::Moving;
 use crate::view::View;
 use crate::worker::Worker;
 use copy::Copier;
-use keyward_cluster::{Change, GroupId, MoveChange, MovePhase, Outcome};
+use futures_util::future::join_all;
+use keyward_cluster::{Change, Epoch, GroupId, MoveChange, MovePhase, Outcome};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
@@ -54,6 +55,15 @@ const LAST_BYTES: Duration = Duration::from_secs(1);
 
 /// How long the members in sync may take to have the last keys.
 const CONFIRMED: Duration = Duration::from_secs(1);
+
+/// How long the members in sync may take to have it all on their disks.
+const SAVED: Duration = Duration::from_secs(600);
+
+/// Between two looks at that.
+const SAVED_LOOK: Duration = Duration::from_millis(50);
+
+/// Before a further try, for each that there was.
+const TRY_PAUSE: Duration = Duration::from_millis(300);
 
 /// How long Raft may take to decide.
 const DECISION: Duration = Duration::from_secs(3);
@@ -133,6 +143,7 @@ async fn bring(node: &Arc<Node>, known: &Arc<Moving>) -> Result<(), String> {
         let (_, view) = from.views.load();
         (view.is_primary() || view.is_in_sync()) && from.replication.has_data()
     };
+    sleep(TRY_PAUSE * known.tries).await;
     let waiting = Instant::now();
     while !has_copy() {
         if waiting.elapsed() > COPY_WAIT || !still() {
@@ -147,12 +158,17 @@ async fn bring(node: &Arc<Node>, known: &Arc<Moving>) -> Result<(), String> {
     let mut copier = Copier::new(from, to, known);
     copier.copy_all(&still)?;
     let copied = Instant::now();
+    let mut saving = Saving::of(to);
     loop {
         copier.follow(&still)?;
+        if !saving.is_done(node).await? {
+            sleep(SAVED_LOOK).await;
+            continue;
+        }
         if copier.behind() < NEAR_BYTES && from.replication.lag().1 < NEAR_BYTES {
             break;
         }
-        if copied.elapsed() > CATCH_UP {
+        if copied.elapsed() > CATCH_UP + saving.took {
             return Err("these keys are written faster than they are copied".to_owned());
         }
         sleep(LOOK).await;
@@ -189,6 +205,39 @@ async fn bring(node: &Arc<Node>, known: &Arc<Moving>) -> Result<(), String> {
     Ok(())
 }
 
+/// What a group has now gets to the disks of its members in sync.
+struct Saving<'a> {
+    of: &'a Arc<Node>,
+    effect: (Epoch, u64),
+    began: Instant,
+    took: Duration,
+    done: bool,
+}
+
+impl<'a> Saving<'a> {
+    fn of(of: &'a Arc<Node>) -> Saving<'a> {
+        let log = &of.replication.log;
+        let effect = (log.epoch(), log.position());
+        Saving { of, effect, began: Instant::now(), took: Duration::ZERO, done: false }
+    }
+
+    /// Whether it is there. The members are asked, and begin to write if it is not.
+    async fn is_done(&mut self, node: &Arc<Node>) -> Result<bool, String> {
+        if self.done {
+            return Ok(true);
+        }
+        self.took = self.began.elapsed();
+        if self.took > SAVED {
+            return Err("the snapshots that a move needs are not written".to_owned());
+        }
+        let members = self.of.views.load().1.group.clone().map(|group| group.in_sync.clone()).unwrap_or_default();
+        let asked = members.iter().map(|member| node.control.save_group(member.node, self.of.group, self.effect));
+        let saved = join_all(asked).await;
+        self.done = !saved.is_empty() && saved.into_iter().all(|saved| saved == Ok(true));
+        Ok(self.done)
+    }
+}
+
 /// Removes what does not belong to the group any more. False: not yet.
 async fn clear_up(node: &Arc<Node>, group: GroupId, known: &Arc<Moving>) -> bool {
     let Some(of) = node.of(group) else { return false };
@@ -198,6 +247,13 @@ async fn clear_up(node: &Arc<Node>, group: GroupId, known: &Arc<Moving>) -> bool
     let Some(reign) = of.views.load().1.reign().filter(|_| still()) else { return true };
     if of.replication.confirmed(reign, of.replication.log.position(), CATCH_UP).await.is_err() {
         return true;
+    }
+    let mut saving = Saving::of(of);
+    while !saving.is_done(node).await.unwrap_or(false) {
+        if !still() || saving.took > SAVED {
+            return true;
+        }
+        sleep(SAVED_LOOK).await;
     }
     if propose(node, MoveChange::End { index: known.index }).await.is_err() {
         sleep(RETRY).await;
@@ -244,16 +300,8 @@ pub async fn hold(of: &Arc<Node>, index: u64) -> Result<u64, String> {
 /// Lets go of keys that were held once it is decided whose they are, and asks for them back when nobody decides.
 async fn release(of: Arc<Node>) {
     let mut views = of.control.views();
-    let mut saved = over(&of);
     loop {
         views.borrow_and_update();
-        // A snapshot from before the move and one from after it do not go together when everything starts anew.
-        if over(&of) > saved {
-            saved = over(&of);
-            if !of.live.hot().save_rules.is_empty() {
-                of.snapshots.request();
-            }
-        }
         if let Some((index, since)) = of.bar.held() {
             let (_, view) = of.views.load();
             let undecided =
@@ -293,15 +341,6 @@ pub fn has_shifted(worker: &Worker, waiter: &Waiter, releases: u64) -> bool {
     let group = worker.node.group;
     let (released, bar) = (worker.node.bar.releases() != releases, &worker.node.bar);
     released && bar.released(tenant, &waiter.keys) || waiter.keys.iter().any(|key| routes.of_key(tenant, key) != group)
-}
-
-/// The last move that changed what this group holds, if nothing is left to be done about it; 0: there was none.
-fn over(of: &Node) -> u64 {
-    let (_, view) = of.views.load();
-    let concerns = |known: &&Arc<keyward_cluster::Move>| known.from == of.group || known.to == of.group;
-    let last = view.state.last_move().filter(concerns);
-    let last = last.filter(|known| known.phase == MovePhase::Done && known.failed.is_none());
-    last.map_or(0, |known| known.index)
 }
 
 /// Runs something beside clients' batches, while nobody runs alone.

@@ -402,6 +402,19 @@ impl DataPlane for Plane {
             crate::moves::hold(&node, index).await
         })
     }
+
+    fn save_group(&self, group: GroupId, effect: (Epoch, u64)) -> bool {
+        let Some(node) = self.of(group) else { return false };
+        let snapshot = *node.replication.snapshot.lock();
+        if effect.1 == 0 || snapshot.is_some_and(|snapshot| snapshot >= effect) {
+            return true;
+        }
+        if snapshot.is_none() && node.live.hot().save_rules.is_empty() {
+            return true;
+        }
+        node.snapshots.request();
+        false
+    }
 }
 
 /// Before the node stops: if it serves the data, another one does from now on, if any is in sync.

@@ -6,30 +6,85 @@
 //!                      ├► can be divided           ─► each group does its part, the answers are put together (`gather.rs`)
 //!                      └► cannot                   ─► CROSSSLOT
 //! ```
-//! A key's group is that of its slot; all keys of a namespace may be placed on one group (`TENANT CREATE … GROUP n`), and then
-//! all that its users ask is carried out there. It knows requests by what their declarations say, and no connection.
+//! A key's group is that of its slot, unless its tenant is placed on one group (`TENANT SET … GROUP n`): by what the key begins with,
+//! or because of who asks. Whatever the users of a namespace ask is then carried out there. It knows requests by what their
+//! declarations say, and no connection.
 
 use keyward_acl::KeyUse;
-use keyward_cluster::{GroupId, Move, MovePhase, Moved, State, Tenant, TenantMode};
+use keyward_cluster::{GroupId, Holders, Move, MovePhase, Moved, State, Tenant, TenantMode, TenantNumber};
 use keyward_engine::command::{Group, Home, Run};
 use keyward_engine::keyspace::TenantId;
 use keyward_engine::scope::Reach;
+use keyward_engine::session::Session;
 use keyward_engine::slot;
 use keyward_engine::table::{Row, Table};
-use std::collections::{BTreeMap, BTreeSet};
+use keyward_engine::tenancy::Owners;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What a request gets that cannot be carried out by one group.
 pub const ACROSS: &str = "CROSSSLOT Keys in request don't hash to the same slot: they belong to different shard groups";
 
-/// Which group every slot belongs to.
+/// Which group every key belongs to.
 pub struct Routes {
-    of_slot: Box<[u8]>,
+    of_slot: Arc<[u8]>,
     count: u32,
-    /// Namespaces that one group holds as a whole.
-    homes: BTreeMap<TenantId, GroupId>,
+    homes: Arc<Homes>,
     moving: Option<Arc<Moving>>,
     changed_at: u64,
+}
+
+/// Tenants whose keys do not lie where their slots say.
+#[derive(Default)]
+struct Homes {
+    of: BTreeMap<TenantId, Holders>,
+    /// What the keys of those begin with that have no namespace.
+    owners: Owners,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asker {
+    /// Whose keyspace it sees.
+    pub world: TenantId,
+    /// The tenant it belongs to.
+    pub tenant: TenantId,
+}
+
+impl Asker {
+    /// Whoever has this session.
+    pub fn of(session: &Session) -> Asker {
+        Asker { world: session.tenant, tenant: session.owner() }
+    }
+}
+
+fn id_of(tenant: &Tenant) -> TenantId {
+    match tenant.mode {
+        TenantMode::Namespace => TenantId::with_namespace(tenant.number.0),
+        TenantMode::Prefixes(_) => TenantId::with_prefixes(tenant.number.0),
+    }
+}
+
+fn owners_of<'a>(tenants: impl Iterator<Item = &'a Tenant>) -> Owners {
+    Owners::new(tenants.flat_map(|tenant| tenant.prefixes().map(|prefix| (prefix, id_of(tenant)))))
+}
+
+impl Homes {
+    fn of(state: &State) -> Homes {
+        let is_placed = |tenant: &&Tenant| tenant.holders() != Holders::Slots;
+        let placed: Vec<&Tenant> = state.tenants().iter().map(|tenant| &**tenant).filter(is_placed).collect();
+        let of = placed.iter().map(|tenant| (id_of(tenant), tenant.holders())).collect();
+        Homes { of, owners: owners_of(placed.into_iter()) }
+    }
+
+    /// Who has this key, if its slot does not say it.
+    #[inline]
+    fn find(&self, world: TenantId, key: &[u8]) -> Option<&Holders> {
+        if self.of.is_empty() {
+            return None;
+        }
+        self.of.get(&if world.is_namespace() { world } else { self.owners.of(key) })
+    }
 }
 
 /// Keys on their way from one group to another.
@@ -42,29 +97,73 @@ pub struct Moving {
     pub to: GroupId,
     /// How far it is.
     pub phase: MovePhase,
+    /// How often it was tried.
+    pub tries: u32,
     what: Moved,
     /// The group that has keys which it does not serve.
     hidden_in: GroupId,
-    /// Namespaces that slots say nothing about.
-    homes: BTreeSet<TenantId>,
+    /// Tenants that slots say nothing about.
+    homes: Arc<Homes>,
+    of_slot: Arc<[u8]>,
+    /// The tenant whose keys they are.
+    tenant: Option<MovingTenant>,
+}
+
+struct MovingTenant {
+    id: TenantId,
+    owners: Owners,
+    held: Holders,
+    wanted: Holders,
+}
+
+impl MovingTenant {
+    fn of(state: &State, number: TenantNumber) -> Option<MovingTenant> {
+        let tenant = state.tenants().numbered(number)?;
+        let owners = owners_of(std::iter::once(&**tenant));
+        Some(MovingTenant { id: id_of(tenant), owners, held: tenant.holders(), wanted: tenant.wanted() })
+    }
+
+    fn owns(&self, world: TenantId, key: &[u8]) -> bool {
+        if world.is_namespace() { world == self.id } else { self.owners.of(key) == self.id }
+    }
 }
 
 impl Moving {
-    fn of(known: &Move, homes: &BTreeMap<TenantId, GroupId>) -> Moving {
+    fn of(state: &State, homes: &Arc<Homes>, of_slot: &Arc<[u8]>) -> Option<Moving> {
+        let known: &Move = state.current_move()?;
         let hidden_in = if let MovePhase::Dropping(group) = known.phase { group } else { known.to };
-        let homes = homes.keys().copied().collect();
-        let (what, phase) = (known.what.clone(), known.phase);
-        Moving { index: known.index, from: known.from, to: known.to, phase, what, hidden_in, homes }
+        let what = known.what.clone();
+        let tenant = if let Moved::Tenant(number) = what { MovingTenant::of(state, number) } else { None };
+        let Move { index, from, to, phase, tries, .. } = *known;
+        let (homes, of_slot) = (Arc::clone(homes), Arc::clone(of_slot));
+        Some(Moving { index, from, to, phase, tries, what, hidden_in, homes, of_slot, tenant })
     }
 
     /// Whether this key moves. `world`: whose keyspace it is in.
     #[inline]
     pub fn concerns(&self, world: TenantId, key: &[u8]) -> bool {
-        match &self.what {
-            Moved::Slots((first, last)) => {
-                (*first..=*last).contains(&slot::of_key(key)) && !self.homes.contains(&world)
+        match (&self.what, &self.tenant) {
+            (Moved::Slots((first, last)), _) => {
+                (*first..=*last).contains(&slot::of_key(key)) && self.homes.find(world, key).is_none()
             }
-            Moved::Namespace(number) => world == TenantId::with_namespace(number.0),
+            (Moved::Tenant(_), Some(tenant)) if tenant.owns(world, key) => {
+                let slots = GroupId(u32::from(self.of_slot[usize::from(slot::of_key(key))]));
+                match self.phase {
+                    MovePhase::Copying => tenant.held.of(slots) == self.from && tenant.wanted.of(slots) == self.to,
+                    MovePhase::Dropping(group) => tenant.held.of(slots) != group,
+                    MovePhase::Done => false,
+                }
+            }
+            (Moved::Tenant(_), _) => false,
+        }
+    }
+
+    /// Whether keys of this keyspace may be among them.
+    fn touches(&self, world: TenantId) -> bool {
+        match (&self.what, &self.tenant) {
+            (Moved::Slots(_), _) => !self.homes.of.contains_key(&world),
+            (Moved::Tenant(_), Some(tenant)) => tenant.id.world() == world.world(),
+            (Moved::Tenant(_), None) => false,
         }
     }
 }
@@ -116,18 +215,16 @@ impl Routes {
         if groups.len() < 2 {
             return None;
         }
-        let mut of_slot = vec![0; usize::from(slot::SLOTS)].into_boxed_slice();
-        for group in groups.values() {
-            for (first, last) in &group.slots {
-                of_slot[usize::from(*first)..=usize::from(*last)].fill(group.id.0 as u8);
+        let mut of_slot: Arc<[u8]> = vec![0; usize::from(slot::SLOTS)].into();
+        if let Some(of_slot) = Arc::get_mut(&mut of_slot) {
+            for group in groups.values() {
+                for (first, last) in &group.slots {
+                    of_slot[usize::from(*first)..=usize::from(*last)].fill(group.id.0 as u8);
+                }
             }
         }
-        let home = |tenant: &Arc<Tenant>| {
-            let group = tenant.group().filter(|group| groups.contains_key(group))?;
-            (tenant.mode == TenantMode::Namespace).then_some((TenantId::with_namespace(tenant.number.0), group))
-        };
-        let homes = state.tenants().iter().filter_map(home).collect();
-        let moving = state.current_move().map(|known| Moving::of(known, &homes)).map(Arc::new);
+        let homes = Arc::new(Homes::of(state));
+        let moving = Moving::of(state, &homes, &of_slot).map(Arc::new);
         Some(Routes { of_slot, count: groups.len() as u32, homes, moving, changed_at: state.routes_changed_at() })
     }
 
@@ -139,11 +236,10 @@ impl Routes {
     /// What a request to all keys of `group` finds there: nothing that only lies there because it moves.
     pub fn reach(&self, group: GroupId, tenant: TenantId, reach: Reach) -> Reach {
         match &self.moving {
-            Some(moving) if moving.hidden_in == group && !moving.homes.contains(&tenant) => match moving.what {
-                Moved::Slots(slots) => Reach::Outside(slots, Box::new(reach)),
-                // Whoever sees it asks the group that has it.
-                Moved::Namespace(_) => reach,
-            },
+            Some(moving) if moving.hidden_in == group && moving.touches(tenant) => {
+                let moving = Arc::clone(moving);
+                Reach::Outside(Arc::new(move |key| moving.concerns(tenant, key)), Box::new(reach))
+            }
             _ => reach,
         }
     }
@@ -166,14 +262,20 @@ impl Routes {
 
     /// The group that holds all keys of a client's keyspace, if there is one.
     #[inline]
-    pub fn home(&self, tenant: TenantId) -> Option<GroupId> {
-        if self.homes.is_empty() || !tenant.is_namespace() { None } else { self.homes.get(&tenant).copied() }
+    pub fn home(&self, world: TenantId) -> Option<GroupId> {
+        if self.homes.of.is_empty() || !world.is_namespace() { None } else { self.whole(world) }
+    }
+
+    /// The group that holds all keys of a tenant for its sake.
+    fn whole(&self, tenant: TenantId) -> Option<GroupId> {
+        if let Some(Holders::One(group)) = self.homes.of.get(&tenant) { Some(*group) } else { None }
     }
 
     /// The group of a key, as a client of this tenant names it.
     #[inline]
     pub fn of_key(&self, tenant: TenantId, key: &[u8]) -> GroupId {
-        self.home(tenant).unwrap_or_else(|| self.of_slot(slot::of_key(key)))
+        let slots = self.of_slot(slot::of_key(key));
+        self.homes.find(tenant, key).map_or(slots, |holders| holders.of(slots))
     }
 
     /// The group of these keys: none if there are no keys, an error if there is no such group.
@@ -184,12 +286,12 @@ impl Routes {
     }
 
     /// Where a request belongs that is not part of a transaction.
-    pub fn target(&self, table: &Table, tenant: TenantId, row: &Row, argv: &[&[u8]]) -> Target {
-        let home = row.command.home(argv);
+    pub fn target(&self, table: &Table, asker: Asker, row: &Row, argv: &[&[u8]]) -> Target {
+        let (home, tenant) = (row.command.home(argv), asker.world);
         if let Some(group) = self.home(tenant).filter(|_| home != Home::Anywhere && is_about_keys(row)) {
             return Target::Group(group, true);
         }
-        if let Some(gather) = whole(row) {
+        if let Some(gather) = whole(row).or_else(|| if self.homes.of.is_empty() { None } else { of_slot(row) }) {
             return Target::Every(gather);
         }
         // A script that keeps a node busy is ended at that node.
@@ -204,15 +306,33 @@ impl Routes {
         let mut keys = Vec::new();
         table.keys_of(row, argv, &mut keys);
         match self.of_keys(tenant, &keys) {
-            Ok(Some(_)) if reads_others(row, argv) => Target::Across,
+            Ok(Some(group)) if self.reads_others(tenant, group, row, argv) => Target::Across,
             Ok(Some(group)) => Target::Group(group, true),
-            Ok(None) => Target::Group(self.without_key(row, argv), false),
+            Ok(None) => Target::Group(self.without_key(asker, row, argv), false),
             Err(Across) => parts(row).map_or(Target::Across, Target::Parts),
         }
     }
 
-    /// The group for a request without keys. Channels, and what is asked about the server, are the first group's.
-    fn without_key(&self, row: &Row, argv: &[&[u8]]) -> GroupId {
+    /// Patterns of `SORT` name keys that may lie anywhere, unless they begin as those of a tenant that this group holds.
+    fn reads_others(&self, world: TenantId, group: GroupId, row: &Row, argv: &[&[u8]]) -> bool {
+        let elsewhere = |pattern: &[u8]| {
+            let beginning = pattern.split(|byte| *byte == b'*').next().unwrap_or_default();
+            !matches!(self.homes.find(world, beginning), Some(Holders::One(of)) if *of == group)
+        };
+        let by_pattern = |words: &[&[u8]]| {
+            (words[0].eq_ignore_ascii_case(b"BY") || words[0].eq_ignore_ascii_case(b"GET"))
+                && words[1].contains(&b'*')
+                && elsewhere(words[1])
+        };
+        matches!(row.full_name, "sort" | "sort_ro") && argv.windows(2).any(by_pattern)
+    }
+
+    /// The group for a request without keys. Channels, and what is asked about the server, are the first group's; a script
+    /// that names none runs where its tenant's are.
+    fn without_key(&self, asker: Asker, row: &Row, argv: &[&[u8]]) -> GroupId {
+        if row.command.group == Group::Scripting {
+            return self.whole(asker.tenant).unwrap_or_default();
+        }
         if row.command.group == Group::Cluster && matches!(row.run, Run::OnEveryKey(_)) {
             let named = argv.get(2).and_then(|word| std::str::from_utf8(word).ok()?.parse().ok());
             return named.filter(|slot| *slot < slot::SLOTS).map_or(GroupId(0), |slot| self.of_slot(slot));
@@ -253,12 +373,13 @@ fn parts(row: &Row) -> Option<Gather> {
     })
 }
 
-/// Patterns of `SORT` name keys that may lie anywhere.
-fn reads_others(row: &Row, argv: &[&[u8]]) -> bool {
-    let by_pattern = |words: &[&[u8]]| {
-        (words[0].eq_ignore_ascii_case(b"BY") || words[0].eq_ignore_ascii_case(b"GET")) && words[1].contains(&b'*')
-    };
-    matches!(row.full_name, "sort" | "sort_ro") && argv.windows(2).any(by_pattern)
+/// How the answers are put together of what asks about one slot, whose keys may be with several groups.
+fn of_slot(row: &Row) -> Option<Gather> {
+    match row.full_name {
+        "cluster|countkeysinslot" => Some(Gather::Sum),
+        "cluster|getkeysinslot" => Some(Gather::List),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -279,7 +400,8 @@ mod tests {
     fn target(routes: &Routes, request: &str) -> Target {
         let argv: Vec<&[u8]> = request.split(' ').map(str::as_bytes).collect();
         let row = table().resolve(&argv).expect("a request").row;
-        routes.target(table(), TenantId::SHARED, row, &argv)
+        let asker = Asker { world: TenantId::SHARED, tenant: TenantId::SHARED };
+        routes.target(table(), asker, row, &argv)
     }
 
     #[test]

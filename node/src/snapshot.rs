@@ -250,9 +250,10 @@ pub async fn copy(node: &Arc<Node>) -> Result<(File, u64), String> {
     written.map_err(|error| format!("the copy cannot be written: {error}"))
 }
 
-/// Whether there is anything to save here: an empty primary too, so that flushed keys stay away.
+/// Whether there is anything to save here: also what has become empty, so that flushed keys stay away.
 fn holds_data(node: &Node) -> bool {
     node.views.load().1.is_primary()
+        || node.replication.has_data() && node.replication.log.position() > 0
         || (0..node.shards.count())
             .any(|index| node.shards.with(index, |shard| shard.spaces().any(|(_, space)| !space.is_empty())))
 }

@@ -1,4 +1,4 @@
-//! Slots and namespaces move between shard groups while they are used: no write is lost, none is there twice, and nobody
+//! Slots and tenants move between shard groups while they are used: no write is lost, none is there twice, and nobody
 //! needs to know.
 
 use keyward_tests::{Client, Cluster, Dice, Finished, Value, binary, run, wait_until, wait_until_for};
@@ -304,7 +304,7 @@ fn whoever_waits_watches_or_runs_steps_goes_on_where_the_keys_are() {
 }
 
 #[test]
-fn a_killed_or_frozen_primary_ends_a_move_or_finds_it_done_and_no_confirmed_write_is_lost() {
+fn a_move_outlives_its_primaries_and_no_confirmed_write_is_lost() {
     let mut cluster = cluster();
     cluster.node(1).client().ok(&["ACL", "SETUSER", "queue", "on", ">secret", "~*", "+@all", "ack=quorum"]);
     let mut dice = Dice::from_env("KEYWARD_MOVES_SEED");
@@ -316,7 +316,9 @@ fn a_killed_or_frozen_primary_ends_a_move_or_finds_it_done_and_no_confirmed_writ
         let to = (home + 1) % GROUPS;
         let (from_node, to_node) = (primary(&cluster, home).unwrap(), primary(&cluster, to).unwrap());
         let killed = if round % 2 == 0 { from_node } else { to_node };
-        let through: Vec<usize> = (1..=3).filter(|number| *number != killed).collect();
+        let both = round < 2;
+        let lost = |number: usize| number == killed || both && [from_node, to_node].contains(&number);
+        let through: Vec<usize> = (1..=3).filter(|number| !lost(*number)).collect();
         let adders: Vec<Adder> = (0..4)
             .map(|number| {
                 add(cluster.node(through[number % through.len()]).address(), Some("queue"), number as u64, &stop)
@@ -333,6 +335,14 @@ fn a_killed_or_frozen_primary_ends_a_move_or_finds_it_done_and_no_confirmed_writ
         } else {
             cluster.kill(killed);
         }
+        if both {
+            let other = if killed == from_node { to_node } else { from_node };
+            std::thread::sleep(Duration::from_millis(dice.below(100) as u64));
+            cluster.kill(other);
+            // Without a majority nothing is decided.
+            std::thread::sleep(Duration::from_millis(500));
+            cluster.restart(other);
+        }
         let asked = through[0];
         wait_until_for(Duration::from_secs(60), "the move is over", || is_over_at(&cluster, asked).then_some(()));
         std::thread::sleep(Duration::from_millis(500));
@@ -346,9 +356,8 @@ fn a_killed_or_frozen_primary_ends_a_move_or_finds_it_done_and_no_confirmed_writ
         settle(&cluster);
         let listed = ctl(&cluster, &["slots", "list"]).stdout;
         println!("round {round}: node {killed} lost, {} unknown, slowest {:?}: {listed}", all.unknown, all.slowest);
-        if listed.contains(": done") {
-            home = to;
-        }
+        assert!(listed.contains(": done"), "{listed}");
+        home = to;
         let mut client = cluster.node(1).client();
         let mut unknown = 0;
         for number in 0..COUNTERS {
@@ -372,9 +381,17 @@ fn a_namespace_moves_whole_and_an_operator_may_end_a_move() {
     let mut admin = cluster.node(1).client();
     admin.ok(&["TENANT", "CREATE", "gw", "NAMESPACE", "GROUP", "2", "USER", "gw-user"]);
     admin.ok(&["TENANT", "CREATE", "spread", "NAMESPACE", "USER", "spread-user"]);
-    admin.ok(&["ACL", "SETUSER", "gw-user", "on", ">secret", "~*", "&*", "+@all"]);
-    let refused = ctl(&cluster, &["tenant", "move", "spread", "--to", "1"]);
-    assert!(!refused.success && refused.stderr.contains("their slots"), "{}", refused.stderr);
+    for user in ["gw-user", "spread-user"] {
+        admin.ok(&["ACL", "SETUSER", user, "on", ">secret", "~*", "&*", "+@all"]);
+    }
+    let mut spread = cluster.node(1).client_as("spread-user", "secret");
+    for number in 0..50 {
+        spread.ok(&["SET", &format!("key:{number}"), "x"]);
+    }
+    moved(&cluster, &["tenant", "move", "spread"], 1);
+    assert_eq!(spread.ask(&["EXISTS", "key:0", "key:1", "key:49"]), Value::Integer(3));
+    assert_eq!(spread.text(&["RENAME", "key:0", "key:x"]), "OK");
+    assert_eq!(spread.ask(&["DBSIZE"]), Value::Integer(50));
     assert!(!ctl(&cluster, &["tenant", "move", "nobody", "--to", "1"]).success);
     assert!(!ctl(&cluster, &["slots", "abort"]).success, "nothing is under way");
     let stop = Arc::new(AtomicBool::new(false));
@@ -410,6 +427,120 @@ fn a_namespace_moves_whole_and_an_operator_may_end_a_move() {
     assert!(ended.success || ctl(&cluster, &["slots", "list"]).stdout.contains(": done"), "{}", ended.stderr);
     assert_eq!(admin.ask(&["DBSIZE"]), Value::Integer(100));
     cluster.copies_agree("a move was ended");
+}
+
+#[test]
+fn what_was_in_a_snapshot_before_a_move_is_there_when_all_nodes_fail() {
+    let mut cluster = cluster();
+    let mut dice = Dice::from_env("KEYWARD_MOVES_SEED");
+    let mut client = cluster.node(1).client();
+    for number in 0..300 {
+        client.ok(&["SET", &format!("key:{number}"), "x"]);
+    }
+    client.ok(&["TENANT", "CREATE", "gw", "PREFIX", "key:"]);
+    client.ok(&["SAVE"]);
+    for round in 0..5 {
+        let to = ["1", "2", "0"][round % 3];
+        let begun = match round {
+            3 | 4 => ctl(&cluster, &["tenant", "move", "gw", "--to", to, "--no-wait"]),
+            0 => ctl(&cluster, &["slots", "move", "0-5000", "--to", to, "--no-wait"]),
+            _ => ctl(&cluster, &["slots", "move", "0-5000", "--to", to]),
+        };
+        assert!(begun.success, "{}{}", begun.stdout, begun.stderr);
+        std::thread::sleep(Duration::from_millis(dice.below(if round % 2 == 0 { 300 } else { 20 }) as u64));
+        (1..=3).for_each(|number| cluster.kill(number));
+        (1..=3).for_each(|number| cluster.spawn(number));
+        (1..=3).for_each(|number| cluster.wait_ready(number));
+        settle(&cluster);
+        wait_until_for(Duration::from_secs(60), "the move is over", || is_over(&cluster).then_some(()));
+        for node in cluster.nodes() {
+            let mut client = node.client();
+            let missing: Vec<String> = (0..300)
+                .map(|number| format!("key:{number}"))
+                .filter(|key| client.ask(&["EXISTS", key]) != Value::Integer(1))
+                .collect();
+            assert!(missing.is_empty(), "round {round}, through node {}: {missing:?}", node.number());
+            assert_eq!(client.ask(&["DBSIZE"]), Value::Integer(300), "round {round}: each is in one group");
+        }
+        cluster.copies_agree("all nodes failed");
+    }
+}
+
+/// Waits until a tenant's keys are where they are to be.
+fn settled(cluster: &Cluster, tenant: &str) {
+    wait_until_for(Duration::from_secs(60), "the tenant's keys are where they are to be", || {
+        let shown = ctl(cluster, &["tenant", "get", tenant]).stdout;
+        (shown.contains(tenant) && !shown.contains("held-by") && is_over(cluster)).then_some(())
+    });
+}
+
+#[test]
+fn a_tenant_by_prefix_is_held_by_one_group_and_moves_while_it_is_written() {
+    let cluster = cluster();
+    let mut admin = cluster.node(1).client();
+    for number in 0..100 {
+        admin.ok(&["SET", &format!("everybody's:{number}"), "x"]);
+    }
+    admin.ok(&["TENANT", "CREATE", "counters", "PREFIX", "counter:", "USER", "teller"]);
+    admin.ok(&["ACL", "SETUSER", "teller", "on", ">secret", "~counter:*", "+@all"]);
+    let stop = Arc::new(AtomicBool::new(false));
+    let adders: Vec<Adder> =
+        (0..6).map(|number| add(cluster.node(number % 3 + 1).address(), None, number as u64, &stop)).collect();
+    std::thread::sleep(Duration::from_millis(300));
+    let script = "return redis.call('INCRBY', 'counter:undeclared', 0)";
+    for (step, group) in ["2", "0", "1", "default"].into_iter().enumerate() {
+        if step == 1 {
+            let done = ctl(&cluster, &["tenant", "move", "counters", "--to", group]);
+            assert!(done.success, "{}{}", done.stdout, done.stderr);
+        } else {
+            admin.ok(&["TENANT", "SET", "counters", "GROUP", group]);
+        }
+        settled(&cluster, "counters");
+        for node in cluster.nodes() {
+            let mut teller = node.client_as("teller", "secret");
+            // Slots of all groups.
+            let renamed = teller.ask(&["COPY", "counter:1", "counter:x"]);
+            let across =
+                teller.ask(&["SUNIONSTORE", "counter:y", "counter:none", "counter:nothing", "counter:nowhere"]);
+            let scripted = teller.ask(&["EVAL", script, "0"]);
+            teller.ok(&["MULTI"]);
+            ["counter:a", "counter:b", "counter:c"].iter().for_each(|key| drop(teller.ask(&["SET", key, "1"])));
+            let steps = teller.ask(&["EXEC"]);
+            if group == "default" {
+                assert!(matches!(&across, Value::Error(text) if text.starts_with("CROSSSLOT")), "{across}");
+            } else {
+                assert_eq!(renamed, Value::Integer(1), "through node {}", node.number());
+                assert_eq!(across, Value::Integer(0), "through node {}", node.number());
+                assert_eq!(steps.items().map(<[_]>::len), Some(3), "{steps}");
+                assert_eq!(scripted, Value::Integer(0));
+            }
+            teller.ask(&["DEL", "counter:x", "counter:a", "counter:b", "counter:c", "counter:undeclared"]);
+            let slot = teller.ask(&["CLUSTER", "KEYSLOT", "counter:1"]).to_string();
+            let in_slot = teller.ask(&["CLUSTER", "COUNTKEYSINSLOT", slot.trim_matches(['(', ')'])]);
+            assert_ne!(in_slot, Value::Integer(0), "{slot}");
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    let all = sum(adders);
+    assert!(all.errors.is_empty(), "{:?}", all.errors.iter().take(5).collect::<Vec<_>>());
+    println!("{} additions, slowest {:?}", all.times.len(), all.slowest);
+    for node in cluster.nodes() {
+        let mut client = node.client();
+        for (number, count) in &all.answered {
+            assert_eq!(client.text(&["GET", &counter(*number)]), count.to_string(), "{}", counter(*number));
+        }
+        assert_eq!(client.ask(&["DBSIZE"]), Value::Integer(100 + all.answered.len() as i64), "each is in one group");
+        let names: BTreeSet<String> = client.ask(&["KEYS", "*"]).texts().into_iter().collect();
+        assert_eq!(names.len(), 100 + all.answered.len());
+    }
+    cluster.copies_agree("a tenant by prefix was moved");
+    let gone = ctl(&cluster, &["tenant", "move", "counters", "--to", "1"]);
+    assert!(gone.success, "{}", gone.stderr);
+    for refused in
+        [&["TENANT", "SET", "counters", "PREFIX", "more:"][..], &["TENANT", "SET", "counters", "HELD-BY", "0"]]
+    {
+        assert!(matches!(admin.ask(refused), Value::Error(_)), "{refused:?}");
+    }
 }
 
 #[test]

@@ -122,7 +122,7 @@ impl Walk {
                 self.number(u64::from(*first));
                 self.number(u64::from(*last));
             }
-            Moved::Namespace(number) => {
+            Moved::Tenant(number) => {
                 self.number(u64::MAX);
                 self.number(u64::from(number.0));
             }
@@ -134,6 +134,7 @@ impl Walk {
             MovePhase::Done => 1,
             MovePhase::Dropping(group) => 2 + u64::from(group.0),
         });
+        self.number(u64::from(moving.tries));
         self.text(moving.failed.as_deref().unwrap_or_default());
     }
 

@@ -235,12 +235,14 @@ impl State {
         if let Err(refusal) = group.may_follow(named.reason, in_sync) {
             return Outcome::Refused(refusal);
         }
+        let at = named.at;
         group.last_failover = Some(Failover { from: group.primary, ..named });
         group.primary = Some(named.to);
         group.epoch = Epoch(group.epoch.0 + 1);
         group.set_in_sync(in_sync);
         let id = group.id;
         self.primary_changed(id);
+        self.pursue(at);
         Outcome::Done
     }
 

@@ -1,18 +1,24 @@
-//! Keys on their way from one shard group to another: slots, or all of a namespace. One move at a time.
+//! Keys on their way from one shard group to another: slots, or those of a tenant. One move at a time.
 //!
 //! ```text
 //!   Begin ─► copying ── Switch ──► dropping what the old group still has ── End ──► done
-//!               └────── Abort, or another primary of either group ──► dropping what the new group got ── End ──► done, failed
+//!               ├────── another primary of either group, or the one that copies cannot go on ──► copying, anew
+//!               └────── an operator, or too many tries ──► dropping what the new group got ── End ──► done, failed
 //! ```
 //! Until `Switch` the old group holds the keys, from then on the new one; no entry makes both do it. Whoever copies sees to it
-//! that the old primary has stopped answering for them before it proposes `Switch`, and of `Switch` and `Abort` only the first
-//! counts. Another primary of either group knows nothing of that, so the move ends with it. What is not known here: keys.
+//! that the old primary has stopped answering for them before it proposes `Switch`. Another primary of either group knows nothing
+//! of that, so the copying begins anew with it, under the number of the entry that says so: what anybody still proposes under the
+//! old one changes nothing. What tenants are to be moved is pursued move by move ([`crate::placement`]). What is not known
+//! here: keys.
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::group::SLOTS;
-use crate::{GroupId, Outcome, Refusal, State, TenantNumber, UnixMillis};
+use crate::{GroupId, Outcome, Refusal, State, Tenant, TenantNumber, UnixMillis};
+
+/// So often whoever copies may say that it cannot go on. Other primaries do not count: each comes with a failover.
+const TRIES_MAX: u32 = 16;
 
 /// First and last slot, both included.
 pub type SlotRange = (u16, u16);
@@ -20,10 +26,10 @@ pub type SlotRange = (u16, u16);
 /// What is moved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Moved {
-    /// Every key of these slots, but for namespaces that one group holds as a whole.
+    /// Every key of these slots, but for tenants that one group holds as a whole.
     Slots(SlotRange),
-    /// Every key of this namespace, which one group holds as a whole.
-    Namespace(TenantNumber),
+    /// Every key of this tenant that is with the one group and is to be with the other.
+    Tenant(TenantNumber),
 }
 
 impl fmt::Display for Moved {
@@ -31,7 +37,7 @@ impl fmt::Display for Moved {
         match self {
             Self::Slots((first, last)) if first == last => write!(f, "slot {first}"),
             Self::Slots((first, last)) => write!(f, "slots {first}-{last}"),
-            Self::Namespace(number) => write!(f, "namespace {}", number.0),
+            Self::Tenant(number) => write!(f, "tenant number {}", number.0),
         }
     }
 }
@@ -50,7 +56,7 @@ pub enum MovePhase {
 /// A move, or the last one there was.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Move {
-    /// The entry that began it.
+    /// The entry that began it, or began it anew.
     pub index: u64,
     /// The proposer's clock then.
     pub at: UnixMillis,
@@ -62,6 +68,8 @@ pub struct Move {
     pub to: GroupId,
     /// How far it is.
     pub phase: MovePhase,
+    /// How often whoever copies could not go on.
+    pub tries: u32,
     /// Why it came to nothing, if it did.
     pub failed: Option<String>,
 }
@@ -81,9 +89,9 @@ pub enum MoveChange {
         /// Which move.
         index: u64,
     },
-    /// It comes to nothing.
+    /// It cannot go on, and begins anew; or an operator does not want it any more, and it comes to nothing.
     Abort {
-        /// Which move; 0: the one there is.
+        /// Which move; 0: the one there is, and an operator says so.
         index: u64,
         /// Why.
         why: String,
@@ -101,7 +109,8 @@ impl MoveChange {
         match self {
             Self::Begin { what, to } => format!("move {what} to group {}", to.0),
             Self::Switch { index } => format!("the keys of move {index} are at their new group"),
-            Self::Abort { index, why } => format!("move {index} comes to nothing: {why}"),
+            Self::Abort { index: 0, why } => format!("the move comes to nothing: {why}"),
+            Self::Abort { index, why } => format!("move {index} does not go on: {why}"),
             Self::End { index } => format!("move {index} is over"),
         }
     }
@@ -162,7 +171,7 @@ impl State {
             MoveChange::Switch { index } => self.switch_move(*index),
             MoveChange::Abort { index, why } => match self.move_at(*index) {
                 Some(known) if known.phase == MovePhase::Copying => {
-                    self.fail_move(why.clone());
+                    self.abort_move(*index == 0, known, why);
                     Outcome::Done
                 }
                 Some(known) if known.failed.is_some() => Outcome::Unchanged,
@@ -171,11 +180,48 @@ impl State {
             },
             MoveChange::End { index } => match self.move_at(*index) {
                 Some(known) if matches!(known.phase, MovePhase::Dropping(_)) => {
+                    let given_up = known.failed.is_some() && known.tries >= TRIES_MAX;
                     self.set_move(Move { phase: MovePhase::Done, ..known });
+                    if !given_up {
+                        self.pursue(at);
+                    }
                     Outcome::Done
                 }
                 _ => Outcome::Unchanged,
             },
+        }
+    }
+
+    fn abort_move(&mut self, by_operator: bool, known: Move, why: &str) {
+        if by_operator {
+            if let Moved::Tenant(number) = known.what {
+                Arc::make_mut(&mut self.tenants).want_no_move(self.applied_index, number);
+            }
+            return self.fail_move(String::from(why));
+        }
+        let tries = known.tries + 1;
+        self.set_move(Move { tries, ..known });
+        if tries < TRIES_MAX { self.begin_anew() } else { self.fail_move(String::from(why)) }
+    }
+
+    /// What was copied until now is of no use: under another number, everything is copied again.
+    fn begin_anew(&mut self) {
+        if let Some(known) = self.move_at(0).filter(|known| known.phase == MovePhase::Copying) {
+            self.set_move(Move { index: self.applied_index, ..known });
+        }
+    }
+
+    /// Begins the next move of a tenant whose keys are not where they are to be, if nothing is moved now.
+    pub(crate) fn pursue(&mut self, at: UnixMillis) {
+        if self.current_move().is_some() || self.groups.len() < 2 {
+            return;
+        }
+        let groups: Vec<GroupId> = self.groups.keys().copied().collect();
+        let step = |tenant: &Arc<Tenant>| tenant.next_step(&groups).map(|step| (tenant.number, step));
+        let next = self.tenants.iter().find_map(step);
+        if let Some((number, (from, to))) = next {
+            let (index, what, phase) = (self.applied_index, Moved::Tenant(number), MovePhase::Copying);
+            self.set_move(Move { index, at, what, from, to, phase, tries: 0, failed: None });
         }
     }
 
@@ -208,22 +254,24 @@ impl State {
                     None => return refused("these slots are not all of one group: move them group by group"),
                 }
             }
-            Moved::Namespace(number) => match self.tenants.numbered(*number) {
-                None => return refused("there is no such tenant"),
-                Some(tenant) => match tenant.group() {
-                    Some(group) => group,
-                    None => {
-                        let text =
-                            "its keys lie where their slots say: only a namespace that one group holds can be moved";
-                        return refused(text);
-                    }
-                },
-            },
+            Moved::Tenant(number) => {
+                if self.tenants.numbered(*number).is_none() {
+                    return refused("there is no such tenant");
+                }
+                Arc::make_mut(&mut self.tenants).want(index, *number, Some(to));
+                self.pursue(at);
+                return if self.current_move().is_some() { Outcome::Done } else { Outcome::Unchanged };
+            }
         };
         if from == to {
             return Outcome::Unchanged;
         }
-        self.set_move(Move { index, at, what: what.clone(), from, to, phase: MovePhase::Copying, failed: None });
+        if let Some(tenant) = self.tenants.iter().find(|tenant| tenant.is_on_its_way()) {
+            let name = &tenant.name;
+            return refused(format!("the keys of tenant '{name}' are on their way to their group: see to that first"));
+        }
+        let phase = MovePhase::Copying;
+        self.set_move(Move { index, at, what: what.clone(), from, to, phase, tries: 0, failed: None });
         Outcome::Done
     }
 
@@ -241,7 +289,11 @@ impl State {
                     to.slots = with(&to.slots, range);
                 }
             }
-            Moved::Namespace(number) => Arc::make_mut(&mut self.tenants).place(self.applied_index, number, known.to),
+            Moved::Tenant(number) => {
+                let groups: Vec<GroupId> = self.groups.keys().copied().collect();
+                let step = (known.from, known.to);
+                Arc::make_mut(&mut self.tenants).moved(self.applied_index, number, step, &groups);
+            }
         }
         self.routes_changed = self.applied_index;
         self.set_move(Move { phase: MovePhase::Dropping(known.from), ..known });
@@ -258,16 +310,22 @@ impl State {
     /// Somebody else serves the group now, or nobody does.
     pub(crate) fn primary_changed(&mut self, group: GroupId) {
         if self.current_move().is_some_and(|known| known.from == group || known.to == group) {
-            self.fail_move(format!("the primary of group {} changed meanwhile", group.0));
+            self.begin_anew();
         }
     }
 
-    /// The tenant is gone: so is what was to be moved.
-    pub(crate) fn tenants_changed(&mut self) {
-        let gone = |number: TenantNumber| self.tenants.numbered(number).is_none();
-        if self.current_move().is_some_and(|known| matches!(known.what, Moved::Namespace(number) if gone(number))) {
-            self.fail_move(String::from("the tenant was deleted meanwhile"));
+    /// Tenants are gone, or their keys are to be elsewhere.
+    pub(crate) fn tenants_changed(&mut self, at: UnixMillis) {
+        let groups: Vec<GroupId> = self.groups.keys().copied().collect();
+        if let Some(known) = self.move_at(0)
+            && let Moved::Tenant(number) = known.what
+        {
+            let step = self.tenants.numbered(number).and_then(|tenant| tenant.next_step(&groups));
+            if step != Some((known.from, known.to)) {
+                self.fail_move(String::from("the keys of the tenant are to be elsewhere, or it was deleted"));
+            }
         }
+        self.pursue(at);
     }
 }
 
@@ -326,17 +384,88 @@ mod tests {
     }
 
     #[test]
-    fn another_primary_ends_a_move_that_is_not_decided() {
+    fn a_move_begins_anew_with_another_primary_and_is_given_up_after_many_tries() {
         let mut state = formed();
         step(&mut state, 2, begin(100, 199, 1));
         apply(&mut state, 3, Change::StartNode { node: crate::NodeId::FOUNDER, token: 1 });
-        assert_eq!(state.current_move().map(|known| known.phase), Some(MovePhase::Copying), "its first start");
+        assert_eq!(state.current_move().map(|known| known.index), Some(2), "its first start");
         apply(&mut state, 4, Change::StartNode { node: crate::NodeId::FOUNDER, token: 2 });
         let known = state.current_move().unwrap();
+        assert_eq!((known.index, known.phase, known.tries), (4, MovePhase::Copying, 0));
+        assert!(is_refused(step(&mut state, 5, MoveChange::Switch { index: 2 })), "of before");
+        let abort = |index| MoveChange::Abort { index, why: String::from("no copy") };
+        for tries in 1..TRIES_MAX {
+            let index = state.current_move().unwrap().index;
+            assert_eq!(step(&mut state, 5 + u64::from(tries), abort(index)), Outcome::Done);
+            assert_eq!(state.current_move().map(|known| (known.phase, known.tries)), Some((MovePhase::Copying, tries)));
+        }
+        let index = state.current_move().unwrap().index;
+        step(&mut state, 50, abort(index));
+        let known = state.current_move().unwrap();
         assert_eq!(known.phase, MovePhase::Dropping(GroupId(1)));
-        assert!(known.failed.as_deref().is_some_and(|why| why.contains("primary of group 0")));
-        assert!(is_refused(step(&mut state, 5, MoveChange::Switch { index: 2 })));
+        assert_eq!(known.failed.as_deref(), Some("no copy"));
         assert_eq!(state.groups()[&GroupId(0)].slots, [(0, 8191)]);
+    }
+
+    fn tenant(state: &mut State, index: u64, change: crate::TenantChange) -> Outcome {
+        apply(state, index, Change::Tenant(change))
+    }
+
+    fn group_edit(value: Option<&str>) -> Vec<crate::TenantEdit> {
+        vec![crate::TenantEdit::Setting(String::from("group"), value.map(str::to_owned))]
+    }
+
+    /// Carries out whatever is under way; the moves there were.
+    fn carry_out(state: &mut State, index: &mut u64) -> Vec<(u32, u32)> {
+        let mut moves = Vec::new();
+        while let Some(known) = state.current_move().cloned() {
+            moves.push((known.from.0, known.to.0));
+            *index += 2;
+            assert_eq!(step(state, *index, MoveChange::Switch { index: known.index }), Outcome::Done);
+            assert_eq!(step(state, *index + 1, MoveChange::End { index: known.index }), Outcome::Done);
+        }
+        moves
+    }
+
+    #[test]
+    fn a_tenant_goes_to_one_group_move_by_move_and_back() {
+        use crate::{Holders, TenantChange, TenantMode};
+        let mut state = State::new();
+        let founder = Founder { name: String::from("one"), addresses: Addresses::default() };
+        apply(&mut state, 1, Change::FormCluster { cluster_id: ClusterId([1; 16]), founder, groups: 3, nodes: 1 });
+        let name = String::from("gw");
+        let mode = TenantMode::Prefixes([b"gw:".to_vec()].into_iter().collect());
+        let edits = group_edit(Some("2"));
+        assert_eq!(tenant(&mut state, 2, TenantChange::Create { name: name.clone(), mode, edits }), Outcome::Done);
+        let holders = |state: &State| state.tenants().get("gw").unwrap().holders();
+        assert_eq!(holders(&state), Holders::Slots, "there may be keys");
+        assert!(is_refused(step(&mut state, 3, begin(0, 0, 1))), "one at a time");
+        let mut index = 10;
+        assert_eq!(carry_out(&mut state, &mut index), [(0, 2), (1, 2)]);
+        assert_eq!(holders(&state), Holders::One(GroupId(2)));
+        let more = vec![crate::TenantEdit::AddPrefix(b"x:".to_vec())];
+        let refused = tenant(&mut state, 30, TenantChange::Set { name: name.clone(), edits: more });
+        assert!(is_refused(refused), "keys with it may be anywhere");
+        tenant(&mut state, 31, TenantChange::Set { name: name.clone(), edits: group_edit(Some("0")) });
+        assert_eq!(carry_out(&mut state, &mut index), [(2, 0)]);
+        tenant(&mut state, 40, TenantChange::Set { name: name.clone(), edits: group_edit(None) });
+        assert_eq!(carry_out(&mut state, &mut index), [(0, 1), (0, 2)]);
+        assert_eq!(holders(&state), Holders::Slots);
+        assert_eq!(state.tenants().get("gw").unwrap().settings.len(), 0, "as it was");
+
+        // An operator changes his mind half way: what was moved goes back.
+        tenant(&mut state, 50, TenantChange::Set { name: name.clone(), edits: group_edit(Some("2")) });
+        let known = state.current_move().unwrap().index;
+        step(&mut state, 51, MoveChange::Switch { index: known });
+        step(&mut state, 52, MoveChange::End { index: known });
+        assert_eq!(holders(&state), Holders::Each([2, 1, 2].map(GroupId).to_vec()));
+        step(&mut state, 53, MoveChange::Abort { index: 0, why: String::from("changed") });
+        let known = state.current_move().unwrap().index;
+        step(&mut state, 54, MoveChange::End { index: known });
+        index = 60;
+        assert_eq!(carry_out(&mut state, &mut index), [(2, 0)]);
+        assert_eq!(holders(&state), Holders::Slots);
+        assert_eq!(state.tenants().get("gw").unwrap().settings.len(), 0, "as it was");
     }
 
     #[test]

@@ -207,7 +207,7 @@ impl State {
                 self.set_primary(*group, named, in_sync, *expect_epoch)
             }
             Change::SetSetting { name, value } => self.set_setting(name, value.as_deref()),
-            Change::Tenant(change) => self.change_tenants(index, change),
+            Change::Tenant(change) => self.change_tenants(index, stamped.at, change),
             Change::Move(change) => self.change_move(index, stamped.at, change),
             Change::Noop => Outcome::Unchanged,
         }
@@ -241,7 +241,7 @@ impl State {
         Outcome::User(self.directory.apply(index, change))
     }
 
-    fn change_tenants(&mut self, index: u64, change: &TenantChange) -> Outcome {
+    fn change_tenants(&mut self, index: u64, at: UnixMillis, change: &TenantChange) -> Outcome {
         let exists = |group: &str| group.parse().is_ok_and(|id| self.groups.contains_key(&GroupId(id)));
         if let Some(unknown) = change.groups().find(|group| !exists(group)) {
             let text = format!("there is no shard group {}", unknown.escape_debug());
@@ -255,7 +255,11 @@ impl State {
                 if !names.is_empty() {
                     self.directory.apply(index, &UserChange::Delete { names });
                 }
-                self.tenants_changed();
+                if matches!(change, TenantChange::Delete { .. }) {
+                    // Its keys, if there are any again, lie where their slots say.
+                    self.routes_changed = index;
+                }
+                self.tenants_changed(at);
                 Outcome::Done
             }
             Err(refusal) => Outcome::Refused(Refusal::Tenant(refusal)),

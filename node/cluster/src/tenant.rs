@@ -15,7 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use crate::{FewSet, FewSettings, GroupId};
+use crate::placement::{GROUP_SETTING, Holders};
+use crate::{FewSet, FewSettings};
 
 /// The number keys of a tenant are stored under. Counted up for ever; none is used twice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -195,16 +196,6 @@ const USERS_MAX: usize = 4096;
 /// Numbers fit a SCAN cursor beside the shard and the position.
 const LAST_NUMBER: u32 = (1 << 20) - 1;
 
-/// The setting that names the shard group that holds all of a namespace.
-const GROUP_SETTING: &str = "group";
-
-impl Tenant {
-    /// The shard group that holds all of its keys, if that is not said by their slots.
-    pub fn group(&self) -> Option<GroupId> {
-        self.settings.get(GROUP_SETTING)?.parse().ok().map(GroupId)
-    }
-}
-
 impl TenantChange {
     /// The groups that it speaks of: each must exist.
     pub(crate) fn groups(&self) -> impl Iterator<Item = &str> {
@@ -259,13 +250,8 @@ impl Tenants {
         self.by_name.values().find(|tenant| tenant.number == number)
     }
 
-    /// A namespace is held by another group from now on.
-    pub(crate) fn place(&mut self, index: u64, number: TenantNumber, group: GroupId) {
-        if let Some(known) = self.by_name.values_mut().find(|tenant| tenant.number == number) {
-            let tenant = Arc::make_mut(known);
-            tenant.settings.set(GROUP_SETTING, Some(&group.0.to_string()));
-            tenant.revision = index;
-        }
+    pub(crate) fn number_mut(&mut self, number: TenantNumber) -> Option<&mut Arc<Tenant>> {
+        self.by_name.values_mut().find(|tenant| tenant.number == number)
     }
 
     /// The number given out last; 0 before the first.
@@ -292,6 +278,9 @@ impl Tenants {
                 }
                 if tenant.mode == TenantMode::Namespace && !purged {
                     return Err(TenantRefusal::NeedsPurge(name.clone()));
+                }
+                if !purged {
+                    must_lie_by_slots(tenant)?;
                 }
                 users_gone.extend(tenant.users.iter().cloned());
                 self.by_name.remove(name);
@@ -338,10 +327,9 @@ impl Tenants {
         for edit in edits {
             self.edit(&mut tenant, edit)?;
         }
-        if *mode != TenantMode::Namespace && tenant.settings.get(GROUP_SETTING).is_some() {
-            let text =
-                "keys with a prefix lie where their slots say: only a namespace can be held by one group".to_owned();
-            return Err(TenantRefusal::Invalid(text));
+        if *mode != TenantMode::Namespace && tenant.group().is_some() {
+            // There may be keys with its prefix.
+            tenant.set_holders(&Holders::Slots);
         }
         needs_a_prefix(&tenant)?;
         self.last_number += 1;
@@ -356,9 +344,11 @@ impl Tenants {
             self.edit(&mut tenant, edit)?;
         }
         needs_a_prefix(&tenant)?;
-        if tenant.settings.get(GROUP_SETTING) != known.settings.get(GROUP_SETTING) {
-            let text = "the group of a tenant is said when it is created; keywardctl tenant move changes it".to_owned();
-            return Err(TenantRefusal::Invalid(text));
+        if tenant.mode != known.mode {
+            must_lie_by_slots(known)?;
+        }
+        if tenant.group() != known.group() {
+            tenant.set_holders(&known.holders());
         }
         if tenant == **known {
             return Ok(false);
@@ -568,6 +558,18 @@ fn check_prefix(prefix: &[u8]) -> Result<(), TenantRefusal> {
         }
         _ => return Ok(()),
     };
+    Err(TenantRefusal::Invalid(text))
+}
+
+/// What keys belong to a tenant does not change while a group holds them for its sake.
+fn must_lie_by_slots(tenant: &Tenant) -> Result<(), TenantRefusal> {
+    if tenant.holders() == Holders::Slots && !tenant.is_on_its_way() {
+        return Ok(());
+    }
+    let name = &tenant.name;
+    let text = format!(
+        "its keys are held by one group: have them go where their slots say first, with TENANT SET {name} GROUP default"
+    );
     Err(TenantRefusal::Invalid(text))
 }
 

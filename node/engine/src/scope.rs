@@ -8,7 +8,6 @@
 //! A golden table (`table/scopes.txt`) lists every command with its scope. This file refuses to know commands.
 
 use crate::keyspace::TenantId;
-use crate::slot;
 use keyward_acl::{CommandId, KeyAccess, Policy, Treatment};
 use std::sync::Arc;
 
@@ -78,10 +77,13 @@ pub enum Reach {
     Within(Arc<Policy>, TenantId),
     /// Nothing: the command is not declared to reach further, or nobody is logged in.
     Nothing,
-    /// No key of these slots, first and last included: they are served elsewhere, and what lies here is a copy that is not
-    /// complete or not needed any more.
-    Outside((u16, u16), Box<Reach>),
+    /// No key that this says yes to: it is served elsewhere, and what lies here is a copy that is not complete or not needed
+    /// any more.
+    Outside(Hidden, Box<Reach>),
 }
+
+/// Says which keys are hidden.
+pub type Hidden = Arc<dyn Fn(&[u8]) -> bool + Send + Sync>;
 
 /// Whose scripts, libraries and records something belongs to.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -138,7 +140,7 @@ impl Reach {
             Reach::Everything => true,
             Reach::Within(policy, _) => policy.may_touch_key(key),
             Reach::Nothing => false,
-            Reach::Outside(slots, reach) => is_outside(*slots, key) && reach.sees_key(key),
+            Reach::Outside(hidden, reach) => !hidden(key) && reach.sees_key(key),
         }
     }
 
@@ -148,7 +150,7 @@ impl Reach {
             Reach::Everything => true,
             Reach::Within(policy, _) => policy.may_access_key(key, KeyAccess::WRITE),
             Reach::Nothing => false,
-            Reach::Outside(slots, reach) => is_outside(*slots, key) && reach.may_delete_key(key),
+            Reach::Outside(hidden, reach) => !hidden(key) && reach.may_delete_key(key),
         }
     }
 
@@ -219,10 +221,6 @@ impl Reach {
             Reach::Nothing => Owner::User(Box::default()),
         }
     }
-}
-
-fn is_outside((first, last): (u16, u16), key: &[u8]) -> bool {
-    !(first..=last).contains(&slot::of_key(key))
 }
 
 /// The key a channel of keyspace events speaks of: `__keyspace@0__:key`.

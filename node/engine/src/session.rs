@@ -174,7 +174,7 @@ impl Session {
     }
 
     /// The tenant its user belongs to.
-    fn owner(&self) -> TenantId {
+    pub fn owner(&self) -> TenantId {
         let tenant = self.login.as_ref().and_then(|login| login.tenant.as_ref());
         tenant.map_or(TenantId::SHARED, |tenant| tenant.id)
     }

@@ -149,7 +149,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         name: "group",
         kind: Kind::Count,
-        meaning: "The shard group of a whole namespace; said when it is created.",
+        meaning: "The shard group that holds all of its keys; by default they lie where their slots say.",
     },
     Setting { name: "flush", kind: Kind::Flush, meaning: "Whether its users may flush: own or deny." },
 ];

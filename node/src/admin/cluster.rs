@@ -145,7 +145,7 @@ impl<B: AdminBackend> Cluster for ClusterService<B> {
                 Moved::Slots((slot(first), slot(last)))
             }
             None => match state.tenants().get(tenant) {
-                Some(known) => Moved::Namespace(known.number),
+                Some(known) => Moved::Tenant(known.number),
                 None => return Err(Status::not_found(format!("there is no tenant '{}'", text(tenant.as_bytes())))),
             },
         };
@@ -332,7 +332,7 @@ fn group(group: &keyward_cluster::ShardGroup, standings: &[NodeStanding]) -> Sha
 fn last_move(state: &State) -> Option<Move> {
     let known = state.last_move()?;
     let what = match &known.what {
-        Moved::Namespace(number) => match state.tenants().numbered(*number) {
+        Moved::Tenant(number) => match state.tenants().numbered(*number) {
             Some(tenant) => format!("tenant {}", tenant.name),
             None => known.what.to_string(),
         },

@@ -547,7 +547,7 @@ fn move_change_to(change: &MoveChange) -> wire::ChangeMove {
         MoveChange::Begin { what, to } => {
             let what = match what {
                 Moved::Slots(range) => What::Slots(range_to(*range)),
-                Moved::Namespace(number) => What::Namespace(number.0),
+                Moved::Tenant(number) => What::Tenant(number.0),
             };
             Step::Begin(Begin { what: Some(what), to: to.0 })
         }
@@ -564,7 +564,7 @@ fn move_change_from(change: wire::ChangeMove) -> Result<MoveChange, CodecError> 
         Step::Begin(begin) => {
             let what = match begin.what.ok_or(CodecError("what is moved"))? {
                 What::Slots(range) => Moved::Slots(range_from(range)?),
-                What::Namespace(number) => Moved::Namespace(TenantNumber(number)),
+                What::Tenant(number) => Moved::Tenant(TenantNumber(number)),
             };
             MoveChange::Begin { what, to: GroupId(begin.to) }
         }
@@ -581,7 +581,7 @@ fn move_to(known: &Move) -> wire::MoveRecord {
         at_unix_ms: known.at.0,
         what: Some(match &known.what {
             Moved::Slots(range) => What::Slots(range_to(*range)),
-            Moved::Namespace(number) => What::Namespace(number.0),
+            Moved::Tenant(number) => What::Tenant(number.0),
         }),
         from: known.from.0,
         to: known.to.0,
@@ -591,6 +591,7 @@ fn move_to(known: &Move) -> wire::MoveRecord {
             MovePhase::Done => Phase::Done(wire::Blank {}),
         }),
         failed: known.failed.clone(),
+        tries: known.tries,
     }
 }
 
@@ -601,7 +602,7 @@ fn move_from(record: wire::MoveRecord) -> Result<Move, CodecError> {
         at: UnixMillis(record.at_unix_ms),
         what: match record.what.ok_or(CodecError("what is moved"))? {
             What::Slots(range) => Moved::Slots(range_from(range)?),
-            What::Namespace(number) => Moved::Namespace(TenantNumber(number)),
+            What::Tenant(number) => Moved::Tenant(TenantNumber(number)),
         },
         from: GroupId(record.from),
         to: GroupId(record.to),
@@ -611,6 +612,7 @@ fn move_from(record: wire::MoveRecord) -> Result<Move, CodecError> {
             Phase::Done(_) => MovePhase::Done,
         },
         failed: record.failed,
+        tries: record.tries,
     })
 }
 

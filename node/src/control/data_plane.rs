@@ -47,4 +47,8 @@ pub trait DataPlane: Send + Sync {
     /// Asked of the primary: from the return on it answers nothing about the keys of the move that the entry `index` began,
     /// until that is decided. Answers where its stream ends as far as they are concerned.
     fn hold_keys(&self, group: GroupId, index: u64) -> BoxFuture<'static, Result<u64, String>>;
+
+    /// Whether the newest snapshot on this node's disk has everything of a group up to this effect, named by its epoch and
+    /// position. If not, one is begun, unless nothing is ever written to disk here.
+    fn save_group(&self, group: GroupId, effect: (Epoch, u64)) -> bool;
 }

@@ -409,6 +409,30 @@ impl Core {
         if answer.failed.is_empty() { Ok(answer.position) } else { Err(answer.failed) }
     }
 
+    /// Whether this node has a group on its disk up to an effect, named by its epoch and position; if not, it begins to.
+    pub(crate) fn save_group_here(&self, group: GroupId, effect: (Epoch, u64)) -> Result<bool, String> {
+        let data = self.data.get().ok_or_else(|| String::from("this node has no data yet"))?;
+        Ok(data.save_group(group, effect))
+    }
+
+    /// The same on any node.
+    pub(crate) async fn save_group_on(
+        &self,
+        node: NodeId,
+        group: GroupId,
+        effect: (Epoch, u64),
+    ) -> Result<bool, String> {
+        if self.peers.identity().is_some_and(|(_, me)| me == node) {
+            return self.save_group_here(group, effect);
+        }
+        let mut client = self.peers.client_of(node).map_err(|status| status.message().to_owned())?;
+        let (epoch, position) = (effect.0.0, effect.1);
+        let request = wire::SaveGroupRequest { header: self.peers.header(node), group: group.0, epoch, position };
+        let asked = tokio::time::timeout(HOLD_TIMEOUT, client.save_group(request)).await;
+        let answer = asked.map_err(|_| String::from("the node does not answer"))?;
+        Ok(answer.map_err(|status| status.message().to_owned())?.into_inner().saved)
+    }
+
     /// Has a group served by `to`, or by whoever is most up to date, as leader. `accept_loss`: without the old primary,
     /// and whether or not `to` has every acknowledged write.
     pub(crate) async fn move_primary_here(

@@ -53,7 +53,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use keyward_cluster::{Change, ChangeRecord, ClusterId, GroupId, NodeId, NodeInfo, RequestId, Stamped};
+use keyward_cluster::{Change, ChangeRecord, ClusterId, Epoch, GroupId, NodeId, NodeInfo, RequestId, Stamped};
 use keyward_proto::control::peer_server::PeerServer;
 use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::{Semaphore, watch};
@@ -347,6 +347,12 @@ impl Control {
     /// as they are concerned, or why it does not, as a sentence.
     pub async fn hold_keys(&self, primary: NodeId, group: GroupId, index: u64) -> Result<u64, String> {
         let asked = self.on_control(move |core| async move { core.hold_keys_on(primary, group, index).await });
+        asked.await.map_err(|error| error.to_string())?
+    }
+
+    /// Whether a node has a group on its disk up to an effect, named by its epoch and position; if not, it begins to.
+    pub async fn save_group(&self, node: NodeId, group: GroupId, effect: (Epoch, u64)) -> Result<bool, String> {
+        let asked = self.on_control(move |core| async move { core.save_group_on(node, group, effect).await });
         asked.await.map_err(|error| error.to_string())?
     }
 

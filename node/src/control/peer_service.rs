@@ -278,6 +278,16 @@ impl Peer for PeerService {
         Ok(Response::new(wire::HoldKeysResponse { failed, position }))
     }
 
+    async fn save_group(
+        &self,
+        request: Request<wire::SaveGroupRequest>,
+    ) -> Result<Response<wire::SaveGroupResponse>, Status> {
+        let wire::SaveGroupRequest { header, group, epoch, position } = request.into_inner();
+        self.core.peers.check(header)?;
+        let saved = self.core.save_group_here(GroupId(group), (Epoch(epoch), position));
+        Ok(Response::new(wire::SaveGroupResponse { saved: saved.map_err(Status::unavailable)? }))
+    }
+
     async fn standing(
         &self,
         request: Request<wire::StandingRequest>,

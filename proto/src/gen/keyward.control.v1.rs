@@ -508,6 +508,24 @@ pub struct HoldKeysResponse {
     pub position: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SaveGroupRequest {
+    #[prost(message, optional, tag = "1")]
+    pub header: ::core::option::Option<Header>,
+    #[prost(uint32, tag = "2")]
+    pub group: u32,
+    /// The last effect that is to be on disk: its epoch, and its position.
+    #[prost(uint64, tag = "3")]
+    pub epoch: u64,
+    #[prost(uint64, tag = "4")]
+    pub position: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SaveGroupResponse {
+    /// It is there.
+    #[prost(bool, tag = "1")]
+    pub saved: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StandingRequest {
     #[prost(message, optional, tag = "1")]
     pub header: ::core::option::Option<Header>,
@@ -1166,6 +1184,9 @@ pub struct MoveRecord {
     /// Why it came to nothing; absent if it did not.
     #[prost(string, optional, tag = "10")]
     pub failed: ::core::option::Option<::prost::alloc::string::String>,
+    /// How often whoever copies could not go on.
+    #[prost(uint32, tag = "11")]
+    pub tries: u32,
     #[prost(oneof = "move_record::What", tags = "3, 4")]
     pub what: ::core::option::Option<move_record::What>,
     #[prost(oneof = "move_record::Phase", tags = "7, 8, 9")]
@@ -1178,7 +1199,7 @@ pub mod move_record {
         #[prost(message, tag = "3")]
         Slots(super::SlotRange),
         #[prost(uint32, tag = "4")]
-        Namespace(u32),
+        Tenant(u32),
     }
     #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Phase {
@@ -1212,7 +1233,7 @@ pub mod change_move {
             #[prost(message, tag = "1")]
             Slots(super::super::SlotRange),
             #[prost(uint32, tag = "2")]
-            Namespace(u32),
+            Tenant(u32),
         }
     }
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1827,6 +1848,31 @@ pub mod peer_client {
                 .insert(GrpcMethod::new("keyward.control.v1.Peer", "HoldKeys"));
             self.inner.unary(req, path, codec).await
         }
+        /// Has a node write what it has of a group to its disk, and asks whether it did.
+        pub async fn save_group(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SaveGroupRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SaveGroupResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyward.control.v1.Peer/SaveGroup",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keyward.control.v1.Peer", "SaveGroup"));
+            self.inner.unary(req, path, codec).await
+        }
         /// What the leader knows of every node.
         pub async fn standing(
             &mut self,
@@ -2005,6 +2051,14 @@ pub mod peer_server {
             request: tonic::Request<super::HoldKeysRequest>,
         ) -> std::result::Result<
             tonic::Response<super::HoldKeysResponse>,
+            tonic::Status,
+        >;
+        /// Has a node write what it has of a group to its disk, and asks whether it did.
+        async fn save_group(
+            &self,
+            request: tonic::Request<super::SaveGroupRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SaveGroupResponse>,
             tonic::Status,
         >;
         /// What the leader knows of every node.
@@ -2866,6 +2920,49 @@ pub mod peer_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = HoldKeysSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keyward.control.v1.Peer/SaveGroup" => {
+                    #[allow(non_camel_case_types)]
+                    struct SaveGroupSvc<T: Peer>(pub Arc<T>);
+                    impl<T: Peer> tonic::server::UnaryService<super::SaveGroupRequest>
+                    for SaveGroupSvc<T> {
+                        type Response = super::SaveGroupResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SaveGroupRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Peer>::save_group(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SaveGroupSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

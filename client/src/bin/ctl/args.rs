@@ -247,7 +247,7 @@ pub enum TenantCommand {
         #[arg(required = true, trailing_var_arg = true)]
         arguments: Vec<String>,
     },
-    /// Move a namespace that one shard group holds to another one, while it is used.
+    /// Have one shard group hold all keys of a tenant, whatever their slots, while they are used.
     Move {
         /// Its name.
         name: String,

@@ -120,7 +120,7 @@ async fn tenant(client: &AdminClient, screen: &Screen, command: &TenantCommand) 
         }
         TenantCommand::Move { name, to, no_wait } => {
             let begun = client.move_tenant(name, *to).await?;
-            crate::slots::show(client, screen, begun, *no_wait).await
+            crate::slots::show(client, screen, begun, Some(name), *no_wait).await
         }
         TenantCommand::Delete { name, purge } => {
             client.delete_tenant(name, *purge).await?;

@@ -31,7 +31,7 @@ pub async fn run(client: &AdminClient, screen: &Screen, command: &SlotsCommand) 
         }
         SlotsCommand::Move { slots, to, no_wait } => {
             let begun = client.move_slots(*slots, *to).await?;
-            show(client, screen, begun, *no_wait).await
+            show(client, screen, begun, None, *no_wait).await
         }
         SlotsCommand::Abort => {
             let ended = client.abort_move().await?;
@@ -40,23 +40,32 @@ pub async fn run(client: &AdminClient, screen: &Screen, command: &SlotsCommand) 
     }
 }
 
-/// Waits until a move is decided, and says how it ended.
+/// Waits until a move is decided, and says how it ended. A tenant may take several, one after the other.
 pub async fn show(
     client: &AdminClient,
     screen: &Screen,
     begun: Option<pb::Move>,
+    tenant: Option<&str>,
     no_wait: bool,
 ) -> Result<ExitCode, ClientError> {
     let Some(mut known) = begun else {
         return screen.show(&json!({ "moved": false }), || "everything is there already\n".to_owned());
     };
-    while !no_wait && known.phase == "copying" {
+    while !no_wait && (known.phase == "copying" || known.failed.is_empty() && is_on_its_way(client, tenant).await?) {
         tokio::time::sleep(LOOK).await;
         let last = client.status().await?.last_move;
-        known = last.filter(|last| last.index == known.index).unwrap_or(known);
+        // It has another number when it began anew.
+        known = last.filter(|last| last.what == known.what && last.to_group == known.to_group).unwrap_or(known);
     }
     screen.show(&known, || line(&known) + "\n")?;
     Ok(if known.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn is_on_its_way(client: &AdminClient, tenant: Option<&str>) -> Result<bool, ClientError> {
+    match tenant {
+        Some(name) => Ok(client.get_tenant(name).await?.settings.contains_key("held-by")),
+        None => Ok(false),
+    }
 }
 
 /// The slots of a group.
