@@ -127,11 +127,13 @@ settings! {
         /// Time between two heartbeats of the Raft leader. Short, because a crash that takes the leader costs an election
         /// before anything else can be decided.
         raft_heartbeat: Duration = "150ms" in "20ms" ..= "10s";
-        /// Shortest time without a heartbeat after which a follower calls an election; at least three heartbeats, so that
-        /// neither a lost one nor a slow sync of the disk looks like a dead leader. Raise it on slow disks.
-        raft_election_min: Duration = "600ms" in "100ms" ..= "60s";
-        /// Longest such time; more than the shortest, so that two followers seldom call at once.
-        raft_election_max: Duration = "1200ms" in "150ms" ..= "120s";
+        /// After a leader was heard from, nobody votes against it for `raft-election-max`; after that, a follower that still
+        /// hears nothing calls an election, this much later at the earliest. At least three heartbeats, so that neither a
+        /// lost one nor a slow sync of the disk looks like a dead leader. Raise it on slow disks.
+        raft_election_min: Duration = "450ms" in "100ms" ..= "60s";
+        /// This much later at the latest; more than at the earliest, so that two followers seldom call at once. A leader that
+        /// stands still is followed by another within twice this time.
+        raft_election_max: Duration = "800ms" in "150ms" ..= "120s";
     }
     "Routing" {
         /// What a node does with a command about data that another node serves: `proxy` has that node run it, so that any

@@ -34,7 +34,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// An owner of which nothing at all is heard for so long is given up: clients are told that the outcome is unknown.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -44,6 +44,10 @@ const WATCH_PAUSE: Duration = Duration::from_millis(200);
 
 /// How long a node that no longer serves the data may still answer what it was sent before, in looks.
 const MOVED_LOOKS: u32 = 2;
+
+/// A node that owed answers and said nothing for so many looks when the data moved away from it owes none any more: it
+/// answers every look, unless it stands still or is cut off.
+const SILENT_LOOKS_WHEN_MOVED: u32 = 2;
 
 /// Between two tries.
 pub const RETRY_PAUSE: Duration = Duration::from_millis(20);
@@ -630,17 +634,29 @@ async fn read_replies(link: Rc<ForwardLink>, stream: Rc<TcpStream>) {
 /// Ends waiting that has become pointless, and the link when it leads where the data no longer is.
 async fn look_after(worker: Rc<Worker>, link: Rc<ForwardLink>) {
     const SILENT_LOOKS: u32 = (SILENCE_TIMEOUT.as_millis() / WATCH_PAUSE.as_millis()) as u32;
+    let mut views = worker.node.control.views();
+    let mut look_at = Instant::now() + WATCH_PAUSE;
     let (mut moved, mut silent) = (0, 0);
     while !link.departures.is_broken() {
-        tokio::time::sleep(WATCH_PAUSE).await;
+        // Where the data is may be known anew at any time: then too, but that counts as no look.
+        let due = match timeout_at(look_at, views.changed()).await {
+            Ok(Ok(())) => false,
+            // The node ends.
+            Ok(Err(_)) => return link.break_off(),
+            Err(_) => true,
+        };
         let (_, view) = worker.node.views.load();
         let leads = owner(&view).is_ok_and(|(owner, address)| owner == link.owner && address == link.address);
-        moved = if leads { 0 } else { moved + 1 };
-        if moved > MOVED_LOOKS {
+        moved = if leads { 0 } else { moved + u32::from(due) };
+        if !leads && (moved > MOVED_LOOKS || silent >= SILENT_LOOKS_WHEN_MOVED) {
             // What was sent before may or may not have been run; what was not sent goes to the new owner.
             link.end.set("the data moved to another node");
             return link.break_off();
         }
+        if !due {
+            continue;
+        }
+        look_at = Instant::now() + WATCH_PAUSE;
         let asked = link.places.borrow().taken.iter().flatten().any(|place| place.asked.get());
         if link.heard.take() || !asked {
             silent = 0;

@@ -103,14 +103,17 @@ fn resume(name: &str, ack: &str, needs_net: bool, hurt: fn(&mut Cluster, usize),
     let pulse = Pulse::start(&cluster, began);
     let mut times = Vec::new();
     for round in 0..from_env("KEYWARD_FAULT_ROUNDS", 30) {
-        let primary = standing(&cluster, 1).and_then(|now| now.primary).expect("all is well between rounds");
         thread::sleep(Duration::from_millis(500));
+        let before = standing(&cluster, 1);
+        let primary = before.as_ref().and_then(|now| now.primary).expect("all is well between rounds");
         hurt(&mut cluster, primary);
         // Cutting takes a while itself: the clock starts when it is done.
         let since = began.elapsed().as_micros() as u64;
         let resumed = poll(Duration::from_secs(30), || pulse.resumed(primary, since));
         let resumed = resumed.unwrap_or_else(|| panic!("round {round}: writes did not resume"));
         times.push(resumed as f64 / 1000.0);
+        let leader = before.and_then(|now| now.leader).unwrap_or_default();
+        println!("  round {round}: node {primary} was primary, node {leader} led: {:.0} ms", resumed as f64 / 1000.0);
         mend(&mut cluster, primary);
         all_is_well(&cluster).unwrap_or_else(|why| panic!("round {round}: {why}"));
     }

@@ -24,13 +24,21 @@ pub struct Patience {
     pub seal_wait_ms: u64,
     /// Between two tries of the same.
     pub retry_ms: u64,
+    /// The same after one that was not taken: a leader is not heeded before a quorum has answered it.
+    pub retry_unheeded_ms: u64,
     /// After all memories were lost: how long nodes are waited for that have not reported.
     pub cold_start_wait_ms: u64,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { dead_after_ms: 1000, seal_wait_ms: 250, retry_ms: 500, cold_start_wait_ms: 15_000 }
+        Self {
+            dead_after_ms: 1000,
+            seal_wait_ms: 250,
+            retry_ms: 500,
+            retry_unheeded_ms: 25,
+            cold_start_wait_ms: 15_000,
+        }
     }
 }
 
@@ -250,6 +258,19 @@ impl Driver {
         {
             sealed.insert(member, Sealed { stand, at: now });
         }
+    }
+
+    /// What was proposed for a group last was not taken. Should it be committed all the same, the epoch refuses the next.
+    pub fn unheeded(&mut self, now: u64, group: GroupId) {
+        let patience = self.patience;
+        let proposed_at = match self.groups.get_mut(&group) {
+            Some(Stage::Sealing { proposed_at: Some(at), .. } | Stage::Cold { proposed_at: Some(at), .. }) => at,
+            Some(Stage::Resuming { proposed_at, .. }) => proposed_at,
+            _ => return,
+        };
+        // As if it had been so long ago that the next try is due soon.
+        let spared = patience.retry_ms.saturating_sub(patience.retry_unheeded_ms);
+        *proposed_at = (*proposed_at).min(now.saturating_sub(spared));
     }
 
     fn cold_start(

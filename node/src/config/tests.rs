@@ -180,7 +180,7 @@ fn settings_that_contradict_each_other_are_refused() {
     for (flags, expected) in [
         (vec!["--shards", "100"], "power of two"),
         (vec!["--raft-heartbeat", "500ms"], "three times"),
-        (vec!["--raft-election-max", "500ms"], "more than `raft-election-min`"),
+        (vec!["--raft-election-max", "450ms"], "more than `raft-election-min`"),
         (vec!["--http-bind", "0.0.0.0:6379"], "both listen on port 6379"),
         (vec!["--dbfilename", "../x"], "plain file name"),
         (vec!["--name", "a b"], "letters, digits"),

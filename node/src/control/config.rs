@@ -62,9 +62,9 @@ pub struct ControlConfig {
     pub groups: u32,
     /// Between two heartbeats of the leader. Default 150 ms: a crash that takes the leader costs an election first.
     pub heartbeat: Duration,
-    /// A follower that hears nothing for a random time between these two stands for election. Default 0.4-0.8 s, after the
-    /// 0.8 s for which nobody votes against a leader it heard from: a lost heartbeat or a slow sync must not look like a
-    /// dead leader.
+    /// A follower that hears nothing for a random time between these two stands for election, after as long as the second,
+    /// for which nobody votes against a leader it heard from: a lost heartbeat or a slow sync must not look like a dead
+    /// leader. What a node is told at start says how long.
     pub election_timeout: (Duration, Duration),
     /// How long a proposal may look for a leader and a quorum. Default 5 s: an election and a half.
     pub propose_timeout: Duration,
@@ -104,7 +104,7 @@ impl ControlConfig {
             bootstrap,
             groups: 1,
             heartbeat: Duration::from_millis(150),
-            election_timeout: (Duration::from_millis(400), Duration::from_millis(800)),
+            election_timeout: (Duration::from_millis(450), Duration::from_millis(800)),
             propose_timeout: Duration::from_secs(5),
             lease_ttl: Duration::from_secs(5),
             patience: Patience::default(),

@@ -75,6 +75,8 @@ struct Probed {
 enum Answer {
     Sealed(GroupId, Epoch, Member, Stand),
     Probed(Probed),
+    /// What was proposed for the group was not taken: Raft did not see this node lead.
+    Unheeded(GroupId),
 }
 
 /// What the leader does in one reign.
@@ -150,6 +152,7 @@ impl Reign {
                     self.gone.insert(member, now);
                 }
             }
+            Some(Answer::Unheeded(group)) => self.driver.unheeded(now, group),
             None => {}
         }
     }
@@ -175,7 +178,7 @@ impl Reign {
                     tracing::info!(group = group.0, epoch = epoch.0, ?members, "sealing for a failover");
                     members.into_iter().for_each(|member| seal(core, group, epoch, member, answers));
                 }
-                Act::Propose(change) => propose(core, change),
+                Act::Propose(change) => propose(core, change, answers),
                 Act::Say(group, why) => tracing::error!(group = group.0, why, "the group stays down"),
             }
         }
@@ -314,15 +317,23 @@ fn seal(core: &SharedCore, group: GroupId, epoch: Epoch, member: Member, answers
     });
 }
 
-fn propose(core: &SharedCore, change: Change) {
-    let core = core.clone();
+fn propose(core: &SharedCore, change: Change, answers: &mpsc::Sender<Answer>) {
+    let (core, answers) = (core.clone(), answers.clone());
     tokio::spawn(async move {
         let what = change.summary();
+        let group = if let Change::SetPrimary { group, .. } = change { Some(group) } else { None };
         match core.write(core.own_change(change)).await {
             Ok((index, Outcome::Refused(refusal))) => {
                 tracing::warn!(index, what, %refusal, "the failover came too late")
             }
             Ok((index, _)) => tracing::info!(index, what, "failover committed"),
+            // Elected is not confirmed: until a quorum has taken this reign's first entry, Raft refuses every other.
+            Err(HereError::NotLeader(_)) => {
+                tracing::debug!(what, "the failover is proposed again");
+                if let Some(group) = group {
+                    let _ = answers.send(Answer::Unheeded(group)).await;
+                }
+            }
             Err(error) => tracing::warn!(what, ?error, "the failover is not committed yet"),
         }
     });

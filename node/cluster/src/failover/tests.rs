@@ -86,6 +86,22 @@ fn of_those_sealed_the_highest_position_takes_over_and_of_equals_the_lowest_id()
 }
 
 #[test]
+fn a_leader_that_was_not_heeded_yet_proposes_again_soon() {
+    let (state, [a, b, c]) = three();
+    let seen = seen(&[(a, 3900, stand(1, 5)), (b, 5000, stand(1, 5)), (c, 5000, stand(1, 5))]);
+    let mut driver = Driver::new(0, Patience::default());
+    driver.look(5000, &state, &seen);
+    driver.sealed(5010, GroupId(0), Epoch(2), b, stand(1, 7));
+    driver.sealed(5010, GroupId(0), Epoch(2), c, stand(1, 7));
+    assert_eq!(proposes(&driver.look(5020, &state, &seen)).0, b);
+    assert_eq!(driver.look(5100, &state, &seen), vec![], "it may be on its way");
+    driver.unheeded(5110, GroupId(0));
+    assert_eq!(driver.look(5120, &state, &seen), vec![]);
+    assert_eq!(proposes(&driver.look(5135, &state, &seen)).0, b);
+    assert_eq!(driver.look(5200, &state, &seen), vec![]);
+}
+
+#[test]
 fn a_silence_that_began_before_the_reign_counts() {
     let (state, [a, b, c]) = three();
     let seen = seen(&[(b, 5000, stand(1, 5)), (c, 5000, stand(1, 5))]);
