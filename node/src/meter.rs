@@ -13,13 +13,13 @@ use crate::pace::FREE_TIME;
 use crate::pause::Paused;
 use crate::slow;
 use crate::worker::{Worker, now_us};
+use crate::world;
 use keyward_engine::asks::CommandLogKind;
 use keyward_engine::command::Flags;
 use keyward_engine::error::CommandError;
 use keyward_engine::reply::Reply;
 use keyward_engine::session::{Login, Session};
 use keyward_engine::table::Row;
-use rustix::time::{ClockId, clock_gettime};
 use std::time::{Duration, Instant};
 
 /// Commands of a stretch there is room for at once: those of a usual pipeline.
@@ -124,8 +124,7 @@ impl Moment {
     /// This one.
     #[inline]
     pub fn now() -> Moment {
-        let time = clock_gettime(ClockId::Monotonic);
-        Moment(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+        Moment(world::steady_ns())
     }
 
     /// So much later.

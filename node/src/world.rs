@@ -22,6 +22,13 @@ pub fn unix_us() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64)
 }
 
+/// Nanoseconds on a clock that never goes back.
+#[inline]
+pub fn steady_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
 /// Counts milliseconds of this process; never goes back.
 pub struct Stopwatch(Instant);
 

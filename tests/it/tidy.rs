@@ -156,6 +156,17 @@ fn unsafe_stays_where_entries_and_words_are_made() {
 }
 
 #[test]
+fn the_kernels_clock_is_asked_in_one_place() {
+    // Asked elsewhere, it is the real one even in the simulation, whose seeds then do not repeat themselves.
+    for (path, text) in sources().into_iter().filter(|(path, _)| path.starts_with("node/src/")) {
+        assert!(
+            path == "node/src/world.rs" || !text.contains("rustix::time"),
+            "{path} asks the kernel what time it is"
+        );
+    }
+}
+
+#[test]
 fn no_bug_can_be_planted_into_what_is_shipped() {
     // `tests/sim/inside/planted.rs` says it in every binary that could have one; here it is put together.
     let mark = ["keyward: bugs may be", "planted in this binary"].join(" ");

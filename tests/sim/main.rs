@@ -5,7 +5,9 @@
 //!   KEYWARD_SIM_SEED=17 tests/run sim      this one alone; what failed tells its story
 //!   KEYWARD_SIM_RUN=17:Cuts cargo test -p keyward-sim --test sim -- --exact runs::of_a_seed --ignored --nocapture
 //!                                          one run in this process; :Cuts:SkipMustApply with that bug planted,
-//!                                          KEYWARD_SIM_LOG=story tells it as it goes, =debug with all that nodes log
+//!                                          KEYWARD_SIM_LOG=story tells it as it goes, =debug with all that nodes log,
+//!                                          =wire with every packet: the first that differs between two runs
+//!                                          of a seed says where they part
 //! ```
 //! Real is all of the node's code between its sockets and its disks, compiled a second time under `cfg(simulated)`: openraft and
 //! the control plane with its gRPC (`control/`), leases, failover, the replication stream, full copies, members in sync, forwarding,
@@ -13,10 +15,10 @@
 //! in groups), threads (every host is one thread's tasks), sled below the store of Raft's log (`inside/log_disk.rs`), the admin and
 //! probe ports, and the clocks. What stands in for those lies in `inside/`.
 //!
-//! Each seed runs in a process of its own, so that it repeats itself: mostly with cuts, nearly in other weather; exactly is not
-//! reached (`runs::a_seed_repeats_itself`, on request). Bugs are planted one by one (`inside/planted.rs`): each must
-//! be caught ([`judge`] says by what) within a dozen seeds, and the seed that catches it must be clean without it. Those of the list
-//! that the protocol was designed against:
+//! Each seed runs in a process of its own and repeats itself exactly, packet by packet (`runs::a_seed_repeats_itself`): all
+//! chance and every clock are the simulation's (`chance.rs`), and what asks the kernel past the C library goes through `world.rs`.
+//! Bugs are planted one by one (`inside/planted.rs`): each must be caught ([`judge`] says by what) within a dozen seeds, and the
+//! seed that catches it must be clean without it. Those of the list that the protocol was designed against:
 //!
 //! | bug | where it is caught |
 //! |---|---|

@@ -20,7 +20,6 @@ use keyward_simulated::planted::{self, Bug};
 use keyward_simulated::world::{self, Host};
 use turmoil::Sim;
 
-use crate::chance;
 use crate::checks::Finals;
 use crate::dice::Dice;
 use crate::judge::{self, Watcher};
@@ -163,10 +162,9 @@ struct Stage<'a> {
     story: Rc<RefCell<Vec<String>>>,
 }
 
-/// Runs a seed, with a bug or without. The error says what is wrong, and how it came.
+/// Runs a seed on a thread that is simulated ([`crate::chance`]), with a bug or without. The error says what is wrong, and how it came.
 pub fn run(seed: u64, weather: Weather, bug: Option<Bug>, dir: &Path) -> Result<Tally, String> {
     let calm = if weather == Weather::Quiet { 10 } else { 1 };
-    chance::begin(seed);
     planted::plant(bug);
     // Quiet or not, the same happens to the nodes.
     let dice_of = if weather == Weather::Quiet { Weather::Calls } else { weather };
