@@ -158,18 +158,26 @@ struct Plan {
     /// The part of each key.
     places: Vec<usize>,
     groups: u64,
+    /// Of a walk: under which layout it began.
+    layout: u64,
     random: u64,
 }
 
+/// Cursors tell this many layouts from each other: as many hand-overs during one walk look like none.
+const LAYOUTS: u64 = 32;
+
 fn plan(worker: &Worker, (routes, tenant): (&Routes, TenantId), request: &Gathering) -> Plan {
     let groups = worker.node.groups().len() as u64;
-    let mut plan = Plan { parts: Vec::new(), places: Vec::new(), groups, random: 0 };
+    let layout = routes.hand_overs() % LAYOUTS;
+    let mut plan = Plan { parts: Vec::new(), places: Vec::new(), groups, layout, random: 0 };
     if request.gather == Gather::Cursor {
         let cursor = request.argv.get(1).and_then(|word| read_cursor(word));
         let mut argv = request.argv.clone();
         let group = cursor.map_or(0, |cursor| {
-            argv[1] = cursor_text(request, cursor / groups);
-            cursor % groups
+            // Keys that were handed over since may have gone from where it has not been to where it has: it begins anew.
+            let place = if cursor % LAYOUTS == layout { cursor / LAYOUTS } else { 0 };
+            argv[1] = cursor_text(request, place / groups);
+            place % groups
         });
         plan.parts.push((GroupId(group as u32), argv));
         return plan;
@@ -269,7 +277,7 @@ fn cursor_text(request: &Gathering, cursor: u64) -> Vec<u8> {
     format!("{before}{cursor}").into_bytes()
 }
 
-/// A walk goes through one group after the other: the cursor says which, besides where.
+/// A walk goes through one group after the other: the cursor says which, besides where, and under which layout.
 fn merge_cursor(request: &Gathering, plan: &Plan, values: &[Value], reply: &mut Reply) -> bool {
     let Some([Value::Bulk(cursor), Value::Array(keys)]) = values.first().and_then(list).map(Vec::as_slice) else {
         return false;
@@ -277,10 +285,11 @@ fn merge_cursor(request: &Gathering, plan: &Plan, values: &[Value], reply: &mut 
     let Some(cursor) = read_cursor(cursor) else { return false };
     let group = u64::from(plan.parts[0].0.0);
     let next = match cursor {
-        0 if group + 1 == plan.groups => 0,
-        0 => group + 1,
-        cursor => cursor.saturating_mul(plan.groups).saturating_add(group),
+        0 if group + 1 == plan.groups => None,
+        0 => Some(group + 1),
+        cursor => Some(cursor.saturating_mul(plan.groups).saturating_add(group)),
     };
+    let next = next.map_or(0, |place| place.saturating_mul(LAYOUTS).saturating_add(plan.layout));
     reply.array(2);
     reply.bulk(&cursor_text(request, next));
     reply.array(keys.len());
@@ -348,6 +357,10 @@ async fn lead_anew(worker: &Rc<Worker>, connection: &Rc<Connection>, batch: &mut
     };
     let writes = !resolved.row.command.flags.has(Flags::READONLY);
     let mut answered = match routes.target(worker.node.table, asker, resolved.row, argv) {
+        _ if matches!(resolved.row.full_name, "scan" | "clusterscan") => {
+            part.shifted = true;
+            return;
+        }
         // Not known here yet: it is asked again.
         Target::Group(group, true) if group == part.group => {
             batch.policy_version = view.index;

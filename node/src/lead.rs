@@ -12,7 +12,7 @@ use crate::batch::{Batch, Flow, Prepared};
 use crate::connection::{Connection, Lane, Next};
 use crate::gate::{self, Conditions, KeyBuffer};
 use crate::gather::Gathering;
-use crate::routes::{ACROSS, Asker, Routes, Target};
+use crate::routes::{ACROSS, Asker, Gather, Routes, Target};
 use crate::worker::Scratch;
 use keyward_cluster::GroupId;
 use keyward_engine::command::{Flags, Group, Home};
@@ -59,6 +59,9 @@ impl<'a> Batch<'_, 'a> {
             _ if row.command.group == Group::Transactions => Target::Here,
             _ => routes.target(self.worker.node.table, Asker::of(session), row, request.argv),
         };
+        // A walk is gone on with wherever the keys are by then.
+        let walks = matches!(target, Target::Group(..)) && matches!(row.full_name, "scan" | "clusterscan");
+        let target = if walks { Target::Every(Gather::Cursor) } else { target };
         match target {
             Target::Here => {
                 if row.full_name == "multi" && session.transaction.is_none() {

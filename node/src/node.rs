@@ -49,6 +49,7 @@ use keyward_engine::scope::Reach;
 use keyward_engine::table::{Table, table};
 use keyward_engine::tenancy::Gauges;
 use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::Deref;
@@ -594,6 +595,13 @@ fn control_config(config: &Config) -> Result<ControlConfig, StartError> {
     Ok(control)
 }
 
+/// Keys have the same places on every node, so that a SCAN goes on at the next primary where it stood; and nobody who does not
+/// know the secret can aim at them.
+fn layout_seed(secret: &[u8]) -> u64 {
+    let digest = Sha256::new().chain_update(b"keyward layout").chain_update(secret).finalize();
+    digest.first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
+}
+
 async fn serve_with(
     config: Config,
     table: &'static Table,
@@ -616,8 +624,8 @@ async fn serve_with(
     let slow_threads = SCRIPT_THREADS * ready.state.groups().len();
     let counters =
         (0..config.threads + slow_threads).map(|_| Arc::new(ThreadCounters::new(table.rows().len()))).collect();
-    let layout = Layout { seed: crate::random::u64(), shard_count: config.shards };
     let secret = config.cluster_secret.as_ref().map(|secret| secret.expose().as_bytes().to_vec()).unwrap_or_default();
+    let layout = Layout { seed: layout_seed(&secret), shard_count: config.shards };
     let live = Live::new(&config);
     let common = Arc::new(Common {
         expiry: Expiry::default(),

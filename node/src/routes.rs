@@ -32,6 +32,7 @@ pub struct Routes {
     homes: Arc<Homes>,
     moving: Option<Arc<Moving>>,
     changed_at: u64,
+    hand_overs: u64,
 }
 
 /// Tenants whose keys do not lie where their slots say.
@@ -225,7 +226,8 @@ impl Routes {
         }
         let homes = Arc::new(Homes::of(state));
         let moving = Moving::of(state, &homes, &of_slot).map(Arc::new);
-        Some(Routes { of_slot, count: groups.len() as u32, homes, moving, changed_at: state.routes_changed_at() })
+        let (count, changed_at, hand_overs) = (groups.len() as u32, state.routes_changed_at(), state.hand_overs());
+        Some(Routes { of_slot, count, homes, moving, changed_at, hand_overs })
     }
 
     /// What is on its way to another group.
@@ -247,6 +249,11 @@ impl Routes {
     /// The change since which keys belong to these groups.
     pub fn changed_at(&self) -> u64 {
         self.changed_at
+    }
+
+    /// How often keys were handed over to another group.
+    pub fn hand_overs(&self) -> u64 {
+        self.hand_overs
     }
 
     /// All groups.

@@ -233,7 +233,9 @@ fn at_once(node: &Node, moment: &mut dyn FnMut()) -> writer::Besides {
 pub async fn copy(node: &Arc<Node>) -> Result<(File, u64), String> {
     if node.groups().len() > 1 {
         return Err(
-            "a copy of all data needs a cluster with one shard group; each node keeps a file of each".to_owned()
+            "a copy of all data needs a cluster with one shard group: have BGSAVE write the files of all groups, which every \
+             node has in its folder (dump.rdb, dump-group1.rdb, …)"
+                .to_owned()
         );
     }
     let turn = node.snapshots.turn().await;

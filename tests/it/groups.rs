@@ -280,7 +280,6 @@ fn a_namespace_on_one_group_has_every_command_through_any_node() {
     admin.ok(&["TENANT", "CREATE", "gw", "NAMESPACE", "GROUP", "2", "USER", "gw-user"]);
     admin.ok(&["ACL", "SETUSER", "gw-user", "on", ">secret", "~*", "&*", "+@all"]);
     assert!(admin.ask(&["TENANT", "CREATE", "x", "NAMESPACE", "GROUP", "7"]).is_error("ERR there is no shard group 7"));
-    assert!(admin.ask(&["TENANT", "SET", "gw", "GROUP", "1"]).is_error("ERR the group of a tenant"));
     let names = keys(&mut admin);
     for node in cluster.nodes() {
         let mut client = node.client_as("gw-user", "secret");

@@ -466,6 +466,47 @@ fn what_was_in_a_snapshot_before_a_move_is_there_when_all_nodes_fail() {
     }
 }
 
+#[test]
+fn a_scan_finds_every_key_while_keys_and_primaries_move() {
+    const KEYS: usize = 3000;
+    let cluster = cluster();
+    let mut client = cluster.node(1).client();
+    for number in 0..KEYS {
+        client.ok(&["SET", &format!("key:{number}"), "x"]);
+    }
+    client.ok(&["TENANT", "CREATE", "gw", "PREFIX", "key:"]);
+    let step = |client: &mut Client, cursor: &mut String, found: &mut BTreeSet<String>| {
+        let answer = client.ask(&["SCAN", cursor, "COUNT", "50"]);
+        let parts = answer.items().expect("a cursor and keys");
+        *cursor = parts[0].text().expect("a cursor");
+        found.extend(parts[1].texts());
+    };
+    for round in 0..4 {
+        let mut found = BTreeSet::new();
+        let mut cursor = "0".to_owned();
+        while found.len() < KEYS / 2 {
+            step(&mut client, &mut cursor, &mut found);
+            assert_ne!(cursor, "0", "there is more");
+        }
+        // What the walk has not met yet goes where it has been.
+        match round {
+            0 => moved(&cluster, &["slots", "move", "11000-16383"], 0),
+            1 => moved(&cluster, &["tenant", "move", "gw"], 0),
+            2 => moved(&cluster, &["tenant", "move", "gw"], 1),
+            _ => {
+                let to = primary(&cluster, 1).unwrap() % 3 + 1;
+                let done = ctl(&cluster, &["failover", "--group", "1", "--to", &format!("node-{to}")]);
+                assert!(done.success, "{}{}", done.stdout, done.stderr);
+            }
+        }
+        let mut through = cluster.node(round % 3 + 1).client();
+        while cursor != "0" {
+            step(&mut through, &mut cursor, &mut found);
+        }
+        assert_eq!(found.len(), KEYS, "round {round}");
+    }
+}
+
 /// Waits until a tenant's keys are where they are to be.
 fn settled(cluster: &Cluster, tenant: &str) {
     wait_until_for(Duration::from_secs(60), "the tenant's keys are where they are to be", || {

@@ -30,6 +30,7 @@ pub(crate) fn of(record: &StateRecord) -> u64 {
     if let Some(moving) = &record.last_move {
         walk.moving(moving);
         walk.number(record.routes_changed);
+        walk.number(record.hand_overs);
     }
     walk.0
 }

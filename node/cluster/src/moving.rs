@@ -160,6 +160,11 @@ impl State {
         self.last_move().filter(|known| known.phase != MovePhase::Done)
     }
 
+    /// How often keys were handed over to another group.
+    pub fn hand_overs(&self) -> u64 {
+        self.hand_overs
+    }
+
     /// The entry since which keys belong to the groups they belong to.
     pub fn routes_changed_at(&self) -> u64 {
         self.routes_changed
@@ -296,6 +301,7 @@ impl State {
             }
         }
         self.routes_changed = self.applied_index;
+        self.hand_overs += 1;
         self.set_move(Move { phase: MovePhase::Dropping(known.from), ..known });
         Outcome::Done
     }

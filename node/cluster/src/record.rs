@@ -37,6 +37,8 @@ pub struct StateRecord {
     pub last_move: Option<Move>,
     /// The entry since which keys belong to the groups they belong to; 0: the founding.
     pub routes_changed: u64,
+    /// How often keys were handed over to another group.
+    pub hand_overs: u64,
 }
 
 /// A request that was applied, remembered so that a repetition gets the same answer.
@@ -65,6 +67,7 @@ impl From<&State> for StateRecord {
             last_tenant: state.tenants.last_number(),
             last_move: state.last_move.as_deref().cloned(),
             routes_changed: state.routes_changed,
+            hand_overs: state.hand_overs,
         }
     }
 }
@@ -85,6 +88,7 @@ impl TryFrom<StateRecord> for State {
             applied_index: record.applied_index,
             last_move: record.last_move.map(Arc::new),
             routes_changed: record.routes_changed,
+            hand_overs: record.hand_overs,
         })
     }
 }

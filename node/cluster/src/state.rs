@@ -30,6 +30,8 @@ pub struct State {
     pub(crate) last_move: Option<Arc<Move>>,
     /// The entry since which keys belong to the groups they belong to.
     pub(crate) routes_changed: u64,
+    /// How often keys were handed over.
+    pub(crate) hand_overs: u64,
 }
 
 /// A registered node.

@@ -450,6 +450,7 @@ pub(crate) fn record_to(record: &StateRecord) -> wire::StateRecord {
         last_tenant: record.last_tenant,
         last_move: record.last_move.as_ref().map(move_to),
         routes_changed: record.routes_changed,
+        hand_overs: record.hand_overs,
     }
 }
 
@@ -468,6 +469,7 @@ pub(crate) fn record_from(record: wire::StateRecord) -> Result<StateRecord, Code
         last_tenant: record.last_tenant,
         last_move: record.last_move.map(move_from).transpose()?,
         routes_changed: record.routes_changed,
+        hand_overs: record.hand_overs,
     })
 }
 

@@ -1074,6 +1074,9 @@ pub struct StateRecord {
     /// The entry since which keys belong to the groups they belong to.
     #[prost(uint64, tag = "23")]
     pub routes_changed: u64,
+    /// How often keys were handed over to another group.
+    #[prost(uint64, tag = "24")]
+    pub hand_overs: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TenantRecord {
