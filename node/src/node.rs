@@ -596,8 +596,11 @@ fn control_config(config: &Config) -> Result<ControlConfig, StartError> {
 }
 
 /// Keys have the same places on every node, so that a SCAN goes on at the next primary where it stood; and nobody who does not
-/// know the secret can aim at them.
+/// know the secret can aim at them. A node that has none is alone: its places are nobody else's, and known to nobody.
 fn layout_seed(secret: &[u8]) -> u64 {
+    if secret.is_empty() {
+        return crate::random::u64();
+    }
     let digest = Sha256::new().chain_update(b"keyward layout").chain_update(secret).finalize();
     digest.first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
 }

@@ -56,7 +56,7 @@ fn a_small_collection_costs_its_entry_and_one_tight_piece() {
 
 #[test]
 fn a_run_that_grew_is_no_larger_than_one_made_at_once() {
-    for len in [1usize, 7, 8, 9, 100, 248, 249, 1000, 5000, 70_000] {
+    for len in [1usize, 7, 8, 9, 100, 248, 249, 1000, 5000, if cfg!(miri) { 5001 } else { 70_000 }] {
         let mut grown = Run::default();
         for at in 0..len {
             grown.splice(at, 0, [b"x", b"", b""]);
@@ -74,7 +74,7 @@ fn a_run_that_grew_is_no_larger_than_one_made_at_once() {
 #[test]
 fn a_value_is_what_it_was_made_of_and_copies_are_their_own() {
     let limits = Limits::default();
-    for count in [0, 1, 5, 600] {
+    for count in [0, 1, 5, if cfg!(miri) { 140 } else { 600 }] {
         let (mut list, mut set, mut sorted_set, mut hash) = (List::new(), Set::new(), SortedSet::new(), Hash::new());
         for number in 0..count {
             let text = format!("element-{number}");
@@ -116,8 +116,9 @@ fn an_integer_set_takes_the_width_of_its_widest() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 256 }))]
     #[test]
-    fn a_run_does_what_a_vector_does(steps in vec((any::<usize>(), any::<usize>(), vec(any::<u8>(), 0..900), any::<bool>()), 1..60)) {
+    fn a_run_does_what_a_vector_does(steps in vec((any::<usize>(), any::<usize>(), vec(any::<u8>(), 0..if cfg!(miri) { 200 } else { 900 }), any::<bool>()), 1..60)) {
         let (mut run, mut model) = (Run::default(), Vec::new());
         for (number, (at, old, new, shrink)) in steps.into_iter().enumerate() {
             let at = at % (model.len() + 1);
