@@ -299,14 +299,19 @@ fn first_bit(bytes: &[u8], bits: Range<usize>, wanted: bool) -> Option<usize> {
 }
 
 fn bitop(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
-    let combine: fn(u8, u8) -> u8 = match () {
-        () if args.accept("AND") => |a, b| a & b,
-        () if args.accept("OR") => |a, b| a | b,
-        () if args.accept("XOR") => |a, b| a ^ b,
-        () if args.accept("NOT") => |a, _| !a,
+    // Each is a function of its own, so that many bytes are combined at once.
+    let combine: Combine = match () {
+        () if args.accept("AND") => |keys, sources| combined(keys, sources, |a, b| a & b),
+        () if args.accept("OR") => |keys, sources| combined(keys, sources, |a, b| a | b),
+        () if args.accept("XOR") => |keys, sources| combined(keys, sources, |a, b| a ^ b),
+        () if args.accept("NOT") => |keys, sources| {
+            let mut bytes = combined(keys, sources, |a, _| a)?;
+            bytes.iter_mut().for_each(|byte| *byte = !*byte);
+            Ok(bytes)
+        },
         () => return Err(CommandError::Syntax),
     };
-    let negates = combine(0, 0) != 0;
+    let negates = args.argv().get(1).is_some_and(|word| word.eq_ignore_ascii_case(b"NOT"));
     let destination = args.take()?;
     let sources = args.rest();
     if negates && sources.len() != 1 {
@@ -316,7 +321,7 @@ fn bitop(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
         // The request is repeated elsewhere as it is: what is expired must be gone there.
         keys.settle(key);
     }
-    let result = combined(keys, sources, combine, negates)?;
+    let result = combine(keys, sources)?;
     if result.is_empty() {
         if keys.remove(destination) {
             keys.effects.changed(1);
@@ -331,22 +336,17 @@ fn bitop(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
     Ok(())
 }
 
+/// Combines the strings at these keys.
+type Combine = fn(&Keys<'_>, &[&[u8]]) -> Result<Vec<u8>, CommandError>;
+
 /// The sources combined byte by byte; shorter ones count as filled up with zeros.
-fn combined(
-    keys: &Keys<'_>,
-    sources: &[&[u8]],
-    combine: fn(u8, u8) -> u8,
-    negates: bool,
-) -> Result<Vec<u8>, CommandError> {
+fn combined(keys: &Keys<'_>, sources: &[&[u8]], combine: impl Fn(u8, u8) -> u8) -> Result<Vec<u8>, CommandError> {
     let mut values = Vec::with_capacity(sources.len());
     for key in sources {
         values.push(keys.peek_string(key)?);
     }
     let mut values = values.iter().map(|value| value.as_deref().unwrap_or_default());
     let mut result = values.next().unwrap_or_default().to_vec();
-    if negates {
-        result.iter_mut().for_each(|byte| *byte = combine(*byte, 0));
-    }
     for value in values {
         result.resize(result.len().max(value.len()), 0);
         let (head, tail) = result.split_at_mut(value.len());

@@ -5,7 +5,7 @@ use super::containers::{Run, each};
 use super::source::{Reader, Source};
 use super::{Problem, VERSION_FIELD_EXPIRY, kind, streams};
 use crate::dict::NewValue;
-use crate::types::{End, Hash, Limits, List, Set, SortedSet, Text, Value, number};
+use crate::types::{End, Gathered, Hash, Limits, List, Set, SortedSet, Text, Value, number};
 
 /// A node of a quicklist that is one element, not a listpack.
 const PLAIN_NODE: u64 = 1;
@@ -253,12 +253,41 @@ fn sorted_set<S: Source>(
     score: impl Fn(&mut Reader<S>) -> Result<f64, Problem>,
 ) -> Result<SortedSet, Problem> {
     let members = reader.count(2)?;
-    let mut set = SortedSet::prepared(usize::try_from(members).unwrap_or(usize::MAX), 0, limits);
+    if members > limits.sorted_set_listpack_entries_max as u64 {
+        return many_scored(reader, members, limits, score);
+    }
+    let mut set = SortedSet::new();
     for _ in 0..members {
         let member = reader.string()?;
         add_scored(&mut set, &member, score(reader)?, limits)?;
     }
     Ok(set)
+}
+
+/// Of many the order is made once, when all are there.
+fn many_scored<S: Source>(
+    reader: &mut Reader<S>,
+    members: u64,
+    limits: &Limits,
+    score: impl Fn(&mut Reader<S>) -> Result<f64, Problem>,
+) -> Result<SortedSet, Problem> {
+    let mut set = Gathered::new(limits);
+    for _ in 0..members {
+        let member = reader.string()?;
+        let score = score(reader)?;
+        if score.is_nan() {
+            return Err(Problem::Malformed("a score"));
+        }
+        let mut is_new = true;
+        set.join(&member, |so_far| {
+            is_new = so_far.is_none();
+            score
+        });
+        if !is_new {
+            return Err(Problem::Malformed("a sorted set with a member twice"));
+        }
+    }
+    Ok(set.finish())
 }
 
 /// A score as servers before 4.0 wrote it: its digits with their number before them.

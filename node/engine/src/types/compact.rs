@@ -1,5 +1,6 @@
 //! Bytes that are kept where they stand if they are few, and on the heap otherwise. Knows nothing about what they mean.
 
+use crate::dict::prefetch_line;
 use std::ops::Deref;
 
 /// As many as fit a slot of 24 bytes.
@@ -40,11 +41,27 @@ impl CompactBytes {
         }
     }
 
+    /// Asks the processor to load what is held outside of the slot.
+    #[inline]
+    pub fn prefetch(&self) {
+        if let CompactBytes::Heap(bytes) = self
+            && let Some(first) = bytes.first()
+        {
+            prefetch_line(first);
+        }
+    }
+
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
         match self {
             CompactBytes::Inline { length, bytes } => &mut bytes[..usize::from(*length)],
             CompactBytes::Heap(bytes) => bytes,
         }
+    }
+}
+
+impl Default for CompactBytes {
+    fn default() -> CompactBytes {
+        CompactBytes::Inline { length: 0, bytes: [0; INLINE_BYTES_MAX] }
     }
 }
 

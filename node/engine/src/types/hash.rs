@@ -284,7 +284,9 @@ impl Hash {
             Form::Big(records) => (None, Some(records)),
         };
         let small = packed.into_iter().flat_map(packed_fields);
-        small.chain(records.into_iter().flat_map(|records| records.table.iter().map(|record| record.view().shown())))
+        small.chain(records.into_iter().flat_map(|records| {
+            records.table.iter_ahead(|record| record.0.prefetch()).map(|record| record.view().shown())
+        }))
     }
 
     /// Shows about `count` fields from the cursor on, and returns the cursor to go on with; zero when all have been seen. A field

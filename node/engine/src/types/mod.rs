@@ -28,7 +28,7 @@ mod tests;
 pub use hash::{Hash, HashField, LiveHash};
 pub use list::{End, List, Side};
 pub use set::Set;
-pub use sorted_set::{LexBound, NotANumber, ScoreBound, ScoreSet, SortedSet};
+pub use sorted_set::{Gathered, LexBound, NotANumber, ScoreBound, ScoreSet, SortedSet};
 pub use stream::{Keep, Stream, StreamEntry, StreamId};
 pub use text::Text;
 pub use word::{Kind, KindMut, Value};

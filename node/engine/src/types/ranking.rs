@@ -2,11 +2,15 @@
 //! the three in step. Does not know when a sorted set is big.
 
 use std::cmp::Ordering;
+use std::ops::Range;
 
 use super::compact::CompactBytes;
 use super::score_tree::{Place, ScoreTree, Spot};
 use super::sorted_set::ScoreSet;
 use super::table::{Table, hash_bytes};
+
+/// Fewer members than this share of all are taken out one by one.
+const ONE_BY_ONE_SHARE: usize = 128;
 
 /// Elements per piece of the slab: it grows by one piece, never by moving what it has.
 const SLAB_PIECE_LEN: usize = 512;
@@ -55,6 +59,27 @@ impl Slab {
             self.pieces.pop();
         }
         if id as usize == self.len { Some(last) } else { Some(std::mem::replace(self.get_mut(id), last)) }
+    }
+
+    /// Puts an element in the place of another one, which is gone; its own place is to be cut off.
+    fn move_down(&mut self, from: u32, to: u32) {
+        let element = self.get_mut(from);
+        let moved = Element { score: element.score, member: std::mem::take(&mut element.member) };
+        *self.get_mut(to) = moved;
+    }
+
+    /// Keeps the first `len` elements.
+    fn truncate(&mut self, len: usize) {
+        self.pieces.truncate(len.div_ceil(SLAB_PIECE_LEN));
+        if let Some(last) = self.pieces.last_mut() {
+            last.truncate((len - 1) % SLAB_PIECE_LEN + 1);
+        }
+        self.len = len;
+    }
+
+    /// All elements, by number.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Element> {
+        self.pieces.iter().flatten()
     }
 }
 
@@ -181,4 +206,154 @@ impl Ranking {
         self.heap_bytes -= removed.member.heap_bytes();
         Some(removed.score)
     }
+
+    /// Takes out all members in a range of ranks, which is within bounds.
+    pub fn remove_ranks(&mut self, ranks: Range<usize>) {
+        // One by one, each is sought in the tree and in the table, and so is the one that gets its number.
+        if ranks.len() < self.tree.len() / ONE_BY_ONE_SHARE {
+            for _ in ranks.clone() {
+                let Some(place) = self.tree.at(ranks.start) else { break };
+                let member = self.slab.get(place.id).member.clone();
+                self.remove(&member);
+            }
+        } else {
+            self.remove_many(ranks);
+        }
+    }
+
+    /// The same for many: one walk through everything, which seeks nothing.
+    fn remove_many(&mut self, ranks: Range<usize>) {
+        let mut is_removed = vec![false; self.slab.len];
+        for place in self.tree.range(ranks.start, ranks.end) {
+            is_removed[place.id as usize] = true;
+            self.heap_bytes -= self.slab.get(place.id).member.heap_bytes();
+        }
+        // Numbers have no gaps: what stays and has one of the last moves to where something is gone.
+        let left = self.slab.len - ranks.len();
+        let mut gaps = (0..left as u32).filter(|id| is_removed[*id as usize]);
+        let mut numbers: Vec<u32> = (0..self.slab.len as u32).collect();
+        for id in (left as u32..self.slab.len as u32).filter(|id| !is_removed[*id as usize]) {
+            let gap = gaps.next().expect("below the new length as many are gone as stay above it");
+            numbers[id as usize] = gap;
+            self.slab.move_down(id, gap);
+        }
+        self.slab.truncate(left);
+        let numbered = |place: Place| Place { id: numbers[place.id as usize], ..place };
+        let kept = self.tree.range(0, ranks.start).chain(self.tree.range(ranks.end, self.tree.len())).map(numbered);
+        self.tree = ScoreTree::of_sorted(Counted { places: kept, left });
+        self.by_member.retain(|id| {
+            let stays = !is_removed[*id as usize];
+            *id = numbers[*id as usize];
+            stays
+        });
+        let (slab, seed) = (&self.slab, self.seed);
+        self.by_member.tighten(|id| hash_bytes(seed, &slab.get(*id).member));
+    }
+
+    /// A ranking without members, to be given many in no order.
+    pub fn gathering(seed: u64) -> Gathering {
+        Gathering { slab: Slab::default(), by_member: Table::new(), seed, heap_bytes: 0 }
+    }
 }
+
+/// Members with scores that are still to be put in order: that is done once for all, when all are there.
+pub(super) struct Gathering {
+    slab: Slab,
+    by_member: Table<u32>,
+    seed: u64,
+    heap_bytes: usize,
+}
+
+impl Gathering {
+    /// Gives a member the score that is made of the one it has so far, if it is there.
+    #[inline]
+    pub fn join(&mut self, member: &[u8], score: impl FnOnce(Option<f64>) -> f64) {
+        let hash = hash_bytes(self.seed, member);
+        let found = self.by_member.find(hash, |id| *self.slab.get(*id).member == *member).copied();
+        if let Some(id) = found {
+            let element = self.slab.get_mut(id);
+            element.score = score(Some(element.score));
+            return;
+        }
+        let owned = CompactBytes::from(member);
+        self.heap_bytes += owned.heap_bytes();
+        let id = self.slab.push(Element { score: score(None), member: owned });
+        let (slab, seed) = (&self.slab, self.seed);
+        self.by_member.insert_new(hash, id, |id| hash_bytes(seed, &slab.get(*id).member));
+    }
+
+    /// Puts them in order.
+    pub fn ranking(self) -> Ranking {
+        let Gathering { slab, by_member, seed, heap_bytes } = self;
+        let common = common_prefix_len(&slab);
+        let mut order: Vec<Sorted> = Vec::with_capacity(slab.len);
+        order.extend(slab.iter().enumerate().map(|(id, element)| Sorted {
+            score: element.score,
+            distinct: first_bytes(&element.member[common..]),
+            id: id as u32,
+        }));
+        order.sort_unstable_by(|left, right| {
+            let by_score = left.score.partial_cmp(&right.score).unwrap_or(Ordering::Equal);
+            by_score.then(left.distinct.cmp(&right.distinct)).then_with(|| {
+                let member = |sorted: &Sorted| &*slab.get(sorted.id).member;
+                member(left).cmp(member(right))
+            })
+        });
+        let place = |sorted: &Sorted| Place {
+            score: sorted.score,
+            prefix: prefix_of(&slab.get(sorted.id).member),
+            id: sorted.id,
+        };
+        let tree = ScoreTree::of_sorted(order.iter().map(place));
+        Ranking { slab, tree, by_member, seed, heap_bytes }
+    }
+}
+
+/// What is compared before the members themselves are.
+struct Sorted {
+    score: f64,
+    /// The first bytes behind what all members begin with.
+    distinct: u64,
+    id: u32,
+}
+
+/// How many bytes all members begin with alike.
+fn common_prefix_len(slab: &Slab) -> usize {
+    let mut elements = slab.iter();
+    let Some(first) = elements.next() else { return 0 };
+    elements.fold(first.member.len(), |len, element| {
+        let alike = first.member[..len].iter().zip(&*element.member);
+        alike.take_while(|(one, other)| one == other).count()
+    })
+}
+
+/// The first bytes as a number, so that comparing numbers goes before comparing bytes.
+#[inline]
+fn first_bytes(bytes: &[u8]) -> u64 {
+    let mut first = [0u8; 8];
+    let length = bytes.len().min(8);
+    first[..length].copy_from_slice(&bytes[..length]);
+    u64::from_be_bytes(first)
+}
+
+/// Places whose number is known.
+struct Counted<I> {
+    places: I,
+    left: usize,
+}
+
+impl<I: Iterator<Item = Place>> Iterator for Counted<I> {
+    type Item = Place;
+
+    #[inline]
+    fn next(&mut self) -> Option<Place> {
+        self.left = self.left.saturating_sub(1);
+        self.places.next()
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+
+impl<I: Iterator<Item = Place>> ExactSizeIterator for Counted<I> {}

@@ -73,6 +73,39 @@ impl ScoreTree {
         }
     }
 
+    /// A tree of places that are in order already.
+    pub fn of_sorted(places: impl ExactSizeIterator<Item = Place>) -> ScoreTree {
+        let len = places.len();
+        if len == 0 {
+            return ScoreTree::new();
+        }
+        let mut tree = ScoreTree { leaves: Vec::with_capacity(len.div_ceil(LEAF_LEN_MAX)), len, ..ScoreTree::new() };
+        tree.leaves.clear();
+        let mut level: Vec<Child> = Vec::with_capacity(tree.leaves.capacity());
+        let mut places = places.peekable();
+        while let Some(first) = places.peek().copied() {
+            let node = tree.leaves.len() as u32;
+            let mut held = Vec::with_capacity(LEAF_LEN_MAX.min(places.len()));
+            held.extend(places.by_ref().take(LEAF_LEN_MAX));
+            level.push(Child { first, node, count: held.len() as u32 });
+            let next = if places.len() > 0 { node + 1 } else { NONE };
+            tree.leaves.push(Leaf { places: held, previous: node.checked_sub(1).unwrap_or(NONE), next });
+        }
+        while level.len() > 1 {
+            let above = level.chunks(INNER_LEN_MAX).map(|children| {
+                let count = children.iter().map(|child| child.count).sum();
+                let mut held = Vec::with_capacity(INNER_LEN_MAX);
+                held.extend_from_slice(children);
+                tree.inners.push(held);
+                Child { first: children[0].first, node: tree.inners.len() as u32 - 1, count }
+            });
+            level = above.collect();
+            tree.height += 1;
+        }
+        tree.root = level[0].node;
+        tree
+    }
+
     #[inline]
     pub fn len(&self) -> usize {
         self.len

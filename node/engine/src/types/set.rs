@@ -226,7 +226,9 @@ impl Set {
         };
         let integers = integers.into_iter().flat_map(|integers| integers.iter().map(Text::from));
         let packed = packed.into_iter().flat_map(|packed| packed.iter().map(Item::text));
-        let members = members.into_iter().flat_map(|members| members.table.iter().map(|member| Text::from(&**member)));
+        let members = members
+            .into_iter()
+            .flat_map(|members| members.table.iter_ahead(CompactBytes::prefetch).map(|member| Text::from(&**member)));
         integers.chain(packed).chain(members)
     }
 

@@ -10,7 +10,7 @@ use std::ops::Range;
 use super::Limits;
 use super::number::exact_integer;
 use super::packed::{Item, Packed, PackedIter};
-use super::ranking::{Element, LexSpot, Ranking, ScoreSpot, Slab, spot};
+use super::ranking::{Element, Gathering, LexSpot, Ranking, ScoreSpot, Slab, spot};
 use super::score_tree::{Place, PlaceIter};
 use super::table::{below, hash_bytes};
 use super::text::Text;
@@ -112,6 +112,22 @@ impl SortedSet {
     pub fn prepared(members: usize, longest: usize, limits: &Limits) -> SortedSet {
         let mut sorted_set = SortedSet::new();
         sorted_set.prepare(members, longest, limits);
+        sorted_set
+    }
+
+    /// A sorted set of these members, each of which is there once; the longest of them has `longest` bytes. Scores are numbers.
+    pub fn of_distinct<M: AsRef<[u8]>>(
+        members: impl ExactSizeIterator<Item = (M, f64)>,
+        longest: usize,
+        limits: &Limits,
+    ) -> SortedSet {
+        let mut sorted_set = SortedSet::prepared(members.len(), longest, limits);
+        if sorted_set.0.is_big() {
+            let mut gathered = Gathered::new(limits);
+            members.for_each(|(member, score)| gathered.join(member.as_ref(), |_| score));
+            return gathered.finish();
+        }
+        members.for_each(|(member, score)| _ = sorted_set.set(member.as_ref(), score, limits));
         sorted_set
     }
 
@@ -251,6 +267,16 @@ impl SortedSet {
         })
     }
 
+    /// All members with their scores, in no order that means anything: as they lie in memory, which is the quickest walk.
+    pub fn iter_unordered(&self) -> impl Iterator<Item = (Text<'_>, f64)> {
+        let (small, big) = match self.0.form() {
+            Form::Small(_) => (Some(self.iter()), None),
+            Form::Big(ranking) => (None, Some(ranking.slab.iter())),
+        };
+        let big = big.into_iter().flatten().map(|element| (Text::from(&*element.member), element.score));
+        small.into_iter().flatten().chain(big)
+    }
+
     /// All members with their scores in order, to be walked from either end.
     pub fn iter(&self) -> SortedSetIter<'_> {
         self.range(0..self.len())
@@ -267,15 +293,8 @@ impl SortedSet {
                 }
             }
             FormMut::Small(_) => {}
-            FormMut::Big(ranking) => {
-                for _ in 0..count {
-                    let Some(place) = ranking.tree.at(ranks.start) else {
-                        break;
-                    };
-                    let member = ranking.slab.get(place.id).member.clone();
-                    ranking.remove(&member);
-                }
-            }
+            FormMut::Big(_) if count == 0 => {}
+            FormMut::Big(ranking) => ranking.remove_ranks(ranks.start..end),
         }
         count
     }
@@ -360,6 +379,27 @@ impl SortedSet {
             FormMut::Big(ranking) => ranking,
             FormMut::Small(_) => unreachable!("was made a tree above"),
         }
+    }
+}
+
+/// A sorted set to be: members and scores come in any order, and are put in order once.
+pub struct Gathered(Gathering);
+
+impl Gathered {
+    /// None yet.
+    pub fn new(limits: &Limits) -> Gathered {
+        Gathered(Ranking::gathering(limits.hash_seed))
+    }
+
+    /// Gives a member the score that is made of the one it has so far, if it is there. It must be a number.
+    #[inline]
+    pub fn join(&mut self, member: &[u8], score: impl FnOnce(Option<f64>) -> f64) {
+        self.0.join(member, score);
+    }
+
+    /// The sorted set, in its big form.
+    pub fn finish(self) -> SortedSet {
+        SortedSet(Slim::big(self.0.ranking()))
     }
 }
 

@@ -124,8 +124,56 @@ impl<T> Table<T> {
         Some(value)
     }
 
+    /// Keeps those for which this is true, and may change what they are as long as their hashes stay what they were. Room that is
+    /// left over stays until [`Table::tighten`].
+    pub fn retain(&mut self, mut keep: impl FnMut(&mut T) -> bool) {
+        for segment in &mut self.segments {
+            let before = segment.slots.len();
+            segment.slots.retain(&mut keep);
+            self.len -= before - segment.slots.len();
+        }
+    }
+
+    /// Gives back what many removals at once left over.
+    pub fn tighten(&mut self, hash_of: impl Fn(&T) -> u64) {
+        // Each round leaves at most half of the segments that still can be joined.
+        let mut segments = 0;
+        while segments != self.segments.len() {
+            segments = self.segments.len();
+            let mut index = 0;
+            while self.segments.len() > 1 && index < self.segments.len() {
+                if self.segments[index].slots.len() < SEGMENT_PAIR_LEN_MIN / 2 {
+                    self.join(index, &hash_of);
+                }
+                index += 1;
+            }
+        }
+        for segment in &mut self.segments {
+            let slots = &mut segment.slots;
+            let left = slots.len();
+            if left * 4 < slots.capacity() && slots.capacity() > 28 {
+                let before = slots.allocation_size();
+                slots.shrink_to(left * 2, |value| bucket_hash(hash_of(value)));
+                self.bucket_bytes = self.bucket_bytes - before + slots.allocation_size();
+            }
+        }
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.segments.iter().flat_map(|segment| segment.slots.iter())
+    }
+
+    /// The same; each value is shown to `soon` some values before its turn, so that what it leads to can be fetched meanwhile.
+    pub fn iter_ahead(&self, soon: impl Fn(&T)) -> impl Iterator<Item = &T> {
+        const AHEAD: usize = 16;
+        let mut values = self.iter().inspect(move |value| soon(value));
+        let mut waiting: [Option<&T>; AHEAD] = std::array::from_fn(|_| values.next());
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let value = std::mem::replace(&mut waiting[at], values.next());
+            at = (at + 1) % AHEAD;
+            value
+        })
     }
 
     /// Shows about `count` values from the cursor on, and returns the cursor to go on with; zero when all have been seen.
@@ -277,5 +325,33 @@ mod tests {
         }
         assert_eq!(table.bucket_bytes, actual(&table));
         assert_eq!((table.len(), table.iter().count()), (10, 10));
+    }
+
+    #[test]
+    fn many_values_can_be_taken_out_at_once() {
+        let hash_of = |value: &u32| hash_bytes(1, &value.to_le_bytes());
+        for left in [0, 1, 10, 1000, 19_999, 20_000] {
+            let mut table = Table::new();
+            (0..20_000).for_each(|value| table.insert_new(hash_of(&value), value, hash_of));
+            table.retain(|value| *value < left);
+            table.tighten(hash_of);
+            assert_eq!((table.len(), table.iter().count()), (left as usize, left as usize));
+            let actual = table.segments.iter().map(|segment| segment.slots.allocation_size()).sum::<usize>();
+            assert_eq!(table.bucket_bytes, actual);
+            assert!(left > 100 || table.segments.len() <= 2, "{left} values in {} segments", table.segments.len());
+            let found = |value: u32| table.find(hash_of(&value), |other| *other == value).copied();
+            assert!((0..20_000).all(|value| found(value) == Some(value).filter(|value| *value < left)));
+            assert!(table.iter_ahead(|_| {}).eq(table.iter()));
+            let mut seen = Vec::new();
+            let mut cursor = 0;
+            loop {
+                cursor = table.scan(cursor, 100, hash_of, |value| seen.push(*value));
+                if cursor == 0 {
+                    break;
+                }
+            }
+            seen.sort_unstable();
+            assert!(seen.into_iter().eq(0..left));
+        }
     }
 }

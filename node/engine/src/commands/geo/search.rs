@@ -317,13 +317,12 @@ fn store(keys: &mut Keys<'_>, destination: &[u8], found: &[Found], search: &Sear
     }
     let limits = keys.limits();
     let longest = found.iter().map(|found| found.member.len()).max().unwrap_or(0);
-    let mut set = SortedSet::prepared(found.len(), longest, limits);
-    for Found { member, score, distance_m, .. } in found {
+    let members = found.iter().map(|Found { member, score, distance_m, .. }| {
         let score = if search.store_distances { distance_m / search.unit.0 } else { *score };
         // Distances are numbers; one that is not, of places a sorted set made up, is as far as can be.
-        let score = if score.is_nan() { f64::INFINITY } else { score };
-        _ = set.set(member, score, limits);
-    }
+        (member, if score.is_nan() { f64::INFINITY } else { score })
+    });
+    let set = SortedSet::of_distinct(members, longest, limits);
     keys.put(destination, Value::from(set), None);
     keys.effects.changed(found.len() as u64);
     keys.event(EventClass::SORTED_SET, event, destination);

@@ -9,7 +9,7 @@ use crate::error::CommandError;
 use crate::events::EventClass;
 use crate::keyspace::Keys;
 use crate::reply::Reply;
-use crate::types::{Kind, Limits, Set, SortedSet, Text, Value, number};
+use crate::types::{Gathered, Kind, Limits, Set, SortedSet, Text, Value, number};
 
 /// How sources are combined.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -91,6 +91,7 @@ impl<'k> Source<'k> {
         }
     }
 
+    /// Its members, in no order.
     fn iter(self) -> impl Iterator<Item = (Text<'k>, f64)> {
         let (members, scores) = match self {
             Source::Missing => (None, None),
@@ -98,7 +99,7 @@ impl<'k> Source<'k> {
             Source::Scores(set) => (None, Some(set)),
         };
         let members = members.into_iter().flat_map(Set::iter).map(|member| (member, 1.0));
-        members.chain(scores.into_iter().flat_map(SortedSet::iter))
+        members.chain(scores.into_iter().flat_map(SortedSet::iter_unordered))
     }
 }
 
@@ -187,41 +188,35 @@ impl<'k> Combination<'k> {
         Ok(Combination { operation, sources, options })
     }
 
-    /// The result, in the form of a big sorted set: it is made of many insertions, and shows a score of -0 as such.
+    /// The result, in the form of a big sorted set: it is gathered in any order, and shows a score of -0 as such.
     fn result(&self, limits: &Limits) -> SortedSet {
-        let mut result = SortedSet::prepared(usize::MAX, 0, limits);
+        let mut result = Gathered::new(limits);
         match self.operation {
-            Operation::Union => self.union(&mut result, limits),
+            Operation::Union => self.union(&mut result),
             Operation::Intersection => self.intersect(|member, score| {
-                put(&mut result, member, score, limits);
+                result.join(member, |_| score);
                 true
             }),
-            Operation::Difference => {
-                let Some(((first, _), others)) = self.sources.split_first() else { return result };
-                for (member, score) in first.iter() {
-                    if !others.iter().any(|(other, _)| other.score(&member).is_some()) {
-                        put(&mut result, &member, score, limits);
-                    }
-                }
-            }
+            Operation::Difference => self.differ(&mut result),
         }
-        result
+        result.finish()
     }
 
-    fn union(&self, result: &mut SortedSet, limits: &Limits) {
+    fn union(&self, result: &mut Gathered) {
         for (source, weight) in &self.sources {
             for (member, score) in source.iter() {
                 let score = number_or_zero(weight * score);
-                let Some(so_far) = result.score(&member) else {
-                    put(result, &member, score, limits);
-                    continue;
-                };
-                let joined = self.options.aggregate.join(so_far, score);
-                if joined == 0.0 && so_far == 0.0 {
-                    // 0 and -0 are the same score to a sorted set, but not to who reads it.
-                    result.remove(&member);
-                }
-                put(result, &member, joined, limits);
+                result
+                    .join(&member, |so_far| so_far.map_or(score, |so_far| self.options.aggregate.join(so_far, score)));
+            }
+        }
+    }
+
+    fn differ(&self, result: &mut Gathered) {
+        let Some(((first, _), others)) = self.sources.split_first() else { return };
+        for (member, score) in first.iter() {
+            if !others.iter().any(|(other, _)| other.score(&member).is_some()) {
+                result.join(&member, |_| score);
             }
         }
     }

@@ -210,10 +210,7 @@ pub(super) fn zrangestore(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut R
     let mut stored = SortedSet::new();
     if let Some(set) = keys.peek_as::<SortedSet>(source)? {
         let ranks = query.ranks(set);
-        stored = SortedSet::prepared(ranks.len(), 0, limits);
-        for (member, score) in set.range(ranks) {
-            stored.set(&member, score, limits).expect("a stored score is a number");
-        }
+        stored = SortedSet::of_distinct(set.range(ranks), 0, limits);
     }
     store(keys, destination, Value::from(stored), (EventClass::SORTED_SET, "zrangestore"), reply);
     Ok(())

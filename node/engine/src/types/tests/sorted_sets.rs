@@ -4,7 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::{dice, tiny_limits};
-use crate::types::{LexBound, Limits, NotANumber, ScoreBound, ScoreSet, SortedSet};
+use crate::types::{Gathered, LexBound, Limits, NotANumber, ScoreBound, ScoreSet, SortedSet};
 
 type Model = Vec<(f64, Vec<u8>)>;
 
@@ -175,4 +175,76 @@ fn a_scan_shows_every_member_with_its_score() {
         }
     }
     assert_eq!(shown, 4999.0 * 2500.0);
+}
+
+#[test]
+fn many_members_are_taken_out_at_once_as_if_one_by_one() {
+    let limits = Limits { hash_seed: 1, ..Limits::default() };
+    for (len, ranks) in
+        [(5000, 0..5000), (5000, 1..5000), (5000, 0..4999), (5000, 1234..3456), (5000, 4000..4040), (300, 20..23)]
+    {
+        let mut roll = dice(len + ranks.start as u64);
+        let mut sorted_set = SortedSet::prepared(usize::MAX, 0, &limits);
+        let mut model = Model::new();
+        for number in 0..len {
+            let member = format!("a member, some of which are longer than others: {number}").into_bytes();
+            let member = if number % 3 == 0 { member } else { member[40..].to_vec() };
+            model.push(((roll() % 100) as f64, member));
+        }
+        model.iter().for_each(|(score, member)| _ = sorted_set.set(member, *score, &limits));
+        model.sort_by(order);
+        model.drain(ranks.clone());
+        assert_eq!(sorted_set.remove_ranks(ranks.clone()), ranks.len());
+        check(&sorted_set, &model);
+        assert!(sorted_set.is_counted_right());
+        // What is left can be changed as before.
+        for number in 0..len {
+            let member = format!("a member, some of which are longer than others: {}", roll() % len).into_bytes();
+            if number % 2 == 0 {
+                let at = model.iter().position(|(_, other)| *other == member);
+                assert_eq!(sorted_set.remove(&member), at.map(|at| model.remove(at).0));
+            } else {
+                set(&mut sorted_set, &mut model, &member, (roll() % 100) as f64, &limits);
+            }
+        }
+        check(&sorted_set, &model);
+        assert!(model.iter().step_by(7).all(|(score, member)| sorted_set.score(member) == Some(*score)));
+        assert_eq!(sorted_set.iter_unordered().count(), model.len());
+    }
+}
+
+#[test]
+fn what_is_gathered_in_any_order_is_in_order_when_it_is_finished() {
+    let limits = Limits { hash_seed: 1, ..Limits::default() };
+    for (len, spread, begin) in [
+        (0, 1, ""),
+        (1, 1, "alone"),
+        (7, 3, ""),
+        (129, 1, "begins alike:"),
+        (20_000, 1000, "m"),
+        (20_000, 1, "the same first bytes:"),
+    ] {
+        let mut roll = dice(len);
+        let mut gathered = Gathered::new(&limits);
+        let mut model = std::collections::BTreeMap::new();
+        for _ in 0..2 * len {
+            let member = format!("{begin}{}", roll() % len).into_bytes();
+            let score = (roll() % spread) as f64;
+            gathered.join(&member, |so_far| so_far.map_or(score, |so_far| so_far + score));
+            *model.entry(member).or_insert(0.0) += score;
+        }
+        let mut model: Model = model.into_iter().map(|(member, score)| (score, member)).collect();
+        model.sort_by(order);
+        let mut sorted_set = gathered.finish();
+        check(&sorted_set, &model);
+        assert!(sorted_set.is_counted_right());
+        for (rank, (score, member)) in model.iter().enumerate().step_by(97) {
+            assert_eq!((sorted_set.rank(member), sorted_set.score(member)), (Some(rank), Some(*score)));
+        }
+        for _ in 0..len.min(3000) {
+            let member = format!("{begin}{}", roll() % len).into_bytes();
+            set(&mut sorted_set, &mut model, &member, (roll() % spread) as f64, &limits);
+        }
+        check(&sorted_set, &model);
+    }
 }
