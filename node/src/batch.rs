@@ -27,6 +27,7 @@ use crate::shards::{Call, Needed, Reader, Wanted};
 use crate::tracking::Tracker;
 use crate::turns::SLICE;
 use crate::view::View;
+use crate::walks::Words;
 use crate::worker::{Scratch, Worker, now_us};
 use keyward_acl::{KeyUse, LogContext};
 use keyward_cluster::GroupId;
@@ -316,6 +317,8 @@ pub(crate) struct Batch<'w, 'a> {
     gathering: Option<Rc<Journal>>,
     /// This is one request on a thread for slow work, alone with its keys.
     apart: bool,
+    /// What it answers at length is answered on a thread for slow work.
+    goes_apart: bool,
     /// These are the requests of a transaction that is being carried out: nothing is queued, nothing waits, and those who
     /// wait for their keys are served when it is over.
     executing: bool,
@@ -358,6 +361,7 @@ impl<'w, 'a> Batch<'w, 'a> {
             beside: None,
             gathering: None,
             apart: false,
+            goes_apart: false,
             executing: false,
             scripted: false,
             tracker: None,
@@ -391,6 +395,7 @@ impl<'w, 'a> Batch<'w, 'a> {
         self.prepared_under = Some(lane.generation).filter(|_| !self.grouped);
         lane.under_lease = self.conditions.lease == LeaseState::InForce;
         self.tracker = None;
+        self.goes_apart = large::concerns(session);
         scratch.reply.protocol = session.protocol;
         session.active_at = self.now;
         self.worker.stats.batches.add(1);
@@ -522,8 +527,7 @@ impl<'w, 'a> Batch<'w, 'a> {
             scratch.reply.rewind(mark);
         }
         // What is asked of the outside is answered later, by whoever carries it out; so is what another node takes over.
-        let answered =
-            !matches!(&flow, Flow::Stop(next) if matches!(**next, Next::Ask(..) | Next::Walk(_) | Next::HandOver(_)));
+        let answered = !matches!(&flow, Flow::Stop(next) if matches!(**next, Next::Ask(..) | Next::Walk(_) | Next::Lift(..) | Next::HandOver(_)));
         if answered && session.replies == ReplyMode::SkipNext && session.last_command != "client|reply" {
             session.replies = ReplyMode::On;
         }
@@ -710,7 +714,7 @@ impl<'w, 'a> Batch<'w, 'a> {
         }
         if !self.executing
             && !self.apart
-            && let Some(aside) = set_aside(self.worker, session, row, request.argv, admitted.keys())
+            && let Some(aside) = set_aside((self.worker, self.connection), session, (row, request), admitted.keys())
         {
             if let (Flow::Stop(_), Some(connection)) = (&aside, self.connection) {
                 *connection.script_tracker.borrow_mut() = caches(Some(connection), &None);
@@ -762,13 +766,32 @@ impl<'w, 'a> Batch<'w, 'a> {
                 let call =
                     Call { argv, words, keys, place, owner, reads, context, events, client, reach, reader, park };
                 let journal = self.gathering.as_deref().unwrap_or(&node.journal);
-                let result = node.shards.run(handler, &call, &mut scratch.calls, journal, &mut scratch.reply);
+                let bytes_max = scratch.reply.bytes_max;
+                if reads && self.goes_apart && !self.executing {
+                    scratch.reply.bytes_max = bytes_max.min(scratch.reply.bytes.len() + large::BYTES_AT_ONCE);
+                }
+                let mut result = node.shards.run(handler, &call, &mut scratch.calls, journal, &mut scratch.reply);
+                if scratch.reply.is_too_long() && scratch.reply.bytes_max < bytes_max {
+                    scratch.reply.bytes_max = bytes_max;
+                    scratch.reply.rewind(mark);
+                    if has_part(session) {
+                        // Copying the rest takes longer than this thread has time for. It changed nothing, and begins anew.
+                        session.commands -= 1;
+                        self.tab.tally.operations -= 1;
+                        self.worker.waits(row);
+                        if let Some(connection) = self.connection {
+                            *connection.script_tracker.borrow_mut() = reading;
+                        }
+                        return elsewhere(session, row, request);
+                    }
+                    result = node.shards.run(handler, &call, &mut scratch.calls, journal, &mut scratch.reply);
+                }
+                scratch.reply.bytes_max = bytes_max;
                 self.note_lookups(session, &scratch.calls);
                 result
             }
             Run::OnEveryKey(_) if !self.executing && walks_apart(self.worker, self.connection, session, row, argv) => {
-                let owned = argv.iter().map(|word| word.to_vec()).collect();
-                return Flow::Stop(Box::new(Next::Walk(owned)));
+                return Flow::Stop(Box::new(Next::Walk(Words::copy(argv.iter().copied()))));
             }
             Run::OnEveryKey(handler) => {
                 let events = events_of(&self.hot, session, &lane.view.tenancy);
@@ -784,6 +807,7 @@ impl<'w, 'a> Batch<'w, 'a> {
                     Call { argv, words, keys, place, owner, reads, context, events, client, reach, reader, park };
                 let node = &self.worker.node;
                 let journal = self.gathering.as_deref().unwrap_or(&node.journal);
+                let journal = (journal, self.apart || self.executing);
                 node.shards.run_on_every_key(handler, &call, &mut scratch.calls, journal, &mut scratch.reply)
             }
             Run::AtOnce(handler) => {
@@ -1282,29 +1306,38 @@ fn is_barred(
 /// What a data thread has no time for, or would have to wait for, is done elsewhere or later.
 #[inline]
 fn set_aside(
-    worker: &Worker,
+    (worker, connection): (&Worker, Option<&Rc<Connection>>),
     session: &mut Session,
-    row: &'static Row,
-    argv: &[&[u8]],
+    (row, request): (&'static Row, &Prepared<'_>),
     keys: &[KeyUse<'_>],
 ) -> Option<Flow> {
-    let shards = &worker.node.shards;
+    let (shards, argv) = (&worker.node.shards, request.argv);
     if shards.keeps_any() {
         if shards.keeps(keys.iter().map(|named| named.key)) {
             return Some(Flow::Closed);
         }
         if crate::walks::may_walk(row) {
-            return Some(elsewhere(session, row, argv));
+            return Some(elsewhere(session, row, request));
         }
         // It takes every lock, one after the other.
         if locks_everything(row, argv) {
             return Some(Flow::Closed);
         }
     }
-    if !large::concerns(session) || !large::is_long(worker, session, row, argv, keys) || !has_part(session) {
+    let is_long = || {
+        let sum = || request.argv.iter().map(|word| word.len()).sum();
+        let bytes = request.encoded.map_or_else(sum, <[u8]>::len);
+        bytes > large::BYTES_AT_ONCE && matches!(row.run, Run::OnKeys(_))
+            || large::is_long(worker, session, row, argv, keys)
+    };
+    if !large::concerns(session) || !is_long() || !has_part(session) {
         return None;
     }
-    Some(elsewhere(session, row, argv))
+    // Where it was sent before it found nothing: now it may wait.
+    if connection.is_some_and(|connection| connection.has_looked.take()) {
+        return None;
+    }
+    Some(elsewhere(session, row, request))
 }
 
 /// Whether a command takes the locks of keys it does not name.
@@ -1313,9 +1346,19 @@ pub(crate) fn locks_everything(row: &Row, argv: &[&[u8]]) -> bool {
     matches!(row.run, Run::OnEveryKey(_)) && further()
 }
 
-fn elsewhere(session: &mut Session, row: &'static Row, argv: &[&[u8]]) -> Flow {
+fn elsewhere(session: &mut Session, row: &'static Row, request: &Prepared<'_>) -> Flow {
     session.last_command = row.full_name;
-    Flow::Stop(Box::new(Next::Walk(argv.iter().map(|word| word.to_vec()).collect())))
+    let next = match request.encoded.filter(|encoded| encoded.len() > large::BYTES_AT_ONCE) {
+        Some(encoded) => {
+            let place = |word: &&[u8]| {
+                let from = word.as_ptr() as usize - encoded.as_ptr() as usize;
+                from..from + word.len()
+            };
+            Next::Lift(request.argv.iter().map(place).collect(), encoded.len())
+        }
+        None => Next::Walk(Words::copy(request.argv.iter().copied())),
+    };
+    Flow::Stop(Box::new(next))
 }
 
 /// Whether others can go on while somebody is alone with all this client can touch.

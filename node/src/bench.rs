@@ -4,13 +4,17 @@
 //!   put(owner, work) ─► the owner's queue ─► one piece of each owner at a time, owners in turn ─► a thread for slow work
 //! ```
 //! Data threads stay free meanwhile, and no owner keeps another waiting for longer than one piece of its work takes,
-//! however many it has. This file does not know what the work is.
+//! however many it has. A piece that must not begin yet, because somebody is alone with its keys, takes no thread meanwhile:
+//! it goes back to its place, and its owner's turn is over. Only who waits for everything to be free may keep one thread
+//! while it waits, for it would never come to pass between two tries. This file does not know what the work is.
 
 use crate::worker::Worker;
 use keyward_engine::scope::Owner;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// Pieces of work that wait; more are refused.
 const WAITING_MAX: usize = 10_000;
@@ -18,8 +22,26 @@ const WAITING_MAX: usize = 10_000;
 /// Pieces of one owner that wait: one that sends faster than it is served takes no place from others.
 const WAITING_OF_OWNER_MAX: usize = 1000;
 
+/// Before a thread goes on after a piece of work that could not begin.
+const AGAIN_PAUSE: Duration = Duration::from_micros(100);
+
 /// A piece of work.
-pub type Work = Box<dyn FnOnce(&Worker) + Send>;
+pub struct Work(Box<dyn FnOnce(&Worker) -> Option<Work> + Send>);
+
+impl Work {
+    /// Work that is done when it returns.
+    pub fn once(work: impl FnOnce(&Worker) + Send + 'static) -> Work {
+        Work::trying(move |worker| {
+            work(worker);
+            None
+        })
+    }
+
+    /// Work that may return itself instead, if it cannot begin yet.
+    pub fn trying(work: impl FnOnce(&Worker) -> Option<Work> + Send + 'static) -> Work {
+        Work(Box::new(work))
+    }
+}
 
 #[derive(Default)]
 struct Queues {
@@ -41,6 +63,12 @@ impl Queues {
         Some((owner, work))
     }
 
+    /// It could not begin: it stays the first of its owner's.
+    fn put_back(&mut self, owner: &Owner, work: Work) {
+        self.count += 1;
+        self.waiting.entry(owner.clone()).or_default().push_front(work);
+    }
+
     fn done(&mut self, owner: &Owner) {
         self.busy.retain(|busy| busy != owner);
         match self.waiting.get(owner) {
@@ -55,6 +83,17 @@ impl Queues {
 pub struct Bench {
     queues: Mutex<Queues>,
     more: Condvar,
+    /// A thread waits for everything to be free.
+    camp: AtomicBool,
+}
+
+/// The right to keep a thread while it waits; given back when dropped.
+pub struct Camp<'a>(&'a AtomicBool);
+
+impl Drop for Camp<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
 }
 
 impl Bench {
@@ -95,11 +134,26 @@ impl Bench {
         };
         drop(queues);
         // A broken invariant ends one piece of work, not the thread that does everybody's.
-        if catch_unwind(AssertUnwindSafe(|| work(worker))).is_err() {
+        let again = catch_unwind(AssertUnwindSafe(|| (work.0)(worker))).unwrap_or_else(|_| {
             tracing::error!("a piece of slow work ended in a panic");
+            None
+        });
+        let waits = again.is_some();
+        let mut queues = self.queues.lock();
+        if let Some(again) = again {
+            queues.put_back(&owner, again);
         }
-        self.queues.lock().done(&owner);
+        queues.done(&owner);
+        drop(queues);
         self.more.notify_one();
+        if waits {
+            std::thread::sleep(AGAIN_PAUSE);
+        }
+    }
+
+    /// Whoever wants to be alone with everything may keep its thread and wait, unless another one does.
+    pub fn camp(&self) -> Option<Camp<'_>> {
+        (!self.camp.swap(true, Ordering::AcqRel)).then_some(Camp(&self.camp))
     }
 }
 
@@ -112,7 +166,7 @@ mod tests {
         let bench = Bench::default();
         let owner = |number| Owner::Tenant(number);
         for number in [1, 1, 1, 2] {
-            assert!(bench.put(owner(number), Box::new(|_| {})));
+            assert!(bench.put(owner(number), Work::once(|_| {})));
         }
         let mut queues = bench.queues.lock();
         let mut order = Vec::new();
@@ -126,20 +180,39 @@ mod tests {
     #[test]
     fn one_owner_takes_no_place_from_others() {
         let bench = Bench::default();
-        let taken = (0..WAITING_MAX).filter(|_| bench.put(Owner::Tenant(1), Box::new(|_| {}))).count();
+        let taken = (0..WAITING_MAX).filter(|_| bench.put(Owner::Tenant(1), Work::once(|_| {}))).count();
         assert_eq!(taken, WAITING_OF_OWNER_MAX);
-        assert!(bench.put(Owner::Tenant(2), Box::new(|_| {})) && bench.put(Owner::Platform, Box::new(|_| {})));
-        while bench.put(Owner::Platform, Box::new(|_| {})) {}
-        assert!(!bench.put(Owner::Tenant(3), Box::new(|_| {})));
-        bench.put_certainly(Owner::Platform, Box::new(|_| {}));
+        assert!(bench.put(Owner::Tenant(2), Work::once(|_| {})) && bench.put(Owner::Platform, Work::once(|_| {})));
+        while bench.put(Owner::Platform, Work::once(|_| {})) {}
+        assert!(!bench.put(Owner::Tenant(3), Work::once(|_| {})));
+        bench.put_certainly(Owner::Platform, Work::once(|_| {}));
         assert_eq!(bench.queues.lock().count, WAITING_MAX + 1);
+    }
+
+    #[test]
+    fn what_cannot_begin_yet_takes_no_thread_from_others() {
+        let bench = Bench::default();
+        let owner = |number| Owner::Tenant(number);
+        assert!(bench.put(owner(1), Work::once(|_| {})) && bench.put(owner(2), Work::once(|_| {})));
+        let mut queues = bench.queues.lock();
+        let (first, work) = queues.take().expect("two wait");
+        queues.put_back(&first, work);
+        queues.done(&first);
+        assert_eq!(queues.count, 2);
+        let order: Vec<Owner> = std::iter::from_fn(|| queues.take()).map(|(of, _)| of).collect();
+        assert_eq!(order, [2, 1].map(owner));
+        drop(queues);
+        let camp = bench.camp();
+        assert!(camp.is_some() && bench.camp().is_none(), "one at most waits for everything");
+        drop(camp);
+        assert!(bench.camp().is_some());
     }
 
     #[test]
     fn one_piece_of_an_owner_at_a_time() {
         let bench = Bench::default();
-        bench.put(Owner::Platform, Box::new(|_| {}));
-        bench.put(Owner::Platform, Box::new(|_| {}));
+        bench.put(Owner::Platform, Work::once(|_| {}));
+        bench.put(Owner::Platform, Work::once(|_| {}));
         let mut queues = bench.queues.lock();
         assert!(queues.take().is_some() && queues.take().is_none());
         queues.done(&Owner::Platform);

@@ -423,15 +423,15 @@ async fn confirm(
     }
 }
 
-fn owned(argv: &[&[u8]]) -> Vec<Vec<u8>> {
-    argv.iter().map(|word| word.to_vec()).collect()
+fn owned(argv: &[&[u8]]) -> walks::Words {
+    walks::Words::copy(argv.iter().copied())
 }
 
 /// Has slow work done, and answers when it is.
 async fn walk_later(
     worker: Rc<Worker>,
     session: Session,
-    argv: Vec<Vec<u8>>,
+    argv: walks::Words,
     departures: Rc<Departures>,
     seat: u32,
     left: Rc<Cell<bool>>,

@@ -33,9 +33,9 @@ use crate::rounds::{Booth, GROUP_BUFFER_BYTES, Turn};
 use crate::socket::Socket;
 use crate::tracking::Tracker;
 use crate::transaction::{self, Remaining};
-use crate::turns::{SLICE, Sharer};
+use crate::turns::{self, SLICE, Sharer};
 use crate::view::{View, ViewCell};
-use crate::walks;
+use crate::walks::{self, Words};
 use crate::worker::{READ_BYTES, Scratch, Worker};
 pub use decoding::Decoded;
 use decoding::Ended;
@@ -45,12 +45,13 @@ use keyward_engine::asks::Ask;
 use keyward_engine::scope::Reach;
 use keyward_engine::session::{ReplyMode, Session, Transaction};
 use keyward_proto::forward::HandOver;
-use keyward_proto::resp::{Decoder, encode_command};
+use keyward_proto::resp::Decoder;
 pub use lane::Lane;
 use sending::flush;
 pub(crate) use sending::{give_back_large, send_now, send_or_keep};
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -61,6 +62,9 @@ pub const OUTPUT_BYTES_SOFT: usize = 256 * 1024;
 
 /// A buffer larger than this is given back once it is empty, in bytes.
 const KEPT_BUFFER_BYTES: usize = 64 * 1024;
+
+/// Bytes of requests that were run which are cut off the buffer they came in; after longer ones it is given back.
+const REST_BYTES_MAX: usize = 4 << 20;
 
 /// What other tasks of the thread may see of a connection.
 pub struct Connection {
@@ -100,6 +104,8 @@ pub struct Connection {
     pub tracking: RefCell<Option<Arc<Tracker>>>,
     /// What `CLIENT CACHING` said about the next command.
     pub caching: Cell<Option<bool>>,
+    /// What its request may wait for was looked for on a thread for slow work, in vain.
+    pub has_looked: Cell<bool>,
     /// What is left of a transaction that had to wait in the middle.
     pub remaining: RefCell<Option<Remaining>>,
     /// It came when `maxclients` were there: only users with every key may stay.
@@ -140,6 +146,7 @@ impl Connection {
             subscriptions: RefCell::default(),
             tracking: RefCell::new(None),
             caching: Cell::new(None),
+            has_looked: Cell::new(false),
             remaining: RefCell::new(None),
             in_spare_place: Cell::new(false),
             apart: RefCell::new(None),
@@ -236,7 +243,10 @@ pub enum Next {
     /// Carry this out, then go on.
     Ask(Ask, Reach),
     /// Have this walk over many keys done apart, then go on.
-    Walk(Vec<Vec<u8>>),
+    Walk(Words),
+    /// The same for the last request that was read, whose words lie at these places of its so many bytes: it is too long to be
+    /// copied. Whoever has the buffer makes it a [`Next::Walk`].
+    Lift(Vec<Range<usize>>, usize),
     /// Have another node run these, then go on.
     Forward(ForwardBatch),
     /// Have other nodes, and this one, run these, each of which is about one group; then go on.
@@ -313,10 +323,16 @@ async fn converse(worker: &Rc<Worker>, booth: &Booth, lane: Box<Lane>) -> io::Re
                 flush(worker, stream, connection, lane).await?;
                 continue;
             }
-            Turn::Readable => match read_and_run(worker, stream, connection, lane)? {
-                Some(next) => next,
-                None => return Ok(()),
-            },
+            Turn::Readable => {
+                // It sends faster than its thread reads: a piece at a time, and others have their turns in between.
+                let Some(turn) = turn_of(worker, connection).await else { return Ok(()) };
+                let ran = read_and_run(worker, stream, connection, lane)?;
+                drop(turn);
+                match ran {
+                    Some(next) => next,
+                    None => return Ok(()),
+                }
+            }
             Turn::Next(next) => *next,
             Turn::Left => return Ok(()),
             Turn::Broken(error) => return Err(error),
@@ -333,11 +349,9 @@ async fn converse(worker: &Rc<Worker>, booth: &Booth, lane: Box<Lane>) -> io::Re
                 Next::Close => return Ok(()),
                 Next::Flush => {}
                 Next::Yield => {
-                    let sharer = Sharer::of(&connection.session.borrow());
-                    tokio::select! {
-                        biased;
-                        () = connection.killed() => return Ok(()),
-                        turn = worker.turns.next(sharer) => held = turn,
+                    held = turn_of(worker, connection).await;
+                    if held.is_none() {
+                        return Ok(());
                     }
                 }
                 Next::HandOver(mut input) => {
@@ -388,11 +402,17 @@ async fn converse(worker: &Rc<Worker>, booth: &Booth, lane: Box<Lane>) -> io::Re
                         lane.await_confirmation(worker);
                     }
                 }
+                // It does not fit into a buffer that clients share.
+                Next::Lift(..) => return Ok(()),
                 Next::Walk(argv) => {
-                    tokio::select! {
+                    let again = tokio::select! {
                         biased;
                         () = connection.killed() => return Ok(()),
-                        () = walks::carry_out(worker.of(lane.view.of), connection, argv, &mut lane.output) => {}
+                        again = walks::carry_out(worker.of(lane.view.of), connection, argv, &mut lane.output) => again,
+                    };
+                    if let Some(argv) = again {
+                        lane.go_back_to(worker, &argv.list());
+                        connection.has_looked.set(true);
                     }
                     if connection.session.borrow().wants_quorum() {
                         lane.await_confirmation(worker);
@@ -442,8 +462,19 @@ async fn converse(worker: &Rc<Worker>, booth: &Booth, lane: Box<Lane>) -> io::Re
                 return Ok(());
             }
             next = run_pending(worker, connection, lane);
+            connection.has_looked.set(false);
             drop(held.take());
         }
+    }
+}
+
+/// Waits until it is this client's turn. None: it is to end.
+async fn turn_of(worker: &Worker, connection: &Connection) -> Option<turns::Turn> {
+    let sharer = Sharer::of(&connection.session.borrow());
+    tokio::select! {
+        biased;
+        () = connection.killed() => None,
+        turn = worker.turns.next(sharer) => turn,
     }
 }
 
@@ -476,11 +507,8 @@ async fn wait_for_keys(
                 connection.moves.set(false);
             }
             // Nothing was done for it here: it waits again where the data is now.
-            let mut input = Vec::new();
-            encode_command(&mut input, &waiter.argv);
-            input.append(&mut lane.input);
-            lane.input = input;
-            lane.decoder = Decoder::new(worker.hot().decoder.clone());
+            let argv: Vec<&[u8]> = waiter.argv.iter().map(Vec::as_slice).collect();
+            lane.go_back_to(worker, &argv);
             return Ok(true);
         }
         flush(worker, stream, connection, lane).await?;
@@ -659,7 +687,8 @@ pub(crate) fn read_and_run(
     let would_block = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
     if !lane.input.is_empty() {
         // Half a request is waiting: read behind it, so that a large value is copied once.
-        match stream.try_read_behind(&mut lane.input, KEPT_BUFFER_BYTES) {
+        let piece = lane.make_room();
+        match stream.try_read_behind(&mut lane.input, piece) {
             Ok(0) => return Ok(None),
             Ok(count) => connection.received(worker, count),
             Err(error) if would_block(&error) => return Ok(Some(Next::Read)),
@@ -667,8 +696,9 @@ pub(crate) fn read_and_run(
         }
         let mut input = std::mem::take(&mut lane.input);
         let (consumed, next) = run(worker, connection, lane, &mut input, scratch);
+        let (consumed, next) = lift(&mut input, consumed, next);
         lane.input = input;
-        keep_rest(connection, lane, consumed);
+        keep_rest(worker, connection, lane, consumed);
         send_now(worker, stream, connection, lane, scratch)?;
         return Ok(Some(next));
     }
@@ -705,18 +735,33 @@ fn run_pending(worker: &Worker, connection: &Rc<Connection>, lane: &mut Lane) ->
     let mut scratch = worker.scratch.borrow_mut();
     let mut input = std::mem::take(&mut lane.input);
     let (consumed, next) = run(worker, connection, lane, &mut input, &mut scratch);
+    let (consumed, next) = lift(&mut input, consumed, next);
     lane.input = input;
-    keep_rest(connection, lane, consumed);
-    lane.output.append(&mut scratch.reply.bytes);
+    keep_rest(worker, connection, lane, consumed);
+    lane.take_replies(&mut scratch.reply);
     next
 }
 
-fn keep_rest(connection: &Connection, lane: &mut Lane, consumed: usize) {
+/// Hands a long request over with its buffer; what came behind it stays.
+fn lift(input: &mut Vec<u8>, consumed: usize, next: Next) -> (usize, Next) {
+    let Next::Lift(mut places, bytes) = next else { return (consumed, next) };
+    let rest = input.split_off(consumed);
+    let taken = std::mem::replace(input, rest);
+    let from = consumed - bytes;
+    places.iter_mut().for_each(|place| *place = place.start + from..place.end + from);
+    (0, Next::Walk(Words::lifted(taken, places)))
+}
+
+fn keep_rest(worker: &Worker, connection: &Connection, lane: &mut Lane, consumed: usize) {
     if consumed == lane.input.len() {
         lane.input.clear();
         if lane.input.capacity() > KEPT_BUFFER_BYTES {
-            lane.input = Vec::new();
+            worker.node.shards.dropper.free_bytes(std::mem::take(&mut lane.input));
         }
+    } else if consumed > REST_BYTES_MAX && lane.input.len() - consumed <= KEPT_BUFFER_BYTES {
+        // What is left is not worth a buffer of this size.
+        let rest = lane.input[consumed..].to_vec();
+        worker.node.shards.dropper.free_bytes(std::mem::replace(&mut lane.input, rest));
     } else {
         lane.input.drain(..consumed);
     }

@@ -4,6 +4,7 @@
 //! small is freed where it is, which is cheaper than carrying it away. The queue is bounded; when it is full, whoever
 //! brings garbage frees it himself, and so slows down what makes garbage faster than it can be freed.
 
+use keyward_engine::dict::OldValue;
 use keyward_engine::keyspace::Garbage;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +15,9 @@ const WAITING_MAX: usize = 4096;
 
 /// A value of fewer elements is freed on the spot: some microseconds, as Redis judges.
 const ELEMENTS_MIN: usize = 64;
+
+/// A buffer of fewer bytes is freed on the spot: the allocator keeps it for the next one.
+const BYTES_MIN: usize = 4 << 20;
 
 /// Counts objects on their way out.
 #[derive(Default)]
@@ -41,10 +45,16 @@ impl Dropper {
     #[cold]
     fn free_all(&self, garbage: &mut Vec<Garbage>) {
         for one in garbage.drain(..) {
-            let objects = one.element_count();
-            if objects >= ELEMENTS_MIN {
+            if one.element_count() >= ELEMENTS_MIN || one.buffer_bytes() > BYTES_MIN {
                 self.send(one);
             }
+        }
+    }
+
+    /// Frees a buffer: one of many megabytes is given back to the system page by page.
+    pub fn free_bytes(&self, bytes: Vec<u8>) {
+        if bytes.capacity() > BYTES_MIN {
+            self.send(Garbage::Value(OldValue::Bytes(bytes)));
         }
     }
 

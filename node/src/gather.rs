@@ -437,13 +437,14 @@ async fn run_here(
             return;
         }
         Some(Ran::Long) => {
-            let (session, argv) = (connection.session.borrow().for_later(), argvs[0].iter().map(|word| word.to_vec()));
+            let (session, argv) =
+                (connection.session.borrow().for_later(), walks::Words::copy(argvs[0].iter().copied()));
             let wants_quorum = session.wants_quorum();
             // What it writes is confirmed by the reign in which it began, or not at all.
             let Some(reign) = of.node.views.load().1.reign() else {
                 return tokio::time::sleep(forward::RETRY_PAUSE).await;
             };
-            part.answers.append(&mut walks::answer(of, session, argv.collect(), walks::Lent::default()).await);
+            part.answers.append(&mut walks::answer(of, session, argv, walks::Lent::default()).await);
             if wants_quorum {
                 part.written.push((part.group, reign, of.node.replication.log.position()));
             }

@@ -1,5 +1,5 @@
-//! Commands on so many elements that a data thread has no time for them: `SMEMBERS`, `SORT`, `ZUNIONSTORE` on what holds
-//! a million.
+//! Commands on so many elements, or bytes, that a data thread has no time for them: `SMEMBERS`, `SORT`, `ZUNIONSTORE` on what
+//! holds a million, `SET` and `GET` of a hundred megabytes.
 //!
 //! ```text
 //!   a confined user's request ─► how many elements may it concern? ─few──► run where it was read
@@ -10,9 +10,10 @@
 //! one of these is set aside until it is free ([`Shards::keep`]), so no data thread waits with it. Within a transaction and
 //! within a script it holds as well: those go where there is time for them before they begin.
 //!
-//! The estimate is by arguments first, by lengths second, and never low: a range without a limit counts as the whole. Users
-//! with every key are spared the look: what they do concerns everybody anyway. This file knows what commands look at, not what
-//! they do with it.
+//! A long request is handed over with the buffer it came in. That an answer is long shows when it is made: what only reads is
+//! given up then, and begins anew there. The estimate of elements is by arguments first, by lengths second, and never low: a
+//! range without a limit counts as the whole. Users with every key are spared the look: what they do concerns everybody
+//! anyway. This file knows what commands look at, not what they do with it.
 
 use crate::batch::{Batch, Prepared};
 use crate::connection::Lane;
@@ -35,6 +36,12 @@ const AT_ONCE: usize = 10_000;
 
 /// Bytes of a string that take as long as an element.
 const BYTES_PER_ELEMENT: usize = 64;
+
+/// Elements, and words, of a transaction that one has time for.
+const ALL_AT_ONCE: usize = 2 * AT_ONCE;
+
+/// Bytes of a request, or of an answer, that a data thread has time to copy: less than a millisecond.
+pub const BYTES_AT_ONCE: usize = 2 << 20;
 
 /// What a command looks at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -164,13 +171,13 @@ fn is_by_index(argv: &[&[u8]], at: usize) -> bool {
     options(argv, at + 2, b"byscore").chain(options(argv, at + 2, b"bylex")).next().is_none()
 }
 
-/// How many entries `XREAD` reads of each stream. Who waits for something new is not sent away to wait.
+/// How many entries `XREAD` reads of each stream.
 fn read(argv: &[&[u8]]) -> usize {
     let (mut at, mut most) = (1, usize::MAX);
     while let Some(word) = argv.get(at) {
         match word.to_ascii_lowercase().as_slice() {
             b"streams" => break,
-            b"block" => return 0,
+            b"block" => at += 2,
             b"group" => at += 3,
             b"count" => {
                 most = count(number(argv, at + 1).filter(|number| *number > 0));
@@ -240,6 +247,32 @@ fn holds_many(shards: &Shards, space: SpaceId, keys: &[KeyUse<'_>], span: Span) 
     if span == Span::Product { product > AT_ONCE * BYTES_PER_ELEMENT } else { all > AT_ONCE }
 }
 
+/// What the requests of a transaction look at together.
+#[derive(Default)]
+pub struct Sum {
+    elements: usize,
+    bytes: usize,
+}
+
+impl Sum {
+    /// Adds one; whether it is too much by now.
+    pub fn add(&mut self, worker: &Worker, session: &Session, row: &Row, argv: &[&[u8]]) -> bool {
+        let span = span(worker.node.table, row);
+        let bound = if span == Span::KeyByKey { 0 } else { span.bound(argv) };
+        let looked_at = if bound > argv.len() && !span.repeats(argv) {
+            let mut keys = Vec::new();
+            worker.node.table.keys_of(row, argv, &mut keys);
+            let len = |key| worker.node.shards.len_of(session.space(), key, BYTES_PER_ELEMENT);
+            bound.min(keys.iter().map(|named| len(named.key)).fold(0, usize::saturating_add))
+        } else {
+            bound
+        };
+        self.elements = self.elements.saturating_add(looked_at).saturating_add(argv.len());
+        self.bytes += argv.iter().map(|word| word.len()).sum::<usize>();
+        self.elements > ALL_AT_ONCE || self.bytes > BYTES_AT_ONCE
+    }
+}
+
 /// Whether requests of this user are looked at at all.
 #[inline]
 pub fn concerns(session: &Session) -> bool {
@@ -253,8 +286,17 @@ pub fn takes_long(worker: &Worker, session: &Session, row: &Row, argv: &[&[u8]])
     is_long(worker, session, row, argv, &keys) || walks::is_long(worker, session, row, argv)
 }
 
-/// Runs a long request, or a transaction with one, on a thread for slow work.
-pub fn run(worker: &Worker, mut session: Session, argv: &[&[u8]], lent: Lent) -> Vec<u8> {
+/// Whether a request waits if it finds nothing: on a thread for slow work nobody waits.
+pub fn may_wait(argv: &[&[u8]]) -> bool {
+    let reads = argv
+        .first()
+        .is_some_and(|name| name.eq_ignore_ascii_case(b"xread") || name.eq_ignore_ascii_case(b"xreadgroup"));
+    let streams = || argv.iter().position(|word| word.eq_ignore_ascii_case(b"streams")).unwrap_or(argv.len());
+    reads && options(&argv[..streams()], 1, b"block").next().is_some()
+}
+
+/// Runs a long request, or a transaction with one, on a thread for slow work. What cannot begin yet comes back.
+pub fn run(worker: &Worker, mut session: Session, argv: &[&[u8]], lent: Lent) -> Result<Vec<u8>, (Session, Lent)> {
     let mut reply = Reply::new(session.protocol);
     let keys = keys_of(worker.node.table, argv, &lent);
     let named = || keys.iter().map(Vec::as_slice);
@@ -265,10 +307,11 @@ pub fn run(worker: &Worker, mut session: Session, argv: &[&[u8]], lent: Lent) ->
     };
     let (closed, (generation, view)) = match scripts::be_alone(worker, &mut session, named()) {
         Ok(alone) => alone,
-        Err(scripts::NotAlone::UserGone) => return reply.bytes,
+        Err(scripts::NotAlone::NotYet) => return Err((session, lent)),
+        Err(scripts::NotAlone::UserGone) => return Ok(reply.bytes),
         Err(scripts::NotAlone::Shifted) => {
             reply.error(scripts::SHIFTED);
-            return reply.bytes;
+            return Ok(reply.bytes);
         }
     };
     let hot = worker.hot();
@@ -293,7 +336,7 @@ pub fn run(worker: &Worker, mut session: Session, argv: &[&[u8]], lent: Lent) ->
     drop(scratch);
     worker.node.replication.log.tell();
     scripts::serve_later(worker, ready);
-    reply.bytes
+    Ok(reply.bytes)
 }
 
 fn keys_of(table: &Table, argv: &[&[u8]], lent: &Lent) -> Vec<Vec<u8>> {
@@ -339,7 +382,8 @@ mod tests {
             ("ZRANGEBYSCORE k -inf +inf limit 0 -1", usize::MAX),
             ("XRANGE k - + COUNT 7", 7),
             ("XRANGE k - +", usize::MAX),
-            ("XREAD BLOCK 0 STREAMS k 0", 0),
+            ("XREAD BLOCK 0 STREAMS k 0", usize::MAX),
+            ("XREADGROUP GROUP g c COUNT 7 BLOCK 0 STREAMS k >", 7),
             ("XREAD STREAMS k 0", usize::MAX),
             ("XREAD STREAMS count 5 0 0", usize::MAX),
             ("XREADGROUP GROUP count 5 COUNT 7 STREAMS k >", 7),

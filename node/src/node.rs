@@ -870,9 +870,10 @@ async fn tick(node: Arc<Node>) {
 
 /// A worker for tests and data threads alike.
 pub(crate) fn worker(node: &Arc<Node>, index: usize) -> Rc<Worker> {
-    let make = |of: &Arc<Node>| Rc::new(Worker::new(Arc::clone(of), index, Arc::clone(&of.counters[index])));
-    let worker = make(node);
-    worker.set_others(node.groups().iter().skip(1).map(make).collect());
+    let make = |of: &Arc<Node>| Worker::new(Arc::clone(of), index, Arc::clone(&of.counters[index]));
+    let worker = Rc::new(make(node));
+    let other = |of: &Arc<Node>| Rc::new(make(of).in_turn_with(&worker));
+    worker.set_others(node.groups().iter().skip(1).map(other).collect());
     worker
 }
 

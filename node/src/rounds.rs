@@ -10,7 +10,8 @@
 
 use crate::batch::{Batch, Prepared};
 use crate::connection::{
-    Connection, DecodeEnd, Lane, Next, decode, finish_batch, give_back_large, read_and_run, run, send_now, send_or_keep,
+    Connection, DecodeEnd, Lane, Next, OUTPUT_BYTES_SOFT, decode, finish_batch, give_back_large, read_and_run, run,
+    send_now, send_or_keep,
 };
 use crate::corridor::{Entry, InLane};
 use crate::socket::{Socket, Sockets};
@@ -369,6 +370,9 @@ fn run_some(worker: &Worker, members: &mut [Member], inputs: &mut [&mut [u8]], s
                 *broken = Some(error);
             }
         }
+        if scratch.reply.bytes.len() > OUTPUT_BYTES_SOFT {
+            lane.take_bytes(&mut scratch.reply.bytes);
+        }
         let from = scratch.sent_together.len();
         if from == 0 {
             std::mem::swap(&mut scratch.sent_together, &mut scratch.reply.bytes);
@@ -402,6 +406,8 @@ fn send(worker: &Worker, members: &mut [Member], inputs: &mut [&mut [u8]], scrat
         if next.is_none() && broken.is_none() {
             if *consumed == input.len() {
                 *next = Some(Next::Read);
+            } else if lane.is_full() {
+                *next = Some(Next::Flush);
             } else {
                 let ran = caught(|| {
                     let (done, ended) = run(worker, &booth.connection, lane, &mut input[*consumed..], scratch);

@@ -17,7 +17,7 @@
 //! the other.
 
 use crate::batch::{Batch, Flow, Prepared, has_part};
-use crate::bench::Bench;
+use crate::bench::{Bench, Work};
 use crate::connection::{Lane, renew};
 use crate::corridor::{Closed, Entry, Extent, InLane, SCRIPT_THREADS};
 use crate::gate::{self, KeyBuffer, Memory, Refusal};
@@ -157,8 +157,7 @@ impl Scripts {
         let protocol = session.protocol;
         let (answer, answered) = oneshot::channel();
         let of = owner.clone();
-        let work = move |worker: &Worker| serve(worker, session, &call, &owner, tracker, answer);
-        let sent = self.bench.put(of, Box::new(work));
+        let sent = self.bench.put(of, Errand { session, call, owner, tracker, answer }.into_work());
         match answered.await {
             Ok(ran) if sent => ran,
             _ => Ran { reply: error_reply(protocol, "ERR too many scripts are waiting"), calls: 0 },
@@ -265,28 +264,39 @@ fn name_of(program: &Program, owner: &Owner) -> Vec<u8> {
     machines::mark(owner, &name)
 }
 
-/// Runs one script on a thread for slow work.
-fn serve(
-    worker: &Worker,
-    mut session: Session,
-    call: &ScriptCall,
-    owner: &Owner,
+/// A script on its way to a thread for slow work.
+struct Errand {
+    session: Session,
+    call: ScriptCall,
+    owner: Owner,
     tracker: Option<Arc<Tracker>>,
     answer: oneshot::Sender<Ran>,
-) {
+}
+
+impl Errand {
+    fn into_work(self) -> Work {
+        Work::trying(|worker| serve(worker, self).map(Errand::into_work))
+    }
+}
+
+/// Runs one script on a thread for slow work; it comes back if it cannot begin yet.
+fn serve(worker: &Worker, errand: Errand) -> Option<Errand> {
+    let Errand { mut session, call, owner, tracker, answer } = errand;
+    // Whoever asked may have left.
     if answer.is_closed() {
-        return;
+        return None;
     }
     let keys = || call.keys.iter().map(Vec::as_slice);
     let memory = look_for_memory(worker, &session, keys());
     let (closed, (generation, view)) = match be_alone(worker, &mut session, keys()) {
         Ok(alone) => alone,
-        Err(NotAlone::UserGone) => return,
+        Err(NotAlone::UserGone) => return None,
+        Err(NotAlone::NotYet) => return Some(Errand { session, call, owner, tracker, answer }),
         Err(NotAlone::Shifted) => {
             let reply = error_reply(session.protocol, SHIFTED);
             // A client that left meanwhile needs no reply.
             let _ = answer.send(Ran { reply, calls: 0 });
-            return;
+            return None;
         }
     };
     let hot = worker.hot();
@@ -298,7 +308,7 @@ fn serve(
     batch.tracker = tracker;
     batch.conditions.memory = memory;
     batch.tab.open(&session);
-    let ran = batch.run_script(&session, &lane, (call, owner), Place::ScriptThread(&closed), &mut scratch);
+    let ran = batch.run_script(&session, &lane, (&call, &owner), Place::ScriptThread(&closed), &mut scratch);
     batch.serve_ready(&view, Some(&closed).filter(|closed| closed.is_part()), &mut scratch);
     let ready = std::mem::take(&mut scratch.calls.ready);
     worker.node.shards.tracking.deliver();
@@ -311,6 +321,7 @@ fn serve(
     // A client that left meanwhile needs no reply.
     let _ = answer.send(ran);
     serve_later(worker, ready);
+    None
 }
 
 /// Why slow work does not begin.
@@ -319,34 +330,40 @@ pub(crate) enum NotAlone {
     UserGone,
     /// Its keys are another group's now.
     Shifted,
+    /// Somebody else is alone with some of them, or writes are held back: later.
+    NotYet,
 }
 
 /// Closes everything that the session's user can touch, by the rules that hold then; answers what holds of who serves the data
 /// and which group has which keys. While writes are held back, whoever is handed the data over needs them not to come.
+/// It does not wait: what cannot begin yet takes no thread from others' work.
 pub(crate) fn be_alone<'w, 'k>(
     worker: &'w Worker,
     session: &mut Session,
     mut keys: impl Iterator<Item = &'k [u8]> + Clone,
 ) -> Result<(Closed<'w>, (u64, Arc<View>)), NotAlone> {
     let node = &worker.node;
-    let (closed, known) = loop {
-        let extent = Extent::of(session);
-        let closed = node.corridor.close_extent(&extent);
-        let known = node.views.load();
-        if !renew(session, &known.1) {
-            return Err(NotAlone::UserGone);
+    let extent = Extent::of(session);
+    let closed = match (node.corridor.try_close(None, &extent), &extent) {
+        (Some(closed), _) => closed,
+        (None, Extent::Part(_)) => return Err(NotAlone::NotYet),
+        (None, Extent::Everything) => {
+            let Some(_camp) = node.scripts.bench.camp() else { return Err(NotAlone::NotYet) };
+            node.corridor.close_extent(&extent)
         }
-        // New rules may let it touch more than what was closed by the old ones.
-        let suffices = extent.covers(&Extent::of(session));
-        let barred = node.bar.is_active() && node.bar.bars_one(session.tenant, keys.clone());
-        // What clients ask to wait waited before it came here; a hand-over takes along what is written until its pause.
-        let held = matches!(node.pause.state(worker.now_ms()), Paused::Moving | Paused::All);
-        if suffices && !barred && !held {
-            break (closed, known);
-        }
-        drop(closed);
-        std::thread::sleep(SHIFT_PAUSE);
     };
+    let known = node.views.load();
+    if !renew(session, &known.1) {
+        return Err(NotAlone::UserGone);
+    }
+    // New rules may let it touch more than what was closed by the old ones.
+    let suffices = extent.covers(&Extent::of(session));
+    let barred = node.bar.is_active() && node.bar.bars_one(session.tenant, keys.clone());
+    // What clients ask to wait waited before it came here; a hand-over takes along what is written until its pause.
+    let held = matches!(node.pause.state(worker.now_ms()), Paused::Moving | Paused::All);
+    if !suffices || barred || held {
+        return Err(NotAlone::NotYet);
+    }
     let strays = |routes: &Arc<Routes>| keys.any(|key| routes.of_key(session.tenant, key) != known.1.of);
     if known.1.routes.as_ref().is_some_and(strays) { Err(NotAlone::Shifted) } else { Ok((closed, known)) }
 }
@@ -364,9 +381,6 @@ pub(crate) fn look_for_memory<'k>(worker: &Worker, session: &Session, keys: impl
         std::thread::sleep(ENTER_PAUSE);
     }
 }
-
-/// Keys on their way to another shard group are there soon.
-const SHIFT_PAUSE: Duration = Duration::from_millis(1);
 
 pub(crate) const SHIFTED: &str = "TRYAGAIN the keys of the script were moved to another shard group; nothing was run";
 
@@ -409,7 +423,7 @@ pub(crate) fn serve_later(worker: &Worker, ready: Vec<(SpaceId, Vec<u8>)>) {
             serve_later(worker, later);
         }
     };
-    worker.node.scripts.bench.put_certainly(Owner::Platform, Box::new(work));
+    worker.node.scripts.bench.put_certainly(Owner::Platform, Work::once(work));
 }
 
 impl Batch<'_, '_> {

@@ -39,6 +39,12 @@ use std::time::{Duration, Instant};
 /// A handler of data commands.
 pub type KeysHandler = fn(&mut Keys<'_>, Args<'_>, &mut Reply) -> Result<(), CommandError>;
 
+/// How a command about every key is done: on a thread that may wait; where nobody else touches any key it may.
+struct Manner {
+    waits: bool,
+    alone: bool,
+}
+
 /// Surrounds each step of a walk on one shard.
 pub type Apart<'a> = &'a dyn Fn(&mut dyn FnMut());
 
@@ -409,17 +415,17 @@ impl Shards {
         result
     }
 
-    /// Runs a handler on every key of one space.
+    /// Runs a handler on every key of one space. `alone`: nobody else touches any key it may.
     pub fn run_on_every_key(
         &self,
         handler: EveryKeyHandler,
         call: &Call<'_>,
         memory: &mut CallSpace,
-        journal: &Journal,
+        (journal, alone): (&Journal, bool),
         reply: &mut Reply,
     ) -> Result<(), CommandError> {
         let apart: Apart<'_> = &|step: &mut dyn FnMut()| step();
-        self.on_every_key(handler, call, memory, (journal, apart, false), reply)
+        self.on_every_key(handler, call, memory, (journal, apart, Manner { waits: false, alone }), reply)
     }
 
     /// The same on a thread that may wait, where `apart` surrounds each step on one shard.
@@ -431,7 +437,7 @@ impl Shards {
         (journal, apart): (&Journal, Apart<'_>),
         reply: &mut Reply,
     ) -> Result<(), CommandError> {
-        self.on_every_key(handler, call, memory, (journal, apart, true), reply)
+        self.on_every_key(handler, call, memory, (journal, apart, Manner { waits: true, alone: false }), reply)
     }
 
     fn on_every_key(
@@ -439,10 +445,11 @@ impl Shards {
         handler: EveryKeyHandler,
         call: &Call<'_>,
         memory: &mut CallSpace,
-        (journal, apart, waits): (&Journal, Apart<'_>, bool),
+        (journal, apart, manner): (&Journal, Apart<'_>, Manner),
         reply: &mut Reply,
     ) -> Result<(), CommandError> {
-        let mut every = Every { shards: self, call, memory, journal, apart, waits, everything_changed: false };
+        let Manner { waits, alone } = manner;
+        let mut every = Every { shards: self, call, memory, journal, apart, waits, alone, everything_changed: false };
         let result = handler(&mut every, Args::new(call.argv, call.words), reply);
         if every.everything_changed {
             self.tracking.tell_all(call.context.space.tenant.world(), call.client);

@@ -17,6 +17,7 @@ use crate::memory::{Claim, note_owners};
 use crate::observers::{Waiter, Watch};
 use crate::routes::{Across, Routes};
 use crate::view::View;
+use crate::walks::Words;
 use crate::worker::{Scratch, Worker, note_full};
 use keyward_acl::KeyUse;
 use keyward_cluster::GroupId;
@@ -169,7 +170,7 @@ impl<'a> Batch<'_, 'a> {
             }
             *connection.script_tracker.borrow_mut() = self.caches();
             *connection.apart.borrow_mut() = Some((transaction, connection.watch.borrow_mut().take()));
-            return Flow::Stop(Box::new(Next::Walk(vec![b"EXEC".to_vec()])));
+            return Flow::Stop(Box::new(Next::Walk(Words::copy([&b"EXEC"[..]]))));
         }
         let corridor = &self.worker.node.corridor;
         let Some(closed) = corridor.try_close(Some(self.worker.lane), &Extent::of(session)) else {
@@ -196,13 +197,20 @@ impl<'a> Batch<'_, 'a> {
         })
     }
 
-    /// Whether these requests may take longer than a data thread has time for.
+    /// Whether these requests may take longer than a data thread has time for, one of them or all together.
     fn is_long(&self, session: &Session, requests: &[Vec<Vec<u8>>]) -> bool {
+        if !large::concerns(session) {
+            return false;
+        }
+        let mut sum = large::Sum::default();
         let is_long = |request: &Vec<Vec<u8>>| {
             let argv: Vec<&[u8]> = request.iter().map(Vec::as_slice).collect();
-            self.worker.node.table.resolve(&argv).is_ok_and(|of| large::takes_long(self.worker, session, of.row, &argv))
+            let found = self.worker.node.table.resolve(&argv);
+            found.is_ok_and(|of| {
+                large::takes_long(self.worker, session, of.row, &argv) || sum.add(self.worker, session, of.row, &argv)
+            })
         };
-        large::concerns(session) && requests.iter().any(is_long) && has_part(session)
+        requests.iter().any(is_long) && has_part(session)
     }
 
     /// The first of these that needs its client's connection, and so must run where that is.

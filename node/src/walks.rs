@@ -6,6 +6,7 @@
 //! scripts, these commands run at once and as one step.
 
 use crate::batch::{call_context, events_of};
+use crate::bench::Work;
 use crate::connection::{Connection, renew};
 use crate::corridor::{Entry, InLane, Part};
 use crate::gate::{self, KeyBuffer};
@@ -22,6 +23,7 @@ use keyward_engine::keyspace::TenantId;
 use keyward_engine::reply::Reply;
 use keyward_engine::session::{ReplyMode, Session, Transaction};
 use keyward_engine::table::Row;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,6 +34,36 @@ const KEYS_AT_ONCE: usize = 10_000;
 
 /// Between two tries to enter.
 const PAUSE: Duration = Duration::from_micros(50);
+
+/// A request on its way to a thread for slow work.
+#[derive(Default)]
+pub struct Words {
+    bytes: Vec<u8>,
+    places: Vec<Range<usize>>,
+}
+
+impl Words {
+    /// A copy of these.
+    pub fn copy<'a>(argv: impl IntoIterator<Item = &'a [u8]>) -> Words {
+        let mut words = Words::default();
+        for word in argv {
+            let from = words.bytes.len();
+            words.bytes.extend_from_slice(word);
+            words.places.push(from..words.bytes.len());
+        }
+        words
+    }
+
+    /// Those at these places of a buffer that nobody else needs any more.
+    pub fn lifted(bytes: Vec<u8>, places: Vec<Range<usize>>) -> Words {
+        Words { bytes, places }
+    }
+
+    /// The words themselves.
+    pub fn list(&self) -> Vec<&[u8]> {
+        self.places.iter().map(|place| &self.bytes[place.clone()]).collect()
+    }
+}
 
 /// Whether a command walks over more keys than a data thread has time for.
 pub fn is_long(worker: &Worker, session: &Session, row: &Row, argv: &[&[u8]]) -> bool {
@@ -57,14 +89,25 @@ fn asks_for_many(argv: &[&[u8]]) -> bool {
 }
 
 /// Has a walk done for a client, and appends its answer.
-pub async fn carry_out(worker: &Rc<Worker>, connection: &Connection, argv: Vec<Vec<u8>>, output: &mut Vec<u8>) {
+///
+/// The request comes back if it found nothing, and may wait for something.
+pub async fn carry_out(
+    worker: &Rc<Worker>,
+    connection: &Connection,
+    argv: Words,
+    output: &mut Vec<u8>,
+) -> Option<Words> {
     let session = connection.session.borrow().for_later();
     let lent = Lent {
         tracker: connection.script_tracker.borrow_mut().take(),
         transaction: connection.apart.borrow_mut().take(),
     };
+    let again = large::may_wait(&argv.list()).then(|| Words::copy(argv.list()));
     let mut reply = Reply::new(session.protocol);
     reply.bytes = answer(worker, session, argv, lent).await;
+    if again.is_some() && matches!(reply.bytes.as_slice(), b"*-1\r\n" | b"_\r\n") {
+        return again;
+    }
     let asked = connection.asked.borrow_mut().take();
     let mut session = connection.session.borrow_mut();
     match asked {
@@ -77,6 +120,7 @@ pub async fn carry_out(worker: &Rc<Worker>, connection: &Connection, argv: Vec<V
         ReplyMode::SkipNext => session.replies = ReplyMode::On,
         ReplyMode::Off => {}
     }
+    None
 }
 
 /// What a client lends to slow work.
@@ -103,26 +147,14 @@ impl Drop for Watching {
 }
 
 /// The answer of a walk, or of what concerns many elements, once it is done.
-pub async fn answer(worker: &Worker, session: Session, argv: Vec<Vec<u8>>, lent: Lent) -> Vec<u8> {
+pub async fn answer(worker: &Worker, session: Session, argv: Words, lent: Lent) -> Vec<u8> {
     let (done, answer) = oneshot::channel();
     let protocol = session.protocol;
     let owner = session.lasting_reach().owner();
     let watch = lent.transaction.as_ref().and_then(|(_, watch)| watch.clone());
     let watching = Watching { node: Arc::clone(&worker.node), watch };
-    let work = move |worker: &Worker| {
-        let _watching = watching;
-        // Whoever asked may have left.
-        if !done.is_closed() {
-            let words: Vec<&[u8]> = argv.iter().map(Vec::as_slice).collect();
-            let walks = worker.node.table.resolve(&words).is_ok_and(|of| may_walk(of.row));
-            let _ = done.send(if walks {
-                walk(worker, session, &words)
-            } else {
-                large::run(worker, session, &words, lent)
-            });
-        }
-    };
-    let put = worker.node.scripts.bench().put(owner, Box::new(work));
+    let errand = Errand { session, argv, lent, watching, done };
+    let put = worker.node.scripts.bench().put(owner, errand.into_work());
     match answer.await {
         Ok(answer) if put => answer,
         _ => {
@@ -131,6 +163,57 @@ pub async fn answer(worker: &Worker, session: Session, argv: Vec<Vec<u8>>, lent:
             reply.bytes
         }
     }
+}
+
+/// Slow work of a client, until it is done.
+struct Errand {
+    session: Session,
+    argv: Words,
+    lent: Lent,
+    watching: Watching,
+    done: oneshot::Sender<Vec<u8>>,
+}
+
+impl Errand {
+    fn into_work(self) -> Work {
+        Work::trying(|worker| self.attempt(worker).map(Errand::into_work))
+    }
+
+    /// Does it; it comes back if it cannot begin yet.
+    fn attempt(self, worker: &Worker) -> Option<Errand> {
+        let Errand { session, argv, lent, watching, done } = self;
+        // Whoever asked may have left.
+        if done.is_closed() {
+            return None;
+        }
+        let words = argv.list();
+        let walks = worker.node.table.resolve(&words).is_ok_and(|of| may_walk(of.row));
+        let answer = match walks {
+            true if sees_kept(worker, session.tenant) => Err((session, lent)),
+            true => Ok(walk(worker, session, &words)),
+            false => large::run(worker, session, &words, lent),
+        };
+        match answer {
+            Ok(answer) => {
+                // A client that left meanwhile needs no answer.
+                let _ = done.send(answer);
+                None
+            }
+            Err((session, lent)) => Some(Errand { session, argv, lent, watching, done }),
+        }
+    }
+}
+
+/// Whether somebody is alone with keys that a walk of this tenant would see.
+fn sees_kept(worker: &Worker, tenant: TenantId) -> bool {
+    let corridor = &worker.node.corridor;
+    let waits = match corridor.enter(worker.lane) {
+        Entry::Entered => false,
+        Entry::Beside(parts) => parts.iter().any(|part| part.concerns(tenant)),
+        Entry::Closed | Entry::Busy => return true,
+    };
+    corridor.leave(worker.lane);
+    waits
 }
 
 /// Whether it need not be one step.

@@ -142,6 +142,11 @@ impl Worker {
         }
     }
 
+    /// The same thread: its clients take turns with those of the other.
+    pub fn in_turn_with(self, front: &Worker) -> Worker {
+        Worker { turns: front.turns.clone(), ..self }
+    }
+
     /// The same thread as far as each further shard group is concerned, in the order of their ids.
     pub fn set_others(&self, others: Box<[Rc<Worker>]>) {
         let _ = self.others.set(others);

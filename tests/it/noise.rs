@@ -342,6 +342,158 @@ fn what_concerns_many_elements_is_the_same_through_every_node_and_on_every_copy(
     scene.cluster.copies_agree("many elements were written");
 }
 
+/// Sets, reads and changes values of many megabytes; with `neighbor`, somebody asks at the same time.
+fn use_long_values(scene: &mut Scene, megabytes: u64, neighbor: bool) {
+    let long: String = (0..megabytes << 17).map(|number| format!("{:08}", number * 7919 % 99_999_989)).collect();
+    let (mut gw, mut ai) = (scene.gw(), scene.ai());
+    let mut elsewhere = scene.cluster.nodes().last().expect("a node").client_as("gw", "secret");
+    for through_another in [false, true] {
+        let client = if through_another { &mut elsewhere } else { &mut gw };
+        client.ask(&["DEL", "gw:n"]);
+        // Whoever does not read its answers is not read from: one part after the other.
+        let parts: [&[&[&str]]; 2] = [
+            &[
+                &["SET", "gw:long", &long, "EX", "1000"],
+                &["INCR", "gw:n"],
+                &["GET", "gw:long"],
+                &["INCR", "gw:n"],
+                &["APPEND", "gw:long", "end"],
+                &["MGET", "gw:long", "gw:n"],
+            ],
+            &[
+                &["MULTI"],
+                &["SET", "gw:second", &long],
+                &["GET", "gw:second"],
+                &["EXEC"],
+                &["DEL", "gw:long", "gw:second"],
+            ],
+        ];
+        let mut answers: Vec<Value> = Vec::new();
+        for requests in parts {
+            requests.iter().for_each(|request| client.send(request).expect("the connection stands"));
+            let asked_for = Duration::from_millis(if neighbor { 300 } else { 0 });
+            let slowest = longest(asked_for, || ai.ok(&["SET", "ai:1", "v"]));
+            assert!(slowest < Duration::from_millis(500), "a neighbor waited for {slowest:?}");
+            answers.extend(requests.iter().map(|_| client.read().expect("the connection stands")));
+        }
+        let is_long = |value: &Value| value.text().is_some_and(|text| text == long);
+        assert!(answers[0].is_ok() && is_long(&answers[2]));
+        assert_eq!([&answers[1], &answers[3]], [&Value::Integer(1), &Value::Integer(2)]);
+        assert_eq!(answers[4], Value::Integer(long.len() as i64 + 3));
+        let both = answers[5].texts();
+        assert!(both[0].starts_with(&long) && both[0].ends_with("end") && both[1] == "2");
+        assert!(answers[9].items().is_some_and(|items| items[0].is_ok() && is_long(&items[1])));
+        assert_eq!(answers[10], Value::Integer(2));
+    }
+}
+
+#[test]
+fn values_of_many_megabytes_are_read_and_written_beside_everybody_else() {
+    use_long_values(&mut Scene::new(), 12, true);
+}
+
+#[test]
+fn values_of_many_megabytes_are_the_same_through_every_node_and_on_every_copy() {
+    let mut scene = Scene::of(3);
+    use_long_values(&mut scene, 3, false);
+    scene.cluster.copies_agree("long values were written");
+}
+
+#[test]
+fn a_group_that_may_wait_reads_a_great_many_entries_beside_everybody_else() {
+    let scene = Scene::new();
+    let (mut gw, mut ai) = (scene.gw(), scene.ai());
+    let fill = "for i = 1, 25000 do redis.call('XADD', KEYS[1], i .. '-1', 'f', i) end";
+    gw.ask(&["EVAL", fill, "1", "gw:stream"]);
+    gw.ok(&["XGROUP", "CREATE", "gw:stream", "g", "0"]);
+    let read: &[&str] =
+        &["XREADGROUP", "GROUP", "g", "c", "COUNT", "100000", "BLOCK", "20000", "STREAMS", "gw:stream", ">"];
+    gw.send(read).unwrap();
+    let slowest = longest(Duration::from_millis(200), || ai.ok(&["SET", "ai:1", "v"]));
+    assert!(slowest < Duration::from_millis(500), "a neighbor waited for {slowest:?}");
+    let entries = |answer: &Value| answer.items().and_then(|streams| Some(streams[0].items()?[1].items()?.len()));
+    assert_eq!(entries(&gw.read().unwrap()), Some(25_000));
+    // There is nothing more: it waits for that.
+    gw.send(read).unwrap();
+    gw.send(&["PING"]).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    scene.gw().ask(&["XADD", "gw:stream", "30000-1", "f", "v"]);
+    assert_eq!(entries(&gw.read().unwrap()), Some(1));
+    assert_eq!(gw.read().unwrap().text().as_deref(), Some("PONG"));
+}
+
+#[test]
+fn a_transaction_of_many_middling_commands_is_done_beside_everybody_else() {
+    let scene = Scene::new();
+    let (mut gw, mut ai) = (scene.gw(), scene.ai());
+    let numbers: Vec<String> = (0..9000).map(|number| number.to_string()).collect();
+    gw.ask(&["RPUSH", "gw:list"].into_iter().chain(numbers.iter().map(String::as_str)).collect::<Vec<_>>());
+    gw.ok(&["MULTI"]);
+    for _ in 0..40 {
+        gw.ask(&["LRANGE", "gw:list", "0", "-1"]);
+    }
+    gw.ask(&["INCR", "gw:n"]);
+    gw.send(&["EXEC"]).unwrap();
+    let slowest = longest(Duration::from_millis(200), || ai.ok(&["SET", "ai:1", "v"]));
+    assert!(slowest < Duration::from_millis(500), "a neighbor waited for {slowest:?}");
+    let answer = gw.read().unwrap();
+    let items = answer.items().expect("it was carried out");
+    assert!(items[..40].iter().all(|item| item.items().is_some_and(|all| all.len() == 9000)));
+    assert_eq!(items[40], Value::Integer(1));
+    assert!(gw.text(&["INFO", "commandstats"]).contains("cmdstat_lrange:calls=40"));
+}
+
+#[test]
+fn slow_work_that_waits_for_other_slow_work_takes_no_thread_from_a_neighbor() {
+    let mut scene = Scene::new();
+    for (name, pattern) in [("own", "~own:*"), ("part", "~own:x:*"), ("second", "~own:y:*"), ("wild", "~*:z")] {
+        scene.admin.ok(&["ACL", "SETUSER", name, "on", ">secret", "+@all", pattern]);
+    }
+    scene.admin.ok(&["ACL", "SETUSER", "own", "limit:script-ms=1500"]);
+    let node = scene.cluster.node(1);
+    let mut own = node.client_as("own", "secret");
+    own.send(&["EVAL", "redis.call('SET', KEYS[1], 'x') while true do redis.call('GET', KEYS[1]) end", "1", "own:1"])
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    let mut waiting: Vec<Client> = ["part", "second", "wild"].map(|name| node.client_as(name, "secret")).into();
+    for client in &mut waiting {
+        client.send(&["EVAL", "return 7", "0"]).unwrap();
+    }
+    let mut ai = scene.ai();
+    let mut number = 0;
+    let slowest = longest(Duration::from_millis(500), || {
+        // Each is unknown, and so not run where it was read.
+        number += 1;
+        assert_eq!(ai.ask(&["EVAL", &format!("return {number}"), "0"]), Value::Integer(number));
+    });
+    assert!(slowest < Duration::from_millis(300), "a neighbor waited for {slowest:?}");
+    assert!(text(&own.read().unwrap()).contains("and what it wrote until then stays"));
+    for client in &mut waiting {
+        assert_eq!(client.read().unwrap(), Value::Integer(7));
+    }
+}
+
+#[test]
+fn who_flushes_many_keys_one_by_one_keeps_nobody_waiting_and_the_copies_agree() {
+    let mut scene = Scene::of(3);
+    scene.admin.ok(&["ACL", "SETUSER", "own", "on", ">secret", "+@all", "~own:*"]);
+    let mut own = scene.cluster.node(1).client_as("own", "secret");
+    for part in 0..15 {
+        for name in ["own", "rest"] {
+            let names: Vec<String> = (0..1000).map(|number| format!("{name}:{part}:{number}")).collect();
+            let pairs = names.iter().flat_map(|name| [name.as_str(), "v"]);
+            scene.admin.ok(&["MSET"].into_iter().chain(pairs).collect::<Vec<_>>());
+        }
+    }
+    own.send(&["FLUSHDB"]).unwrap();
+    let mut ai = scene.ai();
+    let slowest = longest(Duration::from_millis(200), || ai.ok(&["SET", "ai:1", "v"]));
+    assert!(slowest < Duration::from_millis(500), "a neighbor waited for {slowest:?}");
+    assert!(own.read().unwrap().is_ok());
+    assert_eq!((own.ask(&["DBSIZE"]), scene.admin.ask(&["DBSIZE"])), (Value::Integer(0), Value::Integer(15_001)));
+    scene.cluster.copies_agree("many keys were flushed");
+}
+
 #[test]
 fn tenants_write_side_by_side_and_the_copies_agree() {
     let mut scene = Scene::of(3);

@@ -773,6 +773,21 @@ impl Garbage {
         }
     }
 
+    /// Bytes of it that are one piece of memory; of what consists of many, none.
+    pub fn buffer_bytes(&self) -> usize {
+        match self {
+            Garbage::Entry(entry) => {
+                if let ValueRef::Str(bytes) = entry.value() {
+                    bytes.len()
+                } else {
+                    0
+                }
+            }
+            Garbage::Value(OldValue::Bytes(bytes)) => bytes.capacity(),
+            Garbage::Value(_) | Garbage::Keyspace(_) | Garbage::Left(_) => 0,
+        }
+    }
+
     /// How many objects it is to a user: a value is one, a keyspace as many as it has keys.
     pub fn object_count(&self) -> usize {
         match self {
@@ -1861,6 +1876,10 @@ pub trait EveryKey {
     fn reach(&self) -> &Reach;
     /// How many shards there are.
     fn shard_count(&self) -> u32;
+    /// Nobody else touches any of these keys meanwhile: one shard after the other is one moment as well.
+    fn is_alone(&self) -> bool {
+        false
+    }
     /// Calls `with` with one shard locked.
     fn with_shard(&mut self, index: u32, with: &mut dyn FnMut(&mut Keys<'_>));
     /// Calls `with` with every shard locked: one moment of the whole node.

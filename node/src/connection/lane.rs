@@ -1,15 +1,22 @@
 //! What the loop of a client owns: what was received and not run, what was answered and not sent, under which view, and what
 //! must be confirmed before answers leave. It reads and writes no socket.
 
-use super::{Connection, Next};
+use super::{Connection, KEPT_BUFFER_BYTES, Next};
 use crate::gather::Written;
 use crate::view::View;
 use crate::worker::Worker;
 use keyward_cluster::{Epoch, GroupId};
 use keyward_engine::reply::Reply;
 use keyward_engine::session::Session;
-use keyward_proto::resp::Decoder;
+use keyward_proto::resp::{Decoder, encode_command};
 use std::sync::Arc;
+
+/// Bytes written, or answered in one go without being sent, before others have their turn: some ten microseconds of the
+/// kernel's time.
+pub(super) const PIECE_BYTES: usize = 128 << 10;
+
+/// Bytes of an argument that a client may announce for each one it has sent, and have room made for.
+const CLAIM_PER_BYTE: usize = 16;
 
 /// What the loop owns of a connection.
 pub struct Lane {
@@ -124,8 +131,47 @@ impl Lane {
         std::mem::take(&mut self.input)
     }
 
+    /// This request comes next, before all that was received.
+    pub(super) fn go_back_to(&mut self, worker: &Worker, argv: &[&[u8]]) {
+        let mut input = Vec::new();
+        encode_command(&mut input, argv);
+        input.append(&mut self.input);
+        self.input = input;
+        self.decoder = Decoder::new(worker.hot().decoder.clone());
+    }
+
     /// Moves replies to those not yet sent.
     pub fn take_replies(&mut self, reply: &mut Reply) {
-        self.output.append(&mut reply.bytes);
+        self.take_bytes(&mut reply.bytes);
+    }
+
+    /// The same for a buffer that was filled for this client: what is long is not copied.
+    pub(crate) fn take_bytes(&mut self, replies: &mut Vec<u8>) {
+        if self.output.is_empty() && replies.len() > PIECE_BYTES {
+            self.output = std::mem::take(replies);
+        } else {
+            self.output.append(replies);
+        }
+    }
+
+    /// Whether so much waits to be sent that nothing more should run before.
+    pub(crate) fn is_full(&self) -> bool {
+        self.output.len() > PIECE_BYTES
+    }
+
+    /// Makes room for what arrives next; how much of it to read. Once a part of a long argument is here, there is room for
+    /// the rest of it: memory that nothing was written to costs nothing, and growing step by step copies what is there each
+    /// time. The claim alone is worth nothing.
+    pub(super) fn make_room(&mut self) -> usize {
+        let held = self.input.len();
+        let Some(expected) = self.decoder.bytes_expected().filter(|expected| *expected > held) else {
+            return KEPT_BUFFER_BYTES;
+        };
+        let needed = expected + KEPT_BUFFER_BYTES;
+        if needed > self.input.capacity() && held.saturating_mul(CLAIM_PER_BYTE) >= expected {
+            // Without room it grows as it comes.
+            let _ = self.input.try_reserve(needed - held);
+        }
+        KEPT_BUFFER_BYTES
     }
 }

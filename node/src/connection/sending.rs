@@ -1,7 +1,8 @@
 //! Answers on their way out: straight from the thread's buffer as far as there is room, the rest from the connection; and none
 //! of them once the lease they were made under is over. It reads nothing.
 
-use super::{Connection, KEPT_BUFFER_BYTES, Lane, OUTPUT_BYTES_SOFT};
+use super::lane::PIECE_BYTES;
+use super::{Connection, KEPT_BUFFER_BYTES, Lane, OUTPUT_BYTES_SOFT, turn_of};
 use crate::gate::LeaseState;
 use crate::socket::Socket;
 use crate::worker::{Scratch, Worker};
@@ -25,10 +26,13 @@ pub(super) async fn flush(
     let mut sent = 0;
     while sent < lane.output.len() {
         connection.output_bytes.set(lane.output.len() - sent);
-        match stream.try_write(&lane.output[sent..]) {
+        match stream.try_write(piece(&lane.output[sent..])) {
             Ok(count) => {
                 sent += count;
                 connection.sent(worker, count);
+                if sent < lane.output.len() && turn_of(worker, connection).await.is_none() {
+                    return Err(io::ErrorKind::ConnectionAborted.into());
+                }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 tokio::select! {
@@ -46,9 +50,15 @@ pub(super) async fn flush(
     }
     lane.output.clear();
     if lane.output.capacity() > KEPT_BUFFER_BYTES {
-        lane.output = Vec::new();
+        worker.node.shards.dropper.free_bytes(std::mem::take(&mut lane.output));
     }
     Ok(())
+}
+
+/// What is sent at once: the kernel takes its time for megabytes, too.
+#[inline]
+fn piece(bytes: &[u8]) -> &[u8] {
+    &bytes[..bytes.len().min(PIECE_BYTES)]
 }
 
 /// A process may have stood still since it looked at its lease. What it did then may be after the rights of the client
@@ -69,6 +79,9 @@ pub(crate) fn send_now(
     lane: &mut Lane,
     scratch: &mut Scratch,
 ) -> io::Result<()> {
+    if scratch.reply.bytes.len() > PIECE_BYTES {
+        lane.take_bytes(&mut scratch.reply.bytes);
+    }
     let sent = send_or_keep(worker, stream, connection, lane, &scratch.reply.bytes);
     give_back_large(&mut scratch.reply.bytes);
     sent
@@ -96,7 +109,7 @@ pub(crate) fn send_or_keep(
     }
     let mut sent = 0;
     if !bytes.is_empty() && lane.output.is_empty() && !lane.must_confirm() {
-        match stream.try_write(bytes) {
+        match stream.try_write(piece(bytes)) {
             Ok(count) => {
                 connection.sent(worker, count);
                 sent = count;

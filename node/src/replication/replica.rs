@@ -373,7 +373,7 @@ impl Applier {
         let result = match row.run {
             Run::OnKeys(handler) => node.shards.run(handler, &call, &mut self.memory, &self.unread, &mut self.reply),
             Run::OnEveryKey(handler) => {
-                node.shards.run_on_every_key(handler, &call, &mut self.memory, &self.unread, &mut self.reply)
+                node.shards.run_on_every_key(handler, &call, &mut self.memory, (&self.unread, false), &mut self.reply)
             }
             _ => node.scripts.carry_out(argv).map_err(keyward_engine::error::CommandError::err),
         };

@@ -17,6 +17,8 @@ pub(super) struct Every<'a, 'b> {
     pub(super) apart: Apart<'a>,
     /// It is done on a thread that may wait.
     pub(super) waits: bool,
+    /// Nobody else touches these keys until it is over.
+    pub(super) alone: bool,
     pub(super) everything_changed: bool,
 }
 
@@ -26,6 +28,10 @@ const KEPT_PAUSE: Duration = Duration::from_micros(200);
 impl EveryKey for Every<'_, '_> {
     fn reach(&self) -> &Reach {
         self.call.reach
+    }
+
+    fn is_alone(&self) -> bool {
+        self.alone
     }
 
     fn shard_count(&self) -> u32 {

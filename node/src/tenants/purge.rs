@@ -81,7 +81,8 @@ fn flush(of: &Node, id: TenantId) -> Result<(), String> {
         park: None,
     };
     let mut reply = Reply::new(Protocol::Resp3);
-    let flushed = of.shards.run_on_every_key(handler, &call, &mut CallSpace::default(), &of.journal, &mut reply);
+    let flushed =
+        of.shards.run_on_every_key(handler, &call, &mut CallSpace::default(), (&of.journal, false), &mut reply);
     of.shards.tracking.deliver();
     flushed.map_err(|error| error.to_string())
 }

@@ -297,7 +297,7 @@ pub(in crate::commands) fn dbsize(all: &mut dyn EveryKey, _args: Args<'_>, reply
 /// it is written down that a tenant flushed.
 pub(in crate::commands) fn flushdb(all: &mut dyn EveryKey, args: Args<'_>, reply: &mut Reply) -> Answer {
     let prefixes = flush_prefixes(all, args)?;
-    all.with_all(&mut |keys| {
+    with_flushed(all, &mut |keys| {
         let removed = flush(keys, &prefixes);
         written_down(keys, b"FLUSHDB", removed);
     });
@@ -308,13 +308,22 @@ pub(in crate::commands) fn flushdb(all: &mut dyn EveryKey, args: Args<'_>, reply
 /// The same of all databases.
 pub(in crate::commands) fn flushall(all: &mut dyn EveryKey, args: Args<'_>, reply: &mut Reply) -> Answer {
     let prefixes = flush_prefixes(all, args)?;
-    all.with_all(&mut |keys| {
+    with_flushed(all, &mut |keys| {
         let databases = 0..keys.databases();
         let removed: usize = databases.map(|database| keys.in_database(database, |keys| flush(keys, &prefixes))).sum();
         written_down(keys, b"FLUSHALL", removed);
     });
     reply.ok();
     Ok(())
+}
+
+/// Key by key takes its time: then others need not wait for more than a shard of it, if that can be.
+fn with_flushed(all: &mut dyn EveryKey, with: &mut dyn FnMut(&mut Keys<'_>)) {
+    if all.is_alone() && all.reach().filters_keys() {
+        (0..all.shard_count()).for_each(|shard| all.with_shard(shard, with));
+    } else {
+        all.with_all(with);
+    }
 }
 
 fn flush(keys: &mut Keys<'_>, prefixes: &[&[u8]]) -> usize {
