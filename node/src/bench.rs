@@ -25,8 +25,11 @@ const WAITING_OF_OWNER_MAX: usize = 1000;
 /// Before a thread goes on after a piece of work that could not begin.
 const AGAIN_PAUSE: Duration = Duration::from_micros(100);
 
+/// A try to do work.
+type Try = dyn FnOnce(&Worker) -> Option<Work> + Send;
+
 /// A piece of work.
-pub struct Work(Box<dyn FnOnce(&Worker) -> Option<Work> + Send>);
+pub struct Work(Box<Try>);
 
 impl Work {
     /// Work that is done when it returns.

@@ -296,7 +296,7 @@ pub fn may_wait(argv: &[&[u8]]) -> bool {
 }
 
 /// Runs a long request, or a transaction with one, on a thread for slow work. What cannot begin yet comes back.
-pub fn run(worker: &Worker, mut session: Session, argv: &[&[u8]], lent: Lent) -> Result<Vec<u8>, (Session, Lent)> {
+pub fn run(worker: &Worker, mut session: Session, argv: &[&[u8]], lent: Lent) -> Result<Vec<u8>, Box<(Session, Lent)>> {
     let mut reply = Reply::new(session.protocol);
     let keys = keys_of(worker.node.table, argv, &lent);
     let named = || keys.iter().map(Vec::as_slice);
@@ -307,7 +307,7 @@ pub fn run(worker: &Worker, mut session: Session, argv: &[&[u8]], lent: Lent) ->
     };
     let (closed, (generation, view)) = match scripts::be_alone(worker, &mut session, named()) {
         Ok(alone) => alone,
-        Err(scripts::NotAlone::NotYet) => return Err((session, lent)),
+        Err(scripts::NotAlone::NotYet) => return Err(Box::new((session, lent))),
         Err(scripts::NotAlone::UserGone) => return Ok(reply.bytes),
         Err(scripts::NotAlone::Shifted) => {
             reply.error(scripts::SHIFTED);

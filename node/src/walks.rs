@@ -189,7 +189,7 @@ impl Errand {
         let words = argv.list();
         let walks = worker.node.table.resolve(&words).is_ok_and(|of| may_walk(of.row));
         let answer = match walks {
-            true if sees_kept(worker, session.tenant) => Err((session, lent)),
+            true if sees_kept(worker, session.tenant) => Err(Box::new((session, lent))),
             true => Ok(walk(worker, session, &words)),
             false => large::run(worker, session, &words, lent),
         };
@@ -199,7 +199,10 @@ impl Errand {
                 let _ = done.send(answer);
                 None
             }
-            Err((session, lent)) => Some(Errand { session, argv, lent, watching, done }),
+            Err(back) => {
+                let (session, lent) = *back;
+                Some(Errand { session, argv, lent, watching, done })
+            }
         }
     }
 }
