@@ -498,13 +498,10 @@ async fn wait_for_keys(
         if let Some(answer) = waiter.take_answer() {
             break answer;
         }
-        if connection.moves.get() || crate::moves::has_shifted(worker, waiter, releases) {
+        let serves = || worker.at(connection.group.get()).node.views.load().1.is_primary();
+        if takes_leave(&connection.moves, serves) || crate::moves::has_shifted(worker, waiter, releases) {
             if let Some(answer) = waiter.give_up() {
                 break answer;
-            }
-            // The data may be here again by now: then there is nothing to move along to, and nobody else would say so.
-            if worker.at(connection.group.get()).node.views.load().1.is_primary() {
-                connection.moves.set(false);
             }
             // Nothing was done for it here: it waits again where the data is now.
             let argv: Vec<&[u8]> = waiter.argv.iter().map(Vec::as_slice).collect();
@@ -590,6 +587,16 @@ async fn hand_over(
             true
         }
     }
+}
+
+/// Whether a client that waits for keys was told to move along. The data may be here again by now: then there is nothing to move
+/// along to, and it is told no more, since it waits here again and nobody else would say so.
+fn takes_leave(moves: &Cell<bool>, serves: impl FnOnce() -> bool) -> bool {
+    let told = moves.get();
+    if told && serves() {
+        moves.set(false);
+    }
+    told
 }
 
 /// The data moved: the client moves along, if it has anything here. False: it is gone from here.
@@ -863,5 +870,21 @@ pub fn renew(session: &mut Session, view: &View) -> bool {
             session.tenant == tenant
         }
         None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_waits_is_told_once_to_move_along_when_the_data_came_back() {
+        // It was told, found the data here, waited again and was told again, without a pause: nobody else of its thread was served.
+        let moves = Cell::new(true);
+        assert!(takes_leave(&moves, || true));
+        assert!(!takes_leave(&moves, || true), "it waits here again");
+        moves.set(true);
+        assert!(takes_leave(&moves, || false));
+        assert!(moves.get(), "it still has to follow the data");
     }
 }

@@ -319,6 +319,37 @@ impl Driver {
     }
 }
 
+/// Between two questions to one process. A process that stands still is connected to at once, and tells nothing by it.
+const PROBE_EVERY_MS: u64 = 50;
+
+/// Of which silent primaries it is being found out whether their process still listens. It must not be done by the one that is
+/// asked about, nor as fast as answers come.
+#[derive(Clone, Debug, Default)]
+pub struct Probes {
+    /// Who is being asked.
+    open: BTreeSet<Member>,
+    /// When they were asked last.
+    asked_at: BTreeMap<Member, u64>,
+}
+
+impl Probes {
+    /// Whether `me` is to ask now; if so, [`Self::answered`] follows.
+    pub fn begin(&mut self, now: u64, me: Option<NodeId>, primary: Member) -> bool {
+        let rests = self.asked_at.get(&primary).is_some_and(|at| now < at + PROBE_EVERY_MS);
+        if Some(primary.node) == me || rests || !self.open.insert(primary) {
+            return false;
+        }
+        self.asked_at.retain(|member, _| member.node != primary.node);
+        self.asked_at.insert(primary, now);
+        true
+    }
+
+    /// The question is over.
+    pub fn answered(&mut self, primary: Member) {
+        self.open.remove(&primary);
+    }
+}
+
 /// The one to propose among those that were sealed: the highest position; of equals one that does not lead, and the lowest id.
 fn best(group: &ShardGroup, sealed: &BTreeMap<Member, Sealed>, leader: Option<NodeId>) -> Option<Change> {
     let usable = sealed.iter().filter(|(_, one)| one.stand.has_data);

@@ -12,7 +12,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyward_cluster::failover::{Act, Driver, Seen, Stand};
+use keyward_cluster::failover::{Act, Driver, Probes, Seen, Stand};
 use keyward_cluster::{
     Change, Epoch, FailoverReason, GroupId, Incarnation, Member, NodeId, Outcome, ShardGroup, State,
 };
@@ -46,9 +46,6 @@ const PROBE_AFTER: Duration = Duration::from_millis(300);
 
 /// How long a connection for that may take. A machine that is gone answers nothing; silence decides then.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
-
-/// Between two such questions. A process that stands still is connected to at once, and tells nothing by it.
-const PROBE_EVERY: Duration = Duration::from_millis(50);
 
 /// Between two tries to move leadership away from the primary.
 const STEER_EVERY: Duration = Duration::from_secs(5);
@@ -85,10 +82,7 @@ struct Reign {
     driver: Driver,
     /// Processes that were found gone, and when.
     gone: BTreeMap<Member, u64>,
-    /// Processes that are being asked.
-    probing: BTreeSet<Member>,
-    /// When they were asked last.
-    probed_at: BTreeMap<Member, u64>,
+    probes: Probes,
     looked_at: u64,
     steered_at: u64,
     spread_at: u64,
@@ -135,8 +129,7 @@ impl Reign {
             leading,
             driver,
             gone: BTreeMap::new(),
-            probing: BTreeSet::new(),
-            probed_at: BTreeMap::new(),
+            probes: Probes::default(),
             looked_at: boot_ms(),
             steered_at: 0,
             spread_at: 0,
@@ -147,7 +140,7 @@ impl Reign {
         match answer {
             Some(Answer::Sealed(group, epoch, member, stand)) => self.driver.sealed(now, group, epoch, member, stand),
             Some(Answer::Probed(Probed { member, gone })) => {
-                self.probing.remove(&member);
+                self.probes.answered(member);
                 if gone {
                     self.gone.insert(member, now);
                 }
@@ -195,17 +188,14 @@ impl Reign {
         seen: &BTreeMap<NodeId, Seen>,
         answers: &mpsc::Sender<Answer>,
     ) {
-        let me = core.peers.identity().map(|(_, me)| me);
-        let Some(primary) = group.primary.filter(|primary| Some(primary.node) != me) else { return };
+        let Some(primary) = group.primary else { return };
         let silent = u128::from(self.driver.silent_ms(now, primary, seen));
         let unheard = !seen.contains_key(&primary.node) && silent >= RENEW_EVERY.as_millis() / 2;
         let known_gone = self.gone.contains_key(&primary);
-        let rests = self.probed_at.get(&primary).is_some_and(|at| now < at + millis(PROBE_EVERY));
-        if known_gone || rests || !(unheard || silent >= PROBE_AFTER.as_millis()) || !self.probing.insert(primary) {
+        let me = core.peers.identity().map(|(_, me)| me);
+        if known_gone || !(unheard || silent >= PROBE_AFTER.as_millis()) || !self.probes.begin(now, me, primary) {
             return;
         }
-        self.probed_at.retain(|member, _| member.node != primary.node);
-        self.probed_at.insert(primary, now);
         let (core, answers) = (core.clone(), answers.clone());
         tokio::spawn(async move {
             let gone = is_gone(&core, primary).await;

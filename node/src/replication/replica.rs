@@ -34,6 +34,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -110,13 +111,7 @@ async fn follow_one(node: &Arc<Node>, epoch: Epoch, primary: Member, address: &s
     let mut views = node.control.views();
     let mut heard_at = Instant::now();
     loop {
-        let frame = tokio::select! {
-            biased;
-            // There may be another primary; the old one need not be silent for that. Nor does it speak by that: views may
-            // change often.
-            _ = views.changed() => None,
-            frame = timeout_at(heard_at + SILENCE, reader.next::<Frame>()) => Some(frame.map_err(io::Error::other)??),
-        };
+        let frame = news(&mut views, heard_at, reader.next::<Frame>()).await?;
         let still = matches!(Role::of(&node.views.load().1), Role::Replica { epoch: now, primary: by, .. } if now == epoch && by == primary);
         if !still {
             return Err(io::Error::other("there is another primary"));
@@ -127,6 +122,21 @@ async fn follow_one(node: &Arc<Node>, epoch: Epoch, primary: Member, address: &s
         take(node, &mut applier, &mut link, frame).await?;
         link.acknowledge(replication).await?;
         heard_at = Instant::now();
+    }
+}
+
+/// What comes first: a frame, or `None` for another view. The error: nothing came for too long since the primary was heard.
+async fn news<V, F>(
+    views: &mut watch::Receiver<V>,
+    heard_at: Instant,
+    frame: impl Future<Output = io::Result<F>>,
+) -> io::Result<Option<F>> {
+    tokio::select! {
+        biased;
+        // There may be another primary; the old one need not be silent for that. Nor does it speak by that: views may
+        // change often.
+        _ = views.changed() => Ok(None),
+        frame = timeout_at(heard_at + SILENCE, frame) => frame.map_err(io::Error::other)?.map(Some),
     }
 }
 
@@ -402,5 +412,34 @@ fn step_length(bytes: &[u8]) -> io::Result<Option<usize>> {
             _ if !begun => return Ok(Some(length)),
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::pending;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_link_is_given_up_while_views_change_often() {
+        // Each change of users or settings once began the three seconds anew: a dead link was kept as long as TCP kept it.
+        let (sender, mut views) = watch::channel(0);
+        tokio::spawn(async move {
+            for change in 1.. {
+                sleep(Duration::from_secs(1)).await;
+                sender.send_replace(change);
+            }
+        });
+        let heard_at = Instant::now();
+        let mut seen = 0;
+        while let Ok(None) = news(&mut views, heard_at, pending::<io::Result<()>>()).await {
+            seen += 1;
+            assert!(seen < 10, "the silence begins anew");
+        }
+        assert!(
+            (SILENCE..SILENCE + Duration::from_millis(10)).contains(&heard_at.elapsed()),
+            "{:?}",
+            heard_at.elapsed()
+        );
     }
 }

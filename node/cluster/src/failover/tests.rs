@@ -102,6 +102,28 @@ fn a_leader_that_was_not_heeded_yet_proposes_again_soon() {
 }
 
 #[test]
+fn a_silent_primary_is_asked_now_and_then_and_never_by_itself() {
+    // A leader once asked again as soon as the answer came: of a process that stands still, thousands of times a second; and
+    // of itself, without end.
+    let (_, [a, b, _]) = three();
+    let mut probes = Probes::default();
+    assert!(!probes.begin(1000, Some(a.node), a), "the leader asks nobody about itself");
+    assert!(probes.begin(1000, Some(b.node), a));
+    assert!(!probes.begin(1200, Some(b.node), a), "it has not answered yet");
+    probes.answered(a);
+    assert!(probes.begin(1200, Some(b.node), a));
+    probes.answered(a);
+    let begun = (1201..2200).filter(|now| {
+        let begun = probes.begin(*now, Some(b.node), a);
+        probes.answered(a);
+        begun
+    });
+    assert_eq!(begun.count(), 19, "each answer came at once");
+    let another = Member { incarnation: Incarnation(a.incarnation.0 + 1), ..a };
+    assert!(probes.begin(2200, Some(b.node), another), "of another process nothing is known");
+}
+
+#[test]
 fn a_silence_that_began_before_the_reign_counts() {
     let (state, [a, b, c]) = three();
     let seen = seen(&[(b, 5000, stand(1, 5)), (c, 5000, stand(1, 5))]);
