@@ -446,12 +446,6 @@ impl<'w, 'a> Batch<'w, 'a> {
         Batch { executing: true, meter: Meter::new(true), tab, gathering, frozen_us, tracker, ..inner }
     }
 
-    /// Where effects go.
-    #[inline]
-    pub(crate) fn journal(&self) -> &Journal {
-        self.gathering.as_deref().unwrap_or(&self.worker.node.journal)
-    }
-
     /// What follows is one step. `beside`: its client is alone with some keys only, and others write theirs.
     pub(crate) fn begin_step(&mut self, beside: bool) {
         match &self.gathering {

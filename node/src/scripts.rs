@@ -722,7 +722,9 @@ impl Batch<'_, '_> {
         let mut effects = Effects::new();
         effects.changed(1);
         let argv: Vec<&[u8]> = changed.iter().map(Vec::as_slice).collect();
-        self.journal().append(session.space(), &argv, &effects);
+        // While its machine is locked, and not at the end of a transaction that others run beside: a library that somebody else
+        // loads meanwhile must come later on every copy, too.
+        self.worker.node.journal.append(session.space(), &argv, &effects);
     }
 }
 

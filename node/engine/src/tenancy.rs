@@ -115,57 +115,127 @@ pub struct Setting {
     /// Its name.
     pub name: &'static str,
     kind: Kind,
+    /// What holds if nothing is said.
+    pub unless_said: &'static str,
     /// What it means, as a sentence.
     pub meaning: &'static str,
 }
 
 /// Every setting, in the order `TENANT GET` shows them.
 pub const SETTINGS: &[Setting] = &[
-    Setting { name: "reserve", kind: Kind::Bytes, meaning: "Memory that no other tenant takes away." },
-    Setting { name: "limit", kind: Kind::Bytes, meaning: "Memory at most." },
-    Setting { name: "eviction", kind: Kind::Eviction, meaning: "What goes when memory runs out." },
-    Setting { name: "ops-per-second", kind: Kind::Count, meaning: "Operations, weighted by work, on each node." },
-    Setting { name: "bytes-per-second", kind: Kind::Bytes, meaning: "Bytes in and out, on each node." },
-    Setting { name: "cpu-ms-per-second", kind: Kind::Count, meaning: "Processor time, on each node." },
+    Setting {
+        name: "reserve",
+        kind: Kind::Bytes,
+        unless_said: "none",
+        meaning: "Memory that no other tenant takes away.",
+    },
+    Setting { name: "limit", kind: Kind::Bytes, unless_said: "none", meaning: "Memory at most." },
+    Setting {
+        name: "eviction",
+        kind: Kind::Eviction,
+        unless_said: "what maxmemory-policy says",
+        meaning: "What goes when memory runs out.",
+    },
+    Setting {
+        name: "ops-per-second",
+        kind: Kind::Count,
+        unless_said: "no limit",
+        meaning: "Operations, weighted by work, on each node.",
+    },
+    Setting {
+        name: "bytes-per-second",
+        kind: Kind::Bytes,
+        unless_said: "no limit",
+        meaning: "Bytes in and out, on each node.",
+    },
+    Setting {
+        name: "cpu-ms-per-second",
+        kind: Kind::Count,
+        unless_said: "no limit",
+        meaning: "Processor time, on each node.",
+    },
     Setting {
         name: "connections",
         kind: Kind::Count,
-        meaning: "Connections to each node; if it is not said, half of maxclients.",
+        unless_said: "half of maxclients",
+        meaning: "Connections to each node.",
     },
-    Setting { name: "blocked-clients", kind: Kind::Count, meaning: "Clients that wait for keys." },
-    Setting { name: "subscriptions", kind: Kind::Count, meaning: "Channels and patterns of all clients." },
-    Setting { name: "output-bytes", kind: Kind::Bytes, meaning: "What one client has yet to read." },
+    Setting {
+        name: "blocked-clients",
+        kind: Kind::Count,
+        unless_said: "no limit",
+        meaning: "Clients that wait for keys.",
+    },
+    Setting {
+        name: "subscriptions",
+        kind: Kind::Count,
+        unless_said: "no limit",
+        meaning: "Channels and patterns of all clients.",
+    },
+    Setting {
+        name: "output-bytes",
+        kind: Kind::Bytes,
+        unless_said: "what client-output-buffer-limit says",
+        meaning: "What one client has yet to read.",
+    },
     Setting {
         name: "script-ms",
         kind: Kind::Count,
-        meaning: "How long one script may run; if it is not said, 5000. 0: as long as it likes.",
+        unless_said: "5000",
+        meaning: "How long one script may run; 0: as long as it likes.",
     },
-    Setting { name: "value-bytes", kind: Kind::Bytes, meaning: "The longest argument of a write." },
+    Setting {
+        name: "value-bytes",
+        kind: Kind::Bytes,
+        unless_said: "what proto-max-bulk-len says",
+        meaning: "The longest argument of a write.",
+    },
     Setting {
         name: "notify-keyspace-events",
         kind: Kind::Events,
+        unless_said: "what the node's setting says",
         meaning: "Events told of its keys, in Redis' letters; its users set it with CONFIG SET.",
     },
     Setting {
         name: "group",
         kind: Kind::Count,
-        meaning: "The shard group that holds all of its keys; by default they lie where their slots say.",
+        unless_said: "none",
+        meaning: "The shard group that holds all of its keys; without it they lie where their slots say.",
     },
-    Setting { name: "flush", kind: Kind::Flush, meaning: "Whether its users may flush: own or deny." },
+    Setting {
+        name: "flush",
+        kind: Kind::Flush,
+        unless_said: "own",
+        meaning: "Whether its users may flush: own or deny.",
+    },
 ];
 
 /// Whether the setting exists and takes this value; if not, why, as a sentence.
 pub fn check_setting(name: &str, value: &str) -> Result<(), String> {
     let setting = SETTINGS.iter().find(|setting| setting.name == name);
-    let setting = setting.ok_or_else(|| format!("'{}' is no setting of a tenant", name.escape_debug()))?;
-    let (good, wanted) = match setting.kind {
-        Kind::Bytes => (bytes(value).is_some(), "bytes, such as 512mb"),
-        Kind::Count => (value.parse::<u64>().is_ok(), "a whole number"),
-        Kind::Eviction => (eviction::Policy::named(value).is_some(), "an eviction policy, such as allkeys-lru"),
-        Kind::Events => (events(value).is_some(), "letters such as KEA"),
-        Kind::Flush => (matches!(value, "own" | "deny"), "own or deny"),
+    let setting = setting
+        .ok_or_else(|| format!("'{}' is no setting of a tenant: TENANT HELP lists them", name.escape_debug()))?;
+    let good = match setting.kind {
+        Kind::Bytes => bytes(value).is_some(),
+        Kind::Count => value.parse::<u64>().is_ok(),
+        Kind::Eviction => eviction::Policy::named(value).is_some(),
+        Kind::Events => events(value).is_some(),
+        Kind::Flush => matches!(value, "own" | "deny"),
     };
-    if good { Ok(()) } else { Err(format!("{name} takes {wanted}, not '{}'", value.escape_debug())) }
+    if good { Ok(()) } else { Err(format!("{name} takes {}, not '{}'", setting.takes(), value.escape_debug())) }
+}
+
+impl Setting {
+    /// What its value looks like.
+    pub fn takes(&self) -> &'static str {
+        match self.kind {
+            Kind::Bytes => "bytes, such as 512mb",
+            Kind::Count => "a whole number",
+            Kind::Eviction => "an eviction policy, such as allkeys-lru",
+            Kind::Events => "letters such as KEA",
+            Kind::Flush => "own or deny",
+        }
+    }
 }
 
 /// The events these letters stand for, once they are told at all.

@@ -8,7 +8,6 @@ use crate::args::Args;
 use crate::asks::{Ask, TenantAsk, TenantEdit};
 use crate::command::{Arity, Command, Docs, Extra, Group, KeyRule, Run};
 use crate::error::CommandError;
-use crate::introspect;
 use crate::reply::Reply;
 use crate::scope::Scope;
 use crate::session::{Session, Surroundings};
@@ -108,8 +107,12 @@ const TENANT: &[Command] = &[
         group: Group::Server,
         keys: KeyRule::None,
         scope: Scope::Public,
-        run: Run::OnSession(introspect::help),
-        docs: Docs { summary: "Lists the subcommands of TENANT.", since: "7.4.2", complexity: "O(1)" },
+        run: Run::OnSession(help),
+        docs: Docs {
+            summary: "Lists the subcommands of TENANT and every setting.",
+            since: "7.4.2",
+            complexity: "O(1)",
+        },
         extra: Extra::NONE,
     },
 ];
@@ -171,7 +174,8 @@ fn edits(args: &mut Args<'_>) -> Result<Vec<TenantEdit>, CommandError> {
             b"NOIMPORT" => TenantEdit::Import(grant(args, "FROM")?, false),
             setting => {
                 let setting = String::from_utf8_lossy(setting).to_ascii_lowercase();
-                let value = String::from_utf8_lossy(args.take()?);
+                let needs = || CommandError::err(format!("'{setting}' needs a value: see TENANT HELP"));
+                let value = String::from_utf8_lossy(args.take().map_err(|_| needs())?);
                 // Letters of events mean something else in the other case.
                 let is_said_so = setting == "notify-keyspace-events" && !value.eq_ignore_ascii_case("default");
                 let value = if is_said_so { value.into_owned() } else { value.to_ascii_lowercase() };
@@ -191,7 +195,8 @@ fn edits(args: &mut Args<'_>) -> Result<Vec<TenantEdit>, CommandError> {
 fn grant(args: &mut Args<'_>, preposition: &str) -> Result<Grant, CommandError> {
     let pattern = args.take()?.to_vec();
     if !args.accept(preposition) {
-        return Err(CommandError::Syntax);
+        let text = format!("a grant needs a pattern, {preposition}, and the other tenant: see TENANT HELP");
+        return Err(CommandError::err(text));
     }
     let tenant = name(args.take()?)?;
     let write = args.accept("WRITE");
@@ -225,6 +230,51 @@ fn stats(session: &Session, surroundings: &Surroundings<'_>, mut args: Args<'_>)
 fn known<'a>(surroundings: &Surroundings<'a>, name: &[u8]) -> Result<&'a Tenant, CommandError> {
     let missing = || CommandError::err(format!("there is no tenant '{}'", name.escape_ascii()));
     surroundings.tenancy.named(name).map(|tenant| &**tenant).ok_or_else(missing)
+}
+
+/// What each subcommand takes.
+const USAGE: &[(&str, &str)] = &[
+    (
+        "CREATE <name> PREFIX <prefix> | NAMESPACE [<option> ...]",
+        "Makes a tenant of the keys that begin so, also of those there are.",
+    ),
+    ("SET <name> <option> [<option> ...]", "Changes it; all options are in force at once, or none."),
+    ("DEL <name> [PURGE]", "Deletes a retired tenant; PURGE deletes its keys as well."),
+    ("LIST", "Each tenant in a line."),
+    ("GET <name>", "Everything that is set of it."),
+    ("STATS <name>", "What it uses on this node."),
+    ("HELP", "This text."),
+];
+
+/// What `CREATE` and `SET` take besides settings.
+const OPTIONS: &[(&str, &str)] = &[
+    ("PREFIX <prefix> | NOPREFIX <prefix>", "Its keys begin so. Nobody else's may."),
+    ("USER <user> | NOUSER <user>", "A user that sees its keys and nothing else, within the user's own rules."),
+    ("STATE active | retired", "Retired, nobody logs in as one of its users; its keys stay."),
+    ("NAME <name>", "SET only, and alone: a new name."),
+    ("EXPORT <pattern> TO <tenant> [READ | WRITE] | NOEXPORT ...", "Lends keys, once the other tenant imports them."),
+    ("IMPORT <pattern> FROM <tenant> [READ | WRITE] | NOIMPORT ...", "Borrows what the other tenant exports."),
+    ("<setting> <value> | <setting> default", "One of those below."),
+];
+
+/// `TENANT HELP`.
+fn help(_: &mut Session, _: &Surroundings<'_>, args: Args<'_>, reply: &mut Reply) -> Result<(), CommandError> {
+    args.finish()?;
+    reply.array(3 + 2 * (USAGE.len() + OPTIONS.len() + SETTINGS.len()));
+    let pair = |word: &str, text: &str, reply: &mut Reply| {
+        reply.simple(word);
+        reply.simple(&format!("    {text}"));
+    };
+    reply.simple("TENANT <subcommand> [<arg> [value] [opt] ...]. Subcommands are:");
+    USAGE.iter().for_each(|(word, text)| pair(word, text, reply));
+    reply.simple("Options of CREATE and SET:");
+    OPTIONS.iter().for_each(|(word, text)| pair(word, text, reply));
+    reply.simple("Settings:");
+    for setting in SETTINGS {
+        let text = format!("{} Takes {}; not set: {}.", setting.meaning, setting.takes(), setting.unless_said);
+        pair(setting.name, &text, reply);
+    }
+    Ok(())
 }
 
 fn list(
