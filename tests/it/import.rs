@@ -414,6 +414,29 @@ fn a_live_redis_that_speaks_tls_moves_in_once_its_certificate_is_trusted() {
     move_in_from(&source, &[&url, "--source-ca", &certificate], false);
 }
 
+/// Keys past their expiry stay until the source says that they end, and what it says of them until then concerns copies, too.
+#[test]
+fn a_replica_that_is_copied_anew_while_a_source_is_followed_lacks_nothing() {
+    let Some(program) = redis() else { return };
+    let source = Source::start(&program, &[]);
+    prepare(&source);
+    let mut cluster = Cluster::start(3);
+    let writers = Writers::start(source.address, 2, false);
+    let begun = ctl(&cluster, &["import", &source.url()]);
+    assert!(begun.success, "{begun:?}");
+    let replica = if cluster.primary() == 2 { 3 } else { 2 };
+    for _ in 0..3 {
+        cluster.kill(replica);
+        writers.go_on(500);
+        cluster.restart(replica);
+    }
+    let over = ctl(&cluster, &["import", "cut-over", "--pause-source", "60000", "--wait", "60"]);
+    writers.stop(&source);
+    assert!(over.success && over.stdout.contains("finished"), "{over:?}");
+    assert_same(&source, &cluster, false);
+    assert!(!cluster.node(replica).log().contains("cannot be carried out here"), "the copy lacked keys");
+}
+
 #[test]
 fn a_source_that_may_not_be_followed_is_read_in_passes() {
     for (program, fields_expire) in [(redis(), false), (valkey(), true)] {

@@ -7,7 +7,7 @@ use super::IDLE;
 use super::log::{History, Log, Purpose};
 use super::primary::{Serving, to_wire};
 use crate::link::FrameWriter;
-use crate::node::{Node, now_ms};
+use crate::node::Node;
 use crate::snapshot::reader::{self, Loaded, Wanted};
 use crate::snapshot::writer::{self, Besides, Stand};
 use crate::world::{Fed, Feed, aside, feed};
@@ -118,7 +118,8 @@ fn make(node: &Node, said: &Feed<Said>) -> io::Result<u64> {
         // No script runs now, so the machine is free.
         Besides { stand: Stand { epoch, position }, libraries: node.scripts.library_codes() }
     };
-    let written = writer::write_to(&node.shards, now_ms(), at_once, |bytes| {
+    // What has expired and is still there is part of it: effects may yet speak of it, as those of an import do.
+    let written = writer::write_to(&node.shards, 0, at_once, |bytes| {
         if let Some(begin) = begin.lock().take() {
             said.blocking_send(begin).map_err(gone)?;
         }
