@@ -5,16 +5,17 @@
 //! |---|---|
 //! | I1 | nothing is carried out under a rule whose end was answered before it began |
 //! | I2 | no confirmed write is lost, and confirmed reads and writes of a register are linearizable |
-//! | I3 | at any moment at most one process can confirm |
-//! | I4 | an epoch has one primary |
+//! | I3 | at any moment at most one process can confirm what is written to a shard group |
+//! | I4 | an epoch of a group has one primary |
 //! | I5 | nobody refuses its own disk, or ends by itself |
 //! | I6 | nodes that have applied the same entries hold the same state; copies are equal in the end |
-//! | I8 | once the faults end, one node serves, all are in sync, and all hold a lease |
+//! | I8 | once the faults end, one node serves each group, all are in sync, and all hold a lease |
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use keyward_cluster::{Epoch, Member};
+use keyward_cluster::{Epoch, GroupId, Member, ShardGroup};
+use keyward_simulated::node::Node;
 use keyward_simulated::world;
 
 use crate::checks::{self, Finals};
@@ -27,7 +28,7 @@ const PROPOSED_FOR: u64 = 15_000_000_000;
 /// Looks at every node at every moment.
 #[derive(Default)]
 pub struct Watcher {
-    epochs: BTreeMap<Epoch, Member>,
+    epochs: BTreeMap<(GroupId, Epoch), Member>,
     digests: BTreeMap<u64, u64>,
     looks: u64,
 }
@@ -40,38 +41,44 @@ impl Watcher {
 
     /// One moment.
     pub fn look(&mut self, ips: impl Iterator<Item = IpAddr>) -> Result<(), String> {
-        let mut able = Vec::new();
+        let mut able: BTreeMap<GroupId, Vec<(IpAddr, Epoch)>> = BTreeMap::new();
         self.looks += 1;
         for ip in ips {
             let Some(node) = world::node_at(ip) else { continue };
-            let view = node.views.load().1;
-            if let Some((group, primary)) = view.group.as_ref().and_then(|group| Some((group, group.primary?))) {
-                let first = *self.epochs.entry(group.epoch).or_insert(primary);
-                if first != primary {
-                    return Err(format!("I4: epoch {} has two primaries, {first} and {primary}", group.epoch));
-                }
-            }
             if self.looks.is_multiple_of(16) {
+                let view = node.views.load().1;
                 let digest = view.state.digest();
                 let first = *self.digests.entry(view.index).or_insert(digest);
                 if first != digest {
                     return Err(format!("I6: nodes hold different states at entry {}", view.index));
                 }
             }
-            let can = |reign| {
-                let (copies, end) = (&node.replication, node.replication.stand().position);
-                world::visit(ip, || {
-                    node.lease.is_valid() && !copies.too_few_in_sync() && copies.is_confirmed(reign, end)
-                })
-            };
-            if let Some(reign) = view.reign().filter(|reign| can(*reign)) {
-                able.push((ip, reign));
+            for of in node.groups() {
+                if let Some(reign) = self.look_at(ip, of)? {
+                    able.entry(of.group).or_default().push((ip, reign));
+                }
             }
         }
-        match able.as_slice() {
-            [] | [_] => Ok(()),
-            several => Err(format!("I3: several can confirm: {several:?}")),
+        match able.values().find(|able| able.len() > 1) {
+            None => Ok(()),
+            Some(several) => Err(format!("I3: several can confirm: {several:?}")),
         }
+    }
+
+    /// A node as far as one group is concerned: in which epoch it can confirm what is written, if it can.
+    fn look_at(&mut self, ip: IpAddr, of: &Node) -> Result<Option<Epoch>, String> {
+        let view = of.views.load().1;
+        if let Some((group, primary)) = view.group.as_ref().and_then(|group| Some((group, group.primary?))) {
+            let first = *self.epochs.entry((of.group, group.epoch)).or_insert(primary);
+            if first != primary {
+                return Err(format!("I4: epoch {} has two primaries, {first} and {primary}", group.epoch));
+            }
+        }
+        let can = |reign: &Epoch| {
+            let (copies, end) = (&of.replication, of.replication.stand().position);
+            world::visit(ip, || of.lease.is_valid() && !copies.too_few_in_sync() && copies.is_confirmed(*reign, end))
+        };
+        Ok(view.reign().filter(can))
     }
 }
 
@@ -84,28 +91,34 @@ pub fn roles(ips: impl Iterator<Item = IpAddr>) -> (Option<IpAddr>, Option<IpAdd
     (at(newest.leader), at(primary.map(|primary| primary.node)))
 }
 
-/// Nodes that have every confirmed write, as far as the newest of what nodes know.
+/// Nodes that have every confirmed write of every group, as far as the newest of what nodes know.
 pub fn in_sync(ips: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
-    let views = ips.filter_map(|ip| Some((ip, world::node_at(ip)?.views.load().1))).collect::<Vec<_>>();
-    let newest = views
-        .iter()
-        .filter_map(|(_, view)| view.group.as_ref())
-        .max_by_key(|group| (group.epoch, group.in_sync_version));
-    let is_in = |view: &keyward_simulated::view::View| {
-        let known = newest.zip(view.member());
-        known.is_some_and(|(group, member)| group.in_sync.contains(&member))
+    let nodes: Vec<_> = ips.filter_map(|ip| Some((ip, world::node_at(ip)?))).collect();
+    let mut newest: BTreeMap<GroupId, ShardGroup> = BTreeMap::new();
+    for of in nodes.iter().flat_map(|(_, node)| node.groups()) {
+        let Some(known) = of.views.load().1.group.clone() else { continue };
+        let so_far = newest.get(&of.group).map(|group| (group.epoch, group.in_sync_version));
+        if so_far.is_none_or(|so_far| so_far <= (known.epoch, known.in_sync_version)) {
+            newest.insert(of.group, known);
+        }
+    }
+    let has_all = |node: &Node| {
+        let member = node.views.load().1.member();
+        member.is_some_and(|member| newest.values().all(|group| group.in_sync.contains(&member)))
     };
-    views.iter().filter(|(_, view)| is_in(view)).map(|(ip, _)| *ip).collect()
+    nodes.iter().filter(|(_, node)| !newest.is_empty() && has_all(node)).map(|(ip, _)| *ip).collect()
 }
 
 /// Whether everything is as it should be.
 pub fn is_well(count: usize, ips: impl Iterator<Item = IpAddr>) -> Result<(), String> {
     for ip in ips {
         let node = world::node_at(ip).ok_or_else(|| format!("{ip} does not serve"))?;
-        let view = node.views.load().1;
-        let group = view.group.as_ref().ok_or_else(|| format!("{ip} knows no group"))?;
-        if group.primary.is_none() || group.in_sync.len() < count {
-            return Err(format!("{ip} sees {:?} in sync with {:?}", group.primary, group.in_sync));
+        for of in node.groups() {
+            let view = of.views.load().1;
+            let group = view.group.as_ref().ok_or_else(|| format!("{ip} knows no group"))?;
+            if group.primary.is_none() || group.in_sync.len() < count {
+                return Err(format!("{ip} sees {:?} in sync with {:?}", group.primary, group.in_sync));
+            }
         }
         if !world::visit(ip, || node.lease.is_valid()) {
             return Err(format!("{ip} holds no lease"));

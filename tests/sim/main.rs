@@ -1,7 +1,7 @@
 //! The whole node in a simulated world (turmoil): network, clocks, disks and chance come from a seed, and so does every fault.
 //!
 //! ```text
-//!   KEYWARD_SIM_SEEDS=100 tests/run sim    more seeds than the few of every day; each runs in five kinds of weather
+//!   KEYWARD_SIM_SEEDS=100 tests/run sim    more seeds than the few of every day; each runs in six kinds of weather
 //!   KEYWARD_SIM_SEED=17 tests/run sim      this one alone; what failed tells its story
 //!   KEYWARD_SIM_RUN=17:Cuts cargo test -p keyward-sim --test sim -- --exact runs::of_a_seed --ignored --nocapture
 //!                                          one run in this process; :Cuts:SkipMustApply with that bug planted,
@@ -11,9 +11,10 @@
 //! ```
 //! Real is all of the node's code between its sockets and its disks, compiled a second time under `cfg(simulated)`: openraft and
 //! the control plane with its gRPC (`control/`), leases, failover, the replication stream, full copies, members in sync, forwarding,
-//! handed-over clients, the gate, scripts apart. Not real: the kernel's sockets and epoll (so clients are served one by one and not
-//! in groups), threads (every host is one thread's tasks), sled below the store of Raft's log (`inside/log_disk.rs`), the admin and
-//! probe ports, and the clocks. What stands in for those lies in `inside/`.
+//! handed-over clients, the gate, scripts apart, two shard groups in one of the weathers. Not played: nodes that join and leave,
+//! moves of slots. Not real: the kernel's sockets and epoll (so clients are served one by one and not in groups), threads (every
+//! host is one thread's tasks), sled below the store of Raft's log (`inside/log_disk.rs`), the admin and probe ports, and the
+//! clocks. What stands in for those lies in `inside/`.
 //!
 //! Each seed runs in a process of its own and repeats itself exactly, packet by packet (`runs::a_seed_repeats_itself`): all
 //! chance and every clock are the simulation's (`chance.rs`), and what asks the kernel past the C library goes through `world.rs`.

@@ -38,11 +38,18 @@ pub enum Weather {
     Cuts,
     /// As with calls, while clients write little: then only promises tell who may answer.
     Quiet,
+    /// As mixed, for two shard groups: each has a primary, epochs and members in sync of its own.
+    Groups,
 }
 
 impl Weather {
     /// All there are.
-    pub const ALL: [Weather; 5] = [Weather::Mixed, Weather::Crashes, Weather::Calls, Weather::Cuts, Weather::Quiet];
+    pub const ALL: [Weather; 6] =
+        [Weather::Mixed, Weather::Crashes, Weather::Calls, Weather::Cuts, Weather::Quiet, Weather::Groups];
+
+    fn groups(self) -> usize {
+        if self == Weather::Groups { 2 } else { 1 }
+    }
 }
 
 /// Between two looks of the world at everything.
@@ -92,7 +99,7 @@ struct Line {
     flags: Flags,
 }
 
-fn config(number: u8, dir: &Path) -> Result<Config, String> {
+fn config(number: u8, groups: usize, dir: &Path) -> Result<Config, String> {
     let members: Vec<String> = (1..=NODES).map(|number| format!("n{number}={}:9379", ip(number))).collect();
     let dir = dir.display();
     let words = [
@@ -106,6 +113,7 @@ fn config(number: u8, dir: &Path) -> Result<Config, String> {
         "--cluster-secret=simulated-secret".to_owned(),
         "--requirepass=pw".to_owned(),
         "--threads=1".to_owned(),
+        format!("--groups={groups}"),
         "--shards=16".to_owned(),
         "--save=".to_owned(),
     ];
@@ -164,6 +172,7 @@ struct Stage<'a> {
 
 /// Runs a seed on a thread that is simulated ([`crate::chance`]), with a bug or without. The error says what is wrong, and how it came.
 pub fn run(seed: u64, weather: Weather, bug: Option<Bug>, dir: &Path) -> Result<Tally, String> {
+    let groups = weather.groups();
     let calm = if weather == Weather::Quiet { 10 } else { 1 };
     planted::plant(bug);
     // Quiet or not, the same happens to the nodes.
@@ -192,7 +201,7 @@ pub fn run(seed: u64, weather: Weather, bug: Option<Bug>, dir: &Path) -> Result<
             let dir = dir.clone();
             async move {
                 world::enter(host);
-                node::serve(config(number, &dir)?).await?;
+                node::serve(config(number, groups, &dir)?).await?;
                 Ok(())
             }
         });
@@ -305,7 +314,7 @@ impl Stage<'_> {
     /// Until the next fault begins.
     fn pause(&mut self) -> Duration {
         let (least, most) = match self.weather {
-            Weather::Mixed => (500, 3000),
+            Weather::Mixed | Weather::Groups => (500, 3000),
             Weather::Crashes => (1500, 4500),
             Weather::Calls | Weather::Quiet => (6000, 10_000),
             Weather::Cuts => (11_000, 16_000),
@@ -326,7 +335,9 @@ impl Stage<'_> {
         let brief = Duration::from_millis([120, 300, 900, 2000, 4500][self.dice.below(5)]);
         let long = Duration::from_millis(10_000 + self.dice.below(4000) as u64);
         match (self.weather, self.dice.below(9)) {
-            (Weather::Mixed, 0 | 1) | (Weather::Crashes, 0..=5) => self.crash(one, now + brief, false),
+            (Weather::Mixed | Weather::Groups, 0 | 1) | (Weather::Crashes, 0..=5) => {
+                self.crash(one, now + brief, false)
+            }
             (Weather::Crashes, _) => {
                 self.ambush = Some((1..=NODES).map(|number| log_disk::votes(&self.home(number))).collect());
                 self.tell("the next to vote loses its power".to_owned());
@@ -334,11 +345,11 @@ impl Stage<'_> {
                 let leader = (1..=NODES).find(|number| Some(ip(*number)) == leader).unwrap_or(one);
                 self.crash(leader, now + Duration::from_secs(4), false)
             }
-            (Weather::Mixed, 2) | (Weather::Calls | Weather::Quiet, 0..=2) => {
+            (Weather::Mixed | Weather::Groups, 2) | (Weather::Calls | Weather::Quiet, 0..=2) => {
                 self.answer_late(one, now);
                 Ok(())
             }
-            (Weather::Mixed, 3 | 4) => {
+            (Weather::Mixed | Weather::Groups, 3 | 4) => {
                 self.hang(one, now + brief);
                 Ok(())
             }
@@ -346,7 +357,7 @@ impl Stage<'_> {
                 self.hang(one, now + long);
                 Ok(())
             }
-            (Weather::Mixed, kind) => {
+            (Weather::Mixed | Weather::Groups, kind) => {
                 self.cut_some(one, kind, now, brief);
                 Ok(())
             }
