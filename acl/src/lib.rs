@@ -48,7 +48,7 @@ pub use fence::Fence;
 pub use file::{FileError, FileKind, PolicyFile, parse_policy};
 pub use glob::Glob;
 pub use limit::LimitName;
-pub use log::{AclLog, LogContext, LogEntry, LogEvent, LogReason};
+pub use log::{AclLog, LogContext, LogEntry, LogEvent, LogOwner, LogReason};
 pub use password::PasswordHash;
 pub use policy::{ChannelUse, DatabaseUse, KeyUse, Policy, Request, Walls};
 pub use rule::{Acknowledge, Grant, KeyAccess, KeyRights, Mode, Reason, Rule, RuleError, parse_rules, validate};

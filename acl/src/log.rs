@@ -1,8 +1,13 @@
 //! ACL LOG: the last refusals and failed logins, repeated ones counted once, and counters that outlive them.
 //!
-//! A ring of bounded entries; the time is passed in. It refuses to know what a client is: its description comes as text.
+//! ```text
+//!   event ─► its owner's entries ─► too many in all? the oldest of whoever has most goes
+//! ```
+//! Bounded entries; the time is passed in. Whoever fills the log pushes out entries of its own: nobody's traces are wiped by
+//! somebody else. It refuses to know what a client is: its description comes as text.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, VecDeque};
 
 /// How long after its last repetition an entry still counts repetitions.
 pub const GROUPING_MS: u64 = 60_000;
@@ -97,9 +102,22 @@ impl LogContext {
     }
 }
 
+/// Whose doing an event is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogOwner {
+    /// Those who are not logged in.
+    Strangers,
+    /// A user of no tenant.
+    User(Box<[u8]>),
+    /// A tenant, by name.
+    Tenant(Box<[u8]>),
+}
+
 /// Something to be recorded.
 #[derive(Clone, Copy, Debug)]
 pub struct LogEvent<'a> {
+    /// Whose entries make room for it.
+    pub owner: &'a LogOwner,
     /// Why.
     pub reason: LogReason,
     /// From where.
@@ -153,10 +171,12 @@ impl LogEntry {
 /// The log of one node.
 #[derive(Clone, Debug)]
 pub struct AclLog {
-    /// Newest first.
-    entries: VecDeque<LogEntry>,
+    /// Of each owner the newest first, with the number of the event that touched it last. None is empty.
+    owners: BTreeMap<LogOwner, VecDeque<(u64, LogEntry)>>,
     max_len: usize,
     next_id: u64,
+    /// How many events there were.
+    events: u64,
     counters: [u64; LogReason::ALL.len()],
 }
 
@@ -169,56 +189,74 @@ impl Default for AclLog {
 impl AclLog {
     /// An empty log of at most `max_len` entries.
     pub fn new(max_len: usize) -> AclLog {
-        AclLog { entries: VecDeque::new(), max_len, next_id: 0, counters: [0; LogReason::ALL.len()] }
+        AclLog { owners: BTreeMap::new(), max_len, next_id: 0, events: 0, counters: [0; LogReason::ALL.len()] }
     }
 
     /// Records an event: counts it, and keeps it unless the length is 0.
     pub fn record(&mut self, event: &LogEvent<'_>, now_ms: u64) {
         // What was only noted was not denied.
         self.counters[event.reason as usize] += u64::from(event.context != LogContext::Report);
-        self.entries.truncate(self.max_len);
-        if self.max_len == 0 {
-            return;
-        }
-        let known = self.entries.iter().take(SEARCHED_ENTRIES).position(|entry| entry.repeats(event, now_ms));
-        match known.and_then(|known| self.entries.remove(known)) {
-            Some(mut entry) => {
+        self.events += 1;
+        let own = self.owners.entry(event.owner.clone()).or_default();
+        let known = own.iter().take(SEARCHED_ENTRIES).position(|(_, entry)| entry.repeats(event, now_ms));
+        let entry = match known.and_then(|known| own.remove(known)) {
+            Some((_, mut entry)) => {
                 entry.count += 1;
                 entry.client_info = cut(event.client_info).into();
                 entry.updated_ms = now_ms;
-                self.entries.push_front(entry);
+                entry
             }
             None => {
-                self.entries.truncate(self.max_len - 1);
-                self.entries.push_front(LogEntry {
+                self.next_id += u64::from(self.max_len > 0);
+                LogEntry {
                     count: 1,
                     reason: event.reason,
                     context: event.context,
                     object: cut(event.object).into(),
                     username: cut(event.username).into(),
                     client_info: cut(event.client_info).into(),
-                    entry_id: self.next_id,
+                    entry_id: self.next_id.saturating_sub(1),
                     created_ms: now_ms,
                     updated_ms: now_ms,
-                });
-                self.next_id += 1;
+                }
             }
+        };
+        own.push_front((self.events, entry));
+        let beyond = self.len().saturating_sub(self.max_len);
+        (0..beyond).for_each(|_| self.make_room());
+    }
+
+    /// The oldest entry of whoever has most goes; of those who have equally many, the oldest of all.
+    fn make_room(&mut self) {
+        let touched = |entries: &VecDeque<(u64, LogEntry)>| entries.back().map_or(0, |(event, _)| *event);
+        let most = self.owners.values_mut().max_by_key(|entries| (entries.len(), Reverse(touched(entries))));
+        if let Some(entries) = most {
+            entries.pop_back();
         }
+        self.owners.retain(|_, entries| !entries.is_empty());
+    }
+
+    /// How many entries there are.
+    fn len(&self) -> usize {
+        self.owners.values().map(VecDeque::len).sum()
     }
 
     /// The entries, newest first. `ACL LOG` shows 10 unless told otherwise.
     pub fn entries(&self) -> impl ExactSizeIterator<Item = &LogEntry> {
-        self.entries.iter()
+        let mut entries: Vec<&(u64, LogEntry)> = self.owners.values().flatten().collect();
+        entries.sort_unstable_by_key(|(event, _)| Reverse(*event));
+        entries.into_iter().map(|(_, entry)| entry)
     }
 
     /// `ACL LOG RESET`: forgets the entries, not the counters.
     pub fn reset(&mut self) {
-        self.entries.clear();
+        self.owners.clear();
     }
 
     /// The same for the entries of one user.
     pub fn reset_user(&mut self, name: &[u8]) {
-        self.entries.retain(|entry| *entry.username != *cut(name));
+        self.owners.values_mut().for_each(|entries| entries.retain(|(_, entry)| *entry.username != *cut(name)));
+        self.owners.retain(|_, entries| !entries.is_empty());
     }
 
     /// `acllog-max-len`; as in Redis, entries beyond it go when the next event is recorded.
@@ -242,6 +280,7 @@ mod tests {
 
     fn event<'a>(reason: LogReason, object: &'a str) -> LogEvent<'a> {
         LogEvent {
+            owner: &LogOwner::Strangers,
             reason,
             context: LogContext::Toplevel,
             object: object.as_bytes(),
@@ -311,6 +350,31 @@ mod tests {
         assert_eq!(log.entries().len(), 0);
         log.reset();
         assert_eq!((log.counter(LogReason::Channel), log.counter(LogReason::Auth)), (3, 1));
+    }
+
+    // 140 denials of one tenant's user, or 140 failed logins, wiped everybody's traces.
+    #[test]
+    fn whoever_fills_it_pushes_out_its_own() {
+        let mut log = AclLog::new(10);
+        let [a, b] = [b"a", b"b"].map(|name| LogOwner::Tenant(name[..].into()));
+        let operator = LogOwner::User(b"a"[..].into());
+        log.record(&LogEvent { owner: &operator, ..event(LogReason::Key, "o") }, 0);
+        log.record(&LogEvent { owner: &b, ..event(LogReason::Key, "b1") }, 0);
+        log.record(&LogEvent { owner: &b, ..event(LogReason::Key, "b2") }, 0);
+        for number in 0..140 {
+            let object = format!("{number}");
+            log.record(&LogEvent { owner: &a, ..event(LogReason::Key, &object) }, 0);
+            log.record(&event(LogReason::Auth, &object), 0);
+        }
+        let of = |objects: &[&str]| objects.iter().map(|object| (1, (*object).to_owned())).collect::<Vec<_>>();
+        assert_eq!(objects(&log)[..7], of(&["139", "139", "138", "138", "137", "137", "136"]));
+        assert_eq!(objects(&log)[7..], of(&["b2", "b1", "o"]));
+        // Who has few of many entries finds repetitions whatever others did meanwhile.
+        log.record(&LogEvent { owner: &operator, ..event(LogReason::Key, "o") }, 0);
+        assert_eq!((log.entries().len(), objects(&log)[0].clone()), (10, (2, "o".into())));
+        log.set_max_len(3);
+        log.record(&LogEvent { owner: &b, ..event(LogReason::Key, "b3") }, 0);
+        assert_eq!(objects(&log), [(1, "b3".into()), (2, "o".into()), (1, "139".into())]);
     }
 
     #[test]

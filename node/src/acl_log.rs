@@ -1,8 +1,18 @@
-//! `ACL LOG`, spelled: the ten fields Redis 7.2 shows for an entry.
+//! `ACL LOG`, spelled: the ten fields Redis 7.2 shows for an entry; and whose doing an entry is.
 
-use keyward_acl::AclLog;
+use keyward_acl::{AclLog, LogOwner};
 use keyward_engine::reply::{Protocol, Reply};
 use keyward_engine::scope::Reach;
+use keyward_engine::session::Session;
+
+/// Whose doing it is: all users of a tenant share what is kept of it.
+pub fn owner(session: &Session) -> LogOwner {
+    match session.login.as_ref().map(|login| login.tenant.as_ref()) {
+        Some(Some(tenant)) => LogOwner::Tenant(tenant.name.as_bytes().into()),
+        Some(None) => LogOwner::User(session.user_name().into()),
+        None => LogOwner::Strangers,
+    }
+}
 
 /// The newest `count` entries of those within reach.
 pub fn show(log: &AclLog, count: usize, now_ms: i64, reach: &Reach, reply: &mut Reply) {

@@ -99,7 +99,7 @@ pub async fn carry_out(
             let have = replication.wait_for_replicas(wanted, replication.log.position(), limit).await;
             show_waited(have, files, &mut reply);
         }
-        Ask::ShowRole => show_role(&worker.node, &mut reply),
+        Ask::ShowRole => show_role(&worker.node, reach, &mut reply),
         Ask::ListClients(filter) => list_clients(&worker.node, connection, filter, reach, &mut reply).await,
         Ask::ShowClient => {
             let line = crate::clients::line(&connection.session.borrow(), connection, worker.now_ms());
@@ -395,8 +395,10 @@ pub fn show_waited(have: usize, files: bool, reply: &mut Reply) {
 }
 
 /// What this node does with the data, as Redis says it (<https://redis.io/docs/latest/commands/role/>).
-fn show_role(node: &Node, reply: &mut Reply) {
+fn show_role(node: &Node, reach: &Reach, reply: &mut Reply) {
     let view = node.views.load().1;
+    // How far the stream has come would tell a confined user how much others write.
+    let shown = |position: u64| if reach.is_confined() { 0 } else { position };
     let place = |id| {
         let node = view.state.nodes().get(&id)?;
         node.addresses.client.rsplit_once(':').map(|(host, port)| (host.trim_matches(['[', ']']), port))
@@ -409,20 +411,20 @@ fn show_role(node: &Node, reply: &mut Reply) {
             reply.bulk(host.as_bytes());
             reply.integer(port.parse().unwrap_or(0));
             reply.bulk(node.replication.link_state().as_bytes());
-            reply.integer(node.replication.log.position() as i64);
+            reply.integer(shown(node.replication.log.position()) as i64);
         }
         None => {
             let replicas = node.replication.replicas();
             let known: Vec<_> = replicas.iter().filter_map(|replica| Some((place(replica.node)?, replica))).collect();
             reply.array(3);
             reply.bulk(b"master");
-            reply.integer(node.replication.log.position() as i64);
+            reply.integer(shown(node.replication.log.position()) as i64);
             reply.array(known.len());
             for ((host, port), replica) in known {
                 reply.array(3);
                 reply.bulk(host.as_bytes());
                 reply.bulk(port.as_bytes());
-                reply.bulk(replica.position.to_string().as_bytes());
+                reply.bulk(shown(replica.position).to_string().as_bytes());
             }
         }
     }

@@ -1,9 +1,13 @@
 //! The plain HTTP port for probes and Prometheus: `/livez`, `/readyz`, `/metrics`. Knows HTTP and its limits; what is
-//! alive, ready and counted it asks [`HttpFacts`]. Nothing here needs a password, so nothing here may tell a secret.
+//! alive, ready and counted it asks [`HttpFacts`]. Nothing here needs a password, so nothing here may tell a secret, and
+//! strangers may connect as often as they like: one request a connection, and whoever dawdles gives way to who comes.
 
+use std::cmp::Reverse;
 use std::convert::Infallible;
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -13,19 +17,19 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::task::{AbortHandle, JoinSet};
 
-/// A few kubelets and Prometheus servers; whoever comes later waits in the backlog.
+/// A few kubelets and Prometheus servers; one more, and an older one gives way.
 const CONNECTIONS_MAX: usize = 64;
 
 /// Probes send a dozen short headers.
 const HEADER_BYTES_MAX: usize = 16 * 1024;
 
-/// A probe that takes longer to ask has been given up by its kubelet.
-const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// A probe that takes longer to ask has been given up by its kubelet, which waits for a second unless told otherwise.
+const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A scraper keeps its connection between scrapes, but not for ever: a slow reader must not hold one of the few.
-const CONNECTION_LIFETIME_MAX: Duration = Duration::from_secs(120);
+/// As long as Prometheus waits for an answer: a slow reader must not hold one of the few.
+const CONNECTION_LIFETIME_MAX: Duration = Duration::from_secs(10);
 
 /// Time between attempts to accept when the process is out of files.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -48,19 +52,41 @@ pub trait HttpFacts: Send + Sync + 'static {
     }
 }
 
+/// A connection that is open.
+struct Open {
+    task: AbortHandle,
+    from: IpAddr,
+    /// Its request has arrived.
+    asked: Arc<AtomicBool>,
+}
+
 /// Serves until the future is dropped.
 pub async fn serve(listener: TcpListener, facts: Arc<dyn HttpFacts>) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut tasks = JoinSet::new();
+    // In the order in which they came.
+    let mut open: Vec<Open> = Vec::with_capacity(CONNECTIONS_MAX);
     loop {
-        let slot = Arc::clone(&slots).acquire_owned().await.expect("nobody closes this semaphore");
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let facts = Arc::clone(&facts);
-                tokio::spawn(async move {
-                    let _slot = slot;
-                    // A probe that hangs up early is no event.
-                    let _ended = tokio::time::timeout(CONNECTION_LIFETIME_MAX, connection(stream, facts)).await;
-                });
+        let accepted = tokio::select! {
+            Some(_) = tasks.join_next() => {
+                open.retain(|one| !one.task.is_finished());
+                continue;
+            }
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, from)) => {
+                if open.len() >= CONNECTIONS_MAX
+                    && let Some(at) = gives_way(&open)
+                {
+                    open.remove(at).task.abort();
+                }
+                let (facts, asked) = (Arc::clone(&facts), Arc::new(AtomicBool::new(false)));
+                // A probe that hangs up early is no event.
+                let served = tokio::time::timeout(CONNECTION_LIFETIME_MAX, connection(stream, facts, asked.clone()));
+                let task = tasks.spawn(async move { drop(served.await) });
+                open.push(Open { task, from: from.ip(), asked });
+                // What it has sent already is read before somebody else's coming can end it.
+                tokio::task::yield_now().await;
             }
             Err(error) => {
                 tracing::warn!(%error, "http port cannot accept");
@@ -70,8 +96,18 @@ pub async fn serve(listener: TcpListener, facts: Arc<dyn HttpFacts>) {
     }
 }
 
-async fn connection(stream: TcpStream, facts: Arc<dyn HttpFacts>) -> Result<(), hyper::Error> {
+/// Who gives way: of the address with most connections the one that has not asked yet, and of those the oldest.
+fn gives_way(open: &[Open]) -> Option<usize> {
+    let from_there = |from| open.iter().filter(|one| one.from == from).count();
+    (0..open.len()).max_by_key(|at| {
+        let one = &open[*at];
+        (from_there(one.from), !one.asked.load(Ordering::Relaxed), Reverse(*at))
+    })
+}
+
+async fn connection(stream: TcpStream, facts: Arc<dyn HttpFacts>, asked: Arc<AtomicBool>) -> Result<(), hyper::Error> {
     let service = service_fn(move |request: Request<Incoming>| {
+        asked.store(true, Ordering::Relaxed);
         let response = answer(request.method(), request.uri().path(), facts.as_ref());
         async move { Ok::<_, Infallible>(response) }
     });
@@ -79,6 +115,7 @@ async fn connection(stream: TcpStream, facts: Arc<dyn HttpFacts>) -> Result<(), 
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_READ_TIMEOUT)
         .max_buf_size(HEADER_BYTES_MAX)
+        .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service)
         .await
 }
@@ -218,6 +255,38 @@ mod tests {
         assert!(live.starts_with("HTTP/1.1 200 OK\r\n") && live.ends_with("\r\n\r\nok\n"), "{live}");
         let ready = ask("GET /readyz?verbose HTTP/1.0\r\n\r\n").await;
         assert!(ready.starts_with("HTTP/1.0 503 ") && ready.ends_with("no leader is known yet\n"), "{ready}");
+    }
+
+    // Two hundred strangers with half a header each, who came back whenever they were sent away, made a kubelet restart the node.
+    #[tokio::test]
+    async fn who_does_not_finish_asking_keeps_no_probe_out() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(serve(listener, Arc::new(Loading)));
+        let strangers = (0..200).map(|_| {
+            tokio::spawn(async move {
+                loop {
+                    let mut stream = TcpStream::connect(address).await.unwrap();
+                    let _sent_away = stream.write_all(b"GET /livez HTTP/1.1\r\nhost: ").await;
+                    let _sent_away = stream.read(&mut [0; 100]).await;
+                }
+            })
+        });
+        let strangers: Vec<_> = strangers.collect();
+        for _ in 0..20 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            let probe = async {
+                let mut stream = TcpStream::connect(address).await.unwrap();
+                stream.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+                let mut answer = Vec::new();
+                stream.read_to_end(&mut answer).await.unwrap();
+                answer
+            };
+            let answer = tokio::time::timeout(Duration::from_secs(1), probe).await.expect("a probe waits for a second");
+            assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n"));
+        }
+        strangers.iter().for_each(tokio::task::JoinHandle::abort);
+        server.abort();
     }
 
     #[tokio::test]

@@ -64,11 +64,76 @@ struct Pattern {
     listeners: Listeners,
 }
 
+/// Patterns by what everything they match begins with: a channel meets only those that begin as it does, so nobody's
+/// patterns slow down what is said elsewhere.
+struct Patterns {
+    beginnings: HashMap<Box<[u8]>, BTreeMap<Vec<u8>, Pattern>>,
+    /// How many beginnings there are of each length.
+    lengths: [usize; BEGINNING_BYTES_MAX + 1],
+}
+
+/// A channel is looked up once for each length there is: names of tenants and of applications are told apart by this much.
+const BEGINNING_BYTES_MAX: usize = 64;
+
+impl Default for Patterns {
+    fn default() -> Patterns {
+        Patterns { beginnings: HashMap::new(), lengths: [0; BEGINNING_BYTES_MAX + 1] }
+    }
+}
+
+impl Patterns {
+    fn add(&mut self, name: &[u8], listener: &Arc<Mailbox>) {
+        let glob = Glob::compile(name);
+        let beginning = beginning(&glob);
+        if !self.beginnings.contains_key(beginning) {
+            self.lengths[beginning.len()] += 1;
+            self.beginnings.insert(beginning.into(), BTreeMap::new());
+        }
+        let alike = self.beginnings.get_mut(beginning).expect("it was put there");
+        let pattern = alike.entry(name.to_vec()).or_insert_with(|| Pattern { glob, listeners: Vec::new() });
+        pattern.listeners.push(Arc::clone(listener));
+    }
+
+    fn remove(&mut self, name: &[u8], without: impl FnOnce(&mut Listeners) -> bool) {
+        let glob = Glob::compile(name);
+        let beginning = beginning(&glob);
+        let Some(alike) = self.beginnings.get_mut(beginning) else { return };
+        if alike.get_mut(name).is_some_and(|pattern| without(&mut pattern.listeners)) {
+            alike.remove(name);
+        }
+        if alike.is_empty() {
+            self.lengths[beginning.len()] -= 1;
+            self.beginnings.remove(beginning);
+        }
+    }
+
+    /// Those that match a channel.
+    fn of<'p>(&'p self, channel: &'p [u8]) -> impl Iterator<Item = (&'p Vec<u8>, &'p Listeners)> {
+        let lengths = (0..=channel.len().min(BEGINNING_BYTES_MAX)).filter(move |length| self.lengths[*length] > 0);
+        let alike = lengths.filter_map(move |length| self.beginnings.get(&channel[..length])).flatten();
+        let matching = alike.filter(move |(_, pattern)| pattern.glob.matches(channel));
+        matching.map(|(name, pattern)| (name, &pattern.listeners))
+    }
+
+    fn names(&self) -> impl Iterator<Item = &[u8]> {
+        self.beginnings.values().flat_map(BTreeMap::keys).map(Vec::as_slice)
+    }
+}
+
+/// What everything that matches begins with, as far as that is looked at.
+fn beginning(glob: &Glob) -> &[u8] {
+    let literal: &[u8] = match glob {
+        Glob::Any => &[],
+        Glob::Exact(literal) | Glob::Prefix(literal) | Glob::General(literal, _) => literal,
+    };
+    &literal[..literal.len().min(BEGINNING_BYTES_MAX)]
+}
+
 /// Everybody who listens within one world of names.
 struct World {
     channels: Channels,
     shard_channels: Channels,
-    patterns: RwLock<BTreeMap<Vec<u8>, Pattern>>,
+    patterns: RwLock<Patterns>,
     /// Subscriptions of all kinds: with none, publishing looks no further.
     count: AtomicUsize,
 }
@@ -90,9 +155,7 @@ impl World {
     fn add(&self, kind: ChannelKind, name: &[u8], listener: &Arc<Mailbox>) {
         self.count.fetch_add(1, Ordering::Relaxed);
         if kind == ChannelKind::Pattern {
-            let mut patterns = self.patterns.write();
-            let made = || Pattern { glob: Glob::compile(name), listeners: Vec::new() };
-            return patterns.entry(name.to_vec()).or_insert_with(made).listeners.push(Arc::clone(listener));
+            return self.patterns.write().add(name, listener);
         }
         self.of(kind).part(name).write().entry(name.to_vec()).or_default().push(Arc::clone(listener));
     }
@@ -104,11 +167,7 @@ impl World {
             listeners.is_empty()
         };
         if kind == ChannelKind::Pattern {
-            let mut patterns = self.patterns.write();
-            if patterns.get_mut(name).is_some_and(|pattern| without(&mut pattern.listeners)) {
-                patterns.remove(name);
-            }
-            return;
+            return self.patterns.write().remove(name, without);
         }
         let mut part = self.of(kind).part(name).write();
         if part.get_mut(name).is_some_and(without) {
@@ -128,8 +187,8 @@ impl World {
             reached += deliver(listeners, (channel, false), key, &[word, channel, message]);
         }
         if !shard {
-            for (name, pattern) in self.patterns.read().iter().filter(|(_, pattern)| pattern.glob.matches(channel)) {
-                reached += deliver(&pattern.listeners, (name, true), key, &[b"pmessage", name, channel, message]);
+            for (name, listeners) in self.patterns.read().of(channel) {
+                reached += deliver(listeners, (name, true), key, &[b"pmessage", name, channel, message]);
             }
         }
         reached
@@ -296,7 +355,7 @@ impl PubSub {
 
     /// How many different patterns somebody of a world listens to, of those within reach.
     pub fn pattern_count(&self, world: TenantId, reach: &Reach) -> usize {
-        self.ask(world, 0, |of| of.patterns.read().keys().filter(|name| reach.sees_channel(name, true)).count())
+        self.ask(world, 0, |of| of.patterns.read().names().filter(|name| reach.sees_channel(name, true)).count())
     }
 
     /// How many different channels somebody listens to, outside namespaces.
@@ -504,6 +563,35 @@ mod tests {
         second.clear(&pubsub, &two);
         assert_eq!((pubsub.client_count(), pubsub.publish(TenantId::SHARED, false, b"news", b"hi")), (0, 0));
         assert!(pubsub.channels(TenantId::SHARED, false, None, &Reach::Everything).is_empty());
+    }
+
+    // 300,000 patterns of one tenant made everybody's PUBLISH take 33 ms.
+    #[test]
+    fn a_channel_meets_only_the_patterns_that_begin_as_it_does() {
+        let (mut patterns, mailbox) = (Patterns::default(), Mailbox::new(1000, None));
+        let long = "l".repeat(100);
+        let names = ["*", "", "a", "a*", "ab?", "a[b]c", "a\\*", "gw:*", "g?:x", &long, &format!("{long}*")];
+        names.iter().for_each(|name| patterns.add(name.as_bytes(), &mailbox));
+        for text in ["", "a", "abc", "abcd", "a*", "a\\", "gw:x", "gw:", "g", &long, &format!("{long}l"), &long[1..]] {
+            let mut found: Vec<&[u8]> = patterns.of(text.as_bytes()).map(|(name, _)| name.as_slice()).collect();
+            let mut wanted: Vec<&[u8]> = names.iter().map(|name| name.as_bytes()).collect();
+            wanted.retain(|name| Glob::compile(name).matches(text.as_bytes()));
+            found.sort_unstable();
+            wanted.sort_unstable();
+            assert_eq!(found, wanted, "{text}");
+        }
+        assert_eq!(patterns.names().count(), names.len());
+        // Whatever begins otherwise is not even looked at.
+        (0..1000).for_each(|number| patterns.add(format!("gw:{number}*").as_bytes(), &mailbox));
+        let lengths = |patterns: &Patterns| patterns.lengths.iter().filter(|count| **count > 0).count();
+        let looked_at = |channel: &str| {
+            let parts = (0..=channel.len()).filter_map(|length| patterns.beginnings.get(&channel.as_bytes()[..length]));
+            parts.map(BTreeMap::len).sum::<usize>()
+        };
+        assert_eq!((looked_at("ai:77"), looked_at("gw:77"), lengths(&patterns)), (5, 6, 8));
+        (0..1000).for_each(|number| patterns.remove(format!("gw:{number}*").as_bytes(), |_| true));
+        names.iter().for_each(|name| patterns.remove(name.as_bytes(), |_| true));
+        assert!(patterns.beginnings.is_empty() && lengths(&patterns) == 0, "nothing is kept of those who left");
     }
 
     #[test]

@@ -473,6 +473,7 @@ impl Worker {
         }
         let client = crate::clients::info(session, self.now_ms());
         let event = LogEvent {
+            owner: &crate::acl_log::owner(session),
             reason: denial.log_reason(),
             context,
             object: &denial.object,
@@ -495,6 +496,7 @@ impl Worker {
             line.word("outcome", "failure").word("cause", failure.cause())
         });
         let event = LogEvent {
+            owner: &crate::acl_log::owner(session),
             reason: LogReason::Auth,
             context: LogContext::Toplevel,
             object: word,

@@ -100,6 +100,10 @@ pub struct Limits {
 /// are told that it is busy. Threads for slow work are few, and a neighbor's work waits for them, too.
 const SCRIPT_MS: u64 = 5000;
 
+/// Subscriptions of a tenant on each node if nothing is said: more than applications of thousands of channels have, and few
+/// enough that what is said on the server's own channels, which everybody's patterns may begin like, finds its listeners soon.
+const SUBSCRIPTIONS: u64 = 10_000;
+
 /// What a setting's value looks like.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Kind {
@@ -169,7 +173,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         name: "subscriptions",
         kind: Kind::Count,
-        unless_said: "no limit",
+        unless_said: "10000; 0 for no limit",
         meaning: "Channels and patterns of all clients.",
     },
     Setting {
@@ -255,8 +259,10 @@ impl Limits {
         let texts: Vec<(&str, String)> = limits.iter().map(|(name, value)| (name.text(), value.to_string())).collect();
         let limits = Limits::of(texts.iter().map(|(name, value)| (*name, value.as_str())));
         // What is not said of a user is its tenant's business.
+        let said = |name: &str, value: u64| if texts.iter().any(|(known, _)| *known == name) { value } else { 0 };
         Limits {
-            script_ms: if texts.iter().any(|(name, _)| *name == "script-ms") { limits.script_ms } else { 0 },
+            script_ms: said("script-ms", limits.script_ms),
+            subscriptions: said("subscriptions", limits.subscriptions),
             ..limits
         }
     }
@@ -275,7 +281,7 @@ impl Limits {
             cpu_ms: count("cpu-ms-per-second"),
             connections: count("connections"),
             blocked: count("blocked-clients"),
-            subscriptions: count("subscriptions"),
+            subscriptions: text("subscriptions").map_or(SUBSCRIPTIONS, |value| value.parse().unwrap_or(SUBSCRIPTIONS)),
             output: size("output-bytes"),
             script_ms: text("script-ms").map_or(SCRIPT_MS, |value| value.parse().unwrap_or(SCRIPT_MS)),
             value: size("value-bytes"),
@@ -755,6 +761,8 @@ mod tests {
         let settings = [("limit", "1kb"), ("eviction", "allkeys-lru"), ("later", "x")];
         let limits = Limits::of(settings.into_iter());
         assert_eq!((limits.limit, limits.eviction), (1024, Some(eviction::Policy::AllKeysLru)));
+        assert_eq!((limits.subscriptions, Limits::of_user(&[]).subscriptions), (10_000, 0));
+        assert_eq!(Limits::of([("subscriptions", "0")].into_iter()).subscriptions, 0);
         // What a single user may have a limit of is called as a tenant's is, and compiled to the same.
         for name in LimitName::ALL {
             assert_eq!(check_setting(name.text(), "7"), Ok(()));

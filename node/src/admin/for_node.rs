@@ -70,7 +70,8 @@ impl NodeBackend {
     fn note(&self, reason: LogReason, object: &[u8], username: &[u8], session: &Session) {
         let client = crate::clients::info(session, now_ms());
         let client_info = client.as_bytes();
-        let event = LogEvent { reason, context: LogContext::Toplevel, object, username, client_info };
+        let owner = &crate::acl_log::owner(session);
+        let event = LogEvent { owner, reason, context: LogContext::Toplevel, object, username, client_info };
         self.node.acl_log.lock().record(&event, now_ms().unsigned_abs());
     }
 
