@@ -51,6 +51,9 @@ use std::time::{Duration, Instant};
 /// What a client gets whose request has an answer longer than `client-output-buffer-limit`. What it changed is changed.
 pub(crate) const REPLY_TOO_LONG: &str = "ERR the reply is longer than client-output-buffer-limit allows";
 
+/// Clients that are served together share a look at the clock if their requests and answers are no longer than this, each.
+const SHARED_LOOK_BYTES: usize = 4096;
+
 /// The name of the last request's command, and the command.
 pub(crate) type Before<'a> = Option<(&'a [u8], &'static Row)>;
 
@@ -176,6 +179,7 @@ pub(crate) fn run_batch(
     let mut batch = Batch::new(worker, Some(connection), worker.now_ms(), conditions, hot);
     batch.beside = beside.take();
     let ended = batch.serve(connection, session, lane, &prepared, consumed, scratch);
+    batch.meter.settle_deferred(worker, &batch.hot, Some(session));
     *beside = batch.beside;
     ended
 }
@@ -246,11 +250,13 @@ fn run_prepared<'a>(
 }
 
 /// Takes over a newer view, if there is one. False: the session's user is gone, off, or has other credentials.
-#[inline]
+#[inline(always)]
 fn lane_is_current(worker: &Worker, lane: &mut Lane, session: &mut Session, batch: &mut Batch<'_, '_>) -> bool {
-    if worker.node.views.generation() == lane.generation {
-        return true;
-    }
+    worker.node.views.generation() == lane.generation || take_over(worker, lane, session, batch)
+}
+
+#[cold]
+fn take_over(worker: &Worker, lane: &mut Lane, session: &mut Session, batch: &mut Batch<'_, '_>) -> bool {
     if session.wants_quorum() {
         // What was run until now was run under the old view.
         lane.await_confirmation(worker);
@@ -308,7 +314,7 @@ pub(crate) struct Batch<'w, 'a> {
     pub(crate) forward: ForwardBatch,
     /// Requests for other groups than that one's.
     spread: Option<Box<Spread>>,
-    pub(crate) meter: Meter<'a>,
+    pub(crate) meter: Meter<'w, 'a>,
     /// What it cost, and whether its client is ahead of a rate.
     pub(crate) tab: Tab,
     /// Parts of the corridor that others are alone in.
@@ -400,6 +406,11 @@ impl<'w, 'a> Batch<'w, 'a> {
         session.active_at = self.now;
         self.worker.stats.batches.add(1);
         self.tab.open(session);
+        if self.tab.counts {
+            // What others spent is not for this one to pay.
+            self.meter.settle_deferred(self.worker, &self.hot, None);
+            self.meter.forget_spent();
+        }
         scratch.reply.bytes_max = self.reply_bytes_max(session);
         // What happened before these requests is told before their answers: a cache that asks anything has heard it all then.
         if connection.mailbox.is_filled() && session.replies == ReplyMode::On {
@@ -407,18 +418,28 @@ impl<'w, 'a> Batch<'w, 'a> {
             connection.mailbox.collect(&mut scratch.reply.bytes);
         }
         let ended = run_prepared(self, session, lane, prepared, consumed, scratch);
-        self.meter.settle(self.worker, &self.hot, session);
-        self.charge(session);
-        let (mut forward, spread) = (std::mem::take(&mut self.forward), self.spread.take());
-        if ended.is_none() && !forward.is_empty() {
-            forward.policy_version = lane.view.index;
-            if let Some(mut spread) = spread {
-                spread.others.iter_mut().for_each(|other| other.policy_version = lane.view.index);
-                return Some(Next::Spread(forward, spread));
-            }
-            return Some(Next::Forward(forward));
+        let sent = prepared.last().map_or(0, |request| request.end);
+        let is_short = sent + scratch.reply.bytes.len() <= SHARED_LOOK_BYTES;
+        if ended.is_none() && is_short && !self.tab.counts && !self.grouped {
+            self.meter.defer(self.worker, &self.hot, session, connection);
+        } else {
+            self.meter.settle(self.worker, &self.hot, session);
         }
-        ended
+        self.charge(session);
+        if self.forward.is_empty() && self.spread.is_none() { ended } else { self.take_along(ended, lane) }
+    }
+
+    /// What goes to other nodes, unless the batch ended early.
+    #[cold]
+    fn take_along(&mut self, ended: Option<Next>, lane: &Lane) -> Option<Next> {
+        let (mut forward, spread) = (std::mem::take(&mut self.forward), self.spread.take());
+        if ended.is_some() || forward.is_empty() {
+            return ended;
+        }
+        forward.policy_version = lane.view.index;
+        let Some(mut spread) = spread else { return Some(Next::Forward(Box::new(forward))) };
+        spread.others.iter_mut().for_each(|other| other.policy_version = lane.view.index);
+        Some(Next::Spread(Box::new((forward, *spread))))
     }
 
     /// Whether these are the requests of a transaction that is being carried out.
@@ -598,65 +619,10 @@ impl<'w, 'a> Batch<'w, 'a> {
                 connection.mailbox.collect(&mut scratch.reply.bytes);
             }
         }
-        let group = self.worker.node.group;
-        // A client that is told where a slot is does not look for a tenant's keys there.
-        let by_tenant = |slot| lane.view.routes.as_ref().is_some_and(|routes| routes.of_slot(slot) != group);
         let admitted =
-            match gate::admit(self.worker.node.table, row, request.argv, session, &self.conditions, &mut self.keys)
-                .map_err(|refusal| match refusal {
-                    Refusal::Moved(slot) if by_tenant(slot) => Refusal::Elsewhere,
-                    refusal => refusal,
-                }) {
+            match gate::admit(self.worker.node.table, row, request.argv, session, &self.conditions, &mut self.keys) {
                 Ok(admitted) => admitted,
-                // With several groups, what a client has here does not concern what it asks of another one.
-                Err(Refusal::Elsewhere)
-                    if self.grouped && row.command.home(request.argv) == Home::Data && !self.executing =>
-                {
-                    return self.send_elsewhere(session, row, request.argv, request.encoded);
-                }
-                Err(Refusal::Elsewhere) if !self.executing && follows_data(self.worker, self.connection, session) => {
-                    return if self.forward.is_empty() { Flow::Moved } else { Flow::StopBefore };
-                }
-                Err(Refusal::Elsewhere) if self.executing || has_lasting_state(self.connection, session) => {
-                    session.closing = true;
-                    scratch.reply.error(crate::forward::NOT_SERVED_HERE);
-                    return Flow::Stop(Box::new(Next::Close));
-                }
-                Err(Refusal::Elsewhere) if row.command.home(request.argv) == Home::DataForGood => {
-                    if !self.forward.is_empty() {
-                        return Flow::StopBefore;
-                    }
-                    let mut bytes = Vec::new();
-                    encode_command(&mut bytes, request.argv);
-                    return Flow::Stop(Box::new(Next::HandOver(bytes)));
-                }
-                Err(Refusal::Elsewhere) => return self.send_elsewhere(session, row, request.argv, request.encoded),
-                Err(_) if !self.forward.is_empty() => return Flow::StopBefore,
-                Err(Refusal::Moved(slot)) => {
-                    session.last_command = row.full_name;
-                    scratch.reply.error(&moved(slot, &lane.view));
-                    return Flow::Continue;
-                }
-                Err(refusal) => {
-                    self.break_transaction(session);
-                    // What EXEC runs is refused as part of it.
-                    session.last_command = if self.executing && !self.scripted { "exec" } else { row.full_name };
-                    self.worker.refused(session, row, &refusal, self.log_context(session));
-                    if let (Refusal::Denied(_), Some(login)) = (&refusal, &session.login)
-                        && insight::is_watched(&self.worker.node, login)
-                    {
-                        let mut keys = Vec::new();
-                        self.worker.node.table.keys_of(row, request.argv, &mut keys);
-                        insight::record(self.worker, session, row, request.argv, &keys, true);
-                    }
-                    let text = refusal.explained(self.conditions.detail, &lane.view.tenancy);
-                    if row.full_name == "exec" {
-                        self.abort_transaction(session, &text, scratch);
-                    } else {
-                        scratch.reply.error(&text);
-                    }
-                    return Flow::Continue;
-                }
+                Err(refusal) => return self.not_admitted(session, lane, (request, row), refusal, scratch),
             };
         if !self.forward.is_empty() {
             // Its answer has its place among those of the others.
@@ -706,7 +672,13 @@ impl<'w, 'a> Batch<'w, 'a> {
             scratch.reply.error(&Refusal::Busy.text(self.conditions.detail));
             return Flow::Continue;
         }
-        if !self.executing
+        let may_be_long = || {
+            large::concerns(session)
+                && (large::may_be_long(self.worker, row, request.argv)
+                    || request.encoded.is_none_or(|encoded| encoded.len() > large::BYTES_AT_ONCE))
+        };
+        if (self.worker.node.shards.keeps_any() || may_be_long())
+            && !self.executing
             && !self.apart
             && let Some(aside) = set_aside((self.worker, self.connection), session, (row, request), admitted.keys())
         {
@@ -856,7 +828,7 @@ impl<'w, 'a> Batch<'w, 'a> {
                         if let Some(connection) = self.connection {
                             *connection.asked.borrow_mut() = Some(Asked::new(row, argv));
                         }
-                        return Flow::Stop(Box::new(Next::Ask(ask, reach)));
+                        return Flow::Stop(Box::new(Next::Ask(Box::new((ask, reach)))));
                     }
                     Err(error) => Err(error),
                 }
@@ -886,6 +858,74 @@ impl<'w, 'a> Batch<'w, 'a> {
             return self.wait_or_refuse(session, row, waiter, scratch);
         }
         if session.closing { Flow::Stop(Box::new(Next::Close)) } else { Flow::Continue }
+    }
+
+    /// What becomes of a request that may not run here: it travels, waits, or is answered with the reason.
+    #[inline(never)]
+    fn not_admitted(
+        &mut self,
+        session: &mut Session,
+        lane: &Lane,
+        (request, row): (&Prepared<'a>, &'static Row),
+        refusal: Refusal,
+        scratch: &mut Scratch,
+    ) -> Flow {
+        let group = self.worker.node.group;
+        // A client that is told where a slot is does not look for a tenant's keys there.
+        let by_tenant = |slot| lane.view.routes.as_ref().is_some_and(|routes| routes.of_slot(slot) != group);
+        let refusal = match refusal {
+            Refusal::Moved(slot) if by_tenant(slot) => Refusal::Elsewhere,
+            refusal => refusal,
+        };
+        match refusal {
+            // With several groups, what a client has here does not concern what it asks of another one.
+            Refusal::Elsewhere if self.grouped && row.command.home(request.argv) == Home::Data && !self.executing => {
+                self.send_elsewhere(session, row, request.argv, request.encoded)
+            }
+            Refusal::Elsewhere if !self.executing && follows_data(self.worker, self.connection, session) => {
+                if self.forward.is_empty() { Flow::Moved } else { Flow::StopBefore }
+            }
+            Refusal::Elsewhere if self.executing || has_lasting_state(self.connection, session) => {
+                session.closing = true;
+                scratch.reply.error(crate::forward::NOT_SERVED_HERE);
+                Flow::Stop(Box::new(Next::Close))
+            }
+            Refusal::Elsewhere if row.command.home(request.argv) == Home::DataForGood => {
+                if !self.forward.is_empty() {
+                    return Flow::StopBefore;
+                }
+                let mut bytes = Vec::new();
+                encode_command(&mut bytes, request.argv);
+                Flow::Stop(Box::new(Next::HandOver(bytes)))
+            }
+            Refusal::Elsewhere => self.send_elsewhere(session, row, request.argv, request.encoded),
+            _ if !self.forward.is_empty() => Flow::StopBefore,
+            Refusal::Moved(slot) => {
+                session.last_command = row.full_name;
+                scratch.reply.error(&moved(slot, &lane.view));
+                Flow::Continue
+            }
+            refusal => {
+                self.break_transaction(session);
+                // What EXEC runs is refused as part of it.
+                session.last_command = if self.executing && !self.scripted { "exec" } else { row.full_name };
+                self.worker.refused(session, row, &refusal, self.log_context(session));
+                if let (Refusal::Denied(_), Some(login)) = (&refusal, &session.login)
+                    && insight::is_watched(&self.worker.node, login)
+                {
+                    let mut keys = Vec::new();
+                    self.worker.node.table.keys_of(row, request.argv, &mut keys);
+                    insight::record(self.worker, session, row, request.argv, &keys, true);
+                }
+                let text = refusal.explained(self.conditions.detail, &lane.view.tenancy);
+                if row.full_name == "exec" {
+                    self.abort_transaction(session, &text, scratch);
+                } else {
+                    scratch.reply.error(&text);
+                }
+                Flow::Continue
+            }
+        }
     }
 
     /// Runs one request by itself on a thread for slow work, whose worker is alone with its keys; charges for it.
@@ -1298,7 +1338,6 @@ fn is_barred(
 }
 
 /// What a data thread has no time for, or would have to wait for, is done elsewhere or later.
-#[inline]
 fn set_aside(
     (worker, connection): (&Worker, Option<&Rc<Connection>>),
     session: &mut Session,

@@ -232,7 +232,7 @@ impl Connection {
     }
 }
 
-/// How a batch ended.
+/// How a batch ended. Small: mostly it says that everything was answered, and is handed on several times.
 pub enum Next {
     /// Everything that arrived completely was answered.
     Read,
@@ -241,16 +241,16 @@ pub enum Next {
     /// It has run for long: send the replies, and go on when it is its turn again.
     Yield,
     /// Carry this out, then go on.
-    Ask(Ask, Reach),
+    Ask(Box<(Ask, Reach)>),
     /// Have this walk over many keys done apart, then go on.
     Walk(Words),
     /// The same for the last request that was read, whose words lie at these places of its so many bytes: it is too long to be
     /// copied. Whoever has the buffer makes it a [`Next::Walk`].
     Lift(Vec<Range<usize>>, usize),
     /// Have another node run these, then go on.
-    Forward(ForwardBatch),
+    Forward(Box<ForwardBatch>),
     /// Have other nodes, and this one, run these, each of which is about one group; then go on.
-    Spread(ForwardBatch, Box<Spread>),
+    Spread(Box<(ForwardBatch, Spread)>),
     /// Have every shard group do its part of this, then go on.
     Gather(Box<Gathering>),
     /// Hand the connection over to the node that serves the data, from this request on, which was not run.
@@ -270,6 +270,8 @@ pub enum Next {
     /// Send the replies, then close.
     Close,
 }
+
+const _: () = assert!(size_of::<Next>() <= 64);
 
 /// Serves one client until it leaves, errs or is killed.
 pub async fn serve(worker: Rc<Worker>, socket: Socket, connection: Rc<Connection>) {
@@ -360,12 +362,12 @@ async fn converse(worker: &Rc<Worker>, booth: &Booth, lane: Box<Lane>) -> io::Re
                         return Ok(());
                     }
                 }
-                Next::Spread(first, others) => {
+                Next::Spread(spread) => {
                     let mut answers = Vec::new();
                     let stays = tokio::select! {
                         biased;
                         () = connection.killed() => return Ok(()),
-                        stays = gather::spread(worker, connection, lane, (first, *others), &mut answers) => stays,
+                        stays = gather::spread(worker, connection, lane, *spread, &mut answers) => stays,
                     };
                     lane.output.append(&mut answers);
                     if !stays {
@@ -389,10 +391,11 @@ async fn converse(worker: &Rc<Worker>, booth: &Booth, lane: Box<Lane>) -> io::Re
                         return Ok(());
                     }
                 }
-                Next::Ask(Ask::SendCopy, _) => {
+                Next::Ask(asked) if matches!(asked.0, Ask::SendCopy) => {
                     return copying::send_copy(worker.of(lane.view.of), stream, connection, lane).await;
                 }
-                Next::Ask(ask, reach) => {
+                Next::Ask(asked) => {
+                    let (ask, reach) = *asked;
                     tokio::select! {
                         biased;
                         () = connection.killed() => return Ok(()),
@@ -419,7 +422,7 @@ async fn converse(worker: &Rc<Worker>, booth: &Booth, lane: Box<Lane>) -> io::Re
                     }
                 }
                 Next::Forward(batch) => {
-                    if !forward(worker, stream, connection, lane, batch).await? {
+                    if !forward(worker, stream, connection, lane, *batch).await? {
                         return Ok(());
                     }
                 }

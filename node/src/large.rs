@@ -73,6 +73,7 @@ enum Span {
 }
 
 /// What each command looks at, by its number.
+#[inline]
 fn span(table: &Table, row: &Row) -> Span {
     static SPANS: OnceLock<Box<[Span]>> = OnceLock::new();
     let spans = SPANS.get_or_init(|| {
@@ -221,8 +222,18 @@ impl Span {
 /// Whether a request may take longer than a data thread has time for.
 #[inline]
 pub fn is_long(worker: &Worker, session: &Session, row: &Row, argv: &[&[u8]], keys: &[KeyUse<'_>]) -> bool {
+    may_be_long(worker, row, argv) && spans_many(worker, session, row, (argv, keys))
+}
+
+/// The same by its name and number of arguments alone, which settles it for most that are no longer than [`BYTES_AT_ONCE`].
+#[inline]
+pub fn may_be_long(worker: &Worker, row: &Row, argv: &[&[u8]]) -> bool {
+    span(worker.node.table, row) != Span::Few || argv.len() > AT_ONCE
+}
+
+fn spans_many(worker: &Worker, session: &Session, row: &Row, (argv, keys): (&[&[u8]], &[KeyUse<'_>])) -> bool {
     let span = span(worker.node.table, row);
-    if span == Span::Few && argv.len() <= AT_ONCE || !matches!(row.run, Run::OnKeys(_) | Run::OnEveryKey(_)) {
+    if !matches!(row.run, Run::OnKeys(_) | Run::OnEveryKey(_)) {
         return false;
     }
     if span == Span::KeyByKey {

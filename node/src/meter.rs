@@ -6,8 +6,10 @@
 //! ```
 //! A look costs as much as a fifth of a GET, so the time of a stretch is shared out evenly among its commands. When
 //! somebody looks closely (`slowlog-log-slower-than` below its default, `latency-monitor-threshold`), every command is
-//! measured by itself. What was measured goes to the counters of the thread; what took long, to the slow log.
+//! measured by itself. Clients that are served together share a stretch as well, as long as nobody's account is charged and
+//! what they say and hear is short. What was measured goes to the counters of the thread; what took long, to the slow log.
 
+use crate::connection::Connection;
 use crate::live::Hot;
 use crate::pace::FREE_TIME;
 use crate::pause::Paused;
@@ -18,19 +20,28 @@ use keyward_engine::asks::CommandLogKind;
 use keyward_engine::command::Flags;
 use keyward_engine::error::CommandError;
 use keyward_engine::reply::Reply;
-use keyward_engine::session::{Login, Session};
+use keyward_engine::session::Session;
 use keyward_engine::table::Row;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// Commands of a stretch there is room for at once: those of a usual pipeline.
 const STRETCH_USUAL: usize = 16;
 
+/// A command that was run and whose time is not known yet.
+struct Ran<'w, 'a> {
+    row: &'static Row,
+    argv: &'a [&'a [u8]],
+    /// Whose it was, unless it is the client that is served now. Nobody's account is charged for it.
+    of: Option<&'w Rc<Connection>>,
+}
+
 /// Commands that were run and whose time is not known yet.
-pub struct Meter<'a> {
+pub struct Meter<'w, 'a> {
     /// When the clock was last looked at.
     looked: Moment,
     /// Since then, these were run.
-    stretch: Vec<(&'static Row, &'a [&'a [u8]])>,
+    stretch: Vec<Ran<'w, 'a>>,
     /// Every command is measured by itself.
     closely: bool,
     /// What was spent since somebody asked, in nanoseconds: all of it, and beyond what is free on commands that are not
@@ -38,9 +49,9 @@ pub struct Meter<'a> {
     spent: (u64, u64),
 }
 
-impl<'a> Meter<'a> {
+impl<'w, 'a> Meter<'w, 'a> {
     /// For one batch; `closely`: every command is measured by itself.
-    pub fn new(closely: bool) -> Meter<'a> {
+    pub fn new(closely: bool) -> Meter<'w, 'a> {
         Meter { looked: Moment::now(), stretch: Vec::with_capacity(STRETCH_USUAL), closely, spent: (0, 0) }
     }
 
@@ -56,7 +67,7 @@ impl<'a> Meter<'a> {
     /// It has run.
     #[inline]
     pub fn after(&mut self, worker: &Worker, hot: &Hot, session: &Session, row: &'static Row, argv: &'a [&'a [u8]]) {
-        self.stretch.push((row, argv));
+        self.stretch.push(Ran { row, argv, of: None });
         if !self.joins(row) {
             self.settle(worker, hot, session);
         }
@@ -67,25 +78,53 @@ impl<'a> Meter<'a> {
         !self.closely && row.is_quick
     }
 
+    /// The client is served, and another one is next: what it ran is a part of the same stretch, unless that is long enough.
+    #[inline]
+    pub fn defer(&mut self, worker: &Worker, hot: &Hot, session: &Session, of: &'w Rc<Connection>) {
+        if self.stretch.len() >= STRETCH_USUAL {
+            return self.settle(worker, hot, session);
+        }
+        self.stretch.iter_mut().rev().take_while(|ran| ran.of.is_none()).for_each(|ran| ran.of = Some(of));
+    }
+
+    /// Shares out the time since the last look among what was deferred; nothing else was run. `session`: that of a client
+    /// that is still being served.
+    #[inline]
+    pub fn settle_deferred(&mut self, worker: &Worker, hot: &Hot, session: Option<&Session>) {
+        if !self.stretch.is_empty() {
+            self.share_out(worker, hot, session);
+        }
+    }
+
     /// Shares out the time since the last look.
+    #[inline]
     pub fn settle(&mut self, worker: &Worker, hot: &Hot, session: &Session) {
+        self.share_out(worker, hot, Some(session));
+    }
+
+    /// `session`: that of the client that is served now, to which everything belongs that is nobody else's.
+    fn share_out(&mut self, worker: &Worker, hot: &Hot, session: Option<&Session>) {
         const FREE_NS: u64 = FREE_TIME.as_nanos() as u64;
         let now = Moment::now();
         let passed = now.since(self.looked);
         let count = self.stretch.len() as u64;
         if count > 0 {
             let share = if count == 1 { passed } else { passed / count };
-            for alike in self.stretch.chunk_by(|(row, _), (next, _)| row.id == next.id) {
-                let (row, times) = (alike[0].0, alike.len() as u64);
-                for (_, account) in session.login.iter().flat_map(Login::accounts) {
-                    account.lane(worker.lane).took(row.id, share, times);
+            let is_alike = |one: &Ran<'_, '_>, next: &Ran<'_, '_>| {
+                one.row.id == next.row.id && one.of.is_none() == next.of.is_none()
+            };
+            for alike in self.stretch.chunk_by(is_alike) {
+                let (row, times) = (alike[0].row, alike.len() as u64);
+                if alike[0].of.is_none()
+                    && let Some(login) = session.and_then(|session| session.login.as_ref())
+                {
+                    login.accounts().for_each(|(_, account)| account.lane(worker.lane).took(row.id, share, times));
                 }
                 if !row.command.flags.has(Flags::FAST) {
                     self.spent.1 += share.saturating_sub(FREE_NS).saturating_mul(times);
                 }
                 if worker.is_remarkable(hot, share) {
-                    let share = Duration::from_nanos(share);
-                    alike.iter().for_each(|(row, argv)| worker.took(hot, session, row, argv, share));
+                    alike.iter().for_each(|ran| ran.took(worker, hot, session, Duration::from_nanos(share)));
                 } else {
                     worker.count_time(hot, row, share, times);
                 }
@@ -113,6 +152,18 @@ impl<'a> Meter<'a> {
     #[inline]
     pub fn forget_spent(&mut self) {
         self.spent = (0, 0);
+    }
+}
+
+impl Ran<'_, '_> {
+    #[cold]
+    fn took(&self, worker: &Worker, hot: &Hot, session: Option<&Session>, time: Duration) {
+        match (self.of.map(|of| of.session.try_borrow()), session) {
+            (Some(Ok(own)), _) => worker.took(hot, &own, self.row, self.argv, time),
+            // It is being served again.
+            (_, Some(session)) => worker.took(hot, session, self.row, self.argv, time),
+            (_, None) => {}
+        }
     }
 }
 

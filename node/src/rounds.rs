@@ -381,6 +381,7 @@ fn run_some(worker: &Worker, members: &mut [Member], inputs: &mut [&mut [u8]], s
         }
         *replies = from..scratch.sent_together.len();
     }
+    batch.meter.settle_deferred(worker, &batch.hot, None);
     drop(batch);
     drop(prepared);
     node.shards.tracking.deliver();

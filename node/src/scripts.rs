@@ -443,7 +443,7 @@ impl Batch<'_, '_> {
         }
         if !quick && !self.is_executing() {
             let ask = keyward_engine::asks::Ask::RunScript(call);
-            return Flow::Stop(Box::new(crate::connection::Next::Ask(ask, reach.clone())));
+            return Flow::Stop(Box::new(crate::connection::Next::Ask(Box::new((ask, reach.clone())))));
         }
         let corridor = &self.worker.node.corridor;
         // Within a transaction it is closed already.
@@ -472,7 +472,7 @@ impl Batch<'_, '_> {
             }
             None => {
                 let ask = keyward_engine::asks::Ask::RunScript(call);
-                Flow::Stop(Box::new(crate::connection::Next::Ask(ask, reach.clone())))
+                Flow::Stop(Box::new(crate::connection::Next::Ask(Box::new((ask, reach.clone())))))
             }
         }
     }

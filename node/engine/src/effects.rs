@@ -59,6 +59,8 @@ pub struct Effects {
     wait: Option<Wait>,
     /// Removals of expired fields, as commands.
     removed_fields: Vec<EffectCommand>,
+    /// More than the counters is to be cleared: most calls leave nothing else behind.
+    left_more: bool,
     // Reading borrows the keys shared, so these two count through a cell.
     hits: Cell<u64>,
     misses: Cell<u64>,
@@ -96,18 +98,19 @@ impl Effects {
     #[inline]
     pub fn touched(&mut self, database: u32, key: &[u8]) {
         if self.observed {
+            self.left_more = true;
             self.touched.push((database, key.to_vec()));
         }
     }
 
     /// Whole databases were emptied or exchanged.
     pub fn touched_every_key(&mut self) {
-        self.every_key = true;
+        (self.every_key, self.left_more) = (true, true);
     }
 
     /// The call works on another database too.
     pub fn strayed(&mut self) {
-        self.strayed = true;
+        (self.strayed, self.left_more) = (true, true);
     }
 
     /// Whether it did.
@@ -130,6 +133,7 @@ impl Effects {
     #[inline]
     pub fn event(&mut self, class: EventClass, name: &'static str, database: u32, key: &[u8]) {
         if self.wanted_events.has(class) {
+            self.left_more = true;
             self.events.push(Event { class, name, database, key: key.to_vec() });
         }
     }
@@ -147,7 +151,7 @@ impl Effects {
 
     /// The command waits.
     pub fn wait(&mut self, wait: Wait) {
-        self.wait = Some(wait);
+        (self.wait, self.left_more) = (Some(wait), true);
     }
 
     /// Whether the command waits, and for how long.
@@ -168,11 +172,12 @@ impl Effects {
     pub fn rewrite(&mut self, at: Range<usize>, word: &[u8]) {
         let mut bytes = [0; SHORT_WORD_BYTES_MAX];
         bytes[..word.len()].copy_from_slice(word);
-        self.rewritten = Some((at, (bytes, word.len() as u8)));
+        (self.rewritten, self.left_more) = (Some((at, (bytes, word.len() as u8))), true);
     }
 
     /// These commands follow what the request did.
     pub fn follow(&mut self, command: &[&[u8]]) {
+        self.left_more = true;
         self.commands.push(command.iter().map(|argument| argument.to_vec()).collect());
     }
 
@@ -184,7 +189,7 @@ impl Effects {
 
     /// Something changed in this database, whichever the call's own is, and this command says what.
     pub fn replace_in<'a>(&mut self, database: u32, command: impl Iterator<Item = &'a [u8]>) {
-        self.replaced = true;
+        (self.replaced, self.left_more) = (true, true);
         self.elsewhere.push((database, command.map(<[u8]>::to_vec).collect()));
     }
 
@@ -195,6 +200,7 @@ impl Effects {
 
     /// A key was found expired and removed, before the request did anything.
     pub fn expired(&mut self, database: u32, key: &[u8]) {
+        self.left_more = true;
         self.removed.push(key.to_vec());
         self.touched(database, key);
         self.event(EventClass::EXPIRED, "expired", database, key);
@@ -202,12 +208,14 @@ impl Effects {
 
     /// Fields of a hash were found expired and removed, before the request did anything.
     pub fn expired_fields<'a>(&mut self, key: &'a [u8], fields: impl IntoIterator<Item = &'a [u8]>) {
+        self.left_more = true;
         let words = [&b"HDEL"[..], key].into_iter().chain(fields);
         self.removed_fields.push(words.map(<[u8]>::to_vec).collect());
     }
 
     /// A key was evicted, because memory ran out.
     pub fn evicted(&mut self, database: u32, key: &[u8]) {
+        self.left_more = true;
         self.removed.push(key.to_vec());
         self.evicted += 1;
         self.touched(database, key);
@@ -276,6 +284,16 @@ impl Effects {
     #[inline]
     pub fn clear(&mut self) {
         self.changes = 0;
+        self.hits.set(0);
+        self.misses.set(0);
+        if self.left_more {
+            self.clear_more();
+        }
+    }
+
+    #[inline(never)]
+    fn clear_more(&mut self) {
+        self.left_more = false;
         self.replaced = false;
         self.rewritten = None;
         self.commands.clear();
@@ -288,7 +306,5 @@ impl Effects {
         self.events.clear();
         self.wait = None;
         self.removed_fields.clear();
-        self.hits.set(0);
-        self.misses.set(0);
     }
 }

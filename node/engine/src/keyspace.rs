@@ -559,6 +559,7 @@ impl Shard {
     }
 
     /// The keyspace of `space`, if it has any key, to be changed.
+    #[inline]
     pub(crate) fn existing_mut(&mut self, space: SpaceId) -> Option<&mut Keyspace> {
         if space == SpaceId::default() { Some(&mut self.shared) } else { self.others.get_mut(space) }
     }
@@ -1115,19 +1116,24 @@ impl<'a> Keys<'a> {
 
     /// Where the key lies, and in which segment. The request's own key was placed by the node; it is recognized by its
     /// address, which nothing else can have while the request is borrowed.
-    #[inline]
+    #[inline(always)]
     fn locate(&self, key: &[u8]) -> (Place, SpaceId) {
         match self.known {
             Some((known, place, tenant)) if std::ptr::eq(known, key) => {
                 (place, SpaceId { tenant, database: self.context.space.database })
             }
-            _ => match self.known_many.find(key) {
-                Some((place, tenant)) => (place, SpaceId { tenant, database: self.context.space.database }),
-                None => {
-                    let place = self.context.layout.place(key);
-                    (place, self.shards.get(place.shard).segment_of(self.context.space, key))
-                }
-            },
+            _ => self.locate_another(key),
+        }
+    }
+
+    /// The same for one of several keys, or one the node did not place.
+    fn locate_another(&self, key: &[u8]) -> (Place, SpaceId) {
+        match self.known_many.find(key) {
+            Some((place, tenant)) => (place, SpaceId { tenant, database: self.context.space.database }),
+            None => {
+                let place = self.context.layout.place(key);
+                (place, self.shards.get(place.shard).segment_of(self.context.space, key))
+            }
         }
     }
 

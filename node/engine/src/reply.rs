@@ -157,7 +157,12 @@ impl Reply {
             return;
         }
         self.bytes.reserve(value.len() + 32);
-        self.header(b'$', value.len() as i64);
+        // Of most values the length has two digits.
+        if let len @ 10..100 = value.len() {
+            self.bytes.extend_from_slice(&[b'$', b'0' + (len / 10) as u8, b'0' + (len % 10) as u8, b'\r', b'\n']);
+        } else {
+            self.header(b'$', value.len() as i64);
+        }
         self.bytes.extend_from_slice(value);
         self.bytes.extend_from_slice(b"\r\n");
     }

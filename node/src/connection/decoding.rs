@@ -49,6 +49,9 @@ pub(crate) fn decode(
     let before = requests.len();
     let mut position = from;
     while requests.len() < limit {
+        if position == input.len() && position > from {
+            return DecodeEnd { position, how: Ended::NeedMore };
+        }
         let first = ranges.len();
         // Decoding a line of words changes it in place. Alone in its batch, it is never decoded a second time.
         let is_line = input.get(position).is_some_and(|byte| *byte != b'*');
