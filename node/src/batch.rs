@@ -1006,7 +1006,7 @@ impl<'w, 'a> Batch<'w, 'a> {
 
     /// The longest answer this client may get, in bytes.
     #[inline]
-    fn reply_bytes_max(&self, session: &Session) -> usize {
+    pub(crate) fn reply_bytes_max(&self, session: &Session) -> usize {
         let all = self.hot.reply_bytes_max();
         let own = session.login.as_ref().filter(|_| self.tab.counts).map_or(0, |login| login.limit(|of| of.output));
         if own == 0 { all } else { all.min(usize::try_from(own).unwrap_or(usize::MAX)) }

@@ -43,7 +43,8 @@ use keyward_engine::session::Session;
 use keyward_engine::table::{Resolved, Row};
 use keyward_proto::resp::Decoder;
 use keyward_script::{
-    CallOptions, Host, Interrupt, Invocation, LogLevel, Machine, MachineStats, Replication, Resp, ScriptFlags, Sha,
+    CallOptions, Host, Interrupt, Invocation, LogLevel, Machine, MachineStats, Outcome, Replication, Resp, ScriptFlags,
+    Sha,
 };
 use machines::Machines;
 use parking_lot::Mutex;
@@ -557,7 +558,8 @@ impl Batch<'_, '_> {
         let keys: Vec<&[u8]> = call.keys.iter().map(Vec::as_slice).collect();
         let args: Vec<&[u8]> = call.args.iter().map(Vec::as_slice).collect();
         let client = if session.protocol == Protocol::Resp3 { Resp::Three } else { Resp::Two };
-        let invocation = Invocation { keys: &keys, args: &args, client };
+        let (request_bytes_max, reply_bytes_max) = (self.hot.decoder.request_bytes_max, self.reply_bytes_max(session));
+        let invocation = Invocation { keys: &keys, args: &args, client, request_bytes_max, reply_bytes_max };
         let mut host = ScriptHost {
             batch: self,
             session: session.for_later(),
@@ -602,7 +604,7 @@ impl Batch<'_, '_> {
         if outcome.is_none() {
             return refuse("NOSCRIPT No matching script. Please use EVAL.");
         }
-        if out.len() > self.hot.reply_bytes_max() {
+        if outcome == Some(Outcome::TooLong) || out.len() > reply_bytes_max {
             return refuse(crate::batch::REPLY_TOO_LONG);
         }
         Some(Ran { reply: out, calls })

@@ -3,6 +3,7 @@
 use mlua::{Lua, MultiValue, Result, Table, Value};
 
 use crate::arguments::{Arguments, number_of};
+use crate::budget::{Buffer, Work};
 use crate::raise::{raise, raise_bare};
 
 /// Tables within tables that are written; deeper ones become nil.
@@ -29,57 +30,55 @@ fn pack(lua: &Lua, values: MultiValue) -> Result<mlua::LuaString> {
     if values.is_empty() {
         return Err(Arguments::new(lua, "pack", &values).error(0, "MessagePack pack needs input."));
     }
-    let mut out = Vec::new();
+    let mut out = Buffer::new(lua)?;
     for value in &values {
         write(&mut out, value, 0)?;
     }
-    lua.create_string(&out)
+    out.into_string()
 }
 
-fn write(out: &mut Vec<u8>, value: &Value, depth: usize) -> Result<()> {
+fn write(out: &mut Buffer<'_>, value: &Value, depth: usize) -> Result<()> {
+    out.work.step()?;
     match value {
         Value::String(text) => {
             let bytes = text.as_bytes();
             let head = [(31, 0xa0), (0xff, 0xd9), (0xffff, 0xda), (0xffff_ffff, 0xdb)];
-            write_length(out, bytes.len(), head);
-            out.extend_from_slice(&bytes);
+            write_length(out, bytes.len(), head)?;
+            out.extend(&bytes)
         }
         Value::Boolean(yes) => out.push(if *yes { 0xc3 } else { 0xc2 }),
         Value::Integer(_) | Value::Number(_) => write_number(out, number_of(value).unwrap_or_default()),
-        Value::Table(table) if depth < PACK_DEPTH_MAX => write_table(out, table, depth)?,
+        Value::Table(table) if depth < PACK_DEPTH_MAX => write_table(out, table, depth),
         _ => out.push(0xc0),
     }
-    Ok(())
 }
 
 /// The head of something `length` long: the first form it fits into; the smallest one holds the length itself.
-fn write_length(out: &mut Vec<u8>, length: usize, forms: [(usize, u8); 4]) {
+fn write_length(out: &mut Buffer<'_>, length: usize, forms: [(usize, u8); 4]) -> Result<()> {
     match forms.iter().position(|(most, _)| length <= *most && *most > 0) {
         Some(0) => out.push(forms[0].1 | length as u8),
-        Some(1) => out.extend_from_slice(&[forms[1].1, length as u8]),
+        Some(1) => out.extend(&[forms[1].1, length as u8]),
         Some(2) => {
-            out.push(forms[2].1);
-            out.extend_from_slice(&(length as u16).to_be_bytes());
+            out.push(forms[2].1)?;
+            out.extend(&(length as u16).to_be_bytes())
         }
         _ => {
-            out.push(forms[3].1);
-            out.extend_from_slice(&(length as u32).to_be_bytes());
+            out.push(forms[3].1)?;
+            out.extend(&(length as u32).to_be_bytes())
         }
     }
 }
 
-fn write_number(out: &mut Vec<u8>, number: f64) {
+fn write_number(out: &mut Buffer<'_>, number: f64) -> Result<()> {
     let whole = crate::number::truncated(number);
     if number.is_infinite() || whole as f64 != number {
         let single = number as f32;
         if f64::from(single) == number {
-            out.push(0xca);
-            out.extend_from_slice(&single.to_be_bytes());
-        } else {
-            out.push(0xcb);
-            out.extend_from_slice(&number.to_be_bytes());
+            out.push(0xca)?;
+            return out.extend(&single.to_be_bytes());
         }
-        return;
+        out.push(0xcb)?;
+        return out.extend(&number.to_be_bytes());
     }
     let bytes = whole.to_be_bytes();
     let (head, size): (u8, usize) = match whole {
@@ -93,13 +92,13 @@ fn write_number(out: &mut Vec<u8>, number: f64) {
         -2_147_483_648..=-32_769 => (0xd2, 4),
         _ => (0xd3, 8),
     };
-    out.push(head);
-    out.extend_from_slice(&bytes[8 - size..]);
+    out.push(head)?;
+    out.extend(&bytes[8 - size..])
 }
 
-fn write_table(out: &mut Vec<u8>, table: &Table, depth: usize) -> Result<()> {
-    if let Some(length) = array_length(table)? {
-        write_length(out, length, [(15, 0x90), (0, 0), (0xffff, 0xdc), (0xffff_ffff, 0xdd)]);
+fn write_table(out: &mut Buffer<'_>, table: &Table, depth: usize) -> Result<()> {
+    if let Some(length) = array_length(table, &mut out.work)? {
+        write_length(out, length, [(15, 0x90), (0, 0), (0xffff, 0xdc), (0xffff_ffff, 0xdd)])?;
         for index in 1..=length {
             write(out, &table.raw_get(index)?, depth + 1)?;
         }
@@ -108,9 +107,10 @@ fn write_table(out: &mut Vec<u8>, table: &Table, depth: usize) -> Result<()> {
     let mut count = 0;
     for pair in table.pairs::<Value, Value>() {
         pair?;
+        out.work.step()?;
         count += 1;
     }
-    write_length(out, count, [(15, 0x80), (0, 0), (0xffff, 0xde), (0xffff_ffff, 0xdf)]);
+    write_length(out, count, [(15, 0x80), (0, 0), (0xffff, 0xde), (0xffff_ffff, 0xdf)])?;
     for pair in table.pairs::<Value, Value>() {
         let (key, value) = pair?;
         write(out, &key, depth + 1)?;
@@ -120,10 +120,11 @@ fn write_table(out: &mut Vec<u8>, table: &Table, depth: usize) -> Result<()> {
 }
 
 /// How many values an array holds; `None` if the table is none.
-fn array_length(table: &Table) -> Result<Option<usize>> {
+fn array_length(table: &Table, work: &mut Work) -> Result<Option<usize>> {
     let (mut count, mut last) = (0, 0.0);
     for pair in table.pairs::<Value, Value>() {
         let (key, _) = pair?;
+        work.step()?;
         let Some(index) = number_of(&key).filter(|index| *index >= 1.0 && index.fract() == 0.0) else {
             return Ok(None);
         };
@@ -163,7 +164,7 @@ fn unpack_some(arguments: &Arguments<'_>, limit: i64, offset: i64) -> Result<Mul
         return Err(raise(lua, format!("Start offset {offset} greater than input length {}.", data.len())));
     }
     let takes_all = limit == 0 && start == 0;
-    let mut reader = Reader { lua, data: &data, at: start };
+    let mut reader = Reader { lua, data: &data, at: start, work: Work::begin()? };
     let mut results = Vec::new();
     while reader.at < data.len() && (takes_all || results.len() < limit) {
         if results.len() >= RESULTS_MAX {
@@ -182,12 +183,14 @@ struct Reader<'a> {
     lua: &'a Lua,
     data: &'a [u8],
     at: usize,
+    work: Work,
 }
 
 impl<'a> Reader<'a> {
     fn take(&mut self, count: usize) -> Result<&'a [u8]> {
         let taken = self.at.checked_add(count).and_then(|end| self.data.get(self.at..end));
         let taken = taken.ok_or_else(|| raise(self.lua, "Missing bytes in input."))?;
+        self.work.of(count)?;
         self.at += count;
         Ok(taken)
     }
@@ -207,6 +210,7 @@ impl<'a> Reader<'a> {
 
     fn value(&mut self, depth: usize) -> Result<Value> {
         let head = self.take(1)?[0];
+        self.work.step()?;
         Ok(match head {
             0x00..=0x7f => Value::Integer(i64::from(head)),
             0xe0..=0xff => Value::Integer(i64::from(head as i8)),
@@ -235,12 +239,15 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn deeper(&self, depth: usize) -> Result<usize> {
-        if depth >= UNPACK_DEPTH_MAX { Err(raise(self.lua, "Bad data format in input.")) } else { Ok(depth + 1) }
+    fn deeper(&self, depth: usize, within: &str) -> Result<usize> {
+        if depth < UNPACK_DEPTH_MAX {
+            return Ok(depth + 1);
+        }
+        Err(raise(self.lua, format!("stack overflow (in function mp_decode_to_lua_{within})")))
     }
 
     fn array(&mut self, count: usize, depth: usize) -> Result<Value> {
-        let depth = self.deeper(depth)?;
+        let depth = self.deeper(depth, "array")?;
         let table = self.lua.create_table()?;
         for index in 1..=count {
             let value = self.value(depth)?;
@@ -250,7 +257,7 @@ impl<'a> Reader<'a> {
     }
 
     fn map(&mut self, count: usize, depth: usize) -> Result<Value> {
-        let depth = self.deeper(depth)?;
+        let depth = self.deeper(depth, "hash")?;
         let table = self.lua.create_table()?;
         for _ in 0..count {
             let key = self.value(depth)?;

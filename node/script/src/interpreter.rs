@@ -10,14 +10,20 @@ use mlua::chunk::ChunkMode;
 use mlua::{Function, HookTriggers, Lua, LuaOptions, MultiValue, Result, StdLib, Table, Value, VmState};
 
 use crate::arguments::{Arguments, type_name};
+use crate::budget::Taken;
 use crate::host::{Host, Interrupt, Resp, lend, with_run};
+use crate::machine::Invocation;
 use crate::raise::{self, raise, raise_bare, stopped};
 use crate::random::Random;
 use crate::shebang::ScriptFlags;
 use crate::{bits, cjson, cmsgpack, number, patterns, redis, structs};
 
 /// Instructions between two questions whether the script may go on: well below a millisecond.
-const INSTRUCTIONS_PER_QUESTION: u32 = 16 * 1024;
+const INSTRUCTIONS_PER_QUESTION: u32 = 4 * 1024;
+/// An instruction may copy as much as the state holds. Beyond this there are fewer instructions between two questions.
+const LIGHT_BYTES_MAX: usize = 512 * 1024;
+/// The fewest of them.
+const INSTRUCTIONS_PER_QUESTION_MIN: u32 = 64;
 /// A buffer that a run has grown beyond this is not kept for the next.
 const BUFFER_KEPT_BYTES_MAX: usize = 64 * 1024;
 /// The longest program. The language's parser counts brackets in 32 bits.
@@ -36,8 +42,13 @@ pub(crate) struct RunState {
     pub registering: Option<Vec<Registration>>,
     /// Lent to `redis.call`.
     pub buffers: Buffers,
+    /// What native functions take.
+    pub taken: Taken,
+    /// Bytes the state may take.
+    pub memory_max: usize,
+    /// The longest request the host takes, in bytes.
+    pub request_bytes_max: usize,
     random: Random,
-    memory_max: usize,
 }
 
 /// Memory that one call leaves to the next.
@@ -71,6 +82,14 @@ pub(crate) struct Failure {
     pub text: Vec<u8>,
     /// The program and the line.
     pub place: Option<(String, usize)>,
+}
+
+/// Why a result was not written.
+pub(crate) enum NotWritten {
+    /// It is longer than its client may get.
+    TooLong,
+    /// The text of the error, code word first.
+    Failed(Vec<u8>),
 }
 
 /// A function as `redis.register_function` got it.
@@ -133,8 +152,10 @@ impl Interpreter {
             failure: None,
             registering: None,
             buffers: Buffers::default(),
-            random: Random::new(0),
+            taken: Taken::default(),
             memory_max,
+            request_bytes_max: usize::MAX,
+            random: Random::new(0),
         };
         Ok(Interpreter { lua, run, sweep, begin_loading, state, cjson, kind, is_spent: false })
     }
@@ -161,14 +182,14 @@ impl Interpreter {
     pub(crate) fn run(
         &mut self,
         program: &Program,
-        keys: &[&[u8]],
-        args: &[&[u8]],
+        invocation: &Invocation<'_>,
         host: &mut dyn Host,
     ) -> std::result::Result<Value, Failure> {
         self.prepare(host.random());
+        self.state.request_bytes_max = invocation.request_bytes_max;
         let lua = &self.lua;
         let ran = lend(host, &mut self.state, || {
-            let (keys, args) = (list(lua, keys)?, list(lua, args)?);
+            let (keys, args) = (list(lua, invocation.keys)?, list(lua, invocation.args)?);
             self.run.call::<(bool, Value)>((&program.function, keys, args))
         });
         let result = match ran {
@@ -188,15 +209,27 @@ impl Interpreter {
     ) -> std::result::Result<Vec<Registration>, Failure> {
         self.state.registering = Some(Vec::new());
         self.is_spent |= self.begin_loading.call::<()>(true).is_err();
-        let result = self.run(program, &[], &[], host);
+        let result = self.run(program, &Invocation::default(), host);
         self.is_spent |= self.begin_loading.call::<()>(false).is_err();
         let registered = self.state.registering.take().unwrap_or_default();
         result.map(|_| registered)
     }
 
     /// Writes what a program returned.
-    pub(crate) fn write(&self, out: &mut Vec<u8>, value: &Value, client: Resp) -> Result<()> {
-        crate::reply::write(out, value, client, self.state.resp)
+    pub(crate) fn write(
+        &mut self,
+        out: &mut Vec<u8>,
+        value: &Value,
+        invocation: &Invocation<'_>,
+        host: &mut dyn Host,
+    ) -> std::result::Result<(), NotWritten> {
+        let script = self.state.resp;
+        let written = lend(host, &mut self.state, || crate::reply::write(out, value, invocation, script));
+        written.map_err(|error| match &self.state.stop {
+            Some(text) => NotWritten::Failed(text.clone().into_bytes()),
+            None if crate::reply::is_too_long(&error) => NotWritten::TooLong,
+            None => NotWritten::Failed([b"ERR ", &raise::plain_text(&error)[..]].concat()),
+        })
     }
 
     /// Everything as it was before the first script.
@@ -204,6 +237,7 @@ impl Interpreter {
         self.state.resp = Resp::Two;
         self.state.stop = None;
         self.state.failure = None;
+        self.state.taken = Taken::default();
         self.state.random = Random::new(seed as i32);
         cjson::reset(&self.cjson);
     }
@@ -266,14 +300,26 @@ fn compile(lua: &Lua, program: &[u8], name: &str) -> Result<Function> {
 
 fn install_hook(lua: &Lua, every: u32) -> Result<()> {
     let triggers = HookTriggers::new().every_nth_instruction(every);
-    lua.set_global_hook(triggers, |lua, _| match may_go_on() {
-        Ok(()) => Ok(VmState::Continue),
+    lua.set_global_hook(triggers, move |lua, _| match may_go_on() {
+        Ok(()) => {
+            let next = instructions_per_question(lua);
+            // A coroutine may still have what held when it was made.
+            if next != every || next != INSTRUCTIONS_PER_QUESTION {
+                install_hook(lua, next)?;
+            }
+            Ok(VmState::Continue)
+        }
         Err(error) => {
             // From now on nothing runs, whatever catches the error.
             install_hook(lua, 1)?;
             Err(error)
         }
     })
+}
+
+fn instructions_per_question(lua: &Lua) -> u32 {
+    let heavy = u32::try_from(lua.used_memory() / LIGHT_BYTES_MAX).unwrap_or(u32::MAX);
+    (INSTRUCTIONS_PER_QUESTION / heavy.max(1)).max(INSTRUCTIONS_PER_QUESTION_MIN)
 }
 
 /// Asks the host whether the script may go on. Once it may not, it never may again.
@@ -287,11 +333,6 @@ pub(crate) fn may_go_on() -> Result<()> {
         state.stop.is_none()
     });
     if may == Some(false) { Err(stopped()) } else { Ok(()) }
-}
-
-/// Bytes the state may still take.
-pub(crate) fn memory_left(lua: &Lua) -> usize {
-    with_run(|_, state| state.memory_max).unwrap_or(usize::MAX).saturating_sub(lua.used_memory())
 }
 
 /// The functions that the sandbox is built from.
@@ -470,6 +511,13 @@ fn on_error(lua: &Lua, value: Value) -> Result<Value> {
     Ok(Value::Nil)
 }
 
+/// The text of an error without a place in the sandbox, which is none of the script's.
+fn without_sandbox(text: &[u8]) -> &[u8] {
+    let Some(behind) = text.strip_prefix(b"sandbox:") else { return text };
+    let digits = behind.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    behind[digits..].strip_prefix(b": ").unwrap_or(text)
+}
+
 /// The text of an error that ends a run, its code word first.
 fn error_text(value: &Value) -> Vec<u8> {
     let with_code = |text: &[u8]| [b"ERR ", text].concat();
@@ -485,7 +533,7 @@ fn error_text(value: &Value) -> Vec<u8> {
         Value::Nil => b"ERR nil".to_vec(),
         Value::Boolean(yes) => with_code(yes.to_string().as_bytes()),
         other => match crate::arguments::text_of(other) {
-            Some(text) => with_code(text.as_ref()),
+            Some(text) => with_code(without_sandbox(text.as_ref())),
             None => with_code(type_name(other).as_bytes()),
         },
     }

@@ -16,6 +16,7 @@ mod tests;
 
 mod arguments;
 mod bits;
+mod budget;
 mod cache;
 mod cjson;
 mod cmsgpack;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::cache::{Cache, Script, Sha};
 use crate::host::{Host, Resp};
-use crate::interpreter::{Failure, Interpreter, Kind, Program};
+use crate::interpreter::{Failure, Interpreter, Kind, NotWritten, Program};
 use crate::library::{Function, Libraries, Library, RestorePolicy};
 use crate::shebang;
 
@@ -32,6 +32,18 @@ pub struct Invocation<'a> {
     pub args: &'a [&'a [u8]],
     /// The protocol of the client that gets the result.
     pub client: Resp,
+    /// Bytes that the arguments of one call may have together: what a client may send at once.
+    pub request_bytes_max: usize,
+    /// Bytes of the longest result: what a client may get at once.
+    pub reply_bytes_max: usize,
+}
+
+impl Default for Invocation<'_> {
+    /// With nothing, for a client that may send and get anything.
+    fn default() -> Self {
+        let (request_bytes_max, reply_bytes_max) = (usize::MAX, usize::MAX);
+        Invocation { keys: &[], args: &[], client: Resp::Two, request_bytes_max, reply_bytes_max }
+    }
 }
 
 /// How a run ended.
@@ -41,6 +53,8 @@ pub enum Outcome {
     Returned,
     /// The reply is the error that ended it.
     Failed,
+    /// It ran, but its result is longer than the client may get. There is no reply.
+    TooLong,
 }
 
 /// What a machine holds.
@@ -316,14 +330,16 @@ fn run(
     out: &mut Vec<u8>,
 ) -> Outcome {
     let start = out.len();
-    let failure = match interpreter.run(program, invocation.keys, invocation.args, host) {
-        Ok(value) => match interpreter.write(out, &value, invocation.client) {
-            Ok(()) => return Outcome::Returned,
-            Err(error) => {
-                out.truncate(start);
-                Failure { text: [b"ERR ", &crate::raise::plain_text(&error)[..]].concat(), place: None }
+    let failure = match interpreter.run(program, invocation, host) {
+        Ok(value) => {
+            let Err(why) = interpreter.write(out, &value, invocation, host) else { return Outcome::Returned };
+            // Not only cut: what it took goes now.
+            *out = out[..start].to_vec();
+            match why {
+                NotWritten::TooLong => return Outcome::TooLong,
+                NotWritten::Failed(text) => Failure { text, place: None },
             }
-        },
+        }
         Err(failure) => failure,
     };
     let mut text = failure.text;

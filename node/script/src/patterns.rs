@@ -1,4 +1,4 @@
-//! `string.find`, `match`, `gmatch`, `gsub` and `rep`: Lua's own, kept within bounds.
+//! `string.find`, `match`, `gmatch`, `gsub` and `rep`, `upper`, `lower` and `reverse`: Lua's own, kept within bounds.
 //!
 //! The language's C versions recurse as deep as the pattern is long and take as long as backtracking likes. These
 //! bound the depth, and ask now and then whether the script may go on.
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use mlua::{Error, Lua, LuaString, MultiValue, Result, Table, Value};
 
 use crate::arguments::{Arguments, text_of, type_name};
-use crate::interpreter::may_go_on;
+use crate::budget::{Buffer, Held, Work};
 use crate::raise::raise;
 use matcher::{Capture, Failure, Matcher};
 
@@ -27,6 +27,10 @@ pub(crate) fn library(lua: &Lua) -> Result<Table> {
     library.raw_set("gfind", gmatch)?;
     library.raw_set("gsub", lua.create_function(gsub)?)?;
     library.raw_set("rep", lua.create_function(rep)?)?;
+    let mapped = |name, apply: fn(&mut [u8])| lua.create_function(move |lua, values| changed(lua, name, values, apply));
+    library.raw_set("upper", mapped("upper", <[u8]>::make_ascii_uppercase)?)?;
+    library.raw_set("lower", mapped("lower", <[u8]>::make_ascii_lowercase)?)?;
+    library.raw_set("reverse", mapped("reverse", <[u8]>::reverse)?)?;
     Ok(library)
 }
 
@@ -37,10 +41,10 @@ fn failed(lua: &Lua, failure: Failure) -> Error {
     }
 }
 
-fn matcher<'a>(subject: &'a [u8], pattern: &'a [u8]) -> Matcher<'a> {
+fn matcher<'a>(subject: &'a [u8], pattern: &'a [u8], work: Work) -> Matcher<'a> {
     // The language's own patterns are C strings.
     let end = pattern.iter().position(|byte| *byte == 0).unwrap_or(pattern.len());
-    Matcher::new(subject, &pattern[..end], may_go_on)
+    Matcher::new(subject, &pattern[..end], work)
 }
 
 /// A position counted from the end becomes one from the start.
@@ -57,13 +61,13 @@ fn find(lua: &Lua, name: &'static str, values: MultiValue) -> Result<MultiValue>
     let start = usize::try_from(start).unwrap_or(0).min(subject.len());
     let is_plain = matches!(arguments.get(4), Some(value) if !matches!(value, Value::Nil | Value::Boolean(false)));
     if is_find && (is_plain || !pattern.iter().any(|byte| b"^$*+?.([%-".contains(byte))) {
-        let found = find_plain(&subject[start..], &pattern);
+        let found = find_plain(&subject[start..], &pattern)?;
         return Ok(match found {
             Some(at) => positions(start + at, start + at + pattern.len(), Vec::new()),
             None => MultiValue::from_vec(vec![Value::Nil]),
         });
     }
-    let mut matcher = matcher(&subject, &pattern);
+    let mut matcher = matcher(&subject, &pattern, Work::begin()?);
     let (is_anchored, body) = if pattern.first() == Some(&b'^') { (true, 1) } else { (false, 0) };
     for at in start..=subject.len() {
         if let Some(end) = matcher.matches(at, body).map_err(|failure| failed(lua, failure))? {
@@ -77,17 +81,21 @@ fn find(lua: &Lua, name: &'static str, values: MultiValue) -> Result<MultiValue>
     Ok(MultiValue::from_vec(vec![Value::Nil]))
 }
 
-fn find_plain(text: &[u8], wanted: &[u8]) -> Option<usize> {
-    let Some((first, _)) = wanted.split_first() else { return Some(0) };
+fn find_plain(text: &[u8], wanted: &[u8]) -> Result<Option<usize>> {
+    let Some((first, _)) = wanted.split_first() else { return Ok(Some(0)) };
+    let mut work = Work::begin()?;
     let mut at = 0;
     while at + wanted.len() <= text.len() {
-        at += text[at..=text.len() - wanted.len()].iter().position(|byte| byte == first)?;
+        let skipped = text[at..=text.len() - wanted.len()].iter().position(|byte| byte == first);
+        let Some(skipped) = skipped else { return Ok(None) };
+        at += skipped;
+        work.of(skipped + wanted.len())?;
         if text[at..].starts_with(wanted) {
-            return Some(at);
+            return Ok(Some(at));
         }
         at += 1;
     }
-    None
+    Ok(None)
 }
 
 fn positions(start: usize, end: usize, captures: Vec<Value>) -> MultiValue {
@@ -115,7 +123,7 @@ fn gmatch(lua: &Lua, values: MultiValue) -> Result<mlua::Function> {
     let next = AtomicUsize::new(0);
     lua.create_function(move |lua, _: MultiValue| {
         let (subject, pattern) = (subject.as_bytes(), pattern.as_bytes());
-        let mut matcher = matcher(&subject, &pattern);
+        let mut matcher = matcher(&subject, &pattern, Work::begin()?);
         for at in next.load(Ordering::Relaxed)..=subject.len() {
             if let Some(end) = matcher.matches(at, 0).map_err(|failure| failed(lua, failure))? {
                 next.store(if end == at { end + 1 } else { end }, Ordering::Relaxed);
@@ -131,30 +139,22 @@ fn gsub(lua: &Lua, values: MultiValue) -> Result<MultiValue> {
     let arguments = Arguments::new(lua, "gsub", &values);
     let (subject, pattern) = (arguments.string(1)?, arguments.string(2)?);
     let (subject, pattern) = (subject.as_bytes(), pattern.as_bytes());
-    let replacement = match arguments.get(3) {
-        Some(value @ (Value::Table(_) | Value::Function(_))) => value.clone(),
-        Some(value) if text_of(value).is_some() => Value::String(arguments.string(3)?),
-        _ => return Err(arguments.error(3, "string/function/table expected")),
-    };
+    let replacement = replacement_of(&arguments)?;
     let most = arguments.integer_or(4, subject.len() as i64 + 1)?;
     let (is_anchored, body) = if pattern.first() == Some(&b'^') { (true, 1) } else { (false, 0) };
-    let mut matcher = matcher(&subject, &pattern);
-    let most_bytes = STRING_BYTES_MAX.min(crate::interpreter::memory_left(lua));
-    let mut out = Vec::with_capacity(subject.len());
+    let mut matcher = matcher(&subject, &pattern, Work::begin()?);
+    let mut out = Buffer::new(lua)?;
     let (mut at, mut count) = (0, 0);
     while count < most {
         let end = matcher.matches(at, body).map_err(|failure| failed(lua, failure))?;
         if let Some(end) = end {
             count += 1;
             replace(lua, &matcher, &replacement, at, end, &mut out)?;
-            if out.len() > most_bytes {
-                return Err(raise(lua, "not enough memory"));
-            }
         }
         match end {
             Some(end) if end > at => at = end,
             _ if at < subject.len() => {
-                out.push(subject[at]);
+                out.push(subject[at])?;
                 at += 1;
             }
             _ => break,
@@ -163,8 +163,22 @@ fn gsub(lua: &Lua, values: MultiValue) -> Result<MultiValue> {
             break;
         }
     }
-    out.extend_from_slice(&subject[at..]);
-    Ok(MultiValue::from_vec(vec![Value::String(lua.create_string(&out)?), Value::Integer(count)]))
+    replaced(out, &subject[at..], count)
+}
+
+// What follows stands apart so that little lies on the stack while a replacement matches and replaces in turn.
+
+fn replacement_of(arguments: &Arguments<'_>) -> Result<Value> {
+    match arguments.get(3) {
+        Some(value @ (Value::Table(_) | Value::Function(_))) => Ok(value.clone()),
+        Some(value) if text_of(value).is_some() => Ok(Value::String(arguments.string(3)?)),
+        _ => Err(arguments.error(3, "string/function/table expected")),
+    }
+}
+
+fn replaced(mut out: Buffer<'_>, rest: &[u8], count: i64) -> Result<MultiValue> {
+    out.extend(rest)?;
+    Ok(MultiValue::from_vec(vec![Value::String(out.into_string()?), Value::Integer(count)]))
 }
 
 fn replace(
@@ -173,7 +187,7 @@ fn replace(
     replacement: &Value,
     start: usize,
     end: usize,
-    out: &mut Vec<u8>,
+    out: &mut Buffer<'_>,
 ) -> Result<()> {
     let result = match replacement {
         Value::String(template) => return expand(lua, matcher, &template.as_bytes(), start, end, out),
@@ -184,12 +198,15 @@ fn replace(
         }
         _ => Value::Nil,
     };
-    match (&result, text_of(&result)) {
-        (Value::Nil | Value::Boolean(false), _) => out.extend_from_slice(matcher.between(start, end)),
-        (_, Some(text)) => out.extend_from_slice(text.as_ref()),
-        (other, None) => return Err(raise(lua, format!("invalid replacement value (a {})", type_name(other)))),
+    put(lua, &result, matcher.between(start, end), out)
+}
+
+fn put(lua: &Lua, result: &Value, matched: &[u8], out: &mut Buffer<'_>) -> Result<()> {
+    match (result, text_of(result)) {
+        (Value::Nil | Value::Boolean(false), _) => out.extend(matched),
+        (_, Some(text)) => out.extend(text.as_ref()),
+        (other, None) => Err(raise(lua, format!("invalid replacement value (a {})", type_name(other)))),
     }
-    Ok(())
 }
 
 /// Writes a replacement text; `%1` stands for a capture, `%0` for the whole match.
@@ -199,27 +216,36 @@ fn expand(
     template: &[u8],
     start: usize,
     end: usize,
-    out: &mut Vec<u8>,
+    out: &mut Buffer<'_>,
 ) -> Result<()> {
     let mut bytes = template.iter().copied();
     while let Some(byte) = bytes.next() {
         if byte != b'%' {
-            out.push(byte);
+            out.push(byte)?;
             continue;
         }
         match bytes.next().unwrap_or(0) {
-            b'0' => out.extend_from_slice(matcher.between(start, end)),
+            b'0' => out.extend(matcher.between(start, end))?,
             digit @ b'1'..=b'9' => {
                 let index = usize::from(digit - b'1');
                 match matcher.capture(index, start, end).map_err(|failure| failed(lua, failure))? {
-                    Capture::Position(at) => out.extend_from_slice((at + 1).to_string().as_bytes()),
-                    Capture::Text(text) => out.extend_from_slice(text),
+                    Capture::Position(at) => out.extend((at + 1).to_string().as_bytes())?,
+                    Capture::Text(text) => out.extend(text)?,
                 }
             }
-            other => out.push(other),
+            other => out.push(other)?,
         }
     }
     Ok(())
+}
+
+/// A text that is as long as the argument.
+fn changed(lua: &Lua, name: &'static str, values: MultiValue, apply: fn(&mut [u8])) -> Result<LuaString> {
+    let text = Arguments::new(lua, name, &values).string(1)?;
+    let mut out = Buffer::new(lua)?;
+    out.extend(&text.as_bytes())?;
+    apply(out.since(0));
+    out.into_string()
 }
 
 fn rep(lua: &Lua, values: MultiValue) -> Result<LuaString> {
@@ -230,9 +256,11 @@ fn rep(lua: &Lua, values: MultiValue) -> Result<LuaString> {
     if text.is_empty() {
         return lua.create_string("");
     }
-    let most = STRING_BYTES_MAX.min(crate::interpreter::memory_left(lua));
-    if text.len().saturating_mul(times) > most {
+    let bytes = text.len().saturating_mul(times);
+    if bytes > STRING_BYTES_MAX {
         return Err(raise(lua, "not enough memory"));
     }
+    Work::begin()?.of(bytes)?;
+    let _held = Held::of(lua, bytes)?;
     lua.create_string(text.repeat(times))
 }

@@ -4,6 +4,7 @@ use mlua::{Lua, LuaString, MultiValue, Result, Table, Value};
 use sha1::{Digest, Sha1};
 
 use crate::arguments::{Arguments, number_of, text_of};
+use crate::budget::{self, Work};
 use crate::host::{CallOptions, LogLevel, Replication, Resp, with_run};
 use crate::interpreter::{Buffers, Registration, RunState};
 use crate::number::{push_decimal, shortest, truncated, whole};
@@ -14,6 +15,18 @@ use crate::shebang::{ScriptFlags, is_name, wrong_name};
 /// The version the server tells its clients; libraries of scripts look at it.
 const VERSION: &str = "7.2.4";
 const VERSION_NUMBER: u32 = 0x0007_0204;
+
+/// The arguments of one call are too long together.
+const TOO_LONG: &str = "ERR the arguments are longer than client-query-buffer-limit or the memory of a script allows";
+
+/// The longest line a script may write to the log, in bytes; what is beyond is cut.
+const LOG_BYTES_MAX: usize = 16 * 1024;
+
+/// What the functions of a library may say of themselves, all together, in bytes.
+const DESCRIPTIONS_BYTES_MAX: usize = 1024 * 1024;
+
+/// To hash a byte takes as long as to copy so many.
+const SHA1_WORK: usize = 8;
 
 /// Arguments of one call. The engine's own limit on a request is the same.
 const ARGUMENTS_MAX: usize = 1024 * 1024;
@@ -73,16 +86,23 @@ fn call(lua: &Lua, values: MultiValue, raises: bool) -> Result<Value> {
         let mut buffers = std::mem::take(&mut state.buffers);
         buffers.reply.clear();
         let options = CallOptions { resp: state.resp };
-        with_argv(&values, &mut buffers.arguments, &mut buffers.ends, |argv| {
-            host.call(argv, options, &mut buffers.reply);
-        });
-        buffers
+        let laid_out =
+            with_argv(&values, arguments_bytes_max(state), &mut buffers.arguments, &mut buffers.ends, |argv| {
+                host.call(argv, options, &mut buffers.reply);
+            });
+        (buffers, laid_out)
     });
-    let Some(buffers) = answered else {
+    let Some((buffers, laid_out)) = answered else {
         return fails(b"ERR redis.call/pcall can only be called inside a script invocation".to_vec());
     };
-    let answer = reply::read(lua, &buffers.reply);
+    let work = budget::COMMAND.saturating_add(buffers.arguments.len() + buffers.reply.len());
+    let answer = laid_out.map(|()| reply::read(lua, &buffers.reply));
     with_run(|_, state| state.buffers = buffers.kept());
+    budget::did(work)?;
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(text) => return fails(text.as_bytes().to_vec()),
+    };
     match answer? {
         Answer::Value(value) => Ok(value),
         Answer::Error(text) => fails(text),
@@ -103,15 +123,33 @@ fn check_arguments(values: &MultiValue) -> std::result::Result<(), &'static str>
     Ok(())
 }
 
-/// Lays the arguments out one behind the other and shows them to `work`.
-fn with_argv(values: &MultiValue, bytes: &mut Vec<u8>, ends: &mut Vec<usize>, work: impl FnOnce(&[&[u8]])) {
+/// Bytes that the arguments of one call may have together: as long as a request may be, but no more than the state can
+/// hold. One string may be many arguments.
+fn arguments_bytes_max(state: &RunState) -> usize {
+    state.request_bytes_max.min(state.memory_max)
+}
+
+/// Lays the arguments out one behind the other and shows them to `work`, unless they are too long.
+fn with_argv(
+    values: &MultiValue,
+    bytes_max: usize,
+    bytes: &mut Vec<u8>,
+    ends: &mut Vec<usize>,
+    work: impl FnOnce(&[&[u8]]),
+) -> std::result::Result<(), &'static str> {
     /// Most calls have no more arguments; theirs need no allocation.
     const FEW: usize = 8;
     bytes.clear();
     ends.clear();
     for value in values {
         match value {
-            Value::String(text) => bytes.extend_from_slice(&text.as_bytes()),
+            Value::String(text) => {
+                let text = text.as_bytes();
+                if text.len() > bytes_max.saturating_sub(bytes.len()) {
+                    return Err(TOO_LONG);
+                }
+                bytes.extend_from_slice(&text);
+            }
             Value::Integer(number) => push_decimal(bytes, *number),
             Value::Number(number) => match whole(*number) {
                 Some(number) => push_decimal(bytes, number),
@@ -137,6 +175,7 @@ fn with_argv(values: &MultiValue, bytes: &mut Vec<u8>, ends: &mut Vec<usize>, wo
         let many: Vec<&[u8]> = ends.iter().map(next).collect();
         work(&many);
     }
+    Ok(())
 }
 
 fn table_of(lua: &Lua, field: &str, text: &[u8]) -> Result<Value> {
@@ -178,6 +217,7 @@ fn sha1hex(_: &Lua, values: MultiValue) -> Result<String> {
         (1, Some(value)) => text_of(value),
         _ => return Err(raise_reply("ERR wrong number of arguments")),
     };
+    Work::begin()?.of(text.as_ref().map_or(0, |text| text.as_ref().len().saturating_mul(SHA1_WORK)))?;
     let digest = Sha1::digest(text.as_ref().map_or(&b""[..], AsRef::as_ref));
     Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
 }
@@ -197,7 +237,15 @@ fn log(api: &str, values: MultiValue) -> Result<MultiValue> {
         _ => return Err(raise_reply("ERR Invalid log level.")),
     };
     let words: Vec<_> = values.iter().skip(1).filter_map(text_of).collect();
-    let message = words.iter().map(AsRef::as_ref).collect::<Vec<&[u8]>>().join(&b' ');
+    let mut message = Vec::new();
+    for (index, word) in words.iter().enumerate() {
+        if index > 0 {
+            message.push(b' ');
+        }
+        let word = word.as_ref();
+        message.extend_from_slice(&word[..word.len().min(LOG_BYTES_MAX.saturating_sub(message.len()))]);
+    }
+    budget::did(budget::COMMAND)?;
     with_run(|host, _| host.log(level, &message));
     Ok(MultiValue::new())
 }
@@ -232,11 +280,16 @@ fn set_repl(api: &str, values: MultiValue) -> Result<MultiValue> {
 fn acl_check_cmd(_: &Lua, values: MultiValue) -> Result<bool> {
     check_arguments(&values).map_err(raise_reply)?;
     let checked = with_run(|host, state| {
+        let bytes_max = arguments_bytes_max(state);
         let Buffers { arguments, ends, .. } = &mut state.buffers;
         let mut may = Ok(false);
-        with_argv(&values, arguments, ends, |argv| may = host.acl_check(argv));
-        may
+        match with_argv(&values, bytes_max, arguments, ends, |argv| may = host.acl_check(argv)) {
+            Ok(()) => may,
+            Err(text) => Err(text.to_owned()),
+        }
     });
+    with_run(|_, state| state.buffers = std::mem::take(&mut state.buffers).kept());
+    budget::did(budget::COMMAND)?;
     match checked {
         Some(Ok(may)) => Ok(may),
         Some(Err(text)) => Err(raise_reply(text)),
@@ -267,6 +320,10 @@ fn register(api: &str, state: &mut RunState, new: Registration) -> Option<mlua::
     if functions.iter().any(|known| known.name == new.name) {
         state.stop = Some("ERR Function already exists in the library".to_owned());
         return Some(stopped());
+    }
+    let described = |of: &Registration| of.description.as_ref().map_or(0, String::len);
+    if functions.iter().chain([&new]).map(described).sum::<usize>() > DESCRIPTIONS_BYTES_MAX {
+        return Some(raise_reply("ERR the descriptions of the library's functions are too long"));
     }
     functions.push(new);
     None

@@ -3,10 +3,14 @@
 //! What a command answered arrives as RESP bytes and becomes Lua values; what a script returns becomes RESP bytes, as
 //! <https://valkey.io/topics/lua-api/> tells.
 
-use mlua::{Lua, Result, Table, Value};
+use std::fmt;
+
+use mlua::{Error, Lua, Result, Table, Value};
 
 use crate::arguments::number_of;
+use crate::budget::Work;
 use crate::host::Resp;
+use crate::machine::Invocation;
 use crate::number::{push_decimal, shortest, truncated};
 use crate::raise::raise;
 
@@ -23,7 +27,7 @@ pub(crate) enum Answer {
 
 /// Reads the one reply that `bytes` hold.
 pub(crate) fn read(lua: &Lua, bytes: &[u8]) -> Result<Answer> {
-    let mut reader = Reader { lua, bytes, at: 0 };
+    let mut reader = Reader { lua, bytes, at: 0, work: Work::begin()? };
     match bytes.first() {
         Some(b'-') => Ok(Answer::Error(reader.line()?.to_vec())),
         Some(b'!') => {
@@ -38,6 +42,7 @@ struct Reader<'a> {
     lua: &'a Lua,
     bytes: &'a [u8],
     at: usize,
+    work: Work,
 }
 
 impl<'a> Reader<'a> {
@@ -79,6 +84,7 @@ impl<'a> Reader<'a> {
         if depth > DEPTH_MAX {
             return Err(raise(self.lua, "the reply of the command is nested too deep"));
         }
+        self.work.step()?;
         let kind = self.bytes.get(self.at).copied().ok_or_else(|| self.broken())?;
         match kind {
             b'$' => match self.length()? {
@@ -182,63 +188,100 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Writes what a script returned, for a client that speaks `client`; the script itself spoke `script` last.
-pub(crate) fn write(out: &mut Vec<u8>, value: &Value, client: Resp, script: Resp) -> Result<()> {
-    Writer { out, client, script }.value(value, 0)
+/// A result that is longer than its client may get.
+#[derive(Debug)]
+struct TooLong;
+
+impl fmt::Display for TooLong {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("the result is too long")
+    }
+}
+
+impl std::error::Error for TooLong {}
+
+/// Whether a result was not written because it is longer than its client may get.
+pub(crate) fn is_too_long(error: &Error) -> bool {
+    error.downcast_ref::<TooLong>().is_some()
+}
+
+/// Writes what a script returned, for the client of `invocation`; the script itself spoke `script` last.
+pub(crate) fn write(out: &mut Vec<u8>, value: &Value, invocation: &Invocation<'_>, script: Resp) -> Result<()> {
+    let bytes_max = out.len().saturating_add(invocation.reply_bytes_max);
+    Writer { out, bytes_max, client: invocation.client, script, work: Work::begin()? }.value(value, 0)
 }
 
 struct Writer<'a> {
     out: &'a mut Vec<u8>,
+    /// What `out` may hold. One string may stand in a result many times, so each piece is measured before it is written.
+    bytes_max: usize,
     client: Resp,
     script: Resp,
+    work: Work,
 }
 
 impl Writer<'_> {
-    fn head(&mut self, kind: u8, number: i64) {
-        self.out.push(kind);
-        push_decimal(self.out, number);
-        self.out.extend_from_slice(b"\r\n");
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        if bytes.len() > self.bytes_max.saturating_sub(self.out.len()) {
+            return Err(Error::external(TooLong));
+        }
+        self.work.of(bytes.len())?;
+        self.out.extend_from_slice(bytes);
+        Ok(())
     }
 
-    fn bulk(&mut self, bytes: &[u8]) {
-        self.head(b'$', bytes.len() as i64);
-        self.out.extend_from_slice(bytes);
-        self.out.extend_from_slice(b"\r\n");
+    fn head(&mut self, kind: u8, number: i64) -> Result<()> {
+        self.put(&[kind])?;
+        // A few bytes more or less are no matter.
+        push_decimal(self.out, number);
+        self.put(b"\r\n")
+    }
+
+    fn bulk(&mut self, bytes: &[u8]) -> Result<()> {
+        self.head(b'$', bytes.len() as i64)?;
+        self.put(bytes)?;
+        self.put(b"\r\n")
     }
 
     /// A line break would be read as the end of the reply.
-    fn line(&mut self, kind: u8, text: &[u8]) {
-        self.out.push(kind);
-        self.out.extend(text.iter().map(|byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { *byte }));
-        self.out.extend_from_slice(b"\r\n");
+    fn line(&mut self, kind: u8, text: &[u8]) -> Result<()> {
+        self.put(&[kind])?;
+        self.one_line(text)
     }
 
-    fn nil(&mut self) {
-        self.out.extend_from_slice(if self.client == Resp::Three { b"_\r\n" } else { b"$-1\r\n" });
+    fn one_line(&mut self, text: &[u8]) -> Result<()> {
+        let start = self.out.len();
+        self.put(text)?;
+        let breaks = self.out[start..].iter_mut().filter(|byte| matches!(**byte, b'\r' | b'\n'));
+        breaks.for_each(|byte| *byte = b' ');
+        self.put(b"\r\n")
     }
 
-    fn boolean(&mut self, yes: bool) {
-        let text: &[u8] = match (self.script, self.client, yes) {
+    fn nil(&mut self) -> Result<()> {
+        self.put(if self.client == Resp::Three { b"_\r\n" } else { b"$-1\r\n" })
+    }
+
+    fn boolean(&mut self, yes: bool) -> Result<()> {
+        self.put(match (self.script, self.client, yes) {
             (Resp::Three, Resp::Three, true) => b"#t\r\n",
             (Resp::Three, Resp::Three, false) => b"#f\r\n",
             (Resp::Three, Resp::Two, false) => b":0\r\n",
             (_, _, true) => b":1\r\n",
             (Resp::Two, _, false) => return self.nil(),
-        };
-        self.out.extend_from_slice(text);
+        })
     }
 
     fn value(&mut self, value: &Value, depth: usize) -> Result<()> {
+        self.work.step()?;
         match value {
             Value::String(text) => self.bulk(&text.as_bytes()),
             Value::Integer(number) => self.head(b':', *number),
             Value::Number(number) => self.head(b':', truncated(*number)),
             Value::Boolean(yes) => self.boolean(*yes),
             Value::Table(_) if depth >= DEPTH_MAX => self.line(b'-', b"ERR reached lua stack limit"),
-            Value::Table(table) => self.table(table, depth)?,
+            Value::Table(table) => self.table(table, depth),
             _ => self.nil(),
         }
-        Ok(())
     }
 
     fn table(&mut self, table: &Table, depth: usize) -> Result<()> {
@@ -247,27 +290,26 @@ impl Writer<'_> {
             return self.array(table, depth);
         }
         if let Value::String(text) = table.raw_get("err")? {
-            self.line(b'-', &text.as_bytes());
+            self.line(b'-', &text.as_bytes())
         } else if let Value::String(text) = table.raw_get("ok")? {
-            self.line(b'+', &text.as_bytes());
+            self.line(b'+', &text.as_bytes())
         } else if let Some(number) = number_of(&table.raw_get("double")?) {
             let text = shortest(number);
             if self.client == Resp::Three { self.line(b',', text.as_bytes()) } else { self.bulk(text.as_bytes()) }
         } else if let Value::Table(map) = table.raw_get("map")? {
-            self.pairs(&map, depth, true)?;
+            self.pairs(&map, depth, true)
         } else if let Value::Table(set) = table.raw_get("set")? {
-            self.pairs(&set, depth, false)?;
+            self.pairs(&set, depth, false)
         } else if let Value::String(text) = table.raw_get("big_number")? {
-            self.big_number(&text.as_bytes());
+            self.big_number(&text.as_bytes())
         } else if let Value::Table(verbatim) = table.raw_get("verbatim_string")?
             && let Value::String(text) = verbatim.raw_get("string")?
             && let Value::String(format) = verbatim.raw_get("format")?
         {
-            self.verbatim(&format.as_bytes(), &text.as_bytes());
+            self.verbatim(&format.as_bytes(), &text.as_bytes())
         } else {
-            self.array(table, depth)?;
+            self.array(table, depth)
         }
-        Ok(())
     }
 
     fn array(&mut self, table: &Table, depth: usize) -> Result<()> {
@@ -281,17 +323,19 @@ impl Writer<'_> {
             self.value(&value, depth + 1)?;
             count += 1;
         }
-        self.insert_head(start, b'*', count);
-        Ok(())
+        self.insert_head(start, b'*', count)
     }
 
     /// The head of a collection whose members are written already: only then is their count known.
-    fn insert_head(&mut self, at: usize, kind: u8, count: usize) {
+    fn insert_head(&mut self, at: usize, kind: u8, count: usize) -> Result<()> {
         let head = format!("{}{count}\r\n", char::from(kind));
         let end = self.out.len();
-        self.out.extend_from_slice(head.as_bytes());
+        // The members move, once for each collection they are in.
+        self.work.of(end - at)?;
+        self.put(head.as_bytes())?;
         self.out.copy_within(at..end, at + head.len());
         self.out[at..at + head.len()].copy_from_slice(head.as_bytes());
+        Ok(())
     }
 
     /// A map with its values, or a set without.
@@ -312,32 +356,28 @@ impl Writer<'_> {
             (Resp::Two, true) => (b'*', count * 2),
             (Resp::Two, false) => (b'*', count),
         };
-        self.insert_head(start, kind, count);
-        Ok(())
+        self.insert_head(start, kind, count)
     }
 
-    fn big_number(&mut self, text: &[u8]) {
+    fn big_number(&mut self, text: &[u8]) -> Result<()> {
         if self.client == Resp::Three {
-            self.line(b'(', text);
-        } else {
-            let clean: Vec<u8> =
-                text.iter().map(|byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { *byte }).collect();
-            self.bulk(&clean);
+            return self.line(b'(', text);
         }
+        self.head(b'$', text.len() as i64)?;
+        self.one_line(text)
     }
 
-    fn verbatim(&mut self, format: &[u8], text: &[u8]) {
+    fn verbatim(&mut self, format: &[u8], text: &[u8]) -> Result<()> {
         if self.client == Resp::Two {
             return self.bulk(text);
         }
-        let mut kind = [b' '; 3];
+        let mut kind = [b' ', b' ', b' ', b':'];
         let known = format.len().min(3);
         kind[..known].copy_from_slice(&format[..known]);
-        self.head(b'=', text.len() as i64 + 4);
-        self.out.extend_from_slice(&kind);
-        self.out.push(b':');
-        self.out.extend_from_slice(text);
-        self.out.extend_from_slice(b"\r\n");
+        self.head(b'=', (text.len() + kind.len()) as i64)?;
+        self.put(&kind)?;
+        self.put(text)?;
+        self.put(b"\r\n")
     }
 }
 

@@ -8,6 +8,7 @@ local native, is_for_functions = ...
 local pcall, xpcall, error, type, next, rawget, tonumber = pcall, xpcall, error, type, next, rawget, tonumber
 local tostring, select, setmetatable, unpack = tostring, select, setmetatable, unpack
 local resume, concat, collectgarbage = coroutine.resume, table.concat, collectgarbage
+local gsub, floor = string.gsub, math.floor
 local unwrapped, stopped, compile, readonly = native.unwrapped, native.stopped, native.compile, native.readonly
 
 -- Proxy -> the real table behind it.
@@ -23,6 +24,10 @@ end
 local function plain(err)
   if type(err) == "userdata" then
     return unwrapped(err)
+  end
+  if type(err) == "string" then
+    -- No place of the sandbox is one of the script's.
+    return (gsub(err, "^sandbox:%d+: ", ""))
   end
   return err
 end
@@ -126,6 +131,84 @@ function real.unpack(...)
     return unpack(t, first)
   end
   return unpack(t)
+end
+
+-- The language's own compares and swaps without end where nobody could stop it. The order of equals is the same as there:
+-- the pivot is the middle one of the first, the middle and the last. False if `less` is no order.
+local function less_than(a, b)
+  return a < b
+end
+
+local function order(t, low, high, less)
+  while low < high do
+    local first, last = t[low], t[high]
+    if less(last, first) then
+      t[low], t[high] = last, first
+    end
+    if high - low == 1 then
+      return true
+    end
+    local middle = floor((low + high) / 2)
+    local pivot = t[middle]
+    if less(pivot, t[low]) then
+      t[middle], t[low] = t[low], pivot
+    elseif less(t[high], pivot) then
+      t[middle], t[high] = t[high], pivot
+    end
+    if high - low == 2 then
+      return true
+    end
+    pivot = t[middle]
+    t[middle], t[high - 1] = t[high - 1], pivot
+    local left, right = low, high - 1
+    while true do
+      left = left + 1
+      while less(t[left], pivot) do
+        if left > high then
+          return false
+        end
+        left = left + 1
+      end
+      right = right - 1
+      while less(pivot, t[right]) do
+        if right < low then
+          return false
+        end
+        right = right - 1
+      end
+      if right < left then
+        break
+      end
+      t[left], t[right] = t[right], t[left]
+    end
+    t[high - 1], t[left] = t[left], t[high - 1]
+    -- The smaller part is done apart, the larger one here: so it never goes deep.
+    local ordered
+    if left - low < high - left then
+      ordered = order(t, low, left - 1, less)
+      low = left + 1
+    else
+      ordered = order(t, left + 1, high, less)
+      high = left - 1
+    end
+    if not ordered then
+      return false
+    end
+  end
+  return true
+end
+
+function table.sort(...)
+  local t, less = ...
+  if type(t) ~= "table" then
+    error("bad argument #1 to 'sort' (table expected, got " .. (select("#", ...) == 0 and "no value" or type(t)) .. ")", 2)
+  end
+  if less ~= nil and type(less) ~= "function" then
+    error("bad argument #2 to 'sort' (function expected, got " .. type(less) .. ")", 2)
+  end
+  if not order(t, 1, #t, less or less_than) then
+    error("invalid order function for sorting", 2)
+  end
 end
 
 function real.load(reader, name)

@@ -3,6 +3,7 @@
 use mlua::{Lua, MultiValue, Result, Table, Value};
 
 use crate::arguments::{Arguments, number_of};
+use crate::budget::{Buffer, Work};
 use crate::raise::raise;
 
 /// Bytes of the largest integer.
@@ -30,18 +31,21 @@ struct Format<'a> {
     at: usize,
     is_little: bool,
     alignment: usize,
+    work: Work,
 }
 
 impl<'a> Format<'a> {
-    fn new(arguments: &'a Arguments<'a>, text: &'a [u8]) -> Format<'a> {
+    fn new(arguments: &'a Arguments<'a>, text: &'a [u8]) -> Result<Format<'a>> {
         let end = text.iter().position(|byte| *byte == 0).unwrap_or(text.len());
-        Format { arguments, text: &text[..end], at: 0, is_little: cfg!(target_endian = "little"), alignment: 1 }
+        let (text, is_little) = (&text[..end], cfg!(target_endian = "little"));
+        Ok(Format { arguments, text, at: 0, is_little, alignment: 1, work: Work::begin()? })
     }
 
     /// The next option and its size in bytes.
     fn next(&mut self) -> Result<Option<(u8, usize)>> {
         let Some(option) = self.text.get(self.at).copied() else { return Ok(None) };
         self.at += 1;
+        self.work.step()?;
         let size = match option {
             b'b' | b'B' | b'x' => 1,
             b'h' | b'H' => 2,
@@ -117,30 +121,31 @@ fn pack(lua: &Lua, values: MultiValue) -> Result<mlua::LuaString> {
     let arguments = Arguments::new(lua, "pack", &values);
     let text = arguments.string(1)?;
     let text = text.as_bytes();
-    let mut format = Format::new(&arguments, &text);
-    let mut out: Vec<u8> = Vec::new();
+    let mut format = Format::new(&arguments, &text)?;
+    let mut out = Buffer::new(lua)?;
     let mut next = 2;
     while let Some((option, size)) = format.next()? {
         let padding = format.padding(out.len(), option, size);
         if out.len().saturating_add(padding) > TOTAL_MAX {
             return Err(raise(lua, "resulting string too large"));
         }
-        out.resize(out.len() + padding, 0);
+        // No more than the largest integer has.
+        out.extend(&[0; INTEGER_BYTES_MAX][..padding])?;
         match option {
             b'f' | b'd' | b'b' | b'B' | b'h' | b'H' | b'l' | b'L' | b'T' | b'i' | b'I' if next > arguments.count() => {
                 return Err(arguments.error(next, "number expected, got nil"));
             }
             option if is_integer(option) => {
-                put_integer(&mut out, arguments.number(next)?, size, format.is_little);
+                put_integer(&mut out, arguments.number(next)?, size, format.is_little)?;
                 next += 1;
             }
-            b'x' => out.push(0),
+            b'x' => out.push(0)?,
             b'f' => {
-                put(&mut out, (arguments.number(next)? as f32).to_le_bytes(), format.is_little);
+                put(&mut out, (arguments.number(next)? as f32).to_le_bytes(), format.is_little)?;
                 next += 1;
             }
             b'd' => {
-                put(&mut out, arguments.number(next)?.to_le_bytes(), format.is_little);
+                put(&mut out, arguments.number(next)?.to_le_bytes(), format.is_little)?;
                 next += 1;
             }
             b'c' | b's' => {
@@ -151,32 +156,34 @@ fn pack(lua: &Lua, values: MultiValue) -> Result<mlua::LuaString> {
                 if bytes.len() < size {
                     return Err(arguments.error(next, "string too short"));
                 }
-                out.extend_from_slice(&bytes[..size]);
+                out.extend(&bytes[..size])?;
                 if option == b's' {
-                    out.push(0);
+                    out.push(0)?;
                 }
             }
             _ => format.control(option)?,
         }
     }
-    lua.create_string(&out)
+    out.into_string()
 }
 
-fn put<const N: usize>(out: &mut Vec<u8>, mut bytes: [u8; N], is_little: bool) {
+fn put<const N: usize>(out: &mut Buffer<'_>, mut bytes: [u8; N], is_little: bool) -> Result<()> {
     if !is_little {
         bytes.reverse();
     }
-    out.extend_from_slice(&bytes);
+    out.extend(&bytes)
 }
 
-fn put_integer(out: &mut Vec<u8>, number: f64, size: usize, is_little: bool) {
+fn put_integer(out: &mut Buffer<'_>, number: f64, size: usize, is_little: bool) -> Result<()> {
     let bits = if number < 0.0 { crate::number::truncated(number) as u64 } else { number as u64 };
     let start = out.len();
-    let whole = bits.to_le_bytes();
-    out.extend((0..size).map(|place| whole.get(place).copied().unwrap_or(0)));
+    let mut whole = [0; INTEGER_BYTES_MAX];
+    whole[..8].copy_from_slice(&bits.to_le_bytes());
+    out.extend(&whole[..size])?;
     if !is_little {
-        out[start..].reverse();
+        out.since(start).reverse();
     }
+    Ok(())
 }
 
 fn unpack(lua: &Lua, values: MultiValue) -> Result<MultiValue> {
@@ -190,13 +197,14 @@ fn unpack(lua: &Lua, values: MultiValue) -> Result<MultiValue> {
         return Err(arguments.error(3, "offset must be 1 or greater"));
     }
     let mut at = usize::try_from(start - 1).unwrap_or(usize::MAX);
-    let mut format = Format::new(&arguments, &text);
+    let mut format = Format::new(&arguments, &text)?;
     let mut results: Vec<Value> = Vec::new();
     let too_short = || arguments.error(2, "data string too short");
     let rest = |at: usize, size: usize| data.get(at..at.checked_add(size)?);
     while let Some((option, size)) = format.next()? {
         at = at.saturating_add(format.padding(at, option, size));
         let bytes = rest(at, size).ok_or_else(too_short)?;
+        format.work.of(size)?;
         if results.len() >= RESULTS_MAX {
             return Err(raise(lua, "stack overflow (too many results)"));
         }
@@ -218,6 +226,7 @@ fn unpack(lua: &Lua, values: MultiValue) -> Result<MultiValue> {
                     results.pop();
                     taken = if length >= 0.0 { length as usize } else { usize::MAX };
                     bytes = rest(at, taken).ok_or_else(too_short)?;
+                    format.work.of(taken)?;
                 }
                 results.push(Value::String(lua.create_string(bytes)?));
             }
@@ -228,6 +237,7 @@ fn unpack(lua: &Lua, values: MultiValue) -> Result<MultiValue> {
                 };
                 results.push(Value::String(lua.create_string(&tail[..length])?));
                 taken = length + 1;
+                format.work.of(taken)?;
             }
             _ => format.control(option)?,
         }
@@ -260,7 +270,7 @@ fn size(lua: &Lua, values: MultiValue) -> Result<Value> {
     let arguments = Arguments::new(lua, "size", &values);
     let text = arguments.string(1)?;
     let text = text.as_bytes();
-    let mut format = Format::new(&arguments, &text);
+    let mut format = Format::new(&arguments, &text)?;
     let mut total: usize = 0;
     while let Some((option, size)) = format.next()? {
         total += format.padding(total, option, size);

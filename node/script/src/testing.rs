@@ -83,7 +83,8 @@ pub(crate) fn evaluated(machine: &mut Machine, world: &mut World, body: &[u8], c
     match machine.load_script(body, false) {
         Ok(sha) => {
             let mut out = Vec::new();
-            let invocation = Invocation { keys: &[b"k1", b"k2"], args: &[b"a1", b"a2"], client };
+            let invocation =
+                Invocation { keys: &[b"k1", b"k2"], args: &[b"a1", b"a2"], client, ..Invocation::default() };
             machine.run_script(&sha, &invocation, world, &mut out).expect("it was loaded just now");
             out
         }

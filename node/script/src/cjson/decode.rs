@@ -3,6 +3,7 @@
 use mlua::{Lua, LuaString, Result, Table, Value};
 
 use super::{DEPTH_MAX, Options};
+use crate::budget::{STEP, Work};
 use crate::raise::raise;
 
 pub(super) fn decode(lua: &Lua, options: &Options, arrays: &Table, text: &[u8]) -> Result<Value> {
@@ -11,7 +12,7 @@ pub(super) fn decode(lua: &Lua, options: &Options, arrays: &Table, text: &[u8]) 
     {
         return Err(raise(lua, "JSON parser does not support UTF-16 or UTF-32"));
     }
-    let mut reader = Reader { lua, options, arrays, text, at: 0 };
+    let mut reader = Reader { lua, options, arrays, text, at: 0, counted: 0, work: Work::begin()? };
     let value = reader.run()?;
     let token = reader.token();
     match token.kind {
@@ -66,6 +67,9 @@ struct Reader<'a> {
     arrays: &'a Table,
     text: &'a [u8],
     at: usize,
+    /// Up to here its work is noted.
+    counted: usize,
+    work: Work,
 }
 
 impl Reader<'_> {
@@ -210,6 +214,8 @@ impl Reader<'_> {
         let mut open: Vec<Open> = Vec::new();
         loop {
             let token = self.token();
+            self.work.of(STEP + self.at - self.counted)?;
+            self.counted = self.at;
             let Some(mut value) = self.begun(token, &mut open)? else { continue };
             // The value may be the last of its table, and that the last of its own.
             loop {

@@ -4,23 +4,21 @@ use mlua::{Lua, LuaString, Result, Table, Value};
 
 use super::{DEPTH_MAX, Invalid, Options};
 use crate::arguments::{number_of, type_name};
+use crate::budget::{Buffer, Held};
 use crate::number::format_g;
 use crate::raise::raise;
 
-/// A text longer than this is refused: it could not be a value.
-const BYTES_MAX: usize = 512 * 1024 * 1024;
-
 pub(super) fn encode(lua: &Lua, options: &Options, arrays: &Table, value: &Value) -> Result<LuaString> {
-    let mut writer = Writer { lua, options, arrays, out: Vec::new(), open: Vec::new() };
+    let mut writer = Writer { lua, options, arrays, out: Buffer::new(lua)?, open: Vec::new() };
     writer.run(value)?;
-    lua.create_string(&writer.out)
+    writer.out.into_string()
 }
 
 struct Writer<'a> {
     lua: &'a Lua,
     options: &'a Options,
     arrays: &'a Table,
-    out: Vec<u8>,
+    out: Buffer<'a>,
     /// The tables that are being written, outermost first. No recursion: the thread's stack is not a script's to fill.
     open: Vec<Open>,
 }
@@ -28,16 +26,14 @@ struct Writer<'a> {
 /// A table that is being written.
 enum Open {
     Array { table: Table, next: u64, length: u64 },
-    Object { rest: std::vec::IntoIter<(Value, Value)>, is_first: bool },
+    Object { rest: std::vec::IntoIter<(Value, Value)>, is_first: bool, _held: Held },
 }
 
 impl Writer<'_> {
     fn run(&mut self, value: &Value) -> Result<()> {
         self.value(value)?;
         while let Some(mut open) = self.open.pop() {
-            if self.out.len() > BYTES_MAX {
-                return Err(raise(self.lua, "not enough memory"));
-            }
+            self.out.work.step()?;
             let Some(value) = self.next(&mut open)? else { continue };
             self.open.push(open);
             self.value(&value)?;
@@ -48,23 +44,23 @@ impl Writer<'_> {
     /// The next value of a table, with all that stands before it; what closes the table if there is none.
     fn next(&mut self, open: &mut Open) -> Result<Option<Value>> {
         match open {
-            Open::Array { next, length, .. } if *next > *length => self.out.push(b']'),
+            Open::Array { next, length, .. } if *next > *length => self.out.push(b']')?,
             Open::Array { table, next, .. } => {
                 if *next > 1 {
-                    self.out.push(b',');
+                    self.out.push(b',')?;
                 }
                 *next += 1;
                 return table.raw_get(*next - 1).map(Some);
             }
-            Open::Object { rest, is_first } => {
+            Open::Object { rest, is_first, .. } => {
                 if let Some((key, value)) = rest.next() {
                     if !std::mem::take(is_first) {
-                        self.out.push(b',');
+                        self.out.push(b',')?;
                     }
                     self.key(&key)?;
                     return Ok(Some(value));
                 }
-                self.out.push(b'}');
+                self.out.push(b'}')?;
             }
         }
         Ok(None)
@@ -72,25 +68,24 @@ impl Writer<'_> {
 
     fn key(&mut self, key: &Value) -> Result<()> {
         match key {
-            Value::String(text) => self.text(&text.as_bytes()),
+            Value::String(text) => self.text(&text.as_bytes())?,
             Value::Integer(_) | Value::Number(_) => {
-                self.out.push(b'"');
+                self.out.push(b'"')?;
                 self.number(key)?;
-                self.out.push(b'"');
+                self.out.push(b'"')?;
             }
             other => return Err(self.refused(other, "table key must be a number or string")),
         }
-        self.out.push(b':');
-        Ok(())
+        self.out.push(b':')
     }
 
     fn value(&mut self, value: &Value) -> Result<()> {
         match value {
-            Value::String(text) => self.text(&text.as_bytes()),
+            Value::String(text) => self.text(&text.as_bytes())?,
             Value::Integer(_) | Value::Number(_) => self.number(value)?,
-            Value::Boolean(yes) => self.out.extend_from_slice(if *yes { b"true" } else { b"false" }),
-            Value::Nil => self.out.extend_from_slice(b"null"),
-            Value::LightUserData(pointer) if pointer.0.is_null() => self.out.extend_from_slice(b"null"),
+            Value::Boolean(yes) => self.out.extend(if *yes { b"true" } else { b"false" })?,
+            Value::Nil => self.out.extend(b"null")?,
+            Value::LightUserData(pointer) if pointer.0.is_null() => self.out.extend(b"null")?,
             Value::Table(table) => self.table(table)?,
             other => return Err(self.refused(other, "type not supported")),
         }
@@ -106,23 +101,18 @@ impl Writer<'_> {
         if !number.is_finite() {
             match self.options.encode_invalid {
                 Invalid::Write => {}
-                Invalid::Null => {
-                    self.out.extend_from_slice(b"null");
-                    return Ok(());
-                }
+                Invalid::Null => return self.out.extend(b"null"),
                 Invalid::Refuse => return Err(self.refused(value, "must not be NaN or Inf")),
             }
         }
         if number.is_nan() {
-            self.out.extend_from_slice(b"nan");
-            return Ok(());
+            return self.out.extend(b"nan");
         }
-        self.out.extend_from_slice(format_g(number, self.options.number_precision as usize).as_bytes());
-        Ok(())
+        self.out.extend(format_g(number, self.options.number_precision as usize).as_bytes())
     }
 
-    fn text(&mut self, text: &[u8]) {
-        self.out.push(b'"');
+    fn text(&mut self, text: &[u8]) -> Result<()> {
+        self.out.push(b'"')?;
         for byte in text {
             let escape: &[u8] = match byte {
                 b'"' => b"\\\"",
@@ -134,17 +124,17 @@ impl Writer<'_> {
                 b'\x0c' => b"\\f",
                 b'\r' => b"\\r",
                 0..=31 | 127 => {
-                    self.out.extend_from_slice(format!("\\u{byte:04x}").as_bytes());
+                    self.out.extend(format!("\\u{byte:04x}").as_bytes())?;
                     continue;
                 }
                 _ => {
-                    self.out.push(*byte);
+                    self.out.push(*byte)?;
                     continue;
                 }
             };
-            self.out.extend_from_slice(escape);
+            self.out.extend(escape)?;
         }
-        self.out.push(b'"');
+        self.out.push(b'"')
     }
 
     fn table(&mut self, table: &Table) -> Result<()> {
@@ -155,23 +145,41 @@ impl Writer<'_> {
         let is_marked = table.metatable().is_some_and(|metatable| metatable == *self.arrays);
         match self.array_length(table)? {
             Some(length) if length > 0 || is_marked => {
-                self.out.push(b'[');
+                self.out.push(b'[')?;
                 self.open.push(Open::Array { table: table.clone(), next: 1, length });
             }
             _ => {
-                self.out.push(b'{');
-                let pairs = table.pairs::<Value, Value>().collect::<Result<Vec<_>>>()?;
-                self.open.push(Open::Object { rest: pairs.into_iter(), is_first: true });
+                self.out.push(b'{')?;
+                let (pairs, held) = self.pairs(table)?;
+                self.open.push(Open::Object { rest: pairs.into_iter(), is_first: true, _held: held });
             }
         }
         Ok(())
     }
 
+    /// The pairs of a table. One table may lie open many times, within itself: so what is held of each counts.
+    fn pairs(&mut self, table: &Table) -> Result<(Vec<(Value, Value)>, Held)> {
+        const PAIR_BYTES: usize = size_of::<(Value, Value)>();
+        const FEWEST: usize = 4;
+        let (mut pairs, mut held) = (Vec::new(), Held::default());
+        for pair in table.pairs::<Value, Value>() {
+            if pairs.len() == pairs.capacity() {
+                let more = pairs.len().max(FEWEST);
+                held.more(self.lua, more * PAIR_BYTES)?;
+                pairs.reserve_exact(more);
+            }
+            pairs.push(pair?);
+            self.out.work.step()?;
+        }
+        Ok((pairs, held))
+    }
+
     /// The largest index of an array; `None` if the table is none, or too sparse to be written as one.
-    fn array_length(&self, table: &Table) -> Result<Option<u64>> {
+    fn array_length(&mut self, table: &Table) -> Result<Option<u64>> {
         let (mut largest, mut items) = (0.0, 0.0);
         for pair in table.pairs::<Value, Value>() {
             let (key, _) = pair?;
+            self.out.work.step()?;
             let Some(index) = number_of(&key).filter(|index| *index >= 1.0 && index.floor() == *index) else {
                 return Ok(None);
             };

@@ -2,11 +2,13 @@
 
 use mlua::Error;
 
+use crate::budget::Work;
+
 const CAPTURES_MAX: usize = 32;
 /// Choices within choices, as many as later versions of Lua allow. Each takes some of the thread's stack.
 const DEPTH_MAX: usize = 200;
-/// Steps between two questions whether the script may go on: about a millisecond.
-const STEPS_PER_QUESTION: u32 = 1 << 18;
+/// A step is as much work as copying so many bytes.
+const STEP: usize = 4;
 
 /// Why a match could not be tried.
 pub(super) enum Failure {
@@ -36,28 +38,26 @@ enum Length {
 pub(super) struct Matcher<'a> {
     text: &'a [u8],
     pattern: &'a [u8],
-    captures: [(usize, Length); CAPTURES_MAX],
-    count: usize,
+    /// Where each begins. In a vector: matches within replacements of matches all lie on one stack.
+    captures: Vec<(usize, Length)>,
     depth: usize,
-    steps: u32,
-    may_go_on: fn() -> Result<(), Error>,
+    work: Work,
 }
 
 impl<'a> Matcher<'a> {
-    pub(super) fn new(text: &'a [u8], pattern: &'a [u8], may_go_on: fn() -> Result<(), Error>) -> Matcher<'a> {
-        let captures = [(0, Length::Open); CAPTURES_MAX];
-        Matcher { text, pattern, captures, count: 0, depth: 0, steps: 0, may_go_on }
+    pub(super) fn new(text: &'a [u8], pattern: &'a [u8], work: Work) -> Matcher<'a> {
+        Matcher { text, pattern, captures: Vec::new(), depth: 0, work }
     }
 
     /// Where the match ends that begins at `at`, with the pattern from `body` on.
     pub(super) fn matches(&mut self, at: usize, body: usize) -> Tried {
-        self.count = 0;
+        self.captures.clear();
         self.depth = 0;
         self.run(at, body)
     }
 
     pub(super) fn count(&self) -> usize {
-        self.count
+        self.captures.len()
     }
 
     pub(super) fn between(&self, start: usize, end: usize) -> &'a [u8] {
@@ -65,7 +65,7 @@ impl<'a> Matcher<'a> {
     }
 
     pub(super) fn capture(&self, index: usize, start: usize, end: usize) -> Result<Capture<'a>, Failure> {
-        if index >= self.count {
+        if index >= self.captures.len() {
             return if index == 0 {
                 Ok(Capture::Text(self.between(start, end)))
             } else {
@@ -85,12 +85,12 @@ impl<'a> Matcher<'a> {
     }
 
     fn step(&mut self) -> Result<(), Failure> {
-        self.steps += 1;
-        if self.steps < STEPS_PER_QUESTION {
-            return Ok(());
-        }
-        self.steps = 0;
-        (self.may_go_on)().map_err(Failure::Stopped)
+        self.step_over(0)
+    }
+
+    /// One step that looks at so many bytes.
+    fn step_over(&mut self, bytes: usize) -> Result<(), Failure> {
+        self.work.of(STEP + bytes).map_err(Failure::Stopped)
     }
 
     fn run(&mut self, at: usize, place: usize) -> Tried {
@@ -125,6 +125,7 @@ impl<'a> Matcher<'a> {
                         return Err(Failure::Malformed("missing '[' after '%f' in pattern"));
                     }
                     let end = self.class_end(place)?;
+                    self.step_over(end - place)?;
                     let before = if at == 0 { 0 } else { self.text[at - 1] };
                     let here = self.text.get(at).copied().unwrap_or(0);
                     if self.in_set(before, place, end - 1) || !self.in_set(here, place, end - 1) {
@@ -145,6 +146,7 @@ impl<'a> Matcher<'a> {
                 _ => {}
             }
             let end = self.class_end(place)?;
+            self.step_over(end - place)?;
             match self.at(end) {
                 b'?' => {
                     if self.fits(at, place, end)
@@ -170,7 +172,7 @@ impl<'a> Matcher<'a> {
     fn most(&mut self, at: usize, place: usize, end: usize) -> Tried {
         let mut count = 0;
         while self.fits(at + count, place, end) {
-            self.step()?;
+            self.step_over(end - place)?;
             count += 1;
         }
         loop {
@@ -190,6 +192,7 @@ impl<'a> Matcher<'a> {
             if let Some(found) = self.run(at, end + 1)? {
                 return Ok(Some(found));
             }
+            self.step_over(end - place)?;
             if !self.fits(at, place, end) {
                 return Ok(None);
             }
@@ -198,20 +201,19 @@ impl<'a> Matcher<'a> {
     }
 
     fn open(&mut self, at: usize, place: usize, length: Length) -> Tried {
-        if self.count >= CAPTURES_MAX {
+        if self.captures.len() >= CAPTURES_MAX {
             return Err(Failure::Malformed("too many captures"));
         }
-        self.captures[self.count] = (at, length);
-        self.count += 1;
+        self.captures.push((at, length));
         let found = self.run(at, place)?;
         if found.is_none() {
-            self.count -= 1;
+            self.captures.pop();
         }
         Ok(found)
     }
 
     fn close(&mut self, at: usize, place: usize) -> Tried {
-        let open = (0..self.count).rev().find(|index| matches!(self.captures[*index].1, Length::Open));
+        let open = (0..self.captures.len()).rev().find(|index| matches!(self.captures[*index].1, Length::Open));
         let index = open.ok_or(Failure::Malformed("invalid pattern capture"))?;
         self.captures[index].1 = Length::Closed(at - self.captures[index].0);
         let found = self.run(at, place)?;
@@ -244,14 +246,15 @@ impl<'a> Matcher<'a> {
         Ok(None)
     }
 
-    fn back_reference(&self, at: usize, digit: u8) -> Tried {
+    fn back_reference(&mut self, at: usize, digit: u8) -> Tried {
         let index = usize::from(digit).wrapping_sub(usize::from(b'1'));
         match self.captures.get(index) {
-            Some((from, Length::Closed(length))) if index < self.count => {
+            Some((from, Length::Closed(length))) => {
                 let caught = &self.text[*from..from + length];
+                self.work.of(caught.len()).map_err(Failure::Stopped)?;
                 Ok(self.text[at..].starts_with(caught).then_some(at + length))
             }
-            Some((_, Length::Position)) if index < self.count => Ok(None),
+            Some((_, Length::Position)) => Ok(None),
             _ => Err(Failure::Malformed("invalid capture index")),
         }
     }

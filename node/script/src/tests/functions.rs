@@ -21,7 +21,7 @@ fn load(machine: &mut Machine, code: &str) -> Result<String, String> {
 
 fn call(machine: &mut Machine, world: &mut World, name: &str) -> Option<String> {
     let mut out = Vec::new();
-    let invocation = Invocation { keys: &[b"k"], args: &[b"a", b"b"], client: Resp::Two };
+    let invocation = Invocation { keys: &[b"k"], args: &[b"a", b"b"], client: Resp::Two, ..Invocation::default() };
     machine.run_function(name.as_bytes(), &invocation, world, &mut out)?;
     Some(String::from_utf8_lossy(&out).into_owned())
 }

@@ -86,7 +86,7 @@ fn bytes_are_kept_as_they_are() {
     let all: Vec<u8> = (0..=255).collect();
     let sha = machine.load_script(b"return redis.call('echo', ARGV[1])", false).unwrap();
     let mut out = Vec::new();
-    let invocation = Invocation { keys: &[], args: &[&all], client: Resp::Two };
+    let invocation = Invocation { keys: &[], args: &[&all], client: Resp::Two, ..Invocation::default() };
     machine.run_script(&sha, &invocation, &mut world, &mut out).unwrap();
     assert_eq!(&out[6..262], &all[..]);
 }
@@ -144,7 +144,7 @@ fn speed() {
         ("local n = 0 for i = 1, 100000 do n = n + i end return n", 0),
     ] {
         let sha = machine.load_script(script.as_bytes(), false).unwrap();
-        let invocation = Invocation { keys: &[b"k1"], args: &[b"a"], client: Resp::Two };
+        let invocation = Invocation { keys: &[b"k1"], args: &[b"a"], client: Resp::Two, ..Invocation::default() };
         let rounds = if script.contains("100000") { 200 } else { 20_000 };
         let start = std::time::Instant::now();
         for _ in 0..rounds {
