@@ -4,9 +4,10 @@
 //!
 //! To add a setting, add one entry to the table; if it depends on another setting, a check to `config/check.rs`.
 //!
-//! Unknown keys of the file and unknown flags are errors. Unknown `KEYWARD_…` variables are not: for a service called
-//! `keyward` Kubernetes puts `KEYWARD_PORT=tcp://…`, `KEYWARD_SERVICE_HOST`, `KEYWARD_PORT_6379_TCP` and more into the
-//! environment of every pod. For the same reason no setting may ever be named `port`, `port-…` or `service-…`.
+//! Unknown keys of the file and unknown flags are errors. Unknown `KEYWARD_…` variables are to `config check`, and a warning
+//! to a node: they may be somebody else's. For a service called `keyward` Kubernetes puts `KEYWARD_PORT=tcp://…`,
+//! `KEYWARD_SERVICE_HOST`, `KEYWARD_PORT_6379_TCP` and more into the environment of every pod, which is worth no word. For
+//! the same reason no setting may ever be named `port`, `port-…` or `service-…`.
 
 mod check;
 mod machine;
@@ -60,6 +61,8 @@ macro_rules! settings {
             $($( $(#[doc = $doc])+ pub $field: $kind, )+)+
             /// What is odd but usable; to be logged once at start.
             pub warnings: Vec<String>,
+            /// What explains itself; for whoever logs everything.
+            pub remarks: Vec<String>,
         }
 
         pub(crate) static SETTINGS: LazyLock<Vec<Setting>> = LazyLock::new(|| vec![$($(
@@ -68,7 +71,7 @@ macro_rules! settings {
 
         impl Config {
             fn read(given: &mut Given) -> Self {
-                Self { $($( $field: given.read(stringify!($field), $default, &[$(($low, $high))?]), )+)+ warnings: Vec::new() }
+                Self { $($( $field: given.read(stringify!($field), $default, &[$(($low, $high))?]), )+)+ warnings: Vec::new(), remarks: Vec::new() }
             }
 
             /// The canonical text of every setting, in the order of the table.
@@ -307,6 +310,17 @@ impl Config {
     fn from_sources(
         flags: &Flags,
         environment: &[(std::ffi::OsString, std::ffi::OsString)],
+    /// The same for whoever wants to know everything that is wrong: variables that mean nothing are problems.
+    pub fn check(flags: &Flags) -> Result<Self, Problems> {
+        let environment: Vec<_> = std::env::vars_os().collect();
+        let unknown = source::unknown_variables(&environment);
+        match Self::from_sources(flags, &environment, &Machine::look()) {
+            Ok(config) if unknown.is_empty() => Ok(config),
+            Ok(_) => Err(Problems(unknown)),
+            Err(Problems(problems)) => Err(Problems(problems.into_iter().chain(unknown).collect())),
+        }
+    }
+
         machine: &Machine,
     ) -> Result<Self, Problems> {
         let mut given = Given::collect(flags, environment);
@@ -315,6 +329,8 @@ impl Config {
         // Without the file, half of the settings would be blamed for standing at their defaults.
         if given.complete {
             check::settle(&mut config, machine, &mut problems);
+        config.warnings = source::unknown_variables(environment);
+        config.remarks = source::service_links(environment);
         }
         if problems.is_empty() { Ok(config) } else { Err(Problems(problems)) }
     }

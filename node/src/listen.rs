@@ -184,15 +184,26 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener) {
     }
 }
 
-/// Returns on SIGTERM or SIGINT.
-pub async fn terminated() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// SIGTERM and SIGINT since it was made. There is one for the whole life of a process: a signal that comes while nobody waits
+/// is kept for whoever waits next, while one that came before another of these was made would be lost.
+pub struct Termination(Option<[tokio::signal::unix::Signal; 2]>);
+
+impl Termination {
+    /// From here on signals do not end the process by themselves.
+    pub fn watch() -> Termination {
+        use tokio::signal::unix::{SignalKind, signal};
+        match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+            (Ok(terminate), Ok(interrupt)) => Termination(Some([terminate, interrupt])),
+            _ => Termination(None),
+        }
+    }
+
+    /// Returns once one of them has come.
+    pub async fn come(&mut self) {
+        let Some([terminate, interrupt]) = &mut self.0 else { return std::future::pending().await };
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
     }
 }

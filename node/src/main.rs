@@ -51,7 +51,7 @@ fn main() -> ExitCode {
     match Keyward::parse() {
         Keyward::Serve(serve) => done(run_node(&serve)),
         Keyward::Demo(demo) => done(demo::run(&demo)),
-        Keyward::Config(ConfigCommand::Check(flags)) => print(Config::load(&flags).map(|_| "OK\n".to_owned())),
+        Keyward::Config(ConfigCommand::Check(flags)) => print(Config::check(&flags).map(|_| "OK\n".to_owned())),
         Keyward::Config(ConfigCommand::Show(flags)) => print(Config::load(&flags).map(|config| config.to_toml())),
         Keyward::Config(ConfigCommand::Default) => print(Ok::<_, String>(Config::default_toml())),
         Keyward::Version => print(Ok::<_, String>(format!("keyward {}\n", env!("CARGO_PKG_VERSION")))),
@@ -63,6 +63,9 @@ fn run_node(serve: &Serve) -> Result<(), String> {
     telemetry::start(config.log_level, config.log_format);
     for warning in &config.warnings {
         tracing::warn!(%warning, "configuration");
+    }
+    for remark in &config.remarks {
+        tracing::debug!(%remark, "configuration");
     }
     raise_open_files(config.open_files());
     memory::save_pages();

@@ -541,6 +541,8 @@ pub fn run(config: Config) -> Result<(), StartError> {
 
 /// The same on the runtime of the caller.
 pub async fn serve(mut config: Config) -> Result<(), StartError> {
+    // First of all: a start may take minutes, and whoever wants it to stop says so once.
+    let mut termination = crate::listen::Termination::watch();
     // A node alone on loopback may be given no secret; then nobody knows it, and still nobody gets in without it.
     config.cluster_secret.get_or_insert_with(|| {
         Secret::of(&crate::random::bytes::<32>().iter().map(|byte| format!("{byte:02x}")).collect::<String>())
@@ -556,7 +558,7 @@ pub async fn serve(mut config: Config) -> Result<(), StartError> {
         }
     });
     let control = Control::start(control_config(&config)?, Some(take)).map_err(StartError::Control)?;
-    let outcome = serve_with(config, table, seed, control.clone(), &taker).await;
+    let outcome = serve_with(config, table, seed, control.clone(), &taker, &mut termination).await;
     control.shutdown().await;
     outcome
 }
@@ -611,6 +613,7 @@ async fn serve_with(
     seed: seed::Seed,
     control: Control,
     taker: &Arc<OnceLock<Arc<Node>>>,
+    termination: &mut crate::listen::Termination,
 ) -> Result<(), StartError> {
     let listeners = crate::listen::bind(&config)?;
     let waiting = control.awaits_invitation().then(|| Waiting { control: control.clone(), node: Arc::clone(taker) });
@@ -619,7 +622,7 @@ async fn serve_with(
     let ready = tokio::select! {
         view = control.wait_ready() => view,
         reason = fatal.wait_for(Option::is_some) => return Err(fatal_reason(reason.ok().and_then(|reason| reason.clone()))),
-        () = crate::listen::terminated() => return Ok(()),
+        () = termination.come() => return Ok(()),
     };
     let me = ready.node.ok_or_else(|| StartError::Fatal("the node has no id".to_owned()))?;
     let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..config.threads).map(|_| mpsc::channel(INBOX_MESSAGES_MAX)).unzip();
@@ -694,10 +697,15 @@ async fn serve_with(
     tokio::spawn(follow_views(Arc::clone(&node)));
     tokio::select! {
         planted = seed::plant(&node, &seed) => planted?,
-        () = crate::listen::terminated() => return Ok(()),
+        () = termination.come() => return Ok(()),
     }
+    tracing::info!("loading data");
     for of in node.groups() {
-        crate::snapshot::load(of).await.map_err(StartError::Data)?;
+        tokio::select! {
+            loaded = crate::snapshot::load(of) => loaded.map_err(StartError::Data)?,
+            // What is loaded so far is on disk: there is nothing to save.
+            () = termination.come() => return Ok(()),
+        }
         of.replication.started();
     }
     node.loading.store(false, Ordering::Relaxed);
@@ -708,14 +716,21 @@ async fn serve_with(
     #[cfg(not(simulated))]
     node.groups().iter().try_for_each(Scripts::start).map_err(StartError::System)?;
     crate::replication::start(&node).map_err(StartError::System)?;
-    wait_for_a_primary(&node).await;
+    tokio::select! {
+        () = wait_for_a_primary(&node) => {}
+        () = termination.come() => {
+            // Nobody was served here; but it has a place among the copies by now, which it leaves as at any other stop.
+            leave_and_save(&node).await;
+            return Ok(());
+        }
+    }
     let threads = crate::listen::open(&node, listeners, receivers)?;
     let _ = taker.set(Arc::clone(&node));
     tracing::info!(node = me.0, clients = %node.config.bind, admin = %node.config.admin_bind, http = %node.config.http_bind, "ready");
     let background = start_background(&node, seed.file)?;
     let save = tokio::select! {
         save = node.stop.wait() => save,
-        () = crate::listen::terminated() => None,
+        () = termination.come() => None,
         reason = fatal.wait_for(Option::is_some) => {
             let reason = fatal_reason(reason.ok().and_then(|reason| reason.clone()));
             // What is in memory is still worth saving: the data does not depend on the control plane's disk.
@@ -733,6 +748,15 @@ async fn serve_with(
     background.iter().for_each(JoinHandle::abort);
     save_at_stop(&node, save).await;
     Ok(())
+}
+
+/// The end of a node that has no clients yet.
+async fn leave_and_save(node: &Arc<Node>) {
+    tracing::info!("stopping before it was ready");
+    for of in node.groups() {
+        crate::replication::leave(of).await;
+    }
+    save_at_stop(node, None).await;
 }
 
 /// A cluster that started as a whole opens its data once it was loaded: clients that come at once need not see that.

@@ -260,7 +260,17 @@ fn holds_data(node: &Node) -> bool {
             .any(|index| node.shards.with(index, |shard| shard.spaces().any(|(_, space)| !space.is_empty())))
 }
 
-/// Loads what the disk has. The error is a sentence that says what to do.
+/// Says to whoever loads that nobody wants it any more.
+struct GiveUp(Arc<AtomicBool>);
+
+impl Drop for GiveUp {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Loads what the disk has. The error is a sentence that says what to do. When it is not waited for any longer, it ends at the
+/// next key: the process could not end before it.
 pub async fn load(node: &Arc<Node>) -> Result<(), String> {
     let node = Arc::clone(node);
     let loading = crate::world::aside(move || {
@@ -268,6 +278,8 @@ pub async fn load(node: &Arc<Node>) -> Result<(), String> {
         let files = &node.snapshots.files;
         let wanted = reader::Wanted {
             limits: &limits,
+    let given_up = Arc::new(AtomicBool::new(false));
+    let _given_up = GiveUp(Arc::clone(&given_up));
             databases: node.config.databases,
             now_ms: now_ms(),
             damaged: node.config.load_damaged_snapshot,
@@ -276,6 +288,7 @@ pub async fn load(node: &Arc<Node>) -> Result<(), String> {
         node.replication.loaded(loaded.stand);
         let restored = node.scripts.restore_codes(&loaded.libraries);
         restored.map_err(|error| format!("the functions in the snapshot cannot be loaded: {error}"))
+            given_up: &given_up,
     });
     loading.await.map_err(|error| format!("the data could not be loaded: {error}"))?
 }

@@ -188,3 +188,81 @@ fn largest_file_named(folder: &Path, name: &str) -> Option<PathBuf> {
     }
     found.into_iter().max().map(|(_, path)| path)
 }
+
+/// A snapshot that takes a while to load: a million keys, as another server would have written it.
+fn large_snapshot(path: &Path) {
+    let mut file = b"REDIS0009\xfe\x00".to_vec();
+    for number in 0..1_000_000 {
+        let key = format!("key:{number:07}");
+        let value = [b'v'; 60];
+        file.push(0);
+        for text in [key.as_bytes(), &value] {
+            file.push(text.len() as u8);
+            file.extend_from_slice(text);
+        }
+    }
+    // The end, and that there is no checksum.
+    file.extend_from_slice(&[0xff, 0, 0, 0, 0, 0, 0, 0, 0]);
+    fs::create_dir_all(path.parent().expect("it lies in a folder")).expect("the folder can be made");
+    fs::write(path, file).expect("a snapshot can be written");
+}
+
+#[test]
+fn a_node_that_is_loading_ends_at_once_when_told_to_and_its_data_stays() {
+    let mut cluster = Cluster::of(1).lay_out();
+    let snapshot = cluster.node(1).folder().join("dump.rdb");
+    large_snapshot(&snapshot);
+    let bytes = fs::metadata(&snapshot).expect("the snapshot is there").len();
+    cluster.spawn(1);
+    wait_until("the node is loading", || cluster.node(1).log().contains("loading data").then_some(()));
+    let process = cluster.node_mut(1).process();
+    process.signal(rustix::process::Signal::TERM);
+    let ended = poll(Duration::from_secs(20), || process.exited()).expect("the signal was swallowed");
+    assert!(ended.success(), "{ended}");
+    let log = cluster.node(1).log();
+    assert!(!log.contains(" ready "), "it was to be told while it was loading: {log}");
+    assert_eq!(fs::metadata(&snapshot).expect("the snapshot is there").len(), bytes);
+}
+
+#[test]
+fn a_node_that_has_just_begun_to_start_ends_at_once_when_told_to() {
+    for delay_ms in [30, 100, 200, 400] {
+        let mut cluster = Cluster::of(1).lay_out();
+        cluster.spawn(1);
+        // At which step the signal finds it is left to chance: at none may it be lost.
+        std::thread::sleep(Duration::from_millis(delay_ms));
+        let process = cluster.node_mut(1).process();
+        process.signal(rustix::process::Signal::TERM);
+        let ended = poll(Duration::from_secs(20), || process.exited());
+        assert!(ended.is_some(), "after {delay_ms} ms: {}", cluster.node(1).log());
+    }
+}
+
+#[test]
+fn a_misspelt_variable_is_said_by_a_check_and_warned_of_by_a_node() {
+    let misspelt = [("KEYWARD_MAXMEMRY", "1gb-of-a-secret")];
+    let checked = check_with(&misspelt);
+    assert!(!checked.status.success());
+    let said = String::from_utf8_lossy(&checked.stderr).into_owned();
+    assert_eq!(said, "keyward: KEYWARD_MAXMEMRY is no setting; the nearest one is KEYWARD_MAXMEMORY\n");
+    let checked = check_with(&[("KEYWARD_PORT", "tcp://10.0.0.1:6379"), ("KEYWARD_SERVICE_HOST", "10.0.0.1")]);
+    assert!(checked.status.success(), "{checked:?}");
+
+    let mut cluster = Cluster::of(1).lay_out();
+    cluster.node_mut(1).set_variable("KEYWARD_MAXMEMRY", "1gb-of-a-secret");
+    cluster.node_mut(1).set_variable("KEYWARD_SERVICE_HOST", "10.0.0.1");
+    cluster.spawn(1);
+    cluster.wait_ready(1);
+    let log = cluster.node(1).log();
+    assert!(log.contains("KEYWARD_MAXMEMRY is no setting; the nearest one is KEYWARD_MAXMEMORY"), "{log}");
+    assert!(!log.contains("1gb-of-a-secret") && !log.contains("KEYWARD_SERVICE_HOST"), "{log}");
+}
+
+/// `keyward config check` with these variables and no others of ours.
+fn check_with(variables: &[(&str, &str)]) -> std::process::Output {
+    let mut command = Command::new(binary("keyward"));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("KEYWARD_")) {
+        command.env_remove(name);
+    }
+    command.args(["config", "check"]).envs(variables.iter().copied()).output().expect("the node can be run")
+}

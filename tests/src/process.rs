@@ -118,7 +118,12 @@ pub struct Finished {
 
 /// Runs a program to its end with `input` on its standard input.
 pub fn run(program: &Path, arguments: &[&str], input: &str) -> Finished {
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    // What a run of the tests is told is no setting of what it runs.
+    for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("KEYWARD_")) {
+        command.env_remove(name);
+    }
+    let mut child = command
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -169,6 +169,48 @@ fn plain_text(value: &DeValue<'_>) -> Option<String> {
     }
 }
 
+/// Variables that say something to `keywardctl`, or where the file is.
+const OTHER_VARIABLES: &[&str] =
+    &["KEYWARD_CONFIG", "KEYWARD_ADDR", "KEYWARD_USER", "KEYWARD_PASSWORD", "KEYWARD_SOURCE_PASSWORD"];
+
+/// A sentence for each variable that looks like a setting and is none. Values are not repeated: they may be secrets.
+pub(super) fn unknown_variables(environment: &[(OsString, OsString)]) -> Vec<String> {
+    let unknown = strangers(environment).filter(|(name, value)| !is_service_link(name, value));
+    let said = unknown.map(|(name, _)| {
+        let key = name.trim_start_matches("KEYWARD_");
+        let nearest = nearest(key).to_ascii_uppercase().replace('-', "_");
+        format!("{name} is no setting; the nearest one is KEYWARD_{nearest}")
+    });
+    said.collect()
+}
+
+/// The same for those that Kubernetes makes of services.
+pub(super) fn service_links(environment: &[(OsString, OsString)]) -> Vec<String> {
+    let links = strangers(environment).filter(|(name, value)| is_service_link(name, value));
+    links.map(|(name, _)| format!("{name} tells of a service of Kubernetes, and is no setting")).collect()
+}
+
+fn strangers(environment: &[(OsString, OsString)]) -> impl Iterator<Item = (String, String)> {
+    let texts = environment.iter().map(|(name, value)| (name.to_string_lossy(), value.to_string_lossy()));
+    let ours = texts.filter(|(name, _)| name.starts_with("KEYWARD_") && !OTHER_VARIABLES.contains(&name.as_ref()));
+    let strange = ours.filter(|(name, _)| SETTINGS.iter().all(|setting| setting.variable != *name));
+    strange.map(|(name, value)| (name.into_owned(), value.into_owned()))
+}
+
+/// Whether Kubernetes says with it where a service is, whose name begins with `keyward`: `…_SERVICE_HOST`,
+/// `…_SERVICE_PORT_REDIS`, `…_PORT=tcp://…`, `…_PORT_6379_TCP_ADDR`.
+fn is_service_link(name: &str, value: &str) -> bool {
+    let of_a_port = |rest: &str| {
+        let rest = rest.trim_start_matches(|digit: char| digit.is_ascii_digit());
+        ["_TCP", "_UDP", "_SCTP"].iter().any(|protocol| rest.starts_with(protocol))
+    };
+    name.ends_with("_SERVICE_HOST")
+        || name.ends_with("_SERVICE_PORT")
+        || name.contains("_SERVICE_PORT_")
+        || name.ends_with("_PORT") && value.contains("://")
+        || name.split("_PORT_").skip(1).any(of_a_port)
+}
+
 /// The setting a mistyped key most likely means.
 fn nearest(key: &str) -> &'static str {
     let typed = key.to_ascii_lowercase().replace('_', "-");

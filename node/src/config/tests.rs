@@ -94,13 +94,35 @@ fn what_kubernetes_injects_for_a_service_called_keyward_does_no_harm() {
         ("KEYWARD_SERVICE_HOST", "10.0.0.1"),
         ("KEYWARD_SERVICE_PORT_ADMIN", "7379"),
         ("KEYWARD_PORT_6379_TCP_ADDR", "10.0.0.1"),
-        ("KEYWARD_SOMETHING_NEWER", "1"),
+        ("KEYWARD_PEERS_PORT", "tcp://10.0.0.2:9379"),
+        ("KEYWARD_PEERS_SERVICE_HOST", "10.0.0.2"),
+        ("KEYWARD_PASSWORD", "of-keywardctl"),
     ];
-    assert_eq!(load(&[], &injected), load(&[], &[]));
+    let mut loaded = load(&[], &injected).unwrap();
+    assert_eq!(std::mem::take(&mut loaded.remarks).len(), injected.len() - 1);
+    assert_eq!(loaded, load(&[], &[]).unwrap());
     for setting in SETTINGS.iter() {
         let injected = setting.key == "port" || setting.key.starts_with("port-") || setting.key.starts_with("service-");
         assert!(!injected, "{} collides with what Kubernetes injects", setting.key);
     }
+}
+
+#[test]
+fn a_misspelt_variable_is_named_with_the_nearest_setting_and_without_its_value() {
+    for (misspelt, meant) in [
+        ("KEYWARD_MAXMEMRY", "KEYWARD_MAXMEMORY"),
+        ("KEYWARD_TCP_KEEPALVE", "KEYWARD_TCP_KEEPALIVE"),
+        ("KEYWARD_ADVERTISE_CLIENTPORT", "KEYWARD_ADVERTISE_CLIENT_PORT"),
+        ("KEYWARD_CLUSTER_SECRET_FLIE", "KEYWARD_CLUSTER_SECRET_FILE"),
+        ("KEYWARD_ACL-FILE", "KEYWARD_ACL_FILE"),
+    ] {
+        let warnings = load(&[], &[(misspelt, "hush")]).unwrap().warnings;
+        let expected = format!("{misspelt} is no setting; the nearest one is {meant}");
+        assert!(warnings.contains(&expected), "{warnings:?}");
+        assert!(!warnings.concat().contains("hush"), "{warnings:?}");
+    }
+    let warnings = load(&[], &[("KEYWARD_PORT", "6379")]).unwrap().warnings;
+    assert!(warnings.iter().any(|warning| warning.starts_with("KEYWARD_PORT is no setting")), "{warnings:?}");
 }
 
 #[test]

@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use tokio::time::timeout;
 
 /// Pieces of a copy under way in memory: what the disk would take at once, a few times.
@@ -179,7 +180,9 @@ pub(super) fn load(node: &Node, pieces: Pieces) -> Result<Loaded, String> {
     }
     let limits = node.live.hot().limits.clone();
     // The primary decides what has expired, not the clock of this node.
-    let wanted = Wanted { limits: &limits, databases: node.config.databases, now_ms: i64::MIN, damaged: false };
+    let never = AtomicBool::new(false);
+    let databases = node.config.databases;
+    let wanted = Wanted { limits: &limits, databases, now_ms: i64::MIN, damaged: false, given_up: &never };
     let loaded = reader::load_from(&node.shards, pieces, "the copy", &wanted)?;
     node.shards.count_used_bytes();
     node.scripts.replace_codes(&loaded.libraries)?;

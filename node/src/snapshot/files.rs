@@ -1,11 +1,12 @@
 //! The names of snapshots and the order of steps that makes one count: a crash between any two leaves a good newest file.
 //! Knows no record.
 //!
-//! `dump.rdb` is the newest, `dump.rdb.1` the one before, and so on; `dump.rdb.tmp` is being written and never read.
+//! `dump.rdb` is the newest, `dump.rdb.1` the one before, and so on; `dump.rdb.tmp` is being written and never read;
+//! `dump.rdb.damaged-1764000000` was damaged when it was loaded, and is for people.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
@@ -90,6 +91,30 @@ impl Files {
             }
         }
         Ok(())
+    }
+
+    /// Gives a damaged file a further name that no save touches, and returns that. One that has such a name keeps it.
+    pub(super) fn keep_damaged(&self, path: &Path, now_s: i64) -> io::Result<PathBuf> {
+        let prefix = format!("{}.damaged-", self.name);
+        let inode = fs::metadata(path)?.ino();
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(&prefix) && entry.metadata()?.ino() == inode {
+                return Ok(entry.path());
+            }
+        }
+        let kept = self.folder.join(format!("{prefix}{now_s}"));
+        match fs::hard_link(path, &kept) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(error),
+            // A file system without hard links.
+            Err(_) => {
+                fs::copy(path, &kept)?;
+                File::open(&kept)?.sync_all()?;
+            }
+        }
+        File::open(&self.folder)?.sync_all()?;
+        Ok(kept)
     }
 
     /// The file to load, and the one behind it.

@@ -12,6 +12,7 @@ use keyward_engine::types::Limits;
 use std::fs::File;
 use std::io::{BufReader, ErrorKind, Read};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// Read from the file at a time, in bytes.
@@ -49,6 +50,8 @@ pub struct Loaded {
     pub libraries: Vec<Vec<u8>>,
     /// Where in the stream of effects it was made.
     pub stand: Stand,
+    /// There is more in the file, behind the damage.
+    pub damaged: bool,
 }
 
 /// How a file is loaded.
@@ -61,6 +64,8 @@ pub struct Wanted<'a> {
     pub now_ms: UnixMillis,
     /// A damaged file is loaded up to the damage.
     pub damaged: bool,
+    /// Set when nobody wants the rest.
+    pub given_up: &'a AtomicBool,
 }
 
 /// Loads the newest file; `None` if there is none. The error is a sentence that says what to do.
@@ -75,6 +80,14 @@ pub(super) fn load(shards: &Shards, files: &Files, wanted: &Wanted<'_>) -> Resul
     let loaded = load_file(shards, &path, wanted).map_err(|error| {
         format!("the data in {} cannot be loaded {error}, or move it away to start {without}", path.display())
     })?;
+    if loaded.damaged {
+        // The next saves push the file out, and what is behind the damage may still be rescued by hand.
+        let kept = files.keep_damaged(&path, wanted.now_ms / 1000).map_err(|error| {
+            let shown = path.display();
+            format!("{shown} is damaged, and cannot be kept beside what is saved from now on ({error}): make room, or put it elsewhere")
+        })?;
+        tracing::error!(file = %path.display(), kept = %kept.display(), "the damaged snapshot is kept; remove it when it is needed no more");
+    }
     tracing::info!(
         file = %path.display(),
         keys = loaded.keys,
@@ -95,7 +108,7 @@ fn load_file(shards: &Shards, path: &Path, wanted: &Wanted<'_>) -> Result<Loaded
 
 /// Loads what `source` holds; `name` is for the log. The error is the end of a sentence, with advice.
 pub fn load_from(shards: &Shards, source: impl Source, name: &str, wanted: &Wanted<'_>) -> Result<Loaded, String> {
-    let Wanted { limits, databases, now_ms, damaged } = *wanted;
+    let Wanted { limits, databases, now_ms, damaged, given_up } = *wanted;
     let hint = |error: keyward_engine::dump::FileError| {
         let advice = if error.is_refusal() {
             "remove that from its origin and save again"
@@ -108,11 +121,15 @@ pub fn load_from(shards: &Shards, source: impl Source, name: &str, wanted: &Want
     let mut target = Target { shards, limits, databases, now_ms, effects: Effects::new() };
     let mut loaded = Loaded::default();
     loop {
+        if given_up.load(Ordering::Relaxed) {
+            return Err("(the node is stopping): start it again".to_owned());
+        }
         let record = match reader.next() {
             Ok(Some(record)) => record,
             Ok(None) => break,
             Err(error) if damaged && !error.is_refusal() => {
                 tracing::error!(file = %name, %error, keys = loaded.keys, "the data is damaged: loaded up to there, as told");
+                loaded.damaged = true;
                 return Ok(loaded);
             }
             Err(error) => return Err(hint(error)),

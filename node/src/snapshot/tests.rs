@@ -10,6 +10,7 @@ use keyward_engine::scope::Reach;
 use keyward_engine::types::Limits;
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 const NOW: UnixMillis = 1_700_000_000_000;
 
@@ -78,8 +79,8 @@ fn load(files: &Files) -> Result<Shards, String> {
 
 fn load_even(files: &Files, damaged: bool) -> Result<Shards, String> {
     let shards = shards();
-    let limits = Limits::default();
-    let wanted = reader::Wanted { limits: &limits, databases: DATABASES, now_ms: NOW, damaged };
+    let (limits, never) = (Limits::default(), AtomicBool::new(false));
+    let wanted = reader::Wanted { limits: &limits, databases: DATABASES, now_ms: NOW, damaged, given_up: &never };
     reader::load(&shards, files, &wanted).map(|_| shards)
 }
 
@@ -215,8 +216,34 @@ fn a_damaged_file_is_loaded_up_to_the_damage_if_told_to() {
     let bytes = fs::read(&path).unwrap();
     fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
     assert!(load(&files).is_err());
-    let loaded = count(&load_even(&files, true).unwrap());
-    assert!((400..600).contains(&loaded), "{loaded}");
+    let loaded = load_even(&files, true).unwrap();
+    assert!((400..600).contains(&count(&loaded)), "{}", count(&loaded));
+
+    // Saving keeps one file only, and still nothing of the damaged one is lost. Loading it once more keeps it once.
+    load_even(&files, true).unwrap();
+    for _ in 0..2 {
+        writer::write(&loaded, &files, NOW, at_once).unwrap();
+    }
+    assert!(load(&files).is_ok(), "what is saved now is whole");
+    let kept = format!("dump.rdb.damaged-{}", NOW / 1000);
+    let mut names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["dump.rdb", kept.as_str()]);
+    assert_eq!(fs::read(folder.path().join(kept)).unwrap(), bytes[..bytes.len() / 2]);
+}
+
+#[test]
+fn loading_ends_when_nobody_wants_the_rest() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = files(folder.path(), 1);
+    let before = shards();
+    set(&before, space(0, 0), "a", "1", Expiry::Never);
+    writer::write(&before, &files, NOW, at_once).unwrap();
+    let (limits, given_up) = (Limits::default(), AtomicBool::new(true));
+    let wanted =
+        reader::Wanted { limits: &limits, databases: DATABASES, now_ms: NOW, damaged: false, given_up: &given_up };
+    let error = reader::load(&shards(), &files, &wanted).map(drop).unwrap_err();
+    assert!(error.contains("the node is stopping"), "{error}");
 }
 
 /// Pairs of keys are always written together. A file that holds one without the other, or the two of different rounds,

@@ -58,6 +58,16 @@ pub fn open(node: &Arc<Node>, listeners: Listeners, inboxes: Vec<mpsc::Receiver<
 }
 
 /// Never: a simulated node is stopped by name, or crashes.
-pub async fn terminated() {
-    std::future::pending().await
+pub struct Termination;
+
+impl Termination {
+    /// Signals of the process are not the node's.
+    pub fn watch() -> Termination {
+        Termination
+    }
+
+    /// Never returns.
+    pub async fn come(&mut self) {
+        std::future::pending().await
+    }
 }
