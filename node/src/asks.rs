@@ -404,6 +404,12 @@ fn show_role(node: &Node, reach: &Reach, reply: &mut Reply) {
         node.addresses.client.rsplit_once(':').map(|(host, port)| (host.trim_matches(['[', ']']), port))
     };
     match view.primary.filter(|_| !view.is_primary()) {
+        Some(_) if node.live.hot().always_primary => {
+            reply.array(3);
+            reply.bulk(b"master");
+            reply.integer(node.replication.log.position() as i64);
+            reply.array(0);
+        }
         Some(primary) => {
             let (host, port) = place(primary).unwrap_or(("", "0"));
             reply.array(5);

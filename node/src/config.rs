@@ -28,8 +28,8 @@ pub(crate) use value::Value;
 
 pub use crate::insight::audit::AuditEvent;
 pub use value::{
-    Ack, AclErrorDetail, AclLeasePolicy, AclPubsubDefault, Address, DebugCommand, LogFormat, LogLevel, MaxmemoryPolicy,
-    Member, Memory, Routing, SaveRule, SaveRules, Secret, Size,
+    Ack, AclErrorDetail, AclLeasePolicy, AclPubsubDefault, Address, AdvertiseRole, DebugCommand, LogFormat, LogLevel,
+    MaxmemoryPolicy, Member, Memory, Routing, SaveRule, SaveRules, Secret, Size,
 };
 
 /// One entry of the table.
@@ -142,6 +142,9 @@ settings! {
         /// What a node does with a command about data that another node serves: `proxy` has that node run it, so that any
         /// client may talk to any node; `redirect` answers `MOVED`, for clients that know Redis Cluster.
         routing: Routing = "proxy";
+        /// What `INFO` and `ROLE` say this node is: `actual`, the truth; `primary`, a primary on every node that forwards
+        /// (`routing proxy`), for clients that look for one by role and refuse to write elsewhere.
+        advertise_role: AdvertiseRole = "actual";
         /// How long a command waits for a node that serves the data, during a failover, before it fails. One that may have
         /// been carried out already does not wait, unless it only reads.
         failover_wait: Duration = "5s" in "0s" ..= "60s";
@@ -307,9 +310,6 @@ impl Config {
         Self::from_sources(flags, &environment, &Machine::look())
     }
 
-    fn from_sources(
-        flags: &Flags,
-        environment: &[(std::ffi::OsString, std::ffi::OsString)],
     /// The same for whoever wants to know everything that is wrong: variables that mean nothing are problems.
     pub fn check(flags: &Flags) -> Result<Self, Problems> {
         let environment: Vec<_> = std::env::vars_os().collect();
@@ -321,16 +321,19 @@ impl Config {
         }
     }
 
+    fn from_sources(
+        flags: &Flags,
+        environment: &[(std::ffi::OsString, std::ffi::OsString)],
         machine: &Machine,
     ) -> Result<Self, Problems> {
         let mut given = Given::collect(flags, environment);
         let mut config = Self::read(&mut given);
         let mut problems = std::mem::take(&mut given.problems);
+        config.warnings = source::unknown_variables(environment);
+        config.remarks = source::service_links(environment);
         // Without the file, half of the settings would be blamed for standing at their defaults.
         if given.complete {
             check::settle(&mut config, machine, &mut problems);
-        config.warnings = source::unknown_variables(environment);
-        config.remarks = source::service_links(environment);
         }
         if problems.is_empty() { Ok(config) } else { Err(Problems(problems)) }
     }

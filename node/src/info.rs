@@ -247,7 +247,9 @@ fn replication(node: &Node) -> Fields {
         node.addresses.client.rsplit_once(':').map(|(host, port)| (host.trim_matches(['[', ']']), port))
     };
     let (position, history) = node.replication.log.stand();
+    let always_primary = node.live.hot().always_primary;
     let mut fields = match view.primary.filter(|_| !view.is_primary()) {
+        Some(_) if always_primary => fields! { "role" => "master", "connected_slaves" => 0 },
         Some(primary) => {
             let (host, port) = place(primary).unwrap_or(("", "0"));
             let (silent_ms, behind) = node.replication.lag();
@@ -299,13 +301,14 @@ fn replication(node: &Node) -> Fields {
         "repl_backlog_histlen" => node.replication.log.len_bytes(),
         "repl_epoch" => view.group.as_ref().map_or(0, |group| group.epoch.0),
     });
-    if node.groups().len() > 1 {
+    // Where the role above is a matter of wording, these are true.
+    if node.groups().len() > 1 || always_primary {
         fields.extend(node.groups().iter().map(|of| shard_group(of)));
     }
     fields
 }
 
-/// One of several shard groups; what stands before is about the first.
+/// What this node is to one shard group; of several, what stands before is about the first.
 fn shard_group(of: &Node) -> (String, String) {
     let view = of.views.load().1;
     let in_sync = view.group.as_ref().map_or(0, |group| group.in_sync.len());

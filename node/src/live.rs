@@ -117,6 +117,7 @@ const PARAMETERS: &[Parameter] = &[
     fixed("cluster-enabled", "no"),
     fixed("daemonize", "no"),
     fixed("databases", "16"),
+    set("advertise-role", "actual", Kind::Word(&["actual", "primary"])),
     fixed("enable-debug-command", "no"),
     fixed("dbfilename", "dump.rdb"),
     fixed("dir", ""),
@@ -233,6 +234,8 @@ pub struct Hot {
     pub redirects: bool,
     /// How long a command waits for a node that serves the data.
     pub failover_wait: Duration,
+    /// It says that it is a primary, whoever serves the data: it takes every command.
+    pub always_primary: bool,
     /// The keyspace events that are published.
     pub events: EventClass,
     /// Connections at a time.
@@ -321,6 +324,7 @@ impl Live {
             ("routing", config.routing.to_string()),
             ("enable-debug-command", config.enable_debug_command.to_string()),
             ("bind", config.bind.host().to_owned()),
+            ("advertise-role", config.advertise_role.to_string()),
             ("strict-redis-acl", if config.strict_redis_acl { "yes" } else { "no" }.to_owned()),
             ("port", config.bind.port().to_string()),
             ("databases", config.databases.to_string()),
@@ -540,6 +544,7 @@ fn hot(texts: &BTreeMap<&'static str, String>, fixed: Fixed) -> Hot {
         limits,
         value_bytes_max: size("proto-max-bulk-len"),
         decoder,
+    let redirects = texts.get("routing").is_some_and(|text| text == "redirect");
         detail: if redis { ErrorDetail::Redis } else { ErrorDetail::Full },
         output_bytes_max: fixed.output_bytes_max,
         mail_bytes_max: MAIL_BYTES_MAX,
@@ -554,7 +559,8 @@ fn hot(texts: &BTreeMap<&'static str, String>, fixed: Fixed) -> Hot {
             ms => Duration::from_millis(ms.unsigned_abs()),
         },
         tracked_keys_max: count("tracking-table-max-keys"),
-        redirects: texts.get("routing").is_some_and(|text| text == "redirect"),
+        redirects,
+        always_primary: !redirects && texts.get("advertise-role").is_some_and(|text| text == "primary"),
         failover_wait: Duration::from_millis(size("failover-wait")),
         events: texts
             .get("notify-keyspace-events")

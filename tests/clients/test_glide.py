@@ -1,11 +1,21 @@
-"""Valkey GLIDE's cluster client, whose core is redis-rs, in both modes of `routing`."""
+"""Valkey GLIDE's cluster client, whose core is redis-rs, in both modes of `routing`; and its other one, which needs a primary."""
 
 import asyncio
 import uuid
 
 import pytest
 from conftest import AGAINST_VALKEY, Cluster, wait_until
-from glide import ClusterBatch, GlideClusterClient, GlideClusterClientConfiguration, NodeAddress, ReadFrom, Script
+from glide import (
+    ClosingError,
+    ClusterBatch,
+    GlideClient,
+    GlideClientConfiguration,
+    GlideClusterClient,
+    GlideClusterClientConfiguration,
+    NodeAddress,
+    ReadFrom,
+    Script,
+)
 
 pytestmark = pytest.mark.skipif(AGAINST_VALKEY, reason="one Valkey without cluster mode is no cluster")
 
@@ -82,3 +92,35 @@ def test_replicas_answer_reads_when_asked(run):
         assert await client.get(key) == b"x"
 
     run(story, read_from=ReadFrom.PREFER_REPLICA)
+
+
+def test_the_standalone_client_writes_through_any_node_that_says_it_is_a_primary(nodes):
+    def advertise(role):
+        for node in (1, 2, 3):
+            with nodes.connect(node) as client:
+                client.config_set("routing", "proxy")
+                client.config_set("advertise-role", role)
+
+    async def write_through(port):
+        settings = GlideClientConfiguration([NodeAddress("127.0.0.1", port)], request_timeout=ANSWER_MS)
+        client = await GlideClient.create(settings)
+        try:
+            key = f"glide:{uuid.uuid4().hex}"
+            assert await client.set(key, "x") == "OK"
+            assert await client.get(key) == b"x"
+        finally:
+            await client.close()
+
+    advertise("primary")
+    try:
+        for port in nodes.ports:
+            asyncio.run(write_through(port))
+    finally:
+        advertise("actual")
+    refused = 0
+    for port in nodes.ports:
+        try:
+            asyncio.run(write_through(port))
+        except ClosingError:
+            refused += 1
+    assert refused == 2, "when it takes nodes that forward by itself, the README need not name it"

@@ -102,6 +102,12 @@ def test_the_members_are_the_pods():
     assert names == [f"keyward-{ordinal}" for ordinal in range(stateful_set["spec"]["replicas"])]
 
 
+def test_a_service_of_all_nodes_has_primaries_only():
+    """Clients that look for a primary by role get whichever node the Service picks."""
+    assert one("Service", "keyward")["spec"]["selector"].items() <= one("StatefulSet")["spec"]["template"]["metadata"]["labels"].items()
+    assert flags()["--advertise-role"] == "primary"
+
+
 def test_the_node_accepts_the_settings(tmp_path):
     binary = os.environ.get("KEYWARD_BIN")
     if not binary:

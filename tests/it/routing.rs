@@ -390,3 +390,42 @@ fn when_the_primary_dies_commands_wait_for_the_next_one() {
     assert_eq!(client.ask(&["PUBLISH", "news", "hello"]), Value::Integer(1));
     assert_eq!(late.read().expect("the message comes").texts(), ["message", "news", "hello"]);
 }
+
+/// Clients that look for the primary by role write to no other node: with this, any will do.
+#[test]
+fn every_node_that_forwards_is_a_primary_to_whoever_asks_if_told_to_say_so() {
+    let cluster = Cluster::of(3).flag("advertise-role", "primary").start();
+    wait_for_copies(&cluster);
+    let says_primary = |node: &Node| {
+        let mut client = node.client();
+        let role = rows(client.ask(&["ROLE"]));
+        let shown = client.text(&["INFO", "replication"]);
+        let by_role = role[0] == Value::Bulk(b"master".to_vec());
+        assert_eq!(by_role, shown.contains("role:master\r\n"), "{role:?} {shown}");
+        by_role
+    };
+    // The truth is told where clients do not look for it.
+    let serves = |node: &Node| {
+        let shown = node.client().text(&["INFO", "replication", "keyward"]);
+        let truly = shown.contains("shard_group0:slots=0-16383,role=master,");
+        assert_eq!(truly, shown.contains("serves_data:1"), "{shown}");
+        truly
+    };
+    for node in cluster.nodes() {
+        assert!(says_primary(node), "node {}", node.number());
+        node.client().ok(&["SET", &format!("from:{}", node.number()), "x"]);
+    }
+    assert_eq!(cluster.nodes().iter().filter(|node| serves(node)).count(), 1);
+    let nodes = cluster.node(1).client().text(&["CLUSTER", "NODES"]);
+    assert_eq!(nodes.lines().filter(|line| line.contains("master")).count(), 1, "{nodes}");
+
+    // A node that sends clients away says what it is.
+    for node in cluster.nodes() {
+        node.client().ok(&["CONFIG", "SET", "routing", "redirect"]);
+    }
+    assert_eq!(cluster.nodes().iter().filter(|node| says_primary(node)).count(), 1);
+    for node in cluster.nodes() {
+        node.client().ok(&["CONFIG", "SET", "routing", "proxy", "advertise-role", "actual"]);
+    }
+    assert_eq!(cluster.nodes().iter().filter(|node| says_primary(node)).count(), 1);
+}

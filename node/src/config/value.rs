@@ -458,6 +458,16 @@ macro_rules! choices {
 }
 
 choices! {
+    /// What `INFO` and `ROLE` say a node is.
+    AdvertiseRole {
+        /// The truth.
+        Actual = "actual",
+        /// A primary, since it takes every command.
+        Primary = "primary",
+    }
+}
+
+choices! {
     /// What to do when the data reaches `maxmemory`.
     MaxmemoryPolicy {
         /// Refuse writes that need memory.
