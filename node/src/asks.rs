@@ -143,7 +143,7 @@ pub async fn carry_out(
         Ask::ShowInfo(sections) => show_info(worker, connection, &sections, reach, &mut reply).await,
         Ask::ShowLastSave => reply.integer(worker.node.snapshots.last_save_ms() / 1000),
         // Outside of transactions and scripts the connection answers it itself.
-        Ask::SendCopy => reply.error("ERR SYNC is not allowed here"),
+        Ask::SendCopy(_) => reply.error("ERR SYNC is not allowed here"),
         Ask::Save => save(&worker.node, &mut reply).await,
         Ask::SaveInBackground => {
             if worker.node.snapshots.request() {

@@ -391,11 +391,11 @@ async fn converse(worker: &Rc<Worker>, booth: &Booth, lane: Box<Lane>) -> io::Re
                         return Ok(());
                     }
                 }
-                Next::Ask(asked) if matches!(asked.0, Ask::SendCopy) => {
-                    return copying::send_copy(worker.of(lane.view.of), stream, connection, lane).await;
-                }
                 Next::Ask(asked) => {
                     let (ask, reach) = *asked;
+                    if let Ask::SendCopy(holds) = ask {
+                        return copying::send_copy(worker.of(lane.view.of), stream, connection, lane, holds).await;
+                    }
                     tokio::select! {
                         biased;
                         () = connection.killed() => return Ok(()),

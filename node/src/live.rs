@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use without_effect::{HIDDEN, WITHOUT_EFFECT};
+use without_effect::{HIDDEN, WITHOUT_EFFECT, output_buffers};
 
 /// What a parameter's value must look like.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +48,10 @@ enum Kind {
     Percentiles,
     /// Letters of keyspace events.
     Events,
+    /// For each class of clients how much of what they do not read is kept.
+    OutputBuffers,
+    /// Any text; it is not kept, since it may be a secret that nothing here needs.
+    Dropped,
 }
 
 struct Parameter {
@@ -113,11 +117,11 @@ const PARAMETERS: &[Parameter] = &[
     set("busy-reply-threshold", "5000", Kind::Number(0, MANY)),
     set("failover-wait", "5000", Kind::Number(0, 60_000)),
     set("routing", "proxy", Kind::Word(&["proxy", "redirect"])),
+    set("advertise-role", "actual", Kind::Word(&["actual", "primary"])),
     set("client-query-buffer-limit", "1073741824", Kind::Bytes(1 << 20, 2 << 30)),
     fixed("cluster-enabled", "no"),
     fixed("daemonize", "no"),
     fixed("databases", "16"),
-    set("advertise-role", "actual", Kind::Word(&["actual", "primary"])),
     fixed("enable-debug-command", "no"),
     fixed("dbfilename", "dump.rdb"),
     fixed("dir", ""),
@@ -160,8 +164,6 @@ const PARAMETERS: &[Parameter] = &[
     fixed("enable-protected-configs", "no"),
     fixed("io-threads", "1"),
     fixed("logfile", ""),
-    fixed("masterauth", ""),
-    fixed("masteruser", ""),
     fixed("oom-score-adj", "no"),
     fixed("pidfile", ""),
     fixed("rdbchecksum", "yes"),
@@ -232,10 +234,10 @@ pub struct Hot {
     pub replica_lag_max: Duration,
     /// A client is told where the data is, instead of having its command forwarded.
     pub redirects: bool,
-    /// How long a command waits for a node that serves the data.
-    pub failover_wait: Duration,
     /// It says that it is a primary, whoever serves the data: it takes every command.
     pub always_primary: bool,
+    /// How long a command waits for a node that serves the data.
+    pub failover_wait: Duration,
     /// The keyspace events that are published.
     pub events: EventClass,
     /// Connections at a time.
@@ -322,9 +324,9 @@ impl Live {
             ("acl-pubsub-default", config.acl_pubsub_default.to_string()),
             ("failover-wait", config.failover_wait.as_millis().to_string()),
             ("routing", config.routing.to_string()),
+            ("advertise-role", config.advertise_role.to_string()),
             ("enable-debug-command", config.enable_debug_command.to_string()),
             ("bind", config.bind.host().to_owned()),
-            ("advertise-role", config.advertise_role.to_string()),
             ("strict-redis-acl", if config.strict_redis_acl { "yes" } else { "no" }.to_owned()),
             ("port", config.bind.port().to_string()),
             ("databases", config.databases.to_string()),
@@ -429,7 +431,8 @@ impl Live {
                 return Err(failed("duplicate parameter"));
             }
             let value = std::str::from_utf8(value).map_err(|_| failed("argument is not valid text"))?;
-            accepted.push((parameter.name, normalize(parameter.kind, value).map_err(|why| failed(&why))?));
+            let current = self.texts.lock().get(parameter.name).cloned().unwrap_or_default();
+            accepted.push((parameter.name, normalize(parameter.kind, &current, value).map_err(|why| failed(&why))?));
         }
         let mut texts = self.texts.lock();
         texts.extend(accepted);
@@ -439,10 +442,12 @@ impl Live {
     }
 }
 
-/// The text a value is kept as, or why it is none.
-fn normalize(kind: Kind, value: &str) -> Result<String, String> {
+/// The text a value is kept as instead of the `current` one, or why it is none.
+fn normalize(kind: Kind, current: &str, value: &str) -> Result<String, String> {
     match kind {
         Kind::Text => Ok(value.to_owned()),
+        Kind::OutputBuffers => output_buffers(current, value),
+        Kind::Dropped => Ok(String::new()),
         Kind::Number(low, high) => {
             let number: i64 = value.parse().map_err(|_| "argument couldn't be parsed into an integer".to_owned())?;
             if number < low || number > high {
@@ -539,12 +544,12 @@ fn hot(texts: &BTreeMap<&'static str, String>, fixed: Fixed) -> Hot {
         ..resp::Limits::default()
     };
     let policy = texts.get("maxmemory-policy").and_then(|name| Policy::named(name)).unwrap_or_default();
+    let redirects = texts.get("routing").is_some_and(|text| text == "redirect");
     let redis = texts.get("acl-error-detail").is_some_and(|text| text == "redis");
     Hot {
         limits,
         value_bytes_max: size("proto-max-bulk-len"),
         decoder,
-    let redirects = texts.get("routing").is_some_and(|text| text == "redirect");
         detail: if redis { ErrorDetail::Redis } else { ErrorDetail::Full },
         output_bytes_max: fixed.output_bytes_max,
         mail_bytes_max: MAIL_BYTES_MAX,
@@ -619,12 +624,34 @@ mod tests {
     #[test]
     fn every_default_is_a_value_its_parameter_accepts() {
         for parameter in parameters().filter(|parameter| parameter.changeable) {
-            assert!(normalize(parameter.kind, parameter.default).is_ok(), "{}", parameter.name);
+            assert!(normalize(parameter.kind, parameter.default, parameter.default).is_ok(), "{}", parameter.name);
         }
         let mut names: Vec<_> = parameters().map(|parameter| parameter.name).collect();
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), parameters().count());
+    }
+
+    #[test]
+    fn limits_of_output_buffers_change_class_by_class() {
+        let default = "normal 0 0 0 slave 268435456 67108864 60 pubsub 33554432 8388608 60";
+        for (value, expected) in [
+            ("", Ok(default)),
+            ("normal 1mb 0 0", Ok("normal 1048576 0 0 slave 268435456 67108864 60 pubsub 33554432 8388608 60")),
+            ("replica 1k 2kb 3 Pubsub 1 2 3", Ok("normal 0 0 0 slave 1000 2048 3 pubsub 1 2 3")),
+            ("abc", Err("Wrong number of arguments")),
+            ("normal 0 0", Err("Wrong number of arguments")),
+            ("normal  0 0 0", Err("Wrong number of arguments")),
+            ("master 0 0 0", Err("Invalid client class")),
+            ("normal -1 0 0", Err("Error in hard, soft or soft_seconds")),
+            ("normal 0 0 -1", Err("Error in hard, soft or soft_seconds")),
+        ] {
+            match (output_buffers(default, value), expected) {
+                (Ok(kept), Ok(expected)) => assert_eq!(kept, expected, "{value}"),
+                (Err(why), Err(expected)) => assert!(why.starts_with(expected), "{value}: {why}"),
+                (kept, _) => panic!("{value}: {kept:?}"),
+            }
+        }
     }
 
     #[test]

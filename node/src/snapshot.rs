@@ -19,6 +19,7 @@ use crate::node::{Node, now_ms};
 use files::Files;
 pub use files::SnapshotFile;
 use keyward_cluster::GroupId;
+use keyward_engine::session::CopyHolds;
 use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::sync::Arc;
@@ -230,8 +231,8 @@ fn at_once(node: &Node, moment: &mut dyn FnMut()) -> writer::Besides {
 
 /// A snapshot for whoever wants a copy: an open file at its beginning, and its length. It lies in the data folder without a
 /// name, so it is gone when it is closed. Waits while another one is written. The error is a sentence.
-pub async fn copy(node: &Arc<Node>) -> Result<(File, u64), String> {
-    if node.groups().len() > 1 {
+pub async fn copy(node: &Arc<Node>, holds: CopyHolds) -> Result<(File, u64), String> {
+    if node.groups().len() > 1 && holds == CopyHolds::Everything {
         return Err(
             "a copy of all data needs a cluster with one shard group: have BGSAVE write the files of all groups, which every \
              node has in its folder (dump.rdb, dump-group1.rdb, …)"
@@ -243,8 +244,12 @@ pub async fn copy(node: &Arc<Node>) -> Result<(File, u64), String> {
     let writing = tokio::task::spawn_blocking(move || {
         let _turn = turn;
         let mut file = node.snapshots.files.create_nameless()?;
-        let written =
-            writer::write_to(&node.shards, now_ms(), |moment| at_once(&node, moment), |bytes| file.write_all(bytes))?;
+        let sink = |bytes: &[u8]| file.write_all(bytes);
+        let written = match holds {
+            CopyHolds::Everything => writer::write_to(&node.shards, now_ms(), |moment| at_once(&node, moment), sink)?,
+            CopyHolds::Functions => writer::write_without_keys(now_ms(), &at_once(&node, &mut || {}), sink)?,
+            CopyHolds::Nothing => writer::write_without_keys(now_ms(), &writer::Besides::default(), sink)?,
+        };
         file.rewind()?;
         Ok((file, written.bytes))
     });
@@ -273,22 +278,22 @@ impl Drop for GiveUp {
 /// next key: the process could not end before it.
 pub async fn load(node: &Arc<Node>) -> Result<(), String> {
     let node = Arc::clone(node);
+    let given_up = Arc::new(AtomicBool::new(false));
+    let _given_up = GiveUp(Arc::clone(&given_up));
     let loading = crate::world::aside(move || {
         let limits = node.live.hot().limits.clone();
         let files = &node.snapshots.files;
         let wanted = reader::Wanted {
             limits: &limits,
-    let given_up = Arc::new(AtomicBool::new(false));
-    let _given_up = GiveUp(Arc::clone(&given_up));
             databases: node.config.databases,
             now_ms: now_ms(),
             damaged: node.config.load_damaged_snapshot,
+            given_up: &given_up,
         };
         let Some(loaded) = reader::load(&node.shards, files, &wanted)? else { return Ok(()) };
         node.replication.loaded(loaded.stand);
         let restored = node.scripts.restore_codes(&loaded.libraries);
         restored.map_err(|error| format!("the functions in the snapshot cannot be loaded: {error}"))
-            given_up: &given_up,
     });
     loading.await.map_err(|error| format!("the data could not be loaded: {error}"))?
 }

@@ -179,6 +179,22 @@ def test_redis_cli_copies_all_data(open_cluster, tmp_path):
                 open_cluster.connect(2).execute_command(*refused)
 
 
+def test_redis_cli_copies_functions_alone(open_cluster, tmp_path):
+    admin = open_cluster.connect(1)
+    admin.flushall()
+    admin.set("not-copied", "x")
+    admin.function_load("#!lua name=copied\nredis.register_function('f', function() return 1 end)", replace=True)
+    try:
+        for node in (1, 2, 3):
+            file = tmp_path / f"functions-{node}.rdb"
+            shown = cli(open_cluster, node, "--functions-rdb", str(file), terminal=False)
+            checked = subprocess.run(["redis-check-rdb", str(file)], capture_output=True, text=True, timeout=60).stdout
+            assert "RDB looks OK!" in checked and "0 keys read" in checked, (shown, checked)
+            assert b"register_function" in file.read_bytes()
+    finally:
+        admin.function_delete("copied")
+
+
 @pytest.mark.parametrize("options", [[], ["-3", "-P", "8"]], ids=["RESP2", "RESP3"])
 def test_redis_benchmark_runs_all_of_its_tests(open_cluster, options):
     command = ["redis-benchmark", "-p", str(open_cluster.ports[1]), "-n", "200", "-c", "5", "-q", *options]

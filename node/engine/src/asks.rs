@@ -6,6 +6,7 @@
 use crate::error::CommandError;
 use crate::keyspace::Keys;
 use crate::reply::{Protocol, Reply};
+use crate::session::CopyHolds;
 use crate::tenancy::Grant;
 use keyward_acl::UserChange;
 
@@ -363,7 +364,7 @@ pub enum Ask {
     /// Write a data snapshot in the background.
     SaveInBackground,
     /// Send a data snapshot to the client, then close the connection.
-    SendCopy,
+    SendCopy(CopyHolds),
     /// When the last data snapshot was written.
     ShowLastSave,
     /// Stop this node; `save` as given, or by configuration.

@@ -33,6 +33,8 @@ pub enum CommandError {
     InvalidExpire(&'static str),
     /// Any other text, its code word (`ERR`, `NOSCRIPT` …) included.
     Text(Cow<'static, str>),
+    /// The same, with what the request said in it, which may be any bytes.
+    Quoting(Vec<u8>),
 }
 
 impl CommandError {
@@ -41,13 +43,24 @@ impl CommandError {
         CommandError::Text(Cow::Owned(format!("ERR {}", text.into())))
     }
 
+    /// A text that repeats, each followed by more text, what the request said, as it said it.
+    pub fn quoting(text: &[u8], quoted: &[(&[u8], &[u8])]) -> CommandError {
+        let mut whole = text.to_vec();
+        for (said, further) in quoted {
+            whole.extend_from_slice(said);
+            whole.extend_from_slice(further);
+        }
+        CommandError::Quoting(whole)
+    }
+
     /// Two prefixes that one caching client cannot have at once.
     /// `which` says where the other comes from.
     pub fn overlapping_prefixes(prefix: &[u8], which: &str, other: &[u8]) -> CommandError {
-        let [prefix, other] = [prefix, other].map(String::from_utf8_lossy);
-        CommandError::err(format!(
-            "Prefix '{prefix}' overlaps with {which} prefix '{other}'. Prefixes for a single client must not overlap."
-        ))
+        let between = format!("' overlaps with {which} prefix '");
+        CommandError::quoting(
+            b"ERR Prefix '",
+            &[(prefix, between.as_bytes()), (other, b"'. Prefixes for a single client must not overlap.")],
+        )
     }
 }
 
@@ -66,8 +79,36 @@ impl fmt::Display for CommandError {
             CommandError::Arity(name) => return write!(f, "ERR wrong number of arguments for '{name}' command"),
             CommandError::InvalidExpire(name) => return write!(f, "ERR invalid expire time in '{name}' command"),
             CommandError::Text(text) => text,
+            CommandError::Quoting(text) => return f.write_str(&String::from_utf8_lossy(text)),
         })
     }
 }
 
 impl std::error::Error for CommandError {}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::Engine;
+
+    #[test]
+    fn a_key_of_any_bytes_is_quoted_as_it_is() {
+        let mut engine = Engine::new(1);
+        let key = b"k\xff";
+        engine.run(&[b"XADD", key, b"1-1", b"a", b"b"]);
+        for (request, said) in [
+            (
+                &[&b"XREADGROUP"[..], b"GROUP", b"g\xfe", b"c", b"STREAMS", key, b">"][..],
+                &b"-NOGROUP No such key 'k\xff' or consumer group 'g\xfe' in XREADGROUP with GROUP option\r\n"[..],
+            ),
+            (
+                &[b"XGROUP", b"CREATECONSUMER", key, b"g\xfe\r\n", b"c"],
+                b"-NOGROUP No such consumer group 'g\xfe  ' for key name 'k\xff'\r\n",
+            ),
+        ] {
+            assert_eq!(engine.run(request), said);
+        }
+        engine.run(&[b"GEOADD", b"g", b"1", b"1", b"a"]);
+        let answer = engine.run(&[b"GEOSEARCH", b"g", b"FROMMEMBER", b"z\xff", b"BYRADIUS", b"1", b"m"]);
+        assert_eq!(answer, b"-ERR member z\xff does not exist\r\n");
+    }
+}

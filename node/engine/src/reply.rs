@@ -114,14 +114,21 @@ impl Reply {
 
     /// An error, its code word first. Line breaks become spaces: a key in a text cannot forge a second reply.
     pub fn error(&mut self, text: &str) {
+        self.error_bytes(text.as_bytes());
+    }
+
+    fn error_bytes(&mut self, text: &[u8]) {
         self.bytes.push(b'-');
-        self.bytes.extend(text.bytes().map(|byte| if byte == b'\r' || byte == b'\n' { b' ' } else { byte }));
+        self.bytes.extend(text.iter().copied().map(|byte| if byte == b'\r' || byte == b'\n' { b' ' } else { byte }));
         self.bytes.extend_from_slice(b"\r\n");
     }
 
     /// A handler's error.
     pub fn command_error(&mut self, error: &CommandError) {
-        self.error(&error.to_string());
+        match error {
+            CommandError::Quoting(text) => self.error_bytes(text),
+            other => self.error(&other.to_string()),
+        }
     }
 
     /// An integer.

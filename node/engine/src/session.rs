@@ -61,6 +61,18 @@ impl Login {
     }
 }
 
+/// What a copy of the data holds (`REPLCONF rdb-filter-only`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum CopyHolds {
+    /// Keys and functions.
+    #[default]
+    Everything,
+    /// Functions alone.
+    Functions,
+    /// Neither.
+    Nothing,
+}
+
 /// Whether answers are sent (`CLIENT REPLY`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum ReplyMode {
@@ -124,6 +136,8 @@ pub struct Session {
     pub readonly: bool,
     /// `REPLCONF rdb-only 1`: `SYNC` may send it a copy of the data.
     pub wants_copy: bool,
+    /// `REPLCONF rdb-filter-only …`: what such a copy holds.
+    pub copy_holds: CopyHolds,
     /// Begun by MULTI.
     pub transaction: Option<Transaction>,
     /// It listens to a channel.
@@ -157,6 +171,7 @@ impl Session {
             no_touch: false,
             readonly: false,
             wants_copy: false,
+            copy_holds: CopyHolds::Everything,
             transaction: None,
             subscribed: false,
             closing: false,
@@ -237,6 +252,7 @@ impl Session {
         self.no_touch = false;
         self.readonly = false;
         self.wants_copy = false;
+        self.copy_holds = CopyHolds::Everything;
         self.transaction = None;
     }
 }

@@ -1,10 +1,11 @@
-//! Sends a client a copy of all data, as `SYNC` asks for it: the length, then the file, piece by piece as it is read from.
-//! The connection ends with it. It writes no file and knows no record.
+//! Sends a client a copy of all data, or of the functions alone, as `SYNC` asks for it: the length, then the file, piece by
+//! piece as it is read from. The connection ends with it. It writes no file and knows no record.
 
 use super::{Connection, Lane, flush};
 use crate::snapshot;
 use crate::socket::Socket;
 use crate::worker::Worker;
+use keyward_engine::session::CopyHolds;
 use std::fs::File;
 use std::io::{self, Read};
 
@@ -17,11 +18,12 @@ pub(super) async fn send_copy(
     stream: &Socket,
     connection: &Connection,
     lane: &mut Lane,
+    holds: CopyHolds,
 ) -> io::Result<()> {
     let copied = tokio::select! {
         biased;
         () = connection.killed() => return Ok(()),
-        copied = snapshot::copy(&worker.node) => copied,
+        copied = snapshot::copy(&worker.node, holds) => copied,
     };
     let (mut file, mut left) = match copied {
         Ok(copied) => copied,

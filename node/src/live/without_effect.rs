@@ -3,6 +3,7 @@
 //! Clients, operators' scripts and test suites set them. Each line says what is instead.
 
 use super::{Kind, MANY, Parameter, set};
+use keyward_acl::limit::bytes;
 
 const LOG_LEVELS: &[&str] = &["debug", "verbose", "notice", "warning", "nothing"];
 const ANY: Kind = Kind::Text;
@@ -50,7 +51,11 @@ pub(super) const WITHOUT_EFFECT: &[Parameter] = &[
     set("stop-writes-on-bgsave-error", "yes", YES_NO),
     set("sanitize-dump-payload", "clients", Kind::Word(&["no", "yes", "clients"])),
     // The bound of a connection's answers is the setting of the same name in the node's configuration.
-    set("client-output-buffer-limit", "normal 0 0 0 slave 268435456 67108864 60 pubsub 33554432 8388608 60", ANY),
+    set(
+        "client-output-buffer-limit",
+        "normal 0 0 0 slave 268435456 67108864 60 pubsub 33554432 8388608 60",
+        Kind::OutputBuffers,
+    ),
     set("maxmemory-clients", "0", Kind::BytesOrPercent),
     // The log's level is the setting `log-level` of the node's configuration.
     set("loglevel", "notice", Kind::Word(LOG_LEVELS)),
@@ -82,6 +87,9 @@ pub(super) const WITHOUT_EFFECT: &[Parameter] = &[
     set("cluster-replica-validity-factor", "10", COUNT),
     set("cluster-require-full-coverage", "yes", YES_NO),
     set("cluster-slot-stats-enabled", "no", YES_NO),
+    // Nodes prove to each other that they know the cluster secret; what is set here is not kept.
+    set("masterauth", "", Kind::Dropped),
+    set("masteruser", "", Kind::Dropped),
     // Others.
     set("propagation-error-behavior", "ignore", Kind::Word(&["ignore", "panic", "panic-on-replicas"])),
     set("protected-mode", "yes", YES_NO),
@@ -97,6 +105,31 @@ pub(super) const WITHOUT_EFFECT: &[Parameter] = &[
     set("prefetch-batch-max-size", "16", Kind::Number(0, 128)),
     set("availability-zone", "", ANY),
 ];
+
+/// `client-output-buffer-limit`: a class, two sizes and seconds, for as many classes as are to change; `current` has all.
+pub(super) fn output_buffers(current: &str, value: &str) -> Result<String, String> {
+    let mut shown: Vec<String> = current.split(' ').map(str::to_owned).collect();
+    // As Redis divides it: two blanks have an empty word between them, and nothing at all changes nothing.
+    let words: Vec<&str> = if value.is_empty() { Vec::new() } else { value.split(' ').collect() };
+    let (changes, []) = words.as_chunks::<4>() else {
+        return Err("Wrong number of arguments in buffer limit configuration.".to_owned());
+    };
+    for [class, hard, soft, seconds] in changes {
+        let place = match class.to_ascii_lowercase().as_str() {
+            "normal" => 0,
+            "slave" | "replica" => 4,
+            "pubsub" => 8,
+            _ => return Err("Invalid client class specified in buffer limit configuration.".to_owned()),
+        };
+        let sizes = [bytes(hard), bytes(soft), seconds.parse::<u32>().ok().map(u64::from)];
+        for (index, size) in sizes.into_iter().enumerate() {
+            let size =
+                size.ok_or("Error in hard, soft or soft_seconds setting in buffer limit configuration.".to_owned())?;
+            shown[place + 1 + index] = size.to_string();
+        }
+    }
+    Ok(shown.join(" "))
+}
 
 /// Shown only to those who ask by name: they are for tests.
 pub(super) const HIDDEN: &[&str] =

@@ -116,6 +116,22 @@ pub fn write_to(
     Ok(output.written)
 }
 
+/// Writes a file of what there is besides keys.
+pub fn write_without_keys(
+    now_ms: UnixMillis,
+    besides: &Besides,
+    sink: impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<Written> {
+    let mut output = Output { sink, checksum: Checksum::new(), written: Written::default() };
+    let mut buffer = Vec::new();
+    begin(&mut buffer, &Sizes::new(), now_ms, besides, false);
+    let mut so_far = output.checksum;
+    so_far.update(&buffer);
+    dump::end(&mut buffer, so_far);
+    output.flush(&mut buffer)?;
+    Ok(output.written)
+}
+
 /// Keys and expiring keys of each database of the shared keyspace.
 type Sizes = BTreeMap<u32, (u64, u64)>;
 

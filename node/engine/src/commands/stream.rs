@@ -574,14 +574,13 @@ impl Trim {
 
 /// The group that must be there is not.
 fn no_group(key: &[u8], group: &[u8], where_from: &str) -> CommandError {
-    let [key, group] = [key, group].map(String::from_utf8_lossy);
-    CommandError::Text(format!("NOGROUP No such key '{key}' or consumer group '{group}'{where_from}").into())
+    let end = format!("'{where_from}");
+    CommandError::quoting(b"NOGROUP No such key '", &[(key, b"' or consumer group '"), (group, end.as_bytes())])
 }
 
 /// The same, where the key is known to be there.
 fn no_group_for(key: &[u8], group: &[u8]) -> CommandError {
-    let [key, group] = [key, group].map(String::from_utf8_lossy);
-    CommandError::Text(format!("NOGROUP No such consumer group '{group}' for key name '{key}'").into())
+    CommandError::quoting(b"NOGROUP No such consumer group '", &[(group, b"' for key name '"), (key, b"'")])
 }
 
 /// What the arguments of a subcommand are not.

@@ -240,9 +240,8 @@ impl Search {
 /// Where a member is, if there is anything to look it up in.
 fn place_of(member: &[u8], set: Option<&SortedSet>) -> Result<Option<Place>, CommandError> {
     let Some(set) = set else { return Ok(None) };
-    let score = set
-        .score(member)
-        .ok_or_else(|| CommandError::err(format!("member {} does not exist", String::from_utf8_lossy(member))))?;
+    let score =
+        set.score(member).ok_or_else(|| CommandError::quoting(b"ERR member ", &[(member, b" does not exist")]))?;
     Ok(Some(place::place(score)))
 }
 

@@ -7,11 +7,11 @@ use crate::args::Args;
 use crate::asks::Ask;
 use crate::error::CommandError;
 use crate::reply::Reply;
-use crate::session::{Session, Surroundings};
+use crate::session::{CopyHolds, Session, Surroundings};
 
 const NO_REPLICAS: &str = "nodes replicate over their own protocol; clients may copy all data by redis-cli --rdb";
 
-/// `REPLCONF capa x`, `REPLCONF rdb-only 0|1`.
+/// `REPLCONF capa x`, `REPLCONF rdb-only 0|1`, `REPLCONF rdb-filter-only functions`.
 pub(super) fn replconf(
     session: &mut Session,
     _: &Surroundings<'_>,
@@ -24,6 +24,12 @@ pub(super) fn replconf(
             args.take()?;
         } else if args.accept("rdb-only") {
             session.wants_copy = args.integer()? != 0;
+        } else if args.accept("rdb-filter-only") {
+            session.copy_holds = match args.take()? {
+                b"" => CopyHolds::Nothing,
+                word if word.eq_ignore_ascii_case(b"functions") => CopyHolds::Functions,
+                word => return Err(CommandError::quoting(b"ERR Unsupported rdb-filter-only option: ", &[(word, b"")])),
+            };
         } else {
             return Err(CommandError::err(format!("REPLCONF is not available: {NO_REPLICAS}")));
         }
@@ -37,5 +43,5 @@ pub(super) fn sync(session: &Session, _: &Surroundings<'_>, _: Args<'_>) -> Resu
     if !session.wants_copy {
         return Err(CommandError::err(format!("SYNC is not available: {NO_REPLICAS}")));
     }
-    Ok(Ask::SendCopy)
+    Ok(Ask::SendCopy(session.copy_holds))
 }
