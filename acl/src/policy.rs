@@ -164,6 +164,21 @@ impl Policy {
         Policy::compile_within(&widest, catalog, walls, fence)
     }
 
+    /// What is only noted of a confined user of no tenant (`mode=report`) leaves out the keys that begin with these, or `{` and
+    /// one of them: they are tenants', and no rule is tried out on them. What its own patterns allow stays allowed.
+    pub fn report_outside<'p>(&mut self, owned: impl Iterator<Item = &'p [u8]>) {
+        let mut owned = owned.map(Box::from).peekable();
+        let every_key = self.root.keys.allows_all(KeyAccess::READ_WRITE);
+        if !every_key
+            && owned.peek().is_some()
+            && let Some(widest) = &mut self.widest
+        {
+            widest.unrestricted = false;
+            widest.root.keys = KeyMatcher::outside(owned, &self.patterns);
+            widest.root.glance = Glance::NOTHING;
+        }
+    }
+
     /// What the widest rules would allow, for a user whose rules forbid nothing yet (`mode=report`): a request that is refused
     /// here and allowed there is noted and runs.
     #[inline]

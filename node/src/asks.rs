@@ -123,8 +123,16 @@ pub async fn carry_out(
             Some((name, letters)) => {
                 let (actor, source) = origin(connection);
                 let edit = TenantEdit::Setting("notify-keyspace-events".to_owned(), letters);
-                let ask = TenantAsk::Set { name, edits: vec![edit] };
-                crate::tenants::carry_out(&worker.node, ask, actor, source, &mut reply).await;
+                match may_change_own(connection) {
+                    Ok(()) => {
+                        let ask = TenantAsk::Set { name, edits: vec![edit] };
+                        crate::tenants::carry_out(&worker.node, ask, actor, source, &mut reply).await;
+                    }
+                    Err(wait) => reply.error(&format!(
+                        "THROTTLED tenant {name} changes what every node must agree on more than once a second: retry_after_ms={}",
+                        wait.as_millis() + 1
+                    )),
+                }
             }
             None => {
                 let session = connection.session.borrow();
@@ -446,9 +454,15 @@ fn own_events(connection: &Connection, pairs: &[(Vec<u8>, Vec<u8>)]) -> Option<(
     if !name.eq_ignore_ascii_case(b"notify-keyspace-events") || wanted == tenant.limits.events {
         return None;
     }
-    // Parsed: these are letters.
-    let letters = String::from_utf8_lossy(letters).into_owned();
-    Some((tenant.name.clone(), Some(letters).filter(|_| wanted != EventClass::NONE)))
+    // Each letter once: what every node keeps is no longer than that.
+    Some((tenant.name.clone(), Some(wanted.to_string()).filter(|_| wanted != EventClass::NONE)))
+}
+
+/// Whether its tenant may have the nodes agree on one more change now; if not, how long to wait.
+fn may_change_own(connection: &Connection) -> Result<(), Duration> {
+    let session = connection.session.borrow();
+    let tenant = session.login.as_ref().and_then(|login| login.tenant.as_ref());
+    tenant.map_or(Ok(()), |tenant| tenant.account.change(crate::pace::now_ns()))
 }
 
 fn names_password(pairs: &[(Vec<u8>, Vec<u8>)]) -> bool {

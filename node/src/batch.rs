@@ -568,7 +568,7 @@ impl<'w, 'a> Batch<'w, 'a> {
         }
         // What a script's calls say counts once, when it is known whether it is the script's own answer: see `scripts.rs`.
         if !self.scripted {
-            scratch.reply.error_since(mark, |error| self.worker.stats.error_words.lock().note(error));
+            scratch.reply.error_since(mark, |error| self.worker.stats.error_words.lock().note_of(session, error));
         }
         if let Some(row) = row {
             let bytes = scratch.reply.since(mark);

@@ -3,6 +3,7 @@
 use crate::insight::traffic::Traffic;
 use crate::latency::Histograms;
 pub use keyward_engine::account::Counter;
+use keyward_engine::session::Session;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 
@@ -53,9 +54,21 @@ impl ErrorWords {
     /// Words counted apart; scripts make up their own.
     const WORDS_MAX: usize = 128;
 
-    /// Counts an error reply, the bytes after its `-`.
+    /// What those are counted as that confined users make up: the table is everybody's.
+    const MADE_UP: &str = "OTHER";
+
+    /// Counts an error reply, the bytes after its `-`, that a user who is confined or is not was sent.
+    pub fn note_of(&mut self, session: &Session, reply: &[u8]) {
+        let confined = session.login.as_ref().is_some_and(|login| login.policy.is_confined());
+        if confined && !OWN_WORDS.iter().any(|word| reply.starts_with(word.as_bytes()) && ends_after(reply, word)) {
+            return self.note(Self::MADE_UP.as_bytes());
+        }
+        self.note(reply);
+    }
+
+    /// Counts an error reply, the bytes after its `-`, that this server made.
     pub fn note(&mut self, reply: &[u8]) {
-        let end = reply.iter().position(|byte| matches!(byte, b' ' | b'\r' | b'\n')).unwrap_or(reply.len());
+        let end = reply.iter().position(|byte| is_end(*byte)).unwrap_or(reply.len());
         let word = String::from_utf8_lossy(&reply[..end]);
         if let Some(count) = self.counts.get_mut(word.as_ref()) {
             *count += 1;
@@ -71,6 +84,54 @@ impl ErrorWords {
         self.counts.iter().map(|(word, count)| (word.as_str(), *count))
     }
 }
+
+fn is_end(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\r' | b'\n')
+}
+
+fn ends_after(reply: &[u8], word: &str) -> bool {
+    reply.get(word.len()).is_none_or(|byte| is_end(*byte))
+}
+
+/// The words that begin error replies of this server and of Redis. What is missing here is counted as made up.
+const OWN_WORDS: &[&str] = &[
+    "ASK",
+    "BUSY",
+    "BUSYGROUP",
+    "BUSYKEY",
+    "CLUSTERDOWN",
+    "CROSSSLOT",
+    "DENIED",
+    "ERR",
+    "EXECABORT",
+    "INPROG",
+    "INVALIDOBJ",
+    "IOERR",
+    "LOADING",
+    "MASTERDOWN",
+    "MISCONF",
+    "MOVED",
+    "NOAUTH",
+    "NOGOODSLAVE",
+    "NOGROUP",
+    "NOMASTERLINK",
+    "NOPERM",
+    "NOPROTO",
+    "NOREPLICAS",
+    "NOSCRIPT",
+    "NOTBUSY",
+    "NOTREADY",
+    "OOM",
+    "READONLY",
+    "SYNTAX",
+    "THROTTLED",
+    "TRYAGAIN",
+    "UNBLOCKED",
+    "UNKILLABLE",
+    "UNKNOWN",
+    "WRONGPASS",
+    "WRONGTYPE",
+];
 
 impl ThreadCounters {
     /// All zero, for a table of `commands` commands.
@@ -111,5 +172,37 @@ impl ThreadCounters {
         singles.into_iter().chain(many.into_iter().flat_map(|counters| counters.iter())).for_each(Counter::reset);
         self.latency.reset();
         *self.error_words.lock() = ErrorWords::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keyward_acl::{Policy, Rule, User, UserName, Walls};
+    use keyward_engine::session::Login;
+    use keyward_engine::table::table;
+    use std::sync::Arc;
+
+    fn session(rules: &[&str]) -> Session {
+        let mut user = User::new(UserName::new(b"u").expect("a name"), 1);
+        rules.iter().flat_map(|rule| Rule::parse(rule.as_bytes()).expect("a rule")).for_each(|rule| user.apply(&rule));
+        let policy = Arc::new(Policy::compile(&user, table(), Walls::Up));
+        let login = Login { user: Arc::new(user), policy, tenant: None, quorum: false, own: None };
+        Session::new(1, String::new(), String::new(), 0, Some(login))
+    }
+
+    // 300 invented words of one confined user filled the table, and nobody else's errors were counted any more.
+    #[test]
+    fn what_confined_users_make_up_is_counted_as_one_word() {
+        let (confined, operator) = (session(&["~app:*", "+@all"]), session(&["~*", "+@all"]));
+        let mut words = ErrorWords::default();
+        (0..300).for_each(|number| words.note_of(&confined, format!("E{number} made up\r\n").as_bytes()));
+        words.note_of(&confined, b"ERRORS are not ERR\r\n");
+        words.note_of(&confined, b"ERR syntax error\r\n");
+        words.note_of(&operator, b"MINE x\r\n");
+        words.note_of(&operator, b"ERR x\r\n");
+        let counts: Vec<(&str, u64)> = words.counts().collect();
+        assert_eq!(counts, [("ERR", 2), ("MINE", 1), ("OTHER", 301)]);
+        assert!(!words.overflowed);
     }
 }

@@ -213,7 +213,7 @@ impl Worker {
         self.took(&hot, session, asked.row, &arguments, asked.began.elapsed());
         if let Some((b'-', error)) = reply.bytes.split_first() {
             self.failed(asked.row);
-            self.stats.error_words.lock().note(error);
+            self.stats.error_words.lock().note_of(session, error);
         }
     }
 

@@ -90,9 +90,12 @@ impl View {
             let known = earlier.filter(|login| Arc::ptr_eq(&login.user, user));
             // Grants depend on other tenants too, so any change to tenants has the rules of their users compiled anew.
             let tenant = tenancy.of_user(name.as_bytes());
-            let known = known.filter(|login| unchanged.is_some() || login.tenant.is_none() && tenant.is_none());
+            // So do those of whom no more is reported than what is no tenant's.
+            let free =
+                |login: &Login| login.tenant.is_none() && tenant.is_none() && login.policy.only_reports().is_none();
+            let known = known.filter(|login| unchanged.is_some() || free(login));
             let within = tenant.map(|tenant| (tenant, tenancy.fence(tenant)));
-            (name.clone(), known.cloned().unwrap_or_else(|| compile(user, within, table, terms, earlier)))
+            (name.clone(), known.cloned().unwrap_or_else(|| compile(user, within, &tenancy, (table, terms), earlier)))
         });
         let logins = Arc::new(logins.collect());
         let routes = Routes::of(&state).map(Arc::new);
@@ -186,12 +189,16 @@ impl View {
 fn compile(
     user: &Arc<User>,
     tenant: Option<(&Arc<Tenant>, Fence)>,
-    table: &Table,
-    terms: Terms,
+    tenancy: &Tenancy,
+    (table, terms): (&Table, Terms),
     earlier: Option<&Login>,
 ) -> Login {
     let (tenant, fence) = tenant.unzip();
-    let policy = Arc::new(Policy::compile_within(user, table, terms.walls, fence.as_ref()));
+    let mut policy = Policy::compile_within(user, table, terms.walls, fence.as_ref());
+    if fence.is_none() {
+        policy.report_outside(tenancy.iter().flat_map(|tenant| tenant.prefixes.iter().map(Vec::as_slice)));
+    }
+    let policy = Arc::new(policy);
     let quorum = user.acknowledge.map_or(terms.quorum, |how| how == Acknowledge::Quorum);
     let own = (!user.limits.is_empty()).then(|| {
         let same = earlier.filter(|login| login.user.created == user.created).and_then(|login| login.own.as_ref());

@@ -24,6 +24,7 @@ mod moves;
 mod namespaces;
 mod noise;
 mod noninterference;
+mod owners;
 mod replication;
 mod routing;
 mod scopes;

@@ -46,6 +46,17 @@ impl KeyMatcher {
         KeyMatcher { sets: sets.collect(), by_access }
     }
 
+    /// Every key but those that begin with one of these, or `{` and one of them; and whatever these patterns allow.
+    pub(super) fn outside(owned: impl Iterator<Item = Box<[u8]>>, patterns: &[KeyPattern]) -> KeyMatcher {
+        let mut owned: Vec<Box<[u8]>> = owned.collect();
+        owned.sort_unstable();
+        owned.dedup_by(|longer, shorter| longer.starts_with(shorter));
+        let owned = SortedTexts::new(owned);
+        let KeyMatcher { sets, by_access } = KeyMatcher::fenced(false, patterns, None);
+        let outside = |own: PatternSet| PatternSet::Outside(Box::new((owned.clone(), own)));
+        KeyMatcher { sets: sets.into_iter().map(outside).collect(), by_access }
+    }
+
     /// Whether there is nothing within the fence that it would refuse.
     pub(super) fn allows_whole(&self, fence: &Fence) -> bool {
         match fence.prefixes() {
@@ -133,6 +144,8 @@ enum PatternSet {
     /// One prefix, and `{` with that prefix: nearly every user of a tenant.
     Tagged([Box<[u8]>; 2]),
     Many(Box<Many>),
+    /// What begins with none of these, and what the others match: what a user of no tenant is only watched for.
+    Outside(Box<(SortedTexts, PatternSet)>),
 }
 
 #[derive(Clone, Debug)]
@@ -210,6 +223,12 @@ impl PatternSet {
                 text.starts_with(prefix) || text.first() == Some(&b'{') && text.starts_with(tagged)
             }
             PatternSet::Many(many) => many.matches(text),
+            PatternSet::Outside(outside) => {
+                let (owned, own) = &**outside;
+                // `{x:…}` is a key of `x:` whose slot was chosen by its author.
+                let name = text.strip_prefix(b"{").unwrap_or(text);
+                !owned.last_up_to(name).is_some_and(|prefix| name.starts_with(prefix)) || own.matches(text)
+            }
         }
     }
 
@@ -220,12 +239,13 @@ impl PatternSet {
             PatternSet::Prefix(prefix) => wanted.starts_with(prefix),
             PatternSet::Tagged(both) => both.iter().any(|prefix| wanted.starts_with(prefix)),
             PatternSet::Many(many) => many.prefixes.texts.iter().any(|prefix| wanted.starts_with(prefix)),
+            PatternSet::Outside(_) => false,
         }
     }
 
     fn prefixes(&self) -> Option<Vec<&[u8]>> {
         match self {
-            PatternSet::Everything => None,
+            PatternSet::Everything | PatternSet::Outside(_) => None,
             PatternSet::Prefix(prefix) => Some(vec![prefix]),
             PatternSet::Tagged(both) => Some(both.iter().map(|prefix| &**prefix).collect()),
             PatternSet::Many(many) => {

@@ -364,6 +364,30 @@ fn what_is_only_reported_runs_unless_no_rule_could_allow_it() {
     assert!(Try::command("config|set").run(widest).is_ok(), "for whoever holds every key there is no ceiling");
 }
 
+// A user of no tenant read keys of a tenant while it was only watched.
+#[test]
+fn what_is_only_reported_of_a_user_of_no_tenant_is_no_tenants_key() {
+    let mut watched = policy("+get ~app:* ~gw:shared:* mode=report");
+    watched.report_outside([&b"gw:"[..], b"ai:"].into_iter());
+    let widest = watched.only_reports().expect("the user is only watched");
+    let may = |name: &str, key: &str, access| Try { keys: &[(key, access)], ..Try::command(name) }.run(widest).is_ok();
+    for key in ["other", "g", "gw", "app:1", "gw:shared:1", "zz", ""] {
+        assert!(may("set", key, W) && may("get", key, R), "{key}");
+    }
+    for key in ["gw:1", "{gw:1}", "{ai:", "ai:shared:1", "gw:share"] {
+        assert!(!may("set", key, W) && !may("get", key, R), "{key}");
+    }
+    assert!(widest.is_confined() && widest.key_prefixes().is_none());
+    assert!(!widest.allows_with_every_key(
+        &Request { command: FakeCatalog::new().id("get"), argv: &[b"get"], keys: &[], channels: &[], databases: &[] },
+        KeyAccess::READ
+    ));
+    let mut operator = policy("+get ~* mode=report");
+    operator.report_outside([&b"gw:"[..]].into_iter());
+    let widest = operator.only_reports().expect("the user is only watched");
+    assert!(Try { keys: &[("gw:1", W)], ..Try::command("set") }.run(widest).is_ok(), "operators are in every tenant");
+}
+
 #[test]
 fn a_denied_channel_or_database_names_what_is_nearest() {
     let policy = policy("+@all &app.* &apple.* db=0,2 ~*");

@@ -10,7 +10,7 @@ use keyward_acl::{UserChange, UserOutcome};
 
 use crate::{
     Addresses, ClusterId, Epoch, FailoverReason, GroupId, JoinToken, Member, MoveChange, NodeId, RequestId,
-    TenantChange, TenantRefusal, UnixMillis,
+    TenantChange, TenantEdit, TenantRefusal, Tenants, UnixMillis,
 };
 
 /// A change with who asked for it, when, through which door, and under which request id.
@@ -204,6 +204,15 @@ impl fmt::Display for Refusal {
 }
 
 impl Change {
+    /// What the line of history begins with, if a tenant's user changed what it may of its own tenant: the events that are
+    /// told of its keys.
+    pub(crate) fn is_users_own(&self, actor: &str, tenants: &Tenants) -> Option<String> {
+        let Self::Tenant(TenantChange::Set { name, edits }) = self else { return None };
+        let [TenantEdit::Setting(setting, _)] = &edits[..] else { return None };
+        let tenant = tenants.get(name).filter(|tenant| tenant.users.contains(actor.as_bytes()))?;
+        (setting == "notify-keyspace-events").then(|| format!("set tenant {}, {setting} ", tenant.name))
+    }
+
     /// One line for the history: what happened to whom. Names and counts only, never a rule, so never a password.
     pub fn summary(&self) -> String {
         let mut line = match self {

@@ -344,7 +344,12 @@ impl State {
             source: stamped.source.clone(),
             summary: stamped.change.summary(),
         };
+        let own = stamped.change.is_users_own(&stamped.actor, &self.tenants);
         let history = Arc::make_mut(&mut self.history);
+        if let Some(summary) = own {
+            // Whoever may repeat this as often as it likes has one line, so that nothing of others is pushed out.
+            history.retain(|earlier| earlier.actor != record.actor || !earlier.summary.starts_with(&summary));
+        }
         history.push_back(Arc::new(record));
         if history.len() > Self::HISTORY_MAX {
             history.pop_front();

@@ -24,6 +24,9 @@ pub const BURST: Duration = Duration::from_secs(1);
 /// The same for processor time, of which a second's worth at once would be felt by everybody.
 pub const BURST_OF_CPU: Duration = Duration::from_millis(100);
 
+/// The same for changes that every node must agree on, of which there is one a second: an application that starts makes a few.
+const BURST_OF_CHANGES: Duration = Duration::from_secs(9);
+
 /// The longest anybody has to wait for what was done before.
 pub const DEBT_MAX: Duration = Duration::from_secs(10);
 
@@ -308,6 +311,8 @@ pub struct Account {
     operations: Bucket,
     bytes: Bucket,
     cpu: Bucket,
+    /// Changes that every node must agree on.
+    changes: Bucket,
 }
 
 /// What it did is no part of what was agreed on about it.
@@ -330,6 +335,18 @@ impl Account {
             operations: Bucket::default(),
             bytes: Bucket::default(),
             cpu: Bucket::default(),
+            changes: Bucket::default(),
+        }
+    }
+
+    /// One more change that every node must agree on, if there were not too many; if there were, how long to wait.
+    pub fn change(&self, now: i64) -> Result<(), Duration> {
+        match self.changes.wait(BURST_OF_CHANGES, now) {
+            0 => {
+                self.changes.charge(1, 1, BURST_OF_CHANGES, now);
+                Ok(())
+            }
+            wait => Err(Duration::from_nanos(wait)),
         }
     }
 
@@ -462,6 +479,15 @@ mod tests {
             }
         }
         assert!((395..=405).contains(&done), "{done}: 100 at once and 100 in each of three seconds");
+    }
+
+    #[test]
+    fn ten_changes_may_come_at_once_and_then_one_a_second() {
+        let account = Account::new(0);
+        let made = |now| (0..100).filter(|_| account.change(now).is_ok()).count();
+        assert_eq!(made(5 * SECOND), 10);
+        assert!(account.change(5 * SECOND).is_err_and(|wait| wait == Duration::from_secs(1)));
+        assert_eq!((made(6 * SECOND), made(6 * SECOND + SECOND / 2), made(100 * SECOND)), (1, 0, 10));
     }
 
     #[test]

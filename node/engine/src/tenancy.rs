@@ -173,8 +173,8 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         name: "subscriptions",
         kind: Kind::Count,
-        unless_said: "10000; 0 for no limit",
-        meaning: "Channels and patterns of all clients.",
+        unless_said: "10000",
+        meaning: "Channels and patterns of all clients; 0: as many as they like.",
     },
     Setting {
         name: "output-bytes",

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::Epoch;
-use crate::{FailoverReason, MoveChange, Moved};
+use crate::{FailoverReason, MoveChange, Moved, TenantEdit, TenantMode};
 use std::collections::BTreeSet;
 
 fn addresses(port: u16) -> Addresses {
@@ -186,6 +186,31 @@ fn history_tells_who_did_what_and_never_a_password() {
     assert_eq!(lines.len(), 2, "an identical repeat is no change: {lines:?}");
     assert_eq!(lines[1], "set user bob");
     assert!(!format!("{:?}", state.history().collect::<Vec<_>>()).contains("hunter2"));
+}
+
+// Every CONFIG SET of a tenant's user was a line: a thousand of them wiped away what operators had done.
+#[test]
+fn what_a_tenants_user_changes_again_and_again_is_one_line() {
+    let (mut state, _) = after(&[form(), set_user("bob", &["on"])]);
+    let edits = vec![TenantEdit::AddPrefix(b"gw:".to_vec()), TenantEdit::AddUser(b"bob".to_vec())];
+    let mode = TenantMode::Prefixes(Default::default());
+    let made = TenantChange::Create { name: "gw".into(), mode, edits };
+    assert_eq!(state.apply(100, &stamped(Change::Tenant(made))), Outcome::Done);
+    let before = state.history().len();
+    let events = |index: u64| {
+        let letters = ["KA", "EA"][index as usize % 2].to_owned();
+        let edits = vec![TenantEdit::Setting("notify-keyspace-events".into(), Some(letters))];
+        Change::Tenant(TenantChange::Set { name: "gw".into(), edits })
+    };
+    for index in 101..3000 {
+        let by_bob = Stamped { actor: "bob".into(), ..stamped(events(index)) };
+        assert_eq!(state.apply(index, &by_bob), Outcome::Done);
+    }
+    assert_eq!(state.history().len(), before + 1);
+    assert_eq!(state.history().next_back().unwrap().index, 2999, "it is the newest");
+    // What operators do is remembered line by line.
+    (3000..3003).for_each(|index| _ = state.apply(index, &stamped(events(index))));
+    assert_eq!(state.history().len(), before + 4);
 }
 
 #[test]
