@@ -20,6 +20,8 @@ pub(crate) const COMMAND: usize = 1 << 16;
 const WORK_PER_QUESTION: usize = 1 << 20;
 /// Work that is noted in the run at once: each time costs a few nanoseconds.
 const WORK_NOTED: usize = 1 << 14;
+/// What a function leaves that did less is not noted: the program's own instructions are counted, and it is one of them.
+const WORK_NOT_NOTED: usize = 1 << 10;
 
 /// What a run has taken so far.
 #[derive(Debug, Default)]
@@ -31,7 +33,7 @@ pub(crate) struct Taken {
 }
 
 /// The work of one native function.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Work {
     pending: usize,
 }
@@ -58,8 +60,10 @@ impl Work {
 
 impl Drop for Work {
     fn drop(&mut self) {
-        // The next one asks.
-        note(self.pending);
+        if self.pending > WORK_NOT_NOTED {
+            // The next one asks.
+            note(self.pending);
+        }
     }
 }
 

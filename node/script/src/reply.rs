@@ -27,7 +27,8 @@ pub(crate) enum Answer {
 
 /// Reads the one reply that `bytes` hold.
 pub(crate) fn read(lua: &Lua, bytes: &[u8]) -> Result<Answer> {
-    let mut reader = Reader { lua, bytes, at: 0, work: Work::begin()? };
+    // Whoever called the command asks after it.
+    let mut reader = Reader { lua, bytes, at: 0, work: Work::default() };
     match bytes.first() {
         Some(b'-') => Ok(Answer::Error(reader.line()?.to_vec())),
         Some(b'!') => {
