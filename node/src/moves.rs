@@ -157,10 +157,13 @@ async fn bring(node: &Arc<Node>, known: &Arc<Moving>) -> Result<(), String> {
     }
     let mut copier = Copier::new(from, to, known);
     copier.copy_all(&still)?;
-    let copied = Instant::now();
-    let mut saving = Saving::of(to);
+    let (mut again, mut copied, mut saving) = (copier.again(), Instant::now(), Saving::of(to));
     loop {
         copier.follow(&still)?;
+        if copier.again() != again {
+            // What a snapshot has of these keys was removed, and copied once more.
+            (again, copied, saving) = (copier.again(), Instant::now(), Saving::of(to));
+        }
         if !saving.is_done(node).await? {
             sleep(SAVED_LOOK).await;
             continue;
@@ -179,6 +182,7 @@ async fn bring(node: &Arc<Node>, known: &Arc<Moving>) -> Result<(), String> {
     let confirmed = to.replication.confirmed(reign, to.replication.log.position(), CATCH_UP);
     confirmed.await.map_err(|error| error.to_string())?;
     copier.follow(&still)?;
+    is_saved_still(again, copier.again())?;
 
     let began = Instant::now();
     let primary = from.views.load().1.primary.ok_or("nobody serves the old group")?;
@@ -193,6 +197,7 @@ async fn bring(node: &Arc<Node>, known: &Arc<Moving>) -> Result<(), String> {
             timeout(LOOK, from.replication.log.beyond(copier.position())).await.ok();
         }
     }
+    is_saved_still(again, copier.again())?;
     to.replication.log.tell();
     let confirmed = to.replication.confirmed(reign, to.replication.log.position(), CONFIRMED);
     confirmed.await.map_err(|error| error.to_string())?;
@@ -203,6 +208,11 @@ async fn bring(node: &Arc<Node>, known: &Arc<Moving>) -> Result<(), String> {
     let held_ms = began.elapsed().as_millis() as u64;
     tracing::info!(index = known.index, keys = copier.copied(), held_ms, "keys were moved here");
     Ok(())
+}
+
+/// Whether what the snapshots have of the keys is what was copied.
+fn is_saved_still(saved: u32, copied: u32) -> Result<(), String> {
+    if copied == saved { Ok(()) } else { Err("everything was copied once more, and is in no snapshot yet".to_owned()) }
 }
 
 /// What a group has now gets to the disks of its members in sync.
@@ -349,4 +359,16 @@ fn in_lane<R>(node: &Node, step: impl FnOnce() -> R) -> R {
     let _turn = node.moving.lock();
     let _in_lane = node.corridor.enter_for_any_key(node.corridor.import_lane());
     step()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_copied_once_more_is_not_what_was_saved() {
+        assert_eq!(is_saved_still(0, 0), Ok(()));
+        assert_eq!(is_saved_still(2, 2), Ok(()));
+        assert!(is_saved_still(0, 1).is_err());
+    }
 }

@@ -405,16 +405,22 @@ impl DataPlane for Plane {
 
     fn save_group(&self, group: GroupId, effect: (Epoch, u64)) -> bool {
         let Some(node) = self.of(group) else { return false };
-        let snapshot = *node.replication.snapshot.lock();
-        if effect.1 == 0 || snapshot.is_some_and(|snapshot| snapshot >= effect) {
-            return true;
-        }
-        if snapshot.is_none() && node.live.hot().save_rules.is_empty() {
+        let snapshot_of = |of: &Arc<Node>| *of.replication.snapshot.lock();
+        // Keys that moved here may be in the snapshot of the group they came from.
+        let has_any = node.groups().iter().any(|of| snapshot_of(of).is_some());
+        let saves = has_any || !node.live.hot().save_rules.is_empty();
+        if is_saved(snapshot_of(&node), effect, saves) {
             return true;
         }
         node.snapshots.request();
         false
     }
+}
+
+/// Whether what a group had at `effect` would be there after a restart, as far as anything is: a node that never `saves` has
+/// nothing that a restart could bring back.
+fn is_saved(snapshot: Option<(Epoch, u64)>, effect: (Epoch, u64), saves: bool) -> bool {
+    effect.1 == 0 || !saves || snapshot.is_some_and(|snapshot| snapshot >= effect)
 }
 
 /// Before the node stops: if it serves the data, another one does from now on, if any is in sync.
@@ -459,4 +465,20 @@ pub fn start(node: &Arc<Node>) -> std::io::Result<()> {
         .await;
     })
     .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_saved_when_its_snapshot_is_as_new_or_no_group_here_has_any() {
+        let effect = (Epoch(2), 100);
+        assert!(!is_saved(None, effect, true), "another group's snapshot may have its keys");
+        assert!(is_saved(None, effect, false), "a restart brings nothing back");
+        assert!(!is_saved(Some((Epoch(2), 99)), effect, true));
+        assert!(!is_saved(Some((Epoch(1), 500)), effect, true));
+        assert!(is_saved(Some((Epoch(2), 100)), effect, true));
+        assert!(is_saved(None, (Epoch(2), 0), true), "nothing was ever written");
+    }
 }

@@ -159,6 +159,17 @@ impl Moving {
         }
     }
 
+    /// Whether this key must not lie in the group that has keys which it does not serve, and lies there because of the move.
+    pub fn leaves(&self, world: TenantId, key: &[u8]) -> bool {
+        let Moved::Slots((first, last)) = self.what else { return self.concerns(world, key) };
+        let slot = slot::of_key(key);
+        let is_elsewhere = |holders: &Holders| {
+            // A tenant that was placed meanwhile: what was copied of it before that was known here.
+            holders.of(GroupId(u32::from(self.of_slot[usize::from(slot)]))) != self.hidden_in
+        };
+        (first..=last).contains(&slot) && self.homes.find(world, key).is_none_or(is_elsewhere)
+    }
+
     /// Whether keys of this keyspace may be among them.
     fn touches(&self, world: TenantId) -> bool {
         match (&self.what, &self.tenant) {
@@ -409,6 +420,32 @@ mod tests {
         let row = table().resolve(&argv).expect("a request").row;
         let asker = Asker { world: TenantId::SHARED, tenant: TenantId::SHARED };
         routes.target(table(), asker, row, &argv)
+    }
+
+    #[test]
+    fn keys_of_a_tenant_placed_during_a_move_of_slots_are_left_where_they_are_only() {
+        use keyward_cluster::{MoveChange, TenantChange, TenantEdit};
+        let mut state = State::new();
+        let mut index = 0;
+        let mut apply = |change| {
+            index += 1;
+            let (actor, source) = ("test".to_owned(), "test".to_owned());
+            state.apply(index, &Stamped { at: UnixMillis(1), actor, source, request: None, change });
+            Routes::of(&state).and_then(|routes| routes.moving().cloned())
+        };
+        let founder = Founder { name: "one".to_owned(), addresses: Addresses::default() };
+        apply(Change::FormCluster { cluster_id: ClusterId([1; 16]), founder, groups: 2, nodes: 1 });
+        let (what, to) = (Moved::Slots((5000, 5100)), GroupId(1));
+        let before = apply(Change::Move(MoveChange::Begin { what, to })).unwrap();
+        let edits = vec![TenantEdit::Setting("group".to_owned(), Some("0".to_owned()))];
+        let (name, mode) = ("placed".to_owned(), TenantMode::Namespace);
+        let moving = apply(Change::Tenant(TenantChange::Create { name, mode, edits })).unwrap();
+        let (shared, placed, bar) = (TenantId::SHARED, TenantId::with_namespace(1), b"bar");
+        assert!(before.concerns(placed, bar) && before.index != moving.index, "begun anew");
+        assert!(moving.concerns(shared, bar) && !moving.concerns(placed, bar));
+        assert!(moving.leaves(shared, bar) && moving.leaves(placed, bar), "group 1 has none of these");
+        let moving = apply(Change::Move(MoveChange::Switch { index: moving.index })).unwrap();
+        assert!(moving.leaves(shared, bar) && !moving.leaves(placed, bar), "group 0 keeps the tenant's");
     }
 
     #[test]

@@ -154,6 +154,11 @@ pub async fn change(node: &Arc<Node>, ask: TenantAsk, actor: String, source: Str
     if let TenantAsk::Delete { name, purge: true } = &ask
         && let Some(tenant) = node.views.load().1.tenancy.named(name.as_bytes()).filter(|tenant| tenant.retired)
     {
+        let change = TenantChange::Delete { name: name.clone(), purged: true };
+        if let Some(text) = node.views.load().1.state.move_forbids(&change) {
+            // Before its keys go: it would be refused after that.
+            return Err(ChangeError::Refused(TenantRefusal::Invalid(text)));
+        }
         let unavailable = |text| ChangeError::Unavailable(format!("ERR the keys of tenant '{name}' stay: {text}"));
         purge::purge(node, tenant).await.map_err(unavailable)?;
     }

@@ -8,14 +8,17 @@
 //! Until `Switch` the old group holds the keys, from then on the new one; no entry makes both do it. Whoever copies sees to it
 //! that the old primary has stopped answering for them before it proposes `Switch`. Another primary of either group knows nothing
 //! of that, so the copying begins anew with it, under the number of the entry that says so: what anybody still proposes under the
-//! old one changes nothing. What tenants are to be moved is pursued move by move ([`crate::placement`]). What is not known
+//! old one changes nothing. What is copied or removed is told by tenants' wishes, prefixes and places: a tenant cannot go, nor
+//! get other prefixes, while its keys move, and with another wish its move comes to nothing; with another place of any tenant, a
+//! move of slots begins anew. What tenants are to be moved is pursued move by move ([`crate::placement`]). What is not known
 //! here: keys.
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::group::SLOTS;
-use crate::{GroupId, Outcome, Refusal, State, Tenant, TenantNumber, UnixMillis};
+use crate::placement::Holders;
+use crate::{GroupId, Outcome, Refusal, State, Tenant, TenantChange, TenantEdit, TenantNumber, UnixMillis};
 
 /// So often whoever copies may say that it cannot go on. Other primaries do not count: each comes with a failover.
 const TRIES_MAX: u32 = 16;
@@ -143,6 +146,17 @@ fn with(slots: &[SlotRange], range: SlotRange) -> Vec<SlotRange> {
         }
     }
     joined
+}
+
+/// What a move takes for granted about tenants. With another one, it does not go on as if nothing had happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum MoveBasis {
+    /// There is no move.
+    Nothing,
+    /// Which groups are to have the keys of the tenant that moves.
+    Wanted(Option<Holders>),
+    /// Tenants that slots say nothing about, and who has their keys.
+    Placed(Vec<(TenantNumber, Holders)>),
 }
 
 fn refused(why: impl Into<String>) -> Outcome {
@@ -320,170 +334,71 @@ impl State {
         }
     }
 
-    /// Tenants are gone, or their keys are to be elsewhere.
-    pub(crate) fn tenants_changed(&mut self, at: UnixMillis) {
-        let groups: Vec<GroupId> = self.groups.keys().copied().collect();
+    /// What the move under way takes for granted about tenants.
+    pub(crate) fn move_basis(&self) -> MoveBasis {
+        match self.current_move().map(|known| &known.what) {
+            None => MoveBasis::Nothing,
+            Some(Moved::Tenant(number)) => {
+                MoveBasis::Wanted(self.tenants.numbered(*number).map(|known| known.wanted()))
+            }
+            Some(Moved::Slots(_)) => {
+                let placed = |tenant: &Arc<Tenant>| {
+                    let holders = tenant.holders();
+                    (holders != Holders::Slots).then_some((tenant.number, holders))
+                };
+                MoveBasis::Placed(self.tenants.iter().filter_map(placed).collect())
+            }
+        }
+    }
+
+    /// Tenants are gone, or their keys are to be elsewhere; `before`: what the move took for granted.
+    pub(crate) fn tenants_changed(&mut self, at: UnixMillis, before: &MoveBasis) {
         if let Some(known) = self.move_at(0)
-            && let Moved::Tenant(number) = known.what
+            && self.move_basis() != *before
         {
-            let step = self.tenants.numbered(number).and_then(|tenant| tenant.next_step(&groups));
-            if step != Some((known.from, known.to)) {
-                self.fail_move(String::from("the keys of the tenant are to be elsewhere, or it was deleted"));
+            match known.what {
+                // Which of its keys are to go from the one group to the other is another question now, whichever groups these
+                // are: what was copied, and all that was not, is judged by the new wish.
+                Moved::Tenant(_) => self.fail_move(String::from("the keys of the tenant are to be elsewhere")),
+                // Whoever copies or removes keys of these slots leaves other tenants' alone from now on.
+                Moved::Slots(_) => self.set_move(Move { index: self.applied_index, ..known }),
             }
         }
         self.pursue(at);
     }
+
+    /// Whether keys of this tenant are on their way now, or what is left of them is being removed.
+    pub(crate) fn moves_tenant(&self, name: &str) -> bool {
+        let moved = |number| self.current_move().is_some_and(|known| known.what == Moved::Tenant(number));
+        self.tenants.get(name).is_some_and(|tenant| moved(tenant.number))
+    }
+
+    /// Why a tenant must not be changed so while its keys move: whoever copies or removes them finds them by what they begin with.
+    pub fn move_forbids(&self, change: &TenantChange) -> Option<String> {
+        let (name, what) = match change {
+            TenantChange::Delete { name, .. } => (name, "it can be deleted"),
+            TenantChange::Set { name, edits } => {
+                let known = self.tenants.get(name)?;
+                let owns = |prefix: &[u8]| known.prefixes().any(|own| own == prefix);
+                let changes = |edit: &TenantEdit| match edit {
+                    TenantEdit::AddPrefix(prefix) => !owns(prefix),
+                    TenantEdit::RemovePrefix(prefix) => owns(prefix),
+                    _ => false,
+                };
+                edits.iter().any(changes).then_some((name, "its prefixes can change"))?
+            }
+            TenantChange::Create { .. } | TenantChange::Rename { .. } => return None,
+        };
+        self.moves_tenant(name).then(|| moves_still(name, what))
+    }
+}
+
+/// What a tenant must not lose while its keys move, as a sentence.
+fn moves_still(name: &str, what: &str) -> String {
+    format!(
+        "keys of tenant '{name}' are moved between shard groups: {what} when that is over, or was aborted and cleared up"
+    )
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    use crate::{Addresses, Change, ClusterId, Founder, Stamped};
-
-    fn apply(state: &mut State, index: u64, change: Change) -> Outcome {
-        let (actor, source) = (String::from("alice"), String::from("test"));
-        state.apply(index, &Stamped { at: UnixMillis(1), actor, source, request: None, change })
-    }
-
-    fn step(state: &mut State, index: u64, change: MoveChange) -> Outcome {
-        apply(state, index, Change::Move(change))
-    }
-
-    fn formed() -> State {
-        let mut state = State::new();
-        let founder = Founder { name: String::from("one"), addresses: Addresses::default() };
-        let change = Change::FormCluster { cluster_id: ClusterId([1; 16]), founder, groups: 2, nodes: 1 };
-        apply(&mut state, 1, change);
-        state
-    }
-
-    fn begin(first: u16, last: u16, to: u32) -> MoveChange {
-        MoveChange::Begin { what: Moved::Slots((first, last)), to: GroupId(to) }
-    }
-
-    fn is_refused(outcome: Outcome) -> bool {
-        matches!(outcome, Outcome::Refused(_))
-    }
-
-    #[test]
-    fn slots_change_hands_once() {
-        let mut state = formed();
-        assert!(is_refused(step(&mut state, 2, begin(8000, 8500, 1))), "of two groups");
-        assert!(is_refused(step(&mut state, 3, begin(5, 20000, 1))));
-        assert!(is_refused(step(&mut state, 4, begin(0, 1, 7))));
-        assert_eq!(step(&mut state, 5, begin(0, 99, 0)), Outcome::Unchanged);
-        assert_eq!(step(&mut state, 6, begin(100, 199, 1)), Outcome::Done);
-        assert_eq!(state.group_of_slot(150).map(|group| group.id), Some(GroupId(0)));
-        assert!(is_refused(step(&mut state, 7, begin(300, 300, 1))), "one at a time");
-        assert!(is_refused(step(&mut state, 8, MoveChange::Switch { index: 5 })), "another move");
-        assert_eq!(step(&mut state, 9, MoveChange::Switch { index: 6 }), Outcome::Done);
-        assert_eq!(state.groups()[&GroupId(0)].slots, [(0, 99), (200, 8191)]);
-        assert_eq!(state.groups()[&GroupId(1)].slots, [(100, 199), (8192, 16383)]);
-        assert!(is_refused(step(&mut state, 10, MoveChange::Abort { index: 0, why: String::from("late") })));
-        assert!(is_refused(step(&mut state, 11, MoveChange::Switch { index: 6 })));
-        assert_eq!(state.current_move().map(|known| known.phase), Some(MovePhase::Dropping(GroupId(0))));
-        assert_eq!(step(&mut state, 12, MoveChange::End { index: 6 }), Outcome::Done);
-        assert!(state.current_move().is_none() && state.last_move().is_some());
-        let all = |slot| state.groups().values().filter(|group| holds(&group.slots, slot)).count() == 1;
-        assert!((0..16384).all(all));
-    }
-
-    #[test]
-    fn a_move_begins_anew_with_another_primary_and_is_given_up_after_many_tries() {
-        let mut state = formed();
-        step(&mut state, 2, begin(100, 199, 1));
-        apply(&mut state, 3, Change::StartNode { node: crate::NodeId::FOUNDER, token: 1 });
-        assert_eq!(state.current_move().map(|known| known.index), Some(2), "its first start");
-        apply(&mut state, 4, Change::StartNode { node: crate::NodeId::FOUNDER, token: 2 });
-        let known = state.current_move().unwrap();
-        assert_eq!((known.index, known.phase, known.tries), (4, MovePhase::Copying, 0));
-        assert!(is_refused(step(&mut state, 5, MoveChange::Switch { index: 2 })), "of before");
-        let abort = |index| MoveChange::Abort { index, why: String::from("no copy") };
-        for tries in 1..TRIES_MAX {
-            let index = state.current_move().unwrap().index;
-            assert_eq!(step(&mut state, 5 + u64::from(tries), abort(index)), Outcome::Done);
-            assert_eq!(state.current_move().map(|known| (known.phase, known.tries)), Some((MovePhase::Copying, tries)));
-        }
-        let index = state.current_move().unwrap().index;
-        step(&mut state, 50, abort(index));
-        let known = state.current_move().unwrap();
-        assert_eq!(known.phase, MovePhase::Dropping(GroupId(1)));
-        assert_eq!(known.failed.as_deref(), Some("no copy"));
-        assert_eq!(state.groups()[&GroupId(0)].slots, [(0, 8191)]);
-    }
-
-    fn tenant(state: &mut State, index: u64, change: crate::TenantChange) -> Outcome {
-        apply(state, index, Change::Tenant(change))
-    }
-
-    fn group_edit(value: Option<&str>) -> Vec<crate::TenantEdit> {
-        vec![crate::TenantEdit::Setting(String::from("group"), value.map(str::to_owned))]
-    }
-
-    /// Carries out whatever is under way; the moves there were.
-    fn carry_out(state: &mut State, index: &mut u64) -> Vec<(u32, u32)> {
-        let mut moves = Vec::new();
-        while let Some(known) = state.current_move().cloned() {
-            moves.push((known.from.0, known.to.0));
-            *index += 2;
-            assert_eq!(step(state, *index, MoveChange::Switch { index: known.index }), Outcome::Done);
-            assert_eq!(step(state, *index + 1, MoveChange::End { index: known.index }), Outcome::Done);
-        }
-        moves
-    }
-
-    #[test]
-    fn a_tenant_goes_to_one_group_move_by_move_and_back() {
-        use crate::{Holders, TenantChange, TenantMode};
-        let mut state = State::new();
-        let founder = Founder { name: String::from("one"), addresses: Addresses::default() };
-        apply(&mut state, 1, Change::FormCluster { cluster_id: ClusterId([1; 16]), founder, groups: 3, nodes: 1 });
-        let name = String::from("gw");
-        let mode = TenantMode::Prefixes([b"gw:".to_vec()].into_iter().collect());
-        let edits = group_edit(Some("2"));
-        assert_eq!(tenant(&mut state, 2, TenantChange::Create { name: name.clone(), mode, edits }), Outcome::Done);
-        let holders = |state: &State| state.tenants().get("gw").unwrap().holders();
-        assert_eq!(holders(&state), Holders::Slots, "there may be keys");
-        assert!(is_refused(step(&mut state, 3, begin(0, 0, 1))), "one at a time");
-        let mut index = 10;
-        assert_eq!(carry_out(&mut state, &mut index), [(0, 2), (1, 2)]);
-        assert_eq!(holders(&state), Holders::One(GroupId(2)));
-        let more = vec![crate::TenantEdit::AddPrefix(b"x:".to_vec())];
-        let refused = tenant(&mut state, 30, TenantChange::Set { name: name.clone(), edits: more });
-        assert!(is_refused(refused), "keys with it may be anywhere");
-        tenant(&mut state, 31, TenantChange::Set { name: name.clone(), edits: group_edit(Some("0")) });
-        assert_eq!(carry_out(&mut state, &mut index), [(2, 0)]);
-        tenant(&mut state, 40, TenantChange::Set { name: name.clone(), edits: group_edit(None) });
-        assert_eq!(carry_out(&mut state, &mut index), [(0, 1), (0, 2)]);
-        assert_eq!(holders(&state), Holders::Slots);
-        assert_eq!(state.tenants().get("gw").unwrap().settings.len(), 0, "as it was");
-
-        // An operator changes his mind half way: what was moved goes back.
-        tenant(&mut state, 50, TenantChange::Set { name: name.clone(), edits: group_edit(Some("2")) });
-        let known = state.current_move().unwrap().index;
-        step(&mut state, 51, MoveChange::Switch { index: known });
-        step(&mut state, 52, MoveChange::End { index: known });
-        assert_eq!(holders(&state), Holders::Each([2, 1, 2].map(GroupId).to_vec()));
-        step(&mut state, 53, MoveChange::Abort { index: 0, why: String::from("changed") });
-        let known = state.current_move().unwrap().index;
-        step(&mut state, 54, MoveChange::End { index: known });
-        index = 60;
-        assert_eq!(carry_out(&mut state, &mut index), [(2, 0)]);
-        assert_eq!(holders(&state), Holders::Slots);
-        assert_eq!(state.tenants().get("gw").unwrap().settings.len(), 0, "as it was");
-    }
-
-    #[test]
-    fn ranges_are_cut_and_joined() {
-        let slots = [(0, 10), (20, 30)];
-        assert_eq!(without(&slots, (5, 8)), [(0, 4), (9, 10), (20, 30)]);
-        assert_eq!(without(&slots, (0, 10)), [(20, 30)]);
-        assert_eq!(without(&slots, (0, 0)), [(1, 10), (20, 30)]);
-        assert_eq!(without(&slots, (30, 40)), [(0, 10), (20, 29)]);
-        assert_eq!(with(&slots, (11, 19)), [(0, 30)]);
-        assert_eq!(with(&slots, (12, 12)), [(0, 10), (12, 12), (20, 30)]);
-        assert_eq!(with(&[], (16383, 16383)), [(16383, 16383)]);
-        assert!(holds(&slots, 20) && !holds(&slots, 15));
-    }
-}
+mod tests;

@@ -249,6 +249,10 @@ impl State {
             let text = format!("there is no shard group {}", unknown.escape_debug());
             return Outcome::Refused(Refusal::Tenant(TenantRefusal::Invalid(text)));
         }
+        if let Some(text) = self.move_forbids(change) {
+            return Outcome::Refused(Refusal::Tenant(TenantRefusal::Invalid(text)));
+        }
+        let basis = self.move_basis();
         let mut users_gone = Vec::new();
         match Arc::make_mut(&mut self.tenants).apply(index, change, &mut users_gone) {
             Ok(false) => Outcome::Unchanged,
@@ -261,7 +265,7 @@ impl State {
                     // Its keys, if there are any again, lie where their slots say.
                     self.routes_changed = index;
                 }
-                self.tenants_changed(at);
+                self.tenants_changed(at, &basis);
                 Outcome::Done
             }
             Err(refusal) => Outcome::Refused(Refusal::Tenant(refusal)),

@@ -8,7 +8,7 @@ use crate::shards::{Call, CallSpace, Wanted};
 use keyward_acl::{KeyAccess, KeyUse};
 use keyward_engine::command::Run;
 use keyward_engine::events::EventClass;
-use keyward_engine::keyspace::{CallContext, SpaceId};
+use keyward_engine::keyspace::{CallContext, SpaceId, TenantId};
 use keyward_engine::reply::{Protocol, Reply};
 use keyward_engine::scope::Reach;
 use std::time::{Duration, Instant};
@@ -68,7 +68,7 @@ pub(super) fn run(
     result.map_err(|error| format!("{} cannot be done: {error:?}", row.full_name))
 }
 
-/// Visits the entries of a shard that move, a slice at a time; where to go on.
+/// Visits entries of all shards, a slice at a time; where to go on.
 pub(super) struct Walk {
     index: u32,
     spaces: Option<Vec<SpaceId>>,
@@ -81,11 +81,11 @@ impl Walk {
         Walk { index: 0, spaces: None, cursor: 0 }
     }
 
-    /// The next slice. False: that was all.
+    /// The next slice, those that are meant. False: that was all.
     pub(super) fn slice(
         &mut self,
         of: &Node,
-        moving: &Moving,
+        concerns: &dyn Fn(TenantId, &[u8]) -> bool,
         visit: &mut dyn FnMut(SpaceId, &keyward_engine::dict::Entry<keyward_engine::types::Value>),
     ) -> bool {
         if self.index >= of.shards.count() {
@@ -106,7 +106,7 @@ impl Walk {
                     continue;
                 };
                 self.cursor = space.scan(self.cursor, &mut |entry| {
-                    if moving.concerns(id.tenant, entry.key()) {
+                    if concerns(id.tenant, entry.key()) {
                         visit(id, entry);
                     }
                 });
@@ -135,7 +135,9 @@ pub(super) fn clear(of: &Node, moving: &Moving, still: &dyn Fn() -> bool) {
     let mut removed = 0_u64;
     loop {
         let mut found: Vec<(SpaceId, Vec<u8>)> = Vec::new();
-        let more = walk.slice(of, moving, &mut |space, entry| found.push((space, entry.key().to_vec())));
+        let more = walk.slice(of, &|world, key| moving.leaves(world, key), &mut |space, entry| {
+            found.push((space, entry.key().to_vec()))
+        });
         for some in found.chunks(KEYS_AT_ONCE) {
             let gone = in_lane(of, || {
                 if !still() {

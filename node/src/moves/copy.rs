@@ -113,6 +113,11 @@ impl<'a> Copier<'a> {
         self.copied
     }
 
+    /// How often everything was copied anew.
+    pub(super) fn again(&self) -> u32 {
+        self.again
+    }
+
     /// Copies every key that is there. Whatever lies here from before goes first.
     pub(super) fn copy_all(&mut self, still: &dyn Fn() -> bool) -> Result<(), String> {
         self.everything_changed = false;
@@ -120,7 +125,8 @@ impl<'a> Copier<'a> {
         let mut walk = Walk::new();
         loop {
             let (mut found, mut bytes) = (Vec::new(), 0);
-            let more = walk.slice(self.from, self.moving, &mut |space, entry| {
+            let moving = self.moving;
+            let more = walk.slice(self.from, &|world, key| moving.concerns(world, key), &mut |space, entry| {
                 let value = dumped(entry);
                 bytes += value.0.len();
                 found.push(Found { space, key: entry.key().to_vec(), value: Some(value) });
