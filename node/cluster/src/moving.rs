@@ -148,6 +148,9 @@ fn with(slots: &[SlotRange], range: SlotRange) -> Vec<SlotRange> {
     joined
 }
 
+/// A tenant whose keys are to go from one group to another.
+type NextMove = (TenantNumber, (GroupId, GroupId));
+
 /// What a move takes for granted about tenants. With another one, it does not go on as if nothing had happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum MoveBasis {
@@ -199,11 +202,9 @@ impl State {
             },
             MoveChange::End { index } => match self.move_at(*index) {
                 Some(known) if matches!(known.phase, MovePhase::Dropping(_)) => {
-                    let given_up = known.failed.is_some() && known.tries >= TRIES_MAX;
                     self.set_move(Move { phase: MovePhase::Done, ..known });
-                    if !given_up {
-                        self.pursue(at);
-                    }
+                    let next = self.next_but(self.given_up());
+                    self.begin_next(at, next);
                     Outcome::Done
                 }
                 _ => Outcome::Unchanged,
@@ -230,14 +231,30 @@ impl State {
         }
     }
 
-    /// Begins the next move of a tenant whose keys are not where they are to be, if nothing is moved now.
+    /// Begins the next move of a tenant whose keys are not where they are to be, if nothing is moved now. One whose move was just
+    /// given up comes after all others.
     pub(crate) fn pursue(&mut self, at: UnixMillis) {
+        let next = self.next_but(self.given_up()).or_else(|| self.next_but(None));
+        self.begin_next(at, next);
+    }
+
+    /// The tenant whose move was given up, if that was the last one there was.
+    fn given_up(&self) -> Option<TenantNumber> {
+        let known = self.last_move().filter(|known| known.failed.is_some() && known.tries >= TRIES_MAX)?;
+        if let Moved::Tenant(number) = known.what { Some(number) } else { None }
+    }
+
+    /// What tenant moves next and between which groups, if it is not this one.
+    fn next_but(&self, but: Option<TenantNumber>) -> Option<NextMove> {
         if self.current_move().is_some() || self.groups.len() < 2 {
-            return;
+            return None;
         }
         let groups: Vec<GroupId> = self.groups.keys().copied().collect();
-        let step = |tenant: &Arc<Tenant>| tenant.next_step(&groups).map(|step| (tenant.number, step));
-        let next = self.tenants.iter().find_map(step);
+        let mut others = self.tenants.iter().filter(|tenant| Some(tenant.number) != but);
+        others.find_map(|tenant| tenant.next_step(&groups).map(|step| (tenant.number, step)))
+    }
+
+    fn begin_next(&mut self, at: UnixMillis, next: Option<NextMove>) {
         if let Some((number, (from, to))) = next {
             let (index, what, phase) = (self.applied_index, Moved::Tenant(number), MovePhase::Copying);
             self.set_move(Move { index, at, what, from, to, phase, tries: 0, failed: None });

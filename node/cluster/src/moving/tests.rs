@@ -252,3 +252,34 @@ fn a_move_of_slots_begins_anew_when_a_tenant_is_placed_or_goes() {
     assert_eq!(step(&mut state, 10, MoveChange::End { index: 4 }), Outcome::Unchanged);
     assert_eq!(step(&mut state, 11, MoveChange::End { index: 9 }), Outcome::Done);
 }
+
+/// Fails what is under way as often as it is tried, and clears it up.
+fn give_up(state: &mut State, first: u64) {
+    for index in first..first + u64::from(TRIES_MAX) {
+        let known = state.current_move().unwrap().index;
+        assert_eq!(step(state, index, MoveChange::Abort { index: known, why: String::from("no copy") }), Outcome::Done);
+    }
+    let known = state.current_move().unwrap().index;
+    assert_eq!(step(state, first + 20, MoveChange::End { index: known }), Outcome::Done);
+}
+
+#[test]
+fn a_tenant_that_cannot_be_moved_keeps_no_other_waiting() {
+    use crate::{TenantChange, TenantMode};
+    let mut state = formed();
+    for (index, name) in [(2, "a"), (3, "b")] {
+        let mode = TenantMode::Prefixes([format!("{name}:").into_bytes()].into_iter().collect());
+        let edits = group_edit(Some("1"));
+        tenant(&mut state, index, TenantChange::Create { name: String::from(name), mode, edits });
+    }
+    let (first, second) = (Moved::Tenant(TenantNumber(1)), Moved::Tenant(TenantNumber(2)));
+    assert_eq!(state.current_move().unwrap().what, first);
+    give_up(&mut state, 10);
+    assert_eq!(state.current_move().unwrap().what, second, "the other one is not kept waiting");
+    let known = state.current_move().unwrap().index;
+    step(&mut state, 50, MoveChange::Switch { index: known });
+    step(&mut state, 51, MoveChange::End { index: known });
+    assert_eq!(state.current_move().unwrap().what, first, "tried once more after the others");
+    give_up(&mut state, 60);
+    assert!(state.current_move().is_none(), "not for ever");
+}
