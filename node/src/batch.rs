@@ -447,6 +447,11 @@ impl<'w, 'a> Batch<'w, 'a> {
         self.executing
     }
 
+    /// Whether this runs on a thread for slow work, alone with its keys.
+    pub(crate) fn is_apart(&self) -> bool {
+        self.apart
+    }
+
     /// A batch for the calls of a script of this one's client. One that `may_exceed` is not stopped for want of memory.
     pub(crate) fn for_script<'t>(&self, may_exceed: bool) -> Batch<'w, 't> {
         let mut inner = self.for_transaction();

@@ -19,7 +19,7 @@ use crate::batch::{Batch, Prepared};
 use crate::connection::Lane;
 use crate::gate::Memory;
 use crate::scripts;
-use crate::shards::Shards;
+use crate::shards::{Keeping, Shards};
 use crate::walks::{self, Lent};
 use crate::worker::Worker;
 use keyward_acl::KeyUse;
@@ -306,6 +306,17 @@ pub fn may_wait(argv: &[&[u8]]) -> bool {
     reads && options(&argv[..streams()], 1, b"block").next().is_some()
 }
 
+/// Keeps the shards of a request that takes long, for as long as the caller holds on to it.
+pub fn keep_if_long<'w>(worker: &'w Worker, session: &Session, argv: &[&[u8]]) -> Keeping<'w> {
+    let mut keys = Vec::new();
+    if let Ok(resolved) = worker.node.table.resolve(argv)
+        && takes_long(worker, session, resolved.row, argv)
+    {
+        worker.node.table.keys_of(resolved.row, argv, &mut keys);
+    }
+    worker.node.shards.keep(keys.iter().map(|named| named.key))
+}
+
 /// Runs a long request, or a transaction with one, on a thread for slow work. What cannot begin yet comes back.
 pub fn run(worker: &Worker, mut session: Session, argv: &[&[u8]], lent: Lent) -> Result<Vec<u8>, Box<(Session, Lent)>> {
     let mut reply = Reply::new(session.protocol);
@@ -333,12 +344,15 @@ pub fn run(worker: &Worker, mut session: Session, argv: &[&[u8]], lent: Lent) ->
     let mut batch = Batch::new(worker, None, worker.now_ms(), worker.conditions(&view, &hot), hot);
     batch.conditions.memory = memory;
     batch.tracker = lent.tracker;
-    let kept = worker.node.shards.keep(named());
     match lent.transaction {
+        // Each of its requests keeps what it needs.
         Some(transaction) => batch.execute_apart(&mut session, &lane, transaction, &closed, &mut scratch),
-        None => batch.run_apart(&mut session, &lane, Prepared::of(worker, argv), &closed, &mut scratch),
+        None => {
+            let kept = worker.node.shards.keep(named());
+            batch.run_apart(&mut session, &lane, Prepared::of(worker, argv), &closed, &mut scratch);
+            drop(kept);
+        }
     }
-    drop(kept);
     batch.serve_ready(&view, Some(&closed).filter(|closed| closed.is_part()), &mut scratch);
     let ready = std::mem::take(&mut scratch.calls.ready);
     worker.node.shards.tracking.deliver();

@@ -41,6 +41,7 @@ use keyward_engine::reply::{Protocol, Reply};
 use keyward_engine::scope::{Owner, Reach};
 use keyward_engine::session::Session;
 use keyward_engine::table::{Resolved, Row};
+use keyward_engine::tenancy::SCRIPT_MS;
 use keyward_proto::resp::Decoder;
 use keyward_script::{
     CallOptions, Host, Interrupt, Invocation, LogLevel, Machine, MachineStats, Outcome, Replication, Resp, ScriptFlags,
@@ -66,8 +67,9 @@ const QUICK_AT_MOST: Duration = Duration::from_millis(20);
 /// How often a program of a confined user must have been quick before it is thought to be.
 const QUICK_RUNS: u32 = 8;
 
-/// How long whoever made a data thread wait does not run scripts on one.
-const DISTRUST: Duration = Duration::from_secs(600);
+/// How long whoever made a data thread wait does not run scripts on one: so one that wrote first, and cannot be moved, holds
+/// up others for `script-ms` once a day and node.
+const DISTRUST: Duration = Duration::from_secs(86_400);
 
 /// Programs remembered as quick; when there are more, all are forgotten and learned anew.
 const QUICK_MAX: usize = 10_000;
@@ -170,14 +172,31 @@ impl Scripts {
         if *owner == Owner::Platform {
             return runs > 0;
         }
-        runs >= QUICK_RUNS && self.distrusted.lock().get(owner).is_none_or(|since| since.elapsed() > DISTRUST)
+        runs >= QUICK_RUNS && !self.distrusts(owner)
     }
 
-    fn learn(&self, name: Vec<u8>, owner: &Owner, place: Place<'_>, took: Duration) {
+    /// Whether a script of this owner made others wait on a data thread.
+    pub(crate) fn distrusts(&self, owner: &Owner) -> bool {
+        self.distrusted.lock().get(owner).is_some_and(|since| since.elapsed() <= DISTRUST)
+    }
+
+    /// Whether this request runs a program that is not known to be quick.
+    pub(crate) fn may_be_slow(&self, row: &Row, argv: &[&[u8]], owner: &Owner) -> bool {
+        let program: fn(Vec<u8>) -> Program = match row.full_name {
+            "eval" | "eval_ro" => Program::Text,
+            "evalsha" | "evalsha_ro" => Program::Hash,
+            "fcall" | "fcall_ro" => Program::Function,
+            _ => return false,
+        };
+        argv.get(1).is_some_and(|text| !self.is_quick(&name_of(&program(text.to_vec()), owner), owner))
+    }
+
+    /// `here`: on a data thread.
+    fn learn(&self, name: Vec<u8>, owner: &Owner, here: bool, took: Duration) {
         let mut quick = self.quick.lock();
         if took > QUICK {
             quick.remove(&name);
-            if took > QUICK_AT_MOST && matches!(place, Place::WhereRead(_)) && *owner != Owner::Platform {
+            if took > QUICK_AT_MOST && here && *owner != Owner::Platform {
                 let mut distrusted = self.distrusted.lock();
                 distrusted.retain(|_, since| since.elapsed() <= DISTRUST);
                 distrusted.insert(owner.clone(), Instant::now());
@@ -589,7 +608,8 @@ impl Batch<'_, '_> {
         }
         self.let_time_pass(thawed);
         scripts.running.lock().retain(|known| !Arc::ptr_eq(known, &running));
-        scripts.learn(name_of(&call.program, owner), owner, place, began.elapsed());
+        let here = self.worker.lane < self.worker.node.config.threads;
+        scripts.learn(name_of(&call.program, owner), owner, here, began.elapsed());
         if moves {
             scripts.quick.lock().remove(&name_of(&call.program, owner));
             return None;
@@ -866,7 +886,10 @@ impl<'c> Place<'c> {
 
 /// How long a script of this user may run; what it wrote until then stays.
 fn ends_after(session: &Session) -> Option<Duration> {
-    let limit = session.login.as_ref().map_or(0, |login| login.limit(|limits| limits.script_ms));
+    let login = session.login.as_ref()?;
+    let said = login.limit(|limits| limits.script_ms);
+    // Of a tenant it is known what holds if nothing is said.
+    let limit = if said == 0 && login.tenant.is_none() && login.policy.is_confined() { SCRIPT_MS } else { said };
     (limit > 0).then(|| Duration::from_millis(limit))
 }
 
@@ -892,6 +915,9 @@ struct ScriptHost<'h, 'w, 'a> {
 
 /// Nobody hears it: what a script says that begins anew is not its answer.
 const BEGINS_ANEW: &str = "ERR the script begins anew elsewhere";
+
+/// No more is logged of what a confined user's script says, in bytes.
+const LOGGED_BYTES_MAX: usize = 256;
 
 /// No more of an error is kept than tells it from others, in bytes.
 const ERROR_KEPT_BYTES: usize = 128;
@@ -1040,6 +1066,11 @@ impl Host for ScriptHost<'_, '_, '_> {
     }
 
     fn log(&mut self, level: LogLevel, message: &[u8]) {
+        // What is written there is for the operator: a tenant shall not fill a disk.
+        if large::concerns(&self.session) {
+            let shown = message[..message.len().min(LOGGED_BYTES_MAX)].escape_ascii();
+            return tracing::debug!(message = %shown, "a confined user's script says");
+        }
         let shown = message.escape_ascii();
         match level {
             LogLevel::Debug | LogLevel::Verbose => tracing::debug!(message = %shown, "a script says"),
@@ -1107,7 +1138,9 @@ impl Host for LoadHost {
     }
 
     fn log(&mut self, _: LogLevel, message: &[u8]) {
-        tracing::info!(message = %message.escape_ascii(), "a library says");
+        // Whose it is is not known here.
+        let shown = message[..message.len().min(LOGGED_BYTES_MAX)].escape_ascii();
+        tracing::debug!(message = %shown, "a library says");
     }
 
     fn set_replication(&mut self, _: Replication) {}

@@ -18,6 +18,7 @@ use crate::observers::{Observers, Waiter, Watch};
 use crate::pubsub::PubSub;
 use crate::tracking::{Tracker, Tracking};
 use every::Every;
+pub use kept::Keeping;
 use kept::Kept;
 use keyward_acl::KeyUse;
 use keyward_engine::args::Args;

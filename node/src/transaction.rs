@@ -161,11 +161,10 @@ impl<'a> Batch<'_, 'a> {
             return Flow::Closed;
         }
         if let Some(connection) = self.connection.filter(|_| self.conditions.memory == Memory::Enough)
-            && self.is_long(session, &transaction.requests)
+            && let Some(why) = self.is_long(session, &transaction.requests)
         {
             if let Some(name) = self.stays_here(&transaction.requests) {
-                let text = format!("ERR beside '{name}' it concerns too many elements for one step");
-                self.abort_transaction(session, &text, scratch);
+                self.abort_transaction(session, &format!("ERR beside '{name}' {why}"), scratch);
                 return Flow::Continue;
             }
             *connection.script_tracker.borrow_mut() = self.caches();
@@ -197,10 +196,13 @@ impl<'a> Batch<'_, 'a> {
         })
     }
 
-    /// Whether these requests may take longer than a data thread has time for, one of them or all together.
-    fn is_long(&self, session: &Session, requests: &[Vec<Vec<u8>>]) -> bool {
-        if !large::concerns(session) {
-            return false;
+    /// Why these requests may take longer than a data thread has time for, one of them or all together.
+    fn is_long(&self, session: &Session, requests: &[Vec<Vec<u8>>]) -> Option<&'static str> {
+        if !large::concerns(session) || !has_part(session) {
+            return None;
+        }
+        if self.runs_slow_scripts(session, requests) {
+            return Some("a script is not run that may be slow: send one of them outside of the transaction");
         }
         let mut sum = large::Sum::default();
         let is_long = |request: &Vec<Vec<u8>>| {
@@ -210,7 +212,20 @@ impl<'a> Batch<'_, 'a> {
                 large::takes_long(self.worker, session, of.row, &argv) || sum.add(self.worker, session, of.row, &argv)
             })
         };
-        requests.iter().any(is_long) && has_part(session)
+        requests.iter().any(is_long).then_some("it concerns too many elements for one step")
+    }
+
+    /// Whether one of these is a script that may be slow. What needs the connection as well is let through here, unless its owner
+    /// made others wait before.
+    fn runs_slow_scripts(&self, session: &Session, requests: &[Vec<Vec<u8>>]) -> bool {
+        let scripts = &self.worker.node.scripts;
+        let may_be_slow = |request: &Vec<Vec<u8>>| {
+            let argv: Vec<&[u8]> = request.iter().map(Vec::as_slice).collect();
+            let found = self.worker.node.table.resolve(&argv);
+            found.is_ok_and(|of| scripts.may_be_slow(of.row, &argv, &session.reach(of.row).owner()))
+        };
+        requests.iter().any(may_be_slow)
+            && (self.stays_here(requests).is_none() || scripts.distrusts(&session.lasting_reach().owner()))
     }
 
     /// The first of these that needs its client's connection, and so must run where that is.
@@ -356,7 +371,9 @@ impl<'a> Batch<'_, 'a> {
         while let Some(request) = remaining.requests.pop_front() {
             let argv: Vec<&[u8]> = request.iter().map(Vec::as_slice).collect();
             let mut inner = self.for_transaction();
+            let kept = self.is_apart().then(|| large::keep_if_long(self.worker, session, &argv));
             let flow_of_one = inner.answer(session, lane, &Prepared::of(self.worker, &argv), scratch);
+            drop(kept);
             self.tab.tally.operations += inner.tab.tally.operations;
             self.tab.tally.work += inner.tab.tally.work;
             match flow_of_one {

@@ -253,6 +253,37 @@ fn a_slow_script_of_a_user_without_a_tenant_stops_only_what_it_may_touch() {
     assert_eq!(scene.admin.ask(&["GET", "own:1"]).text().as_deref(), Some("x"));
 }
 
+#[test]
+fn a_script_within_a_transaction_keeps_no_neighbor_waiting_either() {
+    let mut scene = Scene::new();
+    scene.admin.ok(&["ACL", "SETUSER", "own", "on", ">secret", "+@all", "~own:*", "limit:script-ms=1500"]);
+    let (mut own, mut ai) = (scene.cluster.node(1).client_as("own", "secret"), scene.ai());
+    let endless = "redis.call('SET', KEYS[1], 'x') while true do redis.call('GET', KEYS[1]) end";
+    own.ok(&["MULTI"]);
+    own.ask(&["SET", "own:2", "v"]);
+    own.ask(&["EVAL", endless, "1", "own:1"]);
+    own.send(&["EXEC"]).unwrap();
+    let slowest = longest(Duration::from_millis(1000), || {
+        ai.ok(&["SET", "ai:1", "v"]);
+        // A connection of any data thread.
+        scene.ai().ok(&["SET", "ai:2", "v"]);
+        scene.admin.ok(&["SET", "of nobody", "v"]);
+    });
+    assert!(slowest < Duration::from_millis(500), "a neighbor waited for {slowest:?}");
+    let told = own.read().unwrap();
+    let told = told.items().expect("both were run");
+    assert!(told[0].text().is_some() && text(&told[1]).contains("and what it wrote until then stays"));
+    // With what concerns the connection, it is run where that is: the first time only.
+    let mut beside_select = || {
+        own.ok(&["MULTI"]);
+        own.ask(&["SELECT", "0"]);
+        own.ask(&["EVAL", endless, "1", "own:1"]);
+        own.ask(&["EXEC"])
+    };
+    assert!(text(&beside_select().items().expect("both were run")[1]).contains("script-ms"));
+    assert!(beside_select().is_error("EXECABORT"));
+}
+
 /// Whether an answer is right.
 type IsRight<'a> = &'a dyn Fn(&Value) -> bool;
 

@@ -96,9 +96,9 @@ pub struct Limits {
     pub events: EventClass,
 }
 
-/// How long a script of a tenant may run if nothing is said, in milliseconds: as long as Redis lets one run before others
-/// are told that it is busy. Threads for slow work are few, and a neighbor's work waits for them, too.
-const SCRIPT_MS: u64 = 5000;
+/// How long a script of a tenant, or of another confined user, may run if nothing is said, in milliseconds: as long as Redis
+/// lets one run before others are told that it is busy. Threads for slow work are few, and a neighbor's work waits for them, too.
+pub const SCRIPT_MS: u64 = 5000;
 
 /// Subscriptions of a tenant on each node if nothing is said: more than applications of thousands of channels have, and few
 /// enough that what is said on the server's own channels, which everybody's patterns may begin like, finds its listeners soon.
