@@ -947,7 +947,9 @@ impl<'w, 'a> Batch<'w, 'a> {
         self.tab.open_paid(session);
         scratch.reply.bytes_max = self.reply_bytes_max(session);
         self.begin_step(closed.is_part());
-        if !matches!(self.answer(session, lane, &request, scratch), Flow::Continue) && scratch.reply.bytes.is_empty() {
+        self.answer(session, lane, &request, scratch);
+        // Whatever became of it: who asked waits for an answer.
+        if scratch.reply.bytes.is_empty() {
             scratch.reply.error(crate::forward::NOT_SERVED_HERE);
         }
         self.end_step();

@@ -440,7 +440,7 @@ async fn walk_later(
     let reign = worker.node.views.load().1.reign();
     let wants_quorum = session.wants_quorum();
     let protocol = session.protocol;
-    let mut replies = walks::answer(&worker, session, argv, walks::Lent::default()).await;
+    let mut replies = walks::answer_here(&worker, session, argv).await;
     match reign {
         Some(reign) if wants_quorum => {
             let awaited = (reign, worker.node.replication.log.position());

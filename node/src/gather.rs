@@ -444,7 +444,7 @@ async fn run_here(
             let Some(reign) = of.node.views.load().1.reign() else {
                 return tokio::time::sleep(forward::RETRY_PAUSE).await;
             };
-            part.answers.append(&mut walks::answer(of, session, argv, walks::Lent::default()).await);
+            part.answers.append(&mut walks::answer_here(of, session, argv).await);
             if wants_quorum {
                 part.written.push((part.group, reign, of.node.replication.log.position()));
             }

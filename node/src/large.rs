@@ -23,7 +23,7 @@ use crate::shards::{Keeping, Shards};
 use crate::walks::{self, Lent};
 use crate::worker::Worker;
 use keyward_acl::KeyUse;
-use keyward_engine::command::Run;
+use keyward_engine::command::{Flags, Run};
 use keyward_engine::keyspace::SpaceId;
 use keyward_engine::reply::Reply;
 use keyward_engine::session::Session;
@@ -68,6 +68,8 @@ enum Span {
     Read,
     /// As many as this argument says.
     Number(usize),
+    /// The same of `XPENDING`: everything, if it is told how long they have been idle.
+    Pending,
     /// Bytes of this argument.
     Bytes(usize),
 }
@@ -135,6 +137,9 @@ fn span_of(full_name: &str) -> Span {
         "xrange" | "xrevrange" => Span::Page,
         "xread" | "xreadgroup" => Span::Read,
         "hscan" | "sscan" | "zscan" | "lmpop" | "zmpop" => Span::Count(3),
+        "blmpop" | "bzmpop" => Span::Count(4),
+        "xautoclaim" => Span::Count(6),
+        "xpending" => Span::Pending,
         "srandmember" | "zrandmember" | "hrandfield" | "spop" | "lpop" | "rpop" | "zpopmin" | "zpopmax" => {
             Span::Number(2)
         }
@@ -208,6 +213,8 @@ impl Span {
             Span::Number(at) => {
                 number(argv, at).map_or(0, |number| usize::try_from(number.unsigned_abs()).unwrap_or(usize::MAX))
             }
+            Span::Pending if argv.get(3).is_some_and(|word| word.eq_ignore_ascii_case(b"idle")) => usize::MAX,
+            Span::Pending => number(argv, 5).map_or(0, |number| count(Some(number))),
             Span::Bytes(at) => argv.get(at).map_or(0, |bytes| bytes.len() / BYTES_PER_ELEMENT),
         }
     }
@@ -298,12 +305,11 @@ pub fn takes_long(worker: &Worker, session: &Session, row: &Row, argv: &[&[u8]])
 }
 
 /// Whether a request waits if it finds nothing: on a thread for slow work nobody waits.
-pub fn may_wait(argv: &[&[u8]]) -> bool {
-    let reads = argv
-        .first()
-        .is_some_and(|name| name.eq_ignore_ascii_case(b"xread") || name.eq_ignore_ascii_case(b"xreadgroup"));
+pub fn may_wait(table: &Table, argv: &[&[u8]]) -> bool {
+    let Ok(resolved) = table.resolve(argv) else { return false };
     let streams = || argv.iter().position(|word| word.eq_ignore_ascii_case(b"streams")).unwrap_or(argv.len());
-    reads && options(&argv[..streams()], 1, b"block").next().is_some()
+    resolved.row.command.flags.has(Flags::BLOCKING)
+        && (!resolved.row.full_name.starts_with("xread") || options(&argv[..streams()], 1, b"block").next().is_some())
 }
 
 /// Keeps the shards of a request that takes long, for as long as the caller holds on to it.
@@ -317,8 +323,14 @@ pub fn keep_if_long<'w>(worker: &'w Worker, session: &Session, argv: &[&[u8]]) -
     worker.node.shards.keep(keys.iter().map(|named| named.key))
 }
 
-/// Runs a long request, or a transaction with one, on a thread for slow work. What cannot begin yet comes back.
-pub fn run(worker: &Worker, mut session: Session, argv: &[&[u8]], lent: Lent) -> Result<Vec<u8>, Box<(Session, Lent)>> {
+/// Runs a long request, or a transaction with one, on a thread for slow work, and answers it. What cannot begin yet comes back.
+/// `None`: nothing was run, for the data is with another node by now.
+pub fn run(
+    worker: &Worker,
+    mut session: Session,
+    argv: &[&[u8]],
+    lent: Lent,
+) -> Result<Option<Vec<u8>>, Box<(Session, Lent)>> {
     let mut reply = Reply::new(session.protocol);
     let keys = keys_of(worker.node.table, argv, &lent);
     let named = || keys.iter().map(Vec::as_slice);
@@ -330,12 +342,15 @@ pub fn run(worker: &Worker, mut session: Session, argv: &[&[u8]], lent: Lent) ->
     let (closed, (generation, view)) = match scripts::be_alone(worker, &mut session, named()) {
         Ok(alone) => alone,
         Err(scripts::NotAlone::NotYet) => return Err(Box::new((session, lent))),
-        Err(scripts::NotAlone::UserGone) => return Ok(reply.bytes),
+        Err(scripts::NotAlone::UserGone) => return Ok(Some(reply.bytes)),
         Err(scripts::NotAlone::Shifted) => {
             reply.error(scripts::SHIFTED);
-            return Ok(reply.bytes);
+            return Ok(Some(reply.bytes));
         }
     };
+    if !view.is_primary() && lent.transaction.is_none() {
+        return Ok(None);
+    }
     let hot = worker.hot();
     let lane = Lane::new(Decoder::new(hot.decoder.clone()), generation, Arc::clone(&view));
     let mut scratch = worker.scratch.borrow_mut();
@@ -361,7 +376,7 @@ pub fn run(worker: &Worker, mut session: Session, argv: &[&[u8]], lent: Lent) ->
     drop(scratch);
     worker.node.replication.log.tell();
     scripts::serve_later(worker, ready);
-    Ok(reply.bytes)
+    Ok(Some(reply.bytes))
 }
 
 fn keys_of(table: &Table, argv: &[&[u8]], lent: &Lent) -> Vec<Vec<u8>> {
@@ -419,6 +434,12 @@ mod tests {
             ("SRANDMEMBER k", 0),
             ("SRANDMEMBER k -70000", 70_000),
             ("SMEMBERS k", usize::MAX),
+            ("BZMPOP 0 1 k MIN COUNT 1000000", 1_000_000),
+            ("BLMPOP 0 1 k LEFT", 0),
+            ("XAUTOCLAIM k g c 0 0 COUNT 1000000 JUSTID", 1_000_000),
+            ("XPENDING k g", 0),
+            ("XPENDING k g - + 1000000", 1_000_000),
+            ("XPENDING k g IDLE 1 - + 10", usize::MAX),
         ] {
             assert_eq!(bound(request), expected, "{request}");
         }

@@ -28,6 +28,9 @@ use std::time::{Duration, Instant};
 /// Commands of a stretch there is room for at once: those of a usual pipeline.
 const STRETCH_USUAL: usize = 16;
 
+/// Arguments of a stretch at most: whoever sends commands on thousands of keys each is to be seen to take long.
+const STRETCH_ARGUMENTS: usize = 1024;
+
 /// A command that was run and whose time is not known yet.
 struct Ran<'w, 'a> {
     row: &'static Row,
@@ -42,6 +45,8 @@ pub struct Meter<'w, 'a> {
     looked: Moment,
     /// Since then, these were run.
     stretch: Vec<Ran<'w, 'a>>,
+    /// So many arguments these had.
+    arguments: usize,
     /// Every command is measured by itself.
     closely: bool,
     /// What was spent since somebody asked, in nanoseconds: all of it, and beyond what is free on commands that are not
@@ -52,7 +57,8 @@ pub struct Meter<'w, 'a> {
 impl<'w, 'a> Meter<'w, 'a> {
     /// For one batch; `closely`: every command is measured by itself.
     pub fn new(closely: bool) -> Meter<'w, 'a> {
-        Meter { looked: Moment::now(), stretch: Vec::with_capacity(STRETCH_USUAL), closely, spent: (0, 0) }
+        let stretch = Vec::with_capacity(STRETCH_USUAL);
+        Meter { looked: Moment::now(), stretch, arguments: 0, closely, spent: (0, 0) }
     }
 
     /// A command is about to run.
@@ -68,7 +74,8 @@ impl<'w, 'a> Meter<'w, 'a> {
     #[inline]
     pub fn after(&mut self, worker: &Worker, hot: &Hot, session: &Session, row: &'static Row, argv: &'a [&'a [u8]]) {
         self.stretch.push(Ran { row, argv, of: None });
-        if !self.joins(row) {
+        self.arguments += argv.len();
+        if !self.joins(row) || self.arguments > STRETCH_ARGUMENTS {
             self.settle(worker, hot, session);
         }
     }
@@ -130,6 +137,7 @@ impl<'w, 'a> Meter<'w, 'a> {
                 }
             }
             self.stretch.clear();
+            self.arguments = 0;
         }
         self.spent.0 += passed;
         self.looked = now;

@@ -363,6 +363,15 @@ pub(crate) fn be_alone<'w, 'k>(
     mut keys: impl Iterator<Item = &'k [u8]> + Clone,
 ) -> Result<(Closed<'w>, (u64, Arc<View>)), NotAlone> {
     let node = &worker.node;
+    // What clients ask to wait waited before it came here; a hand-over takes along what is written until its pause.
+    let is_held = |tenant| {
+        let barred = node.bar.is_active() && node.bar.bars_one(tenant, keys.clone());
+        barred || matches!(node.pause.state(worker.now_ms()), Paused::Moving | Paused::All)
+    };
+    // Before others are kept waiting for nothing, and again when nobody else comes in between.
+    if is_held(session.tenant) {
+        return Err(NotAlone::NotYet);
+    }
     let extent = Extent::of(session);
     let closed = match (node.corridor.try_close(None, &extent), &extent) {
         (Some(closed), _) => closed,
@@ -378,10 +387,7 @@ pub(crate) fn be_alone<'w, 'k>(
     }
     // New rules may let it touch more than what was closed by the old ones.
     let suffices = extent.covers(&Extent::of(session));
-    let barred = node.bar.is_active() && node.bar.bars_one(session.tenant, keys.clone());
-    // What clients ask to wait waited before it came here; a hand-over takes along what is written until its pause.
-    let held = matches!(node.pause.state(worker.now_ms()), Paused::Moving | Paused::All);
-    if !suffices || barred || held {
+    if !suffices || is_held(session.tenant) {
         return Err(NotAlone::NotYet);
     }
     let strays = |routes: &Arc<Routes>| keys.any(|key| routes.of_key(session.tenant, key) != known.1.of);

@@ -102,10 +102,13 @@ pub async fn carry_out(
         tracker: connection.script_tracker.borrow_mut().take(),
         transaction: connection.apart.borrow_mut().take(),
     };
-    let again = large::may_wait(&argv.list()).then(|| Words::copy(argv.list()));
+    let again = large::may_wait(worker.node.table, &argv.list()).then(|| Words::copy(argv.list()));
     let mut reply = Reply::new(session.protocol);
-    reply.bytes = answer(worker, session, argv, lent).await;
-    if again.is_some() && matches!(reply.bytes.as_slice(), b"*-1\r\n" | b"_\r\n") {
+    reply.bytes = match answer(worker, session, argv, lent).await {
+        Ok(answer) => answer,
+        Err(argv) => return Some(argv),
+    };
+    if again.is_some() && matches!(reply.bytes.as_slice(), b"*-1\r\n" | b"$-1\r\n" | b"_\r\n") {
         return again;
     }
     let asked = connection.asked.borrow_mut().take();
@@ -146,8 +149,21 @@ impl Drop for Watching {
     }
 }
 
-/// The answer of a walk, or of what concerns many elements, once it is done.
-pub async fn answer(worker: &Worker, session: Session, argv: Words, lent: Lent) -> Vec<u8> {
+/// The same for whoever cannot go on with it elsewhere.
+pub async fn answer_here(worker: &Worker, session: Session, argv: Words) -> Vec<u8> {
+    let mut reply = Reply::new(session.protocol);
+    match answer(worker, session, argv, Lent::default()).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            reply.error(crate::forward::NOT_SERVED_HERE);
+            reply.bytes
+        }
+    }
+}
+
+/// The answer of a walk, or of what concerns many elements, once it is done. An error has the request, of which nothing was run:
+/// the data is with another node by now.
+async fn answer(worker: &Worker, session: Session, argv: Words, lent: Lent) -> Result<Vec<u8>, Words> {
     let (done, answer) = oneshot::channel();
     let protocol = session.protocol;
     let owner = session.lasting_reach().owner();
@@ -160,7 +176,7 @@ pub async fn answer(worker: &Worker, session: Session, argv: Words, lent: Lent) 
         _ => {
             let mut reply = Reply::new(protocol);
             reply.error("ERR too much slow work is waiting");
-            reply.bytes
+            Ok(reply.bytes)
         }
     }
 }
@@ -171,7 +187,7 @@ struct Errand {
     argv: Words,
     lent: Lent,
     watching: Watching,
-    done: oneshot::Sender<Vec<u8>>,
+    done: oneshot::Sender<Result<Vec<u8>, Words>>,
 }
 
 impl Errand {
@@ -190,13 +206,13 @@ impl Errand {
         let walks = worker.node.table.resolve(&words).is_ok_and(|of| may_walk(of.row));
         let answer = match walks {
             true if sees_kept(worker, session.tenant) => Err(Box::new((session, lent))),
-            true => Ok(walk(worker, session, &words)),
+            true => Ok(Some(walk(worker, session, &words))),
             false => large::run(worker, session, &words, lent),
         };
         match answer {
             Ok(answer) => {
                 // A client that left meanwhile needs no answer.
-                let _ = done.send(answer);
+                let _ = done.send(answer.ok_or(argv));
                 None
             }
             Err(back) => {

@@ -119,9 +119,11 @@ fn run_of(command: &Command) -> Run {
     }
 }
 
-/// Redis calls those that replace a whole string slow, for freeing what was there: here that is done elsewhere.
+/// Redis calls those that replace a whole string slow, for freeing what was there: here that is done elsewhere. What is published
+/// takes as long as there are listeners.
 fn is_quick(command: &Command) -> bool {
-    command.flags.has(Flags::FAST) || matches!(command.name, "SET" | "SETEX" | "PSETEX" | "GETSET")
+    command.flags.has(Flags::FAST) && command.group != crate::command::Group::PubSub
+        || matches!(command.name, "SET" | "SETEX" | "PSETEX" | "GETSET")
 }
 
 fn single_key(command: &Command) -> Option<(u16, KeyAccess)> {
