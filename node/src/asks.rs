@@ -100,6 +100,7 @@ pub async fn carry_out(
             show_waited(have, files, &mut reply);
         }
         Ask::ShowRole => show_role(&worker.node, reach, &mut reply),
+        Ask::Failover { to } => fail_over(&worker.node, to, origin(connection).0, &mut reply).await,
         Ask::ListClients(filter) => list_clients(&worker.node, connection, filter, reach, &mut reply).await,
         Ask::ShowClient => {
             let line = crate::clients::line(&connection.session.borrow(), connection, worker.now_ms());
@@ -400,6 +401,33 @@ pub fn show_waited(have: usize, files: bool, reply: &mut Reply) {
     } else {
         reply.integer(have as i64);
     }
+}
+
+/// Hands the data over to another node: every group that the same node serves now, as if there were one.
+async fn fail_over(node: &Node, to: Option<(String, u16)>, actor: String, reply: &mut Reply) {
+    let view = node.views.load().1;
+    let is_meant = |address: &str, (host, port): &(String, u16)| {
+        let found = address.rsplit_once(':').map(|(known, number)| (known.trim_matches(['[', ']']), number));
+        found == Some((host.as_str(), port.to_string().as_str()))
+    };
+    let named = to.as_ref().map(|to| {
+        view.state.nodes().values().find(|known| is_meant(&known.addresses.client, to)).map(|known| known.id)
+    });
+    let target = match named {
+        Some(None) => return reply.error("ERR FAILOVER target HOST and PORT is not a node of this cluster."),
+        Some(target) => target,
+        None => None,
+    };
+    let serving = view.primary;
+    for of in node.groups() {
+        if of.views.load().1.primary != serving {
+            continue;
+        }
+        if let Err(error) = node.control.move_primary(of.group, target, false, actor.clone()).await {
+            return reply.error(&format!("ERR {error}"));
+        }
+    }
+    reply.ok();
 }
 
 /// What this node does with the data, as Redis says it (<https://redis.io/docs/latest/commands/role/>).

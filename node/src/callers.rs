@@ -295,8 +295,7 @@ impl Callers {
     }
 
     fn refuse(&self, seat: u32, error: BatchError, text: &str) {
-        let error = u8::try_from(i32::from(error)).unwrap_or(u8::MAX);
-        self.departures.push(Kind::Replies, seat, &carrier::replies_head(error, 0), text.as_bytes());
+        refuse(&self.departures, seat, error, text);
     }
 
     /// Runs a batch as whoever sits on its seat, and makes its replies ready.
@@ -423,6 +422,12 @@ async fn confirm(
     }
 }
 
+/// Nothing of it was run.
+fn refuse(departures: &Departures, seat: u32, error: BatchError, text: &str) {
+    let error = u8::try_from(i32::from(error)).unwrap_or(u8::MAX);
+    departures.push(Kind::Replies, seat, &carrier::replies_head(error, 0), text.as_bytes());
+}
+
 fn owned(argv: &[&[u8]]) -> walks::Words {
     walks::Words::copy(argv.iter().copied())
 }
@@ -440,7 +445,11 @@ async fn walk_later(
     let reign = worker.node.views.load().1.reign();
     let wants_quorum = session.wants_quorum();
     let protocol = session.protocol;
-    let mut replies = walks::answer_here(&worker, session, argv).await;
+    let mut replies = match walks::answer(&worker, session, argv, walks::Lent::default()).await {
+        Ok(replies) => replies,
+        Err(_) if left.get() => return,
+        Err(_) => return refuse(&departures, seat, BatchError::NotPrimary, "the data moved before it was run"),
+    };
     match reign {
         Some(reign) if wants_quorum => {
             let awaited = (reign, worker.node.replication.log.position());

@@ -11,6 +11,8 @@
 //!
 //! A batch that was perhaps run is never sent again, unless it only reads. One that certainly was not (the link could not
 //! be made, broke before it left, or the owner refused it) is sent again until `failover-wait` is over.
+//!
+//! It is long because what a batch may go through on its way is one story: whoever changes one end of it has to see the other.
 
 use crate::carrier::{self, Arrival, Arrivals, Departures, Kind, PART_BYTES};
 use crate::connection::Connection;

@@ -163,7 +163,7 @@ pub async fn answer_here(worker: &Worker, session: Session, argv: Words) -> Vec<
 
 /// The answer of a walk, or of what concerns many elements, once it is done. An error has the request, of which nothing was run:
 /// the data is with another node by now.
-async fn answer(worker: &Worker, session: Session, argv: Words, lent: Lent) -> Result<Vec<u8>, Words> {
+pub async fn answer(worker: &Worker, session: Session, argv: Words, lent: Lent) -> Result<Vec<u8>, Words> {
     let (done, answer) = oneshot::channel();
     let protocol = session.protocol;
     let owner = session.lasting_reach().owner();

@@ -284,6 +284,34 @@ fn a_script_within_a_transaction_keeps_no_neighbor_waiting_either() {
     assert!(beside_select().is_error("EXECABORT"));
 }
 
+#[test]
+fn what_concerns_many_elements_is_answered_when_the_data_moves_meanwhile() {
+    const ELEMENTS: usize = 12_000;
+    let scene = Scene::of(3);
+    let primary = scene.cluster.primary();
+    let members: Vec<String> = (0..ELEMENTS).map(|number| number.to_string()).collect();
+    let mut clients: Vec<Client> = (1..=3).map(|number| scene.cluster.node(number).client_as("gw", "secret")).collect();
+    let words = ["SADD", "gw:set"].into_iter().chain(members.iter().map(String::as_str));
+    clients[0].ask(&words.collect::<Vec<_>>());
+    for client in &mut clients {
+        for _ in 0..20 {
+            client.send(&["SMEMBERS", "gw:set"]).unwrap();
+            client.send(&["PING"]).unwrap();
+        }
+    }
+    let mut operator = scene.cluster.node(primary).client();
+    operator.ok(&["FAILOVER"]);
+    for (number, client) in clients.iter_mut().enumerate() {
+        for round in 0..20 {
+            let told = client.read().expect("each request has an answer");
+            let count = told.items().map(<[Value]>::len);
+            assert_eq!(count, Some(ELEMENTS), "node {}, request {round}: {told:?}", number + 1);
+            assert_eq!(client.read().unwrap().text().as_deref(), Some("PONG"), "answers keep their order");
+        }
+    }
+    wait_until("the data moved", || (scene.cluster.primary() != primary).then_some(()));
+}
+
 /// Whether an answer is right.
 type IsRight<'a> = &'a dyn Fn(&Value) -> bool;
 

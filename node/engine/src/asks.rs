@@ -345,6 +345,11 @@ pub enum Ask {
     },
     /// `ROLE`.
     ShowRole,
+    /// `FAILOVER`.
+    Failover {
+        /// The node whose clients' address this is; whoever is most up to date, if none is named.
+        to: Option<(String, u16)>,
+    },
     /// `CLIENT LIST`.
     ListClients(ClientFilter),
     /// `CLIENT INFO`.

@@ -270,7 +270,7 @@ const CLUSTER: &[Command] = &[
         group: Group::Cluster,
         keys: KeyRule::None,
         scope: Scope::Ceiling,
-        run: Run::Refused("hand-over between nodes is not served by this version yet"),
+        run: Run::Refused("use FAILOVER TO host port, or keywardctl failover"),
         docs: Docs { summary: "Makes a replica take over from its primary.", since: "3.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
     },

@@ -328,7 +328,7 @@ pub(super) const COMMANDS: &[Command] = &[
         group: Group::Server,
         keys: KeyRule::None,
         scope: Scope::Ceiling,
-        run: Run::Refused("hand-over between nodes is not served by this version yet"),
+        run: Run::Ask(failover),
         docs: Docs { summary: "Hands the role of primary to a replica.", since: "6.2.0", complexity: "O(1)" },
         extra: Extra::NONE,
     },
@@ -640,6 +640,31 @@ fn time(_: &mut Session, surroundings: &Surroundings<'_>, _: Args<'_>, reply: &m
 
 fn role(_: &Session, _: &Surroundings<'_>, _: Args<'_>) -> Result<Ask, CommandError> {
     Ok(Ask::ShowRole)
+}
+
+/// `FAILOVER [TO host port] [TIMEOUT ms]`: planned, and over when it is answered. What it takes is bounded, so there is nothing to
+/// abort.
+fn failover(_: &Session, _: &Surroundings<'_>, mut args: Args<'_>) -> Result<Ask, CommandError> {
+    let mut to = None;
+    while !args.is_empty() {
+        if args.accept("TO") && to.is_none() {
+            let host = String::from_utf8_lossy(args.take()?).into_owned();
+            to = Some((host, u16::try_from(args.integer()?).map_err(|_| CommandError::NotInteger)?));
+        } else if args.accept("TIMEOUT") {
+            if args.integer()? <= 0 {
+                return Err(CommandError::err("FAILOVER timeout must be greater than 0"));
+            }
+        } else if args.accept("ABORT") {
+            return Err(CommandError::err("No failover in progress."));
+        } else if args.accept("FORCE") {
+            return Err(CommandError::err(
+                "FAILOVER does not lose writes: use keywardctl failover --to NODE --accept-loss",
+            ));
+        } else {
+            return Err(CommandError::Syntax);
+        }
+    }
+    Ok(Ask::Failover { to })
 }
 
 /// `LOLWUT [VERSION n] [columns [rows]]`: a maze, another one every second.
