@@ -289,6 +289,10 @@ fn what_concerns_many_elements_is_answered_when_the_data_moves_meanwhile() {
     const ELEMENTS: usize = 12_000;
     let scene = Scene::of(3);
     let primary = scene.cluster.primary();
+    let mut operator = scene.cluster.node(primary).client();
+    wait_until("both replicas are in sync", || {
+        (operator.text(&["INFO", "replication"]).matches("in_sync=1").count() == 2).then_some(())
+    });
     let members: Vec<String> = (0..ELEMENTS).map(|number| number.to_string()).collect();
     let mut clients: Vec<Client> = (1..=3).map(|number| scene.cluster.node(number).client_as("gw", "secret")).collect();
     let words = ["SADD", "gw:set"].into_iter().chain(members.iter().map(String::as_str));
@@ -299,8 +303,8 @@ fn what_concerns_many_elements_is_answered_when_the_data_moves_meanwhile() {
             client.send(&["PING"]).unwrap();
         }
     }
-    let mut operator = scene.cluster.node(primary).client();
-    operator.ok(&["FAILOVER"]);
+    // A moment after they are in sync the leader has not heard from them yet.
+    wait_until("somebody takes the data", || (!matches!(operator.ask(&["FAILOVER"]), Value::Error(_))).then_some(()));
     for (number, client) in clients.iter_mut().enumerate() {
         for round in 0..20 {
             let told = client.read().expect("each request has an answer");
