@@ -406,12 +406,10 @@ pub fn show_waited(have: usize, files: bool, reply: &mut Reply) {
 /// Hands the data over to another node: every group that the same node serves now, as if there were one.
 async fn fail_over(node: &Node, to: Option<(String, u16)>, actor: String, reply: &mut Reply) {
     let view = node.views.load().1;
-    let is_meant = |address: &str, (host, port): &(String, u16)| {
-        let found = address.rsplit_once(':').map(|(known, number)| (known.trim_matches(['[', ']']), number));
-        found == Some((host.as_str(), port.to_string().as_str()))
-    };
-    let named = to.as_ref().map(|to| {
-        view.state.nodes().values().find(|known| is_meant(&known.addresses.client, to)).map(|known| known.id)
+    let named = to.map(|(host, port)| {
+        let port = port.to_string();
+        let mut nodes = view.state.nodes().values();
+        nodes.find(|known| known.client_place() == Some((&host, &port))).map(|known| known.id)
     });
     let target = match named {
         Some(None) => return reply.error("ERR FAILOVER target HOST and PORT is not a node of this cluster."),
@@ -435,15 +433,12 @@ fn show_role(node: &Node, reach: &Reach, reply: &mut Reply) {
     let view = node.views.load().1;
     // How far the stream has come would tell a confined user how much others write.
     let shown = |position: u64| if reach.is_confined() { 0 } else { position };
-    let place = |id| {
-        let node = view.state.nodes().get(&id)?;
-        node.addresses.client.rsplit_once(':').map(|(host, port)| (host.trim_matches(['[', ']']), port))
-    };
+    let place = |id| view.state.nodes().get(&id)?.client_place();
     match view.primary.filter(|_| !view.is_primary()) {
         Some(_) if node.live.hot().always_primary => {
             reply.array(3);
             reply.bulk(b"master");
-            reply.integer(node.replication.log.position() as i64);
+            reply.integer(shown(node.replication.log.position()) as i64);
             reply.array(0);
         }
         Some(primary) => {

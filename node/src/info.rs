@@ -244,7 +244,7 @@ fn replication(node: &Node) -> Fields {
     let view = node.views.load().1;
     let place = |id| {
         let node = view.state.nodes().get(&id)?;
-        node.addresses.client.rsplit_once(':').map(|(host, port)| (host.trim_matches(['[', ']']), port))
+        node.client_place()
     };
     let (position, history) = node.replication.log.stand();
     let always_primary = node.live.hot().always_primary;

@@ -1,6 +1,6 @@
 //! What everybody shares, and nobody may take from the others: traces, history, counters; and what it must not tell.
 
-use keyward_tests::{Client, Cluster, Value};
+use keyward_tests::{Client, Cluster, Value, wait_until};
 
 /// Nodes with the tenants `gw` and `ai`, each with a user of its name, and an administrator.
 fn scene(nodes: usize) -> (Cluster, Client) {
@@ -44,6 +44,14 @@ fn how_much_others_write_is_not_told() {
     assert_eq!(mine, Value::Integer(0));
     assert!(matches!(all, Value::Integer(1..)), "{all:?}");
     assert_ne!(shards, all_shards, "the offset is all that differs");
+
+    // Nor by a node that only forwards, and calls itself a primary.
+    let other = cluster.node(cluster.primary() % 2 + 1);
+    let mut operator = other.client();
+    operator.ok(&["CONFIG", "SET", "advertise-role", "primary"]);
+    let position = |client: &mut Client| client.ask(&["ROLE"]).items().expect("three things")[1].clone();
+    wait_until("it has a copy", || matches!(position(&mut operator), Value::Integer(1..)).then_some(()));
+    assert_eq!(position(&mut other.client_as("gw", "secret")), Value::Integer(0));
 }
 
 #[test]

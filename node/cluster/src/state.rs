@@ -54,6 +54,12 @@ pub struct NodeInfo {
 }
 
 impl NodeInfo {
+    /// Host and port for Redis clients, an IPv6 address without its brackets.
+    pub fn client_place(&self) -> Option<(&str, &str)> {
+        let (host, port) = self.addresses.client.rsplit_once(':')?;
+        Some((host.trim_matches(['[', ']']), port))
+    }
+
     /// Its running process, or the last one that ran.
     pub fn member(&self) -> Member {
         Member { node: self.id, incarnation: self.incarnation }
