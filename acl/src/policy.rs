@@ -89,6 +89,8 @@ pub enum Walls {
 pub struct Policy {
     user: UserName,
     unrestricted: bool,
+    /// The root set does not hold every key, or the user belongs to a tenant.
+    confined: bool,
     walls: Walls,
     /// The user of a tenant holds every key of it.
     whole_tenant: bool,
@@ -134,6 +136,7 @@ impl Policy {
         Policy {
             user: user.name.clone(),
             unrestricted: walls != Walls::Closed && root.is_unrestricted(catalog),
+            confined,
             walls,
             whole_tenant: fence.is_some_and(|fence| root.keys.allows_whole(fence)),
             root,
@@ -201,7 +204,7 @@ impl Policy {
     /// [`Policy::is_confined_for`] knows better.
     #[inline]
     pub fn is_confined(&self) -> bool {
-        confines(self.walls, &self.root.keys)
+        self.confined
     }
 
     /// Whether the user belongs to a tenant and holds every key of it: nothing of the tenant's need be hidden.

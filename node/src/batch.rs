@@ -411,7 +411,7 @@ impl<'w, 'a> Batch<'w, 'a> {
             self.meter.settle_deferred(self.worker, &self.hot, None);
             self.meter.forget_spent();
         }
-        scratch.reply.bytes_max = self.reply_bytes_max(session);
+        scratch.reply.bytes_max = self.reply_bytes_max();
         // What happened before these requests is told before their answers: a cache that asks anything has heard it all then.
         if connection.mailbox.is_filled() && session.replies == ReplyMode::On {
             lane.under_lease = true;
@@ -616,7 +616,7 @@ impl<'w, 'a> Batch<'w, 'a> {
         // What one command used up too much is evicted before the next one, whatever that is.
         let needs_memory = row.command.flags.has(Flags::DENYOOM) || self.worker.exceeds_memory(&self.hot);
         if needs_memory && self.conditions.primary && !self.executing && !self.anywhere && !self.apart {
-            self.look_for_memory(session, &lane.view, row, request.argv);
+            self.look_for_memory(session, lane, row, request);
             // What was evicted for this command the client learns before the answer, which may depend on it.
             if let Some(connection) = self.connection.filter(|connection| connection.mailbox.is_filled())
                 && session.replies == ReplyMode::On
@@ -641,8 +641,9 @@ impl<'w, 'a> Batch<'w, 'a> {
         if let Some(denial) = admitted.reported().filter(|_| !self.executing || self.scripted) {
             self.worker.denied(session, denial, LogContext::Report);
         }
-        if self.tab.bounds_values
+        if self.tab.value_bytes_max > 0
             && row.command.flags.has(Flags::WRITE)
+            && request.encoded.is_none_or(|encoded| encoded.len() as u64 > self.tab.value_bytes_max)
             && let Some(text) = pace::too_long(session, request.argv)
         {
             self.break_transaction(session);
@@ -679,7 +680,7 @@ impl<'w, 'a> Batch<'w, 'a> {
         }
         let may_be_long = || {
             large::concerns(session)
-                && (large::may_be_long(self.worker, row, request.argv)
+                && (large::may_be_long(row, request.argv)
                     || request.encoded.is_none_or(|encoded| encoded.len() > large::BYTES_AT_ONCE))
         };
         if (self.worker.node.shards.keeps_any() || may_be_long())
@@ -945,7 +946,7 @@ impl<'w, 'a> Batch<'w, 'a> {
         self.apart = true;
         // Whether it may run now was decided before it was sent here.
         self.tab.open_paid(session);
-        scratch.reply.bytes_max = self.reply_bytes_max(session);
+        scratch.reply.bytes_max = self.reply_bytes_max();
         self.begin_step(closed.is_part());
         self.answer(session, lane, &request, scratch);
         // Whatever became of it: who asked waits for an answer.
@@ -968,7 +969,7 @@ impl<'w, 'a> Batch<'w, 'a> {
     ) {
         self.apart = true;
         self.tab.open_paid(session);
-        scratch.reply.bytes_max = self.reply_bytes_max(session);
+        scratch.reply.bytes_max = self.reply_bytes_max();
         let flow = self.execute_alone(session, lane, (transaction, watch), closed, scratch);
         if !matches!(flow, Flow::Continue) {
             scratch.reply.bytes.clear();
@@ -980,8 +981,14 @@ impl<'w, 'a> Batch<'w, 'a> {
 
     /// Whether there is memory for a command that needs some; keys are evicted first.
     #[inline]
-    pub(crate) fn look_for_memory(&mut self, session: &Session, view: &View, row: &'static Row, argv: &[&[u8]]) {
-        let (worker, tenancy) = (self.worker, &*view.tenancy);
+    pub(crate) fn look_for_memory(
+        &mut self,
+        session: &Session,
+        lane: &Lane,
+        row: &'static Row,
+        request: &Prepared<'_>,
+    ) {
+        let (worker, tenancy) = (self.worker, &*lane.view.tenancy);
         let writer = session.login.as_ref().and_then(|login| login.tenant.as_deref());
         // Who asks for no memory gives none of its own.
         if !row.command.flags.has(Flags::DENYOOM) {
@@ -989,12 +996,22 @@ impl<'w, 'a> Batch<'w, 'a> {
             self.conditions.memory = worker.memory_for(&self.hot, &claim, self.now);
             return;
         }
-        self.conditions.memory = if tenancy.bounds_memory() && !writer.is_some_and(writes_only_its_own) {
-            let mut keys = KeyBuffer::new();
-            self.memory_for(session, view, keys.written(worker.node.table, row, argv))
-        } else {
-            worker.memory_for(&self.hot, &Claim { tenancy, writer, owners: &[] }, self.now)
+        let all_its_own = || !tenancy.bounds_memory() || writer.is_some_and(writes_only_its_own);
+        self.conditions.memory = match self.owner_of(lane, row, request) {
+            _ if all_its_own() => worker.memory_for(&self.hot, &Claim { tenancy, writer, owners: &[] }, self.now),
+            Some(owner) => worker.memory_for(&self.hot, &Claim { tenancy, writer, owners: &[owner] }, self.now),
+            None => {
+                let mut keys = KeyBuffer::new();
+                self.memory_for(session, &lane.view, keys.written(worker.node.table, row, request.argv))
+            }
         };
+    }
+
+    /// Whose the only key is that a request names, if that was asked when it was prepared.
+    #[inline]
+    fn owner_of(&self, lane: &Lane, row: &Row, request: &Prepared<'_>) -> Option<TenantId> {
+        let names_one = row.lone_key.is_some() && row.lone_key == row.first_key;
+        request.owner.filter(|_| names_one && self.prepared_under == Some(lane.generation))
     }
 
     /// The same for whoever writes these keys.
@@ -1013,9 +1030,9 @@ impl<'w, 'a> Batch<'w, 'a> {
 
     /// The longest answer this client may get, in bytes.
     #[inline]
-    pub(crate) fn reply_bytes_max(&self, session: &Session) -> usize {
+    pub(crate) fn reply_bytes_max(&self) -> usize {
         let all = self.hot.reply_bytes_max();
-        let own = session.login.as_ref().filter(|_| self.tab.counts).map_or(0, |login| login.limit(|of| of.output));
+        let own = self.tab.reply_bytes_max;
         if own == 0 { all } else { all.min(usize::try_from(own).unwrap_or(usize::MAX)) }
     }
 

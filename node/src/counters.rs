@@ -187,7 +187,7 @@ mod tests {
         let mut user = User::new(UserName::new(b"u").expect("a name"), 1);
         rules.iter().flat_map(|rule| Rule::parse(rule.as_bytes()).expect("a rule")).for_each(|rule| user.apply(&rule));
         let policy = Arc::new(Policy::compile(&user, table(), Walls::Up));
-        let login = Login { user: Arc::new(user), policy, tenant: None, quorum: false, own: None };
+        let login = Login::new(Arc::new(user), policy, false, None, None);
         Session::new(1, String::new(), String::new(), 0, Some(login))
     }
 

@@ -27,15 +27,13 @@ use keyward_engine::command::{Flags, Run};
 use keyward_engine::keyspace::SpaceId;
 use keyward_engine::reply::Reply;
 use keyward_engine::session::Session;
+use keyward_engine::span::{BYTES_PER_ELEMENT, Span, options};
 use keyward_engine::table::{Row, Table};
 use keyward_proto::resp::Decoder;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 /// Elements a data thread has time for: some milliseconds, whatever is done with them.
 const AT_ONCE: usize = 10_000;
-
-/// Bytes of a string that take as long as an element.
-const BYTES_PER_ELEMENT: usize = 64;
 
 /// Elements, and words, of a transaction that one has time for.
 const ALL_AT_ONCE: usize = 2 * AT_ONCE;
@@ -43,203 +41,20 @@ const ALL_AT_ONCE: usize = 2 * AT_ONCE;
 /// Bytes of a request, or of an answer, that a data thread has time to copy: less than a millisecond.
 pub const BYTES_AT_ONCE: usize = 2 << 20;
 
-/// What a command looks at.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Span {
-    /// A few elements, however many there are; or as many as it has arguments.
-    Few,
-    /// Everything its keys hold.
-    All,
-    /// Every key there is, if its user may not touch all of them.
-    KeyByKey,
-    /// Everything its keys hold, each byte with each of the other.
-    Product,
-    /// What lies between two indexes: the arguments at this place and the next.
-    Indexes(usize),
-    /// The same, unless it goes by scores or names.
-    Range(usize),
-    /// Up to `LIMIT offset count`.
-    Limit,
-    /// As many as `COUNT` says, from this argument on, or few.
-    Count(usize),
-    /// Up to `COUNT`, or everything.
-    Page,
-    /// The same among the options of `XREAD`.
-    Read,
-    /// As many as this argument says.
-    Number(usize),
-    /// The same of `XPENDING`: everything, if it is told how long they have been idle.
-    Pending,
-    /// Bytes of this argument.
-    Bytes(usize),
-}
-
-/// What each command looks at, by its number.
-#[inline]
-fn span(table: &Table, row: &Row) -> Span {
-    static SPANS: OnceLock<Box<[Span]>> = OnceLock::new();
-    let spans = SPANS.get_or_init(|| {
-        let mut spans = vec![Span::Few; table.rows().len()];
-        table.rows().iter().for_each(|row| spans[usize::from(row.id)] = span_of(row.full_name));
-        spans.into()
-    });
-    spans[usize::from(row.id)]
-}
-
-fn span_of(full_name: &str) -> Span {
-    match full_name {
-        "smembers"
-        | "hgetall"
-        | "hkeys"
-        | "hvals"
-        | "sort"
-        | "sort_ro"
-        | "copy"
-        | "dump"
-        | "lrem"
-        | "lpos"
-        | "linsert"
-        | "sunion"
-        | "sunionstore"
-        | "sdiff"
-        | "sdiffstore"
-        | "sinter"
-        | "sinterstore"
-        | "sintercard"
-        | "zunion"
-        | "zunionstore"
-        | "zinter"
-        | "zinterstore"
-        | "zintercard"
-        | "zdiff"
-        | "zdiffstore"
-        | "zremrangebyscore"
-        | "zremrangebylex"
-        | "geosearch"
-        | "geosearchstore"
-        | "georadius"
-        | "georadius_ro"
-        | "georadiusbymember"
-        | "georadiusbymember_ro"
-        | "bitcount"
-        | "bitpos"
-        | "bitop"
-        | "bitfield"
-        | "setbit"
-        | "setrange"
-        | "append"
-        | "xinfo|stream" => Span::All,
-        "lcs" => Span::Product,
-        "lrange" | "zrevrange" | "zremrangebyrank" | "getrange" | "substr" => Span::Indexes(2),
-        "zrange" => Span::Range(2),
-        "zrangestore" => Span::Range(3),
-        "zrangebyscore" | "zrevrangebyscore" | "zrangebylex" | "zrevrangebylex" => Span::Limit,
-        "xrange" | "xrevrange" => Span::Page,
-        "xread" | "xreadgroup" => Span::Read,
-        "hscan" | "sscan" | "zscan" | "lmpop" | "zmpop" => Span::Count(3),
-        "blmpop" | "bzmpop" => Span::Count(4),
-        "xautoclaim" => Span::Count(6),
-        "xpending" => Span::Pending,
-        "srandmember" | "zrandmember" | "hrandfield" | "spop" | "lpop" | "rpop" | "zpopmin" | "zpopmax" => {
-            Span::Number(2)
-        }
-        "restore" => Span::Bytes(3),
-        "flushdb" | "flushall" => Span::KeyByKey,
-        _ => Span::Few,
-    }
-}
-
-fn number(argv: &[&[u8]], at: usize) -> Option<i64> {
-    std::str::from_utf8(argv.get(at)?).ok()?.parse().ok()
-}
-
-/// Where an option is named, from this argument on.
-fn options<'a>(argv: &'a [&[u8]], from: usize, word: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
-    (from..argv.len()).filter(move |at| argv[*at].eq_ignore_ascii_case(word))
-}
-
-/// The number, as far as it can be one of elements.
-fn count(number: Option<i64>) -> usize {
-    number.filter(|number| *number >= 0).and_then(|number| usize::try_from(number).ok()).unwrap_or(usize::MAX)
-}
-
-/// How many elements lie between two indexes, if that can be told without their number.
-fn between(argv: &[&[u8]], at: usize) -> usize {
-    match (number(argv, at), number(argv, at + 1)) {
-        (Some(from), Some(to)) if (from < 0) == (to < 0) => {
-            count(Some(to.saturating_sub(from).saturating_add(1).max(0)))
-        }
-        _ => usize::MAX,
-    }
-}
-
-fn is_by_index(argv: &[&[u8]], at: usize) -> bool {
-    options(argv, at + 2, b"byscore").chain(options(argv, at + 2, b"bylex")).next().is_none()
-}
-
-/// How many entries `XREAD` reads of each stream.
-fn read(argv: &[&[u8]]) -> usize {
-    let (mut at, mut most) = (1, usize::MAX);
-    while let Some(word) = argv.get(at) {
-        match word.to_ascii_lowercase().as_slice() {
-            b"streams" => break,
-            b"block" => at += 2,
-            b"group" => at += 3,
-            b"count" => {
-                most = count(number(argv, at + 1).filter(|number| *number > 0));
-                at += 2;
-            }
-            _ => at += 1,
-        }
-    }
-    most
-}
-
-impl Span {
-    /// Elements the command looks at by its arguments alone.
-    fn bound(self, argv: &[&[u8]]) -> usize {
-        match self {
-            Span::Few => 0,
-            Span::All | Span::Product | Span::KeyByKey => usize::MAX,
-            Span::Indexes(at) => between(argv, at),
-            Span::Range(at) if is_by_index(argv, at) => between(argv, at),
-            Span::Limit | Span::Range(_) => {
-                let limit = |at| count(number(argv, at + 1)).saturating_add(count(number(argv, at + 2)));
-                options(argv, 4, b"limit").map(limit).max().unwrap_or(usize::MAX)
-            }
-            Span::Count(from) => options(argv, from, b"count").map(|at| count(number(argv, at + 1))).max().unwrap_or(0),
-            Span::Page => options(argv, 4, b"count").map(|at| count(number(argv, at + 1))).max().unwrap_or(usize::MAX),
-            Span::Read => read(argv),
-            Span::Number(at) => {
-                number(argv, at).map_or(0, |number| usize::try_from(number.unsigned_abs()).unwrap_or(usize::MAX))
-            }
-            Span::Pending if argv.get(3).is_some_and(|word| word.eq_ignore_ascii_case(b"idle")) => usize::MAX,
-            Span::Pending => number(argv, 5).map_or(0, |number| count(Some(number))),
-            Span::Bytes(at) => argv.get(at).map_or(0, |bytes| bytes.len() / BYTES_PER_ELEMENT),
-        }
-    }
-
-    /// Whether it may return more than there is.
-    fn repeats(self, argv: &[&[u8]]) -> bool {
-        matches!(self, Span::Number(at) if number(argv, at).is_some_and(|number| number < 0))
-            || matches!(self, Span::Bytes(_))
-    }
-}
-
 /// Whether a request may take longer than a data thread has time for.
 #[inline]
 pub fn is_long(worker: &Worker, session: &Session, row: &Row, argv: &[&[u8]], keys: &[KeyUse<'_>]) -> bool {
-    may_be_long(worker, row, argv) && spans_many(worker, session, row, (argv, keys))
+    may_be_long(row, argv) && spans_many(worker, session, row, (argv, keys))
 }
 
 /// The same by its name and number of arguments alone, which settles it for most that are no longer than [`BYTES_AT_ONCE`].
 #[inline]
-pub fn may_be_long(worker: &Worker, row: &Row, argv: &[&[u8]]) -> bool {
-    span(worker.node.table, row) != Span::Few || argv.len() > AT_ONCE
+pub fn may_be_long(row: &Row, argv: &[&[u8]]) -> bool {
+    row.span != Span::Few || argv.len() > AT_ONCE
 }
 
 fn spans_many(worker: &Worker, session: &Session, row: &Row, (argv, keys): (&[&[u8]], &[KeyUse<'_>])) -> bool {
-    let span = span(worker.node.table, row);
+    let span = row.span;
     if !matches!(row.run, Run::OnKeys(_) | Run::OnEveryKey(_)) {
         return false;
     }
@@ -275,7 +90,7 @@ pub struct Sum {
 impl Sum {
     /// Adds one; whether it is too much by now.
     pub fn add(&mut self, worker: &Worker, session: &Session, row: &Row, argv: &[&[u8]]) -> bool {
-        let span = span(worker.node.table, row);
+        let span = row.span;
         let bound = if span == Span::KeyByKey { 0 } else { span.bound(argv) };
         let looked_at = if bound > argv.len() && !span.repeats(argv) {
             let mut keys = Vec::new();
@@ -396,52 +211,4 @@ fn keys_of(table: &Table, argv: &[&[u8]], lent: &Lent) -> Vec<Vec<u8>> {
         }),
     }
     all
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn bound(request: &str) -> usize {
-        let argv: Vec<&[u8]> = request.split(' ').map(str::as_bytes).collect();
-        span_of(&argv[0].to_ascii_lowercase().iter().map(|byte| char::from(*byte)).collect::<String>()).bound(&argv)
-    }
-
-    #[test]
-    fn arguments_bound_what_is_looked_at() {
-        for (request, expected) in [
-            ("GET k", 0),
-            ("LRANGE k 0 9", 10),
-            ("LRANGE k -10 -1", 10),
-            ("LRANGE k 5 2", 0),
-            ("LRANGE k 0 -1", usize::MAX),
-            ("LRANGE k 0 x", usize::MAX),
-            ("ZRANGE k 0 99 REV", 100),
-            ("ZRANGE k 0 99 BYSCORE", usize::MAX),
-            ("ZRANGE k 0 99 BYSCORE LIMIT 10 5", 15),
-            ("ZRANGEBYSCORE k -inf +inf limit 0 -1", usize::MAX),
-            ("XRANGE k - + COUNT 7", 7),
-            ("XRANGE k - +", usize::MAX),
-            ("XREAD BLOCK 0 STREAMS k 0", usize::MAX),
-            ("XREADGROUP GROUP g c COUNT 7 BLOCK 0 STREAMS k >", 7),
-            ("XREAD STREAMS k 0", usize::MAX),
-            ("XREAD STREAMS count 5 0 0", usize::MAX),
-            ("XREADGROUP GROUP count 5 COUNT 7 STREAMS k >", 7),
-            ("XREADGROUP GROUP count 5 STREAMS k >", usize::MAX),
-            ("SSCAN k 0", 0),
-            ("SSCAN k 0 COUNT 100000", 100_000),
-            ("LMPOP 1 k LEFT", 0),
-            ("SRANDMEMBER k", 0),
-            ("SRANDMEMBER k -70000", 70_000),
-            ("SMEMBERS k", usize::MAX),
-            ("BZMPOP 0 1 k MIN COUNT 1000000", 1_000_000),
-            ("BLMPOP 0 1 k LEFT", 0),
-            ("XAUTOCLAIM k g c 0 0 COUNT 1000000 JUSTID", 1_000_000),
-            ("XPENDING k g", 0),
-            ("XPENDING k g - + 1000000", 1_000_000),
-            ("XPENDING k g IDLE 1 - + 10", usize::MAX),
-        ] {
-            assert_eq!(bound(request), expected, "{request}");
-        }
-    }
 }

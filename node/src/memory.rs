@@ -101,7 +101,10 @@ impl Claim<'_> {
         };
         let all_may_go = !lends || hot.eviction.policy.takes_any_key();
         self.writer.is_none_or(is_within)
-            && self.owners.iter().all(|owner| tenancy.get(*owner).map_or(all_may_go, |tenant| is_within(tenant)))
+            && self.owners.iter().all(|owner| match owner {
+                &TenantId::SHARED => all_may_go,
+                owner => tenancy.get(*owner).map_or(all_may_go, |tenant| is_within(tenant)),
+            })
     }
 }
 

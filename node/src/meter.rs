@@ -125,7 +125,7 @@ impl<'w, 'a> Meter<'w, 'a> {
                 if alike[0].of.is_none()
                     && let Some(login) = session.and_then(|session| session.login.as_ref())
                 {
-                    login.accounts().for_each(|(_, account)| account.lane(worker.lane).took(row.id, share, times));
+                    login.for_accounts(|_, account| account.lane(worker.lane).took(row.id, share, times));
                 }
                 if !row.command.flags.has(Flags::FAST) {
                     self.spent.1 += share.saturating_sub(FREE_NS).saturating_mul(times);
@@ -184,6 +184,12 @@ impl Moment {
     #[inline]
     pub fn now() -> Moment {
         Moment(world::steady_ns())
+    }
+
+    /// The same as a number, for what is counted in nanoseconds.
+    #[inline]
+    pub const fn ns(self) -> i64 {
+        self.0 as i64
     }
 
     /// So much later.

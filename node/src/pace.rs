@@ -14,6 +14,7 @@
 
 use crate::batch::Batch;
 use crate::connection::Connection;
+use crate::meter::Moment;
 use crate::shards::CallSpace;
 use crate::worker::Worker;
 use keyward_engine::account::{Account, Over, Tally};
@@ -21,8 +22,8 @@ use keyward_engine::command::Flags;
 use keyward_engine::session::{Login, Session};
 use keyward_engine::table::Row;
 use std::cell::RefCell;
-use std::sync::{Arc, LazyLock};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 /// How long a client that is ahead of a rate is not read from, before it is told.
 pub const DELAY_MAX: Duration = Duration::from_millis(150);
@@ -38,12 +39,10 @@ const BYTES_PER_OPERATION: usize = 1024;
 const ARGUMENTS_PER_OPERATION: usize = 16;
 const NANOSECONDS_PER_OPERATION: u128 = 16_000;
 
-static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
-
-/// A clock that never goes back, in nanoseconds.
+/// A clock that never goes back, in nanoseconds: that of [`Moment`].
 #[inline]
 pub fn now_ns() -> i64 {
-    i64::try_from(BEGINNING.elapsed().as_nanos()).unwrap_or(i64::MAX)
+    Moment::now().ns()
 }
 
 /// What a request and its answer weigh, without the time it took.
@@ -87,7 +86,14 @@ pub fn throttled(login: &Login, over: &Over) -> String {
 
 /// The rate its user or tenant is furthest ahead of.
 fn over(login: &Login, now: i64) -> Option<Over> {
-    login.accounts().filter_map(|(limits, account)| account.over(limits, now)).max_by_key(|over| over.wait)
+    let mut furthest: Option<Over> = None;
+    login.for_accounts(|limits, account| {
+        let over = account.over(limits, now);
+        if over.is_some_and(|over| furthest.is_none_or(|before| over.wait > before.wait)) {
+            furthest = over;
+        }
+    });
+    furthest
 }
 
 /// Decides once for a batch of requests. The session remembers since when its client is held.
@@ -115,8 +121,11 @@ pub struct Tab {
     pub tally: Tally,
     /// Somebody's account is charged for it.
     pub counts: bool,
-    /// Arguments of writes are bounded.
-    pub bounds_values: bool,
+    /// Bytes of an argument of a write at most; 0: no bound.
+    pub value_bytes_max: u64,
+    /// Bytes of an answer at most; 0: as many as the node allows.
+    pub reply_bytes_max: u64,
+    /// Rates are yet to be looked at.
     paced: bool,
     decided: Option<Pace>,
 }
@@ -124,25 +133,26 @@ pub struct Tab {
 impl Tab {
     /// For what runs as a part of something else, which pays for it.
     pub fn within(outer: &Tab) -> Tab {
-        Tab { counts: outer.counts, bounds_values: outer.bounds_values, ..Tab::default() }
+        let Tab { counts, value_bytes_max, reply_bytes_max, .. } = *outer;
+        Tab { counts, value_bytes_max, reply_bytes_max, ..Tab::default() }
     }
 
     /// For the next client.
     #[inline]
     pub fn open(&mut self, session: &Session) {
-        let login = session.login.as_ref();
-        self.counts = login.is_some_and(|login| login.tenant.is_some() || login.own.is_some());
         self.look_at_limits(session);
-        self.paced = self.counts && login.is_some_and(Login::has_rates);
+        let strictest = session.login.as_ref().map(Login::strictest);
+        (self.counts, self.paced) = strictest.map_or((false, false), |of| (of.counts, of.has_rates));
         self.decided = None;
     }
 }
 
 impl Tab {
     /// Its limits may be new.
+    #[inline]
     pub fn look_at_limits(&mut self, session: &Session) {
-        self.bounds_values =
-            self.counts && session.login.as_ref().is_some_and(|login| login.limit(|limits| limits.value) > 0);
+        let strictest = session.login.as_ref().map(Login::strictest);
+        (self.value_bytes_max, self.reply_bytes_max) = strictest.map_or((0, 0), |of| (of.value, of.output));
     }
 
     /// The same for one that may run whatever its rates.
@@ -163,8 +173,14 @@ impl Batch<'_, '_> {
         if is_free(row) {
             return Pace::Free;
         }
-        let known = self.tab.decided;
-        let pace = known.unwrap_or_else(|| decide(session, now_ns()));
+        // The clock was looked at when what others did was settled, or after the last command that is not quick.
+        let now = self.meter.looked().ns();
+        let pace = self.tab.decided.unwrap_or_else(|| decide(session, now));
+        if let Pace::Free = pace {
+            // It holds for the whole batch.
+            self.tab.paced = false;
+            return pace;
+        }
         self.tab.decided = Some(pace);
         for (_, account) in session.login.iter().flat_map(Login::accounts) {
             let lane = account.lane(self.worker.lane);
@@ -207,7 +223,8 @@ impl Batch<'_, '_> {
             if let Some(connection) = self.connection {
                 (self.tab.tally.input_bytes, self.tab.tally.output_bytes) = connection.take_uncharged();
             }
-            charge(self.worker, session.login.as_ref(), &std::mem::take(&mut self.tab.tally));
+            let now = self.meter.looked().ns();
+            charge(self.worker, session.login.as_ref(), &std::mem::take(&mut self.tab.tally), now);
         } else {
             // What was spent for others is not for the next one to pay.
             self.meter.forget_spent();
@@ -215,11 +232,11 @@ impl Batch<'_, '_> {
     }
 }
 
-/// Charges whoever must pay for it.
-pub fn charge(worker: &Worker, login: Option<&Login>, tally: &Tally) {
+/// Charges whoever must pay for it; `now`: by the clock of [`now_ns`].
+#[inline]
+pub fn charge(worker: &Worker, login: Option<&Login>, tally: &Tally, now: i64) {
     let Some(login) = login else { return };
-    let now = if login.has_rates() { now_ns() } else { 0 };
-    login.accounts().for_each(|(limits, account)| account.charge(worker.lane, tally, limits, now));
+    login.for_accounts(|limits, account| account.charge(worker.lane, tally, limits, now));
 }
 
 /// Counts a request that was refused for a limit other than a rate.
@@ -363,10 +380,7 @@ pub fn too_long(session: &Session, argv: &[&[u8]]) -> Option<String> {
 #[inline]
 pub fn value_bytes_max(session: &Session, all: u64) -> u64 {
     match &session.login {
-        Some(login) if login.tenant.is_some() || login.own.is_some() => match login.limit(|limits| limits.value) {
-            0 => all,
-            own => all.min(own),
-        },
+        Some(login) if login.strictest().value > 0 => all.min(login.strictest().value),
         _ => all,
     }
 }
@@ -374,7 +388,7 @@ pub fn value_bytes_max(session: &Session, all: u64) -> u64 {
 impl Connection {
     /// What its user lets lie unread.
     pub(crate) fn bound_mail(&self, worker: &Worker, session: &Session) {
-        let own = session.login.as_ref().map_or(0, |login| login.limit(|limits| limits.output));
+        let own = session.login.as_ref().map_or(0, |login| login.strictest().output);
         let own = if own == 0 { usize::MAX } else { usize::try_from(own).unwrap_or(usize::MAX) };
         self.mailbox.set_bytes_max(worker.hot().mail_bytes_max.min(own));
     }
@@ -388,9 +402,9 @@ impl Connection {
     /// Charges for what was sent beside answers: messages; and what was received and never understood.
     pub(crate) fn charge_traffic(&self, worker: &Worker) {
         let Ok(session) = self.session.try_borrow() else { return };
-        if session.login.as_ref().is_some_and(|login| login.tenant.is_some() || login.own.is_some()) {
+        if session.login.as_ref().is_some_and(|login| login.strictest().counts) {
             let (input_bytes, output_bytes) = self.take_uncharged();
-            charge(worker, session.login.as_ref(), &Tally { input_bytes, output_bytes, ..Tally::default() });
+            charge(worker, session.login.as_ref(), &Tally { input_bytes, output_bytes, ..Tally::default() }, now_ns());
         }
     }
 }

@@ -337,7 +337,8 @@ fn serve(worker: &Worker, errand: Errand) -> Option<Errand> {
     let time = began.elapsed();
     let cpu_ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     let work = ran.calls + pace::weight_of(time);
-    pace::charge(worker, session.login.as_ref(), &Tally { operations: ran.calls, work, cpu_ns, ..Tally::default() });
+    let tally = Tally { operations: ran.calls, work, cpu_ns, ..Tally::default() };
+    pace::charge(worker, session.login.as_ref(), &tally, pace::now_ns());
     // A client that left meanwhile needs no reply.
     let _ = answer.send(ran);
     serve_later(worker, ready);
@@ -583,7 +584,7 @@ impl Batch<'_, '_> {
         let keys: Vec<&[u8]> = call.keys.iter().map(Vec::as_slice).collect();
         let args: Vec<&[u8]> = call.args.iter().map(Vec::as_slice).collect();
         let client = if session.protocol == Protocol::Resp3 { Resp::Three } else { Resp::Two };
-        let (request_bytes_max, reply_bytes_max) = (self.hot.decoder.request_bytes_max, self.reply_bytes_max(session));
+        let (request_bytes_max, reply_bytes_max) = (self.hot.decoder.request_bytes_max, self.reply_bytes_max());
         let invocation = Invocation { keys: &keys, args: &args, client, request_bytes_max, reply_bytes_max };
         let mut host = ScriptHost {
             batch: self,

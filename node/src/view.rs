@@ -205,7 +205,7 @@ fn compile(
         let account = same.map_or_else(|| Arc::new(Account::new(terms.threads)), |own| Arc::clone(&own.account));
         Arc::new(Allowance { limits: Limits::of_user(&user.limits), account })
     });
-    Login { user: Arc::clone(user), policy, tenant: tenant.cloned(), quorum, own }
+    Login::new(Arc::clone(user), policy, quorum, tenant.cloned(), own)
 }
 
 /// 40 hex digits for a node, as Redis Cluster clients expect an id.

@@ -298,7 +298,8 @@ fn walk(worker: &Worker, mut session: Session, argv: &[&[u8]]) -> Vec<u8> {
     }
     let time = began.elapsed();
     let cpu_ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-    pace::charge(worker, session.login.as_ref(), &Tally { work: pace::weight_of(time), cpu_ns, ..Tally::default() });
+    let tally = Tally { work: pace::weight_of(time), cpu_ns, ..Tally::default() };
+    pace::charge(worker, session.login.as_ref(), &tally, pace::now_ns());
     reply.bytes
 }
 

@@ -5,7 +5,7 @@
 //!               └► Bucket, if that rate is limited: one atomic         how far ahead of its rate it is
 //! ```
 //! Counters cost no locked instruction and no cache line that another thread writes. A rate without a limit is not looked
-//! at. Work is charged when it was done, since nobody knows before what a command costs; who is ahead of the rate by more
+//! at; what is held against one is gathered by each thread until it is worth telling. Work is charged when it was done, since nobody knows before what a command costs; who is ahead of the rate by more
 //! than a second's worth waits, and is told so when that takes long. Debts have an end: no single command locks a tenant out
 //! for longer than [`DEBT_MAX`].
 //!
@@ -27,6 +27,10 @@ pub const BURST_OF_CPU: Duration = Duration::from_millis(100);
 /// The same for changes that every node must agree on, of which there is one a second: an application that starts makes a few.
 const BURST_OF_CHANGES: Duration = Duration::from_secs(9);
 
+/// What a thread has done and not told is less than a second's worth divided by this: so many threads may be ahead of a rate by
+/// a millisecond's worth each, and thousands of requests a second share one write to what all threads read.
+const TOLD_PER_SECOND: u64 = 1024;
+
 /// The longest anybody has to wait for what was done before.
 pub const DEBT_MAX: Duration = Duration::from_secs(10);
 
@@ -40,6 +44,15 @@ impl Counter {
     pub fn add(&self, count: u64) {
         // Not fetch_add: with one writer a plain store loses nothing and costs no bus lock.
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
+    }
+
+    /// Adds, and takes all of it once it is as much as `enough`; for the one thread that owns it.
+    #[inline]
+    fn gather(&self, count: u64, enough: u64) -> Option<u64> {
+        let all = self.0.load(Ordering::Relaxed).saturating_add(count);
+        let told = all >= enough;
+        self.0.store(if told { 0 } else { all }, Ordering::Relaxed);
+        told.then_some(all)
     }
 
     /// Takes one back; for the one thread that owns it.
@@ -92,6 +105,8 @@ pub struct Lane {
     pub logins: Counter,
     /// Requests the rules forbade, by [`REASONS`].
     pub denied: [Counter; REASONS.len()],
+    /// What is yet to be held against the limits: work, bytes, nanoseconds.
+    untold: [Counter; 3],
     /// How long commands took. Locked by the thread itself, but for whoever reads them.
     times: Mutex<Vec<(CommandId, Box<Times>)>>,
 }
@@ -260,7 +275,10 @@ impl Bucket {
     /// So much was done at a rate of `rate` a second.
     #[inline]
     fn charge(&self, amount: u64, rate: u64, burst: Duration, now: i64) {
-        let cost = (u128::from(amount) * 1_000_000_000 / u128::from(rate)).min(i64::MAX as u128) as i64;
+        let cost = match amount.checked_mul(1_000_000_000) {
+            Some(nanoseconds) => (nanoseconds / rate).min(i64::MAX as u64) as i64,
+            None => (u128::from(amount) * 1_000_000_000 / u128::from(rate)).min(i64::MAX as u128) as i64,
+        };
         let latest = now.saturating_add((burst + DEBT_MAX).as_nanos() as i64);
         let next = |at: i64| Some(at.max(now).saturating_add(cost).min(latest));
         let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
@@ -369,35 +387,46 @@ impl Account {
         lane.hits.add(tally.hits);
         lane.misses.add(tally.misses);
         if limits.has_rates() {
-            self.hold_against(tally, limits, now);
+            // What has no number of its own shares a lane, and gathers nothing there.
+            let untold = Some(&lane.untold).filter(|_| thread + 1 < self.lanes.len());
+            self.hold_against(untold, tally, limits, now);
         }
     }
 
-    fn hold_against(&self, tally: &Tally, limits: &Limits, now: i64) {
-        if limits.operations > 0 && tally.work > 0 {
-            self.operations.charge(tally.work, limits.operations, BURST, now);
-        }
-        let bytes = tally.input_bytes + tally.output_bytes;
-        if limits.bytes > 0 && bytes > 0 {
-            self.bytes.charge(bytes, limits.bytes, BURST, now);
-        }
-        if limits.cpu_ms > 0 && tally.cpu_ns > 0 {
-            self.cpu.charge(tally.cpu_ns, limits.cpu_ms.saturating_mul(1_000_000), BURST_OF_CPU, now);
+    #[inline]
+    fn hold_against(&self, untold: Option<&[Counter; 3]>, tally: &Tally, limits: &Limits, now: i64) {
+        let rates = [
+            (&self.operations, tally.work, limits.operations, BURST),
+            (&self.bytes, tally.input_bytes + tally.output_bytes, limits.bytes, BURST),
+            (&self.cpu, tally.cpu_ns, limits.cpu_ms.saturating_mul(1_000_000), BURST_OF_CPU),
+        ];
+        for (at, (bucket, amount, rate, burst)) in rates.into_iter().enumerate() {
+            if rate == 0 || amount == 0 {
+                continue;
+            }
+            let worth = match untold {
+                Some(untold) => untold[at].gather(amount, rate / TOLD_PER_SECOND),
+                None => Some(amount),
+            };
+            if let Some(amount) = worth {
+                bucket.charge(amount, rate, burst, now);
+            }
         }
     }
 
     /// The rate it is furthest ahead of, if it is ahead of any.
     #[inline]
     pub fn over(&self, limits: &Limits, now: i64) -> Option<Over> {
-        let rates = [
-            ("ops-per-second", limits.operations, &self.operations, BURST),
-            ("bytes-per-second", limits.bytes, &self.bytes, BURST),
-            ("cpu-ms-per-second", limits.cpu_ms, &self.cpu, BURST_OF_CPU),
-        ];
-        let limited = rates.into_iter().filter(|(_, rate, ..)| *rate > 0);
-        let (limit, wait) =
-            limited.map(|(name, _, bucket, burst)| (name, bucket.wait(burst, now))).max_by_key(|of| of.1)?;
-        (wait > 0).then(|| Over { limit, wait: Duration::from_nanos(wait) })
+        let waits = |rate: u64, bucket: &Bucket, burst| if rate > 0 { bucket.wait(burst, now) } else { 0 };
+        let work = waits(limits.operations, &self.operations, BURST);
+        let bytes = waits(limits.bytes, &self.bytes, BURST);
+        let cpu = waits(limits.cpu_ms, &self.cpu, BURST_OF_CPU);
+        if work | bytes | cpu == 0 {
+            return None;
+        }
+        let rates = [("ops-per-second", work), ("bytes-per-second", bytes), ("cpu-ms-per-second", cpu)];
+        let (limit, wait) = rates.into_iter().max_by_key(|of| of.1)?;
+        Some(Over { limit, wait: Duration::from_nanos(wait) })
     }
 
     /// The rules forbade a request, for this reason.
@@ -488,6 +517,25 @@ mod tests {
         assert_eq!(made(5 * SECOND), 10);
         assert!(account.change(5 * SECOND).is_err_and(|wait| wait == Duration::from_secs(1)));
         assert_eq!((made(6 * SECOND), made(6 * SECOND + SECOND / 2), made(100 * SECOND)), (1, 0, 10));
+    }
+
+    #[test]
+    fn threads_gather_what_is_held_against_a_rate_and_tell_it_in_time() {
+        let (account, limits) = (Account::new(2), limits(1_000_000));
+        let now = 5 * SECOND;
+        let batch = Tally { work: 100, ..Tally::default() };
+        // A second's worth, of which every thread may keep a thousandth to itself.
+        for thread in [0, 1] {
+            (0..5_020).for_each(|_| account.charge(thread, &batch, &limits, now));
+        }
+        assert!(account.over(&limits, now).is_some(), "more than a second's worth was told");
+        let beside = Account::new(2);
+        beside.charge(0, &batch, &limits, now);
+        let told = |account: &Account| account.operations.0.load(Ordering::Relaxed);
+        assert_eq!(told(&beside), 0, "a hundred of a million is not worth it");
+        // Script threads have no lane of their own.
+        beside.charge(2, &batch, &limits, now);
+        assert_eq!(told(&beside), now + 100_000);
     }
 
     #[test]

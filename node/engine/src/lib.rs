@@ -28,6 +28,7 @@ pub mod session;
 pub mod shares;
 pub mod slot;
 pub mod snapshot;
+pub mod span;
 mod syntax;
 pub mod table;
 pub mod tenancy;

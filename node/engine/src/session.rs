@@ -25,13 +25,62 @@ pub struct Login {
     pub tenant: Option<Arc<Tenant>>,
     /// Limits of its own, within those of its tenant.
     pub own: Option<Arc<Allowance>>,
+    strictest: Strictest,
+}
+
+/// Those limits of a login that every batch of requests asks for: the stricter ones of its user and its tenant.
+#[derive(Clone, Copy, Default)]
+pub struct Strictest {
+    /// Somebody's account is charged.
+    pub counts: bool,
+    /// Some rate is limited.
+    pub has_rates: bool,
+    /// Bytes of one argument of a write; 0: no bound.
+    pub value: u64,
+    /// Bytes of an answer that is not read yet; 0: no bound.
+    pub output: u64,
 }
 
 impl Login {
+    /// Of a user with these rules, its tenant and limits.
+    pub fn new(
+        user: Arc<User>,
+        policy: Arc<Policy>,
+        quorum: bool,
+        tenant: Option<Arc<Tenant>>,
+        own: Option<Arc<Allowance>>,
+    ) -> Login {
+        let login = Login { user, policy, quorum, tenant, own, strictest: Strictest::default() };
+        let strictest = Strictest {
+            counts: login.tenant.is_some() || login.own.is_some(),
+            has_rates: login.accounts().any(|(limits, _)| limits.has_rates()),
+            value: login.limit(|limits| limits.value),
+            output: login.limit(|limits| limits.output),
+        };
+        Login { strictest, ..login }
+    }
+
+    /// What is asked of it most often.
+    #[inline]
+    pub fn strictest(&self) -> &Strictest {
+        &self.strictest
+    }
+
     /// Everybody whose limits it is held against: its tenant, itself.
     pub fn accounts(&self) -> impl Iterator<Item = (&Limits, &Arc<Account>)> {
         let tenant = self.tenant.as_deref().map(|tenant| (&tenant.limits, &tenant.account));
         tenant.into_iter().chain(self.own.as_deref().map(|own| (&own.limits, &own.account)))
+    }
+
+    /// Does something with each of them, in the same order.
+    #[inline(always)]
+    pub fn for_accounts(&self, mut with: impl FnMut(&Limits, &Account)) {
+        if let Some(tenant) = &self.tenant {
+            with(&tenant.limits, &tenant.account);
+        }
+        if let Some(own) = &self.own {
+            with(&own.limits, &own.account);
+        }
     }
 
     /// How far the user reaches, whatever the command.
@@ -51,13 +100,6 @@ impl Login {
             Some(tenant) if of(&tenant.limits) == limit => format!("tenant {}", tenant.name),
             _ => format!("user {}", self.user.name.as_bytes().escape_ascii()),
         }
-    }
-
-    /// Whether any rate is limited.
-    #[inline]
-    pub fn has_rates(&self) -> bool {
-        self.tenant.as_ref().is_some_and(|tenant| tenant.limits.has_rates())
-            || self.own.as_ref().is_some_and(|own| own.limits.has_rates())
     }
 }
 

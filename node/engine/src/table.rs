@@ -9,6 +9,7 @@ use crate::command::{
 };
 use crate::commands::{FAMILIES, counted};
 use crate::error::CommandError;
+use crate::span::Span;
 use crate::types::number;
 use keyward_acl::{Catalog, Category, CategorySet, ChannelUse, CommandId, DatabaseUse, KeyAccess, KeyUse, Treatment};
 use std::sync::LazyLock;
@@ -42,10 +43,14 @@ pub struct Row {
     pub is_read_only: bool,
     /// The index of its key and what is done with it, if there is always exactly this one: the hot path.
     pub single_key: Option<(u16, KeyAccess)>,
+    /// The index of its key, if there is never another, whatever is done with it.
+    pub lone_key: Option<u16>,
     /// Where the first key usually is: a hint for fetching it ahead of time.
     pub first_key: Option<u16>,
     /// What it does takes about as long as reading its request: its time need not be measured by itself.
     pub is_quick: bool,
+    /// How much it looks at.
+    pub span: Span,
 }
 
 impl Row {
@@ -91,6 +96,7 @@ impl Row {
     fn new(command: &'static Command, id: CommandId, parent: Option<&Row>) -> Row {
         let own = command.name.to_ascii_lowercase();
         let name = parent.map_or(own.clone(), |parent| format!("{}|{own}", parent.full_name));
+        let span = Span::of(&name);
         Row {
             id,
             command,
@@ -103,7 +109,9 @@ impl Row {
             is_write: command.flags.has(Flags::WRITE),
             is_read_only: command.flags.has(Flags::READONLY),
             single_key: single_key(command),
+            lone_key: lone_key(command),
             is_quick: is_quick(command),
+            span,
             first_key: first_key(command),
         }
     }
@@ -132,6 +140,14 @@ fn single_key(command: &Command) -> Option<(u16, KeyAccess)> {
         return None;
     };
     (!flags.has(KeyFlags::NOT_KEY)).then(|| (index, flags.access()))
+}
+
+fn lone_key(command: &Command) -> Option<u16> {
+    let [KeySpec { flags, begin: Begin::Index(index), find: Find::Range { last: 0, .. } }] = command.keys.specs()
+    else {
+        return None;
+    };
+    (!flags.has(KeyFlags::NOT_KEY) && !flags.has(KeyFlags::INCOMPLETE)).then_some(*index)
 }
 
 fn first_key(command: &Command) -> Option<u16> {

@@ -66,13 +66,8 @@ impl Hand {
         let worker = Worker::new(Arc::clone(node), lane, counters);
         let user = Arc::new(User::open_default());
         let policy = Arc::new(Policy::compile(&user, node.table, node.config.walls()));
-        let mut session = Session::new(
-            0,
-            source,
-            String::new(),
-            now_ms(),
-            Some(Login { user, policy, quorum: false, tenant: None, own: None }),
-        );
+        let mut session =
+            Session::new(0, source, String::new(), now_ms(), Some(Login::new(user, policy, false, None, None)));
         session.no_touch = true;
         Hand { worker, session, stop }
     }

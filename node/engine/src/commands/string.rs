@@ -514,7 +514,7 @@ fn parse_msetex<'a>(argv: &'a [&'a [u8]]) -> Result<(&'a [&'a [u8]], StringOptio
 
 /// SET reads its key only if it answers the old value.
 fn set_keys(list: &mut KeyList<'_, '_>) {
-    let gets = parse_set(list.argv).is_ok_and(|options| options.get);
+    let gets = list.argv.len() > 3 && parse_set(list.argv).is_ok_and(|options| options.get);
     list.push(1, if gets { CHANGES } else { OVERWRITES });
 }
 

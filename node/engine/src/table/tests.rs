@@ -52,6 +52,21 @@ fn keys_of_words(words: &str) -> Vec<(u32, bool, bool)> {
 }
 
 #[test]
+fn what_names_one_key_only_is_known_beforehand() {
+    let parsed = |row: &&Row| matches!(row.command.keys, KeyRule::Parsed(..)) && row.lone_key.is_some();
+    let parsed: Vec<&str> = table().rows().iter().filter(parsed).map(|row| row.full_name).collect();
+    assert_eq!(parsed, ["set", "bitfield"], "whoever adds one: it never names another key, whatever its arguments");
+    for request in ["SET k v", "SET k v GET", "SET k v EX 5 GET NX", "BITFIELD k GET u8 0"] {
+        let argv: Vec<&[u8]> = request.split(' ').map(str::as_bytes).collect();
+        let row = table().resolve(&argv).expect("a command").row;
+        let mut keys = Vec::new();
+        table().keys_of(row, &argv, &mut keys);
+        let named: Vec<(&[u8], bool)> = keys.iter().map(|named| (named.key, named.access.read)).collect();
+        assert_eq!((named, row.lone_key), (vec![(&b"k"[..], request.contains("GET"))], Some(1)), "{request}");
+    }
+}
+
+#[test]
 fn names_are_unique_and_upper_case() {
     let names: BTreeSet<&str> = table().rows().iter().map(|row| row.full_name).collect();
     assert_eq!(names.len(), table().rows().len());
