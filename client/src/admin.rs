@@ -218,7 +218,7 @@ impl AdminClient {
         self.links.call(Repeat::Safe, pb::ListSnapshotsRequest {}, send).await
     }
 
-    /// Begins an import on the answering node.
+    /// Begins an import.
     pub async fn start_import(&self, message: pb::StartImportRequest) -> Result<pb::Import, ClientError> {
         let send = |channel, request| async { imports(channel).start_import(request).await };
         told(self.links.call(Repeat::Unsafe, message, send).await?.import)

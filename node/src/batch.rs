@@ -715,7 +715,7 @@ impl<'w, 'a> Batch<'w, 'a> {
         // A copy changes nothing, and while clients are paused nothing changes; a write that runs nevertheless may. Nor does
         // a read end what a followed source may still write to: the source says when it ends.
         let node = &self.worker.node;
-        let rests = || node.imports.is_following() || node.pause.state(self.now) != Paused::Nobody;
+        let rests = || node.import.is_following() || node.pause.state(self.now) != Paused::Nobody;
         let keeps_expired = !self.conditions.primary || !row.command.flags.has(Flags::WRITE) && rests();
         let context = CallContext { keeps_expired, ..call_context(self.worker, &self.hot, session, self.now) };
         let mark = scratch.reply.mark();

@@ -67,7 +67,7 @@ pub async fn sweep(node: Arc<Node>) {
     loop {
         let began = Instant::now();
         // Only the node that serves the data decides that a key is gone; or the server whose writes it follows.
-        let paused = node.pause.state(now_ms()) != Paused::Nobody || node.imports.is_following();
+        let paused = node.pause.state(now_ms()) != Paused::Nobody || node.import.is_following();
         if node.expiry.active.load(Ordering::Relaxed) && !paused && node.views.load().1.is_primary() {
             walker.round(&node, began);
             let (ms, threshold) = (began.elapsed().as_millis() as u64, node.live.hot().latency_event_ms);

@@ -6,17 +6,22 @@
 //!               └── too long out of contact ◄───────────┤ connection lost: go on where we stopped (PSYNC id offset)
 //!   refused PSYNC ─► passes of SCAN, DUMP, PTTL until the cut-over makes the last one
 //! ```
-//! The node that serves the data is a replica to the source: [`source`] speaks to it, [`load`] takes the copy, [`follow`] the
-//! stream, [`scan`] makes passes where a stream is refused, [`hand`] writes what came through the way every write goes, so that
-//! replicas, watchers and events learn of it. One import at a time, on a thread of its own. The source's word on time is
-//! taken for its own commands: a key it still saw is still here for them.
+//! That there is an import, from where and how, is agreed on in Raft ([`keyward_cluster::import`]); whoever is primary of a shard group
+//! while it runs is a replica to the source, and takes what belongs to its group: [`source`] speaks to it, [`load`] takes the copy,
+//! [`follow`] the stream, [`scan`] makes passes where a stream is refused, [`hand`] writes what came through the way every write goes,
+//! so that replicas, watchers and events learn of it. How far it is travels with the data ([`carried`]): another primary goes
+//! on where that ends. [`doors`] is what operators ask for, through any node. The source's word on time is taken for
+//! its own commands: a key it still saw is still here for them.
 //!
-//! It refuses to know how users of the source are named or which node serves next: a node that no longer serves the data
-//! ends its import. The password of the source is kept in memory while the import lasts and written nowhere.
+//! It refuses to know how users of the source are named. The password of the source is in the memory of the nodes while the import
+//! lasts, so that any of them can go on, and written nowhere: who lacks it asks the others.
 
+mod carried;
+mod doors;
 mod follow;
 mod followed;
 mod hand;
+mod keys;
 mod load;
 mod run;
 mod scan;
@@ -27,24 +32,31 @@ mod translate;
 mod wire;
 
 use crate::config::Secret;
-use crate::node::{Node, now_ms};
+use crate::insight;
+use crate::node::Node;
+use keyward_cluster::{Epoch, Import, ImportPlan};
+use keyward_proto::admin as pb;
+use keyward_proto::admin::node_answer::Answer;
+use keyward_proto::admin::node_question::Question;
 use parking_lot::Mutex;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::time::timeout;
 
-pub use status::{Method, Phase, Report, Status};
+pub use carried::Part;
+pub use doors::{Asker, CUT_OVER_WAIT_MAX, cancel, credentials_here, cut_over, parts_here, start, status};
 pub use tls::Tls;
 
-/// Between two looks at whether an import has ended.
-const LOOK_PAUSE: Duration = Duration::from_millis(20);
+use status::{Phase, Status};
 
-/// What a cut-over may take longer than it was to wait, before nobody waits for it any more.
-const CUT_OVER_EXTRA: Duration = Duration::from_secs(10);
+/// Between two looks at what is to be done here.
+const LOOK: Duration = Duration::from_secs(1);
 
-/// A cut-over may wait this long at most: an admin call ends after five minutes.
-pub const CUT_OVER_WAIT_MAX: Duration = Duration::from_secs(240);
+/// Before another look at what cannot be done yet.
+const RETRY: Duration = Duration::from_millis(50);
 
 /// Where the data comes from.
 #[derive(Clone, Debug)]
@@ -63,24 +75,55 @@ pub struct SourceAddress {
 
 impl fmt::Display for SourceAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let SourceAddress { host, port, .. } = self;
-        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+        f.write_str(&status::address(&self.host, self.port))
+    }
+}
+
+/// What nodes keep in memory for the source, and tell each other.
+#[derive(Clone, Debug, Default)]
+pub struct Credentials {
+    /// The password.
+    pub password: Option<Secret>,
+    /// Who may have signed its certificate, PEM; empty: whom the machine trusts.
+    pub authorities: Vec<u8>,
+}
+
+impl Credentials {
+    /// Whether there are any.
+    pub fn is_empty(&self) -> bool {
+        self.password.is_none() && self.authorities.is_empty()
     }
 }
 
 /// What is to be imported, and how.
 #[derive(Clone, Debug)]
-pub struct Options {
+struct Options {
     /// From where.
-    pub source: SourceAddress,
+    source: SourceAddress,
     /// Only this database; without it all of them.
-    pub database: Option<u32>,
+    database: Option<u32>,
     /// Keys that begin with the first are kept under the second instead.
-    pub prefixes: Vec<(Vec<u8>, Vec<u8>)>,
+    prefixes: Vec<(Vec<u8>, Vec<u8>)>,
     /// There may be keys here already; those the source has too are overwritten.
-    pub merge: bool,
+    merge: bool,
     /// Passes of SCAN even if the source would let itself be followed.
-    pub scan: bool,
+    scan: bool,
+}
+
+impl Options {
+    /// As agreed on, with what is not written down. The error is a sentence.
+    fn of(plan: &ImportPlan, credentials: &Credentials) -> Result<Options, String> {
+        let tls = plan.tls.then(|| Tls::trusting(&credentials.authorities)).transpose()?;
+        let user = Some(plan.user.clone()).filter(|user| !user.is_empty());
+        let password = credentials.password.clone();
+        Ok(Options {
+            source: SourceAddress { host: plan.host.clone(), port: plan.port, user, password, tls },
+            database: plan.database,
+            prefixes: plan.prefixes.clone(),
+            merge: plan.merge,
+            scan: plan.scan,
+        })
+    }
 }
 
 /// How the end is to be made.
@@ -123,35 +166,37 @@ enum Failure {
     Lost(String),
     /// The source does not let itself be followed.
     NoStream(String),
-    /// Somebody cancelled it.
-    Cancelled,
+    /// It is over, or another primary goes on.
+    Moved,
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Final(text) | Failure::Lost(text) | Failure::NoStream(text) => f.write_str(text),
-            Failure::Cancelled => f.write_str("the import was cancelled"),
+            Failure::Moved => f.write_str("it is over here"),
         }
     }
 }
 
-/// A cut-over that was asked for.
-#[derive(Clone, Copy, Debug)]
-struct Asked {
-    how: CutOver,
-    until: Instant,
-    /// The source keeps its writers waiting until then.
-    paused_until: Option<Instant>,
-}
-
-/// One import.
+/// An import as one primary of one shard group does it.
 struct Job {
+    import: Arc<Import>,
     options: Options,
+    reign: Epoch,
     status: Mutex<Status>,
+    /// Somebody else goes on, or nobody.
     stop: Arc<AtomicBool>,
-    asked: Mutex<Option<Asked>>,
+    /// Its thread has ended.
+    ended: AtomicBool,
+    /// Somebody waits for the end.
+    hurry: AtomicBool,
+    passes_begun: AtomicU32,
+    /// Where the effects end of what it wrote.
+    wrote: Arc<AtomicU64>,
     followed: Arc<followed::Followed>,
+    /// To agree on its end.
+    runtime: Handle,
 }
 
 impl Job {
@@ -170,156 +215,129 @@ impl Job {
         self.tell(|status| status.problem(text));
     }
 
-    fn is_over(&self) -> bool {
-        self.status.lock().phase.is_over()
+    /// What is told of it now.
+    fn status(&self) -> Status {
+        let mut status = self.status.lock().clone();
+        if status.phase == Phase::Following {
+            (status.lag_bytes, status.lag_ms) = self.followed.lag();
+        }
+        status
     }
 }
 
-/// The import of this node, if there ever was one.
+/// What the shard groups of a node have in common of imports.
 #[derive(Default)]
 pub struct Imports {
-    current: Mutex<Option<Arc<Job>>>,
-    /// Held while one is being begun.
+    /// What is known of the source of an import, by the entry that began it.
+    credentials: Mutex<Option<(u64, Credentials)>>,
+    /// Held while one is begun or ended through this node.
     turn: Mutex<()>,
-    /// A stream is followed: the source says what expires.
-    following: AtomicBool,
 }
 
 impl Imports {
-    /// Whether a source's stream is followed, so that keys end when the source says so.
-    pub fn is_following(&self) -> bool {
-        self.following.load(Ordering::Relaxed)
+    fn keep(&self, index: u64, credentials: Credentials) {
+        *self.credentials.lock() = Some((index, credentials));
     }
 
-    fn job(&self) -> Option<Arc<Job>> {
-        self.current.lock().clone()
-    }
-
-    /// What is known about the last import.
-    pub fn status(&self) -> Option<Status> {
-        let job = self.job()?;
-        let mut status = job.status.lock().clone();
-        if status.phase == Phase::Following || status.phase == Phase::CuttingOver {
-            (status.lag_bytes, status.lag_ms) = job.followed.lag();
+    fn known(&self, import: &Import) -> Option<Credentials> {
+        if !import.plan.has_credentials {
+            return Some(Credentials::default());
         }
-        status.now_ms = now_ms();
-        Some(status)
+        let credentials = self.credentials.lock();
+        credentials.as_ref().filter(|(index, _)| *index == import.index).map(|(_, credentials)| credentials.clone())
     }
+}
 
-    /// Ends the import where it is; what it brought stays.
-    pub fn cancel(&self) -> Result<Status, Refused> {
-        let job = self.job().filter(|job| !job.is_over()).ok_or(Refused::None)?;
+/// Does for an import what this node has to do for one shard group, as long as it lives.
+pub async fn keep(of: Arc<Node>) {
+    loop {
+        let (generation, _) = of.views.load();
+        let settled = settle(&of).await;
+        let newer = of.views.newer_than(generation);
+        if settled && of.import.index() == 0 && of.import.job.lock().is_none() {
+            newer.await;
+            continue;
+        }
+        let _ = timeout(if settled { LOOK } else { RETRY }, newer).await;
+    }
+}
+
+/// Has things be as they should. False: not yet.
+async fn settle(of: &Arc<Node>) -> bool {
+    let (_, view) = of.views.load();
+    let running = view.state.current_import().cloned();
+    let known = of.import.job.lock().clone();
+    let right = |job: &Job| running.as_ref().is_some_and(|import| import.index == job.import.index);
+    if let Some(job) = known.as_ref().filter(|job| !right(job) || view.reign() != Some(job.reign)) {
         job.stop.store(true, Ordering::Release);
-        let until = Instant::now() + Duration::from_secs(20);
-        while !job.is_over() && Instant::now() < until {
-            std::thread::sleep(LOOK_PAUSE);
+        if !job.ended.load(Ordering::Acquire) {
+            return false;
         }
-        self.status().ok_or(Refused::None)
+        *of.import.job.lock() = None;
     }
-
-    /// Makes the end: waits until nothing is left to follow. If that is not so in time, the import goes on.
-    pub fn cut_over(&self, how: CutOver) -> Result<Status, Refused> {
-        let job = self.job().filter(|job| !job.is_over()).ok_or(Refused::None)?;
-        let until = Instant::now() + how.wait.min(CUT_OVER_WAIT_MAX);
-        // A copy under way, or a connection being made anew, is part of what it was to wait for.
-        while job.is_not_there_yet() && Instant::now() < until {
-            std::thread::sleep(LOOK_PAUSE);
-        }
-        job.may_cut_over(&how)?;
-        *job.asked.lock() = Some(Asked { how, until, paused_until: None });
-        loop {
-            std::thread::sleep(LOOK_PAUSE);
-            let status = self.status().ok_or(Refused::None)?;
-            match status.phase {
-                Phase::Finished => return Ok(status),
-                Phase::Failed | Phase::Cancelled => return Err(Refused::Sentence(status.error)),
-                _ => {}
-            }
-            if Instant::now() > until + CUT_OVER_EXTRA {
-                job.refuse_cut_over("the time was over before a decision; the import goes on".to_owned());
-            }
-            // The import's own thread takes the request back and says why.
-            if job.asked.lock().is_none() && !job.is_over() {
-                return Err(Refused::Late(job.status.lock().cut_over_refused.clone()));
-            }
-        }
+    of.import.settle(&view.state);
+    let Some(import) = running else {
+        of.imports.credentials.lock().take_if(|(index, _)| *index <= view.index);
+        return true;
+    };
+    let Some(credentials) = of.imports.known(&import) else {
+        return ask_for_credentials(of, &import).await;
+    };
+    let Some(reign) = view.reign() else { return true };
+    if of.import.job.lock().is_some() {
+        return true;
     }
+    begin(of, &import, reign, &credentials)
 }
 
-impl Job {
-    fn is_not_there_yet(&self) -> bool {
-        matches!(self.status.lock().phase, Phase::Connecting | Phase::Copying | Phase::Waiting)
-    }
-
-    fn may_cut_over(&self, how: &CutOver) -> Result<(), Refused> {
-        if self.asked.lock().is_some() {
-            return Err(Refused::Sentence("a cut-over is under way already".to_owned()));
+/// A job is begun. False: not yet.
+fn begin(of: &Arc<Node>, import: &Arc<Import>, reign: Epoch, credentials: &Credentials) -> bool {
+    let options = match Options::of(&import.plan, credentials) {
+        Ok(options) => options,
+        Err(error) => {
+            tracing::error!(%error, "an import cannot go on here");
+            return false;
         }
-        let status = self.status.lock();
-        if !matches!(status.phase, Phase::Following | Phase::Scanning) {
-            let text = format!("there is nothing to cut over yet: the import is {}", status.phase);
-            return Err(Refused::Sentence(text));
-        }
-        if status.problems > 0 && !how.despite_problems {
-            let text = format!(
-                "{} commands of the source could not be carried out here, the first: {}; cut over all the same with \
-                 --despite-problems",
-                status.problems,
-                status.problem_texts.first().map_or("", String::as_str)
-            );
-            return Err(Refused::Sentence(text));
-        }
-        Ok(())
-    }
-
-    /// Gives a cut-over up and says why; the import goes on.
-    fn refuse_cut_over(&self, why: String) {
-        self.tell(|status| status.cut_over_refused = why);
-        *self.asked.lock() = None;
-    }
-}
-
-/// Begins an import. Asks the source first, so it may wait: not for a data thread. The error is a sentence.
-pub fn start(node: &Arc<Node>, options: Options) -> Result<Status, Refused> {
-    let sentence = |text: &str| Refused::Sentence(text.to_owned());
-    let turn = node.imports.turn.try_lock();
-    if turn.is_none() || node.imports.job().is_some_and(|job| !job.is_over()) {
-        return Err(sentence("an import is running already; cut it over or cancel it first"));
-    }
-    if node.groups().len() > 1 {
-        return Err(sentence("an import needs a cluster with one shard group"));
-    }
-    if !node.views.load().1.is_primary() {
-        return Err(sentence("another node serves the data; ask that one to import"));
-    }
-    if node.is_loading() {
-        return Err(sentence("the node is loading its data"));
-    }
-    if let Some(database) = options.database.filter(|database| *database >= node.config.databases) {
-        return Err(Refused::Sentence(run::too_few_databases(database)));
-    }
-    let keys = run::count_keys(node);
-    if keys > 0 && !options.merge {
-        return Err(Refused::Sentence(format!(
-            "there are {keys} keys here already: empty the cluster first, or keep them with --merge"
-        )));
-    }
-    let stop = Arc::new(AtomicBool::new(false));
-    let facts = source::inspect(&options.source, &stop).map_err(|failure| Refused::Sentence(failure.to_string()))?;
+    };
     let job = Arc::new(Job {
-        status: Mutex::new(Status::new(&options, &facts, now_ms())),
+        import: Arc::clone(import),
+        status: Mutex::new(Status::new(options.scan)),
         options,
-        stop,
-        asked: Mutex::new(None),
+        reign,
+        stop: Arc::default(),
+        ended: AtomicBool::new(false),
+        hurry: AtomicBool::new(false),
+        passes_begun: AtomicU32::new(0),
+        wrote: Arc::default(),
         followed: Arc::default(),
+        runtime: Handle::current(),
     });
-    let (running, worked) = (Arc::clone(&job), Arc::clone(node));
-    std::thread::Builder::new()
-        .name("keyward-import".to_owned())
-        .spawn(move || run::run(&worked, &running))
-        .map_err(|error| Refused::Sentence(format!("no thread for the import: {error}")))?;
-    tracing::info!(source = %job.options.source, "import begun");
-    let status = job.status.lock().clone();
-    *node.imports.current.lock() = Some(job);
-    Ok(status)
+    *of.import.job.lock() = Some(Arc::clone(&job));
+    let (running, worked) = (Arc::clone(&job), Arc::clone(of));
+    let work = move || {
+        run::run(&worked, &running);
+        running.ended.store(true, Ordering::Release);
+    };
+    let spawned = std::thread::Builder::new().name("keyward-import".to_owned()).spawn(work);
+    if let Err(error) = &spawned {
+        tracing::error!(%error, "no thread for the import");
+        *of.import.job.lock() = None;
+    }
+    spawned.is_ok()
+}
+
+/// Another node may know what this one does not. False: none that answered does.
+async fn ask_for_credentials(of: &Arc<Node>, import: &Import) -> bool {
+    let question = Question::ImportCredentials(pb::ImportCredentialsRequest { index: import.index });
+    for answered in insight::ask_every_node(of, question).await {
+        if let Ok(Answer::ImportCredentials(told)) = answered.answer
+            && told.known
+        {
+            let password = Some(told.password).filter(|password| !password.is_empty());
+            let password = password.map(|password| Secret::of(&password));
+            of.imports.keep(import.index, Credentials { password, authorities: told.tls_authorities });
+            break;
+        }
+    }
+    false
 }

@@ -17,6 +17,7 @@ pub mod usage;
 
 use crate::control::Answerer;
 use crate::gate::Admitted;
+use crate::import;
 use crate::node::Node;
 use crate::worker::{Job, Worker};
 use audit::{Audit, AuditEvent, Line};
@@ -71,11 +72,24 @@ impl Answerer for Here {
 /// Asks every node, this one included.
 pub async fn ask_every_node(node: &Arc<Node>, question: Question) -> Vec<Answered> {
     let (_, view) = node.views.load();
+    let all: Vec<NodeId> = view.state.nodes().keys().copied().collect();
+    ask_nodes(node, &all, question).await
+}
+
+/// Asks these nodes, of which this one may be one.
+pub async fn ask_nodes(node: &Arc<Node>, asked: &[NodeId], question: Question) -> Vec<Answered> {
+    let (_, view) = node.views.load();
+    let others = asked.iter().copied().filter(|asked| *asked != view.me).collect();
+    let here = asked.contains(&view.me).then(|| question.clone());
     let name = |id: &NodeId| view.state.nodes().get(id).map(|info| info.name.clone()).unwrap_or_default();
-    let asked = pb::NodeQuestion { question: Some(question.clone()) }.encode_to_vec();
-    let (here, others) = tokio::join!(answer_here(node, question), node.control.inquire(asked));
-    let own = here.ok_or_else(|| "it does not know the question".to_owned());
-    let mut all = vec![Answered { node: view.me, name: name(&view.me), answer: own }];
+    let asked = pb::NodeQuestion { question: Some(question) }.encode_to_vec();
+    let own = async {
+        let answer = answer_here(node, here?).await;
+        Some(answer.ok_or_else(|| "it does not know the question".to_owned()))
+    };
+    let (own, others) = tokio::join!(own, node.control.inquire(others, asked));
+    let own = own.map(|answer| Answered { node: view.me, name: name(&view.me), answer });
+    let mut all: Vec<Answered> = own.into_iter().collect();
     for (id, bytes) in others.unwrap_or_default() {
         let answer = bytes.and_then(|bytes| {
             let answer = pb::NodeAnswer::decode(bytes.as_slice()).ok().and_then(|answer| answer.answer);
@@ -184,6 +198,10 @@ async fn answer_here(node: &Arc<Node>, question: Question) -> Option<Answer> {
         Question::Traffic(asked) => Some(Answer::Traffic(traffic_here(node, asked.user.as_bytes()))),
         Question::Standing(asked) => Some(Answer::Standing(standing_here(node, asked.user.as_bytes()).await)),
         Question::Usage(asked) => Some(Answer::Usage(used_here(node, asked.month).await)),
+        Question::ImportParts(asked) => Some(Answer::ImportParts(import::parts_here(node, &asked))),
+        Question::ImportCredentials(asked) => {
+            Some(Answer::ImportCredentials(import::credentials_here(node, asked.index)))
+        }
     }
 }
 

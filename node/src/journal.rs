@@ -5,12 +5,35 @@
 //! then, so the order is the same to them. While no other node keeps a copy it costs one relaxed load.
 
 use crate::replication::log::Log;
-use crate::replication::record;
+use crate::replication::record::{self, Origin};
 use keyward_engine::effects::{Effect, Effects};
 use keyward_engine::keyspace::{ExpiredFields, SpaceId};
 use parking_lot::Mutex;
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+thread_local! {
+    /// Up to where a source's stream is carried out with what this thread does now; `None` but for imports.
+    static ORIGIN: Cell<Option<Origin>> = const { Cell::new(None) };
+}
+
+/// Whatever this thread writes down until this ends comes from a source, and says up to where.
+pub struct Importing(());
+
+impl Importing {
+    /// Up to `origin`.
+    pub fn begin(origin: Option<Origin>) -> Importing {
+        ORIGIN.set(origin);
+        Importing(())
+    }
+}
+
+impl Drop for Importing {
+    fn drop(&mut self) {
+        ORIGIN.set(None);
+    }
+}
 
 /// The journal of one node.
 pub struct Journal {
@@ -66,6 +89,9 @@ impl Journal {
 
     #[cold]
     fn write(&self, space: SpaceId, request: &[&[u8]], effects: &Effects) {
+        if let Some(origin) = ORIGIN.get() {
+            return self.write_imported(origin, space, request, effects);
+        }
         effects.for_each(request, |effect| match effect {
             Effect::Request(words) => self.put(false, space, words.iter().copied()),
             Effect::Command(words) => self.put(false, space, words.iter().map(Vec::as_slice)),
@@ -76,6 +102,57 @@ impl Journal {
                 self.put(false, SpaceId { database, ..space }, words.iter().map(Vec::as_slice));
             }
         });
+    }
+
+    /// One effect and the place it brings the source's stream to are one record; several are a step that ends with the place.
+    fn write_imported(&self, origin: Origin, space: SpaceId, request: &[&[u8]], effects: &Effects) {
+        let gathering = self.gathering();
+        let (mut count, mut only) = (0, Vec::new());
+        effects.for_each(request, |effect| {
+            count += 1;
+            match effect {
+                Effect::Request(words) => {
+                    only = record::imported(origin, false, space, words.iter().copied());
+                    gathering.put(false, space, words.iter().copied());
+                }
+                Effect::Command(words) => {
+                    only = record::imported(origin, false, space, words.iter().map(Vec::as_slice));
+                    gathering.put(false, space, words.iter().map(Vec::as_slice));
+                }
+                Effect::Removed(key) => {
+                    only = record::imported(origin, true, space, std::iter::once(key));
+                    gathering.put(true, space, std::iter::once(key));
+                }
+            }
+        });
+        effects.for_each_elsewhere(|database, effect| {
+            if let Effect::Command(words) = effect {
+                count += 1;
+                let space = SpaceId { database, ..space };
+                only = record::imported(origin, false, space, words.iter().map(Vec::as_slice));
+                gathering.put(false, space, words.iter().map(Vec::as_slice));
+            }
+        });
+        if count == 1 {
+            return self.log.append_spelled(only);
+        }
+        let mut records = gathering.gathered.map(Mutex::into_inner).unwrap_or_default();
+        records.append(&mut record::reached(origin));
+        self.log.append_step(&records);
+    }
+
+    /// The source's stream is carried out up to there. The caller is in the corridor.
+    pub fn reached(&self, at: Origin) {
+        if self.attached.load(Ordering::Relaxed) {
+            self.log.append_spelled(record::reached(at));
+        }
+    }
+
+    /// Something is to be known of an import from here on. The caller is in the corridor.
+    pub fn noted(&self, note: &[u8]) {
+        if self.attached.load(Ordering::Relaxed) {
+            self.log.append_spelled(record::noted(note));
+        }
     }
 
     /// What follows, up to [`Journal::end_group`], is one step: a transaction or a script. The caller is alone in the corridor.

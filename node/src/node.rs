@@ -182,7 +182,7 @@ pub struct Common {
     pub counters: Vec<Arc<ThreadCounters>>,
     /// Whether expired keys are looked for.
     pub expiry: Expiry,
-    /// Another server's data on its way in.
+    /// What is known of the source of an import.
     pub imports: Imports,
     /// Asks it to stop.
     pub stop: Stop,
@@ -235,6 +235,8 @@ pub struct Node {
     pub bar: Bar,
     /// Data on disk.
     pub snapshots: Snapshots,
+    /// Another server's data on its way in.
+    pub import: crate::import::Part,
 }
 
 impl Deref for Node {
@@ -271,6 +273,7 @@ impl Node {
             pause: Pause::default(),
             bar: Bar::default(),
             snapshots: Snapshots::new(&common.config, group),
+            import: crate::import::Part::default(),
             common: Arc::clone(common),
         }
     }
@@ -851,6 +854,7 @@ fn start_background(node: &Arc<Node>, digest: Option<acl_file::Digest>) -> Resul
         crate::moves::start(node).map_err(StartError::System)?;
     }
     tasks.extend(node.groups().iter().map(|of| tokio::spawn(crate::snapshot::schedule(Arc::clone(of)))));
+    tasks.extend(node.groups().iter().map(|of| tokio::spawn(crate::import::keep(Arc::clone(of)))));
     if let PolicySource::AclFile(path, password) = node.config.policy_source() {
         let (sender, changes) = mpsc::channel(1);
         tasks.push(tokio::spawn(acl_file::watch(path, digest, node.table, password, sender)));

@@ -226,7 +226,8 @@ fn at_once(node: &Node, moment: &mut dyn FnMut()) -> writer::Besides {
     let _closed = node.corridor.close();
     moment();
     // No script runs now, so the machine is free.
-    writer::Besides { stand: node.replication.stand(), libraries: node.scripts.library_codes() }
+    let import = node.import.notes();
+    writer::Besides { stand: node.replication.stand(), libraries: node.scripts.library_codes(), import }
 }
 
 /// A snapshot for whoever wants a copy: an open file at its beginning, and its length. It lies in the data folder without a
@@ -292,6 +293,9 @@ pub async fn load(node: &Arc<Node>) -> Result<(), String> {
         };
         let Some(loaded) = reader::load(&node.shards, files, &wanted)? else { return Ok(()) };
         node.replication.loaded(loaded.stand);
+        node.import.restore(&loaded.import)?;
+        // What was past its expiry was left out, and the source may yet speak of it: only a whole copy brings that.
+        node.import.forget_place();
         let restored = node.scripts.restore_codes(&loaded.libraries);
         restored.map_err(|error| format!("the functions in the snapshot cannot be loaded: {error}"))
     });

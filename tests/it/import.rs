@@ -17,6 +17,8 @@ use keyward_tests::{
 };
 use tempfile::TempDir;
 
+mod primaries;
+
 /// Words that no log may hold.
 const PASSWORD: &str = "a-password-nobody-may-log";
 
@@ -81,10 +83,16 @@ impl Source {
     }
 }
 
+/// Between two writes of one writer that nobody waits for. Without it the source writes more than nodes of a debug build copy to each
+/// other, a megabyte or two a second, and whatever waits for them waits for minutes of that.
+const TRICKLE: Duration = Duration::from_millis(3);
+
 /// Writes of every kind to a source until told to stop.
 struct Writers {
     stop: Arc<AtomicBool>,
     written: Arc<AtomicU64>,
+    /// Until so much was written they hurry.
+    goal: Arc<AtomicU64>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -96,9 +104,9 @@ const LIBRARY: &str = "#!lua name=moving\nredis.register_function('twice', funct
 
 impl Writers {
     fn start(address: SocketAddr, count: u64, fields_expire: bool) -> Writers {
-        let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stop, written, goal) = (Arc::new(AtomicBool::new(false)), Arc::<AtomicU64>::default(), Arc::default());
         let thread = |number: u64| {
-            let (stop, written) = (Arc::clone(&stop), Arc::clone(&written));
+            let (stop, written, goal) = (Arc::clone(&stop), Arc::clone(&written), Arc::<AtomicU64>::clone(&goal));
             std::thread::spawn(move || {
                 let mut dice = Dice::seeded(7 + number);
                 while !stop.load(Ordering::Relaxed) {
@@ -108,18 +116,21 @@ impl Writers {
                         continue;
                     };
                     while !stop.load(Ordering::Relaxed) && write(&mut client, &mut dice, fields_expire).is_some() {
-                        written.fetch_add(1, Ordering::Relaxed);
+                        if written.fetch_add(1, Ordering::Relaxed) >= goal.load(Ordering::Relaxed) {
+                            std::thread::sleep(TRICKLE);
+                        }
                     }
                 }
             })
         };
         let threads = (0..count).map(thread).collect();
-        Writers { stop, written, threads }
+        Writers { stop, written, goal, threads }
     }
 
     /// Waits until so many more writes were made.
     fn go_on(&self, more: u64) {
         let goal = self.written.load(Ordering::Relaxed) + more;
+        self.goal.store(goal, Ordering::Relaxed);
         wait_until("the writers have written more", || (self.written.load(Ordering::Relaxed) >= goal).then_some(()));
     }
 
@@ -306,8 +317,14 @@ fn groups(client: &mut Client, key: &str) -> Vec<Vec<String>> {
     groups.into_iter().map(told).collect()
 }
 
+/// Through the first node that runs.
 fn ctl(cluster: &Cluster, arguments: &[&str]) -> Finished {
-    let address = cluster.node(1).admin_address().to_string();
+    let node = cluster.nodes().iter().find(|node| node.is_running()).expect("a node runs");
+    ctl_at(cluster, node.number(), arguments)
+}
+
+fn ctl_at(cluster: &Cluster, node: usize, arguments: &[&str]) -> Finished {
+    let address = cluster.node(node).admin_address().to_string();
     let mut all = vec!["--addr", &address];
     all.extend(arguments);
     run(&binary("keywardctl"), &all, "")

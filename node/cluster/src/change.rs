@@ -9,8 +9,8 @@ use std::fmt;
 use keyward_acl::{UserChange, UserOutcome};
 
 use crate::{
-    Addresses, ClusterId, Epoch, FailoverReason, GroupId, JoinToken, Member, MoveChange, NodeId, RequestId,
-    TenantChange, TenantEdit, TenantRefusal, Tenants, UnixMillis,
+    Addresses, ClusterId, Epoch, FailoverReason, GroupId, ImportChange, JoinToken, Member, MoveChange, NodeId,
+    RequestId, TenantChange, TenantEdit, TenantRefusal, Tenants, UnixMillis,
 };
 
 /// A change with who asked for it, when, through which door, and under which request id.
@@ -112,6 +112,8 @@ pub enum Change {
     Tenant(TenantChange),
     /// Keys go from one shard group to another.
     Move(MoveChange),
+    /// Another server's data moves in.
+    Import(ImportChange),
     /// Nothing; proves that a quorum can still commit.
     Noop,
 }
@@ -174,6 +176,8 @@ pub enum Refusal {
     TooManySettings,
     /// Nothing can be moved so: a sentence.
     Move(String),
+    /// Nothing can be imported so: a sentence.
+    Import(String),
     /// The tenants cannot be changed so.
     Tenant(TenantRefusal),
 }
@@ -197,7 +201,7 @@ impl fmt::Display for Refusal {
             }
             Self::TooManyNodes => write!(f, "the cluster has as many nodes as it can register"),
             Self::Tenant(refusal) => refusal.fmt(f),
-            Self::Move(text) => f.write_str(text),
+            Self::Move(text) | Self::Import(text) => f.write_str(text),
             Self::TooManySettings => write!(f, "the cluster has as many settings as it can hold"),
         }
     }
@@ -243,6 +247,7 @@ impl Change {
             Self::SetSetting { name, value: None } => format!("reset {name}"),
             Self::Tenant(change) => change.summary(),
             Self::Move(change) => change.summary(),
+            Self::Import(change) => change.summary(),
             Self::Noop => String::from("nothing"),
         };
         if line.len() > SUMMARY_BYTES_MAX {

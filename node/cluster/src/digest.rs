@@ -7,7 +7,7 @@ use keyward_acl::UserRecord;
 
 use crate::record::{AppliedRequest, StateRecord};
 use crate::tenant::{Tenant, TenantGrant, TenantMode};
-use crate::{ChangeRecord, Member, Move, MovePhase, Moved, NodeInfo, ShardGroup};
+use crate::{ChangeRecord, Import, ImportOutcome, Member, Move, MovePhase, Moved, NodeInfo, ShardGroup};
 
 /// The digest of a state, through its written form: what is not written down cannot differ after a restart.
 pub(crate) fn of(record: &StateRecord) -> u64 {
@@ -31,6 +31,9 @@ pub(crate) fn of(record: &StateRecord) -> u64 {
         walk.moving(moving);
         walk.number(record.routes_changed);
         walk.number(record.hand_overs);
+    }
+    if let Some(import) = &record.last_import {
+        walk.import(import);
     }
     walk.0
 }
@@ -137,6 +140,32 @@ impl Walk {
         });
         self.number(u64::from(moving.tries));
         self.text(moving.failed.as_deref().unwrap_or_default());
+    }
+
+    fn import(&mut self, import: &Import) {
+        self.number(import.index);
+        self.number(import.at.0);
+        let plan = &import.plan;
+        self.text(&plan.host);
+        self.number(u64::from(plan.port));
+        self.text(&plan.user);
+        self.text(&plan.server);
+        self.number(plan.database.map_or(u64::MAX, u64::from));
+        let flags = [plan.has_credentials, plan.tls, plan.merge, plan.scan];
+        flags.into_iter().for_each(|flag| self.number(u64::from(flag)));
+        self.each(&plan.prefixes, |walk, (from, to)| {
+            walk.bytes(from);
+            walk.bytes(to);
+        });
+        if let Some(end) = &import.ended {
+            self.number(end.at.0);
+            self.text(match &end.how {
+                ImportOutcome::Finished => "finished",
+                ImportOutcome::Cancelled => "cancelled",
+                ImportOutcome::Failed(why) => why,
+            });
+            self.bytes(&end.told);
+        }
     }
 
     fn member(&mut self, member: Option<Member>) {

@@ -8,12 +8,14 @@
 //! What this crate refuses to know: Raft, sockets, disks, time, and the keys of the cache.
 //!
 //! Reading order: [`change`] (what can happen), [`state`] (what is), [`group`] (who serves which slots, and how that
-//! may change), [`moving`] (how keys get to another group), [`record`] (how it is written down). Beside the state, the two protocols around it: [`lease`] and
+//! may change), [`moving`] (how keys get to another group),
+//! [`import`] (how another server's keys come in), [`record`] (how it is written down). Beside the state, the two protocols around it: [`lease`] and
 //! [`failover`].
 
 pub mod change;
 pub mod failover;
 pub mod group;
+pub mod import;
 pub mod lease;
 pub mod moving;
 pub mod placement;
@@ -28,6 +30,7 @@ mod names;
 pub use change::{Change, Founder, Outcome, Refusal, Stamped};
 pub use few::{FewSet, FewSettings};
 pub use group::{Failover, FailoverReason, GROUPS_MAX, ShardGroup};
+pub use import::{Import, ImportChange, ImportEnd, ImportOutcome, ImportPlan};
 pub use moving::{Move, MoveChange, MovePhase, Moved, SlotRange};
 pub use names::{Addresses, ClusterId, Epoch, GroupId, Incarnation, JoinToken, Member, NodeId, RequestId, UnixMillis};
 pub use placement::Holders;

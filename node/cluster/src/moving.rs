@@ -246,7 +246,7 @@ impl State {
 
     /// What tenant moves next and between which groups, if it is not this one.
     fn next_but(&self, but: Option<TenantNumber>) -> Option<NextMove> {
-        if self.current_move().is_some() || self.groups.len() < 2 {
+        if self.current_move().is_some() || self.groups.len() < 2 || self.current_import().is_some() {
             return None;
         }
         let groups: Vec<GroupId> = self.groups.keys().copied().collect();
@@ -277,6 +277,9 @@ impl State {
         }
         if let Some(known) = self.current_move() {
             return refused(format!("the move of {} to group {} is not over yet", known.what, known.to.0));
+        }
+        if self.current_import().is_some() {
+            return refused("an import is running: move keys when it is over");
         }
         let from = match what {
             Moved::Slots((first, last)) if first > last || u32::from(*last) >= SLOTS => {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use keyward_acl::{Directory, RestoreError, UserRecord};
 
-use crate::{ChangeRecord, ClusterId, Move, NodeInfo, Outcome, RequestId, ShardGroup, State, Tenant, Tenants};
+use crate::{ChangeRecord, ClusterId, Import, Move, NodeInfo, Outcome, RequestId, ShardGroup, State, Tenant, Tenants};
 
 /// A whole state, ready to be written or just read.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -39,6 +39,8 @@ pub struct StateRecord {
     pub routes_changed: u64,
     /// How often keys were handed over to another group.
     pub hand_overs: u64,
+    /// The import that runs, or the last one.
+    pub last_import: Option<Import>,
 }
 
 /// A request that was applied, remembered so that a repetition gets the same answer.
@@ -68,6 +70,7 @@ impl From<&State> for StateRecord {
             last_move: state.last_move.as_deref().cloned(),
             routes_changed: state.routes_changed,
             hand_overs: state.hand_overs,
+            last_import: state.last_import.as_deref().cloned(),
         }
     }
 }
@@ -89,6 +92,7 @@ impl TryFrom<StateRecord> for State {
             last_move: record.last_move.map(Arc::new),
             routes_changed: record.routes_changed,
             hand_overs: record.hand_overs,
+            last_import: record.last_import.map(Arc::new),
         })
     }
 }

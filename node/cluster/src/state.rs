@@ -11,8 +11,8 @@ use keyward_acl::{Directory, UserChange, UserName};
 use crate::group::Failover;
 use crate::record::AppliedRequest;
 use crate::{
-    Addresses, Change, ClusterId, Founder, GroupId, Incarnation, JoinToken, Member, Move, NodeId, Outcome, Refusal,
-    RequestId, ShardGroup, Stamped, StateRecord, TenantChange, TenantRefusal, Tenants, UnixMillis,
+    Addresses, Change, ClusterId, Founder, GroupId, Import, Incarnation, JoinToken, Member, Move, NodeId, Outcome,
+    Refusal, RequestId, ShardGroup, Stamped, StateRecord, TenantChange, TenantRefusal, Tenants, UnixMillis,
 };
 
 /// Everything the nodes of a cluster agree on. Not the keys.
@@ -32,6 +32,7 @@ pub struct State {
     pub(crate) routes_changed: u64,
     /// How often keys were handed over.
     pub(crate) hand_overs: u64,
+    pub(crate) last_import: Option<Arc<Import>>,
 }
 
 /// A registered node.
@@ -217,6 +218,7 @@ impl State {
             Change::SetSetting { name, value } => self.set_setting(name, value.as_deref()),
             Change::Tenant(change) => self.change_tenants(index, stamped.at, change),
             Change::Move(change) => self.change_move(index, stamped.at, change),
+            Change::Import(change) => self.change_import(index, stamped.at, change),
             Change::Noop => Outcome::Unchanged,
         }
     }

@@ -34,7 +34,7 @@ use std::fmt;
 pub use checksum::Checksum;
 pub use read::{FileError, FileReader, Payload, Record, Skipped, read_libraries, read_payload};
 pub use source::{NotRead, Source};
-pub use write::{begin, end, libraries, libraries_payload, part, payload, record, sizes};
+pub use write::{begin, end, import_notes, libraries, libraries_payload, part, payload, record, sizes};
 
 /// The version of files and payloads written here.
 const VERSION: u16 = 10;
@@ -50,6 +50,9 @@ pub const EPOCH_FIELD: &str = "keyward-epoch";
 
 /// The AUX field with the position at which the effects in a file end.
 pub const POSITION_FIELD: &str = "keyward-position";
+
+/// The AUX field that holds what is known of an import.
+const IMPORT_FIELD: &[u8] = b"keyward-import";
 
 /// The note that holds a library of functions which belongs to one user.
 const LIBRARY_FIELD: &[u8] = b"keyward-library";

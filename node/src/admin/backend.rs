@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use crate::control::NodeStanding;
 use keyward_acl::UserChange;
-use keyward_cluster::{GroupId, MoveChange, NodeId, Outcome, RequestId, State};
+use keyward_cluster::{GroupId, ImportPlan, MoveChange, NodeId, Outcome, RequestId, State};
 use keyward_engine::asks::TenantAsk;
+use keyward_proto::admin as pb;
 use keyward_proto::admin::node_question::Question;
 use keyward_proto::admin::{AdviseResponse, DiagnoseResponse, ListDenialsResponse, TenantMemory};
 use tonic::Status;
@@ -99,13 +100,18 @@ pub trait AdminBackend: Send + Sync + 'static {
     async fn snapshots(&self) -> Result<SnapshotList, AdminFailure>;
 
     /// Begins an import.
-    async fn start_import(&self, options: import::Options) -> Result<import::Status, AdminFailure>;
+    async fn start_import(
+        &self,
+        plan: ImportPlan,
+        credentials: import::Credentials,
+        origin: Origin,
+    ) -> Result<pb::Import, AdminFailure>;
 
     /// How far the last import is.
-    fn import(&self) -> Result<import::Status, AdminFailure>;
+    async fn import(&self) -> Result<pb::Import, AdminFailure>;
 
     /// Ends the import once everything is here; waits as long as `how` says.
-    async fn finish_import(&self, how: import::CutOver) -> Result<import::Status, AdminFailure>;
+    async fn finish_import(&self, how: import::CutOver, origin: Origin) -> Result<pb::Import, AdminFailure>;
 
     /// Asks every node, this one included, and waits for each only briefly.
     async fn ask_every_node(&self, question: Question) -> Vec<Answered>;
@@ -123,7 +129,7 @@ pub trait AdminBackend: Send + Sync + 'static {
     ) -> DiagnoseResponse;
 
     /// Ends the import where it is.
-    async fn cancel_import(&self) -> Result<import::Status, AdminFailure>;
+    async fn cancel_import(&self, origin: Origin) -> Result<pb::Import, AdminFailure>;
 }
 
 /// Who asked for a change through this door, whose name is `admin`.

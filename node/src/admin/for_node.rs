@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyward_acl::{LogContext, LogEvent, LogReason, UserChange};
-use keyward_cluster::{Change, GroupId, MoveChange, NodeId, Outcome, State, TenantRefusal};
+use keyward_cluster::{Change, GroupId, ImportPlan, MoveChange, NodeId, Outcome, State, TenantRefusal};
 use keyward_engine::args::Args;
 use keyward_engine::asks::{Ask, TenantAsk};
 use keyward_engine::command::Run;
@@ -14,8 +14,10 @@ use keyward_engine::reply::{Protocol, Reply};
 use keyward_engine::scope::Reach;
 use keyward_engine::session::{Login, Session, Surroundings};
 use keyward_engine::table::Resolved;
+use keyward_proto::admin as pb;
 use keyward_proto::admin::node_question::Question;
 use keyward_proto::admin::{AdviseResponse, DiagnoseResponse, ListDenialsResponse, TenantMemory};
+use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 
@@ -369,18 +371,23 @@ impl AdminBackend for NodeBackend {
         })
     }
 
-    async fn start_import(&self, options: import::Options) -> Result<import::Status, AdminFailure> {
+    async fn start_import(
+        &self,
+        plan: ImportPlan,
+        credentials: import::Credentials,
+        origin: Origin,
+    ) -> Result<pb::Import, AdminFailure> {
         let node = Arc::clone(&self.node);
-        patiently(move || import::start(&node, options)).await
+        patiently(origin, move |asker| import::start(&node, plan, credentials, asker)).await
     }
 
-    fn import(&self) -> Result<import::Status, AdminFailure> {
-        self.node.imports.status().ok_or_else(|| AdminFailure::NotFound("there was no import on this node".to_owned()))
+    async fn import(&self) -> Result<pb::Import, AdminFailure> {
+        import::status(&self.node).await.ok_or_else(|| AdminFailure::NotFound("there was no import".to_owned()))
     }
 
-    async fn finish_import(&self, how: import::CutOver) -> Result<import::Status, AdminFailure> {
+    async fn finish_import(&self, how: import::CutOver, origin: Origin) -> Result<pb::Import, AdminFailure> {
         let node = Arc::clone(&self.node);
-        patiently(move || node.imports.cut_over(how)).await
+        patiently(origin, move |asker| import::cut_over(&node, how, asker)).await
     }
 
     async fn ask_every_node(&self, question: Question) -> Vec<Answered> {
@@ -401,17 +408,19 @@ impl AdminBackend for NodeBackend {
         insight::diagnose(&self.node, user, answered, denials, nameless)
     }
 
-    async fn cancel_import(&self) -> Result<import::Status, AdminFailure> {
+    async fn cancel_import(&self, origin: Origin) -> Result<pb::Import, AdminFailure> {
         let node = Arc::clone(&self.node);
-        patiently(move || node.imports.cancel()).await
+        patiently(origin, move |asker| import::cancel(&node, asker)).await
     }
 }
 
 /// Does what waits, on a thread that may.
 async fn patiently<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, import::Refused> + Send + 'static,
+    origin: Origin,
+    work: impl FnOnce(&import::Asker) -> Result<T, import::Refused> + Send + 'static,
 ) -> Result<T, AdminFailure> {
-    let done = tokio::task::spawn_blocking(work).await;
+    let (actor, source, runtime) = (origin.actor, Origin::SOURCE.to_owned(), Handle::current());
+    let done = tokio::task::spawn_blocking(move || work(&import::Asker { actor, source, runtime })).await;
     done.map_err(|error| AdminFailure::Unknown(format!("the import did not answer: {error}")))?.map_err(Into::into)
 }
 

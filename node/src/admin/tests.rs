@@ -190,15 +190,20 @@ impl AdminBackend for Fake {
         Ok(SnapshotList { files, ..SnapshotList::default() })
     }
 
-    async fn start_import(&self, _options: crate::import::Options) -> Result<crate::import::Status, AdminFailure> {
+    async fn start_import(
+        &self,
+        _plan: keyward_cluster::ImportPlan,
+        _credentials: crate::import::Credentials,
+        _origin: Origin,
+    ) -> Result<pb::Import, AdminFailure> {
         Err(AdminFailure::Refused("no import here".to_owned()))
     }
 
-    fn import(&self) -> Result<crate::import::Status, AdminFailure> {
+    async fn import(&self) -> Result<pb::Import, AdminFailure> {
         Err(AdminFailure::NotFound("no import here".to_owned()))
     }
 
-    async fn finish_import(&self, _how: crate::import::CutOver) -> Result<crate::import::Status, AdminFailure> {
+    async fn finish_import(&self, _how: crate::import::CutOver, _origin: Origin) -> Result<pb::Import, AdminFailure> {
         Err(AdminFailure::NotFound("no import here".to_owned()))
     }
 
@@ -220,7 +225,7 @@ impl AdminBackend for Fake {
         pb::DiagnoseResponse::default()
     }
 
-    async fn cancel_import(&self) -> Result<crate::import::Status, AdminFailure> {
+    async fn cancel_import(&self, _origin: Origin) -> Result<pb::Import, AdminFailure> {
         Err(AdminFailure::NotFound("no import here".to_owned()))
     }
 }

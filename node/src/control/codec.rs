@@ -18,6 +18,7 @@ use keyward_cluster::{
 use keyward_proto::control as wire;
 use openraft::EntryPayload;
 
+use super::codec_imports as imports;
 use super::codec_tenants as tenants;
 use super::codec_users as users;
 use super::data_plane::GroupReport;
@@ -210,6 +211,7 @@ fn change_to(change: &Change) -> wire::stamped_change::Change {
         }
         Change::Tenant(change) => Wire::ChangeTenant(tenants::change_to(change)),
         Change::Move(change) => Wire::ChangeMove(move_change_to(change)),
+        Change::Import(change) => Wire::ChangeImport(imports::change_to(change)),
         Change::Noop => Wire::Noop(wire::Blank {}),
     }
 }
@@ -249,6 +251,7 @@ fn change_from(change: wire::stamped_change::Change) -> Result<Change, CodecErro
         Wire::SetSetting(set) => Change::SetSetting { name: set.name, value: set.value },
         Wire::ChangeTenant(change) => Change::Tenant(tenants::change_from(change)?),
         Wire::ChangeMove(change) => Change::Move(move_change_from(change)?),
+        Wire::ChangeImport(change) => Change::Import(imports::change_from(change)?),
         Wire::Noop(_) => Change::Noop,
         Wire::SetUser(_) | Wire::DeleteUsers(_) | Wire::ReplaceUsers(_) | Wire::ImportUsers(_) => {
             Change::User(users::change_from(change)?)
@@ -407,6 +410,7 @@ fn refusal_to(refusal: &Refusal) -> wire::refusal::Reason {
         Refusal::TooManySettings => Wire::TooManySettings(wire::Blank {}),
         Refusal::Tenant(refusal) => Wire::Tenant(tenants::refusal_to(refusal)),
         Refusal::Move(text) => Wire::NotMoved(text.clone()),
+        Refusal::Import(text) => Wire::NotImported(text.clone()),
     }
 }
 
@@ -427,6 +431,7 @@ fn refusal_from(refusal: wire::Refusal) -> Result<Refusal, CodecError> {
         Wire::TooManySettings(_) => Refusal::TooManySettings,
         Wire::Tenant(refusal) => Refusal::Tenant(tenants::refusal_from(refusal)?),
         Wire::NotMoved(text) => Refusal::Move(text),
+        Wire::NotImported(text) => Refusal::Import(text),
     })
 }
 
@@ -451,6 +456,7 @@ pub(crate) fn record_to(record: &StateRecord) -> wire::StateRecord {
         last_move: record.last_move.as_ref().map(move_to),
         routes_changed: record.routes_changed,
         hand_overs: record.hand_overs,
+        last_import: record.last_import.as_ref().map(imports::record_to),
     }
 }
 
@@ -470,6 +476,7 @@ pub(crate) fn record_from(record: wire::StateRecord) -> Result<StateRecord, Code
         last_move: record.last_move.map(move_from).transpose()?,
         routes_changed: record.routes_changed,
         hand_overs: record.hand_overs,
+        last_import: record.last_import.map(imports::record_from).transpose()?,
     })
 }
 

@@ -336,6 +336,7 @@ fn must_be_in_force(change: &Change) -> bool {
         | Change::ChangeInSync { .. }
         | Change::SetPrimary { .. }
         | Change::Move(_)
+        | Change::Import(_)
         | Change::Noop => false,
     }
 }

@@ -26,10 +26,12 @@ pub trait Answerer: Send + Sync {
 }
 
 impl Core {
-    /// Asks every other registered node.
-    pub(crate) async fn inquire(&self, question: Vec<u8>) -> Vec<(NodeId, Result<Vec<u8>, String>)> {
-        let view = self.views.current();
-        let others: Vec<NodeId> = view.state.nodes().keys().copied().filter(|node| view.node != Some(*node)).collect();
+    /// Asks these other nodes.
+    pub(crate) async fn inquire(
+        &self,
+        others: Vec<NodeId>,
+        question: Vec<u8>,
+    ) -> Vec<(NodeId, Result<Vec<u8>, String>)> {
         let asked = others.into_iter().map(|node| {
             let question = question.clone();
             async move { (node, self.inquire_of(node, question).await) }

@@ -19,6 +19,7 @@ pub mod data_plane;
 pub mod view;
 
 mod codec;
+mod codec_imports;
 mod codec_tenants;
 mod codec_users;
 mod core;
@@ -280,9 +281,13 @@ impl Control {
         }
     }
 
-    /// Asks every other node, all at once: an answer, or in a sentence why there is none.
-    pub async fn inquire(&self, question: Vec<u8>) -> Result<Vec<(NodeId, Result<Vec<u8>, String>)>, ControlError> {
-        self.on_control(|core| async move { core.inquire(question).await }).await
+    /// Asks these other nodes, all at once: an answer, or in a sentence why there is none.
+    pub async fn inquire(
+        &self,
+        nodes: Vec<NodeId>,
+        question: Vec<u8>,
+    ) -> Result<Vec<(NodeId, Result<Vec<u8>, String>)>, ControlError> {
+        self.on_control(|core| async move { core.inquire(nodes, question).await }).await
     }
 
     /// Counts the views. Keep it, compare it per request, and fetch the view only when it moved.

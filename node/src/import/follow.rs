@@ -1,18 +1,24 @@
 //! Follows the source's command stream: decodes it, counts it, applies it, acknowledges it. A transaction is gathered until its
 //! end and applied as one step; what lies before an unfinished one counts, what lies in it does not, so that a new
-//! connection begins at a place between two steps.
+//! connection begins at a place between two steps. Each request says up to where it brings the stream, and that is written down
+//! with what it does; what does nothing is counted now and then.
 
 use super::hand::{Hand, Together, error};
+use super::keys::KeySet;
 use super::load::shown;
-use super::run::{KeySet, remove_all_brought, too_few_databases};
+use super::run::{remove_all_brought, too_few_databases};
 use super::translate::{Owned, Translation};
 use super::wire::{Link, text};
 use super::{Failure, Job};
+use crate::replication::record::Origin;
 use keyward_proto::resp::{ArgRange, Decoder, Limits};
 use std::time::{Duration, Instant};
 
 /// Between two acknowledgements.
 const ACKNOWLEDGE_EVERY: Duration = Duration::from_secs(1);
+
+/// Between two notes of how far the stream is, for whoever becomes primary: what did nothing here is not written down otherwise.
+const NOTE_EVERY: Duration = Duration::from_secs(1);
 
 /// Commands applied before anything else is looked at.
 const COMMANDS_AT_ONCE: usize = 512;
@@ -38,8 +44,13 @@ pub(super) struct Stream<'a> {
     database: u32,
     /// The database of what follows `offset`.
     database_applied: u32,
-    /// A part of the step under way was applied.
+    /// A part of the step under way was applied, so there is no place to go on from.
     torn: bool,
+    /// Whose stream it is.
+    id: String,
+    noted: Instant,
+    /// So many problems were written down.
+    problems_noted: u64,
     /// Requests since MULTI.
     gathered: Option<Vec<Owned>>,
     gathered_bytes: usize,
@@ -50,15 +61,6 @@ pub(super) struct Stream<'a> {
     wanted: bool,
 }
 
-/// Where a stream goes on: an offset, and the database its next command is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct From {
-    /// The offset.
-    pub(super) offset: u64,
-    /// The database.
-    pub(super) database: u32,
-}
-
 impl<'a> Stream<'a> {
     /// A stream that begins at `from`.
     pub(super) fn new(
@@ -66,12 +68,13 @@ impl<'a> Stream<'a> {
         hand: &'a mut Hand,
         translation: &'a Translation,
         existing: Option<&'a KeySet>,
-        from: From,
+        from: Origin,
     ) -> Stream<'a> {
         let limits =
             Limits { bulk_bytes_max: COMMAND_BYTES_MAX, request_bytes_max: COMMAND_BYTES_MAX, ..Limits::default() };
         let mut decoder = Decoder::new(limits);
         decoder.set_authenticated(true);
+        let id = hand.node().import.carried().place.map(|(id, _)| id).unwrap_or_default();
         Stream {
             job,
             hand,
@@ -83,6 +86,9 @@ impl<'a> Stream<'a> {
             database: from.database,
             database_applied: from.database,
             torn: false,
+            id,
+            noted: Instant::now(),
+            problems_noted: job.tell(|status| status.problems),
             gathered: None,
             gathered_bytes: 0,
             loose: Vec::new(),
@@ -91,17 +97,19 @@ impl<'a> Stream<'a> {
         }
     }
 
-    /// Where it would go on; `None` in the middle of a step of which a part was applied.
-    pub(super) fn place(&self) -> Option<From> {
-        (!self.torn).then_some(From { offset: self.offset, database: self.database_applied })
-    }
-
     /// Waits a moment for more of the stream, applies what came whole, acknowledges it.
     pub(super) fn step(&mut self, link: &mut Link) -> Result<(), Failure> {
         let came = self.decode(link)?;
+        // Before what comes after them: else nobody would know of them.
+        if self.job.tell(|status| status.problems) != self.problems_noted {
+            self.note()?;
+        }
         self.apply_loose()?;
         if self.gathered.is_none() {
             self.count_applied();
+        }
+        if self.noted.elapsed() >= NOTE_EVERY {
+            self.note()?;
         }
         if self.wanted || self.acknowledged.elapsed() >= ACKNOWLEDGE_EVERY {
             self.acknowledge(link)?;
@@ -124,9 +132,23 @@ impl<'a> Stream<'a> {
         }
     }
 
-    /// Whether the replicas of this cluster have what was applied.
-    pub(super) fn is_replicated(&self) -> bool {
-        self.hand.is_replicated(self.hand.position())
+    /// Has everybody who has a copy of the data know how far the stream is.
+    fn note(&mut self) -> Result<(), Failure> {
+        let (tally, floor_ms) = (self.job.tell(|status| status.tally()), self.job.followed.floor_ms());
+        let at = Origin { offset: self.offset, database: self.database_applied };
+        let place = (!self.torn).then(|| (self.id.clone(), at));
+        self.problems_noted = tally.problems;
+        self.noted = Instant::now();
+        self.hand.stand(|carried| {
+            carried.tally = tally.clone();
+            carried.floor_ms = floor_ms;
+            carried.place.clone_from(&place);
+        })
+    }
+
+    /// From here on a part of a step is applied: whoever becomes primary meanwhile cannot go on with this stream.
+    fn tear(&mut self) -> Result<(), Failure> {
+        if std::mem::replace(&mut self.torn, true) { Ok(()) } else { self.note() }
     }
 
     /// Tells the source how far we are.
@@ -164,8 +186,10 @@ impl<'a> Stream<'a> {
             if ends_step {
                 self.apply_gathered()?;
                 self.gathered = None;
-                self.torn = false;
                 self.count_applied();
+                if std::mem::take(&mut self.torn) {
+                    self.note()?;
+                }
             }
         }
         Ok(came)
@@ -192,7 +216,10 @@ impl<'a> Stream<'a> {
     }
 
     fn gather(&mut self, argv: &[&[u8]], bytes: usize) -> Result<(), Failure> {
-        let Some(request) = self.here(argv)? else { return Ok(()) };
+        let Some(mut request) = self.here(argv)? else { return Ok(()) };
+        if self.gathered.is_none() {
+            request.at = Some(Origin { offset: self.read + bytes as u64, database: self.database });
+        }
         let Some(gathered) = &mut self.gathered else {
             self.loose.push(request);
             return Ok(());
@@ -202,7 +229,7 @@ impl<'a> Stream<'a> {
         if self.gathered_bytes > TRANSACTION_BYTES_MAX {
             let text = "a transaction of the source was too long for one step and was applied in parts";
             self.job.tell(|status| status.note(text.to_owned()));
-            self.torn = true;
+            self.tear()?;
             self.apply_gathered()?;
         }
         Ok(())
@@ -245,15 +272,20 @@ impl<'a> Stream<'a> {
     }
 
     fn apply_gathered(&mut self) -> Result<(), Failure> {
-        let gathered = self.gathered.as_mut().map(std::mem::take).unwrap_or_default();
+        let mut gathered = self.gathered.as_mut().map(std::mem::take).unwrap_or_default();
         self.gathered_bytes = 0;
+        if let Some(last) = gathered.last_mut().filter(|_| !self.torn) {
+            last.at = Some(Origin { offset: self.read, database: self.database });
+        }
         self.run(gathered, Together::AsOne)
     }
 
     /// Removes what the source brought, after everything that came before.
     fn remove_brought(&mut self, database: Option<u32>) -> Result<(), Failure> {
         self.apply_loose()?;
-        self.torn |= self.gathered.as_ref().is_some_and(|gathered| !gathered.is_empty());
+        if self.gathered.as_ref().is_some_and(|gathered| !gathered.is_empty()) {
+            self.tear()?;
+        }
         self.apply_gathered()?;
         remove_all_brought(self.hand, database, self.existing)
     }

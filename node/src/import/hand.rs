@@ -2,23 +2,31 @@
 //! system: no rule of a user holds it back. It knows nothing of the source but the time it gives.
 
 use super::Failure;
+use super::carried::Carried;
 use crate::batch::{Batch, Prepared};
 use crate::connection::Lane;
 use crate::counters::ThreadCounters;
 use crate::gate::{Conditions, KeyBuffer, LeaseState, Memory};
+use crate::journal::Importing;
 use crate::live::Hot;
 use crate::memory::{Claim, note_owners};
 use crate::node::{Node, now_ms};
 use crate::pause::Paused;
+use crate::replication::record::Origin;
+use crate::view::View;
 use crate::worker::Worker;
 use keyward_acl::{Policy, User};
+use keyward_cluster::Epoch;
 use keyward_engine::command::{Flags, Run};
 use keyward_engine::session::{Login, Session};
 use keyward_engine::table::Row;
 use keyward_engine::tenancy::Tenancy;
+use keyward_proto::replication::ImportMark;
+use keyward_proto::replication::import_mark::What;
 use keyward_proto::resp::{Decoder, ReplyLimits, Value, parse_reply};
+use prost::Message as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Requests that run before others get a turn.
@@ -30,14 +38,21 @@ const PAUSE: Duration = Duration::from_micros(200);
 /// A node without room for so long does not find any.
 const ROOM_WAIT: Duration = Duration::from_secs(5);
 
-const NOT_HERE: &str = "another node serves the data now: begin the import there anew, with --merge";
-
 /// A request for one database.
 pub(super) struct Request<'a> {
     /// Which.
     pub(super) database: u32,
     /// Name first.
     pub(super) argv: Vec<&'a [u8]>,
+    /// Up to where the source's stream is carried out with it.
+    pub(super) at: Option<Origin>,
+}
+
+impl<'a> Request<'a> {
+    /// One that is not of a stream.
+    pub(super) fn new(database: u32, argv: Vec<&'a [u8]>) -> Request<'a> {
+        Request { database, argv, at: None }
+    }
 }
 
 /// How requests belong together.
@@ -53,13 +68,22 @@ pub(super) enum Together {
 pub(super) struct Hand {
     worker: Worker,
     session: Session,
-    /// The import was cancelled.
+    /// Somebody else goes on, or nobody.
     stop: Arc<AtomicBool>,
+    /// The reign in which it began: in another one, the data knows of the import what this thread does not.
+    reign: Epoch,
+    /// Where the effects of what was written here end.
+    wrote: Arc<AtomicU64>,
 }
 
 impl Hand {
-    /// For data from `source`, until `stop`.
-    pub(super) fn new(node: &Arc<Node>, source: String, stop: Arc<AtomicBool>) -> Hand {
+    /// For data from `source`, until `stop` or until `reign` is over. What was written is told in `wrote`.
+    pub(super) fn new(
+        node: &Arc<Node>,
+        source: String,
+        (stop, reign): (Arc<AtomicBool>, Epoch),
+        wrote: Arc<AtomicU64>,
+    ) -> Hand {
         // What is imported is no client's command: it is counted apart, and shown in the import's own figures.
         let counters = Arc::new(ThreadCounters::new(node.table.rows().len()));
         let lane = node.corridor.import_lane();
@@ -69,7 +93,7 @@ impl Hand {
         let mut session =
             Session::new(0, source, String::new(), now_ms(), Some(Login::new(user, policy, false, None, None)));
         session.no_touch = true;
-        Hand { worker, session, stop }
+        Hand { worker, session, stop, reign, wrote }
     }
 
     /// The node.
@@ -98,14 +122,14 @@ impl Hand {
     ) -> Result<(), Failure> {
         let mut first = 0;
         while first < requests.len() {
-            let one_step = together == Together::AsOne || is_script(&self.worker, &requests[first]);
+            let one_step = together == Together::AsOne || runs_alone(&self.worker, &requests[first]);
             let count = if together == Together::AsOne {
                 requests.len() - first
             } else if one_step {
                 1
             } else {
                 let loose = requests[first..].iter().take(REQUESTS_AT_ONCE);
-                loose.take_while(|request| !is_script(&self.worker, request)).count()
+                loose.take_while(|request| !runs_alone(&self.worker, request)).count()
             };
             let part = &requests[first..first + count];
             self.wait_until_welcome(part)?;
@@ -119,28 +143,51 @@ impl Hand {
     /// The reply to one request of our own, as a value. No key looks expired to it, so that none ends by being looked at.
     pub(super) fn ask(&mut self, database: u32, argv: &[&[u8]]) -> Result<Value, Failure> {
         let mut reply = Vec::new();
-        let request = Request { database, argv: argv.to_vec() };
+        let request = Request::new(database, argv.to_vec());
         self.run(&[request], 0, Together::Loosely, &mut |_, bytes| reply.extend_from_slice(bytes))?;
         let parsed = parse_reply(&reply, &ReplyLimits::default()).ok().flatten();
         Ok(parsed.map_or(Value::Nil, |(value, _)| value))
     }
 
-    /// Whether every member in sync has what was written here so far.
-    pub(super) fn is_replicated(&self, position: u64) -> bool {
-        let node = &self.worker.node;
-        let (_, view) = node.views.load();
-        view.group
-            .as_ref()
-            .is_none_or(|group| group.in_sync.len() <= 1 || node.replication.is_confirmed(group.epoch, position))
+    /// Has everybody who has a copy of the data know something about the import from here on.
+    pub(super) fn note(&self, mark: impl Fn(&Node) -> ImportMark) -> Result<(), Failure> {
+        loop {
+            self.wait_until_welcome(&[])?;
+            let node = &self.worker.node;
+            let _turn = node.moving.lock();
+            let _in_lane = node.corridor.enter_for_any_key(self.worker.lane);
+            let (_, view) = node.views.load();
+            if !self.may_write(&view, &self.worker.conditions(&view, &self.worker.hot())) {
+                continue;
+            }
+            node.journal.noted(&mark(node).encode_to_vec());
+            self.wrote();
+            return Ok(());
+        }
     }
 
-    /// The end of what was written here so far.
-    pub(super) fn position(&self) -> u64 {
-        self.worker.node.replication.log.position()
+    /// Changes where the import stands, here and wherever the data is.
+    pub(super) fn stand(&self, change: impl Fn(&mut Carried)) -> Result<(), Failure> {
+        self.note(|node| node.import.stand(&change))
+    }
+
+    /// Adds to what is known of it.
+    pub(super) fn add(&self, what: &What) -> Result<(), Failure> {
+        self.note(|node| {
+            let mark = ImportMark { index: node.import.index(), what: Some(what.clone()) };
+            node.import.take_in(mark.clone());
+            mark
+        })
+    }
+
+    fn wrote(&self) {
+        let log = &self.worker.node.replication.log;
+        self.wrote.store(log.position(), Ordering::Release);
+        log.tell();
     }
 
     /// Waits while clients are paused or keys must be evicted first.
-    fn wait_until_welcome(&self, requests: &[Request<'_>]) -> Result<(), Failure> {
+    pub(super) fn wait_until_welcome(&self, requests: &[Request<'_>]) -> Result<(), Failure> {
         let began = Instant::now();
         let needs_room = requests.iter().any(|request| {
             let resolved = self.worker.node.table.resolve(&request.argv);
@@ -151,13 +198,13 @@ impl Hand {
             let hot = self.worker.hot();
             let conditions = self.worker.conditions(&view, &hot);
             if self.stop.load(Ordering::Acquire) {
-                return Err(Failure::Cancelled);
+                return Err(Failure::Moved);
             }
-            if !conditions.primary {
-                return Err(Failure::Final(NOT_HERE.to_owned()));
+            if !conditions.primary || view.reign() != Some(self.reign) {
+                return Err(Failure::Moved);
             }
             let paused = self.worker.node.pause.state(now_ms()) != Paused::Nobody;
-            if !paused && may_write(&conditions) {
+            if !paused && self.may_write(&view, &conditions) {
                 if !needs_room || self.has_room(requests, &view.tenancy, &hot) {
                     return Ok(());
                 }
@@ -178,9 +225,16 @@ impl Hand {
                 note_owners(tenancy, None, keys.written(table, resolved.row, &request.argv), &mut owners);
             }
         }
+        let _turn = self.worker.node.moving.lock();
         let _in_lane = self.worker.node.corridor.enter_for_any_key(self.worker.lane);
         let claim = Claim { tenancy, writer: None, owners: &owners };
         self.worker.memory_for(hot, &claim, now_ms()) == Memory::Enough
+    }
+
+    /// Whether this node may write by itself now.
+    fn may_write(&self, view: &View, conditions: &Conditions) -> bool {
+        let enough = !conditions.few_replicas && !conditions.loading;
+        conditions.primary && view.reign() == Some(self.reign) && conditions.lease == LeaseState::InForce && enough
     }
 
     /// False: the node may not write after all, and nothing was run.
@@ -192,6 +246,8 @@ impl Hand {
         answered: &mut dyn FnMut(usize, &[u8]),
     ) -> bool {
         let node = Arc::clone(&self.worker.node);
+        // The lane is one, and other groups' data may be on its way in as well.
+        let _turn = node.moving.lock();
         let closed = one_step.then(|| node.corridor.close());
         let in_lane = (!one_step).then(|| node.corridor.enter_for_any_key(self.worker.lane));
         // Who serves the data may change until we are in the corridor, and no more while we are.
@@ -199,7 +255,7 @@ impl Hand {
         let hot = self.worker.hot();
         let lane = Lane::new(Decoder::new(hot.decoder.clone()), generation, Arc::clone(&view));
         let conditions = self.worker.conditions(&view, &hot);
-        if !may_write(&conditions) {
+        if !self.may_write(&view, &conditions) {
             return false;
         }
         if one_step {
@@ -210,27 +266,36 @@ impl Hand {
         for (index, request) in requests.iter().enumerate() {
             scratch.reply.bytes.clear();
             self.session.database = request.database;
+            // What is one step says at its end how far it brings the stream.
+            let _importing = Importing::begin(request.at.filter(|_| !one_step));
             batch.answer(&mut self.session, &lane, &Prepared::of(&self.worker, &request.argv), &mut scratch);
             answered(index, &scratch.reply.bytes);
         }
         scratch.reply.bytes.clear();
+        let reached = requests.iter().rev().find_map(|request| request.at);
+        if let Some(at) = reached {
+            node.import.reached(at);
+        }
         if one_step {
+            reached.into_iter().for_each(|at| node.journal.reached(at));
             node.journal.end_group();
         }
         // Those who waited are clients of this node: for them it is now.
         let mut batch = Batch::new(&self.worker, None, now_ms(), conditions, hot);
         batch.serve_ready(&view, None, &mut scratch);
         drop((in_lane, closed));
-        node.replication.log.tell();
+        self.wrote();
         self.session.closing = false;
         true
     }
 }
 
-/// Whether this node may write by itself now.
-fn may_write(conditions: &Conditions) -> bool {
-    let enough = !conditions.few_replicas;
-    conditions.primary && conditions.lease == LeaseState::InForce && !conditions.loading && enough
+/// Whether nobody may run beside it: it touches keys it does not name.
+fn runs_alone(worker: &Worker, request: &Request<'_>) -> bool {
+    let resolved = worker.node.table.resolve(&request.argv);
+    resolved.is_ok_and(|resolved| {
+        resolved.row.command.flags.has(Flags::WRITE) && !matches!(resolved.row.run, Run::OnKeys(_))
+    }) || is_script(worker, request)
 }
 
 fn is_script(worker: &Worker, request: &Request<'_>) -> bool {

@@ -4,7 +4,8 @@
 use super::Failure;
 use super::Job;
 use super::hand::{Hand, Request, Together, error};
-use super::run::{KeySet, too_few_databases};
+use super::keys::KeySet;
+use super::run::too_few_databases;
 use super::translate::Translation;
 use super::wire::Link;
 use keyward_engine::dump::{FileError, FileReader, NotRead, Problem, Record, Source};
@@ -133,6 +134,8 @@ impl Loading<'_> {
         let mut bytes = 0;
         while let Some(record) = reader.next().map_err(sentence)? {
             self.load_libraries(reader.take_libraries())?;
+            // Of no use here, and there may be many.
+            reader.take_import_notes();
             let Some(record) = self.wanted(record)? else { continue };
             let key = self.translation.key(&record.key);
             if let Some(met) = &mut self.met {
@@ -178,9 +181,8 @@ impl Loading<'_> {
     fn write(&mut self, records: &[Dumped]) -> Result<(), Failure> {
         let requests: Vec<Request<'_>> = records
             .iter()
-            .map(|(database, key, expires_at, payload)| Request {
-                database: *database,
-                argv: vec![b"RESTORE", key, expires_at, payload, b"REPLACE", b"ABSTTL"],
+            .map(|(database, key, expires_at, payload)| {
+                Request::new(*database, vec![b"RESTORE", key, expires_at, payload, b"REPLACE", b"ABSTTL"])
             })
             .collect();
         let mut refused = None;
@@ -202,7 +204,7 @@ impl Loading<'_> {
 
     fn load_libraries(&mut self, codes: Vec<Vec<u8>>) -> Result<(), Failure> {
         for code in codes {
-            let request = Request { database: 0, argv: vec![b"FUNCTION", b"LOAD", b"REPLACE", &code] };
+            let request = Request::new(0, vec![b"FUNCTION", b"LOAD", b"REPLACE", &code]);
             let mut refused = None;
             self.hand.run(&[request], self.now_ms, Together::Loosely, &mut |_, reply| refused = error(reply))?;
             if let Some(text) = refused {

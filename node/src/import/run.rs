@@ -1,5 +1,5 @@
-//! The life of an import on its own thread: connect, copy, follow, connect again, until somebody ends it. Which of these comes
-//! next is decided here and nowhere else.
+//! What the primary of a shard group does for an import, on a thread of its own: connect, copy, follow, connect again, until the import
+//! is over or another primary goes on. Which of these comes next is decided here and nowhere else.
 //!
 //! ```text
 //!   PSYNC ─┬─ +FULLRESYNC ─► copy ─► (a second copy: what it lacks is removed here) ─► follow ─┐
@@ -8,21 +8,21 @@
 //!   lost: wait, longer each time, then PSYNC again ◄─────────────────────────────────────────┘
 //! ```
 
-use super::follow::{From, Stream};
-use super::followed::{Followed, Sample};
+use super::carried::{Carried, existing_marks};
+use super::follow::Stream;
+use super::followed::Followed;
 use super::hand::{Hand, Together};
+use super::keys::KeySet;
 use super::load::Loading;
-use super::scan;
 use super::source::{self, Given, Place};
-use super::status::{Method, Phase, Report};
+use super::status::{Method, Phase};
 use super::translate::Translation;
-use super::wire::{Link, text};
-use super::{Asked, Failure, Job};
+use super::wire::Link;
+use super::{Failure, Job, doors, scan};
 use crate::node::{Node, now_ms};
+use crate::replication::record::Origin;
 use keyward_engine::keyspace::TenantId;
 use keyward_proto::resp::Value;
-use std::collections::HashSet;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -42,30 +42,6 @@ const ASK_EVERY: Duration = Duration::from_millis(500);
 
 /// Keys looked at in one step of our own walks.
 const WALK_KEYS: &[u8] = b"512";
-
-/// Keys, each as a number that stands for it: eight bytes and a little, however long the key. Two keys that share a number,
-/// once in some billions, may keep one that should have gone.
-#[derive(Default)]
-pub(super) struct KeySet(HashSet<u64>);
-
-impl KeySet {
-    /// What stands for a key.
-    pub(super) fn number(database: u32, key: &[u8]) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        (database, key).hash(&mut hasher);
-        hasher.finish()
-    }
-
-    /// Adds a key.
-    pub(super) fn add(&mut self, database: u32, key: &[u8]) {
-        self.0.insert(Self::number(database, key));
-    }
-
-    /// Whether it was added.
-    pub(super) fn has(&self, database: u32, key: &[u8]) -> bool {
-        self.0.contains(&Self::number(database, key))
-    }
-}
 
 /// What a source asks for that has more databases.
 pub(super) fn too_few_databases(database: u32) -> String {
@@ -136,47 +112,45 @@ pub(super) struct Run<'a> {
     pub(super) hand: Hand,
     pub(super) translation: Translation,
     /// What was here before; only with `merge`.
-    pub(super) existing: Option<KeySet>,
+    pub(super) existing: Option<Arc<KeySet>>,
     /// What passes of SCAN remember.
     pub(super) seen: scan::Memory,
-    /// The stream that can be gone on with.
-    place: Option<(String, From)>,
     /// The last time the source was heard.
     heard: Instant,
     /// The connection came as far as following, or a whole pass.
     got_on: bool,
 }
 
-/// Runs an import to its end.
+/// Does what the primary of a group does, until the import is over or another one does it.
 pub(super) fn run(node: &Arc<Node>, job: &Arc<Job>) {
-    let hand = Hand::new(node, job.options.source.to_string(), Arc::clone(&job.stop));
+    let until = (Arc::clone(&job.stop), job.reign);
+    let hand = Hand::new(node, job.options.source.to_string(), until, Arc::clone(&job.wrote));
     let translation = Translation::new(&job.options);
     let seen = scan::Memory::default();
-    let mut run =
-        Run { job, hand, translation, existing: None, seen, place: None, heard: Instant::now(), got_on: false };
-    let ended = run.live();
-    node.imports.following.store(false, Ordering::Relaxed);
-    let (phase, error) = match ended {
-        Ok(()) => (Phase::Finished, String::new()),
-        Err(Failure::Cancelled) => (Phase::Cancelled, Failure::Cancelled.to_string()),
-        Err(failure) => (Phase::Failed, failure.to_string()),
+    let mut run = Run { job, hand, translation, existing: None, seen, heard: Instant::now(), got_on: false };
+    let (index, group) = (job.import.index, node.group.0);
+    tracing::info!(source = %job.options.source, index, group, "import: at work");
+    let why = match run.live() {
+        Ok(()) | Err(Failure::Moved) => {
+            tracing::info!(source = %job.options.source, index, group, "import: over here");
+            return;
+        }
+        Err(failure) => failure.to_string(),
     };
-    match phase {
-        Phase::Failed => tracing::error!(source = %job.options.source, %error, "import failed"),
-        _ => tracing::info!(source = %job.options.source, outcome = %phase, "import ended"),
+    tracing::error!(source = %job.options.source, error = %why, "import failed");
+    // Nobody else will say so: until it is agreed on, or this node is not asked any more.
+    while !job.stop.load(Ordering::Acquire) {
+        let Some(first) = node.groups().first() else { return };
+        if let Err(error) = doors::fail(first, &job.import, why.clone(), &job.runtime) {
+            tracing::warn!(%error, "import: its end is not agreed on yet");
+            std::thread::sleep(RETRY_FIRST);
+        }
     }
-    let keys = count_keys(node);
-    job.tell(|status| {
-        status.report.iter_mut().for_each(|report| report.keys = keys);
-        (status.phase, status.error, status.ended_ms) = (phase, error, now_ms());
-    });
 }
 
 impl Run<'_> {
     fn live(&mut self) -> Result<(), Failure> {
-        if self.job.options.merge {
-            self.existing = Some(self.list_existing()?);
-        }
+        self.take_over()?;
         let mut pause = RETRY_FIRST;
         loop {
             self.got_on = false;
@@ -184,7 +158,7 @@ impl Run<'_> {
                 if self.job.tell(|status| status.method) == Method::Scan { scan::passes(self) } else { self.stream() };
             let lost = match ended {
                 Err(Failure::NoStream(said)) => {
-                    self.fall_back(&said);
+                    self.fall_back(&said)?;
                     continue;
                 }
                 Err(Failure::Lost(text)) => text,
@@ -201,19 +175,49 @@ impl Run<'_> {
                 (status.phase, status.error) = (Phase::Waiting, lost.clone());
                 status.reconnects += 1;
             });
-            // A cut-over goes on when the source is back, as long as it was to wait.
-            let asked = *self.job.asked.lock();
-            if asked.is_some_and(|asked| asked.until <= Instant::now()) {
-                self.job.refuse_cut_over(format!("the source was lost during the cut-over: {lost}"));
-            }
             self.sleep(pause)?;
             pause = (pause * 2).min(RETRY_LAST);
         }
     }
 
-    fn fall_back(&mut self, said: &str) {
-        // Nobody tells what expires any more: the passes bring expiries, and our own clock ends them.
-        self.hand.node().imports.following.store(false, Ordering::Relaxed);
+    /// Goes on where the data says that it stands, or begins.
+    fn take_over(&mut self) -> Result<(), Failure> {
+        // What was received from the last primary is carried out before this node may write.
+        self.hand.wait_until_welcome(&[])?;
+        let (job, index) = (Arc::clone(self.job), self.job.import.index);
+        let carried = self.hand.node().import.carried();
+        if carried.index == index {
+            job.tell(|status| status.restore(&carried.tally));
+            job.passes_begun.store(carried.tally.passes, Ordering::Release);
+            if let Some((_, at)) = &carried.place {
+                job.followed.begin(at.offset, carried.floor_ms);
+                job.tell(|status| status.offset = at.offset);
+            }
+            self.seen.inherit();
+            self.existing = carried.existing;
+            return Ok(());
+        }
+        let existing = job.options.merge.then(|| self.list_existing()).transpose()?;
+        let told = existing.as_ref().map(existing_marks).unwrap_or_default();
+        self.existing = existing.map(Arc::new);
+        let merges = self.existing.is_some();
+        self.hand.stand(|carried| {
+            let existing = merges.then(Arc::default);
+            *carried = Carried { index, existing, ..Carried::default() };
+        })?;
+        told.iter().try_for_each(|what| self.hand.add(what))
+    }
+
+    /// Has everybody know what was counted, and `change` besides.
+    pub(super) fn stand(&self, change: impl Fn(&mut Carried)) -> Result<(), Failure> {
+        let tally = self.job.tell(|status| status.tally());
+        self.hand.stand(|carried| {
+            carried.tally = tally.clone();
+            change(carried);
+        })
+    }
+
+    fn fall_back(&mut self, said: &str) -> Result<(), Failure> {
         tracing::warn!(source = %self.job.options.source, said, "import: the source does not let itself be followed");
         let note = format!(
             "the source does not let itself be followed ({said}): its keys are read in passes of SCAN; what changes between \
@@ -223,13 +227,15 @@ impl Run<'_> {
             status.method = Method::Scan;
             status.note(note);
         });
+        // Nobody tells what expires any more: the passes bring expiries, and our own clock ends them.
+        self.stand(|carried| (carried.follows, carried.place) = (false, None))
     }
 
     pub(super) fn sleep(&self, pause: Duration) -> Result<(), Failure> {
         let until = Instant::now() + pause;
         while Instant::now() < until {
             if self.job.stop.load(Ordering::Acquire) {
-                return Err(Failure::Cancelled);
+                return Err(Failure::Moved);
             }
             std::thread::sleep(pause.min(Duration::from_millis(20)));
         }
@@ -250,23 +256,32 @@ impl Run<'_> {
         (self.heard, self.got_on) = (Instant::now(), true);
     }
 
+    fn place(&self) -> Option<(String, Origin)> {
+        self.hand.node().import.carried().place
+    }
+
     /// One connection: what the source gives, until it is lost or the import ends.
     fn stream(&mut self) -> Result<(), Failure> {
-        let job = self.job;
-        if self.place.is_none() {
+        let job = Arc::clone(self.job);
+        let known = self.place();
+        if known.is_none() {
             job.enter(Phase::Connecting);
         }
         let mut link = source::connect(&job.options.source, &job.stop)?;
         let facts = source::facts(&mut link, &job.options.source)?;
         let clock_ms = source::clock_ms(&mut link)?;
-        let known = self.place.as_ref().map(|(id, from)| Place { id: id.clone(), offset: from.offset });
-        let given = source::follow(&mut link, known.as_ref())?;
+        let asked = known.as_ref().map(|(id, at)| Place { id: id.clone(), offset: at.offset });
+        let given = source::follow(&mut link, asked.as_ref())?;
         self.heard = Instant::now();
-        job.tell(|status| (status.error, status.keys_expected) = (String::new(), facts.keys));
-        let from = match (given, self.place.take()) {
+        job.tell(|status| {
+            (status.error, status.keys_expected) = (String::new(), facts.keys);
+            facts.remarks(&job.options).into_iter().for_each(|note| status.note(note));
+        });
+        let from = match (given, known) {
             (Given::Rest(id), Some((known, from))) => {
-                self.place = Some((id.unwrap_or(known), from));
                 tracing::info!(source = %job.options.source, offset = from.offset, "import: the stream goes on");
+                let id = id.unwrap_or(known);
+                self.stand(|carried| carried.place = Some((id.clone(), from)))?;
                 from
             }
             (Given::Rest(_), None) => {
@@ -274,10 +289,12 @@ impl Run<'_> {
             }
             (Given::Copy(place), _) => {
                 self.copy(&mut link, clock_ms)?;
-                let from = From { offset: place.offset, database: 0 };
+                let from = Origin { offset: place.offset, database: 0 };
                 job.followed.begin(place.offset, clock_ms);
                 job.tell(|status| status.offset = place.offset);
-                self.place = Some((place.id, from));
+                self.stand(|carried| {
+                    (carried.place, carried.floor_ms) = (Some((place.id.clone(), from)), clock_ms);
+                })?;
                 from
             }
         };
@@ -286,13 +303,13 @@ impl Run<'_> {
     }
 
     fn copy(&mut self, link: &mut Link, now_ms: i64) -> Result<(), Failure> {
-        let job = self.job;
-        // From here on the source says what expires.
-        self.hand.node().imports.following.store(true, Ordering::Relaxed);
+        let job = Arc::clone(self.job);
         let copies = job.tell(|status| {
             (status.phase, status.copies) = (Phase::Copying, status.copies + 1);
             status.copies
         });
+        // From here on the source says what expires.
+        self.stand(|carried| (carried.follows, carried.place) = (true, None))?;
         // Whatever an earlier copy or stream brought may be gone at the source by now.
         let mut met = (copies > 1).then(KeySet::default);
         if copies > 1 {
@@ -302,11 +319,11 @@ impl Run<'_> {
             tracing::warn!(source = %job.options.source, "import: the source gives a whole copy anew");
         }
         let (hand, translation) = (&mut self.hand, &self.translation);
-        let loaded = Loading { job, hand, translation, now_ms, met: met.as_mut() }.load(link);
+        let loaded = Loading { job: &job, hand, translation, now_ms, met: met.as_mut() }.load(link);
         self.heard = Instant::now();
         loaded?;
         if let Some(met) = met {
-            let existing = self.existing.as_ref();
+            let existing = self.existing.as_deref();
             let goes = |database: u32, key: &[u8]| {
                 !met.has(database, key) && existing.is_none_or(|existing| !existing.has(database, key))
             };
@@ -316,108 +333,20 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn follow(&mut self, link: &mut Link, from: From) -> Result<(), Failure> {
+    fn follow(&mut self, link: &mut Link, from: Origin) -> Result<(), Failure> {
         let job = Arc::clone(self.job);
-        self.hand.node().imports.following.store(true, Ordering::Relaxed);
         job.enter(Phase::Following);
         let _asking = Asking::begin(&job)?;
-        let mut stream = Stream::new(&job, &mut self.hand, &self.translation, self.existing.as_ref(), from);
-        let mut asking = None;
+        let existing = self.existing.clone();
+        let mut stream = Stream::new(&job, &mut self.hand, &self.translation, existing.as_deref(), from);
         let ended = loop {
             if let Err(failure) = stream.step(link) {
                 break Err(failure);
             }
-            match end_of_stream(&job, &stream, &mut asking) {
-                Ok(false) => {}
-                Ok(true) => break stream.acknowledge(link).or(Ok(())),
-                Err(failure) => break Err(failure),
-            }
         };
-        let place = stream.place();
-        self.place = self.place.take().zip(place).map(|((id, _), from)| (id, from));
         self.heard = Instant::now();
         ended
     }
-}
-
-/// Whether a cut-over was asked for and everything is here. `asking` is kept for the next time.
-fn end_of_stream(job: &Arc<Job>, stream: &Stream<'_>, asking: &mut Option<Link>) -> Result<bool, Failure> {
-    let Some(mut asked) = *job.asked.lock() else { return Ok(false) };
-    let now = Instant::now();
-    let paused = asked.paused_until.is_some_and(|until| now < until);
-    if asked.until <= now || asked.paused_until.is_some() && !paused {
-        job.enter(Phase::Following);
-        job.refuse_cut_over(not_reached(job, &asked));
-        return Ok(false);
-    }
-    job.enter(Phase::CuttingOver);
-    if asked.paused_until.is_none() && asked.how.pause_source_ms.is_some() {
-        match pause_source(job, &mut asked) {
-            Ok(()) => *job.asked.lock() = Some(asked),
-            Err(failure) => {
-                job.enter(Phase::Following);
-                job.refuse_cut_over(failure.to_string());
-                return Ok(false);
-            }
-        }
-    }
-    // Near enough to ask the source itself; a stream far behind is not held up by questions.
-    let Some(offset) = stream.place().map(|from| from.offset).filter(|_| job.followed.lag().0 == Some(0)) else {
-        return Ok(false);
-    };
-    let link = match asking {
-        Some(link) => link,
-        None => asking.insert(source::connect(&job.options.source, &job.stop)?),
-    };
-    let facts = source::facts(link, &job.options.source)?;
-    if facts.offset != offset {
-        job.followed.told(Sample { offset: facts.offset, source_ms: 0, at: now });
-        return Ok(false);
-    }
-    if !stream.is_replicated() {
-        return Ok(false);
-    }
-    let wanted = |database: &u32| job.options.database.is_none_or(|only| only == *database);
-    let keys = facts.databases.iter().filter(|(database, _)| wanted(database)).map(|(_, keys)| keys);
-    let left = asked.until.saturating_duration_since(Instant::now());
-    let report = Report {
-        offset,
-        source_offset: facts.offset,
-        source_keys: keys.sum(),
-        keys: 0,
-        source_paused: asked.paused_until.is_some(),
-        quiet: true,
-        took_ms: asked.how.wait.saturating_sub(left).as_millis() as u64,
-    };
-    job.tell(|status| {
-        (status.lag_bytes, status.lag_ms) = (Some(0), Some(0));
-        status.report = Some(report);
-    });
-    Ok(true)
-}
-
-fn not_reached(job: &Job, asked: &Asked) -> String {
-    let (bytes, ms) = job.followed.lag();
-    let behind = format!("{} bytes and {} ms behind", bytes.unwrap_or(0), ms.unwrap_or(0));
-    match asked.how.pause_source_ms {
-        Some(_) => format!("the end was not reached while the source was paused ({behind}); the import goes on"),
-        None => format!(
-            "the source is still written to ({behind}): stop its writers, or let --pause-source keep them waiting; the \
-             import goes on"
-        ),
-    }
-}
-
-/// Keeps the writers of the source waiting.
-pub(super) fn pause_source(job: &Arc<Job>, asked: &mut Asked) -> Result<(), Failure> {
-    let Some(ms) = asked.how.pause_source_ms else { return Ok(()) };
-    let mut link = source::connect(&job.options.source, &job.stop)?;
-    let answer = link.call(&[b"CLIENT", b"PAUSE", ms.to_string().as_bytes(), b"WRITE"])?;
-    if let Value::Error(_) = answer {
-        return Err(Failure::Final(format!("the source cannot be paused: {}", text(&answer))));
-    }
-    asked.paused_until = Some(Instant::now() + Duration::from_millis(ms));
-    Ok(())
 }
 
 /// Asks the source now and then where its stream stands, on a thread of its own; ends when dropped.
@@ -461,7 +390,7 @@ impl Run<'_> {
     /// Runs a request of our own that must succeed.
     pub(super) fn must(&mut self, database: u32, argv: &[&[u8]]) -> Result<(), Failure> {
         let mut refused = None;
-        let request = super::hand::Request { database, argv: argv.to_vec() };
+        let request = super::hand::Request::new(database, argv.to_vec());
         self.hand.run(&[request], now_ms(), Together::Loosely, &mut |_, reply| refused = super::hand::error(reply))?;
         match refused {
             None => Ok(()),

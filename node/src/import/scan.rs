@@ -4,16 +4,18 @@
 
 use super::Failure;
 use super::hand::{Request, Together, error};
+use super::keys::KeySet;
 use super::load::shown;
-use super::run::{KeySet, Run, pause_source, remove_where, too_few_databases};
+use super::run::{Run, remove_where, too_few_databases};
 use super::source;
-use super::status::{Phase, Report};
+use super::status::Phase;
 use super::wire::{Link, text};
 use crate::node::now_ms;
 use keyward_proto::resp::{Value, encode_command};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// Keys asked for by one SCAN.
@@ -41,9 +43,18 @@ pub(super) struct Memory {
     keys: HashMap<u64, Seen>,
     pass: u32,
     functions_done: bool,
+    /// What was brought before is not remembered.
+    inherits: bool,
 }
 
-/// Makes passes until a cut-over ends them.
+impl Memory {
+    /// Another primary made passes before: its first one here removes whatever the source does not have.
+    pub(super) fn inherit(&mut self) {
+        self.inherits = true;
+    }
+}
+
+/// Makes passes until the import is over.
 pub(super) fn passes(run: &mut Run<'_>) -> Result<(), Failure> {
     let job = Arc::clone(run.job);
     let mut link = source::connect(&job.options.source, &job.stop)?;
@@ -52,67 +63,33 @@ pub(super) fn passes(run: &mut Run<'_>) -> Result<(), Failure> {
     }
     let exact = !matches!(link.call(&[b"PEXPIRETIME", b"keyward"])?, Value::Error(_));
     loop {
-        let asked = *job.asked.lock();
-        let asked = match asked {
-            None => None,
-            Some(mut asked) => match pause_source(&job, &mut asked) {
-                Ok(()) => Some(asked),
-                Err(failure) => {
-                    job.refuse_cut_over(failure.to_string());
-                    None
-                }
-            },
-        };
-        job.enter(if asked.is_some() { Phase::CuttingOver } else { Phase::Scanning });
-        // Once its writers wait: a database may have got its first key just before.
+        job.hurry.store(false, Ordering::Release);
+        job.passes_begun.fetch_add(1, Ordering::AcqRel);
+        job.enter(Phase::Scanning);
+        // Once its writers wait, if somebody wants the end: a database may have got its first key just before.
         let facts = source::facts(&mut link, &job.options.source)?;
         job.tell(|status| {
             (status.error, status.keys_expected) = (String::new(), facts.keys);
             (status.keys, status.bytes) = (0, 0);
+            facts.remarks(&job.options).into_iter().for_each(|note| status.note(note));
         });
         let began = Instant::now();
         let changes = Pass { run, link: &mut link, exact, changes: 0 }.make(&facts.databases)?;
         let took = began.elapsed();
         run.gets_on();
         job.tell(|status| {
-            status.passes += 1;
+            status.passes = job.passes_begun.load(Ordering::Acquire);
             (status.pass_ms, status.pass_changes) = (took.as_millis() as u64, changes);
         });
-        // Whoever asked may have given up meanwhile.
-        let Some(asked) = asked.filter(|_| job.asked.lock().is_some()) else {
-            rest(run)?;
-            continue;
-        };
-        while !run.hand.is_replicated(run.hand.position()) && Instant::now() < asked.until {
-            run.sleep(Duration::from_millis(5))?;
-        }
-        let paused = asked.paused_until.is_some_and(|until| Instant::now() < until);
-        if paused || changes == 0 {
-            let mut report =
-                Report { source_keys: facts.keys, source_paused: paused, quiet: changes == 0, ..Report::default() };
-            report.took_ms = took.as_millis() as u64;
-            job.tell(|status| status.report = Some(report));
-            return Ok(());
-        }
-        let why = match asked.how.pause_source_ms {
-            Some(ms) => {
-                format!("a pass took {} ms and the pause was for {ms} ms: pause the source longer", took.as_millis())
-            }
-            None if Instant::now() < asked.until => continue,
-            None => format!(
-                "{changes} keys of the source changed during the last pass of {} ms: stop its writers, or let --pause-source \
-                 keep them waiting for longer than that",
-                took.as_millis()
-            ),
-        };
-        job.refuse_cut_over(why);
+        run.stand(|_| {})?;
+        rest(run)?;
     }
 }
 
 /// Waits for the next pass, or for somebody who wants to end.
 fn rest(run: &Run<'_>) -> Result<(), Failure> {
     let until = Instant::now() + REST;
-    while Instant::now() < until && run.job.asked.lock().is_none() {
+    while Instant::now() < until && !run.job.hurry.load(Ordering::Acquire) {
         run.sleep(Duration::from_millis(20))?;
     }
     Ok(())
@@ -236,7 +213,7 @@ impl Pass<'_, '_> {
         // The whole value, even if only its expiry changed: it may have ended here before the source put the end off.
         let argv: Vec<&[u8]> = vec![b"RESTORE", &here, at.as_bytes(), payload, b"REPLACE", b"ABSTTL"];
         let mut refused = None;
-        let request = Request { database, argv };
+        let request = Request::new(database, argv);
         self.run.hand.run(&[request], now_ms(), Together::Loosely, &mut |_, reply| refused = error(reply))?;
         if let Some(why) = refused {
             let kind = payload.first().copied().unwrap_or_default();
@@ -248,13 +225,16 @@ impl Pass<'_, '_> {
     /// Removes what this pass no longer saw.
     fn remove_gone(&mut self) -> Result<(), Failure> {
         let (seen, only) = (&mut self.run.seen, self.run.job.options.database);
-        let pass = seen.pass;
-        if seen.keys.values().all(|seen| seen.pass == pass) {
+        let (pass, inherits) = (seen.pass, std::mem::take(&mut seen.inherits));
+        if !inherits && seen.keys.values().all(|seen| seen.pass == pass) {
             return Ok(());
         }
-        let keys = &seen.keys;
-        let gone =
-            |database: u32, key: &[u8]| keys.get(&KeySet::number(database, key)).is_some_and(|seen| seen.pass != pass);
+        let (keys, existing) = (&seen.keys, self.run.existing.as_deref());
+        let stays = |database: u32, key: &[u8]| existing.is_some_and(|existing| existing.has(database, key));
+        let gone = |database: u32, key: &[u8]| match keys.get(&KeySet::number(database, key)) {
+            Some(seen) => seen.pass != pass,
+            None => inherits && !stays(database, key),
+        };
         let removed = remove_where(&mut self.run.hand, only, &gone)?;
         let before = seen.keys.len();
         seen.keys.retain(|_, seen| seen.pass == pass);

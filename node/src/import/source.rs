@@ -7,6 +7,7 @@ use super::{Failure, Options, SourceAddress};
 use crate::node::now_ms;
 use keyward_proto::resp::Value;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -122,7 +123,7 @@ fn loading(address: &SourceAddress) -> Failure {
 }
 
 /// Asks the source who it is.
-pub(super) fn facts(link: &mut Link, address: &SourceAddress) -> Result<Facts, Failure> {
+pub(super) fn facts(link: &mut Link, address: &impl fmt::Display) -> Result<Facts, Failure> {
     let answer = link.call(&[b"INFO"])?;
     if let Value::Error(_) = answer {
         return Err(Failure::Final(format!("{address} must allow INFO, and says: {}", text(&answer))));

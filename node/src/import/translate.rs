@@ -3,6 +3,7 @@
 
 use super::Options;
 use super::hand::Request;
+use crate::replication::record::Origin;
 use keyward_acl::KeyUse;
 use keyward_engine::table::Table;
 
@@ -18,12 +19,14 @@ pub(super) struct Owned {
     pub(super) database: u32,
     /// Name first.
     pub(super) argv: Vec<Vec<u8>>,
+    /// Up to where the source's stream is carried out with it.
+    pub(super) at: Option<Origin>,
 }
 
 impl Owned {
     /// The request in it.
     pub(super) fn request(&self) -> Request<'_> {
-        Request { database: self.database, argv: self.argv.iter().map(Vec::as_slice).collect() }
+        Request { database: self.database, argv: self.argv.iter().map(Vec::as_slice).collect(), at: self.at }
     }
 }
 
@@ -67,7 +70,7 @@ impl Translation {
                 }
             }
         }
-        Owned { database, argv: argv_here }
+        Owned { database, argv: argv_here, at: None }
     }
 }
 

@@ -154,7 +154,7 @@ impl Link {
     /// Waits a moment for more bytes; how many came.
     pub(super) fn read(&mut self) -> Result<usize, Failure> {
         if self.stop.load(Ordering::Acquire) {
-            return Err(Failure::Cancelled);
+            return Err(Failure::Moved);
         }
         let length = self.input.len();
         self.input.resize(length + READ_BYTES, 0);

@@ -182,9 +182,12 @@ impl<'a> Copier<'a> {
         let mut at = 0;
         while let Some((record, length)) = record::read(&bytes[at..]).map_err(|_| GONE.to_owned())? {
             match record {
-                Record::Begin | Record::End => {}
+                Record::Begin | Record::End | Record::Reached(_) | Record::Noted(_) => {}
                 Record::Removed(space, key) => self.note_key(space, key),
-                Record::Command(space, argv) => self.note_command(space, &argv)?,
+                Record::Imported(_, true, space, argv) => argv.iter().for_each(|key| self.note_key(space, key)),
+                Record::Command(space, argv) | Record::Imported(_, false, space, argv) => {
+                    self.note_command(space, &argv)?;
+                }
             }
             at += length;
         }

@@ -117,7 +117,11 @@ fn make(node: &Node, said: &Feed<Said>) -> io::Result<u64> {
         let epoch = history.epoch().0;
         *begin.lock() = Some(Said::Begin(position, history, pinned));
         // No script runs now, so the machine is free.
-        Besides { stand: Stand { epoch, position }, libraries: node.scripts.library_codes() }
+        Besides {
+            stand: Stand { epoch, position },
+            libraries: node.scripts.library_codes(),
+            import: node.import.notes(),
+        }
     };
     // What has expired and is still there is part of it: effects may yet speak of it, as those of an import do.
     let written = writer::write_to(&node.shards, 0, at_once, |bytes| {
@@ -186,5 +190,6 @@ pub(super) fn load(node: &Node, pieces: Pieces) -> Result<Loaded, String> {
     let loaded = reader::load_from(&node.shards, pieces, "the copy", &wanted)?;
     node.shards.count_used_bytes();
     node.scripts.replace_codes(&loaded.libraries)?;
+    node.import.restore(&loaded.import)?;
     Ok(loaded)
 }

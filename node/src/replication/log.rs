@@ -226,6 +226,27 @@ impl Log {
         drop(garbage);
     }
 
+    /// Appends one record that is already spelled. The caller holds the locks of what it concerns.
+    pub fn append_spelled(&self, record: Vec<u8>) {
+        let mut held = self.held.lock();
+        if held.step == Step::Announced {
+            held.extend(&record::mark(true));
+            held.step = Step::Begun;
+        }
+        if record.len() > CHUNK_BYTES {
+            held.push(record)
+        } else {
+            held.extend(&record)
+        }
+        if held.step == Step::None {
+            held.whole = held.end;
+            self.whole.store(held.end, Ordering::Release);
+        }
+        let garbage = std::mem::take(&mut held.garbage);
+        drop(held);
+        drop(garbage);
+    }
+
     /// Appends the records of one step. The caller is alone with the keys they concern.
     pub fn append_step(&self, records: &[u8]) {
         let mut held = self.held.lock();

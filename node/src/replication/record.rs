@@ -3,10 +3,20 @@
 //! ```text
 //!   u32 length of what follows │ u8 kind │ tenant │ database │ count of words │ each word: its length, its bytes
 //! ```
-//! Numbers without a width are variable-length (LEB128). Beginnings and ends of steps have a kind and nothing else. It knows
+//! What came from a source that is followed says before all that up to where that source's stream was carried out with it: whoever
+//! has the record has both. Numbers without a width are variable-length (LEB128). Beginnings and ends of steps have a kind and nothing else. It knows
 //! no command.
 
 use keyward_engine::keyspace::{SpaceId, TenantId};
+
+/// A place in the stream of a source whose data moves in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// Everything up to there.
+    pub offset: u64,
+    /// What comes next is for this database.
+    pub database: u32,
+}
 
 /// What a record says.
 #[derive(Debug, PartialEq, Eq)]
@@ -15,6 +25,12 @@ pub enum Record<'a> {
     Command(SpaceId, Vec<&'a [u8]>),
     /// This key is gone: it expired, or was evicted.
     Removed(SpaceId, &'a [u8]),
+    /// Do this (`true`: this key is gone); with it the source's stream is carried out up to there.
+    Imported(Origin, bool, SpaceId, Vec<&'a [u8]>),
+    /// The source's stream is carried out up to there, as far as it concerns this group.
+    Reached(Origin),
+    /// What is to be known of an import from here on.
+    Noted(&'a [u8]),
     /// What follows, up to the end, is one step.
     Begin,
     /// The step is complete.
@@ -25,6 +41,9 @@ const COMMAND: u8 = 1;
 const REMOVED: u8 = 2;
 const BEGIN: u8 = 3;
 const END: u8 = 4;
+const IMPORTED: u8 = 5;
+const REACHED: u8 = 6;
+const NOTED: u8 = 7;
 
 /// Words of one command at most: more than any request may have.
 const WORDS_MAX: u64 = 1 << 24;
@@ -69,6 +88,53 @@ pub fn write<'w>(
     }
 }
 
+fn whole(body: &[u8]) -> Vec<u8> {
+    let mut out = (body.len() as u32).to_le_bytes().to_vec();
+    out.extend_from_slice(body);
+    out
+}
+
+fn origin(kind: u8, origin: Origin) -> Vec<u8> {
+    let mut body = vec![kind];
+    varint(&mut body, origin.offset);
+    varint(&mut body, u64::from(origin.database));
+    body
+}
+
+/// The record of what came from a source, as [`write`] takes it.
+pub fn imported<'w>(
+    from: Origin,
+    removed: bool,
+    space: SpaceId,
+    words: impl Iterator<Item = &'w [u8]> + Clone,
+) -> Vec<u8> {
+    let mut out = vec![0; 4];
+    out.append(&mut origin(IMPORTED, from));
+    let (inner, size) = (out.len(), size(space, words.clone()));
+    write(&mut out, size, removed, space, words);
+    // The length is the whole record's.
+    out.drain(inner..inner + 4);
+    let length = (out.len() - 4) as u32;
+    out[..4].copy_from_slice(&length.to_le_bytes());
+    out
+}
+
+/// The record of a place that was reached.
+pub fn reached(at: Origin) -> Vec<u8> {
+    whole(&origin(REACHED, at))
+}
+
+/// The record of what is to be known of an import.
+pub fn noted(note: &[u8]) -> Vec<u8> {
+    whole(&[&[NOTED], note].concat())
+}
+
+fn take_origin(bytes: &mut &[u8]) -> Result<Origin, Damaged> {
+    let offset = take_varint(bytes)?;
+    let database = u32::try_from(take_varint(bytes)?).map_err(|_| Damaged)?;
+    Ok(Origin { offset, database })
+}
+
 /// The first record of `bytes` and its length; `None` if it is not all there yet.
 pub fn read(bytes: &[u8]) -> Result<Option<(Record<'_>, usize)>, Damaged> {
     let Some(head) = bytes.first_chunk::<4>() else { return Ok(None) };
@@ -79,29 +145,52 @@ pub fn read(bytes: &[u8]) -> Result<Option<(Record<'_>, usize)>, Damaged> {
         BEGIN if rest.is_empty() => Record::Begin,
         END if rest.is_empty() => Record::End,
         COMMAND | REMOVED => {
-            let tenant = u32::try_from(take_varint(&mut rest)?).map_err(|_| Damaged)?;
-            let database = u32::try_from(take_varint(&mut rest)?).map_err(|_| Damaged)?;
-            let space = SpaceId { tenant: TenantId(tenant), database };
-            let count = take_varint(&mut rest)?;
-            if count == 0 || count > WORDS_MAX || count > rest.len() as u64 {
-                return Err(Damaged);
-            }
-            let mut words = Vec::with_capacity(count as usize);
-            for _ in 0..count {
-                let length = usize::try_from(take_varint(&mut rest)?).map_err(|_| Damaged)?;
-                let (word, after) = rest.split_at_checked(length).ok_or(Damaged)?;
-                words.push(word);
-                rest = after;
-            }
-            match (rest.is_empty(), *kind, words.as_slice()) {
-                (true, REMOVED, [key]) => Record::Removed(space, key),
-                (true, COMMAND, _) => Record::Command(space, words),
+            let (space, words) = take_words(rest)?;
+            match (*kind, words.as_slice()) {
+                (REMOVED, [key]) => Record::Removed(space, key),
+                (COMMAND, _) => Record::Command(space, words),
                 _ => return Err(Damaged),
             }
         }
+        IMPORTED => {
+            let from = take_origin(&mut rest)?;
+            let (inner, rest) = rest.split_first().ok_or(Damaged)?;
+            let (space, words) = take_words(rest)?;
+            match (*inner, words.len()) {
+                (REMOVED, 1) | (COMMAND, _) => Record::Imported(from, *inner == REMOVED, space, words),
+                _ => return Err(Damaged),
+            }
+        }
+        REACHED => {
+            let at = take_origin(&mut rest)?;
+            if !rest.is_empty() {
+                return Err(Damaged);
+            }
+            Record::Reached(at)
+        }
+        NOTED => Record::Noted(rest),
         _ => return Err(Damaged),
     };
     Ok(Some((record, 4 + length)))
+}
+
+/// Whose keys, and the words; nothing may follow.
+fn take_words(mut rest: &[u8]) -> Result<(SpaceId, Vec<&[u8]>), Damaged> {
+    let tenant = u32::try_from(take_varint(&mut rest)?).map_err(|_| Damaged)?;
+    let database = u32::try_from(take_varint(&mut rest)?).map_err(|_| Damaged)?;
+    let space = SpaceId { tenant: TenantId(tenant), database };
+    let count = take_varint(&mut rest)?;
+    if count == 0 || count > WORDS_MAX || count > rest.len() as u64 {
+        return Err(Damaged);
+    }
+    let mut words = Vec::with_capacity(count as usize);
+    for _ in 0..count {
+        let length = usize::try_from(take_varint(&mut rest)?).map_err(|_| Damaged)?;
+        let (word, after) = rest.split_at_checked(length).ok_or(Damaged)?;
+        words.push(word);
+        rest = after;
+    }
+    if rest.is_empty() { Ok((space, words)) } else { Err(Damaged) }
 }
 
 fn varint_size(value: u64) -> usize {
@@ -151,21 +240,31 @@ mod tests {
         assert_eq!(read(&bytes), Ok(Some((Record::Command(SPACE, words.to_vec()), bytes.len()))));
         let bytes = written(true, &[b"key"]);
         assert_eq!(read(&bytes), Ok(Some((Record::Removed(SPACE, b"key"), bytes.len()))));
+        let from = Origin { offset: 1 << 40, database: 9 };
+        for (removed, words) in [(false, &words[..]), (true, &words[..1])] {
+            let bytes = imported(from, removed, SPACE, words.iter().copied());
+            let record = Record::Imported(from, removed, SPACE, words.to_vec());
+            assert_eq!(read(&bytes), Ok(Some((record, bytes.len()))));
+        }
+        assert_eq!(read(&reached(from)), Ok(Some((Record::Reached(from), reached(from).len()))));
+        assert_eq!(read(&noted(b"note")), Ok(Some((Record::Noted(b"note"), 9))));
         assert_eq!(read(&mark(true)), Ok(Some((Record::Begin, 5))));
         assert_eq!(read(&mark(false)), Ok(Some((Record::End, 5))));
     }
 
     #[test]
     fn half_a_record_is_awaited_and_a_wrong_one_is_refused() {
-        let bytes = written(false, &[b"DEL", b"a", b"b"]);
-        for cut in 0..bytes.len() {
-            assert_eq!(read(&bytes[..cut]), Ok(None), "{cut}");
-        }
-        for at in 4..bytes.len() {
-            let mut wrong = bytes.clone();
-            wrong[at] = wrong[at].wrapping_add(0x55);
-            // Whatever it says then, reading it ends.
-            let _ = read(&wrong);
+        let (from, words): (_, [&[u8]; 3]) = (Origin { offset: 300, database: 1 }, [b"DEL", b"a", b"b"]);
+        for bytes in [written(false, &words), imported(from, false, SPACE, words.into_iter()), reached(from)] {
+            for cut in 0..bytes.len() {
+                assert_eq!(read(&bytes[..cut]), Ok(None), "{cut}");
+            }
+            for at in 4..bytes.len() {
+                let mut wrong = bytes.clone();
+                wrong[at] = wrong[at].wrapping_add(0x55);
+                // Whatever it says then, reading it ends.
+                let _ = read(&wrong);
+            }
         }
         assert_eq!(read(&[1, 0, 0, 0, 9]), Err(Damaged));
         assert_eq!(read(&[0, 0, 0, 0]), Err(Damaged));

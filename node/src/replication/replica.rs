@@ -335,6 +335,16 @@ impl Applier {
                 Record::End => closed = None,
                 Record::Removed(space, key) => self.run(space, &[b"DEL", key])?,
                 Record::Command(space, argv) => self.run(space, &argv)?,
+                Record::Imported(from, removed, space, argv) => {
+                    if removed {
+                        self.run(space, &[b"DEL", argv[0]])?
+                    } else {
+                        self.run(space, &argv)?
+                    }
+                    node.import.reached(from);
+                }
+                Record::Reached(at) => node.import.reached(at),
+                Record::Noted(note) => node.import.noted(note).map_err(io::Error::other)?,
             }
             step = &step[length..];
         }

@@ -48,6 +48,8 @@ pub struct Loaded {
     pub expired: u64,
     /// The texts of the libraries of functions.
     pub libraries: Vec<Vec<u8>>,
+    /// What is known of an import.
+    pub import: Vec<Vec<u8>>,
     /// Where in the stream of effects it was made.
     pub stand: Stand,
     /// There is more in the file, behind the damage.
@@ -135,6 +137,7 @@ pub fn load_from(shards: &Shards, source: impl Source, name: &str, wanted: &Want
             Err(error) => return Err(hint(error)),
         };
         loaded.libraries.append(&mut reader.take_libraries());
+        loaded.import.append(&mut reader.take_import_notes());
         loaded.stand = stand(&reader);
         if record.space.database >= databases {
             let database = record.space.database;
@@ -148,6 +151,7 @@ pub fn load_from(shards: &Shards, source: impl Source, name: &str, wanted: &Want
         target.put(record);
     }
     loaded.libraries.append(&mut reader.take_libraries());
+    loaded.import.append(&mut reader.take_import_notes());
     loaded.stand = stand(&reader);
     let skipped = reader.skipped();
     if skipped.module_notes + skipped.empty > 0 {

@@ -86,6 +86,8 @@ pub struct Besides {
     pub stand: Stand,
     /// The texts of the libraries of functions.
     pub libraries: Vec<Vec<u8>>,
+    /// What is known of an import.
+    pub import: Vec<Vec<u8>>,
 }
 
 /// Writes one moment of all keys as a file, piece by piece, into `sink`.
@@ -235,6 +237,7 @@ fn begin(out: &mut Vec<u8>, sizes: &Sizes, now_ms: UnixMillis, besides: &Besides
     let notes = [version, ("redis-bits", "64"), ("ctime", &seconds), stand[0], stand[1]];
     dump::begin(out, fields_expire, &notes);
     dump::libraries(out, &besides.libraries);
+    dump::import_notes(out, &besides.import);
     for (database, (keys, expiring)) in sizes {
         dump::sizes(out, *database, *keys, *expiring);
     }

@@ -812,7 +812,7 @@ pub struct PrefixChange {
 }
 /// It has begun.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StartImportResponse {
     /// As it begins.
     #[prost(message, optional, tag = "1")]
@@ -824,7 +824,7 @@ pub struct StartImportResponse {
 pub struct GetImportRequest {}
 /// The last import.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GetImportResponse {
     /// As it is.
     #[prost(message, optional, tag = "1")]
@@ -846,7 +846,7 @@ pub struct FinishImportRequest {
 }
 /// It has ended, and the source can be left.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct FinishImportResponse {
     /// As it ended.
     #[prost(message, optional, tag = "1")]
@@ -858,7 +858,7 @@ pub struct FinishImportResponse {
 pub struct CancelImportRequest {}
 /// It has ended.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CancelImportResponse {
     /// As it ended.
     #[prost(message, optional, tag = "1")]
@@ -866,7 +866,7 @@ pub struct CancelImportResponse {
 }
 /// An import and how far it is.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Import {
     /// The node that imports.
     #[prost(uint64, tag = "1")]
@@ -950,6 +950,102 @@ pub struct Import {
     /// What the cut-over found.
     #[prost(message, optional, tag = "27")]
     pub report: ::core::option::Option<ImportReport>,
+    /// What each shard group's primary has of it, where there are several.
+    #[prost(message, repeated, tag = "28")]
+    pub parts: ::prost::alloc::vec::Vec<ImportPart>,
+}
+/// What one shard group has of an import.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImportPart {
+    /// The group.
+    #[prost(uint32, tag = "1")]
+    pub group: u32,
+    /// The node that serves it.
+    #[prost(uint64, tag = "2")]
+    pub node_id: u64,
+    /// As of the whole import.
+    #[prost(string, tag = "3")]
+    pub phase: ::prost::alloc::string::String,
+    /// Why it waits.
+    #[prost(string, tag = "4")]
+    pub error: ::prost::alloc::string::String,
+    /// The offset in the source's stream up to which this group has what is its.
+    #[prost(uint64, tag = "5")]
+    pub offset: u64,
+    /// Bytes of the stream that are still to come, as far as known.
+    #[prost(uint64, optional, tag = "6")]
+    pub lag_bytes: ::core::option::Option<u64>,
+    /// Keys of the source it got by the copy or pass under way, or by the last one.
+    #[prost(uint64, tag = "7")]
+    pub keys: u64,
+    /// Commands of the stream it carried out.
+    #[prost(uint64, tag = "8")]
+    pub commands: u64,
+    /// Whole copies begun.
+    #[prost(uint32, tag = "9")]
+    pub copies: u32,
+}
+/// What does a node do for an import?
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImportPartsRequest {
+    /// Which import.
+    #[prost(uint64, tag = "1")]
+    pub index: u64,
+    /// Somebody waits for its end.
+    #[prost(bool, tag = "2")]
+    pub hurry: bool,
+}
+/// What a node does for an import: one part for each shard group that it serves.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ImportPartsResponse {
+    /// They.
+    #[prost(message, repeated, tag = "1")]
+    pub parts: ::prost::alloc::vec::Vec<ImportPartAnswer>,
+}
+/// What a node does for an import as primary of one shard group.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ImportPartAnswer {
+    /// The group.
+    #[prost(uint32, tag = "1")]
+    pub group: u32,
+    /// How far it is, as if there were no other.
+    #[prost(message, optional, tag = "2")]
+    pub import: ::core::option::Option<Import>,
+    /// Every copy in sync has what was carried out.
+    #[prost(bool, tag = "3")]
+    pub replicated: bool,
+    /// Passes of SCAN that were begun.
+    #[prost(uint32, tag = "4")]
+    pub passes_begun: u32,
+    /// Keys the group has now.
+    #[prost(uint64, tag = "5")]
+    pub keys_here: u64,
+}
+/// What does the source of an import want to know of whoever comes?
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImportCredentialsRequest {
+    /// Which import.
+    #[prost(uint64, tag = "1")]
+    pub index: u64,
+}
+/// What nodes keep in memory for the source of an import.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImportCredentialsResponse {
+    /// The node knows it.
+    #[prost(bool, tag = "1")]
+    pub known: bool,
+    /// The password; empty for none.
+    #[prost(string, tag = "2")]
+    pub password: ::prost::alloc::string::String,
+    /// The authorities that may have signed its certificate, PEM.
+    #[prost(bytes = "vec", tag = "3")]
+    pub tls_authorities: ::prost::alloc::vec::Vec<u8>,
 }
 /// What a cut-over found at its end.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -1306,7 +1402,7 @@ pub struct UserStanding {
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct NodeQuestion {
     /// One of them.
-    #[prost(oneof = "node_question::Question", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "node_question::Question", tags = "1, 2, 3, 4, 5, 6")]
     pub question: ::core::option::Option<node_question::Question>,
 }
 /// Nested message and enum types in `NodeQuestion`.
@@ -1327,6 +1423,12 @@ pub mod node_question {
         /// How this user looks there.
         #[prost(message, tag = "4")]
         Standing(super::DiagnoseRequest),
+        /// What it does for an import.
+        #[prost(message, tag = "5")]
+        ImportParts(super::ImportPartsRequest),
+        /// The credentials for the source of an import.
+        #[prost(message, tag = "6")]
+        ImportCredentials(super::ImportCredentialsRequest),
     }
 }
 /// What it answers, about itself alone.
@@ -1334,7 +1436,7 @@ pub mod node_question {
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NodeAnswer {
     /// One of them.
-    #[prost(oneof = "node_answer::Answer", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "node_answer::Answer", tags = "1, 2, 3, 4, 5, 6")]
     pub answer: ::core::option::Option<node_answer::Answer>,
 }
 /// Nested message and enum types in `NodeAnswer`.
@@ -1355,6 +1457,12 @@ pub mod node_answer {
         /// How the user looks.
         #[prost(message, tag = "4")]
         Standing(super::UserStanding),
+        /// What it does for the import.
+        #[prost(message, tag = "5")]
+        ImportParts(super::ImportPartsResponse),
+        /// The credentials, if it has them.
+        #[prost(message, tag = "6")]
+        ImportCredentials(super::ImportCredentialsResponse),
     }
 }
 /// What a node does in the control group.

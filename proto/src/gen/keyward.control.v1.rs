@@ -630,7 +630,7 @@ pub struct StampedChange {
     pub request: ::prost::alloc::vec::Vec<u8>,
     #[prost(
         oneof = "stamped_change::Change",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 30, 31"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 30, 31, 32"
     )]
     pub change: ::core::option::Option<stamped_change::Change>,
 }
@@ -668,6 +668,8 @@ pub mod stamped_change {
         ChangeTenant(super::ChangeTenant),
         #[prost(message, tag = "31")]
         ChangeMove(super::ChangeMove),
+        #[prost(message, tag = "32")]
+        ChangeImport(super::ChangeImport),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -937,7 +939,7 @@ pub struct NodeAdded {
 pub struct Refusal {
     #[prost(
         oneof = "refusal::Reason",
-        tags = "1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 12, 13, 20, 21"
+        tags = "1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 12, 13, 20, 21, 22"
     )]
     pub reason: ::core::option::Option<refusal::Reason>,
 }
@@ -974,6 +976,9 @@ pub mod refusal {
         /// Why nothing is moved: a sentence.
         #[prost(string, tag = "21")]
         NotMoved(::prost::alloc::string::String),
+        /// Why nothing is imported: a sentence.
+        #[prost(string, tag = "22")]
+        NotImported(::prost::alloc::string::String),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1077,6 +1082,9 @@ pub struct StateRecord {
     /// How often keys were handed over to another group.
     #[prost(uint64, tag = "24")]
     pub hand_overs: u64,
+    /// Another server's data on its way in, or the last time that was so.
+    #[prost(message, optional, tag = "25")]
+    pub last_import: ::core::option::Option<ImportRecord>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TenantRecord {
@@ -1214,6 +1222,102 @@ pub mod move_record {
         #[prost(message, tag = "9")]
         Done(super::Blank),
     }
+}
+/// Another server's data moves in.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ImportRecord {
+    /// The entry that began it.
+    #[prost(uint64, tag = "1")]
+    pub index: u64,
+    #[prost(uint64, tag = "2")]
+    pub at_unix_ms: u64,
+    #[prost(message, optional, tag = "3")]
+    pub plan: ::core::option::Option<ImportPlan>,
+    /// Unset while it runs.
+    #[prost(message, optional, tag = "4")]
+    pub ended: ::core::option::Option<ImportEnd>,
+}
+/// From where and how. The credentials for the source are no part of it: nodes keep them in memory.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ImportPlan {
+    #[prost(string, tag = "1")]
+    pub host: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub port: u32,
+    /// Empty: nobody in particular.
+    #[prost(string, tag = "3")]
+    pub user: ::prost::alloc::string::String,
+    /// There is a password, or there are authorities for TLS, which nodes tell each other.
+    #[prost(bool, tag = "4")]
+    pub has_credentials: bool,
+    #[prost(bool, tag = "5")]
+    pub tls: bool,
+    /// What the source said it is.
+    #[prost(string, tag = "7")]
+    pub server: ::prost::alloc::string::String,
+    /// Only this database.
+    #[prost(uint32, optional, tag = "8")]
+    pub database: ::core::option::Option<u32>,
+    #[prost(message, repeated, tag = "9")]
+    pub prefixes: ::prost::alloc::vec::Vec<ImportPrefix>,
+    #[prost(bool, tag = "10")]
+    pub merge: bool,
+    #[prost(bool, tag = "11")]
+    pub scan: bool,
+}
+/// Keys that begin with the one are kept under the other.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImportPrefix {
+    #[prost(bytes = "vec", tag = "1")]
+    pub from: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub to: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImportEnd {
+    #[prost(uint64, tag = "1")]
+    pub at_unix_ms: u64,
+    /// How it was then: a keyward.admin.v1.Import, or empty.
+    #[prost(bytes = "vec", tag = "5")]
+    pub told: ::prost::alloc::vec::Vec<u8>,
+    #[prost(oneof = "import_end::How", tags = "2, 3, 4")]
+    pub how: ::core::option::Option<import_end::How>,
+}
+/// Nested message and enum types in `ImportEnd`.
+pub mod import_end {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum How {
+        #[prost(message, tag = "2")]
+        Finished(super::Blank),
+        #[prost(message, tag = "3")]
+        Cancelled(super::Blank),
+        /// Why.
+        #[prost(string, tag = "4")]
+        Failed(::prost::alloc::string::String),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ChangeImport {
+    #[prost(oneof = "change_import::Step", tags = "1, 2")]
+    pub step: ::core::option::Option<change_import::Step>,
+}
+/// Nested message and enum types in `ChangeImport`.
+pub mod change_import {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Step {
+        #[prost(message, tag = "1")]
+        Begin(super::ImportPlan),
+        #[prost(message, tag = "2")]
+        End(super::EndImport),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EndImport {
+    /// Which import.
+    #[prost(uint64, tag = "1")]
+    pub index: u64,
+    #[prost(message, optional, tag = "2")]
+    pub end: ::core::option::Option<ImportEnd>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ChangeMove {

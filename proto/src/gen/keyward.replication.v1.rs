@@ -136,3 +136,107 @@ pub struct Ack {
     #[prost(uint64, tag = "3")]
     pub seen_ms: u64,
 }
+/// How far another server's data is that moves in, as of the place in the stream where this stands. A replica that becomes primary
+/// goes on from there.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImportMark {
+    /// Which import: the entry that began it.
+    #[prost(uint64, tag = "1")]
+    pub index: u64,
+    #[prost(oneof = "import_mark::What", tags = "2, 3, 4")]
+    pub what: ::core::option::Option<import_mark::What>,
+}
+/// Nested message and enum types in `ImportMark`.
+pub mod import_mark {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum What {
+        /// Instead of whatever was known before.
+        #[prost(message, tag = "2")]
+        Stand(super::ImportStand),
+        /// More keys that were here before it began: eight bytes stand for each.
+        #[prost(bytes, tag = "3")]
+        Existing(::prost::bytes::Bytes),
+        /// A key whose value is newer than the rest.
+        #[prost(message, tag = "4")]
+        Ahead(super::ImportAhead),
+    }
+}
+/// Where an import stands.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImportStand {
+    /// The source says what expires.
+    #[prost(bool, tag = "1")]
+    pub follows: bool,
+    /// Up to where the source's stream was carried out; unset while no stream can be gone on with.
+    #[prost(message, optional, tag = "2")]
+    pub place: ::core::option::Option<ImportPlace>,
+    /// Nothing that is yet to come ran at the source before: milliseconds since 1970.
+    #[prost(int64, tag = "3")]
+    pub floor_ms: i64,
+    /// What was counted until now.
+    #[prost(message, optional, tag = "4")]
+    pub tally: ::core::option::Option<ImportTally>,
+    /// There are keys from before that stay.
+    #[prost(bool, tag = "5")]
+    pub keeps_existing: bool,
+}
+/// A place in the stream of a source.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImportPlace {
+    /// Whose stream.
+    #[prost(string, tag = "1")]
+    pub stream: ::prost::alloc::string::String,
+    /// Everything up to there.
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
+    /// What comes next is for this database.
+    #[prost(uint32, tag = "3")]
+    pub database: u32,
+}
+/// A key that was fetched by itself.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImportAhead {
+    #[prost(uint32, tag = "1")]
+    pub database: u32,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub key: ::prost::bytes::Bytes,
+    /// What the stream says of it up to there is in it already.
+    #[prost(uint64, tag = "3")]
+    pub offset: u64,
+}
+/// What an import counts.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImportTally {
+    #[prost(bool, tag = "1")]
+    pub scans: bool,
+    #[prost(uint64, tag = "2")]
+    pub keys: u64,
+    #[prost(uint64, tag = "3")]
+    pub keys_expected: u64,
+    #[prost(uint64, tag = "4")]
+    pub bytes: u64,
+    #[prost(uint64, optional, tag = "5")]
+    pub bytes_expected: ::core::option::Option<u64>,
+    #[prost(uint64, tag = "6")]
+    pub commands: u64,
+    #[prost(uint64, tag = "7")]
+    pub stream_bytes: u64,
+    #[prost(uint32, tag = "8")]
+    pub copies: u32,
+    #[prost(uint32, tag = "9")]
+    pub passes: u32,
+    #[prost(uint64, tag = "10")]
+    pub pass_ms: u64,
+    #[prost(uint64, tag = "11")]
+    pub pass_changes: u64,
+    #[prost(uint32, tag = "12")]
+    pub reconnects: u32,
+    #[prost(uint64, tag = "13")]
+    pub removed: u64,
+    #[prost(uint64, tag = "14")]
+    pub problems: u64,
+    #[prost(string, repeated, tag = "15")]
+    pub problem_texts: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "16")]
+    pub notes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}

@@ -1,4 +1,5 @@
-//! `keywardctl import`: another server's data moves in. The URL of the source is read here; the node gets its parts.
+//! `keywardctl import`: another server's data moves in. The URL of the source is read here; the node, whichever it is, gets its
+//! parts.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,7 +11,7 @@ use keyward_client::{AdminClient, ClientError};
 use keyward_proto::admin as pb;
 
 use crate::output::{Table, print, printable, size, time};
-use crate::run::{Screen, data_node};
+use crate::run::Screen;
 
 /// Between two looks at an import.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -23,6 +24,8 @@ const CALL_EXTRA: Duration = Duration::from_secs(15);
 ///   keywardctl import redis://user@old-host:6379      copy, then follow its writes
 ///   keywardctl import status                          how far, how far behind
 ///   keywardctl import cut-over --pause-source 3000    everything is here: point the applications at Keyward
+///
+/// Any node will do. The import goes on when another node comes to serve the data.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct ImportArguments {
@@ -107,14 +110,13 @@ pub async fn run(client: &AdminClient, screen: &Screen, arguments: &ImportArgume
         None => Some(request(&arguments.start)?),
         Some(_) => None,
     };
-    let client = data_node(client, None).await?;
     match &arguments.command {
         None => {
             let begun = client.start_import(request.unwrap_or_default()).await?;
             if arguments.start.detach {
                 return screen.show(&begun, || text(&begun));
             }
-            watch(&client, screen, |import| {
+            watch(client, screen, |import| {
                 matches!(import.phase.as_str(), "following" | "scanning") && import.copies + import.passes > 0
             })
             .await
@@ -123,7 +125,7 @@ pub async fn run(client: &AdminClient, screen: &Screen, arguments: &ImportArgume
             let import = client.import().await?;
             screen.show(&import, || text(&import))
         }
-        Some(ImportCommand::Status { follow: true }) => watch(&client, screen, |_| false).await,
+        Some(ImportCommand::Status { follow: true }) => watch(client, screen, |_| false).await,
         Some(ImportCommand::CutOver { pause_source, wait, despite_problems }) => {
             let pause_ms = pause_source.unwrap_or(0);
             let ended = client.finish_import(wait * 1000, pause_ms, *despite_problems).await?;
@@ -309,6 +311,12 @@ fn text(import: &pb::Import) -> String {
         let reached = if import.method == "scan" { "by a last pass".to_owned() } else { offsets };
         table.row(&["cut over", &format!("{reached}{paused}, in {} ms", report.took_ms)]);
         table.row(&["keys", &format!("{} at the source, {} here", report.source_keys, report.keys)]);
+    }
+    for part in &import.parts {
+        let behind = part.lag_bytes.map(|bytes| format!(", {} behind", size(bytes))).unwrap_or_default();
+        let told =
+            format!("node {}: {}, {} keys, {} commands{behind}", part.node_id, part.phase, part.keys, part.commands);
+        table.row(&[&format!("group {}", part.group), &told]);
     }
     for problem in &import.problem_texts {
         table.row(&["problem", problem]);

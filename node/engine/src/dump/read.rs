@@ -3,7 +3,8 @@
 
 use super::source::{Reader, Source};
 use super::{
-    Checksum, EPOCH_FIELD, LIBRARY_FIELD, POSITION_FIELD, Problem, SPACE_FIELD, is_known, kind, opcode, values,
+    Checksum, EPOCH_FIELD, IMPORT_FIELD, LIBRARY_FIELD, POSITION_FIELD, Problem, SPACE_FIELD, is_known, kind, opcode,
+    values,
 };
 use crate::dict::{NewValue, ValueRef};
 use crate::keyspace::{SpaceId, TenantId, UnixMillis};
@@ -105,6 +106,7 @@ pub struct FileReader<'l, S> {
     inner: Option<Inner>,
     skipped: Skipped,
     libraries: Vec<Vec<u8>>,
+    import_notes: Vec<Vec<u8>>,
     epoch: u64,
     position: u64,
     version: u32,
@@ -117,7 +119,7 @@ impl<'l, S: Source> FileReader<'l, S> {
         let mut reader = Reader::new(source);
         let version = head(&mut reader).map_err(|problem| FileError { offset: 0, key: None, problem })?;
         let (space, skipped) = (SpaceId::default(), Skipped::default());
-        let libraries = Vec::new();
+        let (libraries, import_notes) = (Vec::new(), Vec::new());
         Ok(FileReader {
             reader,
             limits,
@@ -125,6 +127,7 @@ impl<'l, S: Source> FileReader<'l, S> {
             inner: None,
             skipped,
             libraries,
+            import_notes,
             epoch: 0,
             position: 0,
             version,
@@ -155,6 +158,11 @@ impl<'l, S: Source> FileReader<'l, S> {
     /// What was met so far and is not kept.
     pub fn skipped(&self) -> Skipped {
         self.skipped
+    }
+
+    /// Takes what is known of an import, as far as it was met.
+    pub fn take_import_notes(&mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.import_notes)
     }
 
     /// Takes the texts of the libraries of functions that were met so far.
@@ -210,6 +218,8 @@ impl<'l, S: Source> FileReader<'l, S> {
                     self.position = number();
                 } else if name == LIBRARY_FIELD {
                     self.libraries.push(value);
+                } else if name == IMPORT_FIELD {
+                    self.import_notes.push(value);
                 } else if name == SPACE_FIELD {
                     self.inner = Some(inner(value)?);
                 }

@@ -3,7 +3,8 @@
 
 use super::containers::{Listpack, intset};
 use super::{
-    Checksum, LIBRARY_FIELD, OWNED_LIBRARY, SPACE_FIELD, VERSION, VERSION_FIELD_EXPIRY, kind, opcode, streams,
+    Checksum, IMPORT_FIELD, LIBRARY_FIELD, OWNED_LIBRARY, SPACE_FIELD, VERSION, VERSION_FIELD_EXPIRY, kind, opcode,
+    streams,
 };
 use crate::dict::ValueRef;
 use crate::keyspace::{SpaceId, UnixMillis};
@@ -94,6 +95,11 @@ pub fn libraries(out: &mut Vec<u8>, codes: &[Vec<u8>]) {
         }
         string(out, code);
     }
+}
+
+/// What a node knows of an import, as it stands in a file before the keys.
+pub fn import_notes(out: &mut Vec<u8>, notes: &[Vec<u8>]) {
+    notes.iter().for_each(|note| aux(out, IMPORT_FIELD, note));
 }
 
 /// Libraries of functions as `FUNCTION DUMP` answers them.
