@@ -147,13 +147,16 @@ impl<'a> Batch<'_, 'a> {
         false
     }
 
-    fn track(&self, session: &Session, options: Option<TrackingOptions>, reach: &Reach) -> Result<(), CommandError> {
+    fn track(
+        &self,
+        session: &mut Session,
+        options: Option<TrackingOptions>,
+        reach: &Reach,
+    ) -> Result<(), CommandError> {
         let Some(connection) = self.connection else { return Ok(()) };
-        if options.is_some() && self.worker.node.groups().len() > 1 {
-            return Err(CommandError::err("client-side caching needs a cluster with one shard group"));
-        }
         let tracking = &self.worker.node.shards.tracking;
         let Some(mut options) = options else {
+            session.signs = false;
             if connection.tracking.borrow_mut().take().is_some() {
                 tracking.remove(session.id);
             }
@@ -202,6 +205,8 @@ impl<'a> Batch<'_, 'a> {
                 Some(target.ok_or_else(|| CommandError::err(missing))?)
             }
         };
+        // Where all of its keys are served, nobody needs to be told whose a change is.
+        session.signs = options.no_loop && self.worker.node.groups().len() > 1;
         connection.mailbox.set_protocol(session.protocol);
         let tracker =
             Tracker::new(session.id, options, session.tenant.world(), Arc::clone(&connection.mailbox), redirect);

@@ -530,8 +530,12 @@ impl<'w, 'a> Batch<'w, 'a> {
             }
         }
         if let Some(connection) = self.connection.filter(|connection| connection.caching.get().is_some()) {
-            // It was about one command, or one transaction.
-            if session.last_command != "client|caching" && session.transaction.is_none() {
+            // It was about one command, or one transaction: once that was run.
+            let ran = !matches!(
+                flow,
+                Flow::StopBefore | Flow::Closed | Flow::Paused | Flow::Shifted | Flow::Held(_) | Flow::Moved
+            );
+            if ran && session.last_command != "client|caching" && session.transaction.is_none() {
                 connection.caching.set(None);
             }
         }
@@ -731,12 +735,25 @@ impl<'w, 'a> Batch<'w, 'a> {
                     if row.command.flags.has(Flags::READONLY) { caches(self.connection, &self.tracker) } else { None };
                 let keys_max = self.hot.tracked_keys_max;
                 let reader = reading.as_ref().map(|tracker| Reader { tracker, keys_max });
-                let (client, reach) = (session.id, &Reach::Nothing);
+                let (client, signer, reach) = (session.id, session.signs.then_some(session.id), &Reach::Nothing);
                 let owner = request.owner.filter(|_| self.prepared_under == Some(lane.generation));
                 let owner = owner.map(|owner| (owner, lane.view.tenancy.owners()));
                 let reads = row.command.flags.has(Flags::READONLY);
-                let call =
-                    Call { argv, words, keys, place, owner, reads, context, events, client, reach, reader, park };
+                let call = Call {
+                    argv,
+                    words,
+                    keys,
+                    place,
+                    owner,
+                    reads,
+                    context,
+                    events,
+                    client,
+                    signer,
+                    reach,
+                    reader,
+                    park,
+                };
                 let journal = self.gathering.as_deref().unwrap_or(&node.journal);
                 let bytes_max = scratch.reply.bytes_max;
                 if reads && self.goes_apart && !self.executing {
@@ -773,10 +790,23 @@ impl<'w, 'a> Batch<'w, 'a> {
                     .routes
                     .as_ref()
                     .map_or(reach.clone(), |routes| routes.reach(lane.view.of, session.tenant, reach));
-                let (client, reach) = (session.id, &reach);
+                let (client, signer, reach) = (session.id, session.signs.then_some(session.id), &reach);
                 let (keys, place, owner, reads, reader, park) = (&[], None, None, false, None, None);
-                let call =
-                    Call { argv, words, keys, place, owner, reads, context, events, client, reach, reader, park };
+                let call = Call {
+                    argv,
+                    words,
+                    keys,
+                    place,
+                    owner,
+                    reads,
+                    context,
+                    events,
+                    client,
+                    signer,
+                    reach,
+                    reader,
+                    park,
+                };
                 let node = &self.worker.node;
                 let journal = self.gathering.as_deref().unwrap_or(&node.journal);
                 let journal = (journal, self.apart || self.executing);
@@ -1197,6 +1227,7 @@ impl<'w, 'a> Batch<'w, 'a> {
                     context: call_context(self.worker, &self.hot, &session, self.now),
                     events: events_of(&self.hot, &session, &view.tenancy),
                     client: session.id,
+                    signer: session.signs.then_some(session.id),
                     reach: &Reach::Nothing,
                     reader: None,
                     park: Some(&park),
@@ -1252,13 +1283,17 @@ impl<'w, 'a> Batch<'w, 'a> {
         self.worker.count(row);
         let group = self.worker.node.group;
         let writes = !row.command.flags.has(Flags::READONLY);
+        let cached = !writes && self.caches().is_some();
         if self.grouped && (self.spread.is_some() || !self.forward.is_empty() && self.forward.group != group) {
-            self.spread_out(group, writes, argv, encoded);
+            self.spread_out(group, (writes, cached), argv, encoded);
             return Flow::Continue;
         }
         self.forward.group = group;
         self.forward.add(argv, encoded);
         self.forward.writes |= writes;
+        if cached {
+            self.forward.cache_last();
+        }
         self.forward.complete = alone;
         if silent {
             self.forward.silent = true;
@@ -1273,7 +1308,7 @@ impl<'w, 'a> Batch<'w, 'a> {
 
 impl Batch<'_, '_> {
     /// Other requests wait for another group's answers: this one travels beside them.
-    fn spread_out(&mut self, group: GroupId, writes: bool, argv: &[&[u8]], encoded: Option<&[u8]>) {
+    fn spread_out(&mut self, group: GroupId, (writes, cached): (bool, bool), argv: &[&[u8]], encoded: Option<&[u8]>) {
         let first = &mut self.forward;
         let spread = self.spread.get_or_insert_with(|| {
             let order = vec![first.group; first.count() as usize];
@@ -1291,6 +1326,9 @@ impl Batch<'_, '_> {
         };
         batch.add(argv, encoded);
         batch.writes |= writes;
+        if cached {
+            batch.cache_last();
+        }
     }
 }
 

@@ -172,10 +172,12 @@ impl Connection {
             || self.tracking.borrow().is_some()
     }
 
-    /// Whether all it has here is a transaction without keys: that is at home everywhere.
-    pub fn has_only_begun(&self, session: &Session) -> bool {
-        let more = self.guest || session.subscribed || self.pinned.get() || self.watch.borrow().is_some();
-        session.transaction.is_some() && !more && self.tracking.borrow().is_none()
+    /// Whether all it has here is at home everywhere, where there are several groups: a transaction without keys, a cache of
+    /// what it reads that it is told of itself.
+    pub fn is_at_home_anywhere(&self, session: &Session) -> bool {
+        let redirects = self.tracking.borrow().as_ref().is_some_and(|tracker| tracker.redirects());
+        let pinned = session.transaction.is_some() && self.pinned.get();
+        !(self.guest || session.subscribed || pinned || redirects || self.watch.borrow().is_some())
     }
 
     /// Gives up what it watches and listens to.
@@ -198,6 +200,7 @@ impl Connection {
         self.mailbox.set_listens(false);
         let mut session = self.session.borrow_mut();
         session.subscribed = false;
+        session.signs = false;
         if self.tracking.borrow_mut().take().is_some() {
             worker.node.shards.tracking.remove(session.id);
         }
@@ -654,6 +657,7 @@ async fn forward(
                 if batch.skipped {
                     connection.session.borrow_mut().replies = ReplyMode::SkipNext;
                 }
+                connection.caching.set(batch.asked_to_cache(connection));
                 let mut input = batch.rest().to_vec();
                 input.append(&mut lane.input);
                 lane.input = input;

@@ -218,6 +218,7 @@ async fn populate(worker: &Worker, connection: &Connection, (count, prefix, byte
                 context,
                 events,
                 client,
+                signer: None,
                 reach: &keyward_engine::scope::Reach::Nothing,
                 reader: None,
                 park: None,

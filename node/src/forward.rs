@@ -14,6 +14,7 @@
 //!
 //! It is long because what a batch may go through on its way is one story: whoever changes one end of it has to see the other.
 
+use crate::callers::{Decoded, decode_all};
 use crate::carrier::{self, Arrival, Arrivals, Departures, Kind, PART_BYTES};
 use crate::connection::Connection;
 use crate::link::{self, LinkStream};
@@ -24,6 +25,8 @@ use crate::world::net::{self, Parcel, TcpStream};
 use bytes::Bytes;
 use keyward_acl::User;
 use keyward_cluster::GroupId;
+use keyward_engine::asks::TrackingMode;
+use keyward_engine::command::{Flags, Run};
 use keyward_engine::reply::Protocol;
 use keyward_engine::session::{ReplyMode, Session};
 use keyward_proto::forward::{Batch, BatchError, BatchReply};
@@ -86,6 +89,8 @@ pub struct ForwardBatch {
     pub policy_version: u64,
     /// One of them may change something.
     pub writes: bool,
+    /// Which requests read what the client caches, by their places.
+    cached: Vec<usize>,
     /// The client wants no replies.
     pub silent: bool,
     /// The client wanted no reply to this one.
@@ -125,6 +130,26 @@ impl ForwardBatch {
         match encoded {
             Some(encoded) => self.push_encoded(encoded),
             None => self.push(argv),
+        }
+    }
+
+    /// The client caches what the last request reads.
+    pub fn cache_last(&mut self) {
+        self.cached.push(self.ends.len() - 1);
+    }
+
+    /// Whether the client caches what the first request reads that was not answered.
+    pub fn caches_first(&self) -> bool {
+        self.cached.contains(&self.answered)
+    }
+
+    /// What the client said of the first request that was not answered, if it said anything about the first one.
+    pub fn asked_to_cache(&self, connection: &Connection) -> Option<bool> {
+        let mode = connection.tracking.borrow().as_ref().map(|tracker| tracker.options.mode);
+        match mode {
+            Some(TrackingMode::OptIn) if self.caches_first() => Some(true),
+            Some(TrackingMode::OptOut) if !self.caches_first() && self.answered == 0 => Some(false),
+            _ => None,
         }
     }
 
@@ -205,6 +230,7 @@ pub async fn send(
 ) -> Sent {
     let mut give_up: Option<Instant> = None;
     let text = loop {
+        note_cached(worker, connection, batch);
         let why = match attempt(worker, connection, batch, output).await {
             Ok(answered) => {
                 batch.answered += answered as usize;
@@ -241,6 +267,39 @@ pub async fn send(
     }
     batch.answered = batch.ends.len();
     Sent::Answered
+}
+
+/// A client that caches is told here of what comes by here of the group: of keys it is about to read it is told from now on, of
+/// those it is about to change, at once. Before each try: it may have been told of an earlier one.
+fn note_cached(worker: &Worker, connection: &Connection, batch: &ForwardBatch) {
+    let Some(tracker) = connection.tracking.borrow().clone() else { return };
+    let hot = worker.hot();
+    let (mut bytes, mut decoded) = (batch.rest().to_vec(), Decoded::default());
+    if !decode_all(&mut bytes, hot.decoder.clone(), &mut decoded) {
+        return;
+    }
+    let node = &worker.node;
+    for (at, argv) in decoded.requests(&bytes).iter().enumerate() {
+        let Ok(resolved) = node.table.resolve(argv) else { continue };
+        let mut keys = Vec::new();
+        node.table.keys_of(resolved.row, argv, &mut keys);
+        let reads = resolved.row.command.flags.has(Flags::READONLY);
+        for named in keys {
+            if !reads && !tracker.options.no_loop {
+                node.shards.outdate(named.key, &tracker);
+            } else if reads && batch.cached.contains(&(batch.answered + at)) {
+                node.shards.remember(named.key, &tracker, hot.tracked_keys_max);
+                if !node.replication.flows() {
+                    // Changes of it would not be noticed: it is not to be kept.
+                    tracker.tell(named.key, 0);
+                }
+            }
+        }
+        if !reads && matches!(resolved.row.run, Run::OnEveryKey(_)) && !tracker.options.no_loop {
+            tracker.tell_of_gap();
+        }
+    }
+    node.tracking.deliver();
 }
 
 /// One try: how many requests were answered.
@@ -448,6 +507,7 @@ struct Told {
     database: u32,
     protocol: Protocol,
     no_touch: bool,
+    signs: bool,
     name: Vec<u8>,
 }
 
@@ -457,6 +517,7 @@ impl Told {
             && session.database == self.database
             && session.protocol == self.protocol
             && session.no_touch == self.no_touch
+            && session.signs == self.signs
             && session.name == self.name
     }
 }
@@ -491,6 +552,7 @@ fn take_seat(connection: &Connection, link: &Rc<ForwardLink>, version: u64) -> R
         database: session.database,
         protocol: session.protocol,
         no_touch: session.no_touch,
+        signs: session.signs,
         name: session.name.clone(),
     };
     let at = match held {

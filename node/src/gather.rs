@@ -37,6 +37,8 @@ pub struct Gathering {
     pub divided: bool,
     /// It may change something.
     pub writes: bool,
+    /// The client caches what it reads.
+    pub cached: bool,
     /// The request.
     pub argv: Vec<Vec<u8>>,
 }
@@ -127,6 +129,9 @@ async fn ask_groups(worker: &Rc<Worker>, connection: &Rc<Connection>, request: &
             batch.writes = request.writes;
             batch.policy_version = view.index;
             batch.push(&argv.iter().map(Vec::as_slice).collect::<Vec<_>>());
+            if request.cached {
+                batch.cache_last();
+            }
             batch
         };
         let batches: Vec<ForwardBatch> = plan.parts.iter().map(batch).collect();
@@ -371,11 +376,15 @@ async fn lead_anew(worker: &Rc<Worker>, connection: &Rc<Connection>, batch: &mut
             one.writes = writes;
             one.policy_version = view.index;
             one.push(argv);
+            if batch.caches_first() {
+                one.cache_last();
+            }
             Box::pin(self::part(worker, connection, one)).await
         }
         Target::Parts(gather) => {
             let argv = argv.iter().map(|word| word.to_vec()).collect();
-            Box::pin(ask_groups(worker, connection, &Gathering { gather, divided: true, writes, argv })).await
+            let request = Gathering { gather, divided: true, writes, cached: batch.caches_first(), argv };
+            Box::pin(ask_groups(worker, connection, &request)).await
         }
         Target::Across => {
             let mut reply = Reply::new(connection.session.borrow().protocol);

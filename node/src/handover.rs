@@ -249,6 +249,7 @@ pub fn luggage(session: &Session, text_bytes_max: usize) -> HandOver {
         created_unix_ms: session.created_at,
         local_addr: session.local_address.clone(),
         readonly: session.readonly,
+        signs: session.signs,
         ..HandOver::default()
     }
 }
@@ -267,6 +268,7 @@ pub fn unpack(hand_over: &HandOver, session: &mut Session) {
     session.created_at = hand_over.created_unix_ms;
     session.local_address = hand_over.local_addr.clone();
     session.readonly = hand_over.readonly;
+    session.signs = hand_over.signs;
 }
 
 /// One try. Nothing of the client's input has been sent when it fails.

@@ -64,12 +64,22 @@ impl Journal {
         }
     }
 
-    fn put<'w>(&self, removed: bool, space: SpaceId, words: impl Iterator<Item = &'w [u8]> + Clone) {
+    fn put<'w>(
+        &self,
+        signer: Option<u64>,
+        removed: bool,
+        space: SpaceId,
+        words: impl Iterator<Item = &'w [u8]> + Clone,
+    ) {
         match &self.gathered {
-            None => self.log.append(removed, space, words),
+            None => self.log.append_of(signer, removed, space, words),
             Some(gathered) => {
                 let size = record::size(space, words.clone());
-                record::write(&mut gathered.lock(), size, removed, space, words);
+                let mut gathered = gathered.lock();
+                if let Some(client) = signer {
+                    gathered.extend_from_slice(&record::signature(client));
+                }
+                record::write(&mut gathered, size, removed, space, words);
             }
         }
     }
@@ -82,24 +92,30 @@ impl Journal {
     /// Appends the effects of one call. The caller holds the lock of every shard the call wrote.
     #[inline]
     pub fn append(&self, space: SpaceId, request: &[&[u8]], effects: &Effects) {
+        self.append_of(None, space, request, effects);
+    }
+
+    /// The same, signed by the client that made the call, if there is one that wants it.
+    #[inline]
+    pub fn append_of(&self, signer: Option<u64>, space: SpaceId, request: &[&[u8]], effects: &Effects) {
         if self.attached.load(Ordering::Relaxed) && !effects.is_empty() {
-            self.write(space, request, effects);
+            self.write(signer, space, request, effects);
         }
     }
 
     #[cold]
-    fn write(&self, space: SpaceId, request: &[&[u8]], effects: &Effects) {
+    fn write(&self, signer: Option<u64>, space: SpaceId, request: &[&[u8]], effects: &Effects) {
         if let Some(origin) = ORIGIN.get() {
             return self.write_imported(origin, space, request, effects);
         }
         effects.for_each(request, |effect| match effect {
-            Effect::Request(words) => self.put(false, space, words.iter().copied()),
-            Effect::Command(words) => self.put(false, space, words.iter().map(Vec::as_slice)),
-            Effect::Removed(key) => self.put(true, space, std::iter::once(key)),
+            Effect::Request(words) => self.put(signer, false, space, words.iter().copied()),
+            Effect::Command(words) => self.put(signer, false, space, words.iter().map(Vec::as_slice)),
+            Effect::Removed(key) => self.put(signer, true, space, std::iter::once(key)),
         });
         effects.for_each_elsewhere(|database, effect| {
             if let Effect::Command(words) = effect {
-                self.put(false, SpaceId { database, ..space }, words.iter().map(Vec::as_slice));
+                self.put(signer, false, SpaceId { database, ..space }, words.iter().map(Vec::as_slice));
             }
         });
     }

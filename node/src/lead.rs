@@ -22,7 +22,9 @@ use keyward_engine::table::Row;
 /// The group that what the client has here belongs to, if it has anything that lasts.
 fn pinned(connection: &Connection, session: &Session) -> Option<GroupId> {
     let in_transaction = session.transaction.is_some() && connection.pinned.get();
-    let lasts = in_transaction || session.subscribed || connection.watch.borrow().is_some();
+    // Who is told in its place is where the first group is served.
+    let redirects = connection.tracking.borrow().as_ref().is_some_and(|tracker| tracker.redirects());
+    let lasts = in_transaction || session.subscribed || redirects || connection.watch.borrow().is_some();
     lasts.then(|| connection.group.get())
 }
 
@@ -95,10 +97,12 @@ impl<'a> Batch<'_, 'a> {
                 session.commands += 1;
                 session.last_command = row.full_name;
                 self.worker.count(row);
+                let writes = !row.command.flags.has(Flags::READONLY);
                 let gathering = Gathering {
                     gather,
                     divided: matches!(target, Target::Parts(_)),
-                    writes: !row.command.flags.has(Flags::READONLY),
+                    writes,
+                    cached: !writes && self.caches().is_some(),
                     argv: request.argv.iter().map(|word| word.to_vec()).collect(),
                 };
                 Some(Flow::Stop(Box::new(Next::Gather(Box::new(gathering)))))

@@ -6,8 +6,9 @@
 //!                     (a farewell) ─► hands it over anew, to whoever serves the data now
 //! ```
 //! Luggage is all that lasts: channels it listens to, a transaction that was begun, and what it sent that was not run, a
-//! waiting request first. Keys it watches are not looked after on the way: its transaction will run nothing. A client that
-//! caches or monitors cannot move, and is closed, as is every client of a node that died.
+//! waiting request first. Keys it watches are not looked after on the way: its transaction will run nothing; and nobody tells
+//! it of changes on the way, so a client that caches hears first that everything may have changed. One that has another
+//! client told in its place, or monitors, cannot move, and is closed, as is every client of a node that died.
 
 use crate::connection::{Connection, Lane};
 use crate::forward;
@@ -15,15 +16,17 @@ use crate::link;
 use crate::node::Node;
 use crate::observers::Watch;
 use crate::socket::Socket;
+use crate::tracking::Tracker;
 use crate::worker::Worker;
 use bytes::Bytes;
-use keyward_engine::asks::ChannelKind;
+use keyward_engine::asks::{ChannelKind, TrackingMode, TrackingOptions};
 use keyward_engine::reply::{Protocol, Reply};
 use keyward_engine::session::{Session, Transaction};
-use keyward_proto::forward::{Batch, BatchReply, HandOver, Request};
+use keyward_proto::forward::{Batch, BatchReply, Caching, CachingMode, HandOver, Request};
 use parking_lot::Mutex;
 use prost::Message;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -89,7 +92,8 @@ impl Farewells {
 
 /// Whether all it has here can be taken along.
 pub fn may_move(worker: &Worker, connection: &Connection, session: &Session) -> bool {
-    connection.tracking.borrow().is_none() && !worker.node.monitors.has(session.id) && session.login.is_some()
+    let redirects = connection.tracking.borrow().as_ref().is_some_and(|tracker| tracker.redirects());
+    !redirects && !worker.node.monitors.has(session.id) && session.login.is_some()
 }
 
 /// Packs what a client has here, and `input`, which was not run. It has nothing here any more.
@@ -105,6 +109,8 @@ pub fn pack(worker: &Worker, connection: &Connection, input: Vec<u8>) -> Batch {
         luggage.shard_channels = names(ChannelKind::Shard);
     }
     luggage.watched = connection.watch.borrow().is_some();
+    let tracker = connection.tracking.borrow().clone();
+    luggage.caching = tracker.map(|tracker| caching(&tracker.options, connection.caching.get()));
     if let Some(transaction) = session.transaction.take() {
         luggage.in_transaction = true;
         luggage.pinned = connection.pinned.get();
@@ -137,6 +143,14 @@ pub fn unpack(worker: &Worker, connection: &Connection, luggage: &HandOver) -> b
     }
     session.subscribed = !listens.is_empty();
     connection.mailbox.set_listens(session.subscribed);
+    if let Some(caching) = &luggage.caching {
+        let (options, world) = (tracking_options(caching), session.tenant.world());
+        let tracker = Tracker::new(session.id, options, world, Arc::clone(&connection.mailbox), None);
+        worker.node.tracking.add(&tracker);
+        tracker.tell_of_gap();
+        *connection.tracking.borrow_mut() = Some(tracker);
+        connection.caching.set(caching.next);
+    }
     if luggage.watched {
         let watch = Watch::new();
         // Nobody looked after the keys on the way.
@@ -153,6 +167,28 @@ pub fn unpack(worker: &Worker, connection: &Connection, luggage: &HandOver) -> b
     login.is_some_and(|login| listens.names().all(|(name, pattern)| login.policy.may_use_channel(name, pattern)))
 }
 
+fn caching(options: &TrackingOptions, next: Option<bool>) -> Caching {
+    let mode = match options.mode {
+        TrackingMode::Every => CachingMode::Unspecified,
+        TrackingMode::OptIn => CachingMode::OptIn,
+        TrackingMode::OptOut => CachingMode::OptOut,
+        TrackingMode::Broadcast => CachingMode::Broadcast,
+    };
+    let prefixes = options.prefixes.iter().map(|prefix| Bytes::copy_from_slice(prefix)).collect();
+    Caching { mode: mode.into(), no_loop: options.no_loop, prefixes, next }
+}
+
+fn tracking_options(caching: &Caching) -> TrackingOptions {
+    let mode = match caching.mode() {
+        CachingMode::Unspecified => TrackingMode::Every,
+        CachingMode::OptIn => TrackingMode::OptIn,
+        CachingMode::OptOut => TrackingMode::OptOut,
+        CachingMode::Broadcast => TrackingMode::Broadcast,
+    };
+    let prefixes = caching.prefixes.iter().map(|prefix| prefix.to_vec()).collect();
+    TrackingOptions { mode, no_loop: caching.no_loop, redirect: None, prefixes }
+}
+
 fn words_of(request: &Request) -> Vec<Vec<u8>> {
     request.words.iter().map(|word| word.to_vec()).collect()
 }
@@ -161,7 +197,7 @@ fn words_of(request: &Request) -> Vec<Vec<u8>> {
 /// run. A link that ends under a request leaves its client in doubt.
 pub async fn see_off(node: &Node) {
     let deadline = Instant::now() + LAST_BYTES_TIMEOUT;
-    let serves = |of: &std::sync::Arc<Node>| of.views.load().1.is_primary();
+    let serves = |of: &Arc<Node>| of.views.load().1.is_primary();
     let moved = || node.groups().iter().any(serves) || (node.guests.count() == 0 && node.farewells.count() == 0);
     while !moved() && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(5)).await;

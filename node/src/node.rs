@@ -37,10 +37,11 @@ use crate::seed;
 use crate::shards::Shards;
 use crate::slow::CommandLogs;
 use crate::snapshot::Snapshots;
+use crate::tracking::Tracking;
 use crate::view::{Terms, View, ViewCell};
 use crate::worker::{INBOX_MESSAGES_MAX, Job, Worker, now_us};
 use keyward_acl::AclLog;
-use keyward_cluster::{Addresses, Change, GroupId, Outcome, State};
+use keyward_cluster::{Addresses, Change, Epoch, GroupId, Member, Outcome, State};
 use keyward_engine::effects::Effects;
 use keyward_engine::events::{Event, EventClass};
 use keyward_engine::keyspace::{Garbage, Layout, Shard, SpaceId, Swept, Tally, TenantId};
@@ -150,6 +151,8 @@ pub struct Common {
     pub corridor: Corridor,
     /// Who listens to what.
     pub pubsub: Arc<PubSub>,
+    /// Who caches, whichever group the keys are of.
+    pub tracking: Arc<Tracking>,
     /// Whether memory is being given back.
     pub repacking: Repacking,
     /// What each tenant uses, in all groups.
@@ -265,7 +268,7 @@ impl Node {
         let replication = Replication::new(&common.config);
         Node {
             group,
-            shards: Shards::new(layout, Arc::clone(&common.pubsub), &common.gauges),
+            shards: Shards::new(layout, Arc::clone(&common.pubsub), Arc::clone(&common.tracking), &common.gauges),
             scripts: Scripts::new(SCRIPT_MEMORY_BYTES_MAX),
             journal: replication.journal(),
             replication,
@@ -649,6 +652,7 @@ async fn serve_with(
         table,
         corridor: Corridor::new(config.threads, slow_threads),
         pubsub: Arc::default(),
+        tracking: Arc::default(),
         gauges: Arc::default(),
         monitors: Monitors::new(table.find(b"monitor").map(|row| row.id)),
         mailboxes: Mutex::default(),
@@ -831,17 +835,30 @@ fn take_over(node: &Node, applied: &control::View) {
         let (me, terms) = ((me, applied.incarnation), Terms::of(&node.config));
         let (state, gauges) = (Arc::clone(&applied.state), &node.gauges);
         let next = Arc::new(View::build(state, me, node.table, terms, gauges, Some(&current)));
+        let mut missed = false;
         for of in node.groups() {
             let next = if of.group == node.group { Arc::clone(&next) } else { Arc::new(next.of_group(of.group)) };
             if !Arc::ptr_eq(&next.tenancy, &current.tenancy) {
                 of.shards.set_owners(&next.tenancy);
             }
             of.replication.before_view(&of.journal, &next);
+            let before = of.views.load().1;
             of.views.publish(Arc::clone(&next));
             of.replication.after_view(&next);
+            missed |= serving(&before) != serving(&next);
+        }
+        if missed {
+            node.tracking.tell_of_gap();
         }
         crate::insight::note_changes(&node.audit, &current.state, &applied.state);
     }
+}
+
+/// Who serves a group and since when, and how often keys were handed over: when it is another, changes may have been made
+/// that did not come by here.
+fn serving(view: &View) -> (Option<(Option<Member>, Epoch)>, u64) {
+    let group = view.group.as_ref().map(|group| (group.primary, group.epoch));
+    (group, view.routes.as_ref().map_or(0, |routes| routes.hand_overs()))
 }
 
 fn start_background(node: &Arc<Node>, digest: Option<acl_file::Digest>) -> Result<Vec<JoinHandle<()>>, StartError> {

@@ -69,6 +69,8 @@ pub struct Replication {
     sealed: AtomicU64,
     /// What is in memory is the data of the log's position.
     has_data: AtomicBool,
+    /// Whatever another node changes as primary comes by here.
+    flows: AtomicBool,
     /// When the last frame of the primary came, by [`Replication::clock_ms`].
     heard_ms: AtomicU64,
     /// Where the primary's stream ended, as far as it has said.
@@ -134,6 +136,7 @@ impl Replication {
             applying: Mutex::new(()),
             sealed: AtomicU64::new(0),
             has_data: AtomicBool::new(false),
+            flows: AtomicBool::new(false),
             heard_ms: AtomicU64::new(0),
             known_end: AtomicU64::new(0),
             copies_begun: AtomicU64::new(0),
@@ -181,6 +184,11 @@ impl Replication {
     /// Whether the data here is whole, so that it may be read by whoever does not mind that it is a little old.
     pub fn has_data(&self) -> bool {
         self.has_data.load(Ordering::Acquire)
+    }
+
+    /// Whether whatever another node changes as primary comes by here, in order.
+    pub fn flows(&self) -> bool {
+        self.flows.load(Ordering::SeqCst)
     }
 
     /// How many full copies were begun to be loaded here.

@@ -312,6 +312,12 @@ impl Routes {
         if let Some(gather) = whole(row).or_else(|| if self.homes.of.is_empty() { None } else { of_slot(row) }) {
             return Target::Every(gather);
         }
+        // Each node has a copy of every group and tells of its changes. Who is told in another's place listens, and those who
+        // listen are where the first group is served.
+        let caches = matches!(row.full_name, "client|tracking" | "client|caching");
+        if caches && !argv.iter().any(|word| word.eq_ignore_ascii_case(b"REDIRECT")) {
+            return Target::Here;
+        }
         // A script that keeps a node busy is ended at that node.
         if home == Home::Anywhere || matches!(row.full_name, "script|kill" | "function|kill") {
             return Target::Here;

@@ -72,7 +72,7 @@ pub struct Shards {
     slots: Box<[Slot]>,
     pubsub: Arc<PubSub>,
     /// Who caches.
-    pub tracking: Tracking,
+    pub tracking: Arc<Tracking>,
     used: Used,
     /// Shards whose lock somebody keeps for long, each as often as it is kept.
     kept: Kept,
@@ -131,6 +131,8 @@ pub struct Call<'a> {
     pub events: Wanted,
     /// Whose request it is.
     pub client: u64,
+    /// The same, if copies of what it changes are to say so.
+    pub signer: Option<u64>,
     /// Which of the keys that it does not name there are for the client.
     pub reach: &'a Reach,
     /// The client caches what this request reads.
@@ -220,8 +222,8 @@ impl CallSpace {
 }
 
 impl Shards {
-    /// Empty shards, whose events are told through `pubsub`, and `gauges` what tenants use.
-    pub fn new(layout: Layout, pubsub: Arc<PubSub>, gauges: &Arc<Gauges>) -> Shards {
+    /// Empty shards, whose events are told through `pubsub`, who caches by `tracking`, and `gauges` what tenants use.
+    pub fn new(layout: Layout, pubsub: Arc<PubSub>, tracking: Arc<Tracking>, gauges: &Arc<Gauges>) -> Shards {
         let slots = (0..layout.shard_count)
             .map(|_| {
                 let held = Held { shard: Shard::with_gauges(layout.seed, gauges), observers: Observers::default() };
@@ -232,7 +234,7 @@ impl Shards {
             layout,
             slots,
             pubsub,
-            tracking: Tracking::default(),
+            tracking,
             used: Used::default(),
             kept: Kept::new(layout.shard_count),
             dropper: Dropper::default(),
@@ -338,7 +340,7 @@ impl Shards {
                 shard.account(segment);
             }
             memory.meter.note(before, shard.accounted_bytes(), &self.used);
-            journal.append(call.context.space.world(), call.argv, &memory.effects);
+            journal.append_of(call.signer, call.context.space.world(), call.argv, &memory.effects);
             if memory.effects.has_aftermath() || call.reader.is_some() {
                 self.aftermath(&mut [(index, &mut held)], call, memory, reply);
             }
@@ -402,7 +404,7 @@ impl Shards {
             }
         }
         memory.meter.note(before, bytes(&guards), &self.used);
-        journal.append(call.context.space.world(), call.argv, &memory.effects);
+        journal.append_of(call.signer, call.context.space.world(), call.argv, &memory.effects);
         if memory.effects.has_aftermath() || call.reader.is_some() {
             let mut held: Vec<(u32, &mut Held)> =
                 indexes.iter().copied().zip(guards.iter_mut().map(|guard| &mut **guard)).collect();
@@ -540,6 +542,19 @@ impl Shards {
         if wanted.has(event.class) {
             self.pubsub.tell(world, wanted, &[event]);
         }
+    }
+
+    /// A client is about to read a key where it is served: it is told of changes that come from there.
+    pub fn remember(&self, key: &[u8], tracker: &Arc<Tracker>, keys_max: usize) {
+        self.observe(key, |observers, _, _| observers.tracked.remember(key, tracker, &self.tracking, keys_max));
+    }
+
+    /// A client is about to change a key where it is served. What it has of it is old as soon as it has its answer.
+    pub fn outdate(&self, key: &[u8], tracker: &Arc<Tracker>) {
+        if tracker.is_broadcast() {
+            return self.tracking.broadcast_to(tracker, key);
+        }
+        self.observe(key, |observers, _, _| observers.tracked.outdate(key, tracker, &self.tracking));
     }
 
     /// A client watches a key.

@@ -7,6 +7,17 @@
 //! Which keys were read is kept under the shard's lock ([`crate::observers`]); here is what belongs to the whole node: the
 //! clients, their prefixes, the bound on remembered keys. A telling is mail, so it is sent after the replies of the batch
 //! that caused it. <https://redis.io/docs/latest/develop/reference/client-side-caching/>
+//!
+//! With several shard groups a client is told where it is connected, which has a copy of every group:
+//!
+//! ```text
+//!   it reads a key of a group served elsewhere ─► noted beside the key's copy here ─► the request travels, its answer comes back
+//!   the key is written there ─► the effect is carried out here ─► told, after the answer if that is still under way
+//! ```
+//! Noted before the request leaves, so no change between the two is missed. Where changes may not have come by (the stream of
+//! a group broke off, its data was copied anew, another node became its primary, keys were handed over to another group) every
+//! client is told that everything may have changed: [`Tracking::tell_of_gap`]; and while no stream is there, what is read is
+//! told of at once.
 
 use crate::mailbox::Mailbox;
 use keyward_engine::asks::{TrackingMode, TrackingOptions};
@@ -71,11 +82,31 @@ impl Tracker {
         }
     }
 
+    /// Whether it is told by prefix.
+    pub fn is_broadcast(&self) -> bool {
+        self.options.mode == TrackingMode::Broadcast
+    }
+
+    /// Whether another client is told in its place.
+    pub fn redirects(&self) -> bool {
+        self.redirect.is_some()
+    }
+
+    /// That everything may have changed: for a client that comes from elsewhere.
+    pub fn tell_of_gap(&self) {
+        self.send(None);
+    }
+
     /// Tells it that a key changed. `by` is the client that changed it.
-    fn tell(&self, key: &[u8], by: u64) {
-        if !(self.options.no_loop && by == self.client) {
+    pub fn tell(&self, key: &[u8], by: u64) {
+        if !self.is_own(by) {
             self.send(Some(&[key]));
         }
+    }
+
+    /// Whether what `by` changes is its own doing, of which it is not told.
+    fn is_own(&self, by: u64) -> bool {
+        self.options.no_loop && by == self.client
     }
 
     /// Tells it of keys that changed; `None`: every key may have.
@@ -180,13 +211,18 @@ impl Tracking {
                 && !(tracker.options.no_loop && by == tracker.client)
         };
         for tracker in self.clients.read().values().filter(concerned) {
-            let prefixes = &tracker.options.prefixes;
-            let every = prefixes.is_empty().then_some(&[][..]);
-            let prefix = every.or_else(|| prefixes.iter().map(Vec::as_slice).find(|prefix| key.starts_with(prefix)));
-            if let Some(prefix) = prefix {
-                tracker.gathered.lock().entry(prefix.to_vec()).or_default().insert(key.to_vec());
-                self.has_gathered.store(true, Ordering::Release);
-            }
+            self.broadcast_to(tracker, key);
+        }
+    }
+
+    /// The same for one of them.
+    pub fn broadcast_to(&self, tracker: &Tracker, key: &[u8]) {
+        let prefixes = &tracker.options.prefixes;
+        let every = prefixes.is_empty().then_some(&[][..]);
+        let prefix = every.or_else(|| prefixes.iter().map(Vec::as_slice).find(|prefix| key.starts_with(prefix)));
+        if let Some(prefix) = prefix {
+            tracker.gathered.lock().entry(prefix.to_vec()).or_default().insert(key.to_vec());
+            self.has_gathered.store(true, Ordering::Release);
         }
     }
 
@@ -215,6 +251,12 @@ impl Tracking {
         let told =
             |tracker: &&Arc<Tracker>| tracker.world == world && !(tracker.options.no_loop && by == tracker.client);
         self.clients.read().values().filter(told).for_each(|tracker| tracker.send(None));
+    }
+
+    /// Tells everybody that everything may have changed: changes may not have come by here.
+    pub fn tell_of_gap(&self) {
+        self.deliver();
+        self.clients.read().values().for_each(|tracker| tracker.tell_of_gap());
     }
 
     /// How many clients cache.
@@ -288,10 +330,27 @@ impl TrackedKeys {
         }
     }
 
-    /// A key of this world changed: its readers are told and forgotten. Those who mean another key by the name stay.
+    /// A client changes a key elsewhere: it is told now, and others when the change comes from there.
+    pub fn outdate(&mut self, key: &[u8], tracker: &Arc<Tracker>, tracking: &Tracking) {
+        let Some(readers) = self.readers.get_mut(key) else { return };
+        let before = readers.len();
+        readers.retain(|reader| !Arc::ptr_eq(reader, tracker));
+        if readers.len() < before {
+            tracking.items.fetch_sub(1, Ordering::Relaxed);
+            tracker.tell(key, 0);
+        }
+        if readers.is_empty() {
+            self.readers.remove(key);
+            tracking.keys.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A key of this world changed: its readers are told and forgotten. Those who mean another key by the name stay, and whoever
+    /// changed it and is not told of that: there may be another change before it reads the key again.
     pub fn changed(&mut self, world: TenantId, key: &[u8], by: u64, tracking: &Tracking) {
         let Some(readers) = self.readers.get_mut(key) else { return };
-        let told: Vec<Arc<Tracker>> = readers.extract_if(.., |reader| reader.world == world).collect();
+        let told: Vec<Arc<Tracker>> =
+            readers.extract_if(.., |reader| reader.world == world && !reader.is_own(by)).collect();
         if readers.is_empty() {
             self.readers.remove(key);
             self.tell(key, told, by, tracking);
@@ -357,6 +416,32 @@ mod tests {
         keys.changed(TenantId::SHARED, b"k", 2, &tracking);
         assert_eq!(mail(&mailbox), ">2 $10 invalidate *1 $1 k ");
         assert!(keys.is_empty());
+    }
+
+    #[test]
+    fn who_changes_a_key_elsewhere_is_told_at_once_and_who_is_not_told_of_its_own_changes_is_of_the_next() {
+        let (tracking, mut keys) = (Tracking::default(), TrackedKeys::default());
+        let (mailbox, tracker) = client(1, options(TrackingMode::Every));
+        let (silent, alone) = client(2, TrackingOptions { no_loop: true, ..options(TrackingMode::Every) });
+        [&tracker, &alone].into_iter().for_each(|tracker| tracking.add(tracker));
+        [&tracker, &alone].into_iter().for_each(|tracker| keys.remember(b"k", tracker, &tracking, 0));
+        keys.outdate(b"k", &tracker, &tracking);
+        assert_eq!((mail(&mailbox), mail(&silent)), (">2 $10 invalidate *1 $1 k ".to_owned(), String::new()));
+        keys.changed(TenantId::SHARED, b"k", 2, &tracking);
+        assert_eq!(
+            (mail(&mailbox), mail(&silent)),
+            (String::new(), String::new()),
+            "the one forgot it, the other did it"
+        );
+        keys.changed(TenantId::SHARED, b"k", 1, &tracking);
+        assert_eq!(mail(&silent), ">2 $10 invalidate *1 $1 k ");
+        assert!(keys.is_empty());
+        assert_eq!((tracking.keys.load(Ordering::Relaxed), tracking.items.load(Ordering::Relaxed)), (0, 0));
+        tracking.tell_of_gap();
+        assert_eq!(
+            (mail(&mailbox), mail(&silent)),
+            (">2 $10 invalidate _ ".to_owned(), ">2 $10 invalidate _ ".to_owned())
+        );
     }
 
     #[test]

@@ -277,6 +277,7 @@ fn walk(worker: &Worker, mut session: Session, argv: &[&[u8]]) -> Vec<u8> {
         context: call_context(worker, &hot, &session, worker.now_ms()),
         events: events_of(&hot, &session, &view.tenancy),
         client: session.id,
+        signer: session.signs.then_some(session.id),
         reach: &reach,
         reader: None,
         park: None,

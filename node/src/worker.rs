@@ -318,7 +318,7 @@ impl Worker {
                 }
             }
             let has_something = self.node.blocked.has(*id)
-                || connection.has_lasting_state(&session) && !(several && connection.has_only_begun(&session));
+                || connection.has_lasting_state(&session) && !(several && connection.is_at_home_anywhere(&session));
             let is_here = match connection.group.get() {
                 group if group == view.of => view.is_primary(),
                 group => self.at(group).node.views.load().1.is_primary(),

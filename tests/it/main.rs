@@ -6,6 +6,7 @@
 mod acl;
 mod acl_differential;
 mod admin;
+mod caching;
 mod checklist;
 mod demo;
 mod docs;

@@ -174,6 +174,8 @@ pub struct Session {
     pub no_evict: bool,
     /// `CLIENT NO-TOUCH`: commands do not make keys look used.
     pub no_touch: bool,
+    /// It is told elsewhere what others change: what it changes itself is signed, so that this can be left out there.
+    pub signs: bool,
     /// `READONLY`: replicas may answer what only reads.
     pub readonly: bool,
     /// `REPLCONF rdb-only 1`: `SYNC` may send it a copy of the data.
@@ -211,6 +213,7 @@ impl Session {
             replies: ReplyMode::On,
             no_evict: false,
             no_touch: false,
+            signs: false,
             readonly: false,
             wants_copy: false,
             copy_holds: CopyHolds::Everything,
@@ -281,6 +284,7 @@ impl Session {
         copy.tenant = self.tenant;
         copy.database = self.database;
         copy.no_touch = self.no_touch;
+        copy.signs = self.signs;
         copy
     }
 
@@ -292,6 +296,7 @@ impl Session {
         self.replies = ReplyMode::On;
         self.no_evict = false;
         self.no_touch = false;
+        self.signs = false;
         self.readonly = false;
         self.wants_copy = false;
         self.copy_holds = CopyHolds::Everything;

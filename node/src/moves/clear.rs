@@ -55,6 +55,7 @@ pub(super) fn run(
         context,
         events: Wanted::of_all(EventClass::default()),
         client: 0,
+        signer: None,
         reach: &Reach::Everything,
         reader: None,
         park: None,

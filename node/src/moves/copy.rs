@@ -182,7 +182,7 @@ impl<'a> Copier<'a> {
         let mut at = 0;
         while let Some((record, length)) = record::read(&bytes[at..]).map_err(|_| GONE.to_owned())? {
             match record {
-                Record::Begin | Record::End | Record::Reached(_) | Record::Noted(_) => {}
+                Record::Begin | Record::End | Record::Signed(_) | Record::Reached(_) | Record::Noted(_) => {}
                 Record::Removed(space, key) => self.note_key(space, key),
                 Record::Imported(_, true, space, argv) => argv.iter().for_each(|key| self.note_key(space, key)),
                 Record::Command(space, argv) | Record::Imported(_, false, space, argv) => {

@@ -198,6 +198,17 @@ impl Log {
 
     /// Appends one effect; [`Log::tell`] says so to who waits. The caller holds the locks of what it concerns.
     pub fn append<'w>(&self, removed: bool, space: SpaceId, words: impl Iterator<Item = &'w [u8]> + Clone) {
+        self.append_of(None, removed, space, words);
+    }
+
+    /// The same, signed by the client that made it, if there is one that wants it.
+    pub fn append_of<'w>(
+        &self,
+        signer: Option<u64>,
+        removed: bool,
+        space: SpaceId,
+        words: impl Iterator<Item = &'w [u8]> + Clone,
+    ) {
         let size = record::size(space, words.clone());
         // A long one is copied before anybody has to wait for it.
         let own = (size > CHUNK_BYTES).then(|| {
@@ -209,6 +220,9 @@ impl Log {
         if held.step == Step::Announced {
             held.extend(&record::mark(true));
             held.step = Step::Begun;
+        }
+        if let Some(client) = signer {
+            held.extend(&record::signature(client));
         }
         match own {
             Some(bytes) => held.push(bytes),

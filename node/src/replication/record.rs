@@ -4,8 +4,8 @@
 //!   u32 length of what follows │ u8 kind │ tenant │ database │ count of words │ each word: its length, its bytes
 //! ```
 //! What came from a source that is followed says before all that up to where that source's stream was carried out with it: whoever
-//! has the record has both. Numbers without a width are variable-length (LEB128). Beginnings and ends of steps have a kind and nothing else. It knows
-//! no command.
+//! has the record has both. Numbers without a width are variable-length (LEB128). Beginnings and ends of steps have a kind and nothing else, a
+//! signature has a client's id (u64) behind it. It knows no command.
 
 use keyward_engine::keyspace::{SpaceId, TenantId};
 
@@ -35,6 +35,8 @@ pub enum Record<'a> {
     Begin,
     /// The step is complete.
     End,
+    /// The record that follows is of a change that this client made, which is not to be told of it.
+    Signed(u64),
 }
 
 const COMMAND: u8 = 1;
@@ -44,6 +46,7 @@ const END: u8 = 4;
 const IMPORTED: u8 = 5;
 const REACHED: u8 = 6;
 const NOTED: u8 = 7;
+const SIGNED: u8 = 8;
 
 /// Words of one command at most: more than any request may have.
 const WORDS_MAX: u64 = 1 << 24;
@@ -56,6 +59,15 @@ pub struct Damaged;
 pub fn mark(begins: bool) -> [u8; 5] {
     let [a, b, c, d] = 1u32.to_le_bytes();
     [a, b, c, d, if begins { BEGIN } else { END }]
+}
+
+/// A record that says whose change the next one is.
+pub fn signature(client: u64) -> [u8; 13] {
+    let mut bytes = [0; 13];
+    bytes[..4].copy_from_slice(&9u32.to_le_bytes());
+    bytes[4] = SIGNED;
+    bytes[5..].copy_from_slice(&client.to_le_bytes());
+    bytes
 }
 
 /// How many bytes [`write`] appends.
@@ -144,6 +156,7 @@ pub fn read(bytes: &[u8]) -> Result<Option<(Record<'_>, usize)>, Damaged> {
     let record = match *kind {
         BEGIN if rest.is_empty() => Record::Begin,
         END if rest.is_empty() => Record::End,
+        SIGNED => Record::Signed(u64::from_le_bytes(rest.try_into().map_err(|_| Damaged)?)),
         COMMAND | REMOVED => {
             let (space, words) = take_words(rest)?;
             match (*kind, words.as_slice()) {
@@ -250,6 +263,7 @@ mod tests {
         assert_eq!(read(&noted(b"note")), Ok(Some((Record::Noted(b"note"), 9))));
         assert_eq!(read(&mark(true)), Ok(Some((Record::Begin, 5))));
         assert_eq!(read(&mark(false)), Ok(Some((Record::End, 5))));
+        assert_eq!(read(&signature(1 << 40)), Ok(Some((Record::Signed(1 << 40), 13))));
     }
 
     #[test]

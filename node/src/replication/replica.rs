@@ -58,6 +58,7 @@ pub async fn follow(node: Arc<Node>) {
                 if let Err(error) = follow_one(&node, epoch, primary, &address).await {
                     tracing::debug!(primary = primary.node.0, %error, "the link to the primary ended");
                 }
+                flow(&node, false);
                 sleep(PAUSE).await;
             }
             Role::Primary(_) | Role::None => {
@@ -66,6 +67,13 @@ pub async fn follow(node: Arc<Node>) {
                 }
             }
         }
+    }
+}
+
+/// What the primary changes comes by here from now on, or no longer. Who caches what is served there hears of the end.
+fn flow(node: &Node, flows: bool) {
+    if node.replication.flows.swap(flows, Ordering::SeqCst) && !flows {
+        node.tracking.tell_of_gap();
     }
 }
 
@@ -197,9 +205,11 @@ async fn take(node: &Arc<Node>, applier: &mut Applier, link: &mut Link, frame: F
         What::Continued(continued) => {
             replication.log.adopt(history(continued.history));
             link.follows = true;
+            flow(node, true);
         }
         What::CopyBegin(begin) => {
             replication.has_data.store(false, Ordering::Release);
+            flow(node, false);
             replication.copies_begun.fetch_add(1, Ordering::AcqRel);
             link.follows = false;
             let turn = link.meanwhile(replication, node.snapshots.turn()).await?;
@@ -227,6 +237,9 @@ async fn take(node: &Arc<Node>, applier: &mut Applier, link: &mut Link, frame: F
             replication.unlogged.store(false, Ordering::Release);
             replication.has_data.store(true, Ordering::Release);
             link.follows = true;
+            flow(node, true);
+            // Of what was read here before nobody can say how it differs.
+            node.tracking.tell_of_gap();
             tracing::info!(keys = loaded.keys, position = done.position, "a full copy was loaded");
         }
         What::Piece(piece) => {
@@ -322,6 +335,7 @@ impl Applier {
         if done > 0 {
             self.node.replication.log.append_received(&bytes[..done]);
             self.node.replication.log.tell();
+            self.node.tracking.deliver();
         }
         Ok(done)
     }
@@ -329,17 +343,19 @@ impl Applier {
     fn step(&mut self, mut step: &[u8]) -> io::Result<()> {
         let node = Arc::clone(&self.node);
         let mut closed = None;
+        let mut signer = 0;
         while let Some((record, length)) = record::read(step).map_err(|_| damaged())? {
             match record {
                 Record::Begin => closed = Some(node.corridor.close()),
                 Record::End => closed = None,
-                Record::Removed(space, key) => self.run(space, &[b"DEL", key])?,
-                Record::Command(space, argv) => self.run(space, &argv)?,
+                Record::Signed(client) => signer = client,
+                Record::Removed(space, key) => self.run(space, &[b"DEL", key], std::mem::take(&mut signer))?,
+                Record::Command(space, argv) => self.run(space, &argv, std::mem::take(&mut signer))?,
                 Record::Imported(from, removed, space, argv) => {
                     if removed {
-                        self.run(space, &[b"DEL", argv[0]])?
+                        self.run(space, &[b"DEL", argv[0]], 0)?
                     } else {
-                        self.run(space, &argv)?
+                        self.run(space, &argv, 0)?
                     }
                     node.import.reached(from);
                 }
@@ -352,7 +368,7 @@ impl Applier {
         Ok(())
     }
 
-    fn run(&mut self, space: SpaceId, argv: &[&[u8]]) -> io::Result<()> {
+    fn run(&mut self, space: SpaceId, argv: &[&[u8]], signer: u64) -> io::Result<()> {
         let node = &*self.node;
         let Ok(Resolved { row, words }) = node.table.resolve(argv) else {
             return Err(io::Error::other(format!(
@@ -384,7 +400,8 @@ impl Applier {
             reads: false,
             context,
             events: Wanted::of_all(EventClass::NONE),
-            client: 0,
+            client: signer,
+            signer: None,
             reach: &Reach::Everything,
             reader: None,
             park: None,
@@ -419,6 +436,7 @@ fn step_length(bytes: &[u8]) -> io::Result<Option<usize>> {
             Record::Begin if !begun => begun = true,
             Record::End if begun => return Ok(Some(length)),
             Record::Begin | Record::End => return Err(damaged()),
+            Record::Signed(_) => {}
             _ if !begun => return Ok(Some(length)),
             _ => {}
         }
@@ -428,7 +446,24 @@ fn step_length(bytes: &[u8]) -> io::Result<Option<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use keyward_engine::keyspace::TenantId;
     use std::future::pending;
+
+    #[test]
+    fn a_signature_is_one_step_with_what_is_signed() {
+        let space = SpaceId { tenant: TenantId(0), database: 0 };
+        let log = super::super::log::Log::new(1 << 20, 1 << 20);
+        log.append_of(Some(7), false, space, [&b"SET"[..], b"k", b"v"].into_iter());
+        let mut bytes = record::signature(7).to_vec();
+        assert_eq!(step_length(&bytes).unwrap(), None, "nothing to carry out yet");
+        let words = || [&b"SET"[..], b"k", b"v"].into_iter();
+        let size = record::size(space, words());
+        record::write(&mut bytes, size, false, space, words());
+        assert_eq!(step_length(&bytes).unwrap(), Some(bytes.len()));
+        assert_eq!(log.position(), bytes.len() as u64);
+        let step = [&record::mark(true)[..], &bytes, &record::mark(false)].concat();
+        assert_eq!(step_length(&step).unwrap(), Some(step.len()));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_silent_link_is_given_up_while_views_change_often() {

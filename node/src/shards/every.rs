@@ -108,7 +108,7 @@ impl Every<'_, '_> {
         if let Some((_, first)) = held.first_mut() {
             first.shard.count(&self.memory.effects);
         }
-        self.journal.append(context.space.world(), self.call.argv, &self.memory.effects);
+        self.journal.append_of(self.call.signer, context.space.world(), self.call.argv, &self.memory.effects);
         self.shards.pubsub.tell(world, self.call.events.of_all, self.memory.effects.events());
         if !self.memory.effects.is_empty() {
             let effects = &self.memory.effects;

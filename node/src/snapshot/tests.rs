@@ -17,7 +17,7 @@ const NOW: UnixMillis = 1_700_000_000_000;
 const DATABASES: u32 = 16;
 
 fn shards() -> Shards {
-    Shards::new(Layout { seed: 7, shard_count: 16 }, Default::default(), &Default::default())
+    Shards::new(Layout { seed: 7, shard_count: 16 }, Default::default(), Default::default(), &Default::default())
 }
 
 fn with_key<R>(shards: &Shards, space: SpaceId, key: &[u8], call: impl FnOnce(&mut Keys<'_>) -> R) -> R {

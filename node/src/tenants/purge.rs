@@ -76,6 +76,7 @@ fn flush(of: &Node, id: TenantId) -> Result<(), String> {
         context,
         events: Wanted::of_all(hot.events),
         client: 0,
+        signer: None,
         reach: &Reach::Everything,
         reader: None,
         park: None,

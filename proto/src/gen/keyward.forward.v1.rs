@@ -118,6 +118,27 @@ pub struct HandOver {
     /// Its transaction names keys, which are all of the group of the batch.
     #[prost(bool, tag = "16")]
     pub pinned: bool,
+    /// It caches what it reads. Nobody told it of changes on the way.
+    #[prost(message, optional, tag = "17")]
+    pub caching: ::core::option::Option<Caching>,
+    /// It is told of changes where the batch comes from, and not of its own: the stream of effects says which are its.
+    #[prost(bool, tag = "18")]
+    pub signs: bool,
+}
+/// What a client asked for with CLIENT TRACKING and CLIENT CACHING.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Caching {
+    #[prost(enumeration = "CachingMode", tag = "1")]
+    pub mode: i32,
+    /// Not of changes it made itself.
+    #[prost(bool, tag = "2")]
+    pub no_loop: bool,
+    /// In broadcast mode; none means every key.
+    #[prost(bytes = "bytes", repeated, tag = "3")]
+    pub prefixes: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// What it said about the next command, if anything.
+    #[prost(bool, optional, tag = "4")]
+    pub next: ::core::option::Option<bool>,
 }
 /// A queued request.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -143,6 +164,43 @@ pub struct BatchReply {
     /// The error in words, for logs.
     #[prost(string, tag = "5")]
     pub error_text: ::prost::alloc::string::String,
+}
+/// Of which keys a client is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum CachingMode {
+    /// Of those it read.
+    Unspecified = 0,
+    /// Of those it read after saying so.
+    OptIn = 1,
+    /// Of those it read without saying otherwise.
+    OptOut = 2,
+    /// Of those that begin with its prefixes.
+    Broadcast = 3,
+}
+impl CachingMode {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "CACHING_MODE_UNSPECIFIED",
+            Self::OptIn => "CACHING_MODE_OPT_IN",
+            Self::OptOut => "CACHING_MODE_OPT_OUT",
+            Self::Broadcast => "CACHING_MODE_BROADCAST",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "CACHING_MODE_UNSPECIFIED" => Some(Self::Unspecified),
+            "CACHING_MODE_OPT_IN" => Some(Self::OptIn),
+            "CACHING_MODE_OPT_OUT" => Some(Self::OptOut),
+            "CACHING_MODE_BROADCAST" => Some(Self::Broadcast),
+            _ => None,
+        }
+    }
 }
 /// Which answers a client wants (`CLIENT REPLY`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
