@@ -4,6 +4,7 @@
 //! No plaintext password leaves this file: it is compared and dropped.
 
 use crate::connection::{Connection, renew};
+use crate::control::ControlError;
 use crate::forward::{self, ForwardBatch};
 use crate::gate::Refusal;
 use crate::info;
@@ -12,10 +13,11 @@ use crate::latency::Times;
 use crate::node::Node;
 use crate::worker::{Job, Worker, now_us};
 use keyward_acl::{CommandId, ErrorDetail, UserChange, UserOutcome};
-use keyward_cluster::{Change, Outcome};
+use keyward_cluster::{Change, NodeId, Outcome};
 use keyward_engine::account::POWERS;
 use keyward_engine::asks::{
-    Ask, ClientFilter, CommandLogAsk, CommandLogKind, KillReply, LatencyAsk, LoginAttempt, TenantAsk, TenantEdit,
+    Ask, ClientFilter, CommandLogAsk, CommandLogKind, KillReply, LatencyAsk, LoginAttempt, TakeOver, TenantAsk,
+    TenantEdit,
 };
 use keyward_engine::events::EventClass;
 use keyward_engine::keyspace::TenantId;
@@ -24,8 +26,13 @@ use keyward_engine::scope::Reach;
 use keyward_engine::session::Login;
 use keyward_proto::resp::{ReplyLimits, Value, parse_reply};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+/// Between two tries of `FAILOVER` and `CLUSTER FAILOVER FORCE`.
+const AGAIN_PAUSE: Duration = Duration::from_millis(50);
 
 const WRONGPASS: &str = "WRONGPASS invalid username-password pair or user is disabled.";
 
@@ -100,7 +107,11 @@ pub async fn carry_out(
             show_waited(have, files, &mut reply);
         }
         Ask::ShowRole => show_role(&worker.node, reach, &mut reply),
-        Ask::Failover { to } => fail_over(&worker.node, to, origin(connection).0, &mut reply).await,
+        Ask::Failover { to, patience } => {
+            let patience = patience.unwrap_or(worker.hot().failover_wait);
+            fail_over(&worker.node, to, patience, origin(connection).0, &mut reply).await;
+        }
+        Ask::TakeOver(how) => take_over(worker, how, &origin(connection).0, &mut reply).await,
         Ask::ListClients(filter) => list_clients(&worker.node, connection, filter, reach, &mut reply).await,
         Ask::ShowClient => {
             let line = crate::clients::line(&connection.session.borrow(), connection, worker.now_ms());
@@ -404,8 +415,12 @@ pub fn show_waited(have: usize, files: bool, reply: &mut Reply) {
 }
 
 /// Hands the data over to another node: every group that the same node serves now, as if there were one.
-async fn fail_over(node: &Node, to: Option<(String, u16)>, actor: String, reply: &mut Reply) {
+async fn fail_over(node: &Node, to: Option<(String, u16)>, patience: Duration, actor: String, reply: &mut Reply) {
     let view = node.views.load().1;
+    if view.state.nodes().len() < 2 {
+        return reply.error("ERR FAILOVER requires connected replicas.");
+    }
+    let give_up = Instant::now() + patience;
     let named = to.map(|(host, port)| {
         let port = port.to_string();
         let mut nodes = view.state.nodes().values();
@@ -421,11 +436,75 @@ async fn fail_over(node: &Node, to: Option<(String, u16)>, actor: String, reply:
         if of.views.load().1.primary != serving {
             continue;
         }
-        if let Err(error) = node.control.move_primary(of.group, target, false, actor.clone()).await {
-            return reply.error(&format!("ERR {error}"));
+        loop {
+            let left = give_up.saturating_duration_since(Instant::now());
+            match node.control.move_primary(of.group, target, (false, left), actor.clone()).await {
+                Ok(()) => break,
+                // Who is not in sync yet may come to be.
+                Err(ControlError::Refused(_)) if !left.is_zero() => tokio::time::sleep(AGAIN_PAUSE).await,
+                Err(error) => return reply.error(&format!("ERR {error}")),
+            }
         }
     }
     reply.ok();
+}
+
+/// Has this node serve what its primary serves: whom `CLUSTER NODES` names for it.
+async fn take_over(worker: &Worker, how: TakeOver, actor: &str, reply: &mut Reply) {
+    let node = &worker.node;
+    let me = node.views.load().1.me;
+    let served_by = |of: &Arc<Node>| of.views.load().1.primary;
+    if node.groups().iter().any(|of| served_by(of) == Some(me)) {
+        return reply.error("ERR You should send CLUSTER FAILOVER to a replica");
+    }
+    let give_up = Instant::now() + worker.hot().failover_wait;
+    let mut mine: Vec<&Arc<Node>> = Vec::new();
+    loop {
+        // One that nobody serves, if there is none that somebody does.
+        let primary = node.groups().iter().find_map(served_by);
+        if mine.is_empty() && (primary.is_some() || how == TakeOver::WithLoss || Instant::now() >= give_up) {
+            mine = node.groups().iter().filter(|of| served_by(of) == primary).collect();
+        }
+        if primary.is_none() && how == TakeOver::Agreed {
+            return reply.error("ERR Master is down or failed, please use CLUSTER FAILOVER FORCE");
+        }
+        let mut failed = None;
+        for of in &mine {
+            if let Err(error) = take_group(of, me, how, actor).await {
+                failed = Some(error);
+                break;
+            }
+        }
+        match failed {
+            None if !mine.is_empty() => {
+                // Decided is not yet known here.
+                while mine.iter().any(|of| served_by(of) != Some(me)) && Instant::now() < give_up {
+                    tokio::time::sleep(forward::SHIFT_PAUSE).await;
+                }
+                return reply.ok();
+            }
+            // Without the primary it is decided who is next as soon as that may be; then that one hands over.
+            _ if how == TakeOver::Forced && Instant::now() < give_up => tokio::time::sleep(AGAIN_PAUSE).await,
+            None => return reply.error("ERR nobody serves a shard group"),
+            Some(error) => {
+                return reply.error(&format!(
+                    "ERR {error}; what loses writes is CLUSTER FAILOVER TAKEOVER, or keywardctl failover --to {me} --accept-loss"
+                ));
+            }
+        }
+    }
+}
+
+async fn take_group(of: &Node, me: NodeId, how: TakeOver, actor: &str) -> Result<(), ControlError> {
+    let planned = (false, of.live.hot().failover_wait);
+    if how == TakeOver::WithLoss {
+        let lossy = of.control.move_primary(of.group, Some(me), (true, Duration::ZERO), actor.to_owned()).await;
+        // A primary that is alive hands over, and nothing is lost.
+        if !matches!(lossy, Err(ControlError::Refused(_))) {
+            return lossy;
+        }
+    }
+    of.control.move_primary(of.group, Some(me), planned, actor.to_owned()).await
 }
 
 /// What this node does with the data, as Redis says it (<https://redis.io/docs/latest/commands/role/>).

@@ -32,6 +32,7 @@ mod scopes;
 mod specification;
 mod startup;
 mod sweep;
+mod takeover;
 mod tenant_memory;
 mod tenants;
 mod tidy;

@@ -9,6 +9,7 @@ use crate::reply::{Protocol, Reply};
 use crate::session::CopyHolds;
 use crate::tenancy::Grant;
 use keyward_acl::UserChange;
+use std::time::Duration;
 
 /// A login attempt. `Debug` hides the password.
 pub struct LoginAttempt {
@@ -95,6 +96,17 @@ impl TrackingOptions {
         }
         self.prefixes.iter().map(Vec::as_slice).collect()
     }
+}
+
+/// How a replica takes over from its primary.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TakeOver {
+    /// The primary hands over.
+    Agreed,
+    /// `FORCE`: as soon as a failover may proceed, the primary is gone as well.
+    Forced,
+    /// `TAKEOVER`: also if acknowledged writes may be lost, unless the primary is there.
+    WithLoss,
 }
 
 /// `TENANT`: what is to become of a tenant.
@@ -349,7 +361,11 @@ pub enum Ask {
     Failover {
         /// The node whose clients' address this is; whoever is most up to date, if none is named.
         to: Option<(String, u16)>,
+        /// How long somebody may take to come in sync, if that was said.
+        patience: Option<Duration>,
     },
+    /// `CLUSTER FAILOVER`.
+    TakeOver(TakeOver),
     /// `CLIENT LIST`.
     ListClients(ClientFilter),
     /// `CLIENT INFO`.

@@ -39,6 +39,9 @@ const STANDINGS_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a new leader is waited for.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long somebody may take to come in sync before a group is handed over: as long as until a leader has heard of it.
+const READY_WAIT: Duration = Duration::from_secs(2);
+
 /// How long the view of a change may take to be compiled, and how often to look.
 const VISIBLE_TIMEOUT: Duration = Duration::from_secs(1);
 const VISIBLE_PAUSE: Duration = Duration::from_millis(1);
@@ -334,7 +337,7 @@ impl AdminBackend for NodeBackend {
         if accept_loss {
             tracing::warn!(group = group.0, to = ?to, actor = origin.actor, "an unclean failover was asked for");
         }
-        self.node.control.move_primary(group, to, accept_loss, origin.actor).await?;
+        self.node.control.move_primary(group, to, (accept_loss, READY_WAIT), origin.actor).await?;
         Ok(())
     }
 

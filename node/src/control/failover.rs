@@ -18,6 +18,7 @@ use keyward_cluster::{
 };
 use keyward_proto::control as wire;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tonic::Status;
 
 use super::codec;
@@ -59,6 +60,9 @@ const STEER_AFTER: Duration = Duration::from_secs(3);
 /// What a planned hand-over may take, with the data that is still to be sent.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The longest wait for somebody who is in sync to hand over to.
+const READY_WAIT_MAX: Duration = Duration::from_secs(3);
+
 /// What a primary may take until it answers nothing more about keys that move: what runs alone ends first.
 const HOLD_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -86,6 +90,15 @@ struct Reign {
     looked_at: u64,
     steered_at: u64,
     spread_at: u64,
+}
+
+/// Whether there is somebody who may come in sync: `to`, or anybody but the primary.
+fn may_join(state: &State, group: &ShardGroup, to: Option<NodeId>) -> bool {
+    let primary = group.primary.map(|primary| primary.node);
+    match to {
+        Some(to) => state.nodes().contains_key(&to),
+        None => state.nodes().keys().any(|node| Some(*node) != primary),
+    }
 }
 
 /// Whether the cluster is one node that serves everything.
@@ -440,27 +453,41 @@ impl Core {
         &self,
         group: GroupId,
         to: Option<NodeId>,
-        accept_loss: bool,
+        (accept_loss, patience): (bool, Duration),
         actor: &str,
     ) -> Result<(), HereError> {
         let refused = |text: String| HereError::Refused(text);
-        let leading = self.leading().ok_or_else(|| HereError::NotLeader(self.hint()))?;
-        let view = self.views.current();
-        let known = view.state.groups().get(&group);
-        let known = known.ok_or_else(|| refused(format!("no shard group has the id {}", group.0)))?;
-        let target = self.target(&leading, &view.state, known, to)?;
-        if known.primary == Some(target) {
-            return Ok(());
-        }
-        if accept_loss {
-            return self.move_unclean(&leading, known, target, actor).await;
-        }
-        let Some(primary) = known.primary else {
-            return Err(refused(String::from("nobody serves the group: it fails over by itself as soon as it can")));
+        let give_up = Instant::now() + patience.min(READY_WAIT_MAX);
+        let (primary, target) = loop {
+            let leading = self.leading().ok_or_else(|| HereError::NotLeader(self.hint()))?;
+            let view = self.views.current();
+            let known = view.state.groups().get(&group);
+            let known = known.ok_or_else(|| refused(format!("no shard group has the id {}", group.0)))?;
+            let target = self.target(&leading, &view.state, known, to);
+            if let Ok(target) = target
+                && known.primary == Some(target)
+            {
+                return Ok(());
+            }
+            if accept_loss {
+                return self.move_unclean(&leading, known, target?, actor).await;
+            }
+            let Some(primary) = known.primary else {
+                return Err(refused(String::from(
+                    "nobody serves the group: it fails over by itself as soon as it can",
+                )));
+            };
+            let ready = target.and_then(|target| {
+                let text = || format!("node {} is not in sync", target.node);
+                if known.in_sync.contains(&target) { Ok(target) } else { Err(refused(text())) }
+            });
+            match ready {
+                Ok(target) => break (primary, target),
+                Err(error) if Instant::now() >= give_up || !may_join(&view.state, known, to) => return Err(error),
+                // It comes in sync, or has and was not heard of since.
+                Err(_) => tokio::time::sleep(LOOK_EVERY).await,
+            }
         };
-        if !known.in_sync.contains(&target) {
-            return Err(refused(format!("node {} is not in sync", target.node)));
-        }
         self.hand_over_group_on(primary.node, group, target).await.map_err(refused)
     }
 

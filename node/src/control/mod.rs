@@ -250,16 +250,17 @@ impl Control {
         self.inner.core.lease.clone()
     }
 
-    /// Has a group served by `to`, or by whoever is most up to date. `accept_loss`: without the old primary, and whether
-    /// or not `to` has every acknowledged write.
+    /// Has a group served by `to`, or by whoever is most up to date, once that is in sync: within `patience`. `accept_loss`:
+    /// without the old primary, and whether or not `to` has every acknowledged write.
     pub async fn move_primary(
         &self,
         group: GroupId,
         to: Option<NodeId>,
-        accept_loss: bool,
+        (accept_loss, patience): (bool, Duration),
         actor: String,
     ) -> Result<(), ControlError> {
-        self.on_control(move |core| async move { core.move_primary(group, to, accept_loss, &actor).await }).await?
+        let how = (accept_loss, patience);
+        self.on_control(move |core| async move { core.move_primary(group, to, how, &actor).await }).await?
     }
 
     /// What the leader knows of every node.

@@ -234,7 +234,8 @@ impl Peer for PeerService {
         let request = request.into_inner();
         self.core.peers.check(request.header)?;
         let to = (request.to != 0).then_some(NodeId(request.to));
-        let moved = self.core.move_primary_here(GroupId(request.group), to, request.accept_loss, &request.actor).await;
+        let how = (request.accept_loss, Duration::from_millis(request.wait_ms));
+        let moved = self.core.move_primary_here(GroupId(request.group), to, how, &request.actor).await;
         use wire::move_primary_response::Result as Wire;
         let result = match moved {
             Ok(()) => Wire::Done(wire::Blank {}),

@@ -157,18 +157,20 @@ impl Core {
         &self,
         group: GroupId,
         to: Option<NodeId>,
-        accept_loss: bool,
+        (accept_loss, patience): (bool, Duration),
         actor: &str,
     ) -> Result<(), ControlError> {
+        let wait_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
         let request = |leader| wire::MovePrimaryRequest {
             header: self.peers.header(leader),
             group: group.0,
             to: to.map_or(0, |to| to.0),
             accept_loss,
             actor: actor.to_owned(),
+            wait_ms,
         };
         self.with_leader(
-            || self.move_primary_here(group, to, accept_loss, actor).map(here).boxed(),
+            || self.move_primary_here(group, to, (accept_loss, patience), actor).map(here).boxed(),
             |leader, address| self.move_primary_there(address, request(leader)).boxed(),
         )
         .await

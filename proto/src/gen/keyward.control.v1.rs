@@ -439,6 +439,9 @@ pub struct MovePrimaryRequest {
     pub accept_loss: bool,
     #[prost(string, tag = "5")]
     pub actor: ::prost::alloc::string::String,
+    /// For so long it is waited until the one to be named is in sync, within what the leader allows.
+    #[prost(uint64, tag = "6")]
+    pub wait_ms: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MovePrimaryResponse {

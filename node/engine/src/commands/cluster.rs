@@ -4,6 +4,7 @@
 //! Declarations on top, one entry per command; parsers and handlers below.
 
 use crate::args::Args;
+use crate::asks::{Ask, TakeOver};
 use crate::command::{Arity, Command, Docs, Extra, Flags, Group, KeyFlags, KeyRule, KeySpec, Run};
 use crate::error::CommandError;
 use crate::introspect;
@@ -270,7 +271,7 @@ const CLUSTER: &[Command] = &[
         group: Group::Cluster,
         keys: KeyRule::None,
         scope: Scope::Ceiling,
-        run: Run::Refused("use FAILOVER TO host port, or keywardctl failover"),
+        run: Run::Ask(failover),
         docs: Docs { summary: "Makes a replica take over from its primary.", since: "3.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
     },
@@ -693,6 +694,18 @@ fn get_keys_in_slot(every: &mut dyn EveryKey, mut args: Args<'_>, reply: &mut Re
     reply.array(found.len());
     found.iter().for_each(|key| reply.bulk(key));
     Ok(())
+}
+
+/// `CLUSTER FAILOVER [FORCE|TAKEOVER]`.
+fn failover(_: &Session, _: &Surroundings<'_>, mut args: Args<'_>) -> Result<Ask, CommandError> {
+    let how = if args.accept("FORCE") {
+        TakeOver::Forced
+    } else if args.accept("TAKEOVER") {
+        TakeOver::WithLoss
+    } else {
+        TakeOver::Agreed
+    };
+    if args.is_empty() { Ok(Ask::TakeOver(how)) } else { Err(CommandError::Syntax) }
 }
 
 /// Nodes hold a few links for each data thread; none of them is of the kind this command is about.

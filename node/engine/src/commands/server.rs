@@ -15,6 +15,7 @@ use crate::reply::Reply;
 use crate::scope::{Of, Scope};
 use crate::session::{Session, Surroundings};
 use keyward_acl::Category;
+use std::time::Duration;
 
 mod copies;
 mod debug;
@@ -645,15 +646,15 @@ fn role(_: &Session, _: &Surroundings<'_>, _: Args<'_>) -> Result<Ask, CommandEr
 /// `FAILOVER [TO host port] [TIMEOUT ms]`: planned, and over when it is answered. What it takes is bounded, so there is nothing to
 /// abort.
 fn failover(_: &Session, _: &Surroundings<'_>, mut args: Args<'_>) -> Result<Ask, CommandError> {
-    let mut to = None;
+    let (mut to, mut patience) = (None, None);
     while !args.is_empty() {
         if args.accept("TO") && to.is_none() {
             let host = String::from_utf8_lossy(args.take()?).into_owned();
             to = Some((host, u16::try_from(args.integer()?).map_err(|_| CommandError::NotInteger)?));
         } else if args.accept("TIMEOUT") {
-            if args.integer()? <= 0 {
-                return Err(CommandError::err("FAILOVER timeout must be greater than 0"));
-            }
+            let ms = u64::try_from(args.integer()?).ok().filter(|ms| *ms > 0);
+            let ms = ms.ok_or_else(|| CommandError::err("FAILOVER timeout must be greater than 0"))?;
+            patience = Some(Duration::from_millis(ms));
         } else if args.accept("ABORT") {
             return Err(CommandError::err("No failover in progress."));
         } else if args.accept("FORCE") {
@@ -664,7 +665,7 @@ fn failover(_: &Session, _: &Surroundings<'_>, mut args: Args<'_>) -> Result<Ask
             return Err(CommandError::Syntax);
         }
     }
-    Ok(Ask::Failover { to })
+    Ok(Ask::Failover { to, patience })
 }
 
 /// `LOLWUT [VERSION n] [columns [rows]]`: a maze, another one every second.
