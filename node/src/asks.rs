@@ -111,6 +111,7 @@ pub async fn carry_out(
             let patience = patience.unwrap_or(worker.hot().failover_wait);
             fail_over(&worker.node, to, patience, origin(connection).0, &mut reply).await;
         }
+        Ask::ShowLinks => show_links(&worker.node, &mut reply),
         Ask::TakeOver(how) => take_over(worker, how, &origin(connection).0, &mut reply).await,
         Ask::ListClients(filter) => list_clients(&worker.node, connection, filter, reach, &mut reply).await,
         Ask::ShowClient => {
@@ -505,6 +506,33 @@ async fn take_group(of: &Node, me: NodeId, how: TakeOver, actor: &str) -> Result
         }
     }
     of.control.move_primary(of.group, Some(me), planned, actor.to_owned()).await
+}
+
+/// The links to other nodes, as Redis shows its own (<https://redis.io/docs/latest/commands/cluster-links/>).
+fn show_links(node: &Node, reply: &mut Reply) {
+    let view = node.views.load().1;
+    let ties = node.ties.all();
+    reply.array(ties.len());
+    for tie in ties {
+        let (allocated, used) = tie.buffered();
+        reply.map(6);
+        let peer = crate::view::node_id_hex(&view.state, NodeId(tie.peer));
+        let events = if used > 0 { "rw" } else { "r" };
+        for (name, value) in
+            [("direction", if tie.from_here { "to" } else { "from" }), ("node", &peer), ("events", events)]
+        {
+            if name == "events" {
+                reply.bulk(b"create-time");
+                reply.integer(tie.since_ms);
+            }
+            reply.bulk(name.as_bytes());
+            reply.bulk(value.as_bytes());
+        }
+        for (name, bytes) in [("send-buffer-allocated", allocated), ("send-buffer-used", used)] {
+            reply.bulk(name.as_bytes());
+            reply.integer(bytes as i64);
+        }
+    }
 }
 
 /// What this node does with the data, as Redis says it (<https://redis.io/docs/latest/commands/role/>).

@@ -14,6 +14,7 @@ use crate::corridor::{Entry, InLane, Parts};
 use crate::forward;
 use crate::routes::Routes;
 use crate::shards::Needed;
+use crate::ties::Tie;
 use crate::view::View;
 use crate::walks;
 use crate::worker::{Scratch, Worker};
@@ -100,9 +101,9 @@ enum Stop {
 }
 
 /// Serves a link until it ends.
-pub async fn serve(worker: Rc<Worker>, stream: TcpStream) {
+pub async fn serve(worker: Rc<Worker>, (stream, tie): (TcpStream, Arc<Tie>)) {
     let stream = Rc::new(stream);
-    let departures = Rc::new(Departures::new(Rc::clone(&stream)));
+    let departures = Rc::new(Departures::new(Rc::clone(&stream), Some(tie)));
     let writing = Rc::clone(&departures);
     tokio::task::spawn_local(async move { writing.send_all().await });
     let mut arrivals = Arrivals::new(stream);

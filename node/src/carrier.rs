@@ -14,6 +14,7 @@
 //! Each client has a seat and at most one batch in flight: no sequence numbers, no messages to build. Everything that
 //! is ready when the socket is leaves in one write. This file moves bytes; it knows no command and no client.
 
+use crate::ties::Tie;
 use crate::world::net::{self, TcpStream};
 use bytes::Bytes;
 use std::cell::{Cell, RefCell};
@@ -21,6 +22,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 /// Bodies longer than this come in parts of this length, in bytes: a hundredth of a millisecond of a fast network.
@@ -142,11 +144,12 @@ pub struct Departures {
     /// Whoever waits until little is left to be sent.
     reader: RefCell<Option<Waker>>,
     broken: Cell<bool>,
+    tie: Option<Arc<Tie>>,
 }
 
 impl Departures {
     /// Of a link that was just made.
-    pub fn new(stream: Rc<TcpStream>) -> Departures {
+    pub fn new(stream: Rc<TcpStream>, tie: Option<Arc<Tie>>) -> Departures {
         // Only a wish: without it, short commands wait longer behind long values.
         net::limit_unsent(&stream, UNSENT_BYTES_MAX);
         Departures {
@@ -160,6 +163,7 @@ impl Departures {
             writer: RefCell::default(),
             reader: RefCell::default(),
             broken: Cell::new(false),
+            tie,
         }
     }
 
@@ -228,6 +232,15 @@ impl Departures {
 
     /// Gives the socket what it takes now. True: everything is gone.
     pub fn send_now(&self) -> io::Result<bool> {
+        let sent = self.give_to_socket();
+        if let Some(tie) = &self.tie {
+            let allocated = self.ready.borrow().capacity() + self.sending.borrow().0.capacity();
+            tie.note(allocated, self.waiting_bytes());
+        }
+        sent
+    }
+
+    fn give_to_socket(&self) -> io::Result<bool> {
         let mut sending = self.sending.borrow_mut();
         loop {
             let (buffer, gone) = &mut *sending;
@@ -411,7 +424,7 @@ mod tests {
     #[tokio::test]
     async fn a_short_frame_overtakes_the_parts_of_a_long_body() {
         let (near, far) = pair().await;
-        let departures = Departures::new(near);
+        let departures = Departures::new(near, None);
         let mut arrivals = Arrivals::new(far);
         let body: Vec<u8> = (0..3 * PART_BYTES + 5).map(|index| (index % 251) as u8).collect();
         let end = Rc::new(Cell::new(0));
@@ -438,7 +451,7 @@ mod tests {
     #[tokio::test]
     async fn what_nobody_wants_any_more_is_not_sent() {
         let (near, far) = pair().await;
-        let departures = Departures::new(near);
+        let departures = Departures::new(near, None);
         let mut arrivals = Arrivals::new(far);
         let end = Rc::new(Cell::new(0));
         departures.push_body(Kind::Replies, 1, &replies_head(0, 1), vec![1; 10 * PART_BYTES].into(), &end);

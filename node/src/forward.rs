@@ -19,6 +19,7 @@ use crate::carrier::{self, Arrival, Arrivals, Departures, Kind, PART_BYTES};
 use crate::connection::Connection;
 use crate::link::{self, LinkStream};
 use crate::replication::NotConfirmed;
+use crate::ties::Tie;
 use crate::view::View;
 use crate::worker::Worker;
 use crate::world::net::{self, Parcel, TcpStream};
@@ -591,12 +592,13 @@ fn take_seat(connection: &Connection, link: &Rc<ForwardLink>, version: u64) -> R
 impl ForwardLink {
     /// Connects, proves the secret both ways, and starts what reads, writes and looks after it.
     async fn open(worker: &Rc<Worker>, owner: u64, address: String) -> Result<Rc<ForwardLink>, String> {
-        let stream = Rc::new(begin(worker, owner, &address).await?);
+        let (stream, tie) = begin(worker, owner, &address).await?;
+        let stream = Rc::new(stream);
         let made = Rc::new(ForwardLink {
             group: worker.node.group,
             owner,
             address,
-            departures: Departures::new(Rc::clone(&stream)),
+            departures: Departures::new(Rc::clone(&stream), Some(tie)),
             places: RefCell::default(),
             seen: Cell::new(0),
             heard: Cell::new(false),
@@ -659,7 +661,7 @@ impl ForwardLink {
 }
 
 /// A link on which requests may follow. The error is for people.
-async fn begin(worker: &Worker, owner: u64, address: &str) -> Result<TcpStream, String> {
+async fn begin(worker: &Worker, owner: u64, address: &str) -> Result<(TcpStream, Arc<Tie>), String> {
     let (mut reader, mut writer) = link::connect(&worker.node, owner, address).await?.into_halves();
     let accepted = async {
         writer.push(&Batch { carry: true, group: worker.node.group.0, ..Batch::default() });
@@ -672,9 +674,9 @@ async fn begin(worker: &Worker, owner: u64, address: &str) -> Result<TcpStream, 
     if reply.count != 1 {
         return Err(reply.error_text);
     }
-    let stream = link::into_stream(reader, writer).map_err(|error| error.to_string())?;
+    let (stream, tie) = link::into_stream(reader, writer).map_err(|error| error.to_string())?;
     crate::handover::keep_alive(worker, &stream);
-    Ok(stream)
+    Ok((stream, tie))
 }
 
 async fn read_replies(link: Rc<ForwardLink>, stream: Rc<TcpStream>) {
@@ -772,9 +774,9 @@ pub async fn serve_link(worker: Rc<Worker>, stream: Parcel) {
     if writer.flush().await.is_err() {
         return;
     }
-    if let Ok(stream) = link::into_stream(reader, writer) {
+    if let Ok((stream, tie)) = link::into_stream(reader, writer) {
         crate::handover::keep_alive(&worker, &stream);
-        crate::callers::serve(of, stream).await;
+        crate::callers::serve(of, (stream, tie)).await;
     }
 }
 
@@ -792,7 +794,7 @@ async fn accept_follower(worker: &Rc<Worker>, batch: &Batch, reader: link::Frame
     });
     // Whoever asked sees the link close, and tries again either way.
     if writer.flush().await.is_ok() && refused.is_none() {
-        let stream = link::into_stream(reader, writer).and_then(net::pack);
+        let stream = link::into_stream(reader, writer).and_then(|(stream, tie)| Ok((net::pack(stream)?, tie)));
         if !stream.is_ok_and(|stream| worker.node.replication.take_link(stream)) {
             tracing::warn!("a replica's link was not taken");
         }

@@ -288,7 +288,7 @@ async fn ask(worker: &Worker, owner: u64, address: &str, batch: Batch) -> Result
     if reply.count != 1 {
         return Err("its version takes no clients over".to_owned());
     }
-    let link = link::into_stream(reader, writer).map_err(|error| error.to_string())?;
+    let (link, _) = link::into_stream(reader, writer).map_err(|error| error.to_string())?;
     keep_alive(worker, &link);
     net::pack(link).and_then(|link| worker.socket(link)).map_err(|error| error.to_string())
 }
@@ -319,7 +319,7 @@ pub async fn take_over(worker: Rc<Worker>, of: Rc<Worker>, batch: Batch, reader:
             if writer.flush().await.is_err() {
                 return;
             }
-            let Ok(stream) = link::into_stream(reader, writer) else { return };
+            let Ok((stream, _)) = link::into_stream(reader, writer) else { return };
             keep_alive(&worker, &stream);
             let Ok(stream) = net::pack(stream) else { return };
             worker.serve_guest(stream, session, &luggage, of.node.group).await;

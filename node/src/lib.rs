@@ -85,6 +85,7 @@ pub mod socket;
 pub mod standing;
 pub mod telemetry;
 pub mod tenants;
+pub mod ties;
 pub mod tracking;
 pub mod transaction;
 pub mod turns;

@@ -11,11 +11,14 @@
 //! peer port, beside the Raft service, told apart by the first bytes.
 
 use crate::node::Node;
+use crate::ties::Tie;
+use crate::worker::now_us;
 use crate::world::net::{self, OwnedReadHalf, OwnedWriteHalf, Parcel, TcpStream};
 use hmac::{Hmac, Mac};
 use prost::Message;
 use sha2::Sha256;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 use subtle::ConstantTimeEq;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -43,13 +46,13 @@ const NONCE_BYTES: usize = 32;
 const PROOF_BYTES: usize = 32;
 
 /// A link after its proof.
-pub struct LinkStream(TcpStream);
+pub struct LinkStream(TcpStream, Arc<Tie>);
 
 impl LinkStream {
     /// Its two directions.
     pub fn into_halves(self) -> (FrameReader, FrameWriter) {
         let (reader, writer) = self.0.into_split();
-        (FrameReader { reader, buffer: Vec::new(), start: 0 }, FrameWriter { writer, buffer: Vec::new() })
+        (FrameReader { reader, buffer: Vec::new(), start: 0 }, FrameWriter { writer, buffer: Vec::new(), tie: self.1 })
     }
 }
 
@@ -73,7 +76,7 @@ pub async fn connect(node: &Node, owner: u64, address: &str) -> Result<LinkStrea
         }
         let mine = proof(node, b"caller", &nonce, their_nonce, node.id());
         stream.write_all(&mine).await.map_err(broke)?;
-        Ok(LinkStream(stream))
+        Ok(LinkStream(stream, node.ties.add(owner, true, now_us() / 1000)))
     };
     timeout(HANDSHAKE_TIMEOUT, work).await.map_err(|_| format!("{address} did not answer in time"))?
 }
@@ -101,7 +104,7 @@ pub async fn accept(node: &Node, stream: Parcel) -> Result<LinkStream, String> {
         if !bool::from(expected.as_slice().ct_eq(&their_proof)) {
             return Err("the caller does not know the cluster secret".to_owned());
         }
-        Ok(LinkStream(stream))
+        Ok(LinkStream(stream, node.ties.add(caller, false, now_us() / 1000)))
     };
     timeout(HANDSHAKE_TIMEOUT, work).await.map_err(|_| "no proof in time".to_owned())?
 }
@@ -119,18 +122,19 @@ fn proof(node: &Node, label: &[u8], caller_nonce: &[u8], owner_nonce: &[u8], pro
     mac.finalize().into_bytes().into()
 }
 
-/// The two directions as one stream again, for what follows the frames. An error if the other side did not wait with it
+/// The two directions as one stream again, for what follows the frames, and what shows it as long as it is kept. An error if the other side did not wait with it
 /// until it was asked to.
-pub fn into_stream(reader: FrameReader, writer: FrameWriter) -> io::Result<TcpStream> {
+pub fn into_stream(reader: FrameReader, writer: FrameWriter) -> io::Result<(TcpStream, Arc<Tie>)> {
     if reader.start != reader.buffer.len() || !writer.buffer.is_empty() {
         return Err(io::Error::other("bytes behind the last frame came too early"));
     }
-    reader.reader.reunite(writer.writer).map_err(io::Error::other)
+    let stream = reader.reader.reunite(writer.writer).map_err(io::Error::other)?;
+    Ok((stream, writer.tie))
 }
 
 /// Frames on a link that another runtime has made.
-pub fn of_parcel(parcel: Parcel) -> io::Result<(FrameReader, FrameWriter)> {
-    Ok(LinkStream(net::unpack(parcel)?).into_halves())
+pub fn of_parcel(parcel: Parcel, tie: Arc<Tie>) -> io::Result<(FrameReader, FrameWriter)> {
+    Ok(LinkStream(net::unpack(parcel)?, tie).into_halves())
 }
 
 /// Reads frames.
@@ -183,6 +187,7 @@ impl FrameReader {
 pub struct FrameWriter {
     writer: OwnedWriteHalf,
     buffer: Vec<u8>,
+    tie: Arc<Tie>,
 }
 
 impl FrameWriter {
@@ -194,6 +199,7 @@ impl FrameWriter {
         let length = length as u32;
         self.buffer.extend_from_slice(&length.to_le_bytes());
         message.encode(&mut self.buffer).expect("a vector grows as needed");
+        self.tie.note(self.buffer.capacity(), self.buffer.len());
     }
 
     /// Whether it is time to flush.
@@ -208,6 +214,7 @@ impl FrameWriter {
         if self.buffer.capacity() > 4 * WRITE_BYTES_SOFT {
             self.buffer = Vec::new();
         }
+        self.tie.note(self.buffer.capacity(), 0);
         Ok(())
     }
 }

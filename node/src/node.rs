@@ -37,6 +37,7 @@ use crate::seed;
 use crate::shards::Shards;
 use crate::slow::CommandLogs;
 use crate::snapshot::Snapshots;
+use crate::ties::Ties;
 use crate::tracking::Tracking;
 use crate::view::{Terms, View, ViewCell};
 use crate::worker::{INBOX_MESSAGES_MAX, Job, Worker, now_us};
@@ -151,6 +152,8 @@ pub struct Common {
     pub corridor: Corridor,
     /// Who listens to what.
     pub pubsub: Arc<PubSub>,
+    /// The links to other nodes.
+    pub ties: Ties,
     /// Who caches, whichever group the keys are of.
     pub tracking: Arc<Tracking>,
     /// Whether memory is being given back.
@@ -653,6 +656,7 @@ async fn serve_with(
         corridor: Corridor::new(config.threads, slow_threads),
         pubsub: Arc::default(),
         tracking: Arc::default(),
+        ties: Ties::default(),
         gauges: Arc::default(),
         monitors: Monitors::new(table.find(b"monitor").map(|row| row.id)),
         mailboxes: Mutex::default(),

@@ -26,6 +26,7 @@ use crate::control::data_plane::{DataPlane, GroupReport};
 use crate::journal::Journal;
 use crate::node::Node;
 use crate::snapshot::writer::Stand;
+use crate::ties::Tie;
 use crate::view::View;
 use crate::world::net::Parcel;
 use crate::world::{Stopwatch, beside};
@@ -57,6 +58,9 @@ const SILENCE: Duration = Duration::from_millis(1000);
 /// Accepted links waiting for the replication thread.
 const LINKS_WAITING_MAX: usize = 64;
 
+/// A replica's link on its way to the thread that serves it, and what shows it.
+pub type Accepted = (Parcel, Arc<Tie>);
+
 /// What this node knows and does about copies of the data.
 pub struct Replication {
     /// The stream of effects.
@@ -82,7 +86,7 @@ pub struct Replication {
     /// Epoch and position of the newest snapshot on disk.
     snapshot: Mutex<Option<(Epoch, u64)>>,
     /// Links of replicas, for the thread.
-    links: OnceLock<mpsc::Sender<Parcel>>,
+    links: OnceLock<mpsc::Sender<Accepted>>,
     stats: Stats,
     /// Held while the data is handed over.
     hand_over: tokio::sync::Mutex<()>,
@@ -289,8 +293,8 @@ impl Replication {
     }
 
     /// Takes a link whose other end wants a copy of the data. `false`: there is no room for it.
-    pub fn take_link(&self, stream: Parcel) -> bool {
-        self.links.get().is_some_and(|links| links.try_send(stream).is_ok())
+    pub fn take_link(&self, link: Accepted) -> bool {
+        self.links.get().is_some_and(|links| links.try_send(link).is_ok())
     }
 
     fn where_it_stands(&self, group: GroupId) -> GroupReport {

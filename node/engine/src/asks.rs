@@ -366,6 +366,8 @@ pub enum Ask {
     },
     /// `CLUSTER FAILOVER`.
     TakeOver(TakeOver),
+    /// `CLUSTER LINKS`.
+    ShowLinks,
     /// `CLIENT LIST`.
     ListClients(ClientFilter),
     /// `CLIENT INFO`.

@@ -5,10 +5,9 @@
 
 use super::copy::{self, Copied, Pinned};
 use super::log::Purpose;
-use super::{History, IDLE, Replication, Role};
+use super::{Accepted, History, IDLE, Replication, Role};
 use crate::link::{self, FrameReader, FrameWriter};
 use crate::node::Node;
-use crate::world::net::Parcel;
 use bytes::Bytes;
 use keyward_cluster::{Epoch, Incarnation, Member, NodeId};
 use keyward_proto::replication::frame::What;
@@ -34,20 +33,20 @@ const GREETING: Duration = Duration::from_secs(3);
 const ANSWER: Duration = Duration::from_secs(10);
 
 /// Serves the links of replicas.
-pub async fn accept(node: Arc<Node>, mut links: mpsc::Receiver<Parcel>) {
-    while let Some(stream) = links.recv().await {
+pub async fn accept(node: Arc<Node>, mut links: mpsc::Receiver<Accepted>) {
+    while let Some((stream, tie)) = links.recv().await {
         let node = Arc::clone(&node);
         tokio::task::spawn_local(async move {
             let peer = stream.peer_addr().map(|address| address.to_string()).unwrap_or_default();
-            if let Err(error) = serve(&node, stream).await {
+            if let Err(error) = serve(&node, (stream, tie)).await {
                 tracing::info!(%peer, %error, "a replica's link ended");
             }
         });
     }
 }
 
-async fn serve(node: &Arc<Node>, stream: Parcel) -> io::Result<()> {
-    let (mut reader, mut writer) = link::of_parcel(stream)?;
+async fn serve(node: &Arc<Node>, (stream, tie): Accepted) -> io::Result<()> {
+    let (mut reader, mut writer) = link::of_parcel(stream, tie)?;
     let follow = timeout(GREETING, reader.next::<Follow>()).await.map_err(io::Error::other)??;
     let Some(follow) = follow else { return Ok(()) };
     let member = Member { node: NodeId(follow.node), incarnation: Incarnation(follow.incarnation) };

@@ -203,8 +203,8 @@ const CLUSTER: &[Command] = &[
         flags: Flags::STALE,
         group: Group::Cluster,
         keys: KeyRule::None,
-        scope: Scope::Public,
-        run: Run::OnSession(links),
+        scope: Scope::Ceiling,
+        run: Run::Ask(|_, _, _| Ok(Ask::ShowLinks)),
         docs: Docs {
             summary: "Lists the links to other nodes.",
             since: "7.0.0",
@@ -706,12 +706,6 @@ fn failover(_: &Session, _: &Surroundings<'_>, mut args: Args<'_>) -> Result<Ask
         TakeOver::Agreed
     };
     if args.is_empty() { Ok(Ask::TakeOver(how)) } else { Err(CommandError::Syntax) }
-}
-
-/// Nodes hold a few links for each data thread; none of them is of the kind this command is about.
-fn links(_: &mut Session, _: &Surroundings<'_>, _: Args<'_>, reply: &mut Reply) -> Result<(), CommandError> {
-    reply.array(0);
-    Ok(())
 }
 
 fn known<'t>(topology: &'t Topology, id: &[u8]) -> Result<&'t TopologyNode, CommandError> {
