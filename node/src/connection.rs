@@ -342,13 +342,20 @@ async fn converse(worker: &Rc<Worker>, booth: &Booth, lane: Box<Lane>) -> io::Re
             Turn::Left => return Ok(()),
             Turn::Broken(error) => return Err(error),
         };
-        let mut held = None;
+        let (mut held, mut owing) = (None, None);
         loop {
             if !confirm(worker, connection, lane).await {
                 flush(worker, stream, connection, lane).await?;
                 return Ok(());
             }
             flush(worker, stream, connection, lane).await?;
+            drop(owing.take());
+            if matches!(next, Next::Forward(_) | Next::Spread(_) | Next::Gather(_) | Next::Walk(_)) {
+                owing = worker.node.owed.enter();
+                if owing.is_none() {
+                    return Ok(());
+                }
+            }
             match next {
                 Next::Read => break,
                 Next::Close => return Ok(()),

@@ -65,6 +65,7 @@ pub mod moves;
 mod moving;
 pub mod node;
 pub mod observers;
+pub mod owed;
 pub mod own_info;
 pub mod pace;
 pub mod pause;

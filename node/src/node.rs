@@ -28,6 +28,7 @@ use crate::monitor::Monitors;
 use crate::moves::Bar;
 use crate::moving::Farewells;
 use crate::observers::Observers;
+use crate::owed::Owed;
 use crate::pause::Pause;
 use crate::pubsub::PubSub;
 use crate::repack::Repacking;
@@ -154,6 +155,8 @@ pub struct Common {
     pub pubsub: Arc<PubSub>,
     /// The links to other nodes.
     pub ties: Ties,
+    /// Answers that other nodes owe clients of this one.
+    pub owed: Owed,
     /// Who caches, whichever group the keys are of.
     pub tracking: Arc<Tracking>,
     /// Whether memory is being given back.
@@ -671,6 +674,7 @@ async fn serve_with(
         guests: Guests::default(),
         farewells: Farewells::default(),
         strays: AtomicU64::new(0),
+        owed: Owed::default(),
         moving: Mutex::default(),
         groups: OnceLock::new(),
         secret,
@@ -755,6 +759,7 @@ async fn serve_with(
         crate::replication::leave(of).await;
     }
     crate::moving::see_off(&node).await;
+    node.owed.settle(node.live.hot().failover_wait.min(node.config.shutdown_timeout)).await;
     threads.close();
     background.iter().for_each(JoinHandle::abort);
     save_at_stop(&node, save).await;

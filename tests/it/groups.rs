@@ -333,3 +333,45 @@ fn each_group_lets_its_tenants_own_keys_go() {
     assert!((1000..2100).contains(&left), "{left} keys of a kilobyte");
     wait_until("the copies agree", || cluster.difference_of_copies().is_none().then_some(()));
 }
+
+#[test]
+fn a_node_that_stops_waits_for_the_answers_that_others_owe_its_clients() {
+    let mut cluster = Cluster::of(3).flag("groups", "2").flag("ack", "quorum").start();
+    let serving = wait_until("two nodes serve a group each", || {
+        let ports = primaries(&cluster);
+        (ports.len() == 2 && in_sync_everywhere(&cluster)).then_some(ports)
+    });
+    let serves = |node: &&Node| serving.contains(&i64::from(node.address().port()));
+    let stopped = cluster.nodes().iter().find(|node| !serves(node)).expect("a node serves none").number();
+    let names: Vec<String> = (0..8).map(|number| format!("key{number}")).collect();
+    let mut clients: Vec<Client> = names.iter().map(|_| cluster.node(stopped).client()).collect();
+    for (client, name) in clients.iter_mut().zip(&names) {
+        client.ok(&["SET", name, "before"]);
+    }
+    // One that has not answered yet is waited for by who serves: about a second, until it is out of sync.
+    let frozen = cluster.nodes().iter().find(serves).expect("a node serves").number();
+    let waits = |name: &String| {
+        let shown = cluster.node(stopped).client().ask(&["CLUSTER", "SLOTS"]);
+        let Value::Integer(slot) = cluster.node(stopped).client().ask(&["CLUSTER", "KEYSLOT", name]) else {
+            return false;
+        };
+        let of = shown.items().expect("rows").iter().find(|row| {
+            let row = row.items().expect("a row");
+            matches!((&row[0], &row[1]), (Value::Integer(first), Value::Integer(last)) if (*first..=*last).contains(&slot))
+        });
+        let port = of.and_then(|row| row.items()?[2].items()?.get(1).cloned());
+        port != Some(Value::Integer(i64::from(cluster.node(frozen).address().port())))
+    };
+    let waiting: Vec<bool> = names.iter().map(waits).collect();
+    assert!(waiting.contains(&true), "a key is served by the other one");
+    cluster.pause(frozen);
+    for ((client, name), _) in clients.iter_mut().zip(&names).zip(&waiting).filter(|(_, waits)| **waits) {
+        client.send(&["SET", name, "after"]).unwrap();
+    }
+    cluster.stop(stopped);
+    for ((client, name), _) in clients.iter_mut().zip(&names).zip(&waiting).filter(|(_, waits)| **waits) {
+        let answer = client.read();
+        assert!(answer.as_ref().is_ok_and(Value::is_ok), "{name}: {answer:?}");
+    }
+    cluster.resume(frozen);
+}
