@@ -81,7 +81,7 @@ pub struct Replication {
     known_end: AtomicU64,
     /// How many full copies were begun to be loaded here: what was read before is not of what is here now.
     copies_begun: AtomicU64,
-    /// The data may have changed without a word in the log.
+    /// The data may differ from what the log says.
     unlogged: AtomicBool,
     /// Epoch and position of the newest snapshot on disk.
     snapshot: Mutex<Option<(Epoch, u64)>>,
@@ -173,6 +173,11 @@ impl Replication {
         let epoch = Epoch(stand.epoch);
         self.log.restart(stand.position, History::new([(epoch, stand.position)]));
         *self.snapshot.lock() = Some((epoch, stand.position));
+    }
+
+    /// What is here lacks what the stream may yet speak of: only a full copy brings that.
+    pub fn cannot_go_on(&self) {
+        self.unlogged.store(true, Ordering::Release);
     }
 
     /// A snapshot was written.

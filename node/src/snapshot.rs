@@ -294,7 +294,11 @@ pub async fn load(node: &Arc<Node>) -> Result<(), String> {
         let Some(loaded) = reader::load(&node.shards, files, &wanted)? else { return Ok(()) };
         node.replication.loaded(loaded.stand);
         node.import.restore(&loaded.import)?;
-        // What was past its expiry was left out, and the source may yet speak of it: only a whole copy brings that.
+        // What was past its expiry was left out, and a source that is followed may yet speak of it: only whole copies bring that,
+        // one from the source, or one from the primary.
+        if node.import.is_following() {
+            node.replication.cannot_go_on();
+        }
         node.import.forget_place();
         let restored = node.scripts.restore_codes(&loaded.libraries);
         restored.map_err(|error| format!("the functions in the snapshot cannot be loaded: {error}"))
