@@ -328,6 +328,8 @@ pub(crate) struct Batch<'w, 'a> {
     /// These are the requests of a transaction that is being carried out: nothing is queued, nothing waits, and those who
     /// wait for their keys are served when it is over.
     executing: bool,
+    /// What concerns every group is asked of each: this is one group's share of it.
+    share: bool,
     /// A script makes these requests.
     scripted: bool,
     /// Whose cache the keys go to that a script reads on the script thread.
@@ -369,6 +371,7 @@ impl<'w, 'a> Batch<'w, 'a> {
             apart: false,
             goes_apart: false,
             executing: false,
+            share: false,
             scripted: false,
             tracker: None,
             frozen_us: None,
@@ -470,6 +473,11 @@ impl<'w, 'a> Batch<'w, 'a> {
         let tab = Tab::within(&self.tab);
         let gathering = self.gathering.clone();
         Batch { executing: true, meter: Meter::new(true), tab, gathering, frozen_us, tracker, ..inner }
+    }
+
+    /// For requests that each group is given, and does its share of.
+    pub(crate) fn of_one_group(self) -> Self {
+        Batch { share: true, ..self }
     }
 
     /// What follows is one step. `beside`: its client is alone with some keys only, and others write theirs.
@@ -665,7 +673,8 @@ impl<'w, 'a> Batch<'w, 'a> {
             return Flow::Continue;
         }
         if let Some(routes) = &lane.view.routes
-            && let Some(stray) = stray(self.worker, (self.executing, self.anywhere), session, lane, routes, &admitted)
+            && let Some(stray) =
+                stray(self.worker, (self.executing, self.anywhere, self.share), session, lane, routes, &admitted)
         {
             let Stray::Refused(text) = stray else { return Flow::Shifted };
             self.break_transaction(session);
@@ -1344,7 +1353,7 @@ enum Stray {
 /// are about to be another group's.
 fn stray(
     worker: &Worker,
-    (executing, anywhere): (bool, bool),
+    (executing, anywhere, share): (bool, bool, bool),
     session: &Session,
     lane: &Lane,
     routes: &Routes,
@@ -1353,7 +1362,8 @@ fn stray(
     let (row, keys) = (admitted.row(), admitted.keys());
     let of = routes.of_keys(session.tenant, keys);
     let on_every_key = matches!(row.run, Run::OnEveryKey(_));
-    let whole = executing && routes.home(session.tenant).is_none() && (routes::whole(row).is_some() || on_every_key);
+    let all = routes::whole(row).is_some() || on_every_key;
+    let whole = executing && !share && routes.home(session.tenant).is_none() && all;
     let led = !executing && !anywhere;
     match of {
         Ok(Some(of)) if of != lane.view.of && led => return Some(Stray::Shifted),

@@ -18,6 +18,7 @@
 
 mod carried;
 mod doors;
+mod fetch;
 mod follow;
 mod followed;
 mod hand;
@@ -25,6 +26,7 @@ mod keys;
 mod load;
 mod run;
 mod scan;
+mod share;
 mod source;
 mod status;
 mod tls;

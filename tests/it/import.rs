@@ -17,6 +17,7 @@ use keyward_tests::{
 };
 use tempfile::TempDir;
 
+mod groups;
 mod primaries;
 
 /// Words that no log may hold.
@@ -156,7 +157,7 @@ fn write(client: &mut Client, dice: &mut Dice, fields_expire: bool) -> Option<()
     let n = dice.below(100_000).to_string();
     let ms = (5 + dice.below(3000)).to_string();
     let mut send = |words: &[&str]| client.call(words).ok().map(drop);
-    match dice.below(30) {
+    match dice.below(35) {
         0 => send(&["INCR", &key(dice, "counter")]),
         1 => send(&["RPUSH", &key(dice, "list"), &n, "x"]),
         2 => send(&["LPOP", &key(dice, "list")]),
@@ -204,6 +205,15 @@ fn write(client: &mut Client, dice: &mut Dice, fields_expire: bool) -> Option<()
         26 => send(&["PERSIST", &key(dice, "brief")]),
         27 => send(&["COPY", &key(dice, "hash"), &key(dice, "copied"), "REPLACE"]),
         28 => send(&["BITOP", "XOR", &key(dice, "bits"), &key(dice, "text"), &key(dice, "large")]),
+        30 => send(&["RPOPLPUSH", &key(dice, "list"), &key(dice, "list")]),
+        31 => send(&["SMOVE", &key(dice, "set"), &key(dice, "set"), "a"]),
+        32 => {
+            send(&["MSET", &key(dice, "text"), &n, &key(dice, "counter"), "5", &key(dice, "brief"), &n])?;
+            send(&["MSETNX", &key(dice, "once"), &n, &key(dice, "once"), &n])?;
+            send(&["UNLINK", &key(dice, "once"), &key(dice, "bits"), &key(dice, "once")])
+        }
+        33 => send(&["MOVE", &key(dice, "brief"), "3"]),
+        34 if dice.below(20) == 0 => send(&["SWAPDB", "3", "9"]),
         _ if fields_expire => send(&["HPEXPIRE", &key(dice, "hash"), &ms, "FIELDS", "1", "f"]),
         _ => send(&["ZUNIONSTORE", &key(dice, "union"), "2", &key(dice, "zset"), &key(dice, "geo")]),
     }
@@ -536,7 +546,7 @@ fn what_makes_no_sense_is_refused_in_a_sentence() {
     says(&[&format!("redis://:wrong@{address}")], "password are wrong");
     says(&[&format!("redis://nobody:wrong@{address}")], "password are wrong");
     says(&[&replica.url()], "is itself a replica, of 127.0.0.1");
-    says(&["redis://127.0.0.1:1"], "cannot be reached");
+    says(&[&format!("redis://127.0.0.1:{}", free_ports(1)[0])], "cannot be reached");
     says(&["status"], "there was no import");
     says(&["cut-over"], "no import is running");
     cluster.node(1).client().ok(&["SET", "mine", "1"]);
@@ -563,4 +573,60 @@ fn keys_that_were_here_stay_when_a_source_is_merged_under_another_prefix() {
     assert_eq!(here.text(&["GET", "app:a"]), "mine");
     let ended = ctl(&cluster, &["import", "cancel"]);
     assert!(ended.success && ended.stdout.contains("cancelled"), "{ended:?}");
+}
+
+/// Whatever speaks to it gets an empty copy and then `stream`.
+fn pretend_to_be_a_source(stream: &'static [u8]) -> SocketAddr {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = listener.local_addr().expect("it has an address");
+    std::thread::spawn(move || {
+        for connection in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let (mut connection, mut bytes) = (connection, [0; 4096]);
+                while let Ok(count @ 1..) = connection.read(&mut bytes) {
+                    let said = String::from_utf8_lossy(&bytes[..count]).to_ascii_uppercase();
+                    let mut answer = Vec::new();
+                    for word in said.lines() {
+                        let text: &[u8] = match word {
+                            "PING" => b"+PONG\r\n",
+                            "INFO" => b"$21\r\nredis_version:7.0.15\n\r\n",
+                            "REPLCONF" => b"+OK\r\n",
+                            "TIME" => b"*2\r\n$10\r\n1700000000\r\n$1\r\n0\r\n",
+                            "PSYNC" => {
+                                answer.extend_from_slice(b"+FULLRESYNC 0123456789012345678901234567890123456789 7\r\n");
+                                answer.extend_from_slice(b"$18\r\nREDIS0010\xff\0\0\0\0\0\0\0\0");
+                                stream
+                            }
+                            _ => b"",
+                        };
+                        answer.extend_from_slice(text);
+                    }
+                    if connection.write_all(&answer).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn a_source_that_makes_no_sense_ends_the_import_and_every_node_says_why() {
+    let cluster = Cluster::start(3);
+    let source = pretend_to_be_a_source(b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1\r\n1\r\n*many\r\n");
+    let _ = ctl(&cluster, &["import", &format!("redis://{source}")]);
+    for node in 1..=3 {
+        wait_until("the node says why", || {
+            let told = ctl_at(&cluster, node, &["import", "status"]).stdout;
+            (told.contains("failed") && told.contains("the source's stream is no RESP")).then_some(())
+        });
+    }
+    // What is no command of data is named, and nothing else happens.
+    let source = pretend_to_be_a_source(b"*1\r\n$8\r\nSHUTDOWN\r\n*2\r\n$7\r\nNOTHING\r\n$1\r\na\r\n");
+    let begun = ctl(&cluster, &["import", &format!("redis://{source}"), "--merge"]);
+    assert!(begun.success, "{begun:?}");
+    wait_until("it is told", || (figure(&cluster, "problems")? >= 1).then_some(()));
+    assert!(ctl(&cluster, &["import", "cancel"]).success);
 }

@@ -181,9 +181,6 @@ pub fn start(
     if node.is_loading() {
         return Err(sentence("the node is loading its data"));
     }
-    if node.groups().len() > 1 {
-        return Err(sentence("an import needs a cluster with one shard group"));
-    }
     if let Some(database) = plan.database.filter(|database| *database >= node.config.databases) {
         return Err(sentence(run::too_few_databases(database)));
     }

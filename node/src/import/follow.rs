@@ -3,14 +3,20 @@
 //! connection begins at a place between two steps. Each request says up to where it brings the stream, and that is written down
 //! with what it does; what does nothing is counted now and then.
 
+use super::carried::Ahead;
+use super::fetch::Fetcher;
 use super::hand::{Hand, Together, error};
 use super::keys::KeySet;
 use super::load::shown;
 use super::run::{remove_all_brought, too_few_databases};
+use super::share::{Does, Share};
 use super::translate::{Owned, Translation};
 use super::wire::{Link, text};
 use super::{Failure, Job};
 use crate::replication::record::Origin;
+use keyward_acl::KeyUse;
+use keyward_cluster::GroupId;
+use keyward_engine::table::{Row, Table};
 use keyward_proto::resp::{ArgRange, Decoder, Limits};
 use std::time::{Duration, Instant};
 
@@ -51,6 +57,9 @@ pub(super) struct Stream<'a> {
     noted: Instant,
     /// So many problems were written down.
     problems_noted: u64,
+    /// Keys, as the source names them, that were fetched by themselves, and up to where the stream is in them.
+    ahead: Ahead,
+    fetcher: Fetcher,
     /// Requests since MULTI.
     gathered: Option<Vec<Owned>>,
     gathered_bytes: usize,
@@ -74,7 +83,8 @@ impl<'a> Stream<'a> {
             Limits { bulk_bytes_max: COMMAND_BYTES_MAX, request_bytes_max: COMMAND_BYTES_MAX, ..Limits::default() };
         let mut decoder = Decoder::new(limits);
         decoder.set_authenticated(true);
-        let id = hand.node().import.carried().place.map(|(id, _)| id).unwrap_or_default();
+        let carried = hand.node().import.carried();
+        let (id, ahead) = (carried.place.map(|(id, _)| id).unwrap_or_default(), carried.ahead);
         Stream {
             job,
             hand,
@@ -87,6 +97,8 @@ impl<'a> Stream<'a> {
             database_applied: from.database,
             torn: false,
             id,
+            ahead,
+            fetcher: Fetcher::default(),
             noted: Instant::now(),
             problems_noted: job.tell(|status| status.problems),
             gathered: None,
@@ -124,6 +136,9 @@ impl<'a> Stream<'a> {
         let bytes = self.read - self.offset;
         (self.offset, self.database_applied) = (self.read, self.database);
         if bytes > 0 {
+            if !self.ahead.is_empty() {
+                self.ahead.retain(|_, until| *until > self.offset);
+            }
             self.job.followed.applied(self.offset);
             self.job.tell(|status| {
                 status.stream_bytes += bytes;
@@ -216,16 +231,19 @@ impl<'a> Stream<'a> {
     }
 
     fn gather(&mut self, argv: &[&[u8]], bytes: usize) -> Result<(), Failure> {
-        let Some(mut request) = self.here(argv)? else { return Ok(()) };
-        if self.gathered.is_none() {
-            request.at = Some(Origin { offset: self.read + bytes as u64, database: self.database });
+        let end = self.read + bytes as u64;
+        for mut request in self.here(argv, end)? {
+            let Some(gathered) = &mut self.gathered else {
+                request.at = Some(Origin { offset: end, database: self.database });
+                self.loose.push(request);
+                continue;
+            };
+            self.gathered_bytes += request.argv.iter().map(Vec::len).sum::<usize>();
+            gathered.push(request);
         }
-        let Some(gathered) = &mut self.gathered else {
-            self.loose.push(request);
-            return Ok(());
-        };
-        gathered.push(request);
-        self.gathered_bytes += bytes;
+        // What is not all applied yet has no place behind it.
+        let same = |request: &&mut Owned| request.at.is_some_and(|at| at.offset == end);
+        self.loose.iter_mut().rev().take_while(same).skip(1).for_each(|request| request.at = None);
         if self.gathered_bytes > TRANSACTION_BYTES_MAX {
             let text = "a transaction of the source was too long for one step and was applied in parts";
             self.job.tell(|status| status.note(text.to_owned()));
@@ -235,35 +253,151 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
-    /// What a command means here; `None`: nothing.
-    fn here(&mut self, argv: &[&[u8]]) -> Result<Option<Owned>, Failure> {
+    /// What a command means here, to this group. `end`: where it ends in the stream.
+    fn here(&mut self, argv: &[&[u8]], end: u64) -> Result<Vec<Owned>, Failure> {
         let table = self.hand.node().table;
+        let first = self.hand.node().group == GroupId(0);
         let row = match self.hand.may_run(argv) {
             Ok(row) => row,
             Err(why) => {
                 let key = argv.get(1).map_or(String::new(), |key| format!(" (of '{}')", shown(key)));
-                self.job.problem(format!("{why}{key}"));
-                return Ok(None);
+                // Every group sees it; one tells.
+                if first {
+                    self.job.problem(format!("{why}{key}"));
+                }
+                return Ok(Vec::new());
             }
         };
+        let emptied = matches!(row.full_name, "flushall" | "flushdb" | "swapdb");
+        let newer: Vec<(u32, Vec<u8>)> = if emptied { self.ahead_of(end) } else { Vec::new() };
+        let mut requests = self.meant(table, row, argv, end)?;
+        if emptied && (row.full_name == "flushall" || self.translation.wants(self.database)) {
+            // What was fetched later than this is what it was then.
+            for (database, key) in newer {
+                for database in self.concerned(row, argv, database) {
+                    requests.extend(self.fetched(database, &key)?);
+                }
+            }
+        }
+        Ok(requests)
+    }
+
+    fn meant(
+        &mut self,
+        table: &'static Table,
+        row: &'static Row,
+        argv: &[&[u8]],
+        end: u64,
+    ) -> Result<Vec<Owned>, Failure> {
         if row.full_name == "flushall" && (self.translation.only().is_some() || self.existing.is_some()) {
             self.remove_brought(self.translation.only())?;
-            return Ok(None);
+            return Ok(Vec::new());
         }
         if !self.translation.wants(self.database) {
-            return Ok(None);
+            return Ok(Vec::new());
         }
         if row.full_name == "flushdb" && self.existing.is_some() {
             self.remove_brought(Some(self.database))?;
-            return Ok(None);
+            return Ok(Vec::new());
         }
-        let leaves = matches!(row.full_name, "move" | "swapdb")
-            || row.full_name == "copy" && argv.iter().any(|word| word.eq_ignore_ascii_case(b"db"));
+        let copies = row.full_name == "copy" && argv.iter().any(|word| word.eq_ignore_ascii_case(b"db"));
+        let leaves = matches!(row.full_name, "move" | "swapdb") || copies;
         if leaves && self.translation.only().is_some() {
-            self.job.problem(format!("{} to another database", row.full_name.to_uppercase()));
-            return Ok(None);
+            if self.hand.node().group == GroupId(0) {
+                self.job.problem(format!("{} to another database", row.full_name.to_uppercase()));
+            }
+            return Ok(Vec::new());
         }
-        Ok(Some(self.translation.request(table, self.database, argv)))
+        let whole = self.translation.request(table, self.database, argv);
+        let words: Vec<&[u8]> = whole.argv.iter().map(Vec::as_slice).collect();
+        let (_, view) = self.hand.node().views.load();
+        let share = Share { routes: view.routes.as_deref(), group: self.hand.node().group };
+        let does = share.of(table, row, &words);
+        if does == Does::Nothing {
+            return Ok(Vec::new());
+        }
+        let fetch = match &does {
+            Does::Fetch(places) => Some(places.clone()),
+            _ if self.is_ahead(table, row, argv, end) => Some(share.written(table, row, &words)),
+            _ => None,
+        };
+        if let Some(places) = fetch {
+            let mut requests = Vec::new();
+            for place in places {
+                for database in self.concerned(row, argv, self.database) {
+                    let known = self.ahead.get(&(database, argv[place].to_vec()));
+                    if known.is_none_or(|until| *until < end) {
+                        requests.extend(self.fetched(database, argv[place])?);
+                    }
+                }
+            }
+            return Ok(requests);
+        }
+        Ok(match does {
+            Does::Part(argv) => vec![Owned { argv, ..whole }],
+            _ => vec![whole],
+        })
+    }
+
+    /// The databases in which a command for `database` changes something.
+    fn concerned(&self, row: &Row, argv: &[&[u8]], database: u32) -> Vec<u32> {
+        let number = |word: &&[u8]| std::str::from_utf8(word).ok()?.parse::<u32>().ok();
+        let mut all = vec![database];
+        match row.full_name {
+            "swapdb" => all.extend(argv[1..].iter().filter_map(number)),
+            "move" => all.extend(argv.get(2).and_then(number)),
+            "copy" => {
+                let at = argv.iter().position(|word| word.eq_ignore_ascii_case(b"db"));
+                all.extend(at.and_then(|at| argv.get(at + 1)).and_then(number));
+            }
+            _ => {}
+        }
+        all.sort_unstable();
+        all.dedup();
+        all.retain(|database| self.translation.wants(*database));
+        all
+    }
+
+    /// Keys that are newer than the stream is at `end`.
+    fn ahead_of(&self, end: u64) -> Vec<(u32, Vec<u8>)> {
+        self.ahead.iter().filter(|(_, until)| **until >= end).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Whether a command is about a key that is newer than the stream is at `end`.
+    fn is_ahead(&self, table: &'static Table, row: &'static Row, argv: &[&[u8]], end: u64) -> bool {
+        if self.ahead.is_empty() {
+            return false;
+        }
+        let databases = self.concerned(row, argv, self.database);
+        let mut keys: Vec<KeyUse<'_>> = Vec::new();
+        table.keys_of(row, argv, &mut keys);
+        let newer =
+            |database: &u32, key: &[u8]| self.ahead.get(&(*database, key.to_vec())).is_some_and(|until| *until >= end);
+        keys.iter().any(|named| databases.iter().any(|database| newer(database, named.key)))
+    }
+
+    /// A key as it is at the source now, instead of what the stream says of it up to there.
+    fn fetched(&mut self, database: u32, key: &[u8]) -> Result<Option<Owned>, Failure> {
+        let fetched = match self.fetcher.fetch(self.job, database, key) {
+            Ok(fetched) => fetched,
+            Err(Failure::Final(why)) => {
+                let text = "its command names keys of several shard groups";
+                self.job.problem(format!("key '{}': {text}, and {why}", shown(key)));
+                return Ok(None);
+            }
+            Err(failure) => return Err(failure),
+        };
+        let here = self.translation.key(key);
+        let argv = match fetched.value {
+            None => vec![b"UNLINK".to_vec(), here],
+            Some(value) => {
+                let at = fetched.expires_at.to_string().into_bytes();
+                vec![b"RESTORE".to_vec(), here, at, value, b"REPLACE".to_vec(), b"ABSTTL".to_vec()]
+            }
+        };
+        let ahead = Some((database, key.to_vec(), fetched.offset));
+        self.ahead.insert((database, key.to_vec()), fetched.offset);
+        Ok(Some(Owned { database, argv, at: None, ahead }))
     }
 
     fn apply_loose(&mut self) -> Result<(), Failure> {

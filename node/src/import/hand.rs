@@ -21,8 +21,8 @@ use keyward_engine::command::{Flags, Run};
 use keyward_engine::session::{Login, Session};
 use keyward_engine::table::Row;
 use keyward_engine::tenancy::Tenancy;
-use keyward_proto::replication::ImportMark;
 use keyward_proto::replication::import_mark::What;
+use keyward_proto::replication::{ImportAhead, ImportMark};
 use keyward_proto::resp::{Decoder, ReplyLimits, Value, parse_reply};
 use prost::Message as _;
 use std::sync::Arc;
@@ -46,12 +46,14 @@ pub(super) struct Request<'a> {
     pub(super) argv: Vec<&'a [u8]>,
     /// Up to where the source's stream is carried out with it.
     pub(super) at: Option<Origin>,
+    /// A key that is newer than that from here on: its database and name at the source, and up to where.
+    pub(super) ahead: Option<(u32, Vec<u8>, u64)>,
 }
 
 impl<'a> Request<'a> {
     /// One that is not of a stream.
     pub(super) fn new(database: u32, argv: Vec<&'a [u8]>) -> Request<'a> {
-        Request { database, argv, at: None }
+        Request { database, argv, at: None, ahead: None }
     }
 }
 
@@ -262,7 +264,7 @@ impl Hand {
             node.journal.begin_group();
         }
         let mut scratch = self.worker.scratch.borrow_mut();
-        let mut batch = Batch::new(&self.worker, None, now, conditions, hot.clone()).for_transaction();
+        let mut batch = Batch::new(&self.worker, None, now, conditions, hot.clone()).for_transaction().of_one_group();
         for (index, request) in requests.iter().enumerate() {
             scratch.reply.bytes.clear();
             self.session.database = request.database;
@@ -270,6 +272,12 @@ impl Hand {
             let _importing = Importing::begin(request.at.filter(|_| !one_step));
             batch.answer(&mut self.session, &lane, &Prepared::of(&self.worker, &request.argv), &mut scratch);
             answered(index, &scratch.reply.bytes);
+            if let Some((database, key, offset)) = request.ahead.clone() {
+                let ahead = ImportAhead { database, key: key.into(), offset };
+                let mark = ImportMark { index: node.import.index(), what: Some(What::Ahead(ahead)) };
+                node.journal.noted(&mark.encode_to_vec());
+                node.import.take_in(mark);
+            }
         }
         scratch.reply.bytes.clear();
         let reached = requests.iter().rev().find_map(|request| request.at);
@@ -293,9 +301,11 @@ impl Hand {
 /// Whether nobody may run beside it: it touches keys it does not name.
 fn runs_alone(worker: &Worker, request: &Request<'_>) -> bool {
     let resolved = worker.node.table.resolve(&request.argv);
-    resolved.is_ok_and(|resolved| {
-        resolved.row.command.flags.has(Flags::WRITE) && !matches!(resolved.row.run, Run::OnKeys(_))
-    }) || is_script(worker, request)
+    request.ahead.is_some()
+        || resolved.is_ok_and(|resolved| {
+            resolved.row.command.flags.has(Flags::WRITE) && !matches!(resolved.row.run, Run::OnKeys(_))
+        })
+        || is_script(worker, request)
 }
 
 fn is_script(worker: &Worker, request: &Request<'_>) -> bool {

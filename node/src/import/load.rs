@@ -6,8 +6,10 @@ use super::Job;
 use super::hand::{Hand, Request, Together, error};
 use super::keys::KeySet;
 use super::run::too_few_databases;
+use super::share::Share;
 use super::translate::Translation;
 use super::wire::Link;
+use crate::node::Node;
 use keyward_engine::dump::{FileError, FileReader, NotRead, Problem, Record, Source};
 use keyward_engine::keyspace::TenantId;
 use std::cell::RefCell;
@@ -138,6 +140,9 @@ impl Loading<'_> {
             reader.take_import_notes();
             let Some(record) = self.wanted(record)? else { continue };
             let key = self.translation.key(&record.key);
+            if !is_ours(self.hand.node(), &key) {
+                continue;
+            }
             if let Some(met) = &mut self.met {
                 met.add(record.space.database, &key);
             }
@@ -213,6 +218,12 @@ impl Loading<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether a key is of the shard group that is brought in.
+pub(super) fn is_ours(node: &Node, key: &[u8]) -> bool {
+    let (_, view) = node.views.load();
+    Share { routes: view.routes.as_deref(), group: node.group }.has(key)
 }
 
 /// As much of a key as belongs into a sentence.

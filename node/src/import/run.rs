@@ -141,10 +141,9 @@ pub(super) fn run(node: &Arc<Node>, job: &Arc<Job>) {
     // Nobody else will say so: until it is agreed on, or this node is not asked any more.
     while !job.stop.load(Ordering::Acquire) {
         let Some(first) = node.groups().first() else { return };
-        if let Err(error) = doors::fail(first, &job.import, why.clone(), &job.runtime) {
-            tracing::warn!(%error, "import: its end is not agreed on yet");
-            std::thread::sleep(RETRY_FIRST);
-        }
+        let Err(error) = doors::fail(first, &job.import, why.clone(), &job.runtime) else { return };
+        tracing::warn!(%error, "import: its end is not agreed on yet");
+        std::thread::sleep(RETRY_FIRST);
     }
 }
 

@@ -5,7 +5,7 @@
 use super::Failure;
 use super::hand::{Request, Together, error};
 use super::keys::KeySet;
-use super::load::shown;
+use super::load::{is_ours, shown};
 use super::run::{Run, remove_where, too_few_databases};
 use super::source;
 use super::status::Phase;
@@ -150,7 +150,8 @@ impl Pass<'_, '_> {
             let (next, keys) =
                 page(answer).ok_or_else(|| Failure::Final("the source's SCAN makes no sense".to_owned()))?;
             // SCAN may name a key twice.
-            let keys: Vec<Vec<u8>> = keys.into_iter().collect::<HashSet<_>>().into_iter().collect();
+            let ours = |key: &Vec<u8>| is_ours(self.run.hand.node(), &self.run.translation.key(key));
+            let keys: Vec<Vec<u8>> = keys.into_iter().filter(ours).collect::<HashSet<_>>().into_iter().collect();
             for some in keys.chunks(VALUES_AT_ONCE) {
                 self.values(database, some)?;
             }

@@ -31,7 +31,7 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    fn read(info: &str) -> Facts {
+    pub(super) fn read(info: &str) -> Facts {
         let fields: BTreeMap<&str, &str> = info.lines().filter_map(|line| line.trim_end().split_once(':')).collect();
         let field = |name: &str| fields.get(name).copied();
         let named = [("valkey_version", "valkey"), ("dragonfly_version", "dragonfly"), ("redis_version", "redis")];
@@ -57,6 +57,11 @@ impl Facts {
             loading: field("loading") == Some("1"),
             scripts_travel: major.is_some_and(|major| major < 7),
         }
+    }
+
+    /// The length of its stream.
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
     }
 
     /// What an operator should know before relying on it.
@@ -147,15 +152,19 @@ pub(super) fn inspect(address: &SourceAddress, stop: &Arc<AtomicBool>) -> Result
 
 /// The source's clock, in milliseconds since 1970; ours if it does not tell.
 pub(super) fn clock_ms(link: &mut Link) -> Result<i64, Failure> {
-    let answer = link.call(&[b"TIME"])?;
-    let told = match &answer {
+    Ok(clock_of(&link.call(&[b"TIME"])?))
+}
+
+/// The same from an answer of `TIME`.
+pub(super) fn clock_of(answer: &Value) -> i64 {
+    let told = match answer {
         Value::Array(parts) => {
             let part = |index: usize| parts.get(index).and_then(|part| text(part).parse::<i64>().ok());
             part(0).zip(part(1)).map(|(seconds, microseconds)| seconds * 1000 + microseconds / 1000)
         }
         _ => None,
     };
-    Ok(told.unwrap_or_else(now_ms))
+    told.unwrap_or_else(now_ms)
 }
 
 /// Asks where its stream stands.

@@ -21,12 +21,19 @@ pub(super) struct Owned {
     pub(super) argv: Vec<Vec<u8>>,
     /// Up to where the source's stream is carried out with it.
     pub(super) at: Option<Origin>,
+    /// The key at the source that is newer than that, by what it was fetched with, and up to where the stream is in it.
+    pub(super) ahead: Option<(u32, Vec<u8>, u64)>,
 }
 
 impl Owned {
     /// The request in it.
     pub(super) fn request(&self) -> Request<'_> {
-        Request { database: self.database, argv: self.argv.iter().map(Vec::as_slice).collect(), at: self.at }
+        Request {
+            database: self.database,
+            argv: self.argv.iter().map(Vec::as_slice).collect(),
+            at: self.at,
+            ahead: self.ahead.clone(),
+        }
     }
 }
 
@@ -70,7 +77,7 @@ impl Translation {
                 }
             }
         }
-        Owned { database, argv: argv_here, at: None }
+        Owned { database, argv: argv_here, at: None, ahead: None }
     }
 }
 

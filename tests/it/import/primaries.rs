@@ -5,7 +5,7 @@ use super::*;
 use std::time::Instant;
 
 /// Says of every running node what it tells about the import.
-fn told_everywhere(cluster: &Cluster, word: &str) {
+pub(super) fn told_everywhere(cluster: &Cluster, word: &str) {
     for node in cluster.nodes().iter().filter(|node| node.is_running()) {
         wait_until(&format!("node {} says {word}", node.number()), || {
             ctl_at(cluster, node.number(), &["import", "status"]).stdout.contains(word).then_some(())
@@ -42,9 +42,9 @@ fn other(cluster: &Cluster) -> usize {
     running.map(|node| node.number()).find(|node| *node != primary).expect("another node")
 }
 
-fn cut_over(cluster: &Cluster, writers: Writers, source: &Source) {
+pub(super) fn cut_over(cluster: &Cluster, writers: Writers, source: &Source) {
     let began = Instant::now();
-    let wait = ["import", "cut-over", "--pause-source", "60000", "--wait", "60"];
+    let wait = ["import", "cut-over", "--pause-source", "200000", "--wait", "200"];
     let over = ctl_at(cluster, other(cluster), &wait);
     eprintln!("cut over in {:?}", began.elapsed());
     writers.stop(source);
