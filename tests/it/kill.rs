@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use keyward_tests::{Client, Cluster, Dice, Value, poll, wait_until};
+use keyward_tests::{Client, Cluster, Dice, Value, binary, http_get, poll, run, wait_until};
 
 use crate::acl::list;
 
@@ -202,4 +202,44 @@ fn a_frozen_node_rejoins_and_agrees() {
     });
     cluster.resume(3);
     wait_until("the thawed node has caught up", || (list(&cluster, 3) == list(&cluster, 1)).then_some(()));
+}
+
+/// An operator asked for a failover that gives up on the primary while neither it nor the leader answered, and gave up. It was
+/// carried out when both were back: the leader had not heard from the primary while it stood still itself.
+#[test]
+fn a_failover_that_was_given_up_does_not_happen_later() {
+    let cluster = Cluster::start(3);
+    let primary = cluster.primary();
+    let leader_seen_by = |number: usize| {
+        let (_, metrics) = http_get(cluster.node(number).http_address(), "/metrics")?;
+        metrics.lines().find_map(|line| line.strip_prefix("keyward_leader_node ")?.trim().parse::<u64>().ok())
+    };
+    let leader = wait_until("another node than the primary leads", || {
+        let id = leader_seen_by(primary)?;
+        (1..=3).find(|number| *number != primary && cluster.node(*number).id() == Some(id))
+    });
+    let asker = 6 - primary - leader;
+    let ctl = |arguments: &[&str]| {
+        let admin = cluster.node(asker).admin_address().to_string();
+        run(&binary("keywardctl"), &[&["--addr", &admin, "--timeout", "2"], arguments].concat(), "")
+    };
+    cluster.pause(leader);
+    cluster.pause(primary);
+    wait_until("the third node has no leader", || (leader_seen_by(asker)? == 0).then_some(()));
+    let asked = ctl(&["failover", "--to", &format!("node-{asker}"), "--accept-loss"]);
+    assert!(!asked.success, "{asked:?}");
+    cluster.resume(leader);
+    cluster.resume(primary);
+    let mut client = cluster.node(asker).client();
+    wait_until("the cluster serves again", || {
+        client.call(&["SET", "key", "value"]).is_ok_and(|reply| reply.is_ok()).then_some(())
+    });
+    wait_until("the cluster agrees on changes again", || {
+        client.call(&["ACL", "SETUSER", "alice", "on"]).is_ok_and(|reply| reply.is_ok()).then_some(())
+    });
+    let history = wait_until("the history can be read", || {
+        let history = ctl(&["history"]);
+        history.success.then_some(history.stdout)
+    });
+    assert!(!history.contains("unclean"), "{history}");
 }

@@ -513,6 +513,20 @@ impl Core {
         best.ok_or_else(|| HereError::Refused(String::from("no other node is in sync")))
     }
 
+    /// Whether the primary's node answers now. When it was heard from last says too little: this node may have stood still
+    /// itself, and what the primary said meanwhile is still to be read.
+    async fn primary_answers(&self, group: &ShardGroup) -> bool {
+        // Another process of its node has nothing of what this one served.
+        let Some(primary) = group.primary.filter(|primary| self.views.current().state.is_current(*primary)) else {
+            return false;
+        };
+        if self.peers.identity().is_some_and(|(_, me)| me == primary.node) {
+            return true;
+        }
+        let asked = tokio::time::timeout(SEAL_TIMEOUT, self.applied_on(primary.node, 0, Duration::ZERO)).await;
+        asked.is_ok_and(|applied| applied.is_some())
+    }
+
     async fn move_unclean(
         &self,
         leading: &Leading,
@@ -522,7 +536,8 @@ impl Core {
     ) -> Result<(), HereError> {
         let heard = group.primary.and_then(|primary| leading.heard().get(&primary.node).map(|heard| heard.at));
         let dead_after = self.config.patience.dead_after_ms;
-        if heard.is_some_and(|at| boot_ms() < at + dead_after) {
+        let heard_lately = heard.is_some_and(|at| boot_ms() < at + dead_after);
+        if heard_lately || self.primary_answers(group).await {
             return Err(HereError::Refused(String::from("the primary is alive: move it without accepting loss")));
         }
         let next = Epoch(group.epoch.0 + 1);

@@ -251,7 +251,8 @@ impl Control {
     }
 
     /// Has a group served by `to`, or by whoever is most up to date, once that is in sync: within `patience`. `accept_loss`:
-    /// without the old primary, and whether or not `to` has every acknowledged write.
+    /// without the old primary, and whether or not `to` has every acknowledged write. Dropped when this
+    /// future is.
     pub async fn move_primary(
         &self,
         group: GroupId,
@@ -260,7 +261,8 @@ impl Control {
         actor: String,
     ) -> Result<(), ControlError> {
         let how = (accept_loss, patience);
-        self.on_control(move |core| async move { core.move_primary(group, to, how, &actor).await }).await?
+        let moving = move |core: SharedCore| async move { core.move_primary(group, to, how, &actor).await };
+        self.while_wanted(moving).await?
     }
 
     /// What the leader knows of every node.
@@ -340,7 +342,7 @@ impl Control {
 
     /// Moves leadership of the Raft group to a voter, or to whichever is most up to date.
     pub async fn transfer_leadership(&self, to: Option<NodeId>) -> Result<(), ControlError> {
-        self.on_control(move |core| async move { core.hand_over(to).await }).await?
+        self.while_wanted(move |core| async move { core.hand_over(to).await }).await?
     }
 
     /// Has the primary of a group remove the keys of a retired tenant. If not, why not, as a sentence.
@@ -404,6 +406,26 @@ impl Control {
     {
         let work = work(self.inner.core.clone());
         self.inner.runtime.spawn(work).await.map_err(|_| ControlError::Stopped)
+    }
+
+    /// The same for what must not happen once nobody waits for it any more: an operator who gave up has looked again, and
+    /// what was right then may be wrong by now.
+    async fn while_wanted<T, F>(&self, work: impl FnOnce(SharedCore) -> F) -> Result<T, ControlError>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let mut task = Wanted(self.inner.runtime.spawn(work(self.inner.core.clone())));
+        (&mut task.0).await.map_err(|_| ControlError::Stopped)
+    }
+}
+
+/// A task that ends with whoever waits for it.
+struct Wanted<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Drop for Wanted<T> {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
