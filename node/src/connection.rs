@@ -307,6 +307,9 @@ async fn converse(worker: &Rc<Worker>, booth: &Booth, lane: Box<Lane>) -> io::Re
     let (stream, connection) = (&booth.socket, &booth.connection);
     let mut waiting = lane;
     loop {
+        if leaves(worker, connection) {
+            return Ok(());
+        }
         let moves = connection.moves.get();
         if moves && !follow(worker, stream, connection, &mut waiting).await? {
             return Ok(());
@@ -481,6 +484,11 @@ async fn converse(worker: &Rc<Worker>, booth: &Booth, lane: Box<Lane>) -> io::Re
     }
 }
 
+/// Whether the client is to reconnect elsewhere, since this node leaves the cluster.
+fn leaves(worker: &Worker, connection: &Connection) -> bool {
+    worker.node.lease.is_leaving() && !connection.guest
+}
+
 /// Waits until it is this client's turn. None: it is to end.
 async fn turn_of(worker: &Worker, connection: &Connection) -> Option<turns::Turn> {
     let sharer = Sharer::of(&connection.session.borrow());
@@ -520,6 +528,10 @@ async fn wait_for_keys(
             let argv: Vec<&[u8]> = waiter.argv.iter().map(Vec::as_slice).collect();
             lane.go_back_to(worker, &argv);
             return Ok(true);
+        }
+        if leaves(worker, connection) {
+            let Some(answer) = waiter.give_up() else { return Ok(false) };
+            break answer;
         }
         flush(worker, stream, connection, lane).await?;
         let now = worker.now_ms();

@@ -163,8 +163,16 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener) {
         }
     };
     let keepalive = worker.node.config.tcp_keepalive;
+    let mut views = worker.node.control.views();
     loop {
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            // Nobody is served here any more: connections are refused.
+            _ = views.wait_for(|view| view.removed) => break,
+        };
+        match accepted {
+            // It may yet stay, but whoever comes now would have to go again.
+            Ok(_) if worker.node.lease.is_leaving() => {}
             Ok((stream, _)) => {
                 if !keepalive.is_zero() {
                     let probes = TcpKeepalive::new().with_time(keepalive).with_interval(keepalive / 3);
@@ -182,6 +190,8 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener) {
             }
         }
     }
+    drop(listener);
+    std::future::pending().await
 }
 
 /// SIGTERM and SIGINT since it was made. There is one for the whole life of a process: a signal that comes while nobody waits

@@ -66,6 +66,10 @@ use tokio::task::JoinHandle;
 /// Between two looks at idle clients, memory and the save schedule.
 const TICK: Duration = Duration::from_secs(1);
 
+/// What clients that are sent away may take for what they asked before. It is less than what is left of any lease then.
+const DISMISS_TIMEOUT: Duration = Duration::from_secs(1);
+const DISMISS_LOOK: Duration = Duration::from_millis(5);
+
 /// Between two looks at a lease that is over, or nearly.
 const LEASE_LOOK: Duration = Duration::from_millis(20);
 
@@ -444,6 +448,22 @@ impl Node {
             if inbox.send(Job::Sweep(done)).await.is_ok() {
                 // An error means that the thread is ending, and its sessions with it.
                 let _ = swept.await;
+            }
+        }
+    }
+
+    /// The cluster lets this node go: its clients are sent away, each after what it was answering; whoever takes too long is
+    /// cut off. They reconnect elsewhere, as after a stop.
+    pub async fn dismiss(&self) {
+        tracing::info!(clients = self.client_count(), "this node leaves the cluster: its clients are sent away");
+        let deadline = tokio::time::Instant::now() + DISMISS_TIMEOUT;
+        for at_once in [false, true] {
+            for inbox in &self.inboxes {
+                // An error means that the thread is ending, and its sessions with it.
+                let _ = inbox.send(Job::Dismiss { at_once }).await;
+            }
+            while self.client_count() > 0 && tokio::time::Instant::now() < deadline {
+                tokio::time::sleep(DISMISS_LOOK).await;
             }
         }
     }

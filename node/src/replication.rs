@@ -432,6 +432,15 @@ impl DataPlane for Plane {
         node.snapshots.request();
         false
     }
+
+    fn dismiss(&self) -> BoxFuture<'static, ()> {
+        let node = self.0.upgrade();
+        Box::pin(async move {
+            if let Some(node) = node {
+                node.dismiss().await;
+            }
+        })
+    }
 }
 
 /// Whether what a group had at `effect` would be there after a restart, as far as anything is: a node that never `saves` has

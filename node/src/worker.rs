@@ -80,6 +80,11 @@ pub enum Job {
     Kill(ClientFilter, u64, Reach, oneshot::Sender<usize>),
     /// A new view was published: close sessions that it ends.
     Sweep(oneshot::Sender<()>),
+    /// The node is to leave: close every client after what it is answering, or at once.
+    Dismiss {
+        /// Whatever it is doing.
+        at_once: bool,
+    },
     /// Close clients that have been idle for too long or never logged in.
     Tidy,
 }
@@ -263,6 +268,7 @@ impl Worker {
                     self.sweep();
                     let _ = done.send(());
                 }
+                Job::Dismiss { at_once } => self.dismiss(at_once),
                 Job::Tidy => self.tidy(),
             }
         }
@@ -347,6 +353,18 @@ impl Worker {
                 session.closing = true;
             } else {
                 connection.kill();
+            }
+        }
+    }
+
+    /// Sends clients away. Other nodes' guests move along with the data, and left with it.
+    fn dismiss(&self, at_once: bool) {
+        for connection in self.connections.borrow().values() {
+            if at_once || connection.handed_over.get() {
+                connection.kill();
+            } else {
+                // It sees that the node leaves once it has answered.
+                connection.mailbox.stir();
             }
         }
     }

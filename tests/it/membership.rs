@@ -1,13 +1,14 @@
 //! A cluster grows and shrinks under load, and no client notices. How a node joins is its own business; who is a member, and
 //! who is no longer, is told by `keywardctl`.
 
-use std::net::SocketAddr;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use keyward_tests::{Client, Cluster, binary, run, wait_until};
+use keyward_tests::{Client, Cluster, Value, binary, run, wait_until};
 
 /// Counts up a key of its own, one request at a time, and takes no error for an answer.
 struct Writer {
@@ -55,7 +56,7 @@ fn ctl(cluster: &Cluster, through: usize, arguments: &[&str]) -> String {
     let admin = cluster.node(through).admin_address().to_string();
     let ran = run(&binary("keywardctl"), &[&["--addr", &admin, "--timeout", "30"], arguments].concat(), "");
     assert!(ran.success, "keywardctl {arguments:?}: {}{}", ran.stdout, ran.stderr);
-    ran.stdout
+    ran.stdout + &ran.stderr
 }
 
 /// Waits until a node says that so many members are in sync.
@@ -83,7 +84,7 @@ fn from_one_to_three_to_five_and_back_without_an_error() {
         cluster.node_mut(number).set_join(None);
         cluster.spawn(number);
         let (peer, name) = (cluster.node(number).peer_address().to_string(), format!("node-{number}"));
-        wait_until("the invited node listens", || std::net::TcpStream::connect(&peer).ok().map(drop));
+        wait_until("the invited node listens", || TcpStream::connect(&peer).ok().map(drop));
         ctl(&cluster, 2, &["node", "add", &peer, "--name", &name]);
         cluster.wait_ready(number);
         writers.push(Writer::start(cluster.node(number).address()));
@@ -129,4 +130,74 @@ fn from_one_to_three_to_five_and_back_without_an_error() {
         assert!(count > 50, "{key} only counted to {count}");
     }
     cluster.copies_agree("the cluster grew and shrank");
+}
+
+/// A client that counts up a key of its own, goes to the next address when its connection is closed or refused, and takes no
+/// error for an answer.
+struct Wanderer {
+    acknowledged: Arc<AtomicU64>,
+    thread: JoinHandle<Option<String>>,
+}
+
+impl Wanderer {
+    fn start(addresses: [SocketAddr; 2], key: String, stop: &Arc<AtomicBool>) -> Wanderer {
+        let acknowledged = Arc::new(AtomicU64::new(0));
+        let (stop, counted) = (Arc::clone(stop), Arc::clone(&acknowledged));
+        let thread = thread::spawn(move || {
+            for address in addresses.into_iter().cycle() {
+                if stop.load(Ordering::SeqCst) {
+                    break;
+                }
+                let Ok(mut client) = Client::connect(address) else { continue };
+                client.set_patience(Duration::from_secs(10));
+                while !stop.load(Ordering::SeqCst) {
+                    match client.call(&["INCR", &key]) {
+                        Ok(Value::Integer(_)) => counted.fetch_add(1, Ordering::SeqCst),
+                        Ok(reply) => return Some(format!("{key}: {reply}")),
+                        Err(error) if error.kind() == ErrorKind::WouldBlock => return Some(format!("{key}: {error}")),
+                        Err(_) => break,
+                    };
+                }
+            }
+            None
+        });
+        Wanderer { acknowledged, thread }
+    }
+
+    /// Whether it counted that far, or never will.
+    fn is_at(&self, count: u64) -> bool {
+        self.acknowledged.load(Ordering::SeqCst) >= count || self.thread.is_finished()
+    }
+}
+
+/// 467 requests were answered with CLUSTERDOWN over five seconds: the node had given up its lease, and kept its clients.
+#[test]
+fn clients_of_a_node_that_is_removed_are_sent_away_and_told_no_error() {
+    let mut cluster = Cluster::start(4);
+    let primary = cluster.primary();
+    // One that only forwards, then the one that serves the data.
+    let other = primary % 4 + 1;
+    let stays = (1..=4).find(|number| ![primary, other].contains(number)).expect("two stay");
+    for leaving in [other, primary] {
+        let id = cluster.node(leaving).id().expect("it was ready").to_string();
+        let addresses = [cluster.node(leaving).address(), cluster.node(stays).address()];
+        let stop = Arc::new(AtomicBool::new(false));
+        let clients: Vec<Wanderer> =
+            (0..8).map(|number| Wanderer::start(addresses, format!("used:{leaving}:{number}"), &stop)).collect();
+        wait_until("every client is served", || clients.iter().all(|client| client.is_at(10)).then_some(()));
+        let told = ctl(&cluster, stays, &["node", "remove", &id]);
+        let name = format!("what tenants used on node-{leaving}");
+        assert!(told.contains(&name) && told.contains("operations this month"), "{told}");
+        let then: Vec<u64> = clients.iter().map(|client| client.acknowledged.load(Ordering::SeqCst) + 10).collect();
+        wait_until("every client goes on", || {
+            clients.iter().zip(&then).all(|(client, then)| client.is_at(*then)).then_some(())
+        });
+        wait_until("the node takes no clients", || TcpStream::connect(addresses[0]).is_err().then_some(()));
+        stop.store(true, Ordering::SeqCst);
+        for client in clients {
+            let wrong = client.thread.join().expect("a client does not panic");
+            assert_eq!(wrong, None, "a client of node {leaving} noticed");
+        }
+        cluster.stop(leaving);
+    }
 }

@@ -51,4 +51,7 @@ pub trait DataPlane: Send + Sync {
     /// Whether the newest snapshot on this node's disk has everything of a group up to this effect, named by its epoch and
     /// position. If not, one is begun, unless nothing is ever written to disk here.
     fn save_group(&self, group: GroupId, effect: (Epoch, u64)) -> bool;
+
+    /// Asked of a node that is to leave: sends its clients away, each after what it was answering. Bounded.
+    fn dismiss(&self) -> BoxFuture<'static, ()>;
 }

@@ -61,6 +61,8 @@ pub struct Lease {
     /// What requests look at.
     until: AtomicU64,
     held: Mutex<HeldLease>,
+    /// Since when this node is to leave; 0: it is not.
+    leaving_since: AtomicU64,
 }
 
 impl Lease {
@@ -81,6 +83,17 @@ impl Lease {
         (until > 0).then(|| Duration::from_millis(boot_ms().saturating_sub(until)))
     }
 
+    /// Whether the cluster lets this node go: it sends its clients away and takes no more, while it still may serve.
+    #[inline]
+    pub fn is_leaving(&self) -> bool {
+        self.leaving_since.load(Ordering::Relaxed) > 0
+    }
+
+    /// True for the first that says so.
+    fn begin_leaving(&self, now: u64) -> bool {
+        self.leaving_since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
     pub(crate) fn applied(&self, index: u64) {
         self.change(|held| held.applied(index));
     }
@@ -88,6 +101,9 @@ impl Lease {
     fn granted(&self, sent_at: u64, grant: Grant) {
         let must_apply = if planted!(SkipMustApply) { 0 } else { grant.must_apply };
         self.change(|held| held.granted(sent_at, Grant { must_apply, ..grant }));
+        // Whoever gets a lease it asked for since then is not to leave after all.
+        let stays = |since| (since > 0 && since < sent_at).then_some(0);
+        let _ = self.leaving_since.fetch_update(Ordering::Relaxed, Ordering::Relaxed, stays);
     }
 
     fn give_up(&self) {
@@ -196,13 +212,31 @@ pub(crate) async fn renew(core: &SharedCore) {
                     let from = if planted!(LeaseFromReceipt) { boot_ms() } else { sent_at };
                     core.lease.granted(from, grant);
                 }
-                Ok(Some(Renewed::GiveUp)) => core.lease.give_up(),
+                Ok(Some(Renewed::GiveUp)) => leave(&core),
                 Ok(Some(Renewed::Refused(reason))) => tracing::warn!(reason, "the lease was not renewed"),
                 Ok(Some(Renewed::NotLeader(_)) | None) | Err(_) => {}
             }
             drop(permit);
         });
     }
+}
+
+/// The cluster lets this node go: its clients are sent away, and then it gives up its lease. The other way round they would
+/// be told that they are not served here, and take it for an answer.
+pub(crate) fn leave(core: &SharedCore) {
+    let now = boot_ms();
+    if !core.lease.begin_leaving(now) {
+        return;
+    }
+    let core = core.clone();
+    tokio::spawn(async move {
+        if let Some(data) = core.data.get() {
+            data.dismiss().await;
+        }
+        if core.lease.leaving_since.load(Ordering::Relaxed) == now {
+            core.lease.give_up();
+        }
+    });
 }
 
 async fn renew_once(core: &SharedCore, incarnation: Incarnation, round: usize) -> Option<Renewed> {

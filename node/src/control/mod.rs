@@ -591,6 +591,8 @@ async fn catch_up(core: &SharedCore) {
 async fn watch_removal(core: &SharedCore) {
     let mut views = core.views.subscribe();
     if views.wait_for(|view| view.removed).await.is_ok() {
+        // Mostly it did so before; a node that was out of reach meanwhile did not.
+        lease::leave(core);
         tokio::time::sleep(REMOVED_LINGER).await;
         core.fail("the cluster has removed this node; to use it again, empty its data folder and let it join");
     }

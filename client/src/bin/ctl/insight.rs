@@ -82,6 +82,14 @@ pub async fn usage(client: &AdminClient, screen: &Screen, month: &str, csv: bool
     })
 }
 
+/// What tenants used on one node this month, in brackets; nothing if that cannot be told.
+pub async fn usage_of(client: &AdminClient, node: u64) -> String {
+    let Ok(response) = client.usage("").await else { return String::new() };
+    let rows: Vec<_> = response.usage.into_iter().filter(|row| row.node == node).collect();
+    let operations: u64 = rows.iter().map(|row| row.operations).sum();
+    if rows.is_empty() { String::new() } else { format!(" ({operations} operations this month)") }
+}
+
 fn csv_line(row: &pb::Usage) -> String {
     let pb::Usage { day, tenant, node, node_name, operations, keyspace_hits, keyspace_misses, input_bytes, .. } = row;
     let pb::Usage { output_bytes, cpu_microseconds, evicted_keys, throttled, denied, connections, .. } = row;

@@ -143,8 +143,15 @@ async fn node(client: &AdminClient, screen: &Screen, command: &NodeCommand) -> R
             })
         }
         NodeCommand::Remove { node } => {
-            let node_id = node_id(client, node).await?;
+            let nodes = client.list_nodes().await?.nodes;
+            let known = find_node(&nodes, node)?;
+            let (node_id, name) = (known.id, &known.name);
+            let usage = crate::insight::usage_of(client, node_id).await;
             client.remove_node(node_id).await?;
+            // Whoever bills by it learns now what the next bill will lack, while the data folder is still there.
+            eprintln!(
+                "what tenants used on {name}{usage} is no longer in `keywardctl usage`; it stays in `usage` of the data folder of {name}"
+            );
             screen.show(&json!({ "removed": node_id }), || format!("node {node_id} removed\n"))
         }
     }
