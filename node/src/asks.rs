@@ -8,7 +8,7 @@ use crate::control::ControlError;
 use crate::forward::{self, ForwardBatch};
 use crate::gate::Refusal;
 use crate::info;
-use crate::insight::{self, audit::AuditEvent};
+use crate::insight::{self, audit::AuditEvent, shares::Doer};
 use crate::latency::Times;
 use crate::node::Node;
 use crate::worker::{Job, Worker, now_us};
@@ -254,9 +254,12 @@ fn log_in(worker: &Worker, connection: &Connection, attempt: LoginAttempt, reply
             connection.mailbox.standing.set(session.login.as_ref());
             let accounts = session.login.iter().flat_map(keyward_engine::session::Login::accounts);
             accounts.for_each(|(_, account)| account.lane(worker.lane).logins.add(1));
-            worker.node.audit.note(AuditEvent::Auth, worker.now_ms(), |line| {
-                insight::of_session(line, &session).word("outcome", "success")
-            });
+            worker.node.audit.note(
+                AuditEvent::Auth,
+                || Doer::of(&session),
+                worker.now_ms(),
+                |line| insight::of_session(line, &session).word("outcome", "success"),
+            );
             connection.bound_mail(worker, &session);
             true
         }

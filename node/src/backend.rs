@@ -131,6 +131,11 @@ impl HttpFacts for Facts {
         let (written, lost) = node.audit.counts();
         text.counter("keyward_audit_lines_total", "Lines of the audit stream.", written);
         text.counter("keyward_audit_lost_total", "Audit lines dropped for want of room or of a disk.", lost);
+        text.counter(
+            "keyward_audit_repeated_total",
+            "Audit lines told as a number, since whoever made them made too many.",
+            node.audit.withheld(),
+        );
         let log = node.acl_log.lock();
         for (name, help, reason) in [
             ("keyward_denied_logins_total", "Failed logins.", LogReason::Auth),

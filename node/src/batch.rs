@@ -13,7 +13,8 @@ use crate::corridor::{Closed, Extent, Part, Parts};
 use crate::forward::ForwardBatch;
 use crate::gate::{self, Admitted, Conditions, KeyBuffer, LeaseState, Memory, Refusal};
 use crate::gather::Spread;
-use crate::insight;
+use crate::insight::audit::AuditEvent;
+use crate::insight::{self, AdminOutcome};
 use crate::journal::Journal;
 use crate::large;
 use crate::live::Hot;
@@ -898,6 +899,11 @@ impl<'w, 'a> Batch<'w, 'a> {
             self.worker.stats.errors.add(1);
             scratch.reply.rewind(mark);
             scratch.reply.error(REPLY_TOO_LONG);
+        }
+        if self.worker.node.audit.wants(AuditEvent::Admin) && insight::is_administration(row) {
+            let mut outcome = AdminOutcome::Done;
+            scratch.reply.error_since(mark, |_| outcome = AdminOutcome::Refused);
+            insight::audit_administration(&self.worker.node, session, row, argv, outcome, self.now);
         }
         if let Some(waiter) = scratch.calls.parked.take() {
             return self.wait_or_refuse(session, row, waiter, scratch);

@@ -269,6 +269,10 @@ settings! {
         audit_events: Vec<AuditEvent> = "auth,denial,policy,admin,flush";
         /// One of so many commands on data is recorded too. 0: none, 1: all.
         audit_data_sample: u32 = "0";
+        /// Lines of one kind that one user, tenant or address of strangers writes into the audit stream in a minute at most;
+        /// further ones are told as a number, within a minute. Policy changes, and what is done by users who hold every
+        /// key, have no limit. 0: none has.
+        audit_lines_per_minute: u32 = "60";
         /// Whether the audit stream names keys and channels.
         audit_keys: bool = "false";
     }

@@ -23,6 +23,7 @@ use crate::corridor::{Entry, InLane};
 use crate::forward::{self, ForwardBatch, Seat, Sent};
 use crate::gather::{self, Gathering, Spread};
 use crate::handover::{self, HandedOver};
+use crate::insight::AdminOutcome;
 use crate::mailbox::Mailbox;
 use crate::meter::Asked;
 use crate::moving;
@@ -300,6 +301,9 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket, connection: Rc<Connection
     booth.socket.belongs_to(&booth);
     // An error here is the client's connection breaking: there is nobody left to tell.
     let _ = converse(&worker, &booth, lane).await;
+    if let Some(asked) = connection.asked.take() {
+        worker.audit_asked(&connection.session.borrow(), &asked, AdminOutcome::Unknown);
+    }
     connection.forget(&worker);
 }
 

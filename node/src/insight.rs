@@ -11,6 +11,7 @@ pub mod advice;
 pub mod audit;
 pub mod calendar;
 pub mod diagnosis;
+pub mod shares;
 pub mod tenants;
 pub mod traffic;
 pub mod usage;
@@ -32,6 +33,7 @@ use keyward_proto::admin as pb;
 use keyward_proto::admin::node_answer::Answer;
 use keyward_proto::admin::node_question::Question;
 use prost::Message as _;
+use shares::Doer;
 use std::sync::{Arc, Weak};
 use traffic::{Deed, Seen};
 
@@ -126,29 +128,85 @@ pub fn denied(line: Line, denial: &Denial, context: LogContext, names: bool) -> 
     if told { line.bytes("object", &denial.object) } else { line }
 }
 
+/// Whether it is a command of administrators that does something: one that only looks is asked all day long.
+pub fn is_administration(row: &Row) -> bool {
+    row.command.flags.has(Flags::ADMIN) && !READS_ONLY.contains(&row.full_name)
+}
+
+/// What became of a command of administrators.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdminOutcome {
+    /// It was carried out.
+    Done,
+    /// It was answered with an error.
+    Refused,
+    /// Its client was sent away before it was answered.
+    Unknown,
+}
+
+impl AdminOutcome {
+    const fn name(self) -> &'static str {
+        match self {
+            AdminOutcome::Done => "done",
+            AdminOutcome::Refused => "refused",
+            AdminOutcome::Unknown => "unknown",
+        }
+    }
+}
+
+/// Records a command of administrators, once it is known what became of it. Of a setting the name is told, never the value.
+#[cold]
+pub fn audit_administration<A: AsRef<[u8]>>(
+    node: &Node,
+    session: &Session,
+    row: &Row,
+    argv: &[A],
+    outcome: AdminOutcome,
+    now_ms: i64,
+) {
+    node.audit.note(
+        AuditEvent::Admin,
+        || Doer::of_administrator(session),
+        now_ms,
+        |line| {
+            let line = of_session(line, session).word("command", row.full_name);
+            let line = line.number("database", u64::from(session.database)).word("outcome", outcome.name());
+            if row.full_name != "config|set" {
+                return line;
+            }
+            // Names stand at every other place; a line shows as many as fit.
+            let names: Vec<&[u8]> = argv.iter().skip(2).step_by(2).map(AsRef::as_ref).collect();
+            line.bytes("settings", &names.join(&b' '))
+        },
+    );
+}
+
 /// Records a command that is about to run, if it is one of those that are recorded.
 #[cold]
 pub fn audit_command(node: &Node, session: &Session, row: &Row, admitted: &Admitted<'_, '_>, now_ms: i64) {
-    let flags = row.command.flags;
     let event = match row.full_name {
         "flushall" | "flushdb" => AuditEvent::Flush,
-        // Others ask what there is all day long.
-        _ if flags.has(Flags::ADMIN) && !READS_ONLY.contains(&row.full_name) => AuditEvent::Admin,
+        _ if is_administration(row) => return,
         _ if matches!(row.run, Run::OnKeys(_) | Run::OnEveryKey(_)) && node.audit.samples() => AuditEvent::Data,
         _ => return,
     };
-    node.audit.note(event, now_ms, |line| {
-        let line = of_session(line, session).word("command", row.full_name);
-        let line = line.number("database", u64::from(session.database));
-        if event == AuditEvent::Data && node.audit.names_keys() {
-            // A request names thousands of keys at most; one says which part of the data it is about.
-            return match admitted.keys().first() {
-                Some(first) => line.bytes("key", first.key).number("keys", admitted.keys().len() as u64),
-                None => line,
-            };
-        }
-        line
-    });
+    node.audit.note(
+        event,
+        || Doer::of_administrator(session),
+        now_ms,
+        |line| {
+            let line = of_session(line, session).word("command", row.full_name);
+            let line = line.number("database", u64::from(session.database));
+            if event == AuditEvent::Data && node.audit.names_keys() {
+                // A request names thousands of keys at most; one says which part of the data it is about.
+                return match admitted.keys().first() {
+                    Some(first) => line.bytes("key", first.key).number("keys", admitted.keys().len() as u64),
+                    None => line,
+                };
+            }
+            line
+        },
+    );
 }
 
 /// Commands of administrators that only look, and that clients and their libraries send unasked.
@@ -185,10 +243,15 @@ pub fn note_changes(audit: &Audit, before: &State, after: &State) {
     let newer: Vec<_> = after.history().rev().take_while(|change| change.index > index).collect();
     for change in newer.into_iter().rev() {
         let at_ms = i64::try_from(change.at.0).unwrap_or(i64::MAX);
-        audit.note(AuditEvent::Policy, at_ms, |line| {
-            let line = line.number("index", change.index).bytes("actor", change.actor.as_bytes());
-            line.bytes("source", change.source.as_bytes()).bytes("change", change.summary.as_bytes())
-        });
+        audit.note(
+            AuditEvent::Policy,
+            || Doer::Trusted,
+            at_ms,
+            |line| {
+                let line = line.number("index", change.index).bytes("actor", change.actor.as_bytes());
+                line.bytes("source", change.source.as_bytes()).bytes("change", change.summary.as_bytes())
+            },
+        );
     }
 }
 

@@ -10,6 +10,8 @@
 //! what they say and hear is short. What was measured goes to the counters of the thread; what took long, to the slow log.
 
 use crate::connection::Connection;
+use crate::insight::audit::AuditEvent;
+use crate::insight::{self, AdminOutcome};
 use crate::live::Hot;
 use crate::pace::FREE_TIME;
 use crate::pause::Paused;
@@ -225,9 +227,19 @@ impl Worker {
         let hot = self.hot();
         let arguments: Vec<&[u8]> = asked.arguments.iter().map(Vec::as_slice).collect();
         self.took(&hot, session, asked.row, &arguments, asked.began.elapsed());
+        let refused = reply.bytes.first() == Some(&b'-');
+        let outcome = if refused { AdminOutcome::Refused } else { AdminOutcome::Done };
+        self.audit_asked(session, &asked, outcome);
         if let Some((b'-', error)) = reply.bytes.split_first() {
             self.failed(asked.row);
             self.stats.error_words.lock().note_of(session, error);
+        }
+    }
+
+    /// Tells the audit stream what became of a command of administrators.
+    pub fn audit_asked(&self, session: &Session, asked: &Asked, outcome: AdminOutcome) {
+        if self.node.audit.wants(AuditEvent::Admin) && insight::is_administration(asked.row) {
+            insight::audit_administration(&self.node, session, asked.row, &asked.arguments, outcome, self.now_ms());
         }
     }
 

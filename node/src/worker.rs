@@ -8,7 +8,7 @@ use crate::connection::{self, Connection};
 use crate::counters::ThreadCounters;
 use crate::forward::Links;
 use crate::gate::{Conditions, LeaseState, Memory, Refusal};
-use crate::insight::{self, audit::AuditEvent};
+use crate::insight::{self, audit::AuditEvent, shares::Doer};
 use crate::live::Hot;
 use crate::memory::{Claim, Evictor};
 use crate::moving;
@@ -482,9 +482,12 @@ impl Worker {
 
     /// Notes a denial, or what would have been one, in ACL LOG and in the audit stream.
     pub fn denied(&self, session: &Session, denial: &Denial, context: LogContext) {
-        self.node.audit.note(AuditEvent::Denial, self.now_ms(), |line| {
-            insight::denied(insight::of_session(line, session), denial, context, self.node.audit.names_keys())
-        });
+        self.node.audit.note(
+            AuditEvent::Denial,
+            || Doer::of(session),
+            self.now_ms(),
+            |line| insight::denied(insight::of_session(line, session), denial, context, self.node.audit.names_keys()),
+        );
         if context != LogContext::Report {
             let accounts = session.login.iter().flat_map(Login::accounts);
             accounts.for_each(|(_, account)| account.note_denied(self.lane, denial.log_reason()));
@@ -509,10 +512,15 @@ impl Worker {
         if self.may_log_failed_login() {
             tracing::warn!(client = %session.address, user = %shown.escape_ascii(), cause = failure.cause(), "login failed");
         }
-        self.node.audit.note(AuditEvent::Auth, self.now_ms(), |line| {
-            let line = line.bytes("user", user).word("client", &session.address).number("id", session.id);
-            line.word("outcome", "failure").word("cause", failure.cause())
-        });
+        self.node.audit.note(
+            AuditEvent::Auth,
+            || Doer::of(session),
+            self.now_ms(),
+            |line| {
+                let line = line.bytes("user", user).word("client", &session.address).number("id", session.id);
+                line.word("outcome", "failure").word("cause", failure.cause())
+            },
+        );
         let event = LogEvent {
             owner: &crate::acl_log::owner(session),
             reason: LogReason::Auth,

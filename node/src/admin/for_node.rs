@@ -26,8 +26,10 @@ use super::backend::{AdminBackend, AdminFailure, ControlStatus, Member, Origin, 
 use crate::config::Config;
 use crate::control::{self, ControlError, InviteError};
 use crate::gate::{Conditions, KeyBuffer, Refusal, admit};
+use crate::http::HttpFacts;
 use crate::import;
 use crate::insight::audit::AuditEvent;
+use crate::insight::shares::Doer;
 use crate::insight::{self, Answered};
 use crate::node::{Node, now_ms};
 use crate::tenants::ChangeError;
@@ -120,10 +122,15 @@ impl AdminBackend for NodeBackend {
             Ok(known) => view.login(known.name.as_bytes()).cloned(),
             Err(failure) => {
                 let cause = failure.cause();
-                self.node.audit.note(AuditEvent::Auth, now_ms(), |line| {
-                    let line = line.bytes("user", user).word("client", peer).word("door", Origin::SOURCE);
-                    line.word("outcome", "failure").word("cause", cause)
-                });
+                self.node.audit.note(
+                    AuditEvent::Auth,
+                    || Doer::stranger(peer),
+                    now_ms(),
+                    |line| {
+                        let line = line.bytes("user", user).word("client", peer).word("door", Origin::SOURCE);
+                        line.word("outcome", "failure").word("cause", cause)
+                    },
+                );
                 tracing::warn!(client = %peer, user = %user.escape_ascii(), cause, "admin login failed");
                 self.note(LogReason::Auth, b"AUTH", user, &self.session(None, peer));
                 None
@@ -143,7 +150,11 @@ impl AdminBackend for NodeBackend {
         let conditions = Conditions { lease: self.node.lease_state(), ..Conditions::fair(detail) };
         let mut buffer = KeyBuffer::new();
         let note = |event, outcome: &str| {
-            self.node.audit.note(event, now_ms(), |line| {
+            let doer = || match event {
+                AuditEvent::Denial => Doer::of(&session),
+                _ => Doer::of_administrator(&session),
+            };
+            self.node.audit.note(event, doer, now_ms(), |line| {
                 let line = line.bytes("user", session.user_name()).word("client", peer).word("door", Origin::SOURCE);
                 line.word("command", row.full_name).word("outcome", outcome)
             });

@@ -1,10 +1,12 @@
 //! The audit stream: who logged in or failed to, what was denied, changed, administered and flushed; one JSON object a line.
 //!
 //! ```text
-//!   data threads, control plane ─► bounded queue ─► own thread ─► file (0600, rotated) and log
-//!                                   └ full: counted, and said in a line of its own
+//!   data threads, control plane ─► shares ─► bounded queue ─► own thread ─► file (0600, rotated) and log
+//!                                   │         └ full: counted, and said in a line of its own
+//!                                   └ used up: counted, and said in a line of its own
 //! ```
-//! Nothing waits for it, and nothing is lost silently. A line has no value and no password, and names of keys only where
+//! Nothing waits for it, and nothing is lost silently. Whoever makes many lines uses up a share ([`super::shares`]), and
+//! rolls nobody else's away. A line has no value and no password, and names of keys only where
 //! `audit-keys` says so: it is built of fields that have none, never of a request.
 
 use std::fmt::Write as _;
@@ -15,9 +17,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::shares::{Doer, Shares};
 use crate::config::Config;
+use parking_lot::Mutex;
 
 /// Lines that may wait for the disk: some megabytes, and seconds of denials at the rate of a misconfigured application.
 const QUEUE_LINES_MAX: usize = 16 * 1024;
@@ -153,6 +157,7 @@ pub struct Audit {
     keys: bool,
     sample: u64,
     counters: Arc<Counters>,
+    shares: Arc<Mutex<Shares>>,
 }
 
 #[derive(Default)]
@@ -161,6 +166,7 @@ struct Counters {
     written: AtomicU64,
     dropped: AtomicU64,
     failed: AtomicU64,
+    withheld: AtomicU64,
 }
 
 impl Audit {
@@ -183,13 +189,14 @@ impl Audit {
             keys: config.audit_keys,
             sample: u64::from(config.audit_data_sample),
             counters: Arc::clone(&counters),
+            shares: Arc::new(Mutex::new(Shares::new(config.audit_lines_per_minute))),
         };
         if outlet.file.is_none() && !outlet.log {
             audit.wanted = [false; AuditEvent::ALL.len()];
             return Ok(audit);
         }
         let cannot = |error: io::Error| format!("the audit file cannot be written: {error}");
-        let writer = Writer::open(outlet, &config.name, counters).map_err(cannot)?;
+        let writer = Writer::open(outlet, &config.name, counters, Arc::clone(&audit.shares)).map_err(cannot)?;
         let (queue, lines) = sync_channel(QUEUE_LINES_MAX);
         audit.queue = Some(queue);
         let thread = std::thread::Builder::new().name("keyward-audit".to_owned());
@@ -219,9 +226,14 @@ impl Audit {
         self.sample > 0 && self.counters.seen.fetch_add(1, Ordering::Relaxed).is_multiple_of(self.sample)
     }
 
-    /// Records an event, with the fields `fill` adds, if it is wanted.
-    pub fn note(&self, event: AuditEvent, now_ms: i64, fill: impl FnOnce(Line) -> Line) {
+    /// Records an event, with the fields `fill` adds, if it is wanted and whoever did it has room for it.
+    pub fn note(&self, event: AuditEvent, doer: impl FnOnce() -> Doer, now_ms: i64, fill: impl FnOnce(Line) -> Line) {
         let Some(queue) = self.queue.as_ref().filter(|_| self.wants(event)) else { return };
+        let doer = doer();
+        if doer != Doer::Trusted && !self.shares.lock().take(event, doer, now_ms) {
+            self.counters.withheld.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         let line = fill(Line::new(now_ms, &self.node, event.name())).finish();
         if let Err(TrySendError::Full(_)) = queue.try_send(line) {
             self.counters.dropped.fetch_add(1, Ordering::Relaxed);
@@ -233,6 +245,11 @@ impl Audit {
         let lost = self.counters.dropped.load(Ordering::Relaxed) + self.counters.failed.load(Ordering::Relaxed);
         (self.counters.written.load(Ordering::Relaxed), lost)
     }
+
+    /// Lines that were told as a number, since whoever made them made too many.
+    pub fn withheld(&self) -> u64 {
+        self.counters.withheld.load(Ordering::Relaxed)
+    }
 }
 
 /// The other end of the queue.
@@ -242,14 +259,15 @@ struct Writer {
     file: Option<BufWriter<File>>,
     bytes: u64,
     counters: Arc<Counters>,
+    shares: Arc<Mutex<Shares>>,
     told_dropped: u64,
     broken: bool,
 }
 
 impl Writer {
-    fn open(outlet: Outlet, node: &str, counters: Arc<Counters>) -> io::Result<Writer> {
-        let mut writer =
-            Writer { outlet, node: node.to_owned(), file: None, bytes: 0, counters, told_dropped: 0, broken: false };
+    fn open(outlet: Outlet, node: &str, counters: Arc<Counters>, shares: Arc<Mutex<Shares>>) -> io::Result<Writer> {
+        let (node, file, bytes) = (node.to_owned(), None, 0);
+        let mut writer = Writer { outlet, node, file, bytes, counters, shares, told_dropped: 0, broken: false };
         writer.reopen()?;
         Ok(writer)
     }
@@ -269,11 +287,16 @@ impl Writer {
     }
 
     fn run(mut self, lines: &Receiver<String>) {
+        let mut rested = Instant::now();
         loop {
             match lines.recv_timeout(FLUSH_EVERY) {
                 Ok(line) => self.write(&line),
-                Err(RecvTimeoutError::Timeout) => self.rest(),
-                Err(RecvTimeoutError::Disconnected) => return self.rest(),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return self.rest(true),
+            }
+            if rested.elapsed() >= FLUSH_EVERY {
+                self.rest(false);
+                rested = Instant::now();
             }
         }
     }
@@ -336,14 +359,21 @@ impl Writer {
         self.reopen()
     }
 
-    /// Nothing waits: what was dropped is said, and what is in memory goes to the disk.
-    fn rest(&mut self) {
+    /// Now and then: what was dropped and withheld is said, and what is in memory goes to the disk.
+    fn rest(&mut self, at_last: bool) {
+        let now_ms = crate::node::now_ms();
+        let due = self.shares.lock().due(now_ms, at_last);
+        for withheld in due {
+            let (field, value) = withheld.doer.field();
+            let line = Line::new(now_ms, &self.node, withheld.event.name()).bytes(field, value);
+            self.write(&line.number("repeated", withheld.lines).finish());
+        }
         let dropped = self.counters.dropped.load(Ordering::Relaxed);
         if dropped > self.told_dropped {
             let count = dropped - self.told_dropped;
             self.told_dropped = dropped;
             tracing::warn!(count, "audit lines were dropped: the disk did not keep up");
-            let line = Line::new(crate::node::now_ms(), &self.node, "dropped").number("count", count).finish();
+            let line = Line::new(now_ms, &self.node, "dropped").number("count", count).finish();
             self.write(&line);
         }
         if let Some(file) = &mut self.file
@@ -367,7 +397,7 @@ mod tests {
 
     fn writer(path: &Path, bytes_max: u64) -> Writer {
         let outlet = Outlet { file: Some(path.to_owned()), bytes_max, kept: 2, log: false };
-        Writer::open(outlet, "one", Arc::default()).unwrap()
+        Writer::open(outlet, "one", Arc::default(), Arc::default()).unwrap()
     }
 
     #[test]
@@ -393,7 +423,7 @@ mod tests {
         for number in 0..20 {
             writer.write(&format!("{{\"line\":{number:04}}}"));
         }
-        writer.rest();
+        writer.rest(false);
         let mut names: Vec<String> = std::fs::read_dir(folder.path())
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -412,10 +442,25 @@ mod tests {
         let path = folder.path().join("audit.log");
         let mut writer = writer(&path, 1 << 20);
         writer.counters.dropped.fetch_add(7, Ordering::Relaxed);
-        writer.rest();
-        writer.rest();
+        writer.rest(false);
+        writer.rest(false);
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(text.lines().count(), 1);
         assert!(text.contains("\"event\":\"dropped\",\"count\":7"), "{text}");
+    }
+
+    #[test]
+    fn what_somebody_repeats_is_counted_and_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.log");
+        let mut writer = writer(&path, 1 << 20);
+        *writer.shares.lock() = Shares::new(1);
+        for _ in 0..8 {
+            writer.shares.lock().take(AuditEvent::Auth, Doer::stranger("10.0.0.7:1"), 0);
+        }
+        writer.rest(false);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().count(), 1);
+        assert!(text.contains("\"event\":\"auth\",\"by-strangers-of\":\"10.0.0.7\",\"repeated\":7"), "{text}");
     }
 }
