@@ -1,6 +1,6 @@
 //! Operators: `keywardctl` against the admin port, and the http port.
 
-use keyward_tests::{Client, Cluster, Finished, Node, binary, http_get, run, wait_until};
+use keyward_tests::{Client, Cluster, Finished, Node, Value, binary, http_get, run, wait_until};
 
 #[test]
 fn keywardctl_lists_sets_shows_and_deletes_users() {
@@ -73,6 +73,31 @@ fn the_http_port_tells_life_readiness_and_metrics() {
         let alive = get(&cluster, 1, "/livez")?.0;
         (ready != 200 && alive == 200).then_some(())
     });
+    wait_until("it says so at every door", || {
+        let status = ctl(cluster.node(1), &["status"]);
+        let told = status.stdout.lines().any(|line| line.starts_with("ready") && line.contains("control plane"));
+        let info = cluster.node(1).client().text(&["CLUSTER", "INFO"]);
+        (told && info.contains("cluster_state:fail")).then_some(())
+    });
+}
+
+#[test]
+fn refusals_name_commands_of_keywardctl_that_there_are() {
+    let cluster = Cluster::start(1);
+    let mut client = cluster.node(1).client();
+    for refused in
+        [&["CLUSTER", "ADDSLOTS", "1"][..], &["CLUSTER", "SETSLOT", "1", "STABLE"], &["CLUSTER", "FORGET", "x"]]
+    {
+        let Value::Error(text) = client.ask(refused) else { panic!("{refused:?} is not refused") };
+        let mut named = text.split("keywardctl ").skip(1).peekable();
+        assert!(named.peek().is_some(), "{text}");
+        for rest in named {
+            // Words of the command come first; then the sentence goes on.
+            let first = rest.split([' ', ',', ';']).next().expect("a command follows");
+            let help = run(&binary("keywardctl"), &[first, "--help"], "");
+            assert!(help.success, "there is no keywardctl {first}: {text}");
+        }
+    }
 }
 
 fn ctl(node: &Node, arguments: &[&str]) -> Finished {

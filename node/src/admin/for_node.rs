@@ -23,6 +23,7 @@ use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 
 use super::auth::without_code;
 use super::backend::{AdminBackend, AdminFailure, ControlStatus, Member, Origin, SnapshotFile, SnapshotList};
+use crate::backend::Facts;
 use crate::config::Config;
 use crate::control::{self, ControlError, InviteError};
 use crate::gate::{Conditions, KeyBuffer, Refusal, admit};
@@ -106,6 +107,7 @@ impl NodeBackend {
             value_bytes_max: self.node.live.hot().value_bytes_max,
             new_users_get_channels: self.node.live.hot().new_users_get_channels,
             topology: &view.topology,
+            in_contact: self.node.lease.is_valid(),
             tenancy: &view.tenancy,
             position: self.node.replication.log.position(),
         }
@@ -291,13 +293,8 @@ impl AdminBackend for NodeBackend {
     }
 
     fn readiness(&self) -> Result<(), String> {
-        if !self.node.control.view().ready {
-            return Err("the node has not caught up with the cluster".to_owned());
-        }
-        if self.node.is_loading() {
-            return Err("the node is loading its data".to_owned());
-        }
-        Ok(())
+        // What probes are told: a node must not be ready for one door and not for another.
+        Facts(Arc::clone(&self.node)).ready()
     }
 
     async fn add_node(&self, peer_address: &str, name: Option<&str>, origin: Origin) -> Result<NodeId, AdminFailure> {

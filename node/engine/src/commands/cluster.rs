@@ -326,7 +326,7 @@ const CLUSTER: &[Command] = &[
         group: Group::Cluster,
         keys: KeyRule::None,
         scope: Scope::Ceiling,
-        run: Run::Refused("slots are placed by the cluster itself; keywardctl cluster status shows where"),
+        run: Run::Refused("slots are placed by the cluster itself; keywardctl status shows where"),
         docs: Docs { summary: "Gives slots to the node.", since: "3.0.0", complexity: "O(N)" },
         extra: Extra::NONE,
     },
@@ -337,7 +337,7 @@ const CLUSTER: &[Command] = &[
         group: Group::Cluster,
         keys: KeyRule::None,
         scope: Scope::Ceiling,
-        run: Run::Refused("slots are placed by the cluster itself; keywardctl cluster status shows where"),
+        run: Run::Refused("slots are placed by the cluster itself; keywardctl status shows where"),
         docs: Docs { summary: "Gives ranges of slots to the node.", since: "7.0.0", complexity: "O(N)" },
         extra: Extra::NONE,
     },
@@ -348,7 +348,7 @@ const CLUSTER: &[Command] = &[
         group: Group::Cluster,
         keys: KeyRule::None,
         scope: Scope::Ceiling,
-        run: Run::Refused("slots are placed by the cluster itself; keywardctl cluster status shows where"),
+        run: Run::Refused("slots are placed by the cluster itself; keywardctl status shows where"),
         docs: Docs { summary: "Takes slots from the node.", since: "3.0.0", complexity: "O(N)" },
         extra: Extra::NONE,
     },
@@ -359,7 +359,7 @@ const CLUSTER: &[Command] = &[
         group: Group::Cluster,
         keys: KeyRule::None,
         scope: Scope::Ceiling,
-        run: Run::Refused("slots are placed by the cluster itself; keywardctl cluster status shows where"),
+        run: Run::Refused("slots are placed by the cluster itself; keywardctl status shows where"),
         docs: Docs { summary: "Takes ranges of slots from the node.", since: "7.0.0", complexity: "O(N)" },
         extra: Extra::NONE,
     },
@@ -381,7 +381,7 @@ const CLUSTER: &[Command] = &[
         group: Group::Cluster,
         keys: KeyRule::None,
         scope: Scope::Ceiling,
-        run: Run::Refused("slots are placed by the cluster itself; keywardctl cluster status shows where"),
+        run: Run::Refused("slots are placed by the cluster itself; keywardctl status shows where"),
         docs: Docs { summary: "Takes all slots from the node.", since: "3.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
     },
@@ -392,7 +392,7 @@ const CLUSTER: &[Command] = &[
         group: Group::Cluster,
         keys: KeyRule::None,
         scope: Scope::Ceiling,
-        run: Run::Refused("slots are placed by the cluster itself; keywardctl cluster status shows where"),
+        run: Run::Refused("slots are placed by the cluster itself; keywardctl status shows where"),
         docs: Docs { summary: "Changes who serves a slot.", since: "3.0.0", complexity: "O(1)" },
         extra: Extra::NONE,
     },
@@ -403,7 +403,7 @@ const CLUSTER: &[Command] = &[
         group: Group::Cluster,
         keys: KeyRule::None,
         scope: Scope::Ceiling,
-        run: Run::Refused("slots are placed by the cluster itself; keywardctl cluster status shows where"),
+        run: Run::Refused("slots are placed by the cluster itself; keywardctl status shows where"),
         docs: Docs { summary: "Moves slots to another node.", since: "9.0.0", complexity: "O(N)" },
         extra: Extra::NONE,
     },
@@ -414,7 +414,7 @@ const CLUSTER: &[Command] = &[
         group: Group::Cluster,
         keys: KeyRule::None,
         scope: Scope::Ceiling,
-        run: Run::Refused("slots are placed by the cluster itself; keywardctl cluster status shows where"),
+        run: Run::Refused("slots are placed by the cluster itself; keywardctl status shows where"),
         docs: Docs { summary: "Lists the moves of slots.", since: "9.0.0", complexity: "O(N)" },
         extra: Extra::NONE,
     },
@@ -425,7 +425,7 @@ const CLUSTER: &[Command] = &[
         group: Group::Cluster,
         keys: KeyRule::None,
         scope: Scope::Ceiling,
-        run: Run::Refused("slots are placed by the cluster itself; keywardctl cluster status shows where"),
+        run: Run::Refused("slots are placed by the cluster itself; keywardctl status shows where"),
         docs: Docs { summary: "Cancels the moves of slots.", since: "9.0.0", complexity: "O(N)" },
         extra: Extra::NONE,
     },
@@ -436,7 +436,7 @@ const CLUSTER: &[Command] = &[
         group: Group::Cluster,
         keys: KeyRule::None,
         scope: Scope::Ceiling,
-        run: Run::Refused("slots are placed by the cluster itself; keywardctl cluster status shows where"),
+        run: Run::Refused("slots are placed by the cluster itself; keywardctl status shows where"),
         docs: Docs {
             summary: "Carries the moves of slots, between nodes.",
             since: "9.0.0",
@@ -513,7 +513,8 @@ fn info(_: &mut Session, surroundings: &Surroundings<'_>, _: Args<'_>, reply: &m
     let topology = surroundings.topology;
     let size = |shard: &TopologyShard| shard.slots.iter().map(|(first, last)| u32::from(last - first) + 1).sum::<u32>();
     let slots: u32 = topology.shards.iter().filter(|shard| shard.primary.is_some()).map(size).sum();
-    let state = if slots == u32::from(slot::SLOTS) { "ok" } else { "fail" };
+    let serves = surroundings.in_contact && slots == u32::from(slot::SLOTS);
+    let state = if serves { "ok" } else { "fail" };
     let me = topology.nodes.iter().find(|node| node.myself);
     let mine = me.and_then(|me| topology.served_by(me).map(|shard| shard.epoch).max());
     let text = format!(
