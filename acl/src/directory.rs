@@ -40,7 +40,7 @@ pub enum UserChange {
         /// The users.
         names: Vec<UserName>,
     },
-    /// `ACL LOAD`: these users and no others.
+    /// These users and no others. Earlier versions proposed it for `ACL LOAD`.
     ReplaceAll {
         /// Every user with the rules that make it from nothing.
         users: Vec<(UserName, Vec<Rule>)>,

@@ -12,7 +12,7 @@ use crate::insight::{self, audit::AuditEvent, shares::Doer};
 use crate::latency::Times;
 use crate::node::Node;
 use crate::worker::{Job, Worker, now_us};
-use keyward_acl::{CommandId, ErrorDetail, UserChange, UserOutcome};
+use keyward_acl::{CommandId, ErrorDetail, UserChange, UserName, UserOutcome};
 use keyward_cluster::{Change, NodeId, Outcome};
 use keyward_engine::account::POWERS;
 use keyward_engine::asks::{
@@ -25,6 +25,7 @@ use keyward_engine::reply::{Protocol, Reply};
 use keyward_engine::scope::Reach;
 use keyward_engine::session::Login;
 use keyward_proto::resp::{ReplyLimits, Value, parse_reply};
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -354,10 +355,32 @@ async fn load_users(worker: &Rc<Worker>, connection: &Rc<Connection>, reply: &mu
     let load = move || crate::acl_file::load_now(&path, table, password.as_ref());
     let loaded = tokio::task::spawn_blocking(load).await;
     match loaded {
-        Ok(Ok(users)) => change_users(worker, connection, UserChange::ReplaceAll { users }, false, reply).await,
+        Ok(Ok(users)) => {
+            let gone = unlisted(&worker.node, &users);
+            let import = UserChange::Import { source: crate::acl_file::SOURCE.to_owned(), users };
+            change_users(worker, connection, import, false, reply).await;
+            if !gone.is_empty() && reply.bytes.first() != Some(&b'-') {
+                reply.bytes.clear();
+                change_users(worker, connection, UserChange::Delete { names: gone }, false, reply).await;
+            }
+        }
         Ok(Err(error)) => reply.error(&format!("ERR {error}")),
         Err(_) => reply.error("ERR the ACL file could not be read"),
     }
+}
+
+/// The users `ACL LOAD` removes: those the file does not name. Tenants' users stay, as it is not the file that tells of them:
+/// a tenant whose users are gone could not be used, and nobody would have said so.
+fn unlisted(node: &Node, listed: &crate::acl_file::Users) -> Vec<UserName> {
+    let (_, view) = node.views.load();
+    let listed: HashSet<&[u8]> = listed.iter().map(|(name, _)| name.as_bytes()).collect();
+    let of_tenants: HashSet<&[u8]> =
+        view.state.tenants().iter().flat_map(|tenant| tenant.users.iter().map(Vec::as_slice)).collect();
+    let names = view.state.directory().iter().map(|user| &user.name);
+    let goes = |name: &&UserName| {
+        !name.is_default() && !listed.contains(name.as_bytes()) && !of_tenants.contains(name.as_bytes())
+    };
+    names.filter(goes).cloned().collect()
 }
 
 async fn save_users(node: &Node, reply: &mut Reply) {

@@ -159,7 +159,9 @@ settings! {
     }
     "Users" {
         /// File of `user …` lines, watched: a valid change takes effect on every node without a restart, an invalid one
-        /// changes nothing and is logged. Users it does not mention stay; a `default` it does not mention is off.
+        /// changes nothing and is logged. Users that were made at run time stay, those an earlier content brought and this
+        /// one does not go; a `default` it does not mention is off. `ACL LOAD` removes all users it does not mention but
+        /// those of tenants.
         acl_file: Option<PathBuf> = "";
         /// Password of the user `default`, who may then do everything. Not together with an ACL file that declares
         /// `default`. Better kept in a file: flags are visible to other users.

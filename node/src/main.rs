@@ -51,11 +51,16 @@ fn main() -> ExitCode {
     match Keyward::parse() {
         Keyward::Serve(serve) => done(run_node(&serve)),
         Keyward::Demo(demo) => done(demo::run(&demo)),
-        Keyward::Config(ConfigCommand::Check(flags)) => print(Config::check(&flags).map(|_| "OK\n".to_owned())),
+        Keyward::Config(ConfigCommand::Check(flags)) => print(check(&flags).map(|()| "OK\n".to_owned())),
         Keyward::Config(ConfigCommand::Show(flags)) => print(Config::load(&flags).map(|config| config.to_toml())),
         Keyward::Config(ConfigCommand::Default) => print(Ok::<_, String>(Config::default_toml())),
         Keyward::Version => print(Ok::<_, String>(format!("keyward {}\n", env!("CARGO_PKG_VERSION")))),
     }
+}
+
+fn check(flags: &Flags) -> Result<(), String> {
+    let config = Config::check(flags).map_err(|problems| problems.to_string())?;
+    node::check(&config).map_err(|error| error.to_string())
 }
 
 fn run_node(serve: &Serve) -> Result<(), String> {

@@ -565,6 +565,11 @@ impl Node {
     }
 }
 
+/// What a node would refuse to start with that lies outside of its settings: the file its users come from. The error says why.
+pub fn check(config: &Config) -> Result<(), StartError> {
+    seed::read(config, table()).map(drop)
+}
+
 /// Runs a node until SIGTERM, SIGINT, `SHUTDOWN` or a failure it must not survive.
 pub fn run(config: Config) -> Result<(), StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::System)?;

@@ -32,6 +32,12 @@ fn a_bad_acl_file_stops_the_start_and_names_the_line() {
     let mut cluster = Cluster::of(1).acl_text(text).lay_out();
     let said = refusal(&mut cluster, &[]);
     assert!(said.contains("users.acl:3"), "{said}");
+    // Whoever asks before is told the same.
+    let file = cluster.folder().join("acl").join("users.acl").to_string_lossy().into_owned();
+    let check = || keyward_tests::run(&binary("keyward"), &["config", "check", "--acl-file", &file], "");
+    assert!(!check().success && check().stderr.contains("users.acl:3"), "{:?}", check());
+    fs::write(&file, "user default on >admin ~* +@all\n").expect("a file can be written");
+    assert!(check().success, "{:?}", check());
 }
 
 #[test]

@@ -189,3 +189,19 @@ fn events_a_tenant_asked_for_are_told_of_its_keys_whoever_changes_them_and_of_no
     let keys: Vec<&str> = heard.iter().filter_map(|channel| channel.strip_prefix("__keyspace@0__:")).collect();
     assert_eq!(keys, ["gw:platform", "gw:own", "gw:among others", "gw:last"]);
 }
+
+/// `ACL LOAD` removed every user the file did not name: tenants were left without users, and listed them still.
+#[test]
+fn loading_the_platforms_users_leaves_tenants_theirs() {
+    let cluster = Cluster::of(1).acl_text("user default on nopass ~* &* +@all\nuser ops on >secret ~* +@all\n").start();
+    let node = cluster.node(1);
+    let mut admin = node.client();
+    admin.ok(&["ACL", "SETUSER", "gw-user", "on", ">secret", "~gw:*", "+@all"]);
+    admin.ok(&["TENANT", "CREATE", "gw", "PREFIX", "gw:", "USER", "gw-user"]);
+    admin.ok(&["ACL", "SETUSER", "passing", "on", ">secret"]);
+    admin.ok(&["ACL", "SETUSER", "ops", "off"]);
+    admin.ok(&["ACL", "LOAD"]);
+    assert_eq!(admin.ask(&["ACL", "USERS"]).texts(), ["default", "gw-user", "ops"]);
+    node.client_as("gw-user", "secret").ok(&["SET", "gw:key", "value"]);
+    node.client_as("ops", "secret").ok(&["SET", "key", "value"]);
+}

@@ -251,8 +251,8 @@ impl Control {
     }
 
     /// Has a group served by `to`, or by whoever is most up to date, once that is in sync: within `patience`. `accept_loss`:
-    /// without the old primary, and whether or not `to` has every acknowledged write. Dropped when this
-    /// future is.
+    /// without the old primary, and whether or not `to` has every acknowledged write. Dropped when this future
+    /// is.
     pub async fn move_primary(
         &self,
         group: GroupId,
