@@ -129,15 +129,15 @@ impl Journal {
             match effect {
                 Effect::Request(words) => {
                     only = record::imported(origin, false, space, words.iter().copied());
-                    gathering.put(false, space, words.iter().copied());
+                    gathering.put(None, false, space, words.iter().copied());
                 }
                 Effect::Command(words) => {
                     only = record::imported(origin, false, space, words.iter().map(Vec::as_slice));
-                    gathering.put(false, space, words.iter().map(Vec::as_slice));
+                    gathering.put(None, false, space, words.iter().map(Vec::as_slice));
                 }
                 Effect::Removed(key) => {
                     only = record::imported(origin, true, space, std::iter::once(key));
-                    gathering.put(true, space, std::iter::once(key));
+                    gathering.put(None, true, space, std::iter::once(key));
                 }
             }
         });
@@ -146,7 +146,7 @@ impl Journal {
                 count += 1;
                 let space = SpaceId { database, ..space };
                 only = record::imported(origin, false, space, words.iter().map(Vec::as_slice));
-                gathering.put(false, space, words.iter().map(Vec::as_slice));
+                gathering.put(None, false, space, words.iter().map(Vec::as_slice));
             }
         });
         if count == 1 {
