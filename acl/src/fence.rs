@@ -2,7 +2,9 @@
 //!
 //! A tenant owns the keys that begin with its prefixes (or `{` and one of them), or a keyspace of its own. Whatever the rules
 //! of its users say, they hold within that: the cut is made when rules are compiled, so requests pay nothing for it.
-//! Beyond it lie only the keys that other tenants export to this one. It refuses to know tenants by name.
+//! Beyond it lie only the keys that other tenants lend to this one (it imports what they export). A set of rules reaches those
+//! as far as its own patterns hold them; one that holds every key of the tenant, to read or to write them, holds what is lent
+//! to the tenant so as well, without naming it. Nobody reaches more of it than it is lent for. It refuses to know tenants by name.
 
 use crate::rule::KeyRights;
 use crate::user::KeyPattern;
@@ -26,7 +28,7 @@ impl Fence {
         Fence::default()
     }
 
-    /// Keys outside that are let in, for reading, or also for writing.
+    /// Keys outside that are lent, for reading, or also for writing.
     pub fn let_in(&mut self, pattern: &[u8], write: bool) {
         let rights = if write { KeyRights::ReadWrite } else { KeyRights::Read };
         self.granted.push(KeyPattern { pattern: pattern.into(), rights });

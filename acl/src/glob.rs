@@ -56,6 +56,16 @@ impl Glob {
         }
     }
 
+    /// What every matching text begins with; `None`: with anything.
+    pub fn beginning(&self) -> Option<&[u8]> {
+        match self {
+            Glob::Any => None,
+            Glob::Exact(text) | Glob::Prefix(text) | Glob::General(text, _) => {
+                Some(&**text).filter(|text| !text.is_empty())
+            }
+        }
+    }
+
     /// Whether `text` matches.
     #[inline]
     pub fn matches(&self, text: &[u8]) -> bool {

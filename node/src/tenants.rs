@@ -13,7 +13,7 @@ use keyward_engine::account::Account;
 use keyward_engine::asks::{TenantAsk, TenantEdit};
 use keyward_engine::keyspace::TenantId;
 use keyward_engine::reply::Reply;
-use keyward_engine::tenancy::{Gauges, Grant, Limits, Tenancy, Tenant};
+use keyward_engine::tenancy::{self, Gauges, Grant, Limits, Tenancy, Tenant};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,14 +51,7 @@ fn compiled(tenant: &keyward_cluster::Tenant, gauges: &Gauges, account: impl Fn(
         TenantMode::Namespace => TenantId::with_namespace(number),
         TenantMode::Prefixes(_) => TenantId::with_prefixes(number),
     };
-    let grants = |grants: &std::collections::BTreeSet<TenantGrant>| {
-        let grant = |grant: &TenantGrant| Grant {
-            tenant: grant.tenant.clone(),
-            pattern: grant.pattern.clone(),
-            write: grant.write,
-        };
-        grants.iter().map(grant).collect()
-    };
+    let grants = |grants: &std::collections::BTreeSet<TenantGrant>| grants.iter().map(grant).collect();
     Tenant {
         id,
         gauge: gauges.of(id),
@@ -74,6 +67,11 @@ fn compiled(tenant: &keyward_cluster::Tenant, gauges: &Gauges, account: impl Fn(
         created: tenant.created,
         revision: tenant.revision,
     }
+}
+
+/// A grant, as requests are checked by it.
+pub fn grant(grant: &TenantGrant) -> Grant {
+    Grant { tenant: grant.tenant.clone(), pattern: grant.pattern.clone(), write: grant.write }
 }
 
 /// What is to be proposed; `None` for what only looks.
@@ -148,7 +146,7 @@ impl fmt::Display for ChangeError {
 
 /// Proposes what was asked; returns when it is in force everywhere.
 pub async fn change(node: &Arc<Node>, ask: TenantAsk, actor: String, source: String) -> Result<(), ChangeError> {
-    if let Some(text) = is_too_much(node, &ask) {
+    if let Some(text) = is_too_much(node, &ask).or_else(|| is_not_theirs(node, &ask)) {
         return Err(ChangeError::Refused(TenantRefusal::Invalid(text)));
     }
     if let TenantAsk::Delete { name, purge: true } = &ask
@@ -185,6 +183,35 @@ fn is_too_much(node: &Node, ask: &TenantAsk) -> Option<String> {
     let others: u64 = others.fold(0, |sum, tenant| tenant.limits.reserve.saturating_add(sum));
     (total > 0 && asked.saturating_add(others) > total)
         .then(|| format!("a reserve of {asked} bytes is too much: the others have {others}, and maxmemory is {total}"))
+}
+
+/// Why keys cannot be lent, as a sentence: they are not the tenant's. Its prefixes are those it will have.
+fn is_not_theirs(node: &Node, ask: &TenantAsk) -> Option<String> {
+    let (TenantAsk::Create { name, edits, .. } | TenantAsk::Set { name, edits }) = ask else { return None };
+    let (_, view) = node.views.load();
+    let known = view.tenancy.named(name.as_bytes());
+    if known.is_some_and(|tenant| tenant.is_namespace()) || matches!(ask, TenantAsk::Create { namespace: true, .. }) {
+        // It lends none at all, and is told so.
+        return None;
+    }
+    let removed =
+        |prefix: &[u8]| edits.iter().any(|edit| matches!(edit, TenantEdit::RemovePrefix(gone) if gone == prefix));
+    let before = known.into_iter().flat_map(|tenant| &tenant.prefixes).map(Vec::as_slice).filter(|own| !removed(own));
+    let added = edits.iter().filter_map(|edit| match edit {
+        TenantEdit::AddPrefix(prefix) => Some(prefix.as_slice()),
+        _ => None,
+    });
+    let prefixes: Vec<&[u8]> = before.chain(added).collect();
+    let foreign = edits.iter().find_map(|edit| match edit {
+        TenantEdit::Export(grant, true) if !tenancy::is_within(&grant.pattern, prefixes.iter().copied()) => Some(grant),
+        _ => None,
+    })?;
+    let own: Vec<String> = prefixes.iter().map(|prefix| prefix.escape_ascii().to_string()).collect();
+    Some(format!(
+        "tenant '{name}' cannot export '{}': its own keys begin with {}",
+        foreign.pattern.escape_ascii(),
+        own.join(" or ")
+    ))
 }
 
 /// A shard is locked no longer than this at a stretch, while keys move to whose they are.

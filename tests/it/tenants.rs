@@ -115,6 +115,43 @@ fn a_grant_needs_both_sides_and_reads_only() {
 }
 
 #[test]
+fn what_a_tenant_borrows_its_users_reach_as_far_as_their_own_rules_go() {
+    let cluster = cluster();
+    let mut admin = cluster.node(1).client();
+    for tenant in ["ai", "sub"] {
+        let prefix = format!("{tenant}:");
+        user(&mut admin, tenant, &["~*", "+@all"]);
+        admin.ok(&["TENANT", "CREATE", tenant, "PREFIX", &prefix, "USER", tenant]);
+    }
+    for (name, rules) in [
+        ("sub-ro", &["%R~sub:cache:*", "+@all"][..]),
+        ("sub-status", &["%R~sub:cache:*", "%R~ai:status:*", "+@all"]),
+        ("sub-worker", &["%R~sub:cache:*", "+@all", "(~ai:status:* +hset)"]),
+    ] {
+        user(&mut admin, name, rules);
+        admin.ok(&["TENANT", "SET", "sub", "USER", name]);
+    }
+    let described = |admin: &mut Client| admin.ask(&["TENANT", "GET", "sub"]).to_string();
+    admin.ok(&["TENANT", "SET", "sub", "IMPORT", "ai:status:*", "FROM", "ai", "WRITE"]);
+    assert!(described(&mut admin).contains("ai:status:* from ai write (waiting: ai does not export it)"));
+    let foreign = admin.ask(&["TENANT", "SET", "ai", "EXPORT", "gw:*", "TO", "sub"]);
+    assert!(foreign.is_error("ERR tenant 'ai' cannot export 'gw:*': its own keys begin with ai:"), "{foreign}");
+    admin.ok(&["TENANT", "SET", "ai", "EXPORT", "ai:status:*", "TO", "sub", "WRITE"]);
+    assert!(!described(&mut admin).contains("waiting"), "{}", described(&mut admin));
+    for (name, reads, writes) in
+        [("sub-ro", false, false), ("sub-status", true, false), ("sub-worker", false, true), ("sub", true, true)]
+    {
+        for node in cluster.nodes() {
+            let mut client = node.client_as(name, "secret");
+            let may = |reply: Value| !reply.is_error("NOPERM");
+            assert_eq!(may(client.ask(&["HGET", "ai:status:1", "f"])), reads, "{name} reads");
+            assert_eq!(may(client.ask(&["HSET", "ai:status:1", "f", name])), writes, "{name} writes");
+            assert!(!may(client.ask(&["HGET", "ai:cb:1", "f"])), "{name}: nobody lent it");
+        }
+    }
+}
+
+#[test]
 fn names_of_a_namespace_are_its_own_in_and_out() {
     let cluster = cluster();
     let mut admin = cluster.node(1).client();

@@ -17,11 +17,12 @@ pub(super) struct KeyMatcher {
     by_access: [u8; 4],
 }
 
-/// Patterns of the user's own rules, and those that others granted.
+/// Patterns of the user's own rules, and those that others lend its tenant.
 type Source<'p> = (Vec<&'p [u8]>, Vec<&'p [u8]>);
 
 impl KeyMatcher {
-    /// What these patterns allow. What lies outside a fence is cut away, what the fence lets in is added.
+    /// What these patterns allow. What lies outside a fence is cut away, but for what is lent: that is reached as far as the
+    /// patterns hold it, and by whoever holds the whole of the tenant.
     pub(super) fn fenced(all: bool, patterns: &[KeyPattern], fence: Option<&Fence>) -> KeyMatcher {
         let fence = fence.filter(|fence| !fence.encloses_everything() || !all);
         if all && fence.is_none() {
@@ -29,20 +30,20 @@ impl KeyMatcher {
         }
         let everything: &[u8] = b"*";
         let prefixes = fence.and_then(Fence::prefixes);
-        let granted = fence.map_or(&[][..], Fence::granted);
+        let lent = fence.map_or(&[][..], Fence::granted);
         let mut sources: Vec<Source<'_>> = Vec::with_capacity(4);
         let mut by_access = [0; 4];
         for access in [KeyAccess::EITHER, KeyAccess::READ, KeyAccess::WRITE, KeyAccess::READ_WRITE] {
             let granting = |patterns| -> Vec<&[u8]> { granting(patterns, access) };
             let own = if all { vec![everything] } else { granting(patterns) };
-            let source = (own, granting(granted));
+            let source = (own, granting(lent));
             let known = sources.iter().position(|known| *known == source);
             by_access[index(access)] = known.unwrap_or(sources.len()) as u8;
             if known.is_none() {
                 sources.push(source);
             }
         }
-        let sets = sources.iter().map(|(own, granted)| PatternSet::fenced(own, prefixes, granted));
+        let sets = sources.iter().map(|(own, lent)| PatternSet::fenced(own, prefixes, lent));
         KeyMatcher { sets: sets.collect(), by_access }
     }
 
@@ -154,8 +155,8 @@ struct Many {
     /// None begins with another.
     prefixes: SortedTexts,
     others: Box<[Glob]>,
-    /// Patterns that reach beyond a fence, each with what lets a key in.
-    within: Box<[(Box<[u8]>, Glob)]>,
+    /// What a pattern and something it reaches beyond, a part of a fence or what is lent, both match.
+    within: Box<[(Glob, Glob)]>,
 }
 
 impl PatternSet {
@@ -163,34 +164,29 @@ impl PatternSet {
         PatternSet::fenced(patterns, None, &[])
     }
 
-    /// What these patterns match of texts with one of these beginnings, and whatever the others match.
-    fn fenced(patterns: &[&[u8]], fence: Option<&[Box<[u8]>]>, others_too: &[&[u8]]) -> PatternSet {
+    /// What these patterns match of texts with one of these beginnings and of what is `lent`. All of that is matched by those
+    /// that match every text with such a beginning: who holds a whole tenant holds what others lend it.
+    fn fenced(patterns: &[&[u8]], fence: Option<&[Box<[u8]>]>, lent: &[&[u8]]) -> PatternSet {
         let (mut exact, mut prefixes, mut others) = (Vec::new(), Vec::new(), Vec::new());
-        let mut within: Vec<(Box<[u8]>, Glob)> = Vec::new();
-        let unfenced = patterns.iter().filter(|_| fence.is_none()).chain(others_too);
-        for pattern in unfenced {
-            match Glob::compile(pattern) {
-                Glob::Any => return PatternSet::Everything,
-                Glob::Exact(text) => exact.push(text),
-                Glob::Prefix(prefix) => prefixes.push(prefix),
-                general @ Glob::General(..) => others.push(general),
-            }
+        let mut within: Vec<(Glob, Glob)> = Vec::new();
+        let own: Vec<Glob> = patterns.iter().map(|pattern| Glob::compile(pattern)).collect();
+        let lent = || lent.iter().map(|pattern| Glob::compile(pattern));
+        let bounds: Vec<Glob> = match fence {
+            None => vec![Glob::Any],
+            Some(fence) => fence.iter().map(|prefix| Glob::Prefix(prefix.clone())).chain(lent()).collect(),
+        };
+        let mut all: Vec<Both> =
+            own.iter().flat_map(|own| bounds.iter().filter_map(move |bound| both(own, bound))).collect();
+        if fence.is_some_and(|fence| holds_all(&own, fence)) {
+            all.extend(lent().map(Both::One));
         }
-        for (pattern, known) in
-            patterns.iter().flat_map(|pattern| fence.unwrap_or(&[]).iter().map(move |known| (pattern, known)))
-        {
-            match Glob::compile(pattern) {
-                Glob::Any => prefixes.push(known.clone()),
-                Glob::Exact(text) if text.starts_with(known) => exact.push(text),
-                Glob::Prefix(prefix) if prefix.starts_with(known) => prefixes.push(prefix),
-                Glob::Prefix(prefix) if known.starts_with(&prefix) => prefixes.push(known.clone()),
-                Glob::General(beginning, rest) if beginning.starts_with(known) => {
-                    others.push(Glob::General(beginning, rest))
-                }
-                Glob::General(beginning, rest) if known.starts_with(&beginning) => {
-                    within.push((known.clone(), Glob::General(beginning, rest)));
-                }
-                _ => {}
+        for matched in all {
+            match matched {
+                Both::One(Glob::Any) => return PatternSet::Everything,
+                Both::One(Glob::Exact(text)) => exact.push(text),
+                Both::One(Glob::Prefix(prefix)) => prefixes.push(prefix),
+                Both::One(general) => others.push(general),
+                Both::Two(bound, general) => within.push((bound, general)),
             }
         }
         exact.sort_unstable();
@@ -249,16 +245,60 @@ impl PatternSet {
             PatternSet::Prefix(prefix) => Some(vec![prefix]),
             PatternSet::Tagged(both) => Some(both.iter().map(|prefix| &**prefix).collect()),
             PatternSet::Many(many) => {
-                let others = many.others.iter().map(|glob| match glob {
-                    Glob::General(beginning, _) if !beginning.is_empty() => Some(&**beginning),
-                    _ => None,
-                });
+                let others = many.others.iter().map(Glob::beginning);
                 let known = many.exact.texts.iter().chain(&many.prefixes.texts).map(|text| Some(&**text));
-                let within = many.within.iter().map(|(prefix, _)| Some(&**prefix));
+                let within = many.within.iter().map(|(bound, _)| bound.beginning());
                 known.chain(others).chain(within).collect()
             }
         }
     }
+}
+
+/// What two patterns both match.
+enum Both {
+    One(Glob),
+    /// What only the two together can say; what the first begins with is the longer beginning.
+    Two(Glob, Glob),
+}
+
+/// What both match; `None`: no text.
+fn both(one: &Glob, other: &Glob) -> Option<Both> {
+    let alike = |one: &[u8], other: &[u8]| one.starts_with(other) || other.starts_with(one);
+    match (one, other) {
+        (Glob::Any, same) | (same, Glob::Any) => Some(Both::One(same.clone())),
+        (Glob::Exact(text), glob) | (glob, Glob::Exact(text)) => {
+            glob.matches(text).then(|| Both::One(Glob::Exact(text.clone())))
+        }
+        (Glob::Prefix(one), Glob::Prefix(other)) => {
+            let longer = if one.len() > other.len() { one } else { other };
+            alike(one, other).then(|| Both::One(Glob::Prefix(longer.clone())))
+        }
+        (prefix @ Glob::Prefix(begins), general @ Glob::General(beginning, _))
+        | (general @ Glob::General(beginning, _), prefix @ Glob::Prefix(begins)) => {
+            if beginning.starts_with(begins) {
+                return Some(Both::One(general.clone()));
+            }
+            begins.starts_with(beginning).then(|| Both::Two(prefix.clone(), general.clone()))
+        }
+        (Glob::General(begins, _), Glob::General(beginning, _)) if one != other => {
+            let (longer, shorter) = if begins.len() > beginning.len() { (one, other) } else { (other, one) };
+            alike(begins, beginning).then(|| Both::Two(longer.clone(), shorter.clone()))
+        }
+        (same @ Glob::General(..), Glob::General(..)) => Some(Both::One(same.clone())),
+    }
+}
+
+/// Whether these match every key of a tenant with these prefixes. What begins with `{` and one of them is not asked for: who
+/// names its keys so is not thought of when rules are written.
+fn holds_all(own: &[Glob], fence: &[Box<[u8]>]) -> bool {
+    let holds = |prefix: &[u8]| {
+        own.iter().any(|own| match own {
+            Glob::Any => true,
+            Glob::Prefix(begins) => prefix.starts_with(begins),
+            Glob::Exact(_) | Glob::General(..) => false,
+        })
+    };
+    !fence.is_empty() && fence.iter().filter(|prefix| !prefix.starts_with(b"{")).all(|prefix| holds(prefix))
 }
 
 /// Whether `tagged` is `{` and `prefix`.
@@ -272,7 +312,7 @@ impl Many {
         self.prefixes.last_up_to(text).is_some_and(|prefix| text.starts_with(prefix))
             || self.exact.last_up_to(text).is_some_and(|exact| exact == text)
             || self.others.iter().any(|glob| glob.matches(text))
-            || self.within.iter().any(|(prefix, glob)| text.starts_with(prefix) && glob.matches(text))
+            || self.within.iter().any(|(bound, glob)| bound.matches(text) && glob.matches(text))
     }
 }
 

@@ -281,6 +281,42 @@ fn who_belongs_to_a_tenant_is_confined_with_every_key_too() {
 }
 
 #[test]
+fn what_is_lent_is_reached_as_far_as_the_users_own_rules_go() {
+    let mut fence = Fence::of_prefixes([&b"sub:"[..]].into_iter());
+    fence.let_in(b"ai:status:*", true);
+    fence.let_in(b"ghw:*:status", false);
+    let may = |rules: &str, name: &str, access| {
+        let within =
+            Policy::compile_within(&user("t", &format!("+@all {rules}")), &FakeCatalog::new(), Walls::Up, Some(&fence));
+        Try { keys: &[(name, access)], ..Try::command("copy") }.run(&within).is_ok()
+    };
+    for (rules, reads, writes) in [
+        // Who holds less than the tenant names what it uses of others.
+        ("%R~sub:cache:*", false, false),
+        ("~sub:cache:* ~ai:cb:*", false, false),
+        ("%R~sub:cache:* %R~ai:status:*", true, false),
+        ("~sub:cache:* %W~ai:*", false, true),
+        ("~sub:cache:* ~ai:status:1", true, true),
+        ("~*:1", true, true),
+        ("~*:2", false, false),
+        ("(~sub:*) (~ai:status:* +@all)", true, true),
+        ("", false, false),
+        // Who holds all of the tenant holds what is lent to the tenant, to do the same with it.
+        ("~sub:*", true, true),
+        ("~*", true, true),
+        ("%R~sub:*", true, false),
+        ("%R~sub:* %W~sub:cache:*", true, false),
+    ] {
+        assert_eq!((may(rules, "ai:status:1", R), may(rules, "ai:status:1", W)), (reads, writes), "{rules}");
+        assert!(!may(rules, "ai:cb:1", R), "{rules}: nobody lent it");
+    }
+    for (rules, reads) in [("~sub:*", true), ("~sub:x ~ghw:1*", true), ("~sub:x ~ghw:2*", false), ("~g*s", true)] {
+        assert_eq!(may(rules, "ghw:1:status", R), reads, "{rules}");
+        assert!(!may(rules, "ghw:1:status", W), "{rules}: it is lent for reading");
+    }
+}
+
+#[test]
 fn walls_that_are_down_leave_what_redis_has() {
     let redis = |rules: &str| Policy::compile(&user("t", rules), &FakeCatalog::new(), Walls::Down);
     assert!(Try::command("config|set").run(&redis("+@all ~app:*")).is_ok());
@@ -343,6 +379,23 @@ proptest! {
         rules.iter().for_each(|rule| user.apply(rule));
         let compiled = Policy::compile(&user, &FakeCatalog::new(), Walls::Up);
         let expected = patterns.iter().any(|pattern| crate::glob::matches(pattern.as_bytes(), key.as_bytes()));
+        prop_assert_eq!(compiled.allows_key(key.as_bytes(), RW), expected);
+    }
+
+    #[test]
+    fn a_fence_cuts_patterns_down_to_what_is_within_and_what_is_lent(
+        own in proptest::collection::vec("[ab]{0,3}[*?]?[ab*]{0,2}", 0..4),
+        lent in proptest::collection::vec("b[ab]{0,2}[*?]?[ab*]{0,2}", 0..3),
+        key in "[ab]{0,5}",
+    ) {
+        let mut user = user("t", "");
+        own.iter().for_each(|pattern| Rule::parse(format!("~{pattern}").as_bytes()).unwrap().iter().for_each(|rule| user.apply(rule)));
+        let mut fence = Fence::of_prefixes([&b"ab"[..]].into_iter());
+        lent.iter().for_each(|pattern| fence.let_in(pattern.as_bytes(), true));
+        let compiled = Policy::compile_within(&user, &FakeCatalog::new(), Walls::Up, Some(&fence));
+        let matches = |patterns: &[String], text: &str| patterns.iter().any(|pattern| crate::glob::matches(pattern.as_bytes(), text.as_bytes()));
+        let whole = own.iter().any(|own| ["*", "a*", "ab*"].contains(&own.replace("**", "*").replace("**", "*").as_str()));
+        let expected = matches(&own, &key) && (key.starts_with("ab") || matches(&lent, &key)) || whole && matches(&lent, &key);
         prop_assert_eq!(compiled.allows_key(key.as_bytes(), RW), expected);
     }
 }

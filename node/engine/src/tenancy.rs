@@ -634,25 +634,31 @@ impl Tenancy {
         self.last_number
     }
 
+    /// Why what `tenant` imports lends it nothing, in a few words; `None`: it is lent. Both sides must agree, word for word, and
+    /// nobody gives away what is not theirs.
+    pub fn waits_for(&self, tenant: &Tenant, import: &Grant) -> Option<String> {
+        let name = &import.tenant;
+        let Some(other) = self.by_name.get(name) else { return Some(format!("there is no tenant {name}")) };
+        let same = |export: &&Grant| export.tenant == tenant.name && export.pattern == import.pattern;
+        let mut exports = other.exports.iter().filter(same).peekable();
+        if exports.peek().is_none() {
+            return Some(format!("{name} does not export it"));
+        }
+        if !exports.any(|export| export.write || !import.write) {
+            return Some(format!("{name} exports it for reading only"));
+        }
+        (!is_within(&import.pattern, other.prefixes.iter().map(Vec::as_slice)))
+            .then(|| format!("the keys are not those of {name}"))
+    }
+
     /// What the rules of this tenant's users are cut down to.
     pub fn fence(&self, tenant: &Tenant) -> Fence {
         if tenant.is_namespace() {
             return Fence::of_namespace();
         }
         let mut fence = Fence::of_prefixes(tenant.prefixes.iter().map(Vec::as_slice));
-        for import in &tenant.imports {
-            let Some(other) = self.by_name.get(&import.tenant) else { continue };
-            // Both sides must agree, word for word, and nobody gives away what is not theirs.
-            let agreed = other.exports.iter().find(|export| {
-                export.tenant == tenant.name && export.pattern == import.pattern && (export.write || !import.write)
-            });
-            let theirs = other.prefixes.iter().any(|prefix| {
-                let name = import.pattern.strip_prefix(b"{").unwrap_or(&import.pattern);
-                name.starts_with(prefix)
-            });
-            if agreed.is_some() && theirs {
-                fence.let_in(&import.pattern, import.write);
-            }
+        for import in tenant.imports.iter().filter(|import| self.waits_for(tenant, import).is_none()) {
+            fence.let_in(&import.pattern, import.write);
         }
         fence
     }
@@ -673,6 +679,12 @@ impl Tenancy {
     pub fn segment_of_next(&self, space: SpaceId, key: &[u8], hint: &mut OwnerHint) -> SpaceId {
         segment_of_next(self.owners.as_deref(), space, key, hint)
     }
+}
+
+/// Whether all keys that match `pattern` begin with one of these, or `{` and one of them.
+pub fn is_within<'p>(pattern: &[u8], mut prefixes: impl Iterator<Item = &'p [u8]>) -> bool {
+    let name = pattern.strip_prefix(b"{").unwrap_or(pattern);
+    prefixes.any(|prefix| name.starts_with(prefix))
 }
 
 /// [`segment_of`] for keys that come one after the other, with one hint for all of them.

@@ -149,14 +149,24 @@ fn tenant(case: &Case<'_>, user: &User) -> Option<pb::Finding> {
         let text = format!("it belongs to the namespace '{}': the names of its keys are its own", tenant.name);
         return Some(good("tenant", text));
     }
-    let foreign = |pattern: &keyward_acl::KeyPattern| !tenant.prefixes.iter().any(|own| reaches(&pattern.pattern, own));
+    let lent = || tenant.imports.iter().map(|import| literal(&import.pattern));
+    let within = || tenant.prefixes.iter().map(Vec::as_slice).chain(lent());
+    let foreign = |pattern: &keyward_acl::KeyPattern| !within().any(|beginning| reaches(&pattern.pattern, beginning));
     let sets = std::iter::once(&user.root).chain(&user.selectors);
     let lost: Vec<String> =
         sets.flat_map(|set| &set.keys).filter(|key| foreign(key)).map(|key| super::shown(&key.word())).collect();
     let prefixes: Vec<String> = tenant.prefixes.iter().map(|prefix| super::shown(prefix)).collect();
     let of = format!("it belongs to the tenant '{}', whose keys begin with {}", tenant.name, prefixes.join(" or "));
-    if lost.is_empty() || !tenant.imports.is_empty() {
-        return Some(good("tenant", of));
+    if lost.is_empty() {
+        let imports: Vec<String> = tenant.imports.iter().map(|import| super::shown(&import.pattern)).collect();
+        let lent = match imports.as_slice() {
+            [] => String::new(),
+            some => format!(
+                "; of what it imports ({}) its users reach what their rules name, and all of it if they hold every key of the tenant",
+                some.join(" ")
+            ),
+        };
+        return Some(good("tenant", format!("{of}{lent}")));
     }
     let text = format!("{of}: its patterns {} hold none of those", lost.join(" "));
     let first = prefixes.first().cloned().unwrap_or_default();
@@ -165,9 +175,14 @@ fn tenant(case: &Case<'_>, user: &User) -> Option<pb::Finding> {
 
 /// Whether some key that begins with `prefix` may match `pattern`.
 fn reaches(pattern: &[u8], prefix: &[u8]) -> bool {
-    let literal = pattern.iter().take_while(|byte| !b"*?[\\".contains(byte)).count();
-    let shared = literal.min(prefix.len());
-    pattern[..shared] == prefix[..shared]
+    let literal = literal(pattern);
+    let shared = literal.len().min(prefix.len());
+    literal[..shared] == prefix[..shared]
+}
+
+/// What comes before the first special byte.
+fn literal(pattern: &[u8]) -> &[u8] {
+    &pattern[..pattern.iter().take_while(|byte| !b"*?[\\".contains(byte)).count()]
 }
 
 fn commands(case: &Case<'_>, user: &User) -> pb::Finding {
@@ -246,13 +261,21 @@ fn denied_finding(case: &Case<'_>, denial: &pb::Denial) -> pb::Finding {
                 return bad("denials", text, set(case.name, &format!("'~{}*'", beginning(object))));
             }
             let pattern = format!("'{}*'", beginning(object));
-            let rule = match case.tenant {
+            let imported = case.tenant.and_then(|own| {
+                own.imports.iter().find(|import| keyward_acl::glob::matches(&import.pattern, object.as_bytes()))
+            });
+            let rule = match (imported, case.tenant) {
+                // Its tenant may use it, its own rules do not name it.
+                (Some(import), _) => {
+                    let flags = if import.write { "~" } else { "%R~" };
+                    set(case.name, &format!("'{flags}{}'", super::shown(&import.pattern)))
+                }
                 // Its rules hold within its tenant, whatever they say.
-                Some(own) => format!(
+                (None, Some(own)) => format!(
                     "keywardctl tenant set OWNER export {pattern} to {0}, and keywardctl tenant set {0} import {pattern} from OWNER",
                     own.name
                 ),
-                None => set(case.name, &format!("'~{}*'", beginning(object))),
+                (None, None) => set(case.name, &format!("'~{}*'", beginning(object))),
             };
             format!("have the application prefix its keys; or, if it may use them: {rule}")
         }

@@ -252,8 +252,14 @@ const OPTIONS: &[(&str, &str)] = &[
     ("USER <user> | NOUSER <user>", "A user that sees its keys and nothing else, within the user's own rules."),
     ("STATE active | retired", "Retired, nobody logs in as one of its users; its keys stay."),
     ("NAME <name>", "SET only, and alone: a new name."),
-    ("EXPORT <pattern> TO <tenant> [READ | WRITE] | NOEXPORT ...", "Lends keys, once the other tenant imports them."),
-    ("IMPORT <pattern> FROM <tenant> [READ | WRITE] | NOIMPORT ...", "Borrows what the other tenant exports."),
+    (
+        "EXPORT <pattern> TO <tenant> [READ | WRITE] | NOEXPORT ...",
+        "Lends keys of its own, once the other tenant imports them.",
+    ),
+    (
+        "IMPORT <pattern> FROM <tenant> [READ | WRITE] | NOIMPORT ...",
+        "Borrows what the other tenant exports: for users that hold every key of this one, and for others as far as their rules name it.",
+    ),
     ("<setting> <value> | <setting> default", "One of those below."),
 ];
 
@@ -325,7 +331,9 @@ fn get(
         for grant in grants {
             let access = if grant.write { "write" } else { "read" };
             let pattern = grant.pattern.escape_ascii();
-            reply.bulk(format!("{pattern} {preposition} {} {access}", grant.tenant).as_bytes());
+            let waits = if label == "imports" { surroundings.tenancy.waits_for(tenant, grant) } else { None };
+            let waits = waits.map(|why| format!(" (waiting: {why})")).unwrap_or_default();
+            reply.bulk(format!("{pattern} {preposition} {} {access}{waits}", grant.tenant).as_bytes());
         }
     }
     reply.bulk(b"number");
