@@ -731,7 +731,13 @@ impl<'w, 'a> Batch<'w, 'a> {
         let node = &self.worker.node;
         let rests = || node.import.is_following() || node.pause.state(self.now) != Paused::Nobody;
         let keeps_expired = !self.conditions.primary || !row.command.flags.has(Flags::WRITE) && rests();
-        let context = CallContext { keeps_expired, ..call_context(self.worker, &self.hot, session, self.now) };
+        let room_bytes = if row.full_name == "restore" {
+            room_bytes(self.worker, &self.hot, session, &lane.view.tenancy, admitted.keys())
+        } else {
+            u64::MAX
+        };
+        let context =
+            CallContext { keeps_expired, room_bytes, ..call_context(self.worker, &self.hot, session, self.now) };
         let mark = scratch.reply.mark();
         let result = match run {
             Run::OnKeys(handler) => {
@@ -1558,6 +1564,15 @@ fn park(
     Waiter::new(request, keys, space.world(), session.for_later(), wait, mailbox)
 }
 
+/// How much memory a value may take that comes packed, for whoever owns these keys.
+#[cold]
+fn room_bytes(worker: &Worker, hot: &Hot, session: &Session, tenancy: &Tenancy, keys: &[KeyUse<'_>]) -> u64 {
+    let writer = session.login.as_ref().and_then(|login| login.tenant.as_deref());
+    let mut owners = Vec::new();
+    note_owners(tenancy, writer, keys.iter().map(|named| named.key), &mut owners);
+    Claim { tenancy, writer, owners: &owners }.room_bytes(hot, worker.node.memory_bytes())
+}
+
 /// What a call on data is lent.
 #[inline(always)]
 pub(crate) fn call_context<'h>(worker: &Worker, hot: &'h Hot, session: &Session, now: i64) -> CallContext<'h> {
@@ -1567,6 +1582,7 @@ pub(crate) fn call_context<'h>(worker: &Worker, hot: &'h Hot, session: &Session,
         now,
         limits: &hot.limits,
         value_bytes_max: pace::value_bytes_max(session, hot.value_bytes_max),
+        room_bytes: u64::MAX,
         databases: worker.node.config.databases,
         random: worker.next_random(),
         no_touch: session.no_touch,

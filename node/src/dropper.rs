@@ -128,6 +128,7 @@ mod tests {
             now: 0,
             limits: &limits,
             value_bytes_max: 1 << 20,
+            room_bytes: u64::MAX,
             databases: 16,
             random: 1,
             no_touch: false,

@@ -86,6 +86,18 @@ impl Claim<'_> {
         writer.into_iter().chain(self.owners.iter().copied().filter(move |owner| Some(*owner) != writer))
     }
 
+    /// How much memory one value may take that comes packed, so that nobody whose memory it needs gets more by it than is
+    /// his; `used`: what all data has.
+    pub fn room_bytes(&self, hot: &Hot, used: u64) -> u64 {
+        let all = room_within(hot.memory_bytes_max, used, hot.eviction.policy);
+        let owners = self.all_owners().filter_map(|owner| self.tenancy.get(owner));
+        let of = |tenant: &Arc<Tenant>| {
+            let policy = tenant.limits.eviction.unwrap_or(hot.eviction.policy);
+            room_within(tenant.limits.limit, tenant.gauge.bytes(), policy)
+        };
+        owners.map(of).fold(all, u64::min)
+    }
+
     /// Whether nobody whose memory it needs has more than is his; how much all data has is another question.
     #[inline]
     pub fn is_modest(&self, hot: &Hot) -> bool {
@@ -141,6 +153,17 @@ pub fn full_owner(tenancy: &Tenancy, default: Policy, owners: &[TenantId]) -> Op
             && tenancy.policy_of(**owner, default) == Policy::NoEviction
     };
     owners.iter().find(is_full).copied()
+}
+
+/// What is left of a limit for one value that comes packed, in bytes; where other keys go to make room for it, at least a
+/// part of it all.
+fn room_within(limit: u64, used: u64, policy: Policy) -> u64 {
+    const PART: u64 = 4;
+    match (limit, policy) {
+        (0, _) => u64::MAX,
+        (_, Policy::NoEviction) => limit.saturating_sub(used),
+        _ => limit.saturating_sub(used).max(limit / PART),
+    }
 }
 
 /// What one thread needs to evict keys.

@@ -15,7 +15,8 @@
 //! be kept (values of modules) is refused by name; nothing is dropped in silence.
 //!
 //! Whatever the bytes claim, reading them never panics and never takes more memory than a small multiple of what is
-//! really there.
+//! really there; but for packed strings, which may stand for some ninety times their size: whoever reads a payload that a
+//! client sent says how much they may become ([`Unpacking`]).
 
 mod checksum;
 pub(crate) mod commands;
@@ -33,7 +34,7 @@ use std::fmt;
 
 pub use checksum::Checksum;
 pub use read::{FileError, FileReader, Payload, Record, Skipped, read_libraries, read_payload};
-pub use source::{NotRead, Source};
+pub use source::{NotRead, Source, Unpacking};
 pub use write::{begin, end, import_notes, libraries, libraries_payload, part, payload, record, sizes};
 
 /// The version of files and payloads written here.
@@ -131,6 +132,10 @@ pub enum Problem {
     UnknownType(u8),
     /// They contradict themselves; the text says where.
     Malformed(&'static str),
+    /// A packed string is longer than a string may be.
+    TooLong,
+    /// Packed strings are more, unpacked, than there is room for.
+    TooMuch,
     /// A collection without elements, which older servers could leave behind. Not an error in a file.
     Empty,
 }
@@ -148,6 +153,8 @@ impl fmt::Display for Problem {
             Problem::Unsupported(what) => write!(f, "{what} are not kept by this version"),
             Problem::UnknownType(kind) => write!(f, "a value has the unknown type {kind}"),
             Problem::Malformed(what) => write!(f, "{what} is malformed"),
+            Problem::TooLong => f.write_str("a packed string is longer than a string may be"),
+            Problem::TooMuch => f.write_str("packed strings are more than there is room for"),
             Problem::Empty => f.write_str("a collection has no elements"),
         }
     }

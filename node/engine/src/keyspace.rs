@@ -506,10 +506,10 @@ impl Shard {
         self.find(space, hash, key).is_some()
     }
 
-    /// How many elements a key holds; of a string, how many times so many bytes.
+    /// How many elements a key holds, or how many times so many bytes, whichever is more; of a string the latter.
     pub fn len_of(&self, space: SpaceId, hash: u64, key: &[u8], unit: usize) -> usize {
         self.find(space, hash, key).map_or(0, |entry| match entry.value() {
-            ValueRef::Object(object) => object.len(),
+            ValueRef::Object(object) => object.len().max(object.memory_bytes() / unit.max(1)),
             ValueRef::Str(bytes) => bytes.len() / unit.max(1),
             ValueRef::Int(_) => 1,
         })
@@ -689,6 +689,8 @@ pub struct CallContext<'a> {
     pub limits: &'a Limits,
     /// The longest string value, in bytes.
     pub value_bytes_max: u64,
+    /// How much memory a value may take that comes packed (`RESTORE`).
+    pub room_bytes: u64,
     /// How many databases there are.
     pub databases: u32,
     /// Fresh randomness for this call.
@@ -1024,6 +1026,11 @@ impl<'a> Keys<'a> {
     /// The longest string value, in bytes.
     pub fn value_bytes_max(&self) -> u64 {
         self.context.value_bytes_max
+    }
+
+    /// How much memory a value may take that comes packed.
+    pub fn room_bytes(&self) -> u64 {
+        self.context.room_bytes
     }
 
     /// How many databases there are.

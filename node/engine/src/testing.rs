@@ -273,6 +273,12 @@ impl Engine {
         }
     }
 
+    /// What [`Shard::len_of`] says of a key.
+    pub(crate) fn len_of(&self, key: &str, unit: usize) -> usize {
+        let (place, space) = (self.layout.place(key.as_bytes()), SpaceId { tenant: TenantId::SHARED, database: 0 });
+        self.shards[place.shard as usize].len_of(space, place.hash, key.as_bytes(), unit)
+    }
+
     fn with_keys<R>(&mut self, named: &[&[u8]], call: impl FnOnce(&mut Keys<'_>) -> R) -> R {
         let mut wanted: Vec<u32> = named.iter().map(|key| self.layout.place(key).shard).collect();
         wanted.sort_unstable();
@@ -303,6 +309,7 @@ fn context(
         now,
         limits,
         value_bytes_max: 512 << 20,
+        room_bytes: u64::MAX,
         databases: 16,
         random,
         no_touch: false,

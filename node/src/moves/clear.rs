@@ -39,6 +39,7 @@ pub(super) fn run(
         now: now_ms(),
         limits: &hot.limits,
         value_bytes_max: u64::MAX,
+        room_bytes: u64::MAX,
         databases: of.config.databases,
         random: 0,
         no_touch: false,

@@ -247,6 +247,7 @@ impl<'a> Copier<'a> {
             now: 0,
             limits: &hot.limits,
             value_bytes_max: u64::MAX,
+            room_bytes: u64::MAX,
             databases: self.from.config.databases,
             random: 0,
             no_touch: true,

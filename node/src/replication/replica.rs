@@ -385,6 +385,7 @@ impl Applier {
             now: 0,
             limits: &hot.limits,
             value_bytes_max: u64::MAX,
+            room_bytes: u64::MAX,
             databases: node.config.databases,
             random: 0,
             no_touch: false,

@@ -189,6 +189,7 @@ impl Target<'_> {
             limits: self.limits,
             // Only commands that grow strings look at this.
             value_bytes_max: u64::MAX,
+            room_bytes: u64::MAX,
             databases: self.databases,
             random: 0,
             no_touch: false,

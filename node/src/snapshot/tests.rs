@@ -44,6 +44,7 @@ fn in_shard_of<R>(
         now: NOW,
         limits: &limits,
         value_bytes_max: 512 << 20,
+        room_bytes: u64::MAX,
         databases: DATABASES,
         random: 1,
         no_touch: false,

@@ -60,6 +60,7 @@ fn flush(of: &Node, id: TenantId) -> Result<(), String> {
         now: now_ms(),
         limits: &hot.limits,
         value_bytes_max: hot.value_bytes_max,
+        room_bytes: u64::MAX,
         databases: of.config.databases,
         random: crate::random::u64(),
         no_touch: false,

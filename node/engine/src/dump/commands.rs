@@ -1,12 +1,18 @@
 //! `DUMP` and `RESTORE`: one value as bytes that any Redis or Valkey understands. Knows the options, not the bytes.
 
-use super::{Payload, payload};
+use super::{Payload, Problem, Unpacking, payload};
 use crate::args::Args;
+use crate::dict::NewValue;
 use crate::error::CommandError;
 use crate::events::EventClass;
 use crate::keyspace::{Keys, Taken, UnixMillis};
 use crate::reply::Reply;
-use crate::types::number;
+use crate::types::{Value, number};
+
+/// What a payload may become however little room there is: any write may go that far beyond it.
+const BEYOND_BYTES_MAX: u64 = 1 << 20;
+
+const TOO_MUCH: &str = "OOM the payload unpacks to more than there is memory for";
 
 /// `DUMP key`
 pub(crate) fn dump(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Result<(), CommandError> {
@@ -34,7 +40,17 @@ pub(crate) fn restore(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply
     }
     let expires_at = expires_at(ttl, options.absolute, keys.now())?;
     let payload = Payload::check(bytes).map_err(|_| CommandError::err("DUMP payload version or checksum are wrong"))?;
-    let value = payload.value(keys.limits()).map_err(|_| CommandError::err("Bad data format"))?;
+    // What came as it is was let in by its size.
+    let room = keys.room_bytes().max(bytes.len() as u64).max(BEYOND_BYTES_MAX);
+    let unpacking = Unpacking { string_bytes_max: keys.value_bytes_max(), bytes_max: room };
+    let value = payload.value(keys.limits(), unpacking).map_err(|problem| match problem {
+        Problem::TooLong => CommandError::StringTooLong,
+        Problem::TooMuch => CommandError::Text(TOO_MUCH.into()),
+        _ => CommandError::err("Bad data format"),
+    })?;
+    if memory_bytes(&value) > room {
+        return Err(CommandError::Text(TOO_MUCH.into()));
+    }
     let existed = keys.remove(key);
     if expires_at.is_some_and(|at| at <= keys.now()) {
         if existed {
@@ -59,6 +75,15 @@ pub(crate) fn restore(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply
     keys.event(EventClass::GENERIC, "restore", key);
     reply.ok();
     Ok(())
+}
+
+fn memory_bytes(value: &NewValue<'_, Value>) -> u64 {
+    match value {
+        NewValue::Int(_) => 0,
+        NewValue::Str(bytes) => bytes.len() as u64,
+        NewValue::Bytes(bytes) => bytes.len() as u64,
+        NewValue::Object(object) => object.memory_bytes() as u64,
+    }
 }
 
 fn options(args: &mut Args<'_>) -> Result<Options, CommandError> {

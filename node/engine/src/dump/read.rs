@@ -1,7 +1,7 @@
 //! Files and payloads read record by record. It trusts no byte and knows no disk: what is wrong is told with the place
 //! where it was found.
 
-use super::source::{Reader, Source};
+use super::source::{Reader, Source, Unpacking};
 use super::{
     Checksum, EPOCH_FIELD, IMPORT_FIELD, LIBRARY_FIELD, POSITION_FIELD, Problem, SPACE_FIELD, is_known, kind, opcode,
     values,
@@ -368,8 +368,8 @@ impl<'a> Payload<'a> {
     }
 
     /// The value in it.
-    pub fn value(&self, limits: &Limits) -> Result<NewValue<'static, Value>, Problem> {
-        let mut reader = Reader::new(self.content);
+    pub fn value(&self, limits: &Limits, unpacking: Unpacking) -> Result<NewValue<'static, Value>, Problem> {
+        let mut reader = Reader::within(self.content, unpacking);
         let value = values::read(&mut reader, self.kind, self.version, limits)?;
         if reader.left() == 0 { Ok(value) } else { Err(Problem::Malformed("a payload")) }
     }
@@ -400,5 +400,5 @@ pub fn read_libraries(bytes: &[u8]) -> Result<Vec<Vec<u8>>, Problem> {
 
 /// Reads a whole payload.
 pub fn read_payload(bytes: &[u8], limits: &Limits) -> Result<NewValue<'static, Value>, Problem> {
-    Payload::check(bytes)?.value(limits)
+    Payload::check(bytes)?.value(limits, Unpacking::UNBOUNDED)
 }

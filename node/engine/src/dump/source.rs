@@ -35,6 +35,20 @@ impl Source for &[u8] {
     }
 }
 
+/// How many bytes packed strings may become. They are the one thing in a payload that takes much more than its own size.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Unpacking {
+    /// One of them.
+    pub string_bytes_max: u64,
+    /// All of them together.
+    pub bytes_max: u64,
+}
+
+impl Unpacking {
+    /// Whoever decides about room did so already: a snapshot, a stream of effects.
+    pub const UNBOUNDED: Unpacking = Unpacking { string_bytes_max: u64::MAX, bytes_max: u64::MAX };
+}
+
 /// A length, or what stands in its place before a string.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Length {
@@ -50,11 +64,16 @@ pub(super) struct Reader<S> {
     source: S,
     offset: u64,
     checksum: Checksum,
+    unpacking: Unpacking,
 }
 
 impl<S: Source> Reader<S> {
     pub(super) fn new(source: S) -> Reader<S> {
-        Reader { source, offset: 0, checksum: Checksum::new() }
+        Reader::within(source, Unpacking::UNBOUNDED)
+    }
+
+    pub(super) fn within(source: S, unpacking: Unpacking) -> Reader<S> {
+        Reader { source, offset: 0, checksum: Checksum::new(), unpacking }
     }
 
     /// How many bytes were read.
@@ -138,6 +157,11 @@ impl<S: Source> Reader<S> {
             Length::Packed => {
                 let packed_len = self.length()?;
                 let len = self.length()?;
+                if len > self.unpacking.string_bytes_max {
+                    return Err(Problem::TooLong);
+                }
+                // Before it is unpacked, for afterwards the memory is gone.
+                self.unpacking.bytes_max = self.unpacking.bytes_max.checked_sub(len).ok_or(Problem::TooMuch)?;
                 let packed = self.bytes(packed_len)?;
                 return lzf::unpack(&packed, len).ok_or(Problem::Malformed("a packed string"));
             }

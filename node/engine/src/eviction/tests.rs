@@ -34,6 +34,7 @@ impl Store {
             now: self.now,
             limits: &self.limits,
             value_bytes_max: 512 << 20,
+            room_bytes: u64::MAX,
             databases: 16,
             random: self.random,
             no_touch: false,

@@ -23,6 +23,7 @@ fn with_keys<R>(shard: &mut Shard, database: u32, random: u64, call: impl FnOnce
         now: NOW,
         limits: &limits,
         value_bytes_max: 512 << 20,
+        room_bytes: u64::MAX,
         databases: 16,
         random,
         no_touch: false,

@@ -38,6 +38,7 @@ impl Rig {
             now: 1000,
             limits: &self.limits,
             value_bytes_max: u64::MAX,
+            room_bytes: u64::MAX,
             databases: 2,
             random: 1,
             no_touch: false,
