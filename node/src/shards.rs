@@ -291,7 +291,7 @@ impl Shards {
         }
     }
 
-    /// How many elements a key holds; of a string, how many times so many bytes.
+    /// How many elements a key holds, or how many times so many bytes, whichever is more; of a string the latter.
     pub fn len_of(&self, space: SpaceId, key: &[u8], unit: usize) -> usize {
         let place = self.layout.place(key);
         self.with(place.shard, |shard| shard.len_of(space, place.hash, key, unit))

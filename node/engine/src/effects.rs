@@ -71,6 +71,11 @@ type ShortWord = ([u8; SHORT_WORD_BYTES_MAX], u8);
 /// Two numbers of 64 bits and a dash.
 const SHORT_WORD_BYTES_MAX: usize = 41;
 
+/// Words one effect repeats, at most, and their bytes: what a request draws or finds may be more than any request may name, and
+/// no replica takes a command without end. What is more becomes several effects.
+const PART_WORDS_MAX: usize = if cfg!(test) { 8 } else { 1 << 20 };
+const PART_BYTES_MAX: usize = 64 << 20;
+
 /// The parts of an effect, for the journal.
 pub enum Effect<'a> {
     /// The request, exactly as it came.
@@ -187,6 +192,13 @@ impl Effects {
         self.follow(command);
     }
 
+    /// Something changed, and `head` with these words says what, as one command or several that do the same.
+    pub fn replace_in_parts<'w>(&mut self, head: &[&'w [u8]], words: impl IntoIterator<Item = &'w [u8]>) {
+        for part in parts(words) {
+            self.replace(&[head, &part].concat());
+        }
+    }
+
     /// Something changed in this database, whichever the call's own is, and this command says what.
     pub fn replace_in<'a>(&mut self, database: u32, command: impl Iterator<Item = &'a [u8]>) {
         (self.replaced, self.left_more) = (true, true);
@@ -209,8 +221,10 @@ impl Effects {
     /// Fields of a hash were found expired and removed, before the request did anything.
     pub fn expired_fields<'a>(&mut self, key: &'a [u8], fields: impl IntoIterator<Item = &'a [u8]>) {
         self.left_more = true;
-        let words = [&b"HDEL"[..], key].into_iter().chain(fields);
-        self.removed_fields.push(words.map(<[u8]>::to_vec).collect());
+        for part in parts(fields) {
+            let words = [&b"HDEL"[..], key].into_iter().chain(part);
+            self.removed_fields.push(words.map(<[u8]>::to_vec).collect());
+        }
     }
 
     /// A key was evicted, because memory ran out.
@@ -307,4 +321,20 @@ impl Effects {
         self.wait = None;
         self.removed_fields.clear();
     }
+}
+
+/// In their order, as many at a time as one effect may repeat.
+fn parts<'w>(words: impl IntoIterator<Item = &'w [u8]>) -> impl Iterator<Item = Vec<&'w [u8]>> {
+    let mut words = words.into_iter().peekable();
+    std::iter::from_fn(move || {
+        let (mut part, mut bytes) = (vec![words.next()?], 0);
+        bytes += part[0].len();
+        while part.len() < PART_WORDS_MAX
+            && let Some(word) = words.next_if(|word| bytes + word.len() <= PART_BYTES_MAX)
+        {
+            bytes += word.len();
+            part.push(word);
+        }
+        Some(part)
+    })
 }

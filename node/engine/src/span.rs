@@ -3,8 +3,11 @@
 //! The estimate is by name and arguments alone, and never low: a range without a limit counts as the whole. This file does not
 //! know what keys hold, nor what is done with who asks for much.
 
-/// Bytes of a string that take as long as an element.
+/// Bytes, of a string or of elements, that take as long as an element.
 pub const BYTES_PER_ELEMENT: usize = 64;
+
+/// What the registers of a HyperLogLog take, in elements.
+const COUNTERS_ELEMENTS: usize = 12_304 / BYTES_PER_ELEMENT;
 
 /// What a command looks at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,6 +38,8 @@ pub enum Span {
     Pending,
     /// Bytes of this argument.
     Bytes(usize),
+    /// A whole HyperLogLog for each of its keys, however short it is kept.
+    Counters,
 }
 
 impl Span {
@@ -81,7 +86,10 @@ impl Span {
             | "setbit"
             | "setrange"
             | "append"
+            | "xgroup|delconsumer"
+            | "xgroup|destroy"
             | "xinfo|stream" => Span::All,
+            "pfcount" | "pfmerge" => Span::Counters,
             "lcs" => Span::Product,
             "lrange" | "zrevrange" | "zremrangebyrank" | "getrange" | "substr" => Span::Indexes(2),
             "zrange" => Span::Range(2),
@@ -170,13 +178,14 @@ impl Span {
             Span::Pending if argv.get(3).is_some_and(|word| word.eq_ignore_ascii_case(b"idle")) => usize::MAX,
             Span::Pending => number(argv, 5).map_or(0, |number| count(Some(number))),
             Span::Bytes(at) => argv.get(at).map_or(0, |bytes| bytes.len() / BYTES_PER_ELEMENT),
+            Span::Counters => argv.len().saturating_sub(1).saturating_mul(COUNTERS_ELEMENTS),
         }
     }
 
     /// Whether it may return more than there is.
     pub fn repeats(self, argv: &[&[u8]]) -> bool {
         matches!(self, Span::Number(at) if number(argv, at).is_some_and(|number| number < 0))
-            || matches!(self, Span::Bytes(_))
+            || matches!(self, Span::Bytes(_) | Span::Counters)
     }
 }
 
@@ -222,6 +231,8 @@ mod tests {
             ("XPENDING k g", 0),
             ("XPENDING k g - + 1000000", 1_000_000),
             ("XPENDING k g IDLE 1 - + 10", usize::MAX),
+            ("PFCOUNT k", 192),
+            ("PFMERGE d a b", 576),
         ] {
             assert_eq!(bound(request), expected, "{request}");
         }

@@ -48,7 +48,7 @@ const REACHED: u8 = 6;
 const NOTED: u8 = 7;
 const SIGNED: u8 = 8;
 
-/// Words of one command at most: more than any request may have.
+/// Words of one command at most: more than any request may have, and than any effect repeats.
 const WORDS_MAX: u64 = 1 << 24;
 
 /// The bytes are not a record. The stream cannot be trusted any more.

@@ -410,8 +410,7 @@ fn spop_many(keys: &mut Keys<'_>, key: &[u8], count: usize, reply: &mut Reply) -
     reply.set(drawn.len());
     drawn.iter().for_each(|member| reply.bulk(member));
     keys.effects.changed(count as u64);
-    let command: Vec<&[u8]> = [&b"SREM"[..], key].into_iter().chain(drawn.iter().map(Vec::as_slice)).collect();
-    keys.effects.replace(&command);
+    keys.effects.replace_in_parts(&[b"SREM", key], drawn.iter().map(Vec::as_slice));
     Ok(())
 }
 

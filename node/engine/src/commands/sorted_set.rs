@@ -775,9 +775,7 @@ fn take_members(
     if let Some(taken) = taken.as_ref().filter(|taken| !taken.is_empty()) {
         keys.event_of_removal(EventClass::SORTED_SET, if highest { "zpopmax" } else { "zpopmin" }, key);
         keys.effects.changed(taken.len() as u64);
-        let members = taken.iter().map(|(member, _)| member.as_slice());
-        let command: Vec<&[u8]> = [&b"ZREM"[..], key].into_iter().chain(members).collect();
-        keys.effects.replace(&command);
+        keys.effects.replace_in_parts(&[b"ZREM", key], taken.iter().map(|(member, _)| member.as_slice()));
     }
     Ok(taken)
 }

@@ -120,9 +120,8 @@ fn store_results(
     keys.event(EventClass::LIST, "sortstore", destination);
     if external {
         // What the patterns found here may have expired elsewhere.
-        let push: Vec<&[u8]> = [&b"RPUSH"[..], destination].into_iter().chain(values.iter().copied()).collect();
         keys.effects.replace(&[b"DEL", destination]);
-        keys.effects.replace(&push);
+        keys.effects.replace_in_parts(&[b"RPUSH", destination], values.iter().copied());
     }
     Ok(values.len())
 }

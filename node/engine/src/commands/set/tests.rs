@@ -73,6 +73,32 @@ fn what_was_drawn_is_what_is_journaled() {
 }
 
 #[test]
+fn what_is_drawn_beyond_measure_is_told_in_parts() {
+    let mut engine = Engine::after(&["SADD s 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20"]);
+    engine.journal.clear();
+    let drawn = engine.words("SPOP s 19");
+    let lines = engine.journal_lines();
+    let sizes: Vec<usize> = lines.iter().map(|line| line.split(' ').count() - 2).collect();
+    assert_eq!(sizes, [8, 8, 3], "{lines:?}");
+    let told: Vec<&str> = lines.iter().flat_map(|line| line.split(' ').skip(2)).collect();
+    assert_eq!(told, drawn.lines().skip(2).step_by(2).collect::<Vec<_>>());
+    assert!(lines.iter().all(|line| line.starts_with("SREM s ")), "{lines:?}");
+}
+
+#[test]
+fn a_few_long_members_weigh_as_much_as_many_short_ones() {
+    let mut engine = Engine::after(&["SADD short 1 2 3"]);
+    for word in ["SADD", "RPUSH", "PFADD"] {
+        assert!(engine.len_of(word, 64) == 0);
+        (0..4u8).for_each(|n| _ = engine.run(&[word.as_bytes(), word.as_bytes(), &vec![b'a' + n; 100_000]]));
+    }
+    assert_eq!(engine.len_of("short", 64), 3);
+    assert!((6250..7500).contains(&engine.len_of("SADD", 64)), "{}", engine.len_of("SADD", 64));
+    assert!((6250..7500).contains(&engine.len_of("RPUSH", 64)), "{}", engine.len_of("RPUSH", 64));
+    assert!(engine.len_of("PFADD", 64) < 1000);
+}
+
+#[test]
 fn members_are_drawn_at_random() {
     let mut engine = Engine::after(&["SADD s a"]);
     engine.converse(&[

@@ -11,6 +11,9 @@ use crate::reply::Reply;
 use crate::types::stream::Group;
 use crate::types::{Stream, StreamId, number};
 
+/// Entries one effect gives: a reader may be given more than a request may name.
+const IDS_AT_ONCE: usize = if cfg!(test) { 8 } else { 1 << 16 };
+
 /// What a call did to a group, to be told to other nodes.
 #[derive(Default)]
 pub(super) struct Outcome {
@@ -31,7 +34,7 @@ impl Outcome {
             tell_consumer(keys, key, group, consumer);
         }
         let time = number::format_i64(at);
-        for run in self.given.chunk_by(|one, next| one.1 == next.1) {
+        for run in self.given.chunk_by(|one, next| one.1 == next.1).flat_map(|run| run.chunks(IDS_AT_ONCE)) {
             let deliveries = number::format_i64(run[0].1 as i64);
             let ids: Vec<_> = run.iter().map(|(id, _)| id.text()).collect();
             let mut command: Vec<&[u8]> = vec![b"XCLAIM", key, group, consumer, b"0"];
@@ -42,9 +45,7 @@ impl Outcome {
         }
         if !self.gone.is_empty() {
             let ids: Vec<_> = self.gone.iter().map(|id| id.text()).collect();
-            let mut command: Vec<&[u8]> = vec![b"XACK", key, group];
-            command.extend(ids.iter().map(|id| &**id));
-            keys.effects.replace(&command);
+            keys.effects.replace_in_parts(&[b"XACK", key, group], ids.iter().map(|id| &**id));
             keys.effects.changed(self.gone.len() as u64);
         }
         if let Some((last_id, read)) = self.position {
