@@ -309,7 +309,8 @@ fn hello(
     reply.bulk(b"mode");
     reply.bulk(if worker.hot().redirects { b"cluster" } else { b"standalone" });
     reply.bulk(b"role");
-    reply.bulk(b"master");
+    let follows = info::followed(&worker.node, &worker.node.views.load().1).is_some();
+    reply.bulk(if follows { b"replica" } else { b"master" });
     reply.bulk(b"modules");
     reply.array(0);
 }
@@ -567,8 +568,8 @@ fn show_role(node: &Node, reach: &Reach, reply: &mut Reply) {
     // How far the stream has come would tell a confined user how much others write.
     let shown = |position: u64| if reach.is_confined() { 0 } else { position };
     let place = |id| view.state.nodes().get(&id)?.client_place();
-    match view.primary.filter(|_| !view.is_primary()) {
-        Some(_) if node.live.hot().always_primary => {
+    match info::followed(node, &view) {
+        None if !view.is_primary() && node.live.hot().always_primary => {
             reply.array(3);
             reply.bulk(b"master");
             reply.integer(shown(node.replication.log.position()) as i64);
@@ -677,8 +678,8 @@ fn set_config(node: &Node, pairs: &[(Vec<u8>, Vec<u8>)], own: EventClass, reach:
     }
 }
 
-/// Every section is this node's own, but the keyspace: that is the cache's, wherever it is held. With several shard groups
-/// it is told from the copies that are here.
+/// Every section is this node's own, but the keyspace, and how many keys a tenant lost: those are told by whoever serves the
+/// data. With several shard groups they are told from the copies that are here.
 async fn show_info(
     worker: &Rc<Worker>,
     connection: &Connection,
@@ -692,23 +693,41 @@ async fn show_info(
     };
     let (_, view) = worker.node.views.load();
     let counted = !reach.is_confined() || crate::own_info::counts_keys(sections);
-    if let Some(at) = text.find(info::KEYSPACE_TITLE).filter(|_| counted && !view.is_primary() && view.routes.is_none())
-    {
-        let mut batch = ForwardBatch::default();
-        batch.push(&[b"INFO", b"keyspace"]);
-        batch.policy_version = view.index;
-        let mut answer = Vec::new();
-        forward::send(worker, connection, &mut batch, &mut answer).await;
+    let elsewhere = !view.is_primary() && view.routes.is_none();
+    if let Some(at) = text.find(info::KEYSPACE_TITLE).filter(|_| counted && elsewhere) {
         // An owner out of reach leaves the section empty, as a node without data would.
         let at = at + info::KEYSPACE_TITLE.len();
-        if let Ok(Some((Value::Bulk(section) | Value::Verbatim { text: section, .. }, _))) =
-            parse_reply(&answer, &ReplyLimits::default())
-            && let Some(lines) = section.strip_prefix(info::KEYSPACE_TITLE.as_bytes())
-        {
-            text.insert_str(at, &String::from_utf8_lossy(lines));
+        let section = section_of_primary(worker, connection, (b"keyspace", view.index)).await;
+        if let Some(lines) = section.as_ref().and_then(|section| section.strip_prefix(info::KEYSPACE_TITLE)) {
+            text.insert_str(at, lines);
+        }
+    }
+    if elsewhere && reach.is_confined() && crate::own_info::tells_evicted(&text) {
+        // And what is known here of keys that go there.
+        if let Some(section) = section_of_primary(worker, connection, (b"tenant", view.index)).await {
+            text = crate::own_info::with_evicted(&text, &section);
         }
     }
     reply.verbatim(text.as_bytes());
+}
+
+/// A section of `INFO` from the node that serves the data, for the user of this connection.
+async fn section_of_primary(
+    worker: &Rc<Worker>,
+    connection: &Connection,
+    (section, policy_version): (&[u8], u64),
+) -> Option<String> {
+    let mut batch = ForwardBatch::default();
+    batch.push(&[b"INFO", section]);
+    batch.policy_version = policy_version;
+    let mut answer = Vec::new();
+    forward::send(worker, connection, &mut batch, &mut answer).await;
+    match parse_reply(&answer, &ReplyLimits::default()) {
+        Ok(Some((Value::Bulk(text) | Value::Verbatim { text, .. }, _))) => {
+            Some(String::from_utf8_lossy(&text).into_owned())
+        }
+        _ => None,
+    }
 }
 
 /// `SLOWLOG` and `COMMANDLOG`.

@@ -6,7 +6,9 @@
 use crate::counters::ThreadCounters;
 use crate::latency::Times;
 use crate::node::Node;
+use crate::view::View;
 use keyward_acl::LogReason;
+use keyward_cluster::NodeId;
 use keyward_engine::keyspace::{SpaceId, TenantId};
 use keyward_engine::scope::Reach;
 use std::collections::BTreeMap;
@@ -239,6 +241,12 @@ fn stats(node: &Node) -> Fields {
     }
 }
 
+/// Whom this node says it follows, in `INFO`, `ROLE` and `HELLO` alike; `None`: it says that it is a primary. With
+/// `advertise-role primary` whoever forwards says so too.
+pub fn followed(node: &Node, view: &View) -> Option<NodeId> {
+    view.primary.filter(|_| !view.is_primary() && !node.live.hot().always_primary)
+}
+
 /// Offsets are positions in the stream of effects, and the replication id is the cluster's with the epoch.
 fn replication(node: &Node) -> Fields {
     let view = node.views.load().1;
@@ -248,8 +256,8 @@ fn replication(node: &Node) -> Fields {
     };
     let (position, history) = node.replication.log.stand();
     let always_primary = node.live.hot().always_primary;
-    let mut fields = match view.primary.filter(|_| !view.is_primary()) {
-        Some(_) if always_primary => fields! { "role" => "master", "connected_slaves" => 0 },
+    let mut fields = match followed(node, &view) {
+        None if always_primary && !view.is_primary() => fields! { "role" => "master", "connected_slaves" => 0 },
         Some(primary) => {
             let (host, port) = place(primary).unwrap_or(("", "0"));
             let (silent_ms, behind) = node.replication.lag();

@@ -29,11 +29,14 @@ use keyward_engine::command::{Flags, Run};
 use keyward_engine::scope::Reach;
 use keyward_engine::session::{Login, Session};
 use keyward_engine::table::Row;
+use keyward_engine::tenancy::Tenant;
 use keyward_proto::admin as pb;
 use keyward_proto::admin::node_answer::Answer;
 use keyward_proto::admin::node_question::Question;
 use prost::Message as _;
 use shares::Doer;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Weak};
 use traffic::{Deed, Seen};
 
@@ -265,6 +268,7 @@ async fn answer_here(node: &Arc<Node>, question: Question) -> Option<Answer> {
         Question::ImportCredentials(asked) => {
             Some(Answer::ImportCredentials(import::credentials_here(node, asked.index)))
         }
+        Question::Memories(asked) => Some(Answer::Memories(memories_here(node, &asked.tenant))),
     }
 }
 
@@ -274,6 +278,46 @@ async fn used_here(node: &Arc<Node>, month: String) -> pb::GetUsageResponse {
     // It reads files.
     let read = tokio::task::spawn_blocking(move || tenants::used(&node, &month)).await;
     pb::GetUsageResponse { usage: read.unwrap_or_default(), silent: Vec::new() }
+}
+
+/// What this tenant has here; with an empty name, what each has.
+fn memories_here(node: &Node, wanted: &str) -> pb::TenantMemories {
+    let (_, view) = node.views.load();
+    let (tenancy, default) = (&view.tenancy, node.live.hot().eviction.policy);
+    let tenants = tenancy.iter().filter(|tenant| wanted.is_empty() || tenant.name == wanted);
+    let memory = |tenant: &Arc<Tenant>| pb::TenantMemory {
+        used_bytes: tenant.gauge.bytes(),
+        limit_bytes: tenant.limits.limit,
+        reserve_bytes: tenant.limits.reserve,
+        eviction: tenancy.policy_of(tenant.id, default).name().to_owned(),
+        evicted_keys: tenant.gauge.evicted(),
+        refused_commands: tenant.gauge.refused(),
+    };
+    let memories = tenants.map(|tenant| (tenant.name.clone(), memory(tenant))).collect();
+    let serves = node.groups().iter().any(|of| of.views.load().1.is_primary());
+    pb::TenantMemories { memories, serves }
+}
+
+/// What tenants have, as whoever serves data says, or another node if nobody does. What was evicted and refused is told
+/// of all nodes together: each counts what it did itself.
+pub fn merged_memories(answered: Vec<Answered>) -> HashMap<String, pb::TenantMemory> {
+    let told = answered.into_iter().filter_map(|answered| match answered.answer {
+        Ok(Answer::Memories(memories)) => Some(memories),
+        _ => None,
+    });
+    let mut told: Vec<pb::TenantMemories> = told.collect();
+    told.sort_by_key(|memories| !memories.serves);
+    let mut merged: HashMap<String, pb::TenantMemory> = HashMap::new();
+    for (name, memory) in told.into_iter().flat_map(|memories| memories.memories) {
+        match merged.entry(name) {
+            Entry::Vacant(place) => drop(place.insert(memory)),
+            Entry::Occupied(mut known) => {
+                known.get_mut().evicted_keys += memory.evicted_keys;
+                known.get_mut().refused_commands += memory.refused_commands;
+            }
+        }
+    }
+    merged
 }
 
 /// What tenants used on all nodes, by day, tenant and node.

@@ -30,9 +30,7 @@ pub fn text(node: &Node, wanted: &[String], session: &Session, reach: &Reach) ->
         "stats" => stats(session),
         "commandstats" => commandstats(node, session),
         "persistence" => fields! { "loading" => u8::from(node.is_loading()), "async_loading" => 0, "aof_enabled" => 0 },
-        "replication" => {
-            fields! { "role" => "master", "connected_slaves" => 0, "master_failover_state" => "no-failover" }
-        }
+        "replication" => replication(node),
         "cluster" => fields! { "cluster_enabled" => 0 },
         "keyspace" if counted => keyspace(node, session, reach),
         "tenant" => tenant(session),
@@ -44,6 +42,27 @@ pub fn text(node: &Node, wanted: &[String], session: &Session, reach: &Reach) ->
 /// Whether these sections say how many keys there are.
 pub fn counts_keys(wanted: &[String]) -> bool {
     wanted.iter().any(|name| matches!(name.as_str(), "keyspace" | "all" | "everything"))
+}
+
+/// What `ROLE` says, without how far the stream has come: that would tell how much others write.
+fn replication(node: &Node) -> Fields {
+    let view = node.views.load().1;
+    let mut fields = match info::followed(node, &view) {
+        None => fields! { "role" => "master" },
+        Some(primary) => {
+            let (host, port) =
+                view.state.nodes().get(&primary).and_then(|node| node.client_place()).unwrap_or(("", "0"));
+            let up = node.replication.link_state() == "connected";
+            fields! {
+                "role" => "slave",
+                "master_host" => host,
+                "master_port" => port,
+                "master_link_status" => if up { "up" } else { "down" },
+            }
+        }
+    };
+    fields.extend(fields! { "connected_slaves" => 0, "master_failover_state" => "no-failover" });
+    fields
 }
 
 /// What a tenant may use is all there is to it.
@@ -127,7 +146,22 @@ fn commandstats(node: &Node, session: &Session) -> Fields {
     account(session).map(Account::times).into_iter().flatten().map(line).collect()
 }
 
-/// What its tenant did on this node since that started, and what it may use.
+/// Whether the text says how many keys its tenant lost for want of memory.
+pub fn tells_evicted(text: &str) -> bool {
+    text.contains(EVICTED)
+}
+
+/// The same text with the number that stands in another.
+pub fn with_evicted(text: &str, other: &str) -> String {
+    let line = |line: &&str| line.starts_with(EVICTED.trim_start());
+    let Some(truth) = other.split_inclusive("\r\n").find(line) else { return text.to_owned() };
+    text.split_inclusive("\r\n").map(|known| if line(&known) { truth } else { known }).collect()
+}
+
+/// The line it stands in: no other field ends so.
+const EVICTED: &str = "\nevicted_keys:";
+
+/// What its tenant did on this node since that started, but for the keys it lost, and what it may use.
 fn tenant(session: &Session) -> Fields {
     let Some(tenant) = session.login.as_ref().and_then(|login| login.tenant.as_deref()) else { return Fields::new() };
     let usage = tenant.account.usage();

@@ -404,6 +404,19 @@ fn every_node_that_forwards_is_a_primary_to_whoever_asks_if_told_to_say_so() {
         assert_eq!(by_role, shown.contains("role:master\r\n"), "{role:?} {shown}");
         by_role
     };
+    let confined_too = |node: &Node, primary: bool| {
+        let mut alice = node.client_as("alice", "secret");
+        let shown = alice.text(&["INFO", "replication"]);
+        let hello = alice.ask(&["HELLO", "2"]).to_string();
+        let role = alice.ask(&["ROLE"]).to_string();
+        for (told, master, copy) in
+            [(&shown, "role:master\r\n", "role:slave\r\n"), (&role, "master", "slave"), (&hello, "master", "replica")]
+        {
+            let (yes, no) = if primary { (master, copy) } else { (copy, master) };
+            assert!(told.contains(yes) && !told.contains(no), "node {}: {told}", node.number());
+        }
+    };
+    cluster.node(1).client().ok(&["ACL", "SETUSER", "alice", "on", ">secret", "~a:*", "+@all"]);
     // The truth is told where clients do not look for it.
     let serves = |node: &Node| {
         let shown = node.client().text(&["INFO", "replication", "keyward"]);
@@ -413,6 +426,7 @@ fn every_node_that_forwards_is_a_primary_to_whoever_asks_if_told_to_say_so() {
     };
     for node in cluster.nodes() {
         assert!(says_primary(node), "node {}", node.number());
+        confined_too(node, true);
         node.client().ok(&["SET", &format!("from:{}", node.number()), "x"]);
     }
     assert_eq!(cluster.nodes().iter().filter(|node| serves(node)).count(), 1);
@@ -428,4 +442,5 @@ fn every_node_that_forwards_is_a_primary_to_whoever_asks_if_told_to_say_so() {
         node.client().ok(&["CONFIG", "SET", "routing", "proxy", "advertise-role", "actual"]);
     }
     assert_eq!(cluster.nodes().iter().filter(|node| says_primary(node)).count(), 1);
+    cluster.nodes().iter().for_each(|node| confined_too(node, node.number() == cluster.primary()));
 }

@@ -1,7 +1,7 @@
 //! Memory of tenants on three nodes: each stays within its limit by its own policy, what one was promised nobody takes
 //! away, and what is idle is lent.
 
-use keyward_tests::{Client, Cluster, Dice, Value, wait_until, wait_until_for};
+use keyward_tests::{Client, Cluster, Dice, Value, binary, run, wait_until, wait_until_for};
 use std::time::Duration;
 
 const POLICIES: [&str; 7] =
@@ -100,6 +100,81 @@ fn a_tenant_that_keeps_its_keys_is_refused_at_its_limit_whatever_way_it_writes()
     assert!(stat(&mut admin, "gw", "refused-for-memory") > 20);
     assert_eq!(stat(&mut admin, "gw", "limit"), 1 << 20);
     cluster.copies_agree("a tenant was refused");
+}
+
+/// What DUMP answers of a list whose nodes are so many strings of a million bytes, packed as tightly as LZF packs.
+fn packed_list(nodes: usize) -> Vec<u8> {
+    const REPEATS: usize = 4000;
+    let packed = [&b"\x00a"[..], &b"\xe0\xff\x00".repeat(REPEATS)].concat();
+    let len = |len: usize| [&[0x81][..], &(len as u64).to_be_bytes()].concat();
+    let node = [&[1, 0xc3][..], &len(packed.len()), &len(1 + 264 * REPEATS), &packed].concat();
+    let mut payload = [&[18][..], &len(nodes), &node.repeat(nodes), &[11, 0]].concat();
+    let checksum = keyward_engine::dump::Checksum::of(&payload).value();
+    payload.extend(checksum.to_le_bytes());
+    payload
+}
+
+#[test]
+fn a_payload_unpacks_to_no_more_than_its_owner_may_still_have() {
+    let cluster = Cluster::start(3);
+    let mut admin = cluster.node(1).client();
+    tenant(&mut admin, "gw", &["limit", "4mb", "eviction", "noeviction"]);
+    tenant(&mut admin, "lf", &["limit", "8mb", "eviction", "allkeys-lru"]);
+    tenant(&mut admin, "ai", &["value-bytes", "100kb"]);
+    let (fits, bomb) = (packed_list(2), packed_list(40));
+    assert!(bomb.len() < 600_000);
+    let script = "return redis.call('RESTORE', KEYS[1], 0, ARGV[1])";
+    for node in cluster.nodes() {
+        for name in ["gw", "lf"] {
+            let key = format!("{name}:bomb").into_bytes();
+            let mut client = node.client_as(name, "secret");
+            let refused = client.ask(&[&b"RESTORE"[..], &key, b"0", &bomb]);
+            assert!(refused.is_error("OOM the payload unpacks to more than there is memory for"), "{name}: {refused}");
+            assert!(client.ask(&[&b"EVAL"[..], script.as_bytes(), b"1", &key, &bomb]).is_error(""), "{name}");
+            assert_eq!(client.ask(&[&b"EXISTS"[..], &key]), Value::Integer(0));
+            assert!(stat(&mut admin, name, "memory") < 1_000_000, "{name}");
+        }
+        // The operator's request costs the tenant as much.
+        assert!(node.client().ask(&[&b"RESTORE"[..], b"gw:bomb", b"0", &bomb]).is_error("OOM"));
+        let long = node.client_as("ai", "secret").ask(&[&b"RESTORE"[..], b"ai:bomb", b"0", &fits]);
+        assert!(long.is_error("ERR string exceeds maximum allowed size (proto-max-bulk-len)"), "{long}");
+    }
+    let mut gw = cluster.node(2).client_as("gw", "secret");
+    gw.ok(&[&b"RESTORE"[..], b"gw:list", b"0", &fits]);
+    assert_eq!(gw.ask(&["LLEN", "gw:list"]), Value::Integer(2));
+    assert!(gw.ask(&[&b"RESTORE"[..], b"gw:other", b"0", &packed_list(3)]).is_error("OOM"), "two of four are used");
+    admin.ok(&[&b"RESTORE"[..], b"anybodys", b"0", &bomb]);
+    cluster.copies_agree("packed payloads were restored");
+}
+
+#[test]
+fn what_a_tenant_lost_is_told_alike_by_every_node() {
+    let cluster = Cluster::start(3);
+    let mut admin = cluster.node(1).client();
+    tenant(&mut admin, "lf", &["limit", "1mb", "eviction", "allkeys-random"]);
+    let mut lf = cluster.node(2).client_as("lf", "secret");
+    let value = "x".repeat(1000);
+    (0..2000).for_each(|number| lf.ok(&["SET", &format!("lf:{number}"), &value]));
+    cluster.copies_agree("the tenant's keys went");
+    let lost = stat(&mut admin, "lf", "evicted-keys");
+    assert!(lost > 500, "{lost}");
+    for node in cluster.nodes() {
+        let mut lf = node.client_as("lf", "secret");
+        for section in ["stats", "tenant", "default"] {
+            let info = lf.text(&["INFO", section]);
+            let told: Vec<&str> = info.lines().filter_map(|line| line.strip_prefix("evicted_keys:")).collect();
+            assert!(
+                !told.is_empty() && told.iter().all(|told| *told == lost.to_string()),
+                "{section}: {told:?} {lost}"
+            );
+        }
+        let address = node.admin_address().to_string();
+        for verb in [&["get", "lf"][..], &["list"]] {
+            let words = [&["--addr", &address, "--output", "json", "tenant"], verb].concat();
+            let told = run(&binary("keywardctl"), &words, "").stdout;
+            assert!(told.contains(&lost.to_string()), "{verb:?} at node {}: {told} {lost}", node.number());
+        }
+    }
 }
 
 #[test]

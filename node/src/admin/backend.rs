@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use crate::control::NodeStanding;
 use keyward_acl::UserChange;
-use keyward_cluster::{GroupId, ImportPlan, MoveChange, NodeId, Outcome, RequestId, State};
+use keyward_cluster::{GroupId, ImportPlan, MoveChange, NodeId, Outcome, RequestId, State, TenantGrant};
 use keyward_engine::asks::TenantAsk;
 use keyward_proto::admin as pb;
 use keyward_proto::admin::node_question::Question;
-use keyward_proto::admin::{AdviseResponse, DiagnoseResponse, ListDenialsResponse, TenantMemory};
+use keyward_proto::admin::{AdviseResponse, DiagnoseResponse, ListDenialsResponse};
 use tonic::Status;
 
 use super::auth::without_code;
@@ -53,8 +53,8 @@ pub trait AdminBackend: Send + Sync + 'static {
     /// Carries it out; returns when it is in force.
     async fn change_tenant(&self, ask: TenantAsk, origin: Origin) -> Result<(), AdminFailure>;
 
-    /// What a tenant uses on this node; `None` if there is none of that name.
-    fn tenant_memory(&self, name: &str) -> Option<TenantMemory>;
+    /// Why what a tenant imports lends it nothing, in a few words; `None`: it is lent.
+    fn import_waits_for(&self, tenant: &str, import: &TenantGrant) -> Option<String>;
 
     /// The state this node has applied.
     fn state(&self) -> Arc<State>;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyward_acl::{LogContext, LogEvent, LogReason, UserChange};
-use keyward_cluster::{Change, GroupId, ImportPlan, MoveChange, NodeId, Outcome, State, TenantRefusal};
+use keyward_cluster::{Change, GroupId, ImportPlan, MoveChange, NodeId, Outcome, State, TenantGrant, TenantRefusal};
 use keyward_engine::args::Args;
 use keyward_engine::asks::{Ask, TenantAsk};
 use keyward_engine::command::Run;
@@ -16,7 +16,7 @@ use keyward_engine::session::{Login, Session, Surroundings};
 use keyward_engine::table::Resolved;
 use keyward_proto::admin as pb;
 use keyward_proto::admin::node_question::Question;
-use keyward_proto::admin::{AdviseResponse, DiagnoseResponse, ListDenialsResponse, TenantMemory};
+use keyward_proto::admin::{AdviseResponse, DiagnoseResponse, ListDenialsResponse};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::{Certificate, Identity, ServerTlsConfig};
@@ -247,18 +247,10 @@ impl AdminBackend for NodeBackend {
         })
     }
 
-    fn tenant_memory(&self, name: &str) -> Option<TenantMemory> {
+    fn import_waits_for(&self, tenant: &str, import: &TenantGrant) -> Option<String> {
         let (_, view) = self.node.views.load();
-        let tenant = view.tenancy.named(name.as_bytes())?;
-        let policy = view.tenancy.policy_of(tenant.id, self.node.live.hot().eviction.policy);
-        Some(TenantMemory {
-            used_bytes: tenant.gauge.bytes(),
-            limit_bytes: tenant.limits.limit,
-            reserve_bytes: tenant.limits.reserve,
-            eviction: policy.name().to_owned(),
-            evicted_keys: tenant.gauge.evicted(),
-            refused_commands: tenant.gauge.refused(),
-        })
+        let tenant = view.tenancy.named(tenant.as_bytes())?;
+        view.tenancy.waits_for(tenant, &crate::tenants::grant(import))
     }
 
     fn state(&self) -> Arc<State> {

@@ -1,17 +1,21 @@
 //! `keyward.admin.v1.Tenants`: the `TENANT` commands as messages.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use keyward_engine::asks::TenantAsk;
+use keyward_proto::admin::node_question::Question;
 use keyward_proto::admin::tenants_server::Tenants;
 use keyward_proto::admin::{
     CreateTenantRequest, CreateTenantResponse, DeleteTenantRequest, DeleteTenantResponse, GetTenantRequest,
     GetTenantResponse, ListTenantsRequest, ListTenantsResponse, SetTenantRequest, SetTenantResponse, Tenant,
+    TenantMemoriesRequest, TenantMemory,
 };
 use tonic::{Request, Response, Status};
 
 use super::auth::{Admitted, Door, text};
 use super::backend::{AdminBackend, Origin};
+use crate::insight;
 
 /// Tenants.
 pub struct TenantService<B: AdminBackend> {
@@ -24,14 +28,33 @@ impl<B: AdminBackend> TenantService<B> {
         Self { door }
     }
 
-    fn tenant(&self, name: &str) -> Result<Tenant, Status> {
+    fn known(&self, name: &str) -> Result<Tenant, Status> {
         let state = self.door.backend().state();
         let known = state.tenants().get(name).map(|tenant| self.described(tenant));
         known.ok_or_else(|| Status::not_found(format!("there is no tenant '{}'", text(name.as_bytes()))))
     }
 
+    async fn tenant(&self, name: &str) -> Result<Tenant, Status> {
+        let known = self.known(name)?;
+        let mut memories = self.memories(name).await;
+        Ok(Tenant { memory: memories.remove(name), ..known })
+    }
+
+    /// Without what it has.
     fn described(&self, tenant: &keyward_cluster::Tenant) -> Tenant {
-        Tenant { memory: self.door.backend().tenant_memory(&tenant.name), ..described(tenant) }
+        let mut described = described(tenant);
+        for (import, line) in tenant.imports.iter().zip(&mut described.imports) {
+            if let Some(why) = self.door.backend().import_waits_for(&tenant.name, import) {
+                line.push_str(&format!(" (waiting: {why})"));
+            }
+        }
+        described
+    }
+
+    /// What they have, by name; empty: all of them.
+    async fn memories(&self, tenant: &str) -> HashMap<String, TenantMemory> {
+        let question = Question::Memories(TenantMemoriesRequest { tenant: tenant.to_owned() });
+        insight::merged_memories(self.door.backend().ask_every_node(question).await)
     }
 
     async fn change(&self, caller: &Admitted<B::Login>, argv: &[&[u8]]) -> Result<(), Status> {
@@ -54,15 +77,19 @@ impl<B: AdminBackend> Tenants for TenantService<B> {
         request: Request<ListTenantsRequest>,
     ) -> Result<Response<ListTenantsResponse>, Status> {
         let _caller = self.door.admit(&request, &[b"TENANT", b"LIST"]).await?;
+        let mut memories = self.memories("").await;
         let state = self.door.backend().state();
-        let tenants = state.tenants().iter().map(|tenant| self.described(tenant)).collect();
-        Ok(Response::new(ListTenantsResponse { tenants }))
+        let with_memory = |tenant: &Arc<keyward_cluster::Tenant>| Tenant {
+            memory: memories.remove(&tenant.name),
+            ..self.described(tenant)
+        };
+        Ok(Response::new(ListTenantsResponse { tenants: state.tenants().iter().map(with_memory).collect() }))
     }
 
     async fn get_tenant(&self, request: Request<GetTenantRequest>) -> Result<Response<GetTenantResponse>, Status> {
         let name = &request.get_ref().name;
         let _caller = self.door.admit(&request, &[b"TENANT", b"GET", name.as_bytes()]).await?;
-        Ok(Response::new(GetTenantResponse { tenant: Some(self.tenant(name)?) }))
+        Ok(Response::new(GetTenantResponse { tenant: Some(self.tenant(name).await?) }))
     }
 
     async fn create_tenant(
@@ -73,7 +100,7 @@ impl<B: AdminBackend> Tenants for TenantService<B> {
         let argv = argv(b"CREATE", name, arguments);
         let caller = self.door.admit(&request, &argv).await?;
         self.change(&caller, &argv).await?;
-        Ok(Response::new(CreateTenantResponse { tenant: self.tenant(name).ok() }))
+        Ok(Response::new(CreateTenantResponse { tenant: self.tenant(name).await.ok() }))
     }
 
     async fn set_tenant(&self, request: Request<SetTenantRequest>) -> Result<Response<SetTenantResponse>, Status> {
@@ -83,7 +110,7 @@ impl<B: AdminBackend> Tenants for TenantService<B> {
         let ask = self.door.backend().tenant_ask(&caller.login, &argv)?;
         let name = renamed(&ask).unwrap_or_else(|| name.clone());
         self.change(&caller, &argv).await?;
-        Ok(Response::new(SetTenantResponse { tenant: self.tenant(&name).ok() }))
+        Ok(Response::new(SetTenantResponse { tenant: self.tenant(&name).await.ok() }))
     }
 
     async fn delete_tenant(
@@ -94,7 +121,7 @@ impl<B: AdminBackend> Tenants for TenantService<B> {
         let mut argv = argv(b"DEL", name, &[]);
         argv.extend(purge.then_some(&b"PURGE"[..]));
         let caller = self.door.admit(&request, &argv).await?;
-        self.tenant(name)?;
+        self.known(name)?;
         self.change(&caller, &argv).await?;
         Ok(Response::new(DeleteTenantResponse {}))
     }

@@ -132,7 +132,7 @@ impl AdminBackend for Fake {
         Ok(self.apply(&origin.actor, Change::User(change)))
     }
 
-    fn tenant_memory(&self, _name: &str) -> Option<keyward_proto::admin::TenantMemory> {
+    fn import_waits_for(&self, _: &str, _: &keyward_cluster::TenantGrant) -> Option<String> {
         None
     }
 

@@ -194,11 +194,11 @@ pub struct Tenant {
     /// Index of the change that made it.
     #[prost(uint64, tag = "11")]
     pub created: u64,
-    /// Its memory on the answering node.
+    /// Its memory, as the node says that serves the data; another, while that one is silent.
     #[prost(message, optional, tag = "12")]
     pub memory: ::core::option::Option<TenantMemory>,
 }
-/// The memory of a tenant on one node: every node has the data, and keys are evicted where it is served.
+/// The memory of a tenant: every node has the data; keys are evicted, and commands refused, where it is served.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TenantMemory {
@@ -220,6 +220,28 @@ pub struct TenantMemory {
     /// Commands refused for want of memory since the node started.
     #[prost(uint64, tag = "6")]
     pub refused_commands: u64,
+}
+/// Asks a node for what tenants have there.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TenantMemoriesRequest {
+    /// This one only; empty: all.
+    #[prost(string, tag = "1")]
+    pub tenant: ::prost::alloc::string::String,
+}
+/// What tenants have on one node, by name.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TenantMemories {
+    /// Each of those asked for.
+    #[prost(map = "string, message", tag = "1")]
+    pub memories: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        TenantMemory,
+    >,
+    /// Whether the node serves data.
+    #[prost(bool, tag = "2")]
+    pub serves: bool,
 }
 /// Asks for all tenants.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -1402,7 +1424,7 @@ pub struct UserStanding {
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct NodeQuestion {
     /// One of them.
-    #[prost(oneof = "node_question::Question", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "node_question::Question", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub question: ::core::option::Option<node_question::Question>,
 }
 /// Nested message and enum types in `NodeQuestion`.
@@ -1429,6 +1451,9 @@ pub mod node_question {
         /// The credentials for the source of an import.
         #[prost(message, tag = "6")]
         ImportCredentials(super::ImportCredentialsRequest),
+        /// What tenants have there.
+        #[prost(message, tag = "7")]
+        Memories(super::TenantMemoriesRequest),
     }
 }
 /// What it answers, about itself alone.
@@ -1436,7 +1461,7 @@ pub mod node_question {
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NodeAnswer {
     /// One of them.
-    #[prost(oneof = "node_answer::Answer", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "node_answer::Answer", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub answer: ::core::option::Option<node_answer::Answer>,
 }
 /// Nested message and enum types in `NodeAnswer`.
@@ -1463,6 +1488,9 @@ pub mod node_answer {
         /// The credentials, if it has them.
         #[prost(message, tag = "6")]
         ImportCredentials(super::ImportCredentialsResponse),
+        /// What the tenants have.
+        #[prost(message, tag = "7")]
+        Memories(super::TenantMemories),
     }
 }
 /// What a node does in the control group.
