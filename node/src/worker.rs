@@ -445,7 +445,7 @@ impl Worker {
             value_bytes_max: hot.value_bytes_max,
             new_users_get_channels: hot.new_users_get_channels,
             topology: &view.topology,
-            in_contact: self.node.lease.is_valid(),
+            serves: self.node.lease_state() == LeaseState::InForce,
             tenancy: &view.tenancy,
             position: self.node.replication.log.position(),
         }

@@ -330,8 +330,8 @@ pub struct Surroundings<'a> {
     pub new_users_get_channels: bool,
     /// The cluster as this node sees it, for `CLUSTER` and `ROLE`.
     pub topology: &'a Topology,
-    /// The control plane lets this node serve; without that it refuses what is about data.
-    pub in_contact: bool,
+    /// This node may serve: it is in contact with the control plane, or serves without.
+    pub serves: bool,
     /// Where the stream of effects stands here.
     pub position: u64,
 }

@@ -26,7 +26,7 @@ use super::backend::{AdminBackend, AdminFailure, ControlStatus, Member, Origin, 
 use crate::backend::Facts;
 use crate::config::Config;
 use crate::control::{self, ControlError, InviteError};
-use crate::gate::{Conditions, KeyBuffer, Refusal, admit};
+use crate::gate::{Conditions, KeyBuffer, LeaseState, Refusal, admit};
 use crate::http::HttpFacts;
 use crate::import;
 use crate::insight::audit::AuditEvent;
@@ -107,7 +107,7 @@ impl NodeBackend {
             value_bytes_max: self.node.live.hot().value_bytes_max,
             new_users_get_channels: self.node.live.hot().new_users_get_channels,
             topology: &view.topology,
-            in_contact: self.node.lease.is_valid(),
+            serves: self.node.lease_state() == LeaseState::InForce,
             tenancy: &view.tenancy,
             position: self.node.replication.log.position(),
         }

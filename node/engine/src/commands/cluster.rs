@@ -513,7 +513,7 @@ fn info(_: &mut Session, surroundings: &Surroundings<'_>, _: Args<'_>, reply: &m
     let topology = surroundings.topology;
     let size = |shard: &TopologyShard| shard.slots.iter().map(|(first, last)| u32::from(last - first) + 1).sum::<u32>();
     let slots: u32 = topology.shards.iter().filter(|shard| shard.primary.is_some()).map(size).sum();
-    let serves = surroundings.in_contact && slots == u32::from(slot::SLOTS);
+    let serves = surroundings.serves && slots == u32::from(slot::SLOTS);
     let state = if serves { "ok" } else { "fail" };
     let me = topology.nodes.iter().find(|node| node.myself);
     let mine = me.and_then(|me| topology.served_by(me).map(|shard| shard.epoch).max());
