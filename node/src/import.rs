@@ -44,7 +44,7 @@ use parking_lot::Mutex;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
@@ -56,6 +56,9 @@ use status::{Phase, Status};
 
 /// Between two looks at what is to be done here.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// When every node has answered for so long that it does not know the password of the source, nobody does.
+const CREDENTIALS_WAIT: Duration = Duration::from_secs(5);
 
 /// Before another look at what cannot be done yet.
 const RETRY: Duration = Duration::from_millis(50);
@@ -232,6 +235,8 @@ impl Job {
 pub struct Imports {
     /// What is known of the source of an import, by the entry that began it.
     credentials: Mutex<Option<(u64, Credentials)>>,
+    /// Since when every node says that it knows nothing of the source of an import.
+    unknown: Mutex<Option<(u64, Instant)>>,
     /// Held while one is begun or ended through this node.
     turn: Mutex<()>,
 }
@@ -331,15 +336,30 @@ fn begin(of: &Arc<Node>, import: &Arc<Import>, reign: Epoch, credentials: &Crede
 /// Another node may know what this one does not. False: none that answered does.
 async fn ask_for_credentials(of: &Arc<Node>, import: &Import) -> bool {
     let question = Question::ImportCredentials(pb::ImportCredentialsRequest { index: import.index });
+    let mut all_answered = true;
     for answered in insight::ask_every_node(of, question).await {
-        if let Ok(Answer::ImportCredentials(told)) = answered.answer
-            && told.known
-        {
+        let Ok(Answer::ImportCredentials(told)) = answered.answer else {
+            all_answered = false;
+            continue;
+        };
+        if told.known {
             let password = Some(told.password).filter(|password| !password.is_empty());
             let password = password.map(|password| Secret::of(&password));
             of.imports.keep(import.index, Credentials { password, authorities: told.tls_authorities });
-            break;
+            *of.imports.unknown.lock() = None;
+            return false;
         }
+    }
+    let since = {
+        let mut unknown = of.imports.unknown.lock();
+        // A node that does not answer may know it.
+        *unknown = unknown.filter(|(index, _)| all_answered && *index == import.index);
+        if all_answered { unknown.get_or_insert_with(|| (import.index, Instant::now())).1 } else { Instant::now() }
+    };
+    if since.elapsed() > CREDENTIALS_WAIT && of.views.load().1.is_primary() {
+        let why = "every node was started again since it began, and none knows the password of the source any more";
+        tracing::error!(why, "import failed");
+        doors::give_up(of, import, why.to_owned()).await;
     }
     false
 }

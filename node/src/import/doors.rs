@@ -435,6 +435,15 @@ impl Ending<'_> {
     }
 }
 
+/// Ends an import that nobody can work on.
+pub(super) async fn give_up(node: &Arc<Node>, import: &Import, why: String) {
+    let told = status(node).await.unwrap_or_default().encode_to_vec();
+    let change = ImportChange::End { index: import.index, how: ImportOutcome::Failed(why), told };
+    if let Err(error) = node.propose(Change::Import(change), "node".to_owned(), "import".to_owned()).await {
+        tracing::warn!(%error, "import: its end is not agreed on yet");
+    }
+}
+
 /// Ends an import that cannot go on, as whoever works on it found.
 pub(super) fn fail(node: &Arc<Node>, import: &Import, why: String, runtime: &Handle) -> Result<(), Refused> {
     let (actor, source) = ("node".to_owned(), "import".to_owned());

@@ -208,3 +208,40 @@ fn keys_that_were_here_stay_though_another_node_serves_them_when_the_source_is_e
     assert!(ended.success && ended.stdout.contains("cancelled"), "{ended:?}");
     told_everywhere(&cluster, "cancelled");
 }
+
+#[test]
+fn a_restart_of_all_nodes_costs_a_copy_and_the_password() {
+    let Some(program) = redis() else { return };
+    for password in [None, Some(PASSWORD)] {
+        let folder = tempfile::tempdir().expect("a folder can be made");
+        let file = folder.path().join("password");
+        fs::write(&file, PASSWORD).expect("a file can be written");
+        let mut source = Source::start(&program, &[]);
+        prepare(&source);
+        if password.is_some() {
+            source.client().ok(&["CONFIG", "SET", "requirepass", PASSWORD]);
+        }
+        let mut cluster = Cluster::start(1);
+        let (url, file) = (source.url(), file.to_string_lossy().into_owned());
+        let mut from = vec!["import", &url];
+        if password.is_some() {
+            from.extend(["--source-password-file", &file]);
+        }
+        let begun = ctl(&cluster, &from);
+        assert!(begun.success && begun.stdout.contains("following"), "{begun:?}");
+        assert!(cluster.stop(1).success());
+        cluster.restart(1);
+        if password.is_some() {
+            told_everywhere(&cluster, "none knows the password of the source any more");
+            told_everywhere(&cluster, "failed");
+        } else {
+            wait_until("it was copied anew", || (figure(&cluster, "copies")? == 2).then_some(()));
+            told_everywhere(&cluster, "following");
+            source.client().ok(&["SET", "written since", "1"]);
+            let over = ctl(&cluster, &["import", "cut-over"]);
+            assert!(over.success, "{over:?}");
+            assert_same(&source, &cluster, false);
+        }
+        source.kill();
+    }
+}
