@@ -24,11 +24,13 @@ pub enum LimitName {
     ScriptMilliseconds,
     /// Bytes of one argument of a write.
     ValueBytes,
+    /// Bytes that all its clients hold besides keys, on each node.
+    ClientBytes,
 }
 
 impl LimitName {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [LimitName; 9] = [
+    pub const ALL: [LimitName; 10] = [
         LimitName::Operations,
         LimitName::Bytes,
         LimitName::CpuMilliseconds,
@@ -38,6 +40,7 @@ impl LimitName {
         LimitName::OutputBytes,
         LimitName::ScriptMilliseconds,
         LimitName::ValueBytes,
+        LimitName::ClientBytes,
     ];
 
     /// The name in rules.
@@ -52,12 +55,13 @@ impl LimitName {
             LimitName::OutputBytes => "output-bytes",
             LimitName::ScriptMilliseconds => "script-ms",
             LimitName::ValueBytes => "value-bytes",
+            LimitName::ClientBytes => "client-bytes",
         }
     }
 
     /// Whether units such as `mb` make sense.
     const fn is_bytes(self) -> bool {
-        matches!(self, LimitName::Bytes | LimitName::OutputBytes | LimitName::ValueBytes)
+        matches!(self, LimitName::Bytes | LimitName::OutputBytes | LimitName::ValueBytes | LimitName::ClientBytes)
     }
 
     fn named(name: &[u8]) -> Option<LimitName> {

@@ -7,6 +7,7 @@ use crate::connection::{Connection, renew};
 use crate::control::ControlError;
 use crate::forward::{self, ForwardBatch};
 use crate::gate::Refusal;
+use crate::holding::Kept;
 use crate::info;
 use crate::insight::{self, audit::AuditEvent, shares::Doer};
 use crate::latency::Times;
@@ -57,6 +58,8 @@ pub async fn carry_out(
         Ask::RunScript(call) => {
             let session = connection.session.borrow().for_later();
             let tracker = connection.script_tracker.borrow_mut().take();
+            let words = call.keys.iter().chain(&call.args).chain([call.program.text()]);
+            let _kept = Kept::new(&connection.mailbox, words.map(|word| word.len() as u64).sum());
             let ran = worker.node.scripts.run_elsewhere(session, call, reach.owner(), tracker).await;
             connection.session.borrow_mut().commands += ran.calls;
             reply.raw(&ran.reply);
@@ -77,6 +80,7 @@ pub async fn carry_out(
             // Whoever logged in to nothing has nobody's places.
             let _ = connection.seats.take(worker, session.login.as_ref(), false);
             connection.mailbox.standing.set(session.login.as_ref());
+            connection.bound(worker, &session);
             reply.protocol = session.protocol;
             reply.simple("RESET");
         }
@@ -261,7 +265,7 @@ fn log_in(worker: &Worker, connection: &Connection, attempt: LoginAttempt, reply
                 worker.now_ms(),
                 |line| insight::of_session(line, &session).word("outcome", "success"),
             );
-            connection.bound_mail(worker, &session);
+            connection.bound(worker, &session);
             true
         }
         Err(failure) => {

@@ -5,12 +5,13 @@
 
 use crate::batch::{Batch, Flow};
 use crate::connection::Lane;
+use crate::holding::NAME_BYTES;
 use crate::mailbox::Mailbox;
-use crate::pubsub::{PubSub, Subscriptions};
+use crate::pubsub::{self, PubSub, Subscriptions};
 use crate::tracking::Tracker;
 use crate::transaction::not_in_transaction;
 use crate::worker::Scratch;
-use keyward_engine::asks::{Now, TrackingMode, TrackingOptions};
+use keyward_engine::asks::{ChannelKind, Now, TrackingMode, TrackingOptions};
 use keyward_engine::error::CommandError;
 use keyward_engine::reply::Reply;
 use keyward_engine::scope::Reach;
@@ -20,6 +21,23 @@ use std::sync::{Arc, Weak};
 impl<'a> Batch<'_, 'a> {
     /// Does what a command asks of the node at once. `keys` are those that the gate checked; nothing beyond `reach` is found.
     pub(crate) fn at_once(
+        &mut self,
+        now: Now,
+        reach: &Reach,
+        session: &mut Session,
+        lane: &Lane,
+        keys: &[Vec<u8>],
+        scratch: &mut Scratch,
+    ) -> Flow {
+        let names = !matches!(now, Now::Publish { .. } | Now::RunScript(_) | Now::Scripts(_));
+        let flow = self.carry_out(now, reach, session, lane, keys, scratch);
+        if let Some(connection) = self.connection.filter(|_| names) {
+            connection.count_names(session);
+        }
+        flow
+    }
+
+    fn carry_out(
         &mut self,
         now: Now,
         reach: &Reach,
@@ -45,10 +63,10 @@ impl<'a> Batch<'_, 'a> {
                 self.forget_watch();
                 scratch.reply.ok();
             }
-            Now::Watch => {
-                self.watch(session, keys);
-                scratch.reply.ok();
-            }
+            Now::Watch => match self.watch(session, keys) {
+                Ok(()) => scratch.reply.ok(),
+                Err(text) => scratch.reply.error(&text),
+            },
             Now::Unwatch => {
                 self.forget_watch();
                 scratch.reply.ok();
@@ -61,7 +79,7 @@ impl<'a> Batch<'_, 'a> {
             Now::Publish { shard, channel, message } => {
                 scratch.reply.count(self.worker.node.pubsub.publish(world, shard, &channel, &message));
             }
-            Now::Subscribe(_, names) if !self.may_listen(session, names.len(), &mut scratch.reply) => {}
+            Now::Subscribe(kind, names) if !self.may_listen(session, kind, &names, &mut scratch.reply) => {}
             Now::Subscribe(kind, names) => self.subscribe(session, scratch, |listens, pubsub, mailbox, reply| {
                 listens.subscribe(pubsub, world, kind, &names, mailbox, reply);
             }),
@@ -138,10 +156,11 @@ impl<'a> Batch<'_, 'a> {
     }
 
     /// Whether its user and tenant may listen to so much more; if not, the reply says so.
-    fn may_listen(&self, session: &Session, more: usize, reply: &mut Reply) -> bool {
-        let Some(text) = session.login.as_ref().and_then(|login| crate::pace::too_much_heard(login, more)) else {
-            return true;
-        };
+    fn may_listen(&self, session: &Session, kind: ChannelKind, names: &[Vec<u8>], reply: &mut Reply) -> bool {
+        let too_many = || crate::pace::too_much_heard(session.login.as_ref()?, names.len());
+        let bytes = || names.iter().map(|name| pubsub::bytes_of(kind, name)).sum();
+        let too_long = || self.connection?.lacks_room(session, bytes());
+        let Some(text) = too_many().or_else(too_long) else { return true };
         crate::pace::note_limit(self.worker, session);
         reply.error(&text);
         false
@@ -205,6 +224,10 @@ impl<'a> Batch<'_, 'a> {
                 Some(target.ok_or_else(|| CommandError::err(missing))?)
             }
         };
+        let prefix_bytes = options.prefixes.iter().map(|prefix| prefix.len() as u64 + NAME_BYTES).sum();
+        if let Some(text) = connection.lacks_room(session, prefix_bytes) {
+            return Err(CommandError::Text(text.into()));
+        }
         // Where all of its keys are served, nobody needs to be told whose a change is.
         session.signs = options.no_loop && self.worker.node.groups().len() > 1;
         connection.mailbox.set_protocol(session.protocol);

@@ -13,6 +13,7 @@ use crate::corridor::{Closed, Extent, Part, Parts};
 use crate::forward::ForwardBatch;
 use crate::gate::{self, Admitted, Conditions, KeyBuffer, LeaseState, Memory, Refusal};
 use crate::gather::Spread;
+use crate::holding;
 use crate::insight::audit::AuditEvent;
 use crate::insight::{self, AdminOutcome};
 use crate::journal::Journal;
@@ -26,6 +27,7 @@ use crate::pause::Paused;
 use crate::routes::{self, Routes};
 use crate::shards::{Call, Needed, Reader, Wanted};
 use crate::tracking::Tracker;
+use crate::transaction;
 use crate::turns::SLICE;
 use crate::view::View;
 use crate::walks::Words;
@@ -668,9 +670,8 @@ impl<'w, 'a> Batch<'w, 'a> {
         if !self.executing && !self.apart && self.worker.waits_for_pause(self.now, session, row, request.argv) {
             return Flow::Paused;
         }
-        if session.transaction.is_some() && !self.executing && crate::transaction::is_queued(row) {
-            let limit = self.hot.decoder.request_bytes_max;
-            crate::transaction::queue(session, row, request.argv, limit, &mut scratch.reply);
+        if session.transaction.is_some() && !self.executing && transaction::is_queued(row) {
+            self.queue(session, row, request.argv, &mut scratch.reply);
             return Flow::Continue;
         }
         if let Some(routes) = &lane.view.routes
@@ -1079,10 +1080,24 @@ impl<'w, 'a> Batch<'w, 'a> {
         self.worker.memory_for(&self.hot, &claim, self.now)
     }
 
+    /// Keeps a request for EXEC, unless the client would hold too much.
+    fn queue(&self, session: &mut Session, row: &Row, argv: &[&[u8]], reply: &mut Reply) {
+        let more = transaction::bytes_of(argv) as u64;
+        if let Some(text) = self.connection.and_then(|connection| connection.lacks_room(session, more)) {
+            self.break_transaction(session);
+            self.failed(row);
+            return reply.error(&text);
+        }
+        transaction::queue(session, row, argv, self.hot.decoder.request_bytes_max, reply);
+        if let (Some(connection), Some(transaction)) = (self.connection, &session.transaction) {
+            connection.mailbox.holding.set(holding::Part::Queue, transaction.bytes as u64);
+        }
+    }
+
     /// The longest answer this client may get, in bytes.
     #[inline]
     pub(crate) fn reply_bytes_max(&self) -> usize {
-        let all = self.hot.reply_bytes_max();
+        let all = if self.tab.is_confined { self.hot.confined_reply_bytes_max } else { self.hot.reply_bytes_max() };
         let own = self.tab.reply_bytes_max;
         if own == 0 { all } else { all.min(usize::try_from(own).unwrap_or(usize::MAX)) }
     }

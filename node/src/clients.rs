@@ -1,6 +1,7 @@
 //! How clients are told about clients: `CLIENT LIST`, `CLIENT INFO`, and the `client-info` of ACL LOG.
 
 use crate::connection::Connection;
+use crate::holding::Part;
 use keyward_engine::keyspace::UnixMillis;
 use keyward_engine::reply::Protocol;
 use keyward_engine::session::{ReplyMode, Session};
@@ -9,16 +10,20 @@ use keyward_engine::session::{ReplyMode, Session};
 pub fn line(session: &Session, connection: &Connection, now: UnixMillis) -> String {
     let lasting = Lasting {
         subscriptions: connection.subscriptions.borrow().counts(),
-        watched: connection.watch.borrow().as_ref().map_or(0, |watch| watch.keys().len()),
+        watched: connection.watch.borrow().as_ref().map_or(0, |watch| watch.key_count()),
         tracks: connection.tracking.borrow().is_some(),
         traffic: connection.traffic.get(),
+        queued: connection.mailbox.holding.part(Part::Queue),
+        apart: connection.mailbox.holding.part(Part::Apart),
+        held: connection.mailbox.holding.bytes(),
+        unread: connection.output_bytes.get() as u64 + connection.mailbox.holding.part(Part::Mail),
     };
-    describe(session, now, connection.input_bytes.get(), connection.output_bytes.get(), &lasting)
+    describe(session, now, connection.input_bytes.get(), &lasting)
 }
 
 /// A client described where its buffers are not at hand.
 pub fn info(session: &Session, now: UnixMillis) -> String {
-    describe(session, now, 0, 0, &Lasting::default())
+    describe(session, now, 0, &Lasting::default())
 }
 
 /// What a connection has besides its session.
@@ -30,9 +35,17 @@ struct Lasting {
     tracks: bool,
     /// Bytes received and sent.
     traffic: (u64, u64),
+    /// Bytes of its transaction.
+    queued: u64,
+    /// Bytes of requests that are carried out elsewhere.
+    apart: u64,
+    /// Bytes of everything it holds.
+    held: u64,
+    /// Bytes of answers and messages that it did not read.
+    unread: u64,
 }
 
-fn describe(session: &Session, now: UnixMillis, input_bytes: usize, output_bytes: usize, lasting: &Lasting) -> String {
+fn describe(session: &Session, now: UnixMillis, input_bytes: usize, lasting: &Lasting) -> String {
     let seconds = |since: UnixMillis| (now - since).max(0) / 1000;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let command = if session.last_command.is_empty() { "NULL" } else { session.last_command };
@@ -40,11 +53,12 @@ fn describe(session: &Session, now: UnixMillis, input_bytes: usize, output_bytes
     let (channels, patterns, shard_channels) = lasting.subscriptions;
     let (watched, (received, sent)) = (lasting.watched, lasting.traffic);
     let queued = session.transaction.as_ref().map_or(-1, |transaction| transaction.requests.len() as i64);
-    let memory = std::mem::size_of::<Session>() + input_bytes + output_bytes;
+    let Lasting { queued: queued_bytes, apart, unread, .. } = *lasting;
+    let memory = (size_of::<Session>() + size_of::<Connection>()) as u64 + lasting.held;
     format!(
         "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={} capa= db={} sub={channels} psub={patterns} \
          ssub={shard_channels} multi={queued} watch={watched} \
-         qbuf={input_bytes} qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem={output_bytes} \
+         qbuf={input_bytes} qbuf-free=0 argv-mem={apart} multi-mem={queued_bytes} rbs=0 rbp=0 obl=0 oll=0 omem={unread} \
          tot-mem={memory} events=r cmd={command} user={} redir=-1 resp={protocol} lib-name={} lib-ver={} \
          tot-net-in={received} tot-net-out={sent} tot-cmds={}",
         session.id,

@@ -23,6 +23,7 @@ use crate::corridor::{Entry, InLane};
 use crate::forward::{self, ForwardBatch, Seat, Sent};
 use crate::gather::{self, Gathering, Spread};
 use crate::handover::{self, HandedOver};
+use crate::holding::{Kept, NAME_BYTES, Part};
 use crate::insight::AdminOutcome;
 use crate::mailbox::Mailbox;
 use crate::meter::Asked;
@@ -61,11 +62,11 @@ use std::time::{Duration, Instant};
 /// can make the node hold.
 pub const OUTPUT_BYTES_SOFT: usize = 256 * 1024;
 
-/// A buffer larger than this is given back once it is empty, in bytes.
+/// What is read at once behind half a request, in bytes; a larger buffer is freed apart.
 const KEPT_BUFFER_BYTES: usize = 64 * 1024;
 
-/// Bytes of requests that were run which are cut off the buffer they came in; after longer ones it is given back.
-const REST_BYTES_MAX: usize = 4 << 20;
+/// A buffer larger than this is freed once it is empty: thousands of connections have one, and nobody pays for it.
+const KEPT_IDLE_BYTES: usize = 4096;
 
 /// What other tasks of the thread may see of a connection.
 pub struct Connection {
@@ -160,7 +161,10 @@ impl Connection {
 
     /// The connection of a client that another node handed over, to be served as far as this group is concerned.
     pub fn guest(session: Session, mail_bytes_max: usize, views: &Arc<ViewCell>, group: GroupId) -> Connection {
-        Connection { guest: true, group: Cell::new(group), ..Connection::new(session, mail_bytes_max, views) }
+        let mut connection = Connection::new(session, mail_bytes_max, views);
+        connection.guest = true;
+        connection.group.set(group);
+        connection
     }
 
     /// Whether it has something at this node that no other one knows of: a place as a guest, a transaction, keys it
@@ -205,6 +209,14 @@ impl Connection {
         if self.tracking.borrow_mut().take().is_some() {
             worker.node.shards.tracking.remove(session.id);
         }
+    }
+
+    /// So much was received and not run.
+    pub(crate) fn holds_input(&self, input: &Vec<u8>) {
+        self.input_bytes.set(input.len());
+        // Room for what is expected was not written to, but for what is read at once.
+        let written = input.capacity().min(input.len() + KEPT_BUFFER_BYTES);
+        self.mailbox.holding.set(Part::Input, if input.is_empty() { 0 } else { written as u64 });
     }
 
     /// Counts bytes that were read.
@@ -294,6 +306,7 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket, connection: Rc<Connection
         } else if !renew(&mut session, &view) {
             return;
         }
+        connection.bound(&worker, &session);
     }
     let decoder = Decoder::new(worker.hot().decoder.clone());
     let lane = Box::new(Lane::new(decoder, generation, view));
@@ -425,6 +438,7 @@ async fn converse(worker: &Rc<Worker>, booth: &Booth, lane: Box<Lane>) -> io::Re
                 // It does not fit into a buffer that clients share.
                 Next::Lift(..) => return Ok(()),
                 Next::Walk(argv) => {
+                    connection.count_names(&connection.session.borrow());
                     let again = tokio::select! {
                         biased;
                         () = connection.killed() => return Ok(()),
@@ -515,6 +529,8 @@ async fn wait_for_keys(
     let place = connection.waiting.take();
     let releases = worker.node.bar.releases();
     let registered = worker.node.blocked.enter(connection.session.borrow().id, waiter);
+    let words = waiter.argv.iter().chain(&waiter.keys).chain(&waiter.keys);
+    let kept = Kept::new(&connection.mailbox, words.map(|word| word.len() as u64 + NAME_BYTES).sum());
     let left = Leaves { worker, waiter };
     let answer = loop {
         if connection.is_killed() {
@@ -554,12 +570,12 @@ async fn wait_for_keys(
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     Err(error) => return Err(error),
                 }
-                connection.input_bytes.set(lane.input.len());
+                connection.holds_input(&lane.input);
             }
             () = sleep_or_forever(until) => {}
         }
     };
-    drop((left, registered, place));
+    drop((left, registered, place, kept));
     if connection.session.borrow().wants_quorum() {
         // Whoever served it wrote before it answered.
         lane.await_confirmation(worker);
@@ -667,6 +683,8 @@ async fn forward(
     mut batch: ForwardBatch,
 ) -> io::Result<bool> {
     let of = worker.of(batch.group);
+    let long = Some(batch.rest().len()).filter(|bytes| *bytes > KEPT_IDLE_BYTES);
+    let _kept = long.map(|bytes| Kept::new(&connection.mailbox, bytes as u64));
     while !batch.is_empty() {
         let sent = tokio::select! {
             biased;
@@ -748,7 +766,7 @@ pub(crate) fn read_and_run(
             connection.received(worker, count);
             let (consumed, next) = run(worker, connection, lane, &mut input[..count], scratch);
             lane.input.extend_from_slice(&input[consumed..count]);
-            connection.input_bytes.set(lane.input.len());
+            connection.holds_input(&lane.input);
             Ok(Some(next))
         }
         Err(error) if would_block(&error) => Ok(Some(Next::Read)),
@@ -791,18 +809,24 @@ fn lift(input: &mut Vec<u8>, consumed: usize, next: Next) -> (usize, Next) {
 
 fn keep_rest(worker: &Worker, connection: &Connection, lane: &mut Lane, consumed: usize) {
     if consumed == lane.input.len() {
-        lane.input.clear();
-        if lane.input.capacity() > KEPT_BUFFER_BYTES {
-            worker.node.shards.dropper.free_bytes(std::mem::take(&mut lane.input));
-        }
-    } else if consumed > REST_BYTES_MAX && lane.input.len() - consumed <= KEPT_BUFFER_BYTES {
+        give_back(worker, &mut lane.input);
+    } else if consumed > 0 && lane.input.len() - consumed <= lane.input.capacity() / 2 {
         // What is left is not worth a buffer of this size.
         let rest = lane.input[consumed..].to_vec();
-        worker.node.shards.dropper.free_bytes(std::mem::replace(&mut lane.input, rest));
+        give_back(worker, &mut std::mem::replace(&mut lane.input, rest));
     } else {
         lane.input.drain(..consumed);
     }
-    connection.input_bytes.set(lane.input.len());
+    connection.holds_input(&lane.input);
+}
+
+/// Empties a buffer, and frees what of it is worth it: apart, if that takes long.
+fn give_back(worker: &Worker, buffer: &mut Vec<u8>) {
+    match buffer.capacity() {
+        ..=KEPT_IDLE_BYTES => buffer.clear(),
+        ..=KEPT_BUFFER_BYTES => *buffer = Vec::new(),
+        _ => worker.node.shards.dropper.free_bytes(std::mem::take(buffer)),
+    }
 }
 
 /// Runs complete requests until the input is used up or one must wait. Returns how many bytes are done with.

@@ -17,6 +17,7 @@
 
 use crate::connection::{self, Connection};
 use crate::forward;
+use crate::holding::Part;
 use crate::link::{self, FrameReader, FrameWriter};
 use crate::moving;
 use crate::rounds::GROUP_BUFFER_BYTES;
@@ -179,6 +180,7 @@ fn adopt(worker: &Worker, connection: &Connection, packed: &Batch) -> bool {
     session.protocol = there.protocol;
     session.name = there.name;
     connection.mailbox.standing.set(session.login.as_ref());
+    connection.bound(worker, &session);
     true
 }
 
@@ -364,12 +366,14 @@ async fn pipe(
     let answered = Cell::new(false);
     let to_owner = copy(worker, client, link, &held.to_owner, |read, held| {
         connection.input_bytes.set(held);
+        connection.mailbox.holding.set(Part::Input, held as u64);
         if read > 0 {
             connection.session.borrow_mut().active_at = worker.now_ms();
             worker.stats.input_bytes.add(read as u64);
         }
     });
     let to_client = copy(worker, link, client, &held.to_client, |read, held| {
+        connection.mailbox.holding.set(Part::Output, held as u64);
         connection.output_bytes.set(held);
         answered.set(answered.get() || read > 0);
         worker.stats.output_bytes.add(read as u64);

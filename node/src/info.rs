@@ -177,6 +177,7 @@ fn memory(node: &Node) -> Fields {
         "mem_allocator" => "jemalloc",
         // What is counted is data; buffers and tables of clients are not.
         "mem_not_counted_for_evict" => 0,
+        "mem_clients_normal" => node.held_by_clients(),
         "total_system_memory" => system_bytes,
         "total_system_memory_human" => human(system_bytes),
         "lazyfree_pending_objects" => node.shards.dropper.pending(),
@@ -228,7 +229,7 @@ fn stats(node: &Node) -> Fields {
         "tracking_total_prefixes" => node.shards.tracking.prefix_count(),
         "total_reads_processed" => sum(node, |counters| counters.batches.get()),
         "unexpected_error_replies" => 0,
-        "evicted_clients" => 0,
+        "evicted_clients" => node.views.load().1.held_by_clients().dismissed,
         "latest_fork_usec" => 0,
         "total_forks" => 0,
         "total_error_replies" => sum(node, |counters| counters.errors.get()),

@@ -44,6 +44,7 @@ pub mod forward;
 pub mod gate;
 pub mod gather;
 pub mod handover;
+pub mod holding;
 pub mod http;
 pub mod import;
 pub mod info;

@@ -209,6 +209,14 @@ const ALIASES: &[(&str, &str)] = &[
 /// Messages that may wait for a client, in bytes, unless `client-output-buffer-limit pubsub` says otherwise: Redis' default.
 const MAIL_BYTES_MAX: usize = 32 << 20;
 
+/// What the clients of a tenant may hold besides keys if nothing is said: an eighth of `maxmemory`, but enough for applications
+/// with thousands of connections, and never so much that a few tenants fill a machine.
+fn clients_hold_max(memory_bytes_max: u64) -> u64 {
+    const LEAST: u64 = 32 << 20;
+    const MOST: u64 = 256 << 20;
+    if memory_bytes_max == 0 { MOST } else { (memory_bytes_max / 8).clamp(LEAST, MOST) }
+}
+
 /// The settings requests look at, as plain numbers.
 #[derive(Clone, Debug)]
 pub struct Hot {
@@ -224,6 +232,10 @@ pub struct Hot {
     pub output_bytes_max: u64,
     /// Messages of other clients that may wait for one that does not read, in bytes.
     pub mail_bytes_max: usize,
+    /// What the clients of a tenant, or of a confined user without one, hold besides keys if nothing is said, in bytes.
+    pub clients_hold_max: u64,
+    /// The longest reply to a confined user of whom nothing is said, in bytes.
+    pub confined_reply_bytes_max: usize,
     /// Keys remembered for caching clients at most; 0: no bound.
     pub tracked_keys_max: usize,
     /// A script that runs for longer makes the node answer that it is busy.
@@ -545,6 +557,7 @@ fn hot(texts: &BTreeMap<&'static str, String>, fixed: Fixed) -> Hot {
     };
     let policy = texts.get("maxmemory-policy").and_then(|name| Policy::named(name)).unwrap_or_default();
     let redirects = texts.get("routing").is_some_and(|text| text == "redirect");
+    let clients_hold_max = clients_hold_max(size("maxmemory"));
     let redis = texts.get("acl-error-detail").is_some_and(|text| text == "redis");
     Hot {
         limits,
@@ -553,6 +566,8 @@ fn hot(texts: &BTreeMap<&'static str, String>, fixed: Fixed) -> Hot {
         detail: if redis { ErrorDetail::Redis } else { ErrorDetail::Full },
         output_bytes_max: fixed.output_bytes_max,
         mail_bytes_max: MAIL_BYTES_MAX,
+        clients_hold_max,
+        confined_reply_bytes_max: fixed.output_bytes_max.min(clients_hold_max / 2) as usize,
         replicas_min: usize::try_from(number("min-replicas-to-write")).unwrap_or(0),
         replica_lag_max: match number("min-replicas-max-lag") {
             0 => Duration::MAX,

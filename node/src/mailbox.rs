@@ -4,15 +4,20 @@
 //! client between two batches, after their replies. It is bounded: a client that does not read loses its connection, not
 //! the node its memory. This file does not know what the bytes mean.
 
+use crate::holding::{Holding, Part};
 use crate::standing::Standing;
 use crate::view::ViewCell;
 use futures_util::task::AtomicWaker;
+use keyward_engine::holdings::Holder;
 use keyward_engine::reply::Protocol;
 use parking_lot::Mutex;
 use std::future::poll_fn;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
+
+/// Room for mail that is kept once it was collected, in bytes.
+const KEPT_MAIL_BYTES: usize = 4096;
 
 /// The way to one client.
 pub struct Mailbox {
@@ -25,6 +30,8 @@ pub struct Mailbox {
     stirred: AtomicBool,
     /// What the client's user may be told.
     pub standing: Standing,
+    /// What the client makes the node hold.
+    pub holding: Holding,
     /// The connection's task; there is only one that waits.
     waker: AtomicWaker,
 }
@@ -32,7 +39,7 @@ pub struct Mailbox {
 impl Mailbox {
     /// An empty one; `bytes_max` is what may lie in it unsent, `views` where the rules of its user are.
     pub fn new(bytes_max: usize, views: Option<Arc<ViewCell>>) -> Arc<Mailbox> {
-        Arc::new(Mailbox {
+        Arc::new_cyclic(|me: &Weak<Mailbox>| Mailbox {
             mail: Mutex::new(Vec::new()),
             filled: AtomicBool::new(false),
             killed: AtomicBool::new(false),
@@ -41,6 +48,7 @@ impl Mailbox {
             listens: AtomicBool::new(false),
             stirred: AtomicBool::new(false),
             standing: Standing::new(views),
+            holding: Holding::new(Weak::<Mailbox>::clone(me)),
             waker: AtomicWaker::new(),
         })
     }
@@ -54,7 +62,9 @@ impl Mailbox {
             return false;
         }
         mail.extend_from_slice(message);
+        self.holding.set_quietly(Part::Mail, mail.len() as u64);
         drop(mail);
+        self.holding.settle();
         self.filled.store(true, Ordering::Release);
         self.stir();
         true
@@ -69,7 +79,14 @@ impl Mailbox {
     /// Appends what lies in it.
     pub fn collect(&self, into: &mut Vec<u8>) {
         self.filled.store(false, Ordering::Relaxed);
-        into.append(&mut self.mail.lock());
+        let mut mail = self.mail.lock();
+        into.append(&mut mail);
+        if mail.capacity() > KEPT_MAIL_BYTES {
+            *mail = Vec::new();
+        }
+        self.holding.set_quietly(Part::Mail, 0);
+        drop(mail);
+        self.holding.settle();
     }
 
     /// Bytes that lie in it.
@@ -143,6 +160,12 @@ impl Mailbox {
             if self.is_killed() { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
+    }
+}
+
+impl Holder for Mailbox {
+    fn dismiss(&self) {
+        self.kill();
     }
 }
 

@@ -369,6 +369,7 @@ pub async fn watch(node: Arc<Node>) {
     let mut huge_pages = false;
     loop {
         let used = node.shards.count_used_bytes();
+        node.shards.forget_tracked_of_those_who_left();
         if !huge_pages && used > HUGE_PAGES_BYTES_MIN {
             huge_pages = true;
             set_huge_pages(true);

@@ -17,6 +17,7 @@ use crate::node::Node;
 use crate::observers::Watch;
 use crate::socket::Socket;
 use crate::tracking::Tracker;
+use crate::transaction;
 use crate::worker::Worker;
 use bytes::Bytes;
 use keyward_engine::asks::{ChannelKind, TrackingMode, TrackingOptions};
@@ -124,6 +125,7 @@ pub fn pack(worker: &Worker, connection: &Connection, input: Vec<u8>) -> Batch {
     session.subscribed = false;
     drop(session);
     connection.forget(worker);
+    connection.count_names(&connection.session.borrow());
     batch
 }
 
@@ -159,7 +161,9 @@ pub fn unpack(worker: &Worker, connection: &Connection, luggage: &HandOver) -> b
     }
     if luggage.in_transaction {
         let requests: Vec<Vec<Vec<u8>>> = luggage.transaction.iter().map(words_of).collect();
-        let bytes = requests.iter().flatten().map(Vec::len).sum();
+        let words =
+            |request: &Vec<Vec<u8>>| transaction::bytes_of(&request.iter().map(Vec::as_slice).collect::<Vec<_>>());
+        let bytes = requests.iter().map(words).sum();
         session.transaction = Some(Transaction { requests, bytes, broken: luggage.transaction_broken });
         connection.pinned.set(luggage.pinned);
     }

@@ -49,6 +49,7 @@ use keyward_engine::events::{Event, EventClass};
 use keyward_engine::keyspace::{Garbage, Layout, Shard, SpaceId, Swept, Tally, TenantId};
 use keyward_engine::reply::Reply;
 use keyward_engine::scope::Reach;
+use keyward_engine::session::Payer;
 use keyward_engine::table::{Table, table};
 use keyward_engine::tenancy::Gauges;
 use parking_lot::Mutex;
@@ -171,6 +172,8 @@ pub struct Common {
     pub monitors: Monitors,
     /// Where other clients reach each client.
     pub mailboxes: Mutex<HashMap<u64, Weak<Mailbox>>>,
+    /// Who answers for what clients hold that did not log in.
+    pub strangers: Arc<[Payer]>,
     /// Who waits for keys.
     pub blocked: Blocked,
     /// The way to agree on more.
@@ -423,8 +426,15 @@ impl Node {
                 of.shards.tracking.deliver();
             }
         }
+        self.views.load().1.set_clients_hold_max(hot.clients_hold_max);
         self.acl_log.lock().set_max_len(hot.acl_log_max);
         self.command_logs.set_bounds(&hot.remarkable);
+    }
+
+    /// What all clients hold besides keys, in bytes.
+    pub fn held_by_clients(&self) -> u64 {
+        let mailboxes = self.mailboxes.lock();
+        mailboxes.values().filter_map(Weak::upgrade).map(|mailbox| mailbox.holding.bytes()).sum()
     }
 
     /// `CONFIG RESETSTAT`.
@@ -688,6 +698,7 @@ async fn serve_with(
         gauges: Arc::default(),
         monitors: Monitors::new(table.find(b"monitor").map(|row| row.id)),
         mailboxes: Mutex::default(),
+        strangers: Arc::new([Payer { holdings: Arc::default(), most: None }]),
         blocked: Blocked::default(),
         lease: control.lease(),
         control,

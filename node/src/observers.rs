@@ -6,27 +6,30 @@
 //!
 //! It refuses to know what a command does: a waiting request is run again, as a whole, through the gate.
 
+use crate::holding::NAME_BYTES;
 use crate::mailbox::Mailbox;
 use crate::tracking::TrackedKeys;
 use keyward_engine::effects::Wait;
 use keyward_engine::keyspace::{SpaceId, UnixMillis};
 use keyward_engine::session::Session;
 use parking_lot::Mutex;
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// One client's `WATCH`.
 pub struct Watch {
     touched: AtomicBool,
     /// Each key, and whether it was past its expiry already when it was watched: its removal then changes nothing.
-    keys: Mutex<Vec<(SpaceId, Vec<u8>, bool)>>,
+    keys: Mutex<HashMap<KeyOf, bool>>,
+    bytes: AtomicU64,
 }
 
 impl Watch {
     /// Of nothing yet.
     pub fn new() -> Arc<Watch> {
-        Arc::new(Watch { touched: AtomicBool::new(false), keys: Mutex::default() })
+        Arc::new(Watch { touched: AtomicBool::new(false), keys: Mutex::default(), bytes: AtomicU64::new(0) })
     }
 
     /// A key was written.
@@ -42,21 +45,31 @@ impl Watch {
     /// Notes a key; false if it was noted before.
     pub fn add(&self, space: SpaceId, key: &[u8], was_expired: bool) -> bool {
         let mut keys = self.keys.lock();
-        let known = keys.iter().any(|(in_space, known, _)| *in_space == space && known == key);
-        if !known {
-            keys.push((space, key.to_vec(), was_expired));
-        }
-        !known
+        let Entry::Vacant(place) = keys.entry((space, key.to_vec())) else { return false };
+        place.insert(was_expired);
+        self.bytes.fetch_add(Watch::bytes_of(key), Ordering::Relaxed);
+        true
+    }
+
+    /// What it takes to watch a key: its name lies here and at its shard.
+    pub fn bytes_of(key: &[u8]) -> u64 {
+        2 * (key.len() as u64 + NAME_BYTES)
+    }
+
+    /// What all of it takes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// The keys.
     pub fn keys(&self) -> Vec<(SpaceId, Vec<u8>, bool)> {
-        self.keys.lock().clone()
+        self.keys.lock().iter().map(|((space, key), was_expired)| (*space, key.clone(), *was_expired)).collect()
     }
 
     /// It is lost in any case: nobody looks after its keys any more.
     pub fn forget(&self) {
-        self.keys.lock().clear();
+        *self.keys.lock() = HashMap::new();
+        self.bytes.store(0, Ordering::Relaxed);
     }
 
     /// How many keys.
@@ -67,13 +80,13 @@ impl Watch {
     /// The key, missing when it was watched, is there now, past its expiry: nothing a client could see has changed, and
     /// nothing will when it goes.
     fn note_expired(&self, space: SpaceId, key: &[u8]) {
-        for (in_space, known, was) in self.keys.lock().iter_mut() {
-            *was |= *in_space == space && known == key;
+        if let Some(was_expired) = self.keys.lock().get_mut(&(space, key.to_vec())) {
+            *was_expired = true;
         }
     }
 
     fn was_expired(&self, space: SpaceId, key: &[u8]) -> bool {
-        self.keys.lock().iter().any(|(in_space, known, was)| *was && *in_space == space && known == key)
+        self.keys.lock().get(&(space, key.to_vec())).is_some_and(|was_expired| *was_expired)
     }
 }
 

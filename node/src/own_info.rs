@@ -164,7 +164,7 @@ const EVICTED: &str = "\nevicted_keys:";
 /// What its tenant did on this node since that started, but for the keys it lost, and what it may use.
 fn tenant(session: &Session) -> Fields {
     let Some(tenant) = session.login.as_ref().and_then(|login| login.tenant.as_deref()) else { return Fields::new() };
-    let usage = tenant.account.usage();
+    let (usage, held) = (tenant.account.usage(), tenant.account.holdings.held());
     fields! {
         "tenant" => tenant.name,
         "tenant_mode" => if tenant.is_namespace() { "namespace" } else { "prefix" },
@@ -181,6 +181,10 @@ fn tenant(session: &Session) -> Fields {
         "throttled" => usage.throttled,
         "used_memory" => tenant.gauge.bytes(),
         "evicted_keys" => tenant.gauge.evicted(),
+        "client_memory" => held.bytes,
+        "client_memory_max" => held.most,
+        "script_texts" => held.texts,
+        "evicted_clients" => held.dismissed,
     }
 }
 

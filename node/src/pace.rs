@@ -125,6 +125,8 @@ pub struct Tab {
     pub value_bytes_max: u64,
     /// Bytes of an answer at most; 0: as many as the node allows.
     pub reply_bytes_max: u64,
+    /// The node allows the user as much as the confined.
+    pub is_confined: bool,
     /// Rates are yet to be looked at.
     paced: bool,
     decided: Option<Pace>,
@@ -133,8 +135,8 @@ pub struct Tab {
 impl Tab {
     /// For what runs as a part of something else, which pays for it.
     pub fn within(outer: &Tab) -> Tab {
-        let Tab { counts, value_bytes_max, reply_bytes_max, .. } = *outer;
-        Tab { counts, value_bytes_max, reply_bytes_max, ..Tab::default() }
+        let Tab { counts, value_bytes_max, reply_bytes_max, is_confined, .. } = *outer;
+        Tab { counts, value_bytes_max, reply_bytes_max, is_confined, ..Tab::default() }
     }
 
     /// For the next client.
@@ -153,6 +155,7 @@ impl Tab {
     pub fn look_at_limits(&mut self, session: &Session) {
         let strictest = session.login.as_ref().map(Login::strictest);
         (self.value_bytes_max, self.reply_bytes_max) = strictest.map_or((0, 0), |of| (of.value, of.output));
+        self.is_confined = strictest.is_some_and(|of| of.confined);
     }
 
     /// The same for one that may run whatever its rates.
@@ -386,8 +389,10 @@ pub fn value_bytes_max(session: &Session, all: u64) -> u64 {
 }
 
 impl Connection {
-    /// What its user lets lie unread.
-    pub(crate) fn bound_mail(&self, worker: &Worker, session: &Session) {
+    /// What its user lets lie unread, and who answers for what it holds.
+    pub(crate) fn bound(&self, worker: &Worker, session: &Session) {
+        self.bound_holding(worker, session);
+        self.count_names(session);
         let own = session.login.as_ref().map_or(0, |login| login.strictest().output);
         let own = if own == 0 { usize::MAX } else { usize::try_from(own).unwrap_or(usize::MAX) };
         self.mailbox.set_bytes_max(worker.hot().mail_bytes_max.min(own));

@@ -8,6 +8,7 @@
 //! not listen. Channels are spread over locks by their hash, so that publishers rarely meet. Keyspace events are messages
 //! too, and reach only those who may know of the key. Whether a client may use a channel was asked at the gate.
 
+use crate::holding::NAME_BYTES;
 use crate::mailbox::Mailbox;
 use keyward_acl::Glob;
 use keyward_engine::asks::ChannelKind;
@@ -403,6 +404,13 @@ pub struct Subscriptions {
     channels: BTreeSet<Vec<u8>>,
     patterns: BTreeSet<Vec<u8>>,
     shard_channels: BTreeSet<Vec<u8>>,
+    bytes: u64,
+}
+
+/// What it takes to listen to a name: it lies with who listens and with what is listened to, a pattern compiled as well.
+pub fn bytes_of(kind: ChannelKind, name: &[u8]) -> u64 {
+    let copies = if kind == ChannelKind::Pattern { 3 } else { 2 };
+    copies * (name.len() as u64 + NAME_BYTES)
 }
 
 impl Subscriptions {
@@ -422,6 +430,11 @@ impl Subscriptions {
     /// Whether it listens to nothing.
     pub fn is_empty(&self) -> bool {
         self.counts() == (0, 0, 0)
+    }
+
+    /// What all of it takes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// What confirmations of this kind count.
@@ -468,6 +481,7 @@ impl Subscriptions {
                 continue;
             }
             if self.of(kind).insert(name.clone()) {
+                self.bytes += bytes_of(kind, name);
                 pubsub.add(world, kind, name, listener);
             }
             confirm(kind, true, Some(name), self.told(kind), reply);
@@ -493,6 +507,7 @@ impl Subscriptions {
         }
         for name in &all {
             if self.of(kind).remove(name) {
+                self.bytes -= bytes_of(kind, name);
                 pubsub.remove(self.world, kind, name, listener);
             }
             confirm(kind, false, Some(name), self.told(kind), reply);

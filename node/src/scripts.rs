@@ -39,7 +39,7 @@ use keyward_engine::error::CommandError;
 use keyward_engine::keyspace::SpaceId;
 use keyward_engine::reply::{Protocol, Reply};
 use keyward_engine::scope::{Owner, Reach};
-use keyward_engine::session::Session;
+use keyward_engine::session::{Payer, Session};
 use keyward_engine::table::{Resolved, Row};
 use keyward_engine::tenancy::SCRIPT_MS;
 use keyward_proto::resp::Decoder;
@@ -260,6 +260,11 @@ impl Scripts {
         let mut machines = self.machines.lock();
         machines.flush_libraries();
         machines.restore(codes, || LoadHost { began: Instant::now() })
+    }
+
+    /// What the machine of one owner holds.
+    pub fn sizes_of(&self, owner: &Owner) -> MachineStats {
+        self.machines.lock().sizes(Some(owner))
     }
 
     /// What all machines hold.
@@ -534,9 +539,19 @@ impl Batch<'_, '_> {
             }
         };
         let refuse = |text: &str| Some(Ran { reply: error_reply(session.protocol, text), calls: 0 });
+        if let Program::Text(text) = &call.program
+            && machine.script(&Sha::of(text)).is_none()
+            && let Some(why) = has_no_room(machine, session, owner, text.len())
+        {
+            show();
+            return refuse(&why);
+        }
         let (sha, flags, function) = match &call.program {
             Program::Text(text) => match machine.load_script(text, false) {
-                Ok(sha) => (Some(sha), machine.script(&sha).map(|script| script.flags), None),
+                Ok(sha) => {
+                    note_texts(machine, session, owner);
+                    (Some(sha), machine.script(&sha).map(|script| script.flags), None)
+                }
                 Err(text) => {
                     show();
                     return refuse(&text);
@@ -688,6 +703,29 @@ impl Batch<'_, '_> {
     }
 
     fn care_with(&self, machine: &mut Machine, care: &ScriptCare, owner: &Owner, session: &Session, reply: &mut Reply) {
+        let more = match care {
+            ScriptCare::Load(text) | ScriptCare::LoadLibrary { code: text, .. } | ScriptCare::Restore(text, _) => {
+                text.len()
+            }
+            _ => 0,
+        };
+        if more > 0
+            && let Some(why) = has_no_room(machine, session, owner, more)
+        {
+            return reply.error(&why);
+        }
+        self.carry_out_care(machine, care, owner, session, reply);
+        note_texts(machine, session, owner);
+    }
+
+    fn carry_out_care(
+        &self,
+        machine: &mut Machine,
+        care: &ScriptCare,
+        owner: &Owner,
+        session: &Session,
+        reply: &mut Reply,
+    ) {
         let mut host = LoadHost { began: Instant::now() };
         let changed = match care {
             ScriptCare::Load(body) => match machine.load_script(body, true) {
@@ -754,6 +792,26 @@ impl Batch<'_, '_> {
         // While its machine is locked, and not at the end of a transaction that others run beside: a library that somebody else
         // loads meanwhile must come later on every copy, too.
         self.worker.node.journal.append(session.space(), &argv, &effects);
+    }
+}
+
+/// Why the owner's scripts and libraries may not be so much longer, if they may not. Those of EVAL go first.
+fn has_no_room(machine: &mut Machine, session: &Session, owner: &Owner, more: usize) -> Option<String> {
+    let login = session.login.as_ref().filter(|_| *owner != Owner::Platform)?;
+    if login.payers.iter().all(|payer| payer.holdings.fits(more as u64)) {
+        return None;
+    }
+    machine.forget_evaluated();
+    note_texts(machine, session, owner);
+    let refuses = |payer: &Payer| !payer.holdings.has_room(more as u64);
+    login.payers.iter().position(refuses).map(|payer| login.holds_too_much(payer))
+}
+
+/// Whoever answers for an owner's scripts and libraries is told how long they are.
+fn note_texts(machine: &Machine, session: &Session, owner: &Owner) {
+    let first = session.login.as_ref().and_then(|login| login.payers.first());
+    if let Some(payer) = first.filter(|_| *owner != Owner::Platform) {
+        payer.holdings.note_texts(machine.text_bytes() as u64);
     }
 }
 

@@ -478,6 +478,16 @@ impl Shards {
         self.with_observers(index, |_, observers| observers.tracked.forget_beyond(keys_max, &self.tracking));
     }
 
+    /// Forgets keys that were cached by clients which ended, shard by shard.
+    pub fn forget_tracked_of_those_who_left(&self) {
+        if self.tracking.take_some_left() {
+            let forget = |index| {
+                self.with_observers(index, |_, observers| observers.tracked.forget_those_who_left(&self.tracking));
+            };
+            (0..self.count()).for_each(forget);
+        }
+    }
+
     /// What a call means to others, told while its locks are held: watchers are marked, those who wait are noted to be
     /// served, the client itself perhaps begins to wait.
     #[cold]

@@ -13,6 +13,7 @@ use keyward_engine::account::Account;
 use keyward_engine::asks::{TenantAsk, TenantEdit};
 use keyward_engine::keyspace::TenantId;
 use keyward_engine::reply::Reply;
+use keyward_engine::scope::Owner;
 use keyward_engine::tenancy::{self, Gauges, Grant, Limits, Tenancy, Tenant};
 use std::fmt;
 use std::sync::Arc;
@@ -255,7 +256,8 @@ fn show(node: &Node, name: &str, reply: &mut Reply) {
         }
     }
     let (limits, gauge) = (&tenant.limits, &tenant.gauge);
-    let usage = tenant.account.usage();
+    let (usage, held) = (tenant.account.usage(), tenant.account.holdings.held());
+    let scripts = node.scripts.sizes_of(&Owner::Tenant(tenant.id.0));
     let counted = [
         ("keys", keys as u64),
         ("memory", bytes as u64),
@@ -280,6 +282,12 @@ fn show(node: &Node, name: &str, reply: &mut Reply) {
         ("keyspace-misses", usage.misses),
         ("denied", usage.denied.iter().sum()),
         ("logins", usage.logins),
+        ("client-memory", held.bytes),
+        ("client-memory-max", held.most),
+        ("clients-dismissed", held.dismissed),
+        ("refused-for-client-memory", held.refused),
+        ("script-texts", held.texts),
+        ("script-memory", (scripts.scripts_state_bytes + scripts.functions_state_bytes) as u64),
     ];
     reply.map(counted.len() + 1);
     for (name, count) in counted {

@@ -19,8 +19,10 @@
 //! client is told that everything may have changed: [`Tracking::tell_of_gap`]; and while no stream is there, what is read is
 //! told of at once.
 
+use crate::holding::{NAME_BYTES, Part};
 use crate::mailbox::Mailbox;
 use keyward_engine::asks::{TrackingMode, TrackingOptions};
+use keyward_engine::holdings::STEP;
 use keyward_engine::keyspace::TenantId;
 use keyward_engine::reply::{Protocol, Reply};
 use parking_lot::{Mutex, RwLock};
@@ -70,6 +72,16 @@ impl Tracker {
     /// Whether its invalidations have nowhere to go any more.
     pub fn is_broken(&self) -> bool {
         self.redirect_is_broken.load(Ordering::Relaxed)
+    }
+
+    /// What its prefixes take.
+    pub fn prefix_bytes(&self) -> u64 {
+        self.options.prefixes.iter().map(|prefix| prefix.len() as u64 + NAME_BYTES).sum()
+    }
+
+    /// A key that it read is no longer remembered for it.
+    fn forgot(&self, key: &[u8]) {
+        self.own.holding.take_back(Part::Cached, bytes_of(key));
     }
 
     /// Whether keys it reads are remembered, given what `CLIENT CACHING` said about this command.
@@ -148,6 +160,11 @@ impl Tracker {
     }
 }
 
+/// What it takes to remember a key for one client.
+fn bytes_of(key: &[u8]) -> u64 {
+    key.len() as u64 + NAME_BYTES
+}
+
 fn spelled(protocol: Protocol, as_message: bool, keys: Option<&[&[u8]]>) -> Vec<u8> {
     let mut reply = Reply::new(protocol);
     if as_message {
@@ -176,6 +193,8 @@ pub struct Tracking {
     broadcasts: AtomicBool,
     /// Some of them are to be told.
     has_gathered: AtomicBool,
+    /// Clients ended for whom many keys are remembered.
+    some_left: AtomicBool,
     /// Keys remembered, and client-key pairs.
     pub keys: AtomicUsize,
     /// See `keys`.
@@ -190,11 +209,18 @@ impl Tracking {
         self.broadcasts.store(broadcasting(&clients), Ordering::Relaxed);
     }
 
-    /// A client ends; what is remembered for it goes when its keys change.
+    /// A client ends; what is remembered for it goes when its keys change, or in the background.
     pub fn remove(&self, client: u64) {
         let mut clients = self.clients.write();
-        clients.remove(&client);
+        if clients.remove(&client).is_some_and(|tracker| tracker.own.holding.part(Part::Cached) >= STEP) {
+            self.some_left.store(true, Ordering::Release);
+        }
         self.broadcasts.store(broadcasting(&clients), Ordering::Relaxed);
+    }
+
+    /// Whether clients ended, since this was asked last, for whom many keys are remembered.
+    pub fn take_some_left(&self) -> bool {
+        self.some_left.load(Ordering::Acquire) && self.some_left.swap(false, Ordering::AcqRel)
     }
 
     /// Whether every write must be looked at.
@@ -294,21 +320,22 @@ impl TrackedKeys {
 
     /// A client has read a key. Past the bound, another key of the shard is forgotten, and its readers told.
     pub fn remember(&mut self, key: &[u8], tracker: &Arc<Tracker>, tracking: &Tracking, keys_max: usize) {
-        let known = self.readers.get_mut(key);
-        let readers = match known {
-            Some(readers) => readers,
-            None => {
-                tracking.keys.fetch_add(1, Ordering::Relaxed);
-                self.readers.entry(key.to_vec()).or_default()
-            }
-        };
-        if readers.iter().any(|reader| Arc::ptr_eq(reader, tracker)) {
+        if self.readers.get(key).is_some_and(|readers| readers.iter().any(|reader| Arc::ptr_eq(reader, tracker))) {
             return;
         }
+        if tracker.own.holding.wants(bytes_of(key)).is_err() {
+            // As if there were room for no more keys: it was remembered, and is forgotten for the next one.
+            return tracker.tell(key, 0);
+        }
+        let readers = self.readers.entry(key.to_vec()).or_insert_with(|| {
+            tracking.keys.fetch_add(1, Ordering::Relaxed);
+            Vec::new()
+        });
         // An earlier tracker of the same client, from before it changed its mind, means nothing any more.
         let before = readers.len();
-        readers.retain(|reader| reader.client != tracker.client);
+        readers.extract_if(.., |reader| reader.client == tracker.client).for_each(|reader| reader.forgot(key));
         readers.push(Arc::clone(tracker));
+        tracker.own.holding.add(Part::Cached, bytes_of(key));
         tracking.items.fetch_add(readers.len() - before.min(readers.len()), Ordering::Relaxed);
         if keys_max > 0 && tracking.keys.load(Ordering::Relaxed) > keys_max {
             let victim = self.readers.keys().find(|other| other.as_slice() != key).cloned();
@@ -337,6 +364,7 @@ impl TrackedKeys {
         readers.retain(|reader| !Arc::ptr_eq(reader, tracker));
         if readers.len() < before {
             tracking.items.fetch_sub(1, Ordering::Relaxed);
+            tracker.forgot(key);
             tracker.tell(key, 0);
         }
         if readers.is_empty() {
@@ -356,6 +384,7 @@ impl TrackedKeys {
             self.tell(key, told, by, tracking);
         } else {
             tracking.items.fetch_sub(told.len(), Ordering::Relaxed);
+            told.iter().for_each(|reader| reader.forgot(key));
             told.iter().filter(|reader| tracking.is_current(reader)).for_each(|reader| reader.tell(key, by));
         }
     }
@@ -364,19 +393,31 @@ impl TrackedKeys {
     fn tell(&mut self, key: &[u8], readers: Vec<Arc<Tracker>>, by: u64, tracking: &Tracking) {
         tracking.keys.fetch_sub(1, Ordering::Relaxed);
         tracking.items.fetch_sub(readers.len(), Ordering::Relaxed);
+        readers.iter().for_each(|reader| reader.forgot(key));
         readers.iter().filter(|reader| tracking.is_current(reader)).for_each(|reader| reader.tell(key, by));
     }
 
     /// Every key of a world is gone: what was read of it is forgotten; the node tells.
     pub fn clear(&mut self, world: TenantId, tracking: &Tracking) {
+        self.forget_readers(tracking, |reader| reader.world == world);
+    }
+
+    /// Clients that ended read some of these: what was remembered for them alone goes.
+    pub fn forget_those_who_left(&mut self, tracking: &Tracking) {
+        self.forget_readers(tracking, |reader| !tracking.is_current(reader));
+    }
+
+    fn forget_readers(&mut self, tracking: &Tracking, goes: impl Fn(&Arc<Tracker>) -> bool) {
         let (mut keys, mut items) = (0, 0);
-        self.readers.retain(|_, readers| {
-            let before = readers.len();
-            readers.retain(|reader| reader.world != world);
-            items += before - readers.len();
+        self.readers.retain(|key, readers| {
+            let gone = readers.extract_if(.., |reader| goes(reader));
+            items += gone.inspect(|reader| reader.forgot(key)).count();
             keys += usize::from(readers.is_empty());
             !readers.is_empty()
         });
+        if self.readers.is_empty() {
+            self.readers = HashMap::new();
+        }
         tracking.keys.fetch_sub(keys, Ordering::Relaxed);
         tracking.items.fetch_sub(items, Ordering::Relaxed);
     }

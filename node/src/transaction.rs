@@ -75,8 +75,13 @@ pub struct Remaining {
     ready: Vec<(SpaceId, Vec<u8>)>,
 }
 
-/// What a queued request takes besides its bytes, in bytes: many tiny arguments must count for something.
-const ARGUMENT_OVERHEAD_BYTES: usize = 32;
+/// What an argument of a queued request takes besides its bytes: its place and the allocator's share.
+const ARGUMENT_OVERHEAD_BYTES: usize = 48;
+
+/// What a request takes between MULTI and EXEC.
+pub fn bytes_of(argv: &[&[u8]]) -> usize {
+    argv.iter().map(|argument| argument.len() + ARGUMENT_OVERHEAD_BYTES).sum()
+}
 
 /// Whether a request between MULTI and EXEC waits for EXEC.
 pub fn is_queued(row: &Row) -> bool {
@@ -96,7 +101,7 @@ pub fn queue(session: &mut Session, row: &Row, argv: &[&[u8]], bytes_max: usize,
         transaction.broken = true;
         return reply.error(&not_in_transaction(row.full_name));
     }
-    let bytes: usize = argv.iter().map(|argument| argument.len() + ARGUMENT_OVERHEAD_BYTES).sum();
+    let bytes = bytes_of(argv);
     if transaction.bytes + bytes > bytes_max {
         transaction.broken = true;
         return reply.error("ERR the transaction is longer than client-query-buffer-limit allows");
@@ -131,17 +136,20 @@ impl<'a> Batch<'_, 'a> {
         }
     }
 
-    pub(crate) fn watch(&self, session: &Session, keys: &[Vec<u8>]) {
-        let Some(connection) = self.connection else { return };
+    /// Watches keys. An error: that would be too many.
+    pub(crate) fn watch(&self, session: &Session, keys: &[Vec<u8>]) -> Result<(), String> {
+        let Some(connection) = self.connection else { return Ok(()) };
+        let bytes = keys.iter().map(|key| Watch::bytes_of(key)).sum();
+        if let Some(text) = connection.lacks_room(session, bytes) {
+            return Err(text);
+        }
         let mut watch = connection.watch.borrow_mut();
         let watch = watch.get_or_insert_with(Watch::new);
         // Already lost: more keys change nothing.
-        if watch.is_touched() {
-            return;
+        if !watch.is_touched() {
+            keys.iter().for_each(|key| self.worker.node.shards.watch(session.space(), key, self.now, watch));
         }
-        for key in keys {
-            self.worker.node.shards.watch(session.space(), key, self.now, watch);
-        }
+        Ok(())
     }
 
     pub(crate) fn execute(&mut self, session: &mut Session, lane: &Lane, scratch: &mut Scratch) -> Flow {

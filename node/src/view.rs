@@ -10,7 +10,8 @@ use crate::tenants;
 use keyward_acl::{Acknowledge, Fence, Policy, User, UserName, Walls};
 use keyward_cluster::{Epoch, GroupId, Incarnation, Member, NodeId, ShardGroup, State};
 use keyward_engine::account::{Account, Allowance};
-use keyward_engine::session::{Login, Topology, TopologyNode, TopologyShard};
+use keyward_engine::holdings::{Held, Holdings};
+use keyward_engine::session::{Login, Payer, Topology, TopologyNode, TopologyShard};
 use keyward_engine::table::Table;
 use keyward_engine::tenancy::{Gauges, Limits, Tenancy, Tenant};
 use parking_lot::Mutex;
@@ -164,6 +165,20 @@ impl View {
         self.logins.get(&user.name).filter(|login| login.tenant.as_ref().is_none_or(|tenant| !tenant.retired))
     }
 
+    /// What clients hold of those of whom nothing is said.
+    pub fn set_clients_hold_max(&self, bytes: u64) {
+        let unsaid = self.logins.values().flat_map(|login| login.payers.iter()).filter(|payer| payer.most.is_none());
+        unsaid.for_each(|payer| payer.holdings.set_most(bytes));
+    }
+
+    /// What clients hold for whom somebody answers.
+    pub fn held_by_clients(&self) -> Held {
+        let payers = self.logins.values().filter_map(|login| login.payers.first());
+        let distinct: HashMap<*const Holdings, &Payer> =
+            payers.map(|payer| (Arc::as_ptr(&payer.holdings), payer)).collect();
+        distinct.values().map(|payer| payer.holdings.held()).fold(Held::default(), Held::plus)
+    }
+
     /// Whether nobody ever said who may do what, so that `default` is as open as it was made.
     pub fn is_unconfigured(&self) -> bool {
         let directory = self.state.directory();
@@ -205,7 +220,35 @@ fn compile(
         let account = same.map_or_else(|| Arc::new(Account::new(terms.threads)), |own| Arc::clone(&own.account));
         Arc::new(Allowance { limits: Limits::of_user(&user.limits), account })
     });
-    Login::new(Arc::clone(user), policy, quorum, tenant.cloned(), own)
+    let tenant = tenant.cloned();
+    let payers = payers(user, tenant.as_deref(), own.as_deref(), policy.is_confined(), earlier);
+    Login::new(Arc::clone(user), policy, quorum, tenant, own).paid_by(payers)
+}
+
+/// Who answers for what clients of this user hold.
+fn payers(
+    user: &User,
+    tenant: Option<&Tenant>,
+    own: Option<&Allowance>,
+    confined: bool,
+    earlier: Option<&Login>,
+) -> Arc<[Payer]> {
+    let own_most = own.and_then(|own| own.limits.clients_hold);
+    let of_own = |own: &Allowance| Payer { holdings: Arc::clone(&own.account.holdings), most: own_most };
+    if let Some(tenant) = tenant {
+        let first = Payer { holdings: Arc::clone(&tenant.account.holdings), most: tenant.limits.clients_hold };
+        return [first].into_iter().chain(own.filter(|_| own_most.is_some()).map(of_own)).collect();
+    }
+    if let Some(own) = own.filter(|_| confined || own_most.is_some()) {
+        return Arc::new([of_own(own)]);
+    }
+    if !confined {
+        return Arc::default();
+    }
+    // What it holds stays with it.
+    let same = earlier.filter(|login| login.user.created == user.created && login.tenant.is_none());
+    let known = same.and_then(|login| login.payers.first()).map(|payer| Arc::clone(&payer.holdings));
+    Arc::new([Payer { holdings: known.unwrap_or_default(), most: None }])
 }
 
 /// 40 hex digits for a node, as Redis Cluster clients expect an id.

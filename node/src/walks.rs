@@ -10,6 +10,7 @@ use crate::bench::Work;
 use crate::connection::{Connection, renew};
 use crate::corridor::{Entry, InLane, Part};
 use crate::gate::{self, KeyBuffer};
+use crate::holding::Kept;
 use crate::large;
 use crate::node::Node;
 use crate::observers::Watch;
@@ -101,7 +102,20 @@ pub async fn carry_out(
     let lent = Lent {
         tracker: connection.script_tracker.borrow_mut().take(),
         transaction: connection.apart.borrow_mut().take(),
+        kept: None,
     };
+    // It is here no more.
+    connection.count_names(&connection.session.borrow());
+    let bytes = argv.bytes.len() + lent.transaction.as_ref().map_or(0, |(transaction, _)| transaction.bytes);
+    if let Some(text) = connection.lacks_room(&session, bytes as u64) {
+        let mut reply = Reply::new(session.protocol);
+        reply.error(&text);
+        output.append(&mut reply.bytes);
+        let watch = lent.transaction.and_then(|(_, watch)| watch);
+        watch.iter().for_each(|watch| worker.node.shards.unwatch(watch));
+        return None;
+    }
+    let lent = Lent { kept: Some(Kept::new(&connection.mailbox, bytes as u64)), ..lent };
     let again = large::may_wait(worker.node.table, &argv.list()).then(|| Words::copy(argv.list()));
     let mut reply = Reply::new(session.protocol);
     reply.bytes = match answer(worker, session, argv, lent).await {
@@ -133,6 +147,8 @@ pub struct Lent {
     pub tracker: Option<Arc<Tracker>>,
     /// What it does, if that is a transaction, and what the client watched.
     pub transaction: Option<(Transaction, Option<Arc<Watch>>)>,
+    /// What it holds with its request.
+    pub kept: Option<Kept>,
 }
 
 /// What a client watched, until its transaction is over or dropped.

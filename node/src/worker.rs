@@ -337,7 +337,7 @@ impl Worker {
             if stays {
                 // Limits may be new; who is in stays in.
                 let _ = connection.seats.take(self, session.login.as_ref().filter(|_| !connection.guest), false);
-                connection.bound_mail(self, &session);
+                connection.bound(self, &session);
                 connection.mailbox.standing.judged(session.login.as_ref(), generation);
                 if data_left {
                     connection.moves.set(true);

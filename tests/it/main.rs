@@ -15,6 +15,7 @@ mod forward;
 mod fuzzing;
 mod groups;
 mod handover;
+mod holdings;
 mod import;
 mod insight;
 mod kill;

@@ -46,6 +46,9 @@ const COUNTED: &[&str] = &[
     "keyspace-misses",
     "denied",
     "logins",
+    "clients-dismissed",
+    "refused-for-client-memory",
+    "script-texts",
 ];
 
 /// What no random request would hit upon.

@@ -102,6 +102,22 @@ const PROVEN: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "memory besides keys",
+        &[
+            "half_sent_requests_have_a_bound",
+            "half_sent_requests_of_strangers_have_a_bound",
+            "queued_transactions_have_a_bound",
+            "names_of_channels_and_patterns_have_a_bound",
+            "watched_keys_have_a_bound",
+            "cached_keys_have_a_bound",
+            "answers_nobody_reads_have_a_bound",
+            "messages_nobody_reads_have_a_bound",
+            "requests_that_wait_for_keys_have_a_bound",
+            "scripts_and_libraries_have_a_bound",
+            "a_confined_user_without_a_tenant_has_a_bound_as_well",
+        ],
+    ),
+    (
         "metrics and chargeback",
         &["what_a_tenant_does_is_counted_under_its_name", "usage_survives_a_restart_and_goes_on"],
     ),

@@ -11,6 +11,7 @@
 //!
 //! The time is handed in, in nanoseconds since any fixed moment. This file knows no commands and no keys.
 
+use crate::holdings::Holdings;
 use crate::tenancy::Limits;
 use keyward_acl::{CommandId, LogReason};
 use std::collections::BTreeMap;
@@ -326,6 +327,8 @@ pub struct Account {
     pub blocked: Places,
     /// What its clients listen to.
     pub subscriptions: Places,
+    /// What its clients hold besides keys.
+    pub holdings: Arc<Holdings>,
     operations: Bucket,
     bytes: Bucket,
     cpu: Bucket,
@@ -350,6 +353,7 @@ impl Account {
             connections: Places::default(),
             blocked: Places::default(),
             subscriptions: Places::default(),
+            holdings: Arc::default(),
             operations: Bucket::default(),
             bytes: Bucket::default(),
             cpu: Bucket::default(),

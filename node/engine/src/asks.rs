@@ -176,6 +176,14 @@ pub enum Program {
     Function(Vec<u8>),
 }
 
+impl Program {
+    /// The text, hash or name.
+    pub fn text(&self) -> &Vec<u8> {
+        let (Program::Text(text) | Program::Hash(text) | Program::Function(text)) = self;
+        text
+    }
+}
+
 /// `EVAL`, `EVALSHA`, `FCALL` and their `_RO` forms.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ScriptCall {

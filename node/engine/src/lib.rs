@@ -20,6 +20,7 @@ pub mod effects;
 pub mod error;
 pub mod events;
 pub mod eviction;
+pub mod holdings;
 pub mod introspect;
 pub mod keyspace;
 pub mod reply;

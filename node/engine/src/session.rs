@@ -4,6 +4,7 @@
 //! for one call.
 
 use crate::account::{Account, Allowance};
+use crate::holdings::Holdings;
 use crate::keyspace::{SpaceId, TenantId, UnixMillis};
 use crate::reply::Protocol;
 use crate::scope::Reach;
@@ -25,7 +26,19 @@ pub struct Login {
     pub tenant: Option<Arc<Tenant>>,
     /// Limits of its own, within those of its tenant.
     pub own: Option<Arc<Allowance>>,
+    /// Who answers for what its clients hold besides keys: its tenant, or itself if it is confined; and itself again if it has
+    /// a limit within its tenant's. Nobody answers for others.
+    pub payers: Arc<[Payer]>,
     strictest: Strictest,
+}
+
+/// Who answers for what clients hold.
+#[derive(Clone, Debug)]
+pub struct Payer {
+    /// What all of them hold.
+    pub holdings: Arc<Holdings>,
+    /// What they may hold, in bytes; 0: as much as they like; `None`: as the node says.
+    pub most: Option<u64>,
 }
 
 /// Those limits of a login that every batch of requests asks for: the stricter ones of its user and its tenant.
@@ -39,6 +52,8 @@ pub struct Strictest {
     pub value: u64,
     /// Bytes of an answer that is not read yet; 0: no bound.
     pub output: u64,
+    /// The user does not hold every key.
+    pub confined: bool,
 }
 
 impl Login {
@@ -50,14 +65,22 @@ impl Login {
         tenant: Option<Arc<Tenant>>,
         own: Option<Arc<Allowance>>,
     ) -> Login {
-        let login = Login { user, policy, quorum, tenant, own, strictest: Strictest::default() };
+        let (payers, strictest) = (Arc::default(), Strictest::default());
+        let login = Login { user, policy, quorum, tenant, own, payers, strictest };
         let strictest = Strictest {
             counts: login.tenant.is_some() || login.own.is_some(),
             has_rates: login.accounts().any(|(limits, _)| limits.has_rates()),
             value: login.limit(|limits| limits.value),
             output: login.limit(|limits| limits.output),
+            confined: login.policy.is_confined(),
         };
         Login { strictest, ..login }
+    }
+
+    /// The same, where these answer for what its clients hold.
+    #[must_use]
+    pub fn paid_by(self, payers: Arc<[Payer]>) -> Login {
+        Login { payers, ..self }
     }
 
     /// What is asked of it most often.
@@ -100,6 +123,16 @@ impl Login {
             Some(tenant) if of(&tenant.limits) == limit => format!("tenant {}", tenant.name),
             _ => format!("user {}", self.user.name.as_bytes().escape_ascii()),
         }
+    }
+
+    /// What a request is told that would make its clients hold more than this one of its payers answers for.
+    pub fn holds_too_much(&self, payer: usize) -> String {
+        let most = self.payers.get(payer).map_or(0, |payer| payer.holdings.held().most);
+        let whose = match &self.tenant {
+            Some(tenant) if payer == 0 => format!("tenant {}", tenant.name),
+            _ => format!("user {}", self.user.name.as_bytes().escape_ascii()),
+        };
+        format!("OOM command not allowed when clients hold more than client-bytes: {whose} has {most} on this node")
     }
 }
 

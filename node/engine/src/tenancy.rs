@@ -90,6 +90,8 @@ pub struct Limits {
     pub script_ms: u64,
     /// Bytes of one argument.
     pub value: u64,
+    /// Bytes that all clients hold besides keys, on each node; `None`: as the node says.
+    pub clients_hold: Option<u64>,
     /// FLUSHDB and FLUSHALL are refused.
     pub keeps_data: bool,
     /// Keyspace events that are told of its keys, besides those the node tells of all.
@@ -179,8 +181,14 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         name: "output-bytes",
         kind: Kind::Bytes,
-        unless_said: "what client-output-buffer-limit says",
+        unless_said: "half of client-bytes",
         meaning: "What one client has yet to read.",
+    },
+    Setting {
+        name: "client-bytes",
+        kind: Kind::Bytes,
+        unless_said: "an eighth of maxmemory, 32mb to 256mb",
+        meaning: "What all clients hold besides keys, on each node; 0: as much as they like.",
     },
     Setting {
         name: "script-ms",
@@ -285,6 +293,7 @@ impl Limits {
             output: size("output-bytes"),
             script_ms: text("script-ms").map_or(SCRIPT_MS, |value| value.parse().unwrap_or(SCRIPT_MS)),
             value: size("value-bytes"),
+            clients_hold: text("client-bytes").and_then(bytes),
             keeps_data: text("flush") == Some("deny"),
             events: events(text("notify-keyspace-events").unwrap_or_default()).unwrap_or_default(),
         }

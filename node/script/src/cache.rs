@@ -74,6 +74,7 @@ pub(crate) struct Cache {
     scripts: HashMap<Sha, Script>,
     evaluated: usize,
     evaluated_bytes: usize,
+    bytes: usize,
     uses: u64,
 }
 
@@ -106,6 +107,7 @@ impl Cache {
             Script { body: body.into(), flags, is_loaded: false, start, program: Some(program), last_use: self.uses };
         self.evaluated += 1;
         self.evaluated_bytes += body.len();
+        self.bytes += body.len();
         self.scripts.insert(sha, script);
         while self.evaluated > EVALUATED_MAX || (self.evaluated > 1 && self.evaluated_bytes > EVALUATED_BYTES_MAX) {
             self.evict();
@@ -118,7 +120,15 @@ impl Cache {
         if let Some(script) = self.scripts.remove(&oldest) {
             self.evaluated -= 1;
             self.evaluated_bytes -= script.body.len();
+            self.bytes -= script.body.len();
         }
+    }
+
+    /// Forgets those of EVAL.
+    pub(crate) fn forget_evaluated(&mut self) {
+        self.scripts.retain(|_, script| script.is_loaded);
+        self.bytes -= self.evaluated_bytes;
+        (self.evaluated, self.evaluated_bytes) = (0, 0);
     }
 
     pub(crate) fn clear(&mut self) {
@@ -135,6 +145,6 @@ impl Cache {
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.scripts.values().map(|script| script.body.len()).sum()
+        self.bytes
     }
 }

@@ -121,6 +121,16 @@ impl Machine {
         Ok(sha)
     }
 
+    /// Forgets the scripts of EVAL, as if there were no more room for any: whoever needs one sends it again.
+    pub fn forget_evaluated(&mut self) {
+        self.cache.forget_evaluated();
+    }
+
+    /// Bytes of the texts of all scripts and libraries.
+    pub fn text_bytes(&self) -> usize {
+        self.cache.bytes() + self.libraries.iter().map(|library| library.code.len()).sum::<usize>()
+    }
+
     /// A script that is known.
     pub fn script(&self, sha: &Sha) -> Option<&Script> {
         self.cache.get(sha)

@@ -63,7 +63,7 @@ impl Lane {
     /// Keeps what was read and not run; there was nothing before.
     pub(crate) fn keep(&mut self, connection: &Connection, rest: &[u8]) {
         self.input.extend_from_slice(rest);
-        connection.input_bytes.set(self.input.len());
+        connection.holds_input(&self.input);
     }
 
     /// Whether a batch that ended like this leaves nothing to do.

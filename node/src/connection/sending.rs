@@ -2,8 +2,9 @@
 //! of them once the lease they were made under is over. It reads nothing.
 
 use super::lane::PIECE_BYTES;
-use super::{Connection, KEPT_BUFFER_BYTES, Lane, OUTPUT_BYTES_SOFT, turn_of};
+use super::{Connection, KEPT_BUFFER_BYTES, KEPT_IDLE_BYTES, Lane, OUTPUT_BYTES_SOFT, give_back, turn_of};
 use crate::gate::LeaseState;
+use crate::holding::Part;
 use crate::socket::Socket;
 use crate::worker::{Scratch, Worker};
 use std::io;
@@ -22,6 +23,10 @@ pub(super) async fn flush(
     }
     if !lane.output.is_empty() {
         may_leave(worker, lane)?;
+    }
+    // What is short leaves at once, or is not worth being counted.
+    if lane.output.len() > KEPT_IDLE_BYTES {
+        connection.mailbox.holding.set(Part::Output, lane.output.len() as u64);
     }
     let mut sent = 0;
     while sent < lane.output.len() {
@@ -48,10 +53,8 @@ pub(super) async fn flush(
     if sent > 0 {
         connection.charge_traffic(worker);
     }
-    lane.output.clear();
-    if lane.output.capacity() > KEPT_BUFFER_BYTES {
-        worker.node.shards.dropper.free_bytes(std::mem::take(&mut lane.output));
-    }
+    give_back(worker, &mut lane.output);
+    connection.mailbox.holding.set(Part::Output, 0);
     Ok(())
 }
 

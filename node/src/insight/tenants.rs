@@ -11,6 +11,7 @@ use crate::http::{Labels, MetricsText};
 use crate::insight::usage::{Column, Ledger, OTHER, Reading, Row};
 use crate::node::{Node, now_ms};
 use keyward_engine::account::{REASONS, Usage};
+use keyward_engine::holdings::Held;
 use keyward_engine::keyspace::TenantId;
 use keyward_engine::tenancy::Tenant;
 use keyward_proto::admin as pb;
@@ -40,6 +41,7 @@ struct Sample {
     keys: u64,
     bytes: u64,
     evicted: u64,
+    held: Held,
 }
 
 impl Sample {
@@ -48,6 +50,7 @@ impl Sample {
         self.keys += other.keys;
         self.bytes += other.bytes;
         self.evicted += other.evicted;
+        self.held = self.held.plus(other.held);
     }
 
     fn row(&self) -> Row {
@@ -89,6 +92,7 @@ fn sample(tenant: &Tenant, keys: u64) -> Sample {
         keys,
         bytes: tenant.gauge.bytes(),
         evicted: tenant.gauge.evicted(),
+        held: tenant.account.holdings.held(),
     }
 }
 
@@ -119,7 +123,7 @@ fn total(node: &Node) -> Sample {
         *denied = log.counter(reason);
     }
     drop(log);
-    Sample { name: OTHER.to_owned(), usage, keys: 0, bytes, evicted }
+    Sample { name: OTHER.to_owned(), usage, keys: 0, bytes, evicted, held: node.views.load().1.held_by_clients() }
 }
 
 /// What is left of `all` once the tenants are taken off.
@@ -130,6 +134,7 @@ fn rest(all: Sample, tenants: &[Sample]) -> Sample {
         usage: all.usage.without(&known.usage),
         bytes: all.bytes.saturating_sub(known.bytes),
         evicted: all.evicted.saturating_sub(known.evicted),
+        held: all.held.without(known.held),
         ..all
     }
 }
@@ -147,7 +152,7 @@ pub fn metrics(node: &Node, text: &mut MetricsText) {
         other.add(&beyond);
     }
     samples.push(other);
-    let counters: [Family<u64>; 10] = [
+    let counters: [Family<u64>; 12] = [
         ("operations", "Commands run here, or forwarded.", |of| of.usage.operations),
         ("forwarded", "Those of them that another node ran.", |of| of.usage.forwarded),
         ("keyspace_hits", "Reads that found their key.", |of| of.usage.hits),
@@ -158,16 +163,20 @@ pub fn metrics(node: &Node, text: &mut MetricsText) {
         ("delays", "Times a client was not read from because of a rate.", |of| of.usage.delays),
         ("throttled", "Requests answered with THROTTLED.", |of| of.usage.throttled),
         ("logins", "Connections that logged in.", |of| of.usage.logins),
+        ("clients_dismissed", "Clients closed because all of them held too much.", |of| of.held.dismissed),
+        ("refused_for_client_memory", "Requests refused because clients held too much.", |of| of.held.refused),
     ];
     let labels: Vec<Label<'_>> = samples.iter().map(|of| [("tenant", of.name.as_str())]).collect();
     for (name, help, of) in counters {
         text.counters(&format!("keyward_tenant_{name}_total"), help, &labelled(&labels, &samples, of));
     }
-    let gauges: [Family<f64>; 4] = [
+    let gauges: [Family<f64>; 6] = [
         ("keys", "Keys here.", |of| of.keys as f64),
         ("memory_bytes", "Bytes its keys use here.", |of| of.bytes as f64),
         ("connections", "Connections of its users to this node.", |of| of.usage.connections as f64),
         ("blocked_clients", "Clients of its users that wait for keys.", |of| of.usage.blocked as f64),
+        ("client_memory_bytes", "What its clients hold besides keys.", |of| of.held.bytes as f64),
+        ("script_texts_bytes", "Texts of its scripts and libraries.", |of| of.held.texts as f64),
     ];
     for (name, help, of) in gauges {
         text.gauges(&format!("keyward_tenant_{name}"), help, &labelled(&labels, &samples, of));
