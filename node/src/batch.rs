@@ -326,6 +326,8 @@ pub(crate) struct Batch<'w, 'a> {
     gathering: Option<Rc<Journal>>,
     /// This is one request on a thread for slow work, alone with its keys.
     apart: bool,
+    /// Where the words of the request lie of which those who watch were told before, when it was begun elsewhere.
+    pub(crate) noted: usize,
     /// What it answers at length is answered on a thread for slow work.
     goes_apart: bool,
     /// These are the requests of a transaction that is being carried out: nothing is queued, nothing waits, and those who
@@ -372,6 +374,7 @@ impl<'w, 'a> Batch<'w, 'a> {
             beside: None,
             gathering: None,
             apart: false,
+            noted: 0,
             goes_apart: false,
             executing: false,
             share: false,
@@ -701,7 +704,8 @@ impl<'w, 'a> Batch<'w, 'a> {
         if (self.worker.node.shards.keeps_any() || may_be_long())
             && !self.executing
             && !self.apart
-            && let Some(aside) = set_aside((self.worker, self.connection), session, (row, request), admitted.keys())
+            && let Some(aside) =
+                set_aside((self.worker, self.connection, &mut self.noted), session, (row, request), admitted.keys())
         {
             if let (Flow::Stop(_), Some(connection)) = (&aside, self.connection) {
                 *connection.script_tracker.borrow_mut() = caches(Some(connection), &None);
@@ -714,15 +718,16 @@ impl<'w, 'a> Batch<'w, 'a> {
         self.worker.count(row);
         if let Some(login) = &session.login
             && insight::is_watched(&self.worker.node, login)
+            && self.noted != place_of(request.argv)
         {
             let denied = admitted.reported().is_some();
             insight::record(self.worker, session, row, request.argv, admitted.keys(), denied);
         }
         // EXEC is shown after what it runs.
-        if self.worker.node.monitors.is_active() && row.full_name != "exec" {
+        if self.worker.node.monitors.is_active() && row.full_name != "exec" && self.noted != place_of(request.argv) {
             show(self.worker, session, row, request.argv, self.scripted);
         }
-        if self.worker.node.audit.watches_commands() {
+        if self.worker.node.audit.watches_commands() && self.noted != place_of(request.argv) {
             insight::audit_command(&self.worker.node, session, row, &admitted, self.now);
         }
         let (run, argv) = (admitted.row().run, admitted.argv());
@@ -788,7 +793,7 @@ impl<'w, 'a> Batch<'w, 'a> {
                         if let Some(connection) = self.connection {
                             *connection.script_tracker.borrow_mut() = reading;
                         }
-                        return elsewhere(session, row, request);
+                        return elsewhere(session, row, request, true);
                     }
                     result = node.shards.run(handler, &call, &mut scratch.calls, journal, &mut scratch.reply);
                 }
@@ -1436,9 +1441,9 @@ fn is_barred(
     parts.map(|part| part.is_busy()).reduce(|one, other| one || other)
 }
 
-/// What a data thread has no time for, or would have to wait for, is done elsewhere or later.
+/// What a data thread has no time for, or would have to wait for, is done elsewhere or later. `noted`: see [`Batch`].
 fn set_aside(
-    (worker, connection): (&Worker, Option<&Rc<Connection>>),
+    (worker, connection, noted): (&Worker, Option<&Rc<Connection>>, &mut usize),
     session: &mut Session,
     (row, request): (&'static Row, &Prepared<'_>),
     keys: &[KeyUse<'_>],
@@ -1449,7 +1454,7 @@ fn set_aside(
             return Some(Flow::Closed);
         }
         if crate::walks::may_walk(row) {
-            return Some(elsewhere(session, row, request));
+            return Some(elsewhere(session, row, request, false));
         }
         // It takes every lock, one after the other.
         if locks_everything(row, argv) {
@@ -1465,11 +1470,17 @@ fn set_aside(
     if !large::concerns(session) || !is_long() || !has_part(session) {
         return None;
     }
-    // Where it was sent before it found nothing: now it may wait.
+    // Where it was sent before it found nothing: now it may wait. Those who watch were told of it there.
     if connection.is_some_and(|connection| connection.has_looked.take()) {
+        *noted = place_of(argv);
         return None;
     }
-    Some(elsewhere(session, row, request))
+    Some(elsewhere(session, row, request, false))
+}
+
+/// Tells a request from others that are under way.
+pub(crate) fn place_of(argv: &[&[u8]]) -> usize {
+    argv.as_ptr() as usize
 }
 
 /// Whether a command takes the locks of keys it does not name.
@@ -1478,7 +1489,8 @@ pub(crate) fn locks_everything(row: &Row, argv: &[&[u8]]) -> bool {
     matches!(row.run, Run::OnEveryKey(_)) && further()
 }
 
-fn elsewhere(session: &mut Session, row: &'static Row, request: &Prepared<'_>) -> Flow {
+/// `noted`: those who watch what is run were told of it.
+fn elsewhere(session: &mut Session, row: &'static Row, request: &Prepared<'_>, noted: bool) -> Flow {
     session.last_command = row.full_name;
     let next = match request.encoded.filter(|encoded| encoded.len() > large::BYTES_AT_ONCE) {
         Some(encoded) => {
@@ -1486,9 +1498,12 @@ fn elsewhere(session: &mut Session, row: &'static Row, request: &Prepared<'_>) -
                 let from = word.as_ptr() as usize - encoded.as_ptr() as usize;
                 from..from + word.len()
             };
-            Next::Lift(request.argv.iter().map(place).collect(), encoded.len())
+            Next::Lift(request.argv.iter().map(place).collect(), encoded.len(), noted)
         }
-        None => Next::Walk(Words::copy(request.argv.iter().copied())),
+        None => {
+            let words = Words::copy(request.argv.iter().copied());
+            Next::Walk(if noted { words.noted() } else { words })
+        }
     };
     Flow::Stop(Box::new(next))
 }
@@ -1643,8 +1658,9 @@ pub enum Ran {
     Answered(u32),
     /// None was run: clients are paused.
     Paused,
-    /// None was run: the first of them takes longer than a data thread has time for.
-    Long,
+    /// None was run: the first of them takes longer than a data thread has time for. Whether it was begun before, and those who
+    /// watch were told.
+    Long(bool),
     /// None was run: the keys are another shard group's, or about to be.
     Shifted,
     /// None was run: another node serves the data now.
@@ -1726,8 +1742,11 @@ impl<'a> Batch<'_, 'a> {
             Flow::Paused | Flow::Held(_) | Flow::Closed | Flow::StopBefore | Flow::Moved => Some(Ran::Paused),
             // Waiting for it here would keep others of this link waiting, too.
             Flow::Shifted => Some(Ran::Shifted),
-            Flow::Stop(next) if matches!(*next, Next::Walk(_)) => Some(Ran::Long),
-            Flow::Continue | Flow::Stop(_) => None,
+            Flow::Stop(next) => match *next {
+                Next::Walk(words) => Some(Ran::Long(words.is_noted())),
+                _ => None,
+            },
+            Flow::Continue => None,
         }
     }
 }

@@ -368,10 +368,11 @@ impl Callers {
                 }
             }
             // The sender asks for the others again.
-            Ran::Long => {
+            Ran::Long(noted) => {
                 let session = session.for_later();
                 let departures = Rc::clone(&self.departures);
-                tokio::task::spawn_local(walk_later(worker, session, owned(argvs[0]), departures, seat, left));
+                let words = if noted { owned(argvs[0]).noted() } else { owned(argvs[0]) };
+                tokio::task::spawn_local(walk_later(worker, session, words, departures, seat, left));
             }
             Ran::Paused => self.refuse(seat, BatchError::Paused, "clients are paused"),
             Ran::Shifted => self.refuse(seat, BatchError::Elsewhere, "the keys are another shard group's"),

@@ -261,8 +261,8 @@ pub enum Next {
     /// Have this walk over many keys done apart, then go on.
     Walk(Words),
     /// The same for the last request that was read, whose words lie at these places of its so many bytes: it is too long to be
-    /// copied. Whoever has the buffer makes it a [`Next::Walk`].
-    Lift(Vec<Range<usize>>, usize),
+    /// copied. Whoever has the buffer makes it a [`Next::Walk`]; whether it was begun before.
+    Lift(Vec<Range<usize>>, usize, bool),
     /// Have another node run these, then go on.
     Forward(Box<ForwardBatch>),
     /// Have other nodes, and this one, run these, each of which is about one group; then go on.
@@ -799,12 +799,13 @@ fn run_pending(worker: &Worker, connection: &Rc<Connection>, lane: &mut Lane) ->
 
 /// Hands a long request over with its buffer; what came behind it stays.
 fn lift(input: &mut Vec<u8>, consumed: usize, next: Next) -> (usize, Next) {
-    let Next::Lift(mut places, bytes) = next else { return (consumed, next) };
+    let Next::Lift(mut places, bytes, noted) = next else { return (consumed, next) };
     let rest = input.split_off(consumed);
     let taken = std::mem::replace(input, rest);
     let from = consumed - bytes;
     places.iter_mut().for_each(|place| *place = place.start + from..place.end + from);
-    (0, Next::Walk(Words::lifted(taken, places)))
+    let words = Words::lifted(taken, places);
+    (0, Next::Walk(if noted { words.noted() } else { words }))
 }
 
 fn keep_rest(worker: &Worker, connection: &Connection, lane: &mut Lane, consumed: usize) {

@@ -445,9 +445,10 @@ async fn run_here(
             part.ends = true;
             return;
         }
-        Some(Ran::Long) => {
-            let (session, argv) =
-                (connection.session.borrow().for_later(), walks::Words::copy(argvs[0].iter().copied()));
+        Some(Ran::Long(noted)) => {
+            let session = connection.session.borrow().for_later();
+            let argv = walks::Words::copy(argvs[0].iter().copied());
+            let argv = if noted { argv.noted() } else { argv };
             let wants_quorum = session.wants_quorum();
             // What it writes is confirmed by the reign in which it began, or not at all.
             let Some(reign) = of.node.views.load().1.reign() else {

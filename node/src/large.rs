@@ -15,7 +15,7 @@
 //! range without a limit counts as the whole. Users with every key are spared the look: what they do concerns everybody
 //! anyway. This file knows what commands look at, not what they do with it.
 
-use crate::batch::{Batch, Prepared};
+use crate::batch::{Batch, Prepared, place_of};
 use crate::connection::Lane;
 use crate::gate::Memory;
 use crate::scripts;
@@ -174,6 +174,9 @@ pub fn run(
     let mut batch = Batch::new(worker, None, worker.now_ms(), worker.conditions(&view, &hot), hot);
     batch.conditions.memory = memory;
     batch.tracker = lent.tracker;
+    if lent.noted {
+        batch.noted = place_of(argv);
+    }
     match lent.transaction {
         // Each of its requests keeps what it needs.
         Some(transaction) => batch.execute_apart(&mut session, &lane, transaction, &closed, &mut scratch),

@@ -41,6 +41,7 @@ const PAUSE: Duration = Duration::from_micros(50);
 pub struct Words {
     bytes: Vec<u8>,
     places: Vec<Range<usize>>,
+    noted: bool,
 }
 
 impl Words {
@@ -57,7 +58,17 @@ impl Words {
 
     /// Those at these places of a buffer that nobody else needs any more.
     pub fn lifted(bytes: Vec<u8>, places: Vec<Range<usize>>) -> Words {
-        Words { bytes, places }
+        Words { bytes, places, noted: false }
+    }
+
+    /// It was begun before, and those who watch what is run were told of it then.
+    pub fn noted(self) -> Words {
+        Words { noted: true, ..self }
+    }
+
+    /// Whether those who watch were told of it.
+    pub fn is_noted(&self) -> bool {
+        self.noted
     }
 
     /// The words themselves.
@@ -103,6 +114,7 @@ pub async fn carry_out(
         tracker: connection.script_tracker.borrow_mut().take(),
         transaction: connection.apart.borrow_mut().take(),
         kept: None,
+        noted: false,
     };
     // It is here no more.
     connection.count_names(&connection.session.borrow());
@@ -149,6 +161,8 @@ pub struct Lent {
     pub transaction: Option<(Transaction, Option<Arc<Watch>>)>,
     /// What it holds with its request.
     pub kept: Option<Kept>,
+    /// Those who watch what is run were told of it before.
+    pub noted: bool,
 }
 
 /// What a client watched, until its transaction is over or dropped.
@@ -185,6 +199,7 @@ pub async fn answer(worker: &Worker, session: Session, argv: Words, lent: Lent) 
     let owner = session.lasting_reach().owner();
     let watch = lent.transaction.as_ref().and_then(|(_, watch)| watch.clone());
     let watching = Watching { node: Arc::clone(&worker.node), watch };
+    let lent = Lent { noted: argv.is_noted(), ..lent };
     let errand = Errand { session, argv, lent, watching, done };
     let put = worker.node.scripts.bench().put(owner, errand.into_work());
     match answer.await {
