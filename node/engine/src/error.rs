@@ -107,6 +107,16 @@ mod tests {
         ] {
             assert_eq!(engine.run(request), said);
         }
+        for (request, said) in [
+            (
+                &[&b"n\xffo"[..], b"a\xfe"][..],
+                &b"-ERR unknown command 'n\xffo', with args beginning with: 'a\xfe' \r\n"[..],
+            ),
+            (&[b"CONFIG", b"n\xff"], b"-ERR unknown subcommand 'n\xff'. Try CONFIG HELP.\r\n"),
+            (&[b"ACL", b"CAT", b"n\xff"], b"-ERR Unknown category 'n\xff'\r\n"),
+        ] {
+            assert_eq!(engine.run(request), said);
+        }
         engine.run(&[b"GEOADD", b"g", b"1", b"1", b"a"]);
         let answer = engine.run(&[b"GEOSEARCH", b"g", b"FROMMEMBER", b"z\xff", b"BYRADIUS", b"1", b"m"]);
         assert_eq!(answer, b"-ERR member z\xff does not exist\r\n");

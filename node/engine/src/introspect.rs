@@ -139,10 +139,8 @@ pub(crate) fn acl_cat(
     reply: &mut Reply,
 ) -> Handled {
     if args.len() > 1 {
-        let word = String::from_utf8_lossy(args.argv()[1]).into_owned();
-        return Err(CommandError::err(format!(
-            "unknown subcommand or wrong number of arguments for '{word}'. Try ACL HELP."
-        )));
+        let text = b"ERR unknown subcommand or wrong number of arguments for '";
+        return Err(CommandError::quoting(text, &[(args.argv()[1], b"'. Try ACL HELP.")]));
     }
     if args.is_empty() {
         let names: Vec<&str> = Category::ALL.iter().map(|category| category.name()).collect();
@@ -151,8 +149,7 @@ pub(crate) fn acl_cat(
     }
     let word = args.take()?;
     let Some(category) = Category::find(word) else {
-        let word = String::from_utf8_lossy(&word[..word.len().min(128)]).into_owned();
-        return Err(CommandError::err(format!("Unknown category '{word}'")));
+        return Err(CommandError::quoting(b"ERR Unknown category '", &[(&word[..word.len().min(128)], b"'")]));
     };
     let rows = surroundings.table.rows().iter().filter(|row| row.categories.contains(category));
     write_names(&rows.map(|row| row.full_name).collect::<Vec<_>>(), reply);

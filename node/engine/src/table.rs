@@ -412,8 +412,8 @@ pub(crate) fn visit(specs: &[KeySpec], argv: &[&[u8]], mut found: impl FnMut(usi
 /// The most of a client's words that an error repeats, in bytes, as Redis.
 const ECHO_BYTES_MAX: usize = 128;
 
-fn cut(text: &[u8], bytes_max: usize) -> String {
-    String::from_utf8_lossy(&text[..text.len().min(bytes_max)]).into_owned()
+fn cut(text: &[u8], bytes_max: usize) -> &[u8] {
+    &text[..text.len().min(bytes_max)]
 }
 
 #[cold]
@@ -421,22 +421,22 @@ fn unknown_command(argv: &[&[u8]]) -> CommandError {
     let Some((name, rest)) = argv.split_first() else {
         return CommandError::err("unknown command ''");
     };
-    let mut beginning = String::new();
+    let mut beginning = Vec::new();
     for argument in rest {
         let room = ECHO_BYTES_MAX.saturating_sub(beginning.len());
         if room == 0 {
             break;
         }
-        beginning.push_str(&format!("'{}' ", cut(argument, room)));
+        beginning.extend_from_slice(&[b"'", cut(argument, room), b"' "].concat());
     }
     let name = cut(name, ECHO_BYTES_MAX);
-    CommandError::err(format!("unknown command '{name}', with args beginning with: {beginning}"))
+    CommandError::quoting(b"ERR unknown command '", &[(name, b"', with args beginning with: "), (&beginning, b"")])
 }
 
 #[cold]
 fn unknown_subcommand(container: &Row, word: &[u8]) -> CommandError {
-    let word = cut(word, ECHO_BYTES_MAX);
-    CommandError::err(format!("unknown subcommand '{word}'. Try {} HELP.", container.command.name))
+    let help = format!("'. Try {} HELP.", container.command.name);
+    CommandError::quoting(b"ERR unknown subcommand '", &[(cut(word, ECHO_BYTES_MAX), help.as_bytes())])
 }
 
 /// Finds a command by the first word of a request: the word is folded to lower case in three registers, hashed once

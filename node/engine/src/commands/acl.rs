@@ -278,6 +278,9 @@ fn deluser(_: &Session, surroundings: &Surroundings<'_>, mut args: Args<'_>) -> 
     Ok(Ask::ChangeUsers { change, count: true })
 }
 
+/// How much of a name that nobody bears an error repeats, in bytes.
+const SHOWN_BYTES_MAX: usize = 1024;
+
 /// `ACL DRYRUN username command [arg …]`: the same resolution, key extraction and check as a real request.
 fn dryrun(
     session: &mut Session,
@@ -287,12 +290,14 @@ fn dryrun(
 ) -> Result<(), CommandError> {
     let name = args.take()?;
     let user = surroundings.user(name);
-    let user = user.ok_or_else(|| CommandError::err(format!("User '{}' not found", name.escape_ascii())))?;
+    let shown = &name[..name.len().min(SHOWN_BYTES_MAX)];
+    let user = user.ok_or_else(|| CommandError::quoting(b"ERR User '", &[(shown, b"' not found")]))?;
     let argv = args.rest();
     let table = surroundings.table;
     let Ok(found) = table.look_up(argv) else {
         let word = argv.first().copied().unwrap_or_default();
-        return Err(CommandError::err(format!("Command '{}' not found", word.escape_ascii())));
+        let shown = &word[..word.len().min(SHOWN_BYTES_MAX)];
+        return Err(CommandError::quoting(b"ERR Command '", &[(shown, b"' not found")]));
     };
     let row = table
         .resolve(argv)
