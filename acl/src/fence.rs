@@ -4,7 +4,9 @@
 //! of its users say, they hold within that: the cut is made when rules are compiled, so requests pay nothing for it.
 //! Beyond it lie only the keys that other tenants lend to this one (it imports what they export). A set of rules reaches those
 //! as far as its own patterns hold them; one that holds every key of the tenant, to read or to write them, holds what is lent
-//! to the tenant so as well, without naming it. Nobody reaches more of it than it is lent for. It refuses to know tenants by name.
+//! to the tenant so as well, without naming it. Nobody reaches more of it than it is lent for.
+//! Every channel (`&*`) is those that begin as its keys do, unless the tenant shares channels with everybody. It refuses to know
+//! tenants by name.
 
 use crate::rule::KeyRights;
 use crate::user::KeyPattern;
@@ -14,13 +16,24 @@ use crate::user::KeyPattern;
 pub struct Fence {
     prefixes: Option<Vec<Box<[u8]>>>,
     granted: Vec<KeyPattern>,
+    shares_channels: bool,
 }
 
 impl Fence {
     /// Around the keys that begin with these.
     pub fn of_prefixes<'a>(prefixes: impl Iterator<Item = &'a [u8]>) -> Fence {
         let with_brace = |prefix: &'a [u8]| [prefix.into(), [b"{", prefix].concat().into()];
-        Fence { prefixes: Some(prefixes.flat_map(with_brace).collect()), granted: Vec::new() }
+        Fence { prefixes: Some(prefixes.flat_map(with_brace).collect()), granted: Vec::new(), shares_channels: false }
+    }
+
+    /// Every channel is every channel there is.
+    pub fn share_channels(&mut self) {
+        self.shares_channels = true;
+    }
+
+    /// What every channel begins with, but for the server's own, which tell of keys within.
+    pub(crate) fn channel_prefixes(&self) -> Option<&[Box<[u8]>]> {
+        self.prefixes().filter(|_| !self.shares_channels)
     }
 
     /// Around a keyspace of its own: every key is within.

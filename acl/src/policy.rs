@@ -133,6 +133,12 @@ impl Policy {
         if let Some(fence) = fence.filter(|_| user.root.all_keys || user.selectors.iter().any(|of| of.all_keys)) {
             patterns.extend(fence.patterns());
         }
+        let sets = || std::iter::once(&user.root).chain(&user.selectors);
+        let named = sets().flat_map(|set| set.channels.clone());
+        // Every channel is every channel within the fence.
+        let fenced = fence.filter(|_| sets().any(|set| set.all_channels)).and_then(Fence::channel_prefixes);
+        let plain = fenced.into_iter().flatten().filter(|prefix| !prefix.starts_with(b"{"));
+        let every = plain.map(|prefix| [&**prefix, b"*"].concat().into());
         Policy {
             user: user.name.clone(),
             unrestricted: walls != Walls::Closed && root.is_unrestricted(catalog),
@@ -146,7 +152,7 @@ impl Policy {
             widest: (user.mode == Mode::Report)
                 .then(|| Box::new(Policy::widest_for(user, catalog, (walls, confined), fence))),
             patterns: patterns.into(),
-            channels: std::iter::once(&user.root).chain(&user.selectors).flat_map(|set| set.channels.clone()).collect(),
+            channels: named.chain(every).collect(),
         }
     }
 
@@ -474,7 +480,11 @@ impl CompiledSelector {
             },
             databases: selector.databases.clone(),
             keys,
-            channels: ChannelMatcher::new(selector.all_channels, &selector.channels),
+            channels: ChannelMatcher::new(
+                selector.all_channels,
+                &selector.channels,
+                fence.and_then(Fence::channel_prefixes),
+            ),
         }
     }
 

@@ -381,10 +381,15 @@ fn deliver(listeners: &[Arc<Mailbox>], to: (&[u8], bool), key: Option<&[u8]>, pa
         parts.iter().for_each(|part| reply.bulk(part));
         reply.bytes
     };
+    // A pattern meant for the server's channels may match others, too.
+    let strays = pattern && key.is_none() && name.starts_with(b"__key");
+    let channel = parts[parts.len() - 2];
     let (mut old, mut new) = (None, None);
     let mut reached = 0;
     for listener in listeners {
-        if !listener.standing.may_hear(name, pattern, key) {
+        if !listener.standing.may_hear(name, pattern, key)
+            || strays && !listener.standing.may(|reach| reach.sees_channel(channel, false))
+        {
             continue;
         }
         reached += 1;

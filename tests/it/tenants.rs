@@ -242,3 +242,53 @@ fn loading_the_platforms_users_leaves_tenants_theirs() {
     node.client_as("gw-user", "secret").ok(&["SET", "gw:key", "value"]);
     node.client_as("ops", "secret").ok(&["SET", "key", "value"]);
 }
+
+#[test]
+fn every_channel_means_those_of_the_tenant_unless_it_shares_them() {
+    let cluster = Cluster::of(1).start();
+    let mut admin = cluster.node(1).client();
+    for tenant in ["gw", "ai"] {
+        admin.ok(&["ACL", "SETUSER", tenant, "on", ">secret", "~*", "&*", "+@all"]);
+        admin.ok(&["TENANT", "CREATE", tenant, "PREFIX", &format!("{tenant}:"), "USER", tenant]);
+    }
+    let of = |user: &str| cluster.node(1).client_as(user, "secret");
+    let mut victim = of("ai");
+    victim.ask(&["SUBSCRIBE", "ai:news"]);
+    let mut gw = of("gw");
+    for request in [
+        &["SUBSCRIBE", "ai:news"][..],
+        &["SSUBSCRIBE", "ai:news"],
+        &["PSUBSCRIBE", "*"],
+        &["PSUBSCRIBE", "ai:*"],
+        &["PUBLISH", "ai:news", "forged"],
+        &["SUBSCRIBE", "gw:news", "gossip"],
+    ] {
+        let refused = gw.ask(request);
+        assert!(refused.is_error("NOPERM User gw has no permissions to access channel"), "{request:?}: {refused}");
+    }
+    let nearest = format!("{}", gw.ask(&["PUBLISH", "gossip", "m"]));
+    assert!(nearest.contains("nearest pattern: '&gw:*'"), "{nearest}");
+    let mut listener = of("gw");
+    listener.ask(&["SUBSCRIBE", "gw:news"]);
+    listener.ask(&["PSUBSCRIBE", "{gw:*"]);
+    listener.ask(&["PSUBSCRIBE", "__key*"]);
+    assert_eq!(gw.ask(&["PUBSUB", "CHANNELS"]).texts(), ["gw:news"]);
+    // The pattern is meant for the server's channels: what others say on one of theirs that begins alike is not for it.
+    admin.ask(&["PUBLISH", "__keychain", "not for gw"]);
+    assert_eq!(gw.ask(&["PUBLISH", "gw:news", "hi"]), Value::Integer(1));
+    assert_eq!(gw.ask(&["PUBLISH", "{gw:1}", "hi"]), Value::Integer(1));
+    assert_eq!(listener.read().expect("a message").texts(), ["message", "gw:news", "hi"]);
+    assert_eq!(listener.read().expect("a message").texts(), ["pmessage", "{gw:*", "{gw:1}", "hi"]);
+    // What a rule names is granted.
+    admin.ok(&["ACL", "SETUSER", "gw", "resetchannels", "&ai:news"]);
+    assert_eq!(of("gw").ask(&["PUBLISH", "ai:news", "granted"]), Value::Integer(1));
+    admin.ok(&["ACL", "SETUSER", "gw", "&*"]);
+    admin.ok(&["TENANT", "SET", "gw", "channels", "all"]);
+    let mut gw = of("gw");
+    assert_eq!(gw.ask(&["PUBLISH", "ai:news", "shared"]), Value::Integer(1));
+    gw.ask(&["PSUBSCRIBE", "*"]);
+    let said: Vec<String> = (0..2).map(|_| victim.read().expect("a message").texts()[2].clone()).collect();
+    assert_eq!(said, ["granted", "shared"]);
+    admin.ok(&["TENANT", "SET", "gw", "channels", "default"]);
+    wait_until("what it may not hear any more ends", || gw.is_closed().then_some(()));
+}

@@ -113,15 +113,30 @@ pub(super) struct ChannelMatcher {
     matching: PatternSet,
     /// As written and sorted: a pattern subscription must be one of them.
     literal: Box<[Box<[u8]>]>,
+    /// What every channel of a tenant begins with, where that is meant by every channel.
+    within: Option<Box<[Box<[u8]>]>>,
+}
+
+/// The server's own channels, which tell of keys: of those that exist for whoever listens.
+const SERVERS: [&[u8]; 3] = [b"__keyspace@", b"__keyevent@", b"__redis__:"];
+
+/// Whether a channel is the server's, or a pattern is meant for such: `__key*__:*`. What else it matches is looked at when it is said.
+fn is_servers(channel: &[u8], pattern: bool) -> bool {
+    let literal =
+        if pattern { channel.split(|byte| b"*?[\\".contains(byte)).next().unwrap_or_default() } else { channel };
+    let begins = |own: &&[u8]| literal.starts_with(own) || pattern && literal.len() >= 5 && own.starts_with(literal);
+    SERVERS.iter().any(begins)
 }
 
 impl ChannelMatcher {
-    pub(super) fn new(all: bool, patterns: &[Box<[u8]>]) -> ChannelMatcher {
+    /// `within`: what every channel begins with, if there are others.
+    pub(super) fn new(all: bool, patterns: &[Box<[u8]>], within: Option<&[Box<[u8]>]>) -> ChannelMatcher {
         let mut literal = patterns.to_vec();
         literal.sort_unstable();
         let sources: Vec<&[u8]> = patterns.iter().map(|pattern| &**pattern).collect();
-        let matching = if all { PatternSet::Everything } else { PatternSet::new(&sources) };
-        ChannelMatcher { matching, literal: literal.into() }
+        let within = within.filter(|_| all).map(Box::from);
+        let matching = if all && within.is_none() { PatternSet::Everything } else { PatternSet::new(&sources) };
+        ChannelMatcher { matching, literal: literal.into(), within }
     }
 
     pub(super) fn allows_all(&self) -> bool {
@@ -129,6 +144,11 @@ impl ChannelMatcher {
     }
 
     pub(super) fn allows(&self, channel: &[u8], pattern: bool) -> bool {
+        if let Some(within) = &self.within
+            && (within.iter().any(|beginning| channel.starts_with(beginning)) || is_servers(channel, pattern))
+        {
+            return true;
+        }
         if pattern && !self.allows_all() {
             return self.literal.binary_search_by(|allowed| (**allowed).cmp(channel)).is_ok();
         }

@@ -94,6 +94,8 @@ pub struct Limits {
     pub clients_hold: Option<u64>,
     /// FLUSHDB and FLUSHALL are refused.
     pub keeps_data: bool,
+    /// `&*` means every channel there is, not those that begin as its keys do.
+    pub shares_channels: bool,
     /// Keyspace events that are told of its keys, besides those the node tells of all.
     pub events: EventClass,
 }
@@ -113,6 +115,7 @@ enum Kind {
     Count,
     Eviction,
     Flush,
+    Channels,
     Events,
 }
 
@@ -220,6 +223,12 @@ pub const SETTINGS: &[Setting] = &[
         unless_said: "own",
         meaning: "Whether its users may flush: own or deny.",
     },
+    Setting {
+        name: "channels",
+        kind: Kind::Channels,
+        unless_said: "own",
+        meaning: "What &* means to its users: own, channels that begin as its keys do; or all.",
+    },
 ];
 
 /// Whether the setting exists and takes this value; if not, why, as a sentence.
@@ -233,6 +242,7 @@ pub fn check_setting(name: &str, value: &str) -> Result<(), String> {
         Kind::Eviction => eviction::Policy::named(value).is_some(),
         Kind::Events => events(value).is_some(),
         Kind::Flush => matches!(value, "own" | "deny"),
+        Kind::Channels => matches!(value, "own" | "all"),
     };
     if good { Ok(()) } else { Err(format!("{name} takes {}, not '{}'", setting.takes(), value.escape_debug())) }
 }
@@ -246,6 +256,7 @@ impl Setting {
             Kind::Eviction => "an eviction policy, such as allkeys-lru",
             Kind::Events => "letters such as KEA",
             Kind::Flush => "own or deny",
+            Kind::Channels => "own or all",
         }
     }
 }
@@ -295,6 +306,7 @@ impl Limits {
             value: size("value-bytes"),
             clients_hold: text("client-bytes").and_then(bytes),
             keeps_data: text("flush") == Some("deny"),
+            shares_channels: text("channels") == Some("all"),
             events: events(text("notify-keyspace-events").unwrap_or_default()).unwrap_or_default(),
         }
     }
@@ -666,6 +678,9 @@ impl Tenancy {
             return Fence::of_namespace();
         }
         let mut fence = Fence::of_prefixes(tenant.prefixes.iter().map(Vec::as_slice));
+        if tenant.limits.shares_channels {
+            fence.share_channels();
+        }
         for import in tenant.imports.iter().filter(|import| self.waits_for(tenant, import).is_none()) {
             fence.let_in(&import.pattern, import.write);
         }
