@@ -94,6 +94,8 @@ pub struct Policy {
     walls: Walls,
     /// The user of a tenant holds every key of it.
     whole_tenant: bool,
+    /// Patterns of keys that its tenant borrows.
+    borrowed: Box<[Box<[u8]>]>,
     root: CompiledSelector,
     selectors: Box<[CompiledSelector]>,
     /// Which commands have a name of two words; needed only to say what was refused.
@@ -145,6 +147,7 @@ impl Policy {
             confined,
             walls,
             whole_tenant: fence.is_some_and(|fence| root.keys.allows_whole(fence)),
+            borrowed: fence.into_iter().flat_map(Fence::granted).map(|granted| granted.pattern.clone()).collect(),
             root,
             selectors: user.selectors.iter().map(compiled).collect(),
             subcommands: bits(&|id| catalog.parent(id).is_some()),
@@ -217,6 +220,12 @@ impl Policy {
     #[inline]
     pub fn holds_tenant(&self) -> bool {
         self.whole_tenant
+    }
+
+    /// The patterns of keys that its tenant borrows from others. Whether the user may touch one is asked for each.
+    #[inline]
+    pub fn borrowed(&self) -> &[Box<[u8]>] {
+        &self.borrowed
     }
 
     /// Whether no set of permissions allows this command and holds every key: then a command without keys must stay

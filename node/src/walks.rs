@@ -79,13 +79,17 @@ impl Words {
 
 /// Whether a command walks over more keys than a data thread has time for.
 pub fn is_long(worker: &Worker, session: &Session, row: &Row, argv: &[&[u8]]) -> bool {
+    let reach = session.reach(row);
+    let borrows = !reach.borrowed().is_empty();
     let walks = match row.full_name {
         "keys" => true,
         "scan" => asks_for_many(argv),
-        "dbsize" | "randomkey" => session.reach(row).filters_keys() || hides_some(worker),
+        "dbsize" | "randomkey" => reach.filters_keys() || borrows || hides_some(worker),
         _ => false,
     };
-    walks && worker.node.shards.count_keys(session.tenant, KEYS_AT_ONCE) > KEYS_AT_ONCE
+    // What it borrows lies among the keys of others.
+    let among = if borrows { TenantId::SHARED } else { session.tenant };
+    walks && worker.node.shards.count_keys(among, KEYS_AT_ONCE) > KEYS_AT_ONCE
 }
 
 /// Whether keys lie here that are not to be found.

@@ -109,9 +109,25 @@ fn a_grant_needs_both_sides_and_reads_only() {
     assert_eq!(sub.ask(&["GET", "ai:status:1"]).text().as_deref(), Some("done"));
     assert!(sub.ask(&["SET", "ai:status:1", "forged"]).is_error("NOPERM"));
     assert!(sub.ask(&["GET", "ai:cb:1"]).is_error("NOPERM"));
-    assert_eq!(number(sub.ask(&["DBSIZE"])), 0, "what is lent is not its own");
+    // What it borrows is found like its own keys, and nothing else of whoever lends it.
+    ai.ok(&["SET", "ai:cb:1", "v"]);
+    assert_eq!(sub.ask(&["KEYS", "*"]).texts(), ["ai:status:1"]);
+    assert_eq!(sub.ask(&["RANDOMKEY"]).text().as_deref(), Some("ai:status:1"));
+    for number in 0..300 {
+        ai.ok(&["SET", &format!("ai:status:{number}"), "done"]);
+        ai.ok(&["SET", &format!("ai:cb:{number}"), "v"]);
+        sub.ok(&["SET", &format!("sub:{number}"), "v"]);
+    }
+    let own = (0..300).map(|number| format!("sub:{number}"));
+    let seen: BTreeSet<String> = own.chain((0..300).map(|number| format!("ai:status:{number}"))).collect();
+    assert_eq!((scan(&mut sub), keys_of(&mut sub)), (seen.clone(), seen));
+    assert_eq!(number(sub.ask(&["DBSIZE"])), 600);
+    sub.ok(&["FLUSHDB"]);
+    assert_eq!(number(sub.ask(&["DBSIZE"])), 300, "what is lent is not its own to flush");
+    assert_eq!(number(ai.ask(&["DBSIZE"])), 600);
     admin.ok(&["TENANT", "SET", "ai", "NOEXPORT", "ai:status:*", "TO", "sub"]);
     assert!(sub.ask(&["GET", "ai:status:1"]).is_error("NOPERM"));
+    assert_eq!((number(sub.ask(&["DBSIZE"])), keys_of(&mut sub)), (0, BTreeSet::new()));
 }
 
 #[test]

@@ -1622,22 +1622,62 @@ impl<'a> Keys<'a> {
         one.into_iter().chain(many.into_iter().flatten())
     }
 
-    /// What whoever asks sees: a tenant's own segment, or all that share its names.
-    fn locked_spaces(&self) -> impl Iterator<Item = &Keyspace> {
+    /// What is whoever asks's: a tenant's own segment, or all that share its names.
+    fn own_spaces(&self) -> impl Iterator<Item = &Keyspace> {
         let space = self.context.space;
         self.each_locked().flat_map(move |shard| shard.view(space).map(|(_, keys)| keys))
+    }
+
+    /// What whoever asks sees: the same, and the segments in which keys lie that its tenant borrows.
+    fn locked_spaces(&self) -> impl Iterator<Item = &Keyspace> {
+        let (space, lenders) = (self.context.space, self.lenders());
+        let lent = self.each_locked().flat_map(move |shard| {
+            let of = lenders.iter().filter_map(|tenant| shard.space(SpaceId { tenant: *tenant, ..space }));
+            of.collect::<Vec<&Keyspace>>()
+        });
+        self.own_spaces().chain(lent)
+    }
+
+    /// The tenants of which whoever asks borrows keys.
+    fn lenders(&self) -> Vec<TenantId> {
+        let Some(shard) = self.each_locked().next().filter(|_| self.borrows()) else { return Vec::new() };
+        let owners = self.reach.borrowed().iter().map(|pattern| shard.segment_of(SpaceId::default(), pattern).tenant);
+        let others: BTreeSet<TenantId> =
+            owners.filter(|of| *of != TenantId::SHARED && *of != self.context.space.tenant).collect();
+        others.into_iter().collect()
+    }
+
+    #[inline]
+    fn borrows(&self) -> bool {
+        !self.reach.borrowed().is_empty()
+    }
+
+    /// Whether keys must be looked at one by one.
+    #[inline]
+    fn is_filtered(&self) -> bool {
+        self.reach.filters_keys() || self.borrows()
+    }
+
+    /// The first segment from this tenant's on that whoever asks sees, in the one locked shard.
+    fn next_seen(&self, lenders: &[TenantId], from: TenantId) -> Option<(TenantId, &Keyspace)> {
+        let (shard, view) = (self.each_locked().next()?, self.context.space);
+        if lenders.is_empty() {
+            return shard.next_in_view(view, from);
+        }
+        let all: BTreeSet<TenantId> = lenders.iter().copied().chain([view.tenant]).collect();
+        all.range(from..).find_map(|tenant| Some((*tenant, shard.space(SpaceId { tenant: *tenant, ..view })?)))
     }
 
     /// Whether the key exists for whoever asks.
     #[inline]
     fn sees(&self, key: &[u8]) -> bool {
-        !self.reach.filters_keys() || self.reach.sees_key(key)
+        !self.is_filtered() || self.reach.sees_key(key)
     }
 
     /// How many keys the locked shards hold. Within a limited reach each key must be looked at, unless that is all of a
     /// tenant.
     pub fn key_count(&self) -> usize {
-        if !self.reach.filters_keys() {
+        if !self.is_filtered() {
             return self.locked_spaces().map(Keyspace::len).sum();
         }
         let mut count = 0;
@@ -1672,9 +1712,10 @@ impl<'a> Keys<'a> {
     ) -> Option<ScanPosition> {
         let (now, view) = (self.context.now, self.context.space);
         let mut expired = Vec::new();
-        let (tenant, space) = self.each_locked().next()?.next_in_view(view, at.segment)?;
+        let lenders = self.lenders();
+        let (tenant, space) = self.next_seen(&lenders, at.segment)?;
         // The segment it stood in may be gone by now. Whoever sees one segment only need not be told which.
-        let single = view.tenant != TenantId::SHARED;
+        let single = view.tenant != TenantId::SHARED && lenders.is_empty();
         let cursor = if tenant == at.segment || single { at.position } else { 0 };
         let position = space.scan(cursor, &mut |entry| {
             let expired_by_now = entry.expires_at().is_some_and(|at| at <= now);
@@ -1691,7 +1732,7 @@ impl<'a> Keys<'a> {
             return Some(ScanPosition { segment: if single { TenantId::SHARED } else { tenant }, position });
         }
         let from = TenantId(tenant.0.checked_add(1)?);
-        let (segment, _) = self.each_locked().next()?.next_in_view(view, from)?;
+        let (segment, _) = self.next_seen(&lenders, from)?;
         Some(ScanPosition { segment, position: 0 })
     }
 
@@ -1709,7 +1750,7 @@ impl<'a> Keys<'a> {
     /// Some live key of the locked shards. Expired ones that are met are removed; the search ends after some tries.
     pub fn random_key(&mut self) -> Option<Vec<u8>> {
         const TRIES: usize = 100;
-        if self.reach.filters_keys() {
+        if self.is_filtered() {
             return self.random_visible_key();
         }
         for _ in 0..TRIES {
@@ -1749,7 +1790,7 @@ impl<'a> Keys<'a> {
     /// Removes the keys of this database that `wanted` says, one by one.
     fn clear_some(&mut self, wanted: impl Fn(&[u8]) -> bool) -> Vec<Vec<u8>> {
         let mut keys: Vec<Vec<u8>> = Vec::new();
-        for space in self.locked_spaces() {
+        for space in self.own_spaces() {
             space.for_each(&mut |entry| {
                 if wanted(entry.key()) {
                     keys.push(entry.key().to_vec());

@@ -133,6 +133,15 @@ impl Reach {
         }
     }
 
+    /// The patterns of keys of other tenants that exist for the user, too.
+    pub fn borrowed(&self) -> &[Box<[u8]>] {
+        match self {
+            Reach::Within(policy, _) => policy.borrowed(),
+            Reach::Outside(_, reach) => reach.borrowed(),
+            Reach::Everything | Reach::Nothing => &[],
+        }
+    }
+
     /// Whether the key exists for the user: some rule lets it read or write it.
     #[inline]
     pub fn sees_key(&self, key: &[u8]) -> bool {

@@ -162,7 +162,7 @@ fn walk(all: &mut dyn EveryKey, scan: &Scan, reply: &mut Reply, cursor: impl FnO
     let mut elements = Reply::new(reply.protocol);
     let (mut visited, mut listed) = (0, 0);
     let mut buckets_left = scan.count.saturating_mul(EMPTY_BUCKETS_PER_ELEMENT);
-    if all.reach().filters_keys() {
+    if all.reach().filters_keys() || !all.reach().borrowed().is_empty() {
         buckets_left = buckets_left.max(EMPTY_BUCKETS_WHEN_CONFINED);
     }
     while shard < shard_count && visited < scan.count && buckets_left > 0 {
