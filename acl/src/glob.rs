@@ -6,9 +6,14 @@
 //!   a*b?[cd]      anything else                        ─► one star at a time
 //! ```
 //! Between two stars every element takes exactly one byte, so only the last star ever has to be tried again: the cost
-//! is at most pattern times text, whatever the pattern (a recursive matcher is exponential in the number of stars).
+//! is at most pattern times text, whatever the pattern (a recursive matcher is exponential in the number of stars). What
+//! takes more than a few steps all the same, which only long patterns and texts together do, begins anew in [`linear`].
 //! As in Redis: `[]` matches nothing, a class that is never closed ends with the pattern, `!` is not a negation, braces
 //! are literal, and a trailing backslash stands for itself. Unlike Redis, `*` also matches the empty text.
+
+mod linear;
+
+use linear::{Element, Set};
 
 /// Whether `text` matches `pattern`.
 pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
@@ -78,10 +83,14 @@ impl Glob {
     }
 }
 
+/// Bytes of a pattern that are compared before the text is looked at as a whole: tens of microseconds.
+const STEPS_MAX: usize = 1 << 15;
+
 fn run<const IGNORE_CASE: bool>(pattern: &[u8], text: &[u8]) -> bool {
     let (mut at, mut position) = (0, 0);
     // Where the pattern goes on after the last star, and where the text does if that star takes one byte more.
     let mut retry: Option<(usize, usize)> = None;
+    let mut steps = 0;
     loop {
         if pattern.get(at) == Some(&b'*') {
             while pattern.get(at) == Some(&b'*') {
@@ -94,59 +103,123 @@ fn run<const IGNORE_CASE: bool>(pattern: &[u8], text: &[u8]) -> bool {
             continue;
         }
         let Some(byte) = text.get(position) else { return at == pattern.len() };
-        if at < pattern.len()
-            && let Some(next) = element::<IGNORE_CASE>(pattern, at, *byte)
-        {
-            (at, position) = (next, position + 1);
-            continue;
+        if at < pattern.len() {
+            let (fits, next) = element::<IGNORE_CASE>(pattern, at, *byte);
+            steps += next - at;
+            if fits {
+                (at, position) = (next, position + 1);
+                continue;
+            }
         }
         let Some((after_star, start)) = retry else { return false };
+        if steps > STEPS_MAX {
+            return linear::matches(elements::<IGNORE_CASE>(pattern), text);
+        }
         (at, position) = (after_star, start);
         retry = Some((after_star, start + 1));
     }
 }
 
-/// Where the pattern goes on if the element at `at`, which is no star, matches `byte`.
+/// The pattern, element by element. None: a star.
+fn elements<const IGNORE_CASE: bool>(pattern: &[u8]) -> impl Iterator<Item = Option<Element>> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let (element, next) = match pattern.get(at)? {
+            b'*' => (None, at + 1),
+            b'[' => {
+                let (set, next) = class_set::<IGNORE_CASE>(pattern, at + 1);
+                (Some(Element::Set(set)), next)
+            }
+            b'?' => {
+                let mut every = Set::default();
+                every.invert();
+                (Some(Element::Set(every)), at + 1)
+            }
+            b'\\' if at + 1 < pattern.len() => (Some(literal::<IGNORE_CASE>(pattern[at + 1])), at + 2),
+            byte => (Some(literal::<IGNORE_CASE>(*byte)), at + 1),
+        };
+        at = next;
+        Some(element)
+    })
+}
+
+fn literal<const IGNORE_CASE: bool>(byte: u8) -> Element {
+    if !IGNORE_CASE || !byte.is_ascii_alphabetic() {
+        return Element::Byte(byte);
+    }
+    let mut set = Set::default();
+    set.add(byte.to_ascii_lowercase());
+    set.add(byte.to_ascii_uppercase());
+    Element::Set(set)
+}
+
+/// Whether the element at `at`, which is no star, matches `byte`, and where the pattern goes on after it.
 #[inline]
-fn element<const IGNORE_CASE: bool>(pattern: &[u8], at: usize, byte: u8) -> Option<usize> {
+fn element<const IGNORE_CASE: bool>(pattern: &[u8], at: usize, byte: u8) -> (bool, usize) {
     let same = |wanted: u8| wanted == byte || IGNORE_CASE && wanted.eq_ignore_ascii_case(&byte);
     match pattern[at] {
-        b'?' => Some(at + 1),
-        b'[' => {
-            let (found, next) = class::<IGNORE_CASE>(pattern, at + 1, byte);
-            found.then_some(next)
-        }
-        b'\\' if at + 1 < pattern.len() => same(pattern[at + 1]).then_some(at + 2),
-        literal => same(literal).then_some(at + 1),
+        b'?' => (true, at + 1),
+        b'[' => class::<IGNORE_CASE>(pattern, at + 1, byte),
+        b'\\' if at + 1 < pattern.len() => (same(pattern[at + 1]), at + 2),
+        literal => (same(literal), at + 1),
+    }
+}
+
+/// A part of a class.
+#[derive(Clone, Copy)]
+struct Part {
+    first: u8,
+    last: u8,
+}
+
+/// The part of a class at `at` and where the next one is; what closes the class, or ends it unclosed, is none.
+#[inline]
+fn part<const IGNORE_CASE: bool>(pattern: &[u8], at: usize) -> (Option<Part>, usize) {
+    let fold = |byte: u8| if IGNORE_CASE { byte.to_ascii_lowercase() } else { byte };
+    let one = |byte: u8| Some(Part { first: fold(byte), last: fold(byte) });
+    match pattern[at.min(pattern.len())..] {
+        [] => (None, pattern.len()),
+        [b'\\', escaped, ..] => (one(escaped), at + 2),
+        [b']', ..] => (None, at + 1),
+        [first, b'-', last, ..] => (Some(Part { first: fold(first.min(last)), last: fold(first.max(last)) }), at + 3),
+        [literal, ..] => (one(literal), at + 1),
     }
 }
 
 /// Whether the class whose inside begins at `at` holds `byte`, and where the pattern goes on after it.
 fn class<const IGNORE_CASE: bool>(pattern: &[u8], mut at: usize, byte: u8) -> (bool, usize) {
-    let fold = |byte: u8| if IGNORE_CASE { byte.to_ascii_lowercase() } else { byte };
-    let byte = fold(byte);
+    let byte = if IGNORE_CASE { byte.to_ascii_lowercase() } else { byte };
     let negated = pattern.get(at) == Some(&b'^');
     at += usize::from(negated);
     let mut found = false;
     loop {
-        match pattern[at.min(pattern.len())..] {
-            [] => return (found != negated, pattern.len()),
-            [b'\\', escaped, ..] => {
-                found |= fold(escaped) == byte;
-                at += 2;
-            }
-            [b']', ..] => return (found != negated, at + 1),
-            [first, b'-', last, ..] => {
-                let (first, last) = (fold(first.min(last)), fold(first.max(last)));
-                found |= (first..=last).contains(&byte);
-                at += 3;
-            }
-            [literal, ..] => {
-                found |= fold(literal) == byte;
-                at += 1;
-            }
-        }
+        let (part, next) = part::<IGNORE_CASE>(pattern, at);
+        let Some(part) = part else { return (found != negated, next) };
+        found |= (part.first..=part.last).contains(&byte);
+        at = next;
     }
+}
+
+/// All that such a class holds.
+fn class_set<const IGNORE_CASE: bool>(pattern: &[u8], mut at: usize) -> (Set, usize) {
+    let negated = pattern.get(at) == Some(&b'^');
+    at += usize::from(negated);
+    let mut set = Set::default();
+    loop {
+        let (part, next) = part::<IGNORE_CASE>(pattern, at);
+        let Some(part) = part else { break at = next };
+        let takes = |byte: u8| (part.first..=part.last).contains(&byte.to_ascii_lowercase());
+        if IGNORE_CASE {
+            (0..=255).filter(|byte| takes(*byte)).for_each(|byte| set.add(byte));
+        } else {
+            (part.first..=part.last).for_each(|byte| set.add(byte));
+        }
+        at = next;
+    }
+    if negated {
+        set.invert();
+    }
+    (set, at)
 }
 
 #[cfg(test)]
@@ -219,6 +292,26 @@ mod tests {
         assert!(!matches(&pattern, &b"a".repeat(20_000)));
     }
 
+    // Place by place each of these takes between minutes and days.
+    #[test]
+    fn long_patterns_on_long_texts_take_one_pass() {
+        const LONG: usize = 1 << 18;
+        let text = b"a".repeat(2 * LONG);
+        let run = |middle: &[u8], end: &[u8]| [b"*", &b"a".repeat(LONG)[..], middle, end].concat();
+        assert!(!matches(&run(b"", b"b"), &text));
+        assert!(!matches(&run(b"b", b"*"), &text));
+        assert!(matches(&run(b"", b"*"), &text));
+        assert!(matches(&run(b"*", b"a"), &text));
+        assert!(!matches(&[&b"*a?".repeat(LONG)[..], b"b*"].concat(), &text));
+        // A class that is read for every byte, and classes in a run that is long.
+        assert!(!matches(&[b"*[", &b"b".repeat(LONG)[..], b"]*"].concat(), &text));
+        assert!(!matches(&[b"*", &b"[ab]".repeat(4000)[..], b"b*"].concat(), &text));
+        assert!(matches(&[b"*", &b"[ab]?".repeat(2000)[..], b"a*"].concat(), &text));
+        // Longer ones are given up, and then match nothing.
+        assert!(!matches(&[b"*", &b"[ab]".repeat(LONG / 4)[..], b"b*"].concat(), &text));
+        assert!(!matches_ignore_case(&run(b"", b"b"), &text[..LONG + LONG / 2]));
+    }
+
     /// The definition, without regard to cost.
     fn reference(pattern: &[u8], text: &[u8]) -> bool {
         match (pattern, text) {
@@ -226,7 +319,8 @@ mod tests {
             ([b'*', rest @ ..], _) => (0..=text.len()).any(|taken| reference(rest, &text[taken..])),
             (_, []) => false,
             (_, [byte, text @ ..]) => {
-                element::<false>(pattern, 0, *byte).is_some_and(|next| reference(&pattern[next..], text))
+                let (fits, next) = element::<false>(pattern, 0, *byte);
+                fits && reference(&pattern[next..], text)
             }
         }
     }
@@ -240,12 +334,14 @@ mod tests {
         fn it_agrees_with_the_definition(pattern in alphabet(9), text in alphabet(7)) {
             let expected = reference(&pattern, &text);
             prop_assert_eq!(matches(&pattern, &text), expected);
+            prop_assert_eq!(linear::matches(elements::<false>(&pattern), &text), expected);
             prop_assert_eq!(Glob::compile(&pattern).matches(&text), expected);
         }
 
         #[test]
         fn any_bytes_are_a_pattern(pattern in proptest::collection::vec(any::<u8>(), 0..40), text in proptest::collection::vec(any::<u8>(), 0..40)) {
-            let _ = matches_ignore_case(&pattern, &text);
+            let ignoring_case = linear::matches(elements::<true>(&pattern), &text);
+            prop_assert_eq!(ignoring_case, matches_ignore_case(&pattern, &text));
             prop_assert_eq!(Glob::compile(&pattern).matches(&text), matches(&pattern, &text));
         }
     }

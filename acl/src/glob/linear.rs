@@ -1,0 +1,148 @@
+//! Matching for patterns and texts so long that trying each place would take seconds: one pass over each.
+//!
+//! A pattern is runs of elements with stars between them. The first run is where the text begins, the last where it ends, and
+//! every other at the first place that is left where it fits. A run of plain bytes is searched by the two-way algorithm, one
+//! with `?` or classes by a bit for each of its elements (Baeza-Yates and Gonnet, "A new approach to text searching", 1992).
+
+use memchr::memmem;
+
+/// Elements of a run that are tried together: 32 bytes of tables for each. A longer run with `?` or classes in it, between two
+/// stars, is tried place by place, as often as [`TRIES_MAX`] allows.
+const TOGETHER_MAX: usize = 4096;
+
+/// Elements compared in all for runs that are too long to be tried together. Beyond it the pattern does not match: nobody is given
+/// anything by a pattern that takes so long.
+const TRIES_MAX: usize = 1 << 24;
+
+/// The bytes an element takes.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Set([u64; 4]);
+
+impl Set {
+    pub(super) fn add(&mut self, byte: u8) {
+        self.0[usize::from(byte >> 6)] |= 1 << (byte & 63);
+    }
+
+    pub(super) fn invert(&mut self) {
+        self.0.iter_mut().for_each(|bits| *bits = !*bits);
+    }
+
+    fn has(&self, byte: u8) -> bool {
+        self.0[usize::from(byte >> 6)] & 1 << (byte & 63) != 0
+    }
+}
+
+/// An element of a pattern that is no star.
+pub(super) enum Element {
+    Byte(u8),
+    Set(Set),
+}
+
+/// What stands between two stars.
+enum Run {
+    Plain(Vec<u8>),
+    Mixed(Vec<Set>),
+}
+
+impl Run {
+    fn len(&self) -> usize {
+        match self {
+            Run::Plain(bytes) => bytes.len(),
+            Run::Mixed(sets) => sets.len(),
+        }
+    }
+
+    fn fits(&self, text: &[u8]) -> bool {
+        match self {
+            Run::Plain(bytes) => text == bytes,
+            Run::Mixed(sets) => text.len() == sets.len() && text.iter().zip(sets).all(|(byte, set)| set.has(*byte)),
+        }
+    }
+
+    fn push(&mut self, element: Element) {
+        match (&mut *self, element) {
+            (Run::Plain(bytes), Element::Byte(byte)) => bytes.push(byte),
+            (Run::Plain(bytes), Element::Set(set)) => {
+                *self = Run::Mixed(bytes.iter().map(|byte| only(*byte)).chain([set]).collect());
+            }
+            (Run::Mixed(sets), Element::Byte(byte)) => sets.push(only(byte)),
+            (Run::Mixed(sets), Element::Set(set)) => sets.push(set),
+        }
+    }
+
+    /// The end of the first place where it fits.
+    fn find(&self, text: &[u8], tries: &mut usize) -> Option<usize> {
+        match self {
+            Run::Plain(bytes) => memmem::find(text, bytes).map(|start| start + bytes.len()),
+            Run::Mixed(sets) if sets.len() <= TOGETHER_MAX => find_together(sets, text),
+            Run::Mixed(sets) => {
+                for (start, place) in text.windows(sets.len()).enumerate() {
+                    let fitting = place.iter().zip(sets).take_while(|(byte, set)| set.has(**byte)).count();
+                    if fitting == sets.len() {
+                        return Some(start + fitting);
+                    }
+                    *tries = tries.checked_sub(fitting + 1)?;
+                }
+                None
+            }
+        }
+    }
+}
+
+fn only(byte: u8) -> Set {
+    let mut set = Set::default();
+    set.add(byte);
+    set
+}
+
+/// Bit n of the state: the first n + 1 elements fit what ends here.
+fn find_together(sets: &[Set], text: &[u8]) -> Option<usize> {
+    let words = sets.len().div_ceil(64);
+    let mut takes = vec![0_u64; 256 * words];
+    for (index, set) in sets.iter().enumerate() {
+        for byte in (0..=255).filter(|byte| set.has(*byte)) {
+            takes[usize::from(byte) * words + index / 64] |= 1 << (index % 64);
+        }
+    }
+    let (last_word, last_bit) = ((sets.len() - 1) / 64, 1 << ((sets.len() - 1) % 64));
+    let mut state = vec![0_u64; words];
+    for (position, byte) in text.iter().enumerate() {
+        let mut carry = 1;
+        for (word, takes) in state.iter_mut().zip(&takes[usize::from(*byte) * words..]) {
+            let moved = *word << 1 | carry;
+            carry = *word >> 63;
+            *word = moved & takes;
+        }
+        if state[last_word] & last_bit != 0 {
+            return Some(position + 1);
+        }
+    }
+    None
+}
+
+/// Whether a text matches the elements of a pattern, where nothing is a star.
+pub(super) fn matches(pattern: impl Iterator<Item = Option<Element>>, text: &[u8]) -> bool {
+    let mut runs = vec![Run::Plain(Vec::new())];
+    for element in pattern {
+        match (element, runs.last_mut()) {
+            (Some(element), Some(run)) => run.push(element),
+            _ => runs.push(Run::Plain(Vec::new())),
+        }
+    }
+    let (first, between) = runs.split_first().expect("there is always one");
+    let Some((last, between)) = between.split_last() else { return first.fits(text) };
+    if first.len() + last.len() > text.len() {
+        return false;
+    }
+    let (beginning, text) = text.split_at(first.len());
+    let (mut text, end) = text.split_at(text.len() - last.len());
+    if !first.fits(beginning) || !last.fits(end) {
+        return false;
+    }
+    let mut tries = TRIES_MAX;
+    for run in between.iter().filter(|run| run.len() > 0) {
+        let Some(end) = run.find(text, &mut tries) else { return false };
+        text = &text[end..];
+    }
+    true
+}
