@@ -4,8 +4,11 @@
 //! Kvrocks. Tests that need a running node and stand nowhere else follow the table.
 
 use std::fs;
+use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
+
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 use keyward_tests::{Client, Cluster, Value, show, wait_until};
 
@@ -52,6 +55,8 @@ const CHECKLIST: &[(&str, &[&str])] = &[
         "no password in MONITOR, SLOWLOG, ACL LOG, errors, history",
         &["no_secret_gets_in", "an_error_repeats_no_password", "history_tells_who_did_what_and_never_a_password"],
     ),
+    ("accept fails", &["a_node_that_is_out_of_files_serves_on_and_takes_clients_again"]),
+    ("EXEC with keys of its own", &["exec_takes_no_options_that_could_hold_keys"]),
     ("limits before a login", &["strangers_may_send_little", "answers_a_stranger_does_not_read_are_bounded"]),
     (
         "malformed packets of peers, empty requests",
@@ -212,6 +217,38 @@ fn rules_that_change_between_queue_and_exec_count() {
     let items = done.items().expect("EXEC answers each").to_vec();
     assert!(items[0].is_error("NOPERM") && items[1].is_ok(), "{}", show(&done));
     assert_eq!(admin.ask(&["EXISTS", "a"]), Value::Integer(0));
+}
+
+// valkey#4019: what has no keys cannot be checked with the wrong ones.
+#[test]
+fn exec_takes_no_options_that_could_hold_keys() {
+    let (_cluster, mut admin, mut user) = node_with(&["+@all", "~a"]);
+    admin.ok(&["SET", "secret", "s3cr3t"]);
+    user.ok(&["MULTI"]);
+    assert_eq!(user.text(&["SET", "a", "1"]), "QUEUED");
+    assert!(user.ask(&["EXEC", "IFEQ", "secret", "s3cr3t"]).is_error("ERR wrong number of arguments"));
+    assert!(user.ask(&["EXEC"]).is_error("EXECABORT"));
+    assert_eq!(admin.ask(&["EXISTS", "a"]), Value::Integer(0));
+}
+
+// CVE-2025-48367: errors of accept took the service away from everybody.
+#[test]
+fn a_node_that_is_out_of_files_serves_on_and_takes_clients_again() {
+    let (cluster, _admin, mut user) = node_with(&["+@all", "~a"]);
+    let node = Pid::from_raw(cluster.node(1).pid().cast_signed());
+    let open = fs::read_dir(format!("/proc/{}/fd", cluster.node(1).pid())).expect("it runs").count();
+    let maximum = getrlimit(Resource::Nofile).maximum; // a process has its parent's
+    let few = Rlimit { current: Some(u64::try_from(open).expect("a count") + 4), maximum };
+    let before = prlimit(node, Resource::Nofile, few).expect("it is our process");
+
+    let crowd: Vec<_> = (0..64).filter_map(|_| TcpStream::connect(cluster.node(1).address()).ok()).collect();
+    wait_until("an accept has failed", || cluster.node(1).log().contains("cannot accept").then_some(()));
+    user.ok(&["SET", "a", "1"]);
+    drop(crowd);
+    assert_eq!(user.text(&["GET", "a"]), "1");
+    assert_eq!(cluster.node(1).client_as("u", "pw").text(&["GET", "a"]), "1");
+
+    prlimit(node, Resource::Nofile, before).expect("it is our process");
 }
 
 #[test]
