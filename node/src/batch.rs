@@ -504,6 +504,11 @@ impl<'w, 'a> Batch<'w, 'a> {
         }
     }
 
+    /// Bytes of the effects of the step so far.
+    pub(crate) fn step_bytes(&self) -> u64 {
+        self.gathering.as_deref().unwrap_or(&self.worker.node.journal).step_bytes()
+    }
+
     /// From now on time stands still for what this one's client runs as one step. Returns what
     /// [`Batch::let_time_pass`] needs.
     pub(crate) fn freeze_time(&mut self) -> Option<i64> {

@@ -246,6 +246,9 @@ settings! {
         repl_backlog_size: Size = "64mb" in "1mb" ..= "64gb";
         /// The same while a full copy is on its way: what is written meanwhile must fit, or the copy begins anew.
         repl_copy_backlog_size: Size = "1gb" in "1mb" ..= "256gb";
+        /// Effects that one script may have, which are sent as one step: nodes hold it whole. One that writes more gets an error;
+        /// what it wrote until then stays.
+        script_write_bytes: Size = "128mb" in "1mb" ..= "512mb";
         /// Whether effects are compressed on their way (LZ4).
         repl_compression: bool = "true";
     }

@@ -60,7 +60,16 @@ impl Journal {
         let Some(gathered) = &self.gathered else { return };
         let records = std::mem::take(&mut *gathered.lock());
         if !records.is_empty() {
-            self.log.append_step(&records);
+            self.log.append_step(records);
+        }
+    }
+
+    /// Bytes of the step that is not complete.
+    pub fn step_bytes(&self) -> u64 {
+        match &self.gathered {
+            Some(gathered) => gathered.lock().len() as u64,
+            None if self.is_attached() => self.log.incomplete_bytes(),
+            None => 0,
         }
     }
 
@@ -154,7 +163,7 @@ impl Journal {
         }
         let mut records = gathering.gathered.map(Mutex::into_inner).unwrap_or_default();
         records.append(&mut record::reached(origin));
-        self.log.append_step(&records);
+        self.log.append_step(records);
     }
 
     /// The source's stream is carried out up to there. The caller is in the corridor.

@@ -41,6 +41,9 @@ const ALL_AT_ONCE: usize = 2 * AT_ONCE;
 /// Bytes of a request, or of an answer, that a data thread has time to copy: less than a millisecond.
 pub const BYTES_AT_ONCE: usize = 2 << 20;
 
+/// Bytes of a program that a data thread has time to compile: less than a millisecond.
+const PROGRAM_AT_ONCE: usize = 32 << 10;
+
 /// Whether a request may take longer than a data thread has time for.
 #[inline]
 pub fn is_long(worker: &Worker, session: &Session, row: &Row, argv: &[&[u8]], keys: &[KeyUse<'_>]) -> bool {
@@ -55,6 +58,11 @@ pub fn may_be_long(row: &Row, argv: &[&[u8]]) -> bool {
 
 fn spans_many(worker: &Worker, session: &Session, row: &Row, (argv, keys): (&[&[u8]], &[KeyUse<'_>])) -> bool {
     let span = row.span;
+    match span {
+        Span::Libraries => return true,
+        Span::Program(at) => return argv.get(at).is_some_and(|program| program.len() > PROGRAM_AT_ONCE),
+        _ => {}
+    }
     if !matches!(row.run, Run::OnKeys(_) | Run::OnEveryKey(_)) {
         return false;
     }
@@ -104,6 +112,11 @@ impl Sum {
         self.bytes += argv.iter().map(|word| word.len()).sum::<usize>();
         self.elements > ALL_AT_ONCE || self.bytes > BYTES_AT_ONCE
     }
+}
+
+/// Whether a command is about scripts and no keys, so that it may go wherever there is time for it.
+pub fn is_about_scripts(row: &Row) -> bool {
+    matches!(row.span, Span::Libraries | Span::Program(_))
 }
 
 /// Whether requests of this user are looked at at all.

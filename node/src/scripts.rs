@@ -94,6 +94,22 @@ struct Running {
     killed: AtomicBool,
 }
 
+/// A program in the list of those under way, for as long as it is, also if it ends in a panic.
+struct Listed<'s>(&'s Scripts, &'s Arc<Running>);
+
+impl<'s> Listed<'s> {
+    fn new(scripts: &'s Scripts, running: &'s Arc<Running>) -> Listed<'s> {
+        scripts.running.lock().push(Arc::clone(running));
+        Listed(scripts, running)
+    }
+}
+
+impl Drop for Listed<'_> {
+    fn drop(&mut self) {
+        self.0.running.lock().retain(|known| !Arc::ptr_eq(known, self.1));
+    }
+}
+
 /// A script that was run.
 #[derive(Default)]
 pub struct Ran {
@@ -220,46 +236,52 @@ impl Scripts {
         self.machines.lock().codes()
     }
 
-    /// Loads libraries from a snapshot.
-    pub fn restore_codes(&self, codes: &[Vec<u8>]) -> Result<(), String> {
-        self.machines.lock().restore(codes, || LoadHost { began: Instant::now() })
+    /// Takes libraries from a snapshot.
+    pub fn restore_codes(&self, codes: &[Vec<u8>]) {
+        self.keep(&mut self.machines.lock(), codes);
     }
 
-    /// Does what the primary did to its libraries: `FUNCTION LOAD`, `DELETE`, `RESTORE` or `FLUSH`, as it wrote them down.
+    /// Does what the primary did to its libraries: `FUNCTION LOAD`, `DELETE`, `RESTORE` or `FLUSH`, as it wrote them down. What it
+    /// could load is loaded here once it is needed; that it may fail here, or take too long, concerns its owner alone.
     pub fn carry_out(&self, argv: &[&[u8]]) -> Result<(), String> {
-        let mut host = LoadHost { began: Instant::now() };
         let mut machines = self.machines.lock();
         match argv {
-            [b"FUNCTION", b"LOAD", b"REPLACE", code] => {
-                let (owner, code) = machines::read(code);
-                machines.of(&owner).lock().load_library(code, true, &mut host).map(drop)
-            }
+            [b"FUNCTION", b"LOAD", b"REPLACE", code] => self.keep(&mut machines, &[code.to_vec()]),
             [b"FUNCTION", b"DELETE", name] => {
                 let (owner, name) = machines::read(name);
                 machines.of(&owner).lock().delete_library(name);
-                Ok(())
             }
             [b"FUNCTION", b"RESTORE", payload, policy, owner @ ..] => {
-                let policy = match *policy {
-                    b"APPEND" => RestorePolicy::Append,
-                    b"FLUSH" => RestorePolicy::Flush,
-                    _ => RestorePolicy::Replace,
-                };
-                restore(&mut machines.of(&unmarked(owner)).lock(), payload, policy, &mut host)
+                let owner = unmarked(owner);
+                if *policy == b"FLUSH" {
+                    machines.of(&owner).lock().flush_libraries();
+                }
+                let codes: Vec<_> = read_libraries(payload)?.iter().map(|code| machines::mark(&owner, code)).collect();
+                self.keep(&mut machines, &codes);
             }
-            [b"FUNCTION", b"FLUSH", owner @ ..] => {
-                machines.of(&unmarked(owner)).lock().flush_libraries();
-                Ok(())
-            }
-            _ => Err("ERR this is no effect of any command".to_owned()),
+            [b"FUNCTION", b"FLUSH", owner @ ..] => machines.of(&unmarked(owner)).lock().flush_libraries(),
+            _ => return Err("ERR this is no effect of any command".to_owned()),
         }
+        Ok(())
     }
 
     /// Has these libraries and no others.
-    pub fn replace_codes(&self, codes: &[Vec<u8>]) -> Result<(), String> {
+    pub fn replace_codes(&self, codes: &[Vec<u8>]) {
         let mut machines = self.machines.lock();
         machines.flush_libraries();
-        machines.restore(codes, || LoadHost { began: Instant::now() })
+        self.keep(&mut machines, codes);
+    }
+
+    /// Libraries of the platform are loaded now, so that one that cannot be is known before it is called.
+    fn keep(&self, machines: &mut Machines, codes: &[Vec<u8>]) {
+        // Functions that were quick may not be, or be others.
+        self.quick.lock().clear();
+        let kept = machines.keep(codes);
+        let platform = machines.of(&Owner::Platform);
+        let loaded = platform.lock().load_waiting(None, || Some(LoadHost::for_one()));
+        for error in [kept, loaded].into_iter().filter_map(Result::err) {
+            tracing::error!(%error, "a library of functions is kept, but its functions cannot be called");
+        }
     }
 
     /// What the machine of one owner holds.
@@ -519,6 +541,11 @@ impl Batch<'_, '_> {
         scratch: &mut Scratch,
     ) -> Option<Ran> {
         let scripts = &self.worker.node.scripts;
+        if let Program::Function(name) = &call.program
+            && !self.look_for_function(name, owner, session, place)
+        {
+            return None;
+        }
         let machine = scripts.machines.lock().that_runs(&call.program, owner);
         // Only a function of the platform is run by several owners: a data thread does not wait for another's run.
         let mut machine = match place {
@@ -569,10 +596,14 @@ impl Batch<'_, '_> {
         };
         let Some(flags) = flags else {
             show();
-            return refuse(match call.program {
-                Program::Function(_) => "ERR Function not found",
+            let text = match (&call.program, machine.broken()) {
+                (Program::Function(_), Some((library, why))) => {
+                    &format!("ERR Function not found; library '{library}' cannot be loaded: {why}")
+                }
+                (Program::Function(_), None) => "ERR Function not found",
                 _ => "NOSCRIPT No matching script. Please use EVAL.",
-            });
+            };
+            return refuse(text);
         };
         if let Some(text) = self.forbids(flags, call, session) {
             if text.starts_with("OOM") {
@@ -592,7 +623,7 @@ impl Batch<'_, '_> {
             wrote: AtomicBool::new(false),
             killed: AtomicBool::new(false),
         });
-        scripts.running.lock().push(Arc::clone(&running));
+        let listed = Listed::new(scripts, &running);
         if place.closed().is_some() {
             self.begin_step(place.closed().is_some_and(|closed| closed.is_part()));
         }
@@ -629,7 +660,7 @@ impl Batch<'_, '_> {
             self.end_step();
         }
         self.let_time_pass(thawed);
-        scripts.running.lock().retain(|known| !Arc::ptr_eq(known, &running));
+        drop(listed);
         let here = self.worker.lane < self.worker.node.config.threads;
         scripts.learn(name_of(&call.program, owner), owner, here, began.elapsed());
         if moves {
@@ -650,6 +681,33 @@ impl Batch<'_, '_> {
             return refuse(crate::batch::REPLY_TOO_LONG);
         }
         Some(Ran { reply: out, calls })
+    }
+
+    /// Loads what must be loaded before it is known which function is meant: the caller's own come first, then the platform's.
+    /// False: not here, but on the script thread.
+    fn look_for_function(&self, name: &[u8], owner: &Owner, session: &Session, place: Place<'_>) -> bool {
+        let machines = &self.worker.node.scripts.machines;
+        for owner in [owner, &Owner::Platform] {
+            let Some(machine) = machines.lock().known(owner) else { continue };
+            let machine = if matches!(place, Place::WhereRead(_)) { machine.try_lock() } else { Some(machine.lock()) };
+            let Some(mut machine) = machine else { return false };
+            if machine.lacks(name) {
+                let patience = match place {
+                    Place::WhereRead(_) => return false,
+                    Place::InTransaction if !self.is_apart() && *owner != Owner::Platform => QUICK_AT_MOST,
+                    _ => ends_after(session).unwrap_or(Duration::MAX),
+                };
+                let began = Instant::now();
+                let host = || (began.elapsed() < patience).then(|| LoadHost::until(began, patience));
+                if let Err(error) = machine.load_waiting(Some(name), host) {
+                    tracing::debug!(?owner, %error, "a function was looked for");
+                }
+            }
+            if machine.function(name).is_some() {
+                break;
+            }
+        }
+        true
     }
 
     /// Why a program with these flags may not begin now.
@@ -693,7 +751,7 @@ impl Batch<'_, '_> {
             _ => {}
         }
         let machine = scripts.machines.lock().of(&owner);
-        if self.is_executing() {
+        if self.is_executing() || self.is_apart() {
             self.care_with(&mut machine.lock(), care, &owner, session, reply);
             return true;
         }
@@ -726,7 +784,16 @@ impl Batch<'_, '_> {
         session: &Session,
         reply: &mut Reply,
     ) {
-        let mut host = LoadHost { began: Instant::now() };
+        // Who may touch everything keeps others waiting as on any server; who may not, and is on their thread, may hardly.
+        let is_guest = *owner != Owner::Platform && !self.is_apart();
+        let patience = if is_guest { QUICK_AT_MOST } else { LOAD_TIMEOUT };
+        if matches!(care, ScriptCare::LoadLibrary { .. } | ScriptCare::Restore(..) | ScriptCare::ListLibraries { .. }) {
+            let began = Instant::now();
+            // Whether all could be is seen by whoever lists or calls them.
+            let _ =
+                machine.load_waiting(None, || (began.elapsed() < patience).then(|| LoadHost::until(began, patience)));
+        }
+        let mut host = LoadHost::until(Instant::now(), patience);
         let changed = match care {
             ScriptCare::Load(body) => match machine.load_script(body, true) {
                 Ok(sha) => return reply.bulk(sha.to_string().as_bytes()),
@@ -751,7 +818,7 @@ impl Batch<'_, '_> {
                 return list_libraries(machine, pattern.as_deref(), *with_code, reply);
             }
             ScriptCare::Dump => {
-                let codes: Vec<Vec<u8>> = machine.libraries().map(|library| library.code.to_vec()).collect();
+                let codes: Vec<Vec<u8>> = machine.codes().iter().map(|code| code.to_vec()).collect();
                 return reply.bulk(&keyward_engine::dump::libraries_payload(&codes));
             }
             ScriptCare::LoadLibrary { replace, code } => match machine.load_library(code, *replace, &mut host) {
@@ -815,9 +882,13 @@ fn note_texts(machine: &Machine, session: &Session, owner: &Owner) {
     }
 }
 
+fn read_libraries(payload: &[u8]) -> Result<Vec<Vec<u8>>, String> {
+    keyward_engine::dump::read_libraries(payload)
+        .map_err(|_| "ERR DUMP payload version or checksum are wrong".to_owned())
+}
+
 fn restore(machine: &mut Machine, payload: &[u8], policy: RestorePolicy, host: &mut dyn Host) -> Result<(), String> {
-    let codes = keyward_engine::dump::read_libraries(payload)
-        .map_err(|_| "ERR DUMP payload version or checksum are wrong".to_owned())?;
+    let codes = read_libraries(payload)?;
     let policy = match policy {
         RestorePolicy::Append => keyward_script::RestorePolicy::Append,
         RestorePolicy::Flush => keyward_script::RestorePolicy::Flush,
@@ -897,17 +968,21 @@ fn show_stats(scripts: &Scripts, owner: &Owner, reply: &mut Reply) {
 fn list_libraries(machine: &Machine, pattern: Option<&[u8]>, with_code: bool, reply: &mut Reply) {
     let glob = pattern.map(|pattern| Glob::compile(&pattern.to_ascii_lowercase()));
     let fits = |name: &str| glob.as_ref().is_none_or(|glob| glob.matches(name.to_ascii_lowercase().as_bytes()));
-    let shown: Vec<_> = machine.libraries().filter(|library| fits(&library.name)).collect();
+    let loaded = machine.libraries().map(|library| (&*library.name, &*library.code, &*library.functions));
+    // Of one that cannot be loaded nobody knows the functions.
+    let waiting = machine.waiting().map(|(name, code)| (name, code, &[][..]));
+    let mut shown: Vec<_> = loaded.chain(waiting).filter(|(name, ..)| fits(name)).collect();
+    shown.sort_by_key(|(name, ..)| *name);
     reply.array(shown.len());
-    for library in shown {
+    for (name, code, functions) in shown {
         reply.map(if with_code { 4 } else { 3 });
         reply.bulk(b"library_name");
-        reply.bulk(library.name.as_bytes());
+        reply.bulk(name.as_bytes());
         reply.bulk(b"engine");
         reply.bulk(b"LUA");
         reply.bulk(b"functions");
-        reply.array(library.functions.len());
-        for function in &library.functions {
+        reply.array(functions.len());
+        for function in functions {
             reply.map(3);
             reply.bulk(b"name");
             reply.bulk(function.name.as_bytes());
@@ -923,7 +998,7 @@ fn list_libraries(machine: &Machine, pattern: Option<&[u8]>, with_code: bool, re
         }
         if with_code {
             reply.bulk(b"library_code");
-            reply.bulk(&library.code);
+            reply.bulk(code);
         }
     }
 }
@@ -1004,6 +1079,9 @@ impl ScriptHost<'_, '_, '_> {
         }
         if self.reads_only && (flags.has(Flags::WRITE) || crate::meter::travels_to_replicas(row)) {
             return not_counted("ERR Write commands are not allowed from read-only scripts.");
+        }
+        if flags.has(Flags::WRITE) && self.batch.step_bytes() > worker.node.config.script_write_bytes.bytes() {
+            return not_counted("ERR the script wrote more than script-write-bytes allows; what it wrote stays");
         }
         let mut conditions = self.batch.conditions;
         // Once it has written it must be able to finish.
@@ -1191,6 +1269,19 @@ impl Host for ScriptHost<'_, '_, '_> {
 /// The world as a library sees it while it is loaded: empty, and soon over.
 struct LoadHost {
     began: Instant,
+    patience: Duration,
+}
+
+impl LoadHost {
+    fn for_one() -> LoadHost {
+        LoadHost::until(Instant::now(), LOAD_TIMEOUT)
+    }
+
+    /// For a library that is one of several, which have so long together.
+    fn until(began: Instant, patience: Duration) -> LoadHost {
+        let left = patience.saturating_sub(began.elapsed());
+        LoadHost { began: Instant::now(), patience: left.min(LOAD_TIMEOUT) }
+    }
 }
 
 impl Host for LoadHost {
@@ -1211,7 +1302,7 @@ impl Host for LoadHost {
     fn set_replication(&mut self, _: Replication) {}
 
     fn interrupted(&mut self) -> Interrupt {
-        if self.began.elapsed() > LOAD_TIMEOUT {
+        if self.began.elapsed() > self.patience {
             return Interrupt::Stop("ERR FUNCTION LOAD timeout".to_owned());
         }
         Interrupt::Continue

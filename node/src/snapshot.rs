@@ -300,8 +300,8 @@ pub async fn load(node: &Arc<Node>) -> Result<(), String> {
             node.replication.cannot_go_on();
         }
         node.import.forget_place();
-        let restored = node.scripts.restore_codes(&loaded.libraries);
-        restored.map_err(|error| format!("the functions in the snapshot cannot be loaded: {error}"))
+        node.scripts.restore_codes(&loaded.libraries);
+        Ok(())
     });
     loading.await.map_err(|error| format!("the data could not be loaded: {error}"))?
 }

@@ -247,6 +247,7 @@ impl<'a> Batch<'_, 'a> {
                 || matches!(row.full_name, "publish" | "spublish" | "ping" | "echo" | "time")
                 || row.full_name.starts_with("eval")
                 || row.full_name.starts_with("fcall")
+                || large::is_about_scripts(row)
         };
         requests.iter().filter_map(row).find(|row| !travels(row)).map(|row| row.full_name)
     }

@@ -1,6 +1,6 @@
 //! Every node has the data: what is written through any of them is soon the same on all, whatever wrote it.
 
-use keyward_tests::{Client, Cluster, Dice, Value, wait_until};
+use keyward_tests::{Client, Cluster, Dice, Value, show, wait_until};
 use std::time::Duration;
 
 fn cluster(nodes: usize) -> Cluster {
@@ -316,4 +316,24 @@ fn where_too_few_replicas_follow_nothing_is_written_and_no_transaction_is_half_d
     assert_eq!(client.ask(&["EXEC"]).items().map(<[Value]>::len), Some(1), "what only reads goes on");
     cluster.restart(lost);
     wait_until("both follow again", || client.ask(&["SET", "k", "2"]).is_ok().then_some(()));
+}
+
+#[test]
+fn a_script_that_writes_without_end_ends_with_an_error_and_copies_stay() {
+    let cluster = Cluster::of(3).flag("script-write-bytes", "1mb").flag("enable-debug-command", "yes").start();
+    let mut admin = cluster.node(1).client();
+    admin.ok(&["ACL", "SETUSER", "app", "on", ">pw", "~app:*", "+@all"]);
+    let endless = "local value = ('x'):rep(100000)
+        for number = 1, 1000000 do redis.call('set', KEYS[1], value) redis.call('set', KEYS[2], number) end";
+    for (mut client, prefix) in [(cluster.node(2).client(), "all"), (cluster.node(2).client_as("app", "pw"), "app")] {
+        let (large, count) = (format!("{prefix}:large"), format!("{prefix}:count"));
+        let ended = client.ask(&["EVAL", endless, "2", &large, &count]);
+        assert!(ended.is_error("ERR the script wrote more than script-write-bytes allows"), "{}", show(&ended));
+        // What it wrote stays, and whoever caught the error can write no more.
+        assert_eq!(client.text(&["GET", &count]), "10");
+        let caught = "redis.call('set', KEYS[1], ('x'):rep(1100000)) redis.pcall('del', KEYS[1]) return redis.call('strlen', KEYS[1])";
+        assert_eq!(client.ask(&["EVAL", caught, "1", &large]), Value::Integer(1_100_000));
+        client.ok(&["SET", &large, "x"]);
+    }
+    cluster.copies_agree("long scripts");
 }

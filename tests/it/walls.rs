@@ -365,6 +365,61 @@ fn scripts_and_libraries_belong_to_their_user_and_survive_a_restart_that_way() {
     assert_eq!(other.ask(&["SCRIPT", "EXISTS", &sha]).items(), Some(&[Value::Integer(0)][..]));
 }
 
+// Each of these libraries may be loaded in the time there is for one, all of them together may not. That concerns whoever calls
+// them; replicas, starts and everybody's data do not depend on it.
+#[test]
+fn how_long_libraries_take_to_load_concerns_nobody_but_their_owner() {
+    const LIBRARIES: usize = 20;
+    let mut cluster = Cluster::of(3).flag("enable-debug-command", "yes").start();
+    let mut admin = cluster.node(1).client();
+    admin.ok(&["ACL", "SETUSER", "app", "on", ">pw", "~app:*", "+@all"]);
+    let mut app = cluster.node(2).client_as("app", "pw");
+    let load = |app: &mut Client, number: usize| {
+        let code = format!(
+            "#!lua name=lib{number}\nfor _ = 1, 5000000 do end\n\
+             redis.register_function('f{number}', function() return {number} end)"
+        );
+        let name = format!("lib{number}");
+        wait_until("a library is loaded", || (app.ask(&["FUNCTION", "LOAD", &code]).text()? == name).then_some(()));
+    };
+    (0..LIBRARIES).for_each(|number| load(&mut app, number));
+    admin.ok(&["SET", "other", "kept"]);
+    cluster.copies_agree("libraries");
+
+    let serve = |cluster: &Cluster, through: usize| {
+        let mut app = cluster.node(through).client_as("app", "pw");
+        assert_eq!(cluster.node(through).client().text(&["GET", "other"]), "kept");
+        assert_eq!(app.ask(&["FUNCTION", "LIST"]).items().map(<[Value]>::len), Some(LIBRARIES));
+        for number in 0..LIBRARIES {
+            let called =
+                || (app.ask(&["FCALL", &format!("f{number}"), "0"]) == Value::Integer(number as i64)).then_some(());
+            wait_until("a function is there", called);
+        }
+    };
+    serve(&cluster, 3);
+    let killed = cluster.primary();
+    cluster.kill(killed);
+    let through = killed % 3 + 1;
+    wait_until("somebody serves", || cluster.node(through).client().ask(&["GET", "other"]).text());
+    serve(&cluster, through);
+    cluster.restart(killed);
+    cluster.copies_agree("a node came back");
+    for number in 1..=3 {
+        cluster.stop(number);
+    }
+    (1..=3).for_each(|number| cluster.spawn(number));
+    (1..=3).for_each(|number| cluster.wait_ready(number));
+    serve(&cluster, 1);
+
+    // Also in a transaction, which must not wait for it on the thread of others.
+    let mut app = cluster.node(1).client_as("app", "pw");
+    app.ok(&["MULTI"]);
+    app.text(&["FUNCTION", "LOAD", "#!lua name=more\nredis.register_function('more', function() return 'more' end)"]);
+    app.text(&["SET", "app:1", "x"]);
+    assert_eq!(app.ask(&["EXEC"]).texts(), ["more", "OK"]);
+    assert_eq!(app.text(&["FCALL", "more", "0"]), "more");
+}
+
 #[test]
 fn what_a_confined_user_does_arrives_the_same_on_every_copy() {
     let mut cluster = Cluster::of(3).flag("enable-debug-command", "yes").start();

@@ -40,6 +40,10 @@ pub enum Span {
     Bytes(usize),
     /// A whole HyperLogLog for each of its keys, however short it is kept.
     Counters,
+    /// No keys, but libraries that run while they are loaded.
+    Libraries,
+    /// No keys, but a program of so many bytes to be compiled: this argument.
+    Program(usize),
 }
 
 impl Span {
@@ -106,6 +110,8 @@ impl Span {
             }
             "restore" => Span::Bytes(3),
             "flushdb" | "flushall" => Span::KeyByKey,
+            "function|load" | "function|restore" | "function|list" => Span::Libraries,
+            "script|load" => Span::Program(2),
             _ => Span::Few,
         }
     }
@@ -162,7 +168,7 @@ impl Span {
     pub fn bound(self, argv: &[&[u8]]) -> usize {
         match self {
             Span::Few => 0,
-            Span::All | Span::Product | Span::KeyByKey => usize::MAX,
+            Span::All | Span::Product | Span::KeyByKey | Span::Libraries => usize::MAX,
             Span::Indexes(at) => between(argv, at),
             Span::Range(at) if is_by_index(argv, at) => between(argv, at),
             Span::Limit | Span::Range(_) => {
@@ -177,7 +183,7 @@ impl Span {
             }
             Span::Pending if argv.get(3).is_some_and(|word| word.eq_ignore_ascii_case(b"idle")) => usize::MAX,
             Span::Pending => number(argv, 5).map_or(0, |number| count(Some(number))),
-            Span::Bytes(at) => argv.get(at).map_or(0, |bytes| bytes.len() / BYTES_PER_ELEMENT),
+            Span::Bytes(at) | Span::Program(at) => argv.get(at).map_or(0, |bytes| bytes.len() / BYTES_PER_ELEMENT),
             Span::Counters => argv.len().saturating_sub(1).saturating_mul(COUNTERS_ELEMENTS),
         }
     }

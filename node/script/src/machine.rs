@@ -1,5 +1,6 @@
 //! The machine: scripts by their hash, libraries by their name, and one run at a time.
 
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use crate::cache::{Cache, Script, Sha};
@@ -97,13 +98,24 @@ pub struct Machine {
     functions: Option<Interpreter>,
     cache: Cache,
     libraries: Libraries,
+    /// Libraries whose text is known and which are not loaded, the one to be tried next first.
+    waiting: VecDeque<Waiting>,
+}
+
+/// A library that is not loaded: it came with a copy of the data, or its state had to go.
+struct Waiting {
+    name: String,
+    code: Arc<[u8]>,
+    /// Why it could not be loaded when that was tried.
+    error: Option<String>,
 }
 
 impl Machine {
     /// A machine that knows nothing yet.
     pub fn new(limits: Limits) -> Machine {
         let scripts = interpreter(Kind::Scripts, limits);
-        Machine { limits, scripts, functions: None, cache: Cache::default(), libraries: Libraries::default() }
+        let (cache, libraries, waiting) = (Cache::default(), Libraries::default(), VecDeque::new());
+        Machine { limits, scripts, functions: None, cache, libraries, waiting }
     }
 
     /// Compiles a script, unless it is known, and answers its name. The error is the whole text of the reply.
@@ -111,7 +123,7 @@ impl Machine {
         let sha = Sha::of(body);
         if self.cache.used(&sha).is_none() {
             let (flags, start) = shebang::of_script(body)?;
-            self.replace_if_spent();
+            self.renew();
             let program = self.scripts.compile(&body[start..]).map_err(compile_error)?;
             self.cache.insert(sha, body, flags, start, program);
         }
@@ -128,7 +140,7 @@ impl Machine {
 
     /// Bytes of the texts of all scripts and libraries.
     pub fn text_bytes(&self) -> usize {
-        self.cache.bytes() + self.libraries.iter().map(|library| library.code.len()).sum::<usize>()
+        self.cache.bytes() + self.codes().iter().map(|code| code.len()).sum::<usize>()
     }
 
     /// A script that is known.
@@ -150,7 +162,7 @@ impl Machine {
         host: &mut dyn Host,
         out: &mut Vec<u8>,
     ) -> Option<Outcome> {
-        self.replace_if_spent();
+        self.renew();
         let script = self.cache.used(sha)?;
         let program = match &script.program {
             Some(program) => program.clone(),
@@ -168,80 +180,146 @@ impl Machine {
         Some(run(&mut self.scripts, &program, || sha.to_string(), invocation, host, out))
     }
 
-    /// Loads a library and answers its name. The error is the whole text of the reply.
+    /// Loads a library and answers its name. The error is the whole text of the reply. What waits should be loaded before: a
+    /// function's name is free if no library that is loaded has it.
     pub fn load_library(&mut self, code: &[u8], replaces: bool, host: &mut dyn Host) -> Result<String, String> {
-        let mut libraries = self.libraries.clone();
-        let name = self.add_library(&mut libraries, code, replaces, host)?;
-        self.libraries = libraries;
-        Ok(name)
-    }
-
-    fn add_library(
-        &mut self,
-        libraries: &mut Libraries,
-        code: &[u8],
-        replaces: bool,
-        host: &mut dyn Host,
-    ) -> Result<String, String> {
-        let (name, start) = shebang::of_library(code)?;
-        if libraries.contains(&name) && !replaces {
+        self.renew();
+        let (name, _) = shebang::of_library(code)?;
+        if !replaces && (self.libraries.contains(&name) || self.waits(&name)) {
             return Err(format!("ERR Library '{name}' already exists"));
         }
-        self.replace_if_spent();
         let limits = self.limits;
         let functions = self.functions.get_or_insert_with(|| interpreter(Kind::Functions, limits));
-        let program =
-            functions.compile(&code[start..]).map_err(|text| format!("ERR Error compiling function: {text}"))?;
-        let registered = functions.load(&program, host).map_err(|failure| {
-            let text = String::from_utf8_lossy(&failure.text).into_owned();
-            // What is wrong with a function's name is said alone.
-            if text.starts_with("ERR Function") && !text.starts_with("ERR FUNCTION") {
-                text
-            } else {
-                format!("ERR Error registering functions: {text}")
-            }
-        })?;
-        if registered.is_empty() {
-            return Err("ERR No functions registered".to_owned());
-        }
-        libraries.remove(&name);
-        libraries.add(&name, code, registered, program.reaches_tables)?;
-        Ok(name)
+        let mut libraries = self.libraries.clone();
+        let added = add_library(functions, &mut libraries, code, host);
+        // After an error it may be spent as well: what was loaded before waits then.
+        added.map(|()| {
+            self.libraries = libraries;
+            self.waiting.retain(|waiting| waiting.name != name);
+            name
+        })
     }
 
     /// Loads libraries, all or none. The error is the whole text of the reply.
     pub fn restore(&mut self, codes: &[Vec<u8>], policy: RestorePolicy, host: &mut dyn Host) -> Result<(), String> {
-        let mut libraries = if policy == RestorePolicy::Flush { Libraries::default() } else { self.libraries.clone() };
+        self.renew();
+        let limits = self.limits;
+        let mut names = HashSet::new();
         for code in codes {
             // Said here without the quotes that FUNCTION LOAD puts around the name.
             let (name, _) = shebang::of_library(code)?;
-            if policy != RestorePolicy::Replace && libraries.contains(&name) {
+            let is_taken = policy == RestorePolicy::Append && (self.libraries.contains(&name) || self.waits(&name));
+            if is_taken || (policy != RestorePolicy::Replace && names.contains(&name)) {
                 return Err(format!("ERR Library {name} already exists"));
             }
-            self.add_library(&mut libraries, code, policy == RestorePolicy::Replace, host)?;
+            names.insert(name);
+        }
+        let mut fresh = None;
+        let (mut libraries, functions) = if policy == RestorePolicy::Flush {
+            (Libraries::default(), fresh.insert(interpreter(Kind::Functions, limits)))
+        } else {
+            let functions = self.functions.get_or_insert_with(|| interpreter(Kind::Functions, limits));
+            (self.libraries.clone(), functions)
+        };
+        for code in codes {
+            add_library(functions, &mut libraries, code, host)?;
         }
         self.libraries = libraries;
+        if policy == RestorePolicy::Flush {
+            self.functions = fresh;
+            self.waiting.clear();
+        } else {
+            self.waiting.retain(|waiting| !names.contains(&waiting.name));
+        }
         Ok(())
     }
 
-    /// The libraries, in the order of their names.
+    /// Takes a library that was loaded elsewhere, in the place of one of its name. It waits until it is needed: whether it
+    /// can be loaded, and how long that takes, is nothing a copy of the data may depend on.
+    pub fn keep_library(&mut self, code: &[u8]) -> Result<(), String> {
+        let (name, _) = shebang::of_library(code)?;
+        self.libraries.remove(&name);
+        self.waiting.retain(|waiting| waiting.name != name);
+        self.waiting.push_back(Waiting { name, code: code.into(), error: None });
+        Ok(())
+    }
+
+    /// Whether there are libraries to be loaded before it is known that there is no such function.
+    pub fn lacks(&mut self, function: &[u8]) -> bool {
+        self.renew();
+        !self.waiting.is_empty() && self.libraries.find(function).is_none()
+    }
+
+    /// Loads libraries that wait, each with a host of its own, until all have been tried, this function is there, or `host`
+    /// has no more. One that fails waits on, behind the others. Answers what went wrong last.
+    pub fn load_waiting<H: Host>(
+        &mut self,
+        until: Option<&[u8]>,
+        mut host: impl FnMut() -> Option<H>,
+    ) -> Result<(), String> {
+        let mut outcome = Ok(());
+        self.renew();
+        for _ in 0..self.waiting.len() {
+            if until.is_some_and(|function| self.libraries.find(function).is_some()) {
+                break;
+            }
+            let Some(mut host) = host() else { break };
+            let Some(next) = self.waiting.pop_front() else { break };
+            let limits = self.limits;
+            let functions = self.functions.get_or_insert_with(|| interpreter(Kind::Functions, limits));
+            if let Err(error) = add_library(functions, &mut self.libraries, &next.code, &mut host) {
+                outcome = Err(format!("library '{}' cannot be loaded: {error}", next.name));
+                self.waiting.push_back(Waiting { error: Some(error), ..next });
+                self.renew();
+            }
+        }
+        outcome
+    }
+
+    /// Why the first library that waits could not be loaded, if that was tried.
+    pub fn broken(&self) -> Option<(&str, &str)> {
+        self.waiting.iter().find_map(|waiting| Some((waiting.name.as_str(), waiting.error.as_deref()?)))
+    }
+
+    fn waits(&self, name: &str) -> bool {
+        self.waiting.iter().any(|waiting| waiting.name == name)
+    }
+
+    /// The texts of all libraries, in the order of their names.
+    pub fn codes(&self) -> Vec<Arc<[u8]>> {
+        let loaded = self.libraries.iter().map(|library| (library.name.as_str(), &library.code));
+        let waiting = self.waiting.iter().map(|waiting| (waiting.name.as_str(), &waiting.code));
+        let by_name: BTreeMap<&str, &Arc<[u8]>> = loaded.chain(waiting).collect();
+        by_name.into_values().cloned().collect()
+    }
+
+    /// The libraries that are not loaded, by name and text.
+    pub fn waiting(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.waiting.iter().map(|waiting| (waiting.name.as_str(), &*waiting.code))
+    }
+
+    /// The libraries that are loaded, in the order of their names.
     pub fn libraries(&self) -> impl Iterator<Item = &Arc<Library>> {
         self.libraries.iter()
     }
 
-    /// A function, whatever the case of its name's letters.
+    /// A function that is loaded, whatever the case of its name's letters.
     pub fn function(&self, name: &[u8]) -> Option<&Function> {
         self.libraries.find(name)
     }
 
     /// Deletes a library. Whether there was one.
     pub fn delete_library(&mut self, name: &[u8]) -> bool {
-        str::from_utf8(name).is_ok_and(|name| self.libraries.remove(name))
+        let Ok(name) = str::from_utf8(name) else { return false };
+        let waited = self.waits(name);
+        self.waiting.retain(|waiting| waiting.name != name);
+        self.libraries.remove(name) || waited
     }
 
     /// Deletes all libraries.
     pub fn flush_libraries(&mut self) {
         self.libraries = Libraries::default();
+        self.waiting.clear();
         self.functions = None;
     }
 
@@ -254,7 +332,7 @@ impl Machine {
         host: &mut dyn Host,
         out: &mut Vec<u8>,
     ) -> Option<Outcome> {
-        self.replace_if_spent();
+        self.renew();
         let function = self.libraries.find(name)?;
         let (program, name) = (function.program.clone(), function.name.clone());
         let functions = self.functions.as_mut()?;
@@ -266,59 +344,62 @@ impl Machine {
         MachineStats {
             scripts: self.cache.len(),
             script_bytes: self.cache.bytes(),
-            libraries: self.libraries.iter().count(),
+            libraries: self.libraries.iter().count() + self.waiting.len(),
             functions: self.libraries.function_count(),
             scripts_state_bytes: self.scripts.memory_bytes(),
             functions_state_bytes: self.functions.as_ref().map_or(0, Interpreter::memory_bytes),
         }
     }
 
-    /// Makes new states for those that a script has left unusable.
-    fn replace_if_spent(&mut self) {
+    /// Makes new states for those that a script has left unusable. What was loaded into one waits to be loaded again.
+    fn renew(&mut self) {
         if self.scripts.is_spent() {
             self.scripts = interpreter(Kind::Scripts, self.limits);
             self.cache.forget_programs();
         }
         if self.functions.as_ref().is_some_and(Interpreter::is_spent) {
-            self.functions = Some(interpreter(Kind::Functions, self.limits));
-            let codes: Vec<Vec<u8>> = self.libraries.iter().map(|library| library.code.to_vec()).collect();
-            let mut libraries = Libraries::default();
-            for code in codes {
-                // It was loaded before: what it does now it did then.
-                let _ = self.add_library(&mut libraries, &code, true, &mut Nobody);
-            }
-            self.libraries = libraries;
+            self.functions = None;
+            let libraries = std::mem::take(&mut self.libraries);
+            let again = |library: &Arc<Library>| Waiting {
+                name: library.name.clone(),
+                code: Arc::clone(&library.code),
+                error: None,
+            };
+            self.waiting.extend(libraries.iter().map(again));
         }
     }
 }
 
-/// The world of a library that is loaded again: it could do nothing then and can do nothing now.
-struct Nobody;
-
-impl Host for Nobody {
-    fn call(&mut self, _: &[&[u8]], _: crate::CallOptions, reply: &mut Vec<u8>) {
-        reply.extend_from_slice(b"-ERR redis.call/pcall can only be called inside a script invocation\r\n");
+/// Loads a library in the place of the one of its name, or changes nothing. Afterwards the state may be spent.
+fn add_library(
+    functions: &mut Interpreter,
+    libraries: &mut Libraries,
+    code: &[u8],
+    host: &mut dyn Host,
+) -> Result<(), String> {
+    let (name, start) = shebang::of_library(code)?;
+    let program = functions.compile(&code[start..]).map_err(|text| format!("ERR Error compiling function: {text}"))?;
+    let registered = functions.load(&program, host).map_err(|failure| {
+        let text = String::from_utf8_lossy(&failure.text).into_owned();
+        // What is wrong with a function's name is said alone.
+        if text.starts_with("ERR Function") && !text.starts_with("ERR FUNCTION") {
+            text
+        } else {
+            format!("ERR Error registering functions: {text}")
+        }
+    })?;
+    if registered.is_empty() {
+        return Err("ERR No functions registered".to_owned());
     }
-
-    fn acl_check(&mut self, _: &[&[u8]]) -> Result<bool, String> {
-        Ok(false)
+    if functions.is_spent() {
+        // It could be loaded, but nothing beside it, and not again.
+        return Err("ERR Error registering functions: not enough memory".to_owned());
     }
-
-    fn log(&mut self, _: crate::LogLevel, _: &[u8]) {}
-
-    fn set_replication(&mut self, _: crate::Replication) {}
-
-    fn interrupted(&mut self) -> crate::Interrupt {
-        crate::Interrupt::Continue
-    }
-
-    fn random(&mut self) -> u32 {
-        0
-    }
-
-    fn now_us(&mut self) -> u64 {
-        0
-    }
+    let mut changed = libraries.clone();
+    changed.remove(&name);
+    changed.add(&name, code, registered, program.reaches_tables)?;
+    *libraries = changed;
+    Ok(())
 }
 
 fn interpreter(kind: Kind, limits: Limits) -> Interpreter {

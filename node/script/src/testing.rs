@@ -73,9 +73,12 @@ impl Host for World {
     }
 }
 
+/// Bytes of each state of [`machine`].
+pub(crate) const MEMORY_BYTES_MAX: usize = 32 * 1024 * 1024;
+
 /// A machine that may take little.
 pub(crate) fn machine() -> Machine {
-    Machine::new(Limits { memory_bytes_max: 32 * 1024 * 1024 })
+    Machine::new(Limits { memory_bytes_max: MEMORY_BYTES_MAX })
 }
 
 /// Evaluates a script and answers the reply's bytes, or the error of the compiler.

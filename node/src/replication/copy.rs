@@ -189,7 +189,7 @@ pub(super) fn load(node: &Node, pieces: Pieces) -> Result<Loaded, String> {
     let wanted = Wanted { limits: &limits, databases, now_ms: i64::MIN, damaged: false, given_up: &never };
     let loaded = reader::load_from(&node.shards, pieces, "the copy", &wanted)?;
     node.shards.count_used_bytes();
-    node.scripts.replace_codes(&loaded.libraries)?;
+    node.scripts.replace_codes(&loaded.libraries);
     node.import.restore(&loaded.import)?;
     Ok(loaded)
 }

@@ -262,13 +262,17 @@ impl Log {
     }
 
     /// Appends the records of one step. The caller is alone with the keys they concern.
-    pub fn append_step(&self, records: &[u8]) {
+    pub fn append_step(&self, records: Vec<u8>) {
         let mut held = self.held.lock();
         let within = held.step != Step::None;
         if !within {
             held.extend(&record::mark(true));
         }
-        held.extend(records);
+        if records.len() > CHUNK_BYTES {
+            held.push(records);
+        } else {
+            held.extend(&records);
+        }
         if !within {
             held.extend(&record::mark(false));
             held.whole = held.end;
@@ -283,6 +287,12 @@ impl Log {
         if held.step == Step::None {
             held.step = Step::Announced;
         }
+    }
+
+    /// Bytes of a step that is not complete.
+    pub fn incomplete_bytes(&self) -> u64 {
+        let held = self.held.lock();
+        held.end - held.whole
     }
 
     /// The step is complete.

@@ -286,6 +286,8 @@ struct Applier {
     node: Arc<Node>,
     /// What arrived and is not a whole step yet.
     rest: Vec<u8>,
+    /// How far the records of `rest` have been looked at.
+    looked_at: LookedAt,
     memory: CallSpace,
     reply: Reply,
     /// What is carried out here is not written down a second time.
@@ -297,6 +299,7 @@ impl Applier {
         Applier {
             node: Arc::clone(node),
             rest: Vec::new(),
+            looked_at: LookedAt::default(),
             memory: CallSpace::default(),
             reply: Reply::new(Protocol::Resp2),
             unread: Journal::unread(),
@@ -327,7 +330,7 @@ impl Applier {
     /// Carries out the whole steps at the front; how long they are.
     fn steps(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut done = 0;
-        while let Some(length) = step_length(&bytes[done..])? {
+        while let Some(length) = self.looked_at.step_length(&bytes[done..])? {
             let step = &bytes[done..done + length];
             self.step(step)?;
             done += length;
@@ -426,20 +429,28 @@ fn damaged() -> io::Error {
     io::Error::other("the stream is damaged")
 }
 
-/// How long the first step is; `None` if it is not all there.
-fn step_length(bytes: &[u8]) -> io::Result<Option<usize>> {
-    let mut length = 0;
-    let mut begun = false;
-    loop {
-        let Some((record, used)) = record::read(&bytes[length..]).map_err(|_| damaged())? else { return Ok(None) };
-        length += used;
-        match record {
-            Record::Begin if !begun => begun = true,
-            Record::End if begun => return Ok(Some(length)),
-            Record::Begin | Record::End => return Err(damaged()),
-            Record::Signed(_) => {}
-            _ if !begun => return Ok(Some(length)),
-            _ => {}
+/// How much of a step that is not whole has been looked at: a long one comes in many pieces.
+#[derive(Default)]
+struct LookedAt {
+    length: usize,
+    begun: bool,
+}
+
+impl LookedAt {
+    /// How long the step is that these bytes begin with; none if it is not whole. Then the next ones begin with them.
+    fn step_length(&mut self, bytes: &[u8]) -> io::Result<Option<usize>> {
+        loop {
+            let read = record::read(&bytes[self.length..]).map_err(|_| damaged())?;
+            let Some((record, used)) = read else { return Ok(None) };
+            self.length += used;
+            match record {
+                Record::Signed(_) => {}
+                Record::Begin if !self.begun => self.begun = true,
+                Record::Begin => return Err(damaged()),
+                Record::End if !self.begun => return Err(damaged()),
+                _ if self.begun && !matches!(record, Record::End) => {}
+                _ => return Ok(Some(std::mem::take(self).length)),
+            }
         }
     }
 }
@@ -456,14 +467,39 @@ mod tests {
         let log = super::super::log::Log::new(1 << 20, 1 << 20);
         log.append_of(Some(7), false, space, [&b"SET"[..], b"k", b"v"].into_iter());
         let mut bytes = record::signature(7).to_vec();
-        assert_eq!(step_length(&bytes).unwrap(), None, "nothing to carry out yet");
+        assert_eq!(LookedAt::default().step_length(&bytes).unwrap(), None, "nothing to carry out yet");
         let words = || [&b"SET"[..], b"k", b"v"].into_iter();
         let size = record::size(space, words());
         record::write(&mut bytes, size, false, space, words());
-        assert_eq!(step_length(&bytes).unwrap(), Some(bytes.len()));
+        assert_eq!(LookedAt::default().step_length(&bytes).unwrap(), Some(bytes.len()));
         assert_eq!(log.position(), bytes.len() as u64);
         let step = [&record::mark(true)[..], &bytes, &record::mark(false)].concat();
-        assert_eq!(step_length(&step).unwrap(), Some(step.len()));
+        assert_eq!(LookedAt::default().step_length(&step).unwrap(), Some(step.len()));
+    }
+
+    #[test]
+    fn a_step_in_many_pieces_is_looked_at_once() {
+        let space = SpaceId { tenant: keyward_engine::keyspace::TenantId(0), database: 0 };
+        let mut bytes = record::mark(true).to_vec();
+        for number in 0..100_u8 {
+            let key = [number];
+            let words = || [&b"SET"[..], &key, b"x"].into_iter();
+            record::write(&mut bytes, record::size(space, words()), false, space, words());
+        }
+        bytes.extend(record::mark(false));
+        let whole = bytes.len();
+        bytes.extend(&record::mark(true)[..3]);
+        let mut looked_at = LookedAt::default();
+        let mut furthest = 0;
+        for arrived in 1..whole {
+            assert_eq!(looked_at.step_length(&bytes[..arrived]).unwrap(), None);
+            assert!(looked_at.length >= furthest && looked_at.length <= arrived);
+            furthest = looked_at.length;
+        }
+        assert!(furthest > whole - 20, "what was looked at is not looked at again");
+        assert_eq!(looked_at.step_length(&bytes).unwrap(), Some(whole));
+        assert_eq!(looked_at.step_length(&bytes[whole..]).unwrap(), None);
+        assert!(LookedAt::default().step_length(&record::mark(false)).is_err());
     }
 
     #[tokio::test(start_paused = true)]

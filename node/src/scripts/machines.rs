@@ -10,7 +10,7 @@
 use keyward_engine::asks::Program;
 use keyward_engine::dump::OWNED_LIBRARY;
 use keyward_engine::scope::Owner;
-use keyward_script::{Host, Limits, Machine, MachineStats, RestorePolicy};
+use keyward_script::{Limits, Machine, MachineStats};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -59,7 +59,7 @@ impl Machines {
             .confined
             .iter()
             // One that is locked runs.
-            .filter(|(_, machine)| machine.try_lock().is_some_and(|machine| machine.libraries().next().is_none()))
+            .filter(|(_, machine)| machine.try_lock().is_some_and(|machine| machine.stats().libraries == 0))
             .map(|(of, _)| of)
             .collect();
         if idle.len() >= IDLE_MACHINES_MAX {
@@ -100,22 +100,24 @@ impl Machines {
     pub(super) fn codes(&self) -> Vec<Vec<u8>> {
         let machines = std::iter::once((&Owner::Platform, &self.platform)).chain(&self.confined);
         let codes = |(owner, machine): (&Owner, &Shared)| -> Vec<Vec<u8>> {
-            machine.lock().libraries().map(|library| mark(owner, &library.code)).collect()
+            machine.lock().codes().iter().map(|code| mark(owner, code)).collect()
         };
         machines.flat_map(codes).collect()
     }
 
-    /// Loads what [`Machines::codes`] returned.
-    pub(super) fn restore<H: Host>(&mut self, codes: &[Vec<u8>], host: impl Fn() -> H) -> Result<(), String> {
-        let mut by_owner: BTreeMap<Owner, Vec<Vec<u8>>> = BTreeMap::new();
+    /// The machine of an owner that has one.
+    pub(super) fn known(&self, owner: &Owner) -> Option<Shared> {
+        if *owner == Owner::Platform { Some(Arc::clone(&self.platform)) } else { self.confined.get(owner).cloned() }
+    }
+
+    /// Takes what [`Machines::codes`] returned. Nothing is loaded: see [`Machine::keep_library`]. Answers what is no library.
+    pub(super) fn keep(&mut self, codes: &[Vec<u8>]) -> Result<(), String> {
+        let mut outcome = Ok(());
         for code in codes {
             let (owner, code) = read(code);
-            by_owner.entry(owner).or_default().push(code.to_vec());
+            outcome = outcome.and(self.of(&owner).lock().keep_library(code));
         }
-        for (owner, codes) in by_owner {
-            self.of(&owner).lock().restore(&codes, RestorePolicy::Replace, &mut host())?;
-        }
-        Ok(())
+        outcome
     }
 }
 

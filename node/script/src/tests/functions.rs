@@ -1,6 +1,6 @@
 //! Libraries and their functions.
 
-use crate::testing::{World, machine};
+use crate::testing::{MEMORY_BYTES_MAX, World, machine};
 use crate::{Invocation, Machine, Resp, RestorePolicy};
 
 const LIBRARY: &str = "#!lua name=mylib
@@ -22,6 +22,7 @@ fn load(machine: &mut Machine, code: &str) -> Result<String, String> {
 fn call(machine: &mut Machine, world: &mut World, name: &str) -> Option<String> {
     let mut out = Vec::new();
     let invocation = Invocation { keys: &[b"k"], args: &[b"a", b"b"], client: Resp::Two, ..Invocation::default() };
+    let _ = machine.load_waiting(Some(name.as_bytes()), || Some(World::default()));
     machine.run_function(name.as_bytes(), &invocation, world, &mut out)?;
     Some(String::from_utf8_lossy(&out).into_owned())
 }
@@ -172,4 +173,62 @@ fn a_function_that_took_too_much_is_there_afterwards() {
     load(&mut machine, hog).unwrap();
     assert!(call(&mut machine, &mut world, "hog").unwrap().contains("not enough memory"));
     assert_eq!(call(&mut machine, &mut world, "small").as_deref(), Some(":1\r\n"));
+}
+
+#[test]
+fn a_library_that_leaves_no_room_is_refused_and_the_others_stay() {
+    let (mut machine, mut world) = (machine(), World::default());
+    let half = MEMORY_BYTES_MAX / 2;
+    assert_eq!(load(&mut machine, LIBRARY).as_deref(), Ok("mylib"));
+    let hog = format!(
+        "#!lua name=hog\nlocal kept = ('x'):rep({half})\nredis.register_function('hog', function() return #kept end)"
+    );
+    let refused = load(&mut machine, &hog);
+    assert_eq!(refused, Err("ERR Error registering functions: not enough memory".to_owned()));
+    assert!(machine.lacks(b"f"), "its state went");
+    assert_eq!(machine.load_waiting(Some(b"f"), || Some(World::default())), Ok(()));
+    assert!(call(&mut machine, &mut world, "f").unwrap().starts_with("*2"));
+    assert_eq!(machine.codes().len(), 1);
+}
+
+#[test]
+fn what_was_loaded_elsewhere_waits_until_it_is_needed() {
+    let (mut machine, mut world) = (machine(), World::default());
+    let code = |name: &str, body: &str| format!("#!lua name={name}\n{body}");
+    let function = |name: &str| format!("redis.register_function('{name}', function() return 1 end)");
+    let endless = code("a", "while true do end");
+    machine.keep_library(endless.as_bytes()).unwrap();
+    machine.keep_library(code("b", &function("g")).as_bytes()).unwrap();
+    machine.keep_library(code("c", &function("h")).as_bytes()).unwrap();
+    assert_eq!((machine.stats().libraries, machine.stats().functions), (3, 0));
+    assert!(machine.lacks(b"g"));
+    let patient = || Some(World { patience: Some(50), ..World::default() });
+    let failed = machine.load_waiting(Some(b"g"), patient).unwrap_err();
+    assert!(failed.starts_with("library 'a' cannot be loaded: ERR Error registering functions"), "{failed}");
+    assert_eq!(call(&mut machine, &mut world, "g").as_deref(), Some(":1\r\n"));
+    // The one that failed is behind those that were not tried, and its text is kept.
+    assert_eq!(machine.waiting().map(|(name, _)| name).collect::<Vec<_>>(), ["c", "a"]);
+    assert_eq!(machine.broken().map(|(name, _)| name), Some("a"));
+    assert_eq!(&*machine.codes()[0], endless.as_bytes());
+    assert_eq!(load(&mut machine, &code("a", &function("i"))), Err("ERR Library 'a' already exists".to_owned()));
+    assert!(machine.delete_library(b"a") && machine.delete_library(b"c") && machine.delete_library(b"b"));
+    assert_eq!(machine.stats().libraries, 0);
+}
+
+#[test]
+fn functions_are_called_after_their_state_was_used_up() {
+    let (mut machine, mut world) = (machine(), World::default());
+    let half = MEMORY_BYTES_MAX / 2;
+    let keeps = format!(
+        "#!lua name=a\nlocal kept\nredis.register_function('f', function() kept = ('x'):rep({half}) return 1 end)"
+    );
+    load(&mut machine, &keeps).unwrap();
+    for round in 0..3 {
+        assert_eq!(call(&mut machine, &mut world, "f").as_deref(), Some(":1\r\n"), "round {round}");
+        let other = format!("#!lua name=b{round}\nredis.register_function('g{round}', function() return 2 end)");
+        load(&mut machine, &other).unwrap();
+        assert_eq!(machine.load_waiting(None, || Some(World::default())), Ok(()));
+        assert_eq!(call(&mut machine, &mut world, &format!("g{round}")).as_deref(), Some(":2\r\n"));
+    }
+    assert_eq!(machine.stats().libraries, 4);
 }
