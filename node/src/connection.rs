@@ -823,10 +823,12 @@ fn keep_rest(worker: &Worker, connection: &Connection, lane: &mut Lane, consumed
 
 /// Empties a buffer, and frees what of it is worth it: apart, if that takes long.
 fn give_back(worker: &Worker, buffer: &mut Vec<u8>) {
-    match buffer.capacity() {
-        ..=KEPT_IDLE_BYTES => buffer.clear(),
-        ..=KEPT_BUFFER_BYTES => *buffer = Vec::new(),
-        _ => worker.node.shards.dropper.free_bytes(std::mem::take(buffer)),
+    if buffer.capacity() <= KEPT_IDLE_BYTES {
+        buffer.clear();
+    } else if buffer.capacity() <= KEPT_BUFFER_BYTES {
+        *buffer = Vec::new();
+    } else {
+        worker.node.shards.dropper.free_bytes(std::mem::take(buffer));
     }
 }
 

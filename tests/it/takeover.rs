@@ -26,8 +26,7 @@ fn is_primary(client: &mut Client) -> bool {
 #[test]
 fn a_replica_that_is_told_to_takes_over_and_nothing_is_lost() {
     let cluster = cluster();
-    let mut number = 0;
-    for how in [&[][..], &["FORCE"], &["TAKEOVER"], &["force"]] {
+    for (number, how) in [&[][..], &["FORCE"], &["TAKEOVER"], &["force"]].into_iter().enumerate() {
         let primary = cluster.primary();
         let request: Vec<&str> = ["CLUSTER", "FAILOVER"].into_iter().chain(how.iter().copied()).collect();
         let refused = cluster.node(primary).client().ask(&request);
@@ -37,7 +36,6 @@ fn a_replica_that_is_told_to_takes_over_and_nothing_is_lost() {
         replica.ok(&request);
         assert!(is_primary(&mut replica), "{request:?}: it is over when it is answered");
         assert_eq!(replica.text(&["GET", "k"]), number.to_string());
-        number += 1;
     }
     let mut replica = cluster.node(cluster.primary() % 3 + 1).client();
     for wrong in [&["CLUSTER", "FAILOVER", "NOW"][..], &["CLUSTER", "FAILOVER", "FORCE", "TAKEOVER"]] {
