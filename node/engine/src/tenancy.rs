@@ -7,7 +7,8 @@
 //! Built anew whenever a tenant changes, shared by everybody until then. What a tenant may use is written as text and
 //! compiled here, once: a value this version does not understand counts as if it were not set.
 //!
-//! It refuses to know how tenants are agreed on, where keys are kept, and the clock.
+//! It refuses to know how tenants are agreed on, where keys are kept, and the clock. It is long because what a
+//! tenant may be told, its settings, its owners' table and its grants, is one vocabulary with its tests.
 
 use crate::account::Account;
 use crate::events::EventClass;
