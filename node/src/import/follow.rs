@@ -232,18 +232,20 @@ impl<'a> Stream<'a> {
 
     fn gather(&mut self, argv: &[&[u8]], bytes: usize) -> Result<(), Failure> {
         let end = self.read + bytes as u64;
-        for mut request in self.here(argv, end)? {
-            let Some(gathered) = &mut self.gathered else {
-                request.at = Some(Origin { offset: end, database: self.database });
-                self.loose.push(request);
-                continue;
-            };
-            self.gathered_bytes += request.argv.iter().map(Vec::len).sum::<usize>();
-            gathered.push(request);
-        }
-        // What is not all applied yet has no place behind it.
-        let same = |request: &&mut Owned| request.at.is_some_and(|at| at.offset == end);
-        self.loose.iter_mut().rev().take_while(same).skip(1).for_each(|request| request.at = None);
+        let at = Some(Origin { offset: end, database: self.database });
+        let mut requests = self.here(argv, end)?;
+        let Some(gathered) = &mut self.gathered else {
+            if requests.len() < 2 {
+                self.loose.extend(requests.into_iter().map(|request| Owned { at, ..request }));
+                return Ok(());
+            }
+            // What is brought in for one command is one step: done by half, SWAPDB would be done once more by the next primary.
+            requests.last_mut().into_iter().for_each(|last| last.at = at);
+            self.apply_loose()?;
+            return self.run(requests, Together::AsOne);
+        };
+        self.gathered_bytes += requests.iter().flat_map(|request| &request.argv).map(Vec::len).sum::<usize>();
+        gathered.append(&mut requests);
         if self.gathered_bytes > TRANSACTION_BYTES_MAX {
             let text = "a transaction of the source was too long for one step and was applied in parts";
             self.job.tell(|status| status.note(text.to_owned()));
