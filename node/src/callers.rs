@@ -29,6 +29,7 @@ use keyward_proto::forward::{Batch, BatchError};
 use keyward_proto::resp::{ArgRange, Decoder};
 use prost::Message;
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -50,8 +51,6 @@ struct Caller {
     /// As of the view with this number; none if the user is gone.
     session: Option<Session>,
     generation: u64,
-    /// The parts of requests that arrived so far.
-    parts: Vec<u8>,
     /// The sender said that the client is gone.
     left: Rc<Cell<bool>>,
 }
@@ -109,7 +108,8 @@ pub async fn serve(worker: Rc<Worker>, (stream, tie): (TcpStream, Arc<Tie>)) {
     let mut arrivals = Arrivals::new(stream);
     let (generation, view) = worker.node.views.load();
     let lane = Lane::new(Decoder::new(worker.hot().decoder.clone()), generation, view);
-    let mut callers = Callers { worker, departures, lane, seats: Vec::new(), decoded: Decoded::default() };
+    let (seats, parts, decoded) = (Vec::new(), HashMap::new(), Decoded::default());
+    let mut callers = Callers { worker, departures, lane, seats, parts, decoded };
     while let Ok(true) = arrivals.read().await {
         let Some(work) = callers.take_in(&mut arrivals) else { break };
         callers.work_off(work, arrivals.bytes()).await;
@@ -129,6 +129,8 @@ struct Callers {
     departures: Rc<Departures>,
     lane: Lane,
     seats: Vec<Option<Caller>>,
+    /// The parts of requests that arrived so far, by seat.
+    parts: HashMap<u32, Vec<u8>>,
     decoded: Decoded,
 }
 
@@ -142,11 +144,19 @@ impl Callers {
             let body = &mut arrivals.bytes()[arrival.from..arrival.to];
             match arrival.kind {
                 Kind::Caller if arrival.seat < SEATS_MAX => {
+                    self.parts.remove(&arrival.seat);
                     work.push(Work::Introduce(arrival.seat, Box::new(Batch::decode(&*body).ok()?)));
                 }
-                Kind::Part => self.keep_part(arrival.seat, body)?,
+                Kind::Part => {
+                    // Who is introduced by what arrived along with it has no seat yet.
+                    let comes = |work: &Work| matches!(work, Work::Introduce(seat, _) if *seat == arrival.seat);
+                    self.keep_part(arrival.seat, body, work.iter().any(comes))?;
+                }
                 Kind::Requests => work.push(Work::Run(self.decode(arrival, body)?)),
-                Kind::Left => work.push(Work::Leave(arrival.seat)),
+                Kind::Left => {
+                    self.parts.remove(&arrival.seat);
+                    work.push(Work::Leave(arrival.seat));
+                }
                 Kind::Ping => drop(self.departures.push(Kind::Pong, 0, &[], &[])),
                 Kind::Caller | Kind::Replies | Kind::Gone | Kind::Pong => return None,
             }
@@ -158,17 +168,19 @@ impl Callers {
         self.seats.get_mut(seat as usize)?.as_mut()
     }
 
-    fn keep_part(&mut self, seat: u32, part: &[u8]) -> Option<()> {
+    fn keep_part(&mut self, seat: u32, part: &[u8], comes: bool) -> Option<()> {
         // Of a client that was never introduced, or one that left while its request was on the way.
-        let Some(caller) = self.seat(seat) else { return Some(()) };
-        caller.parts.extend_from_slice(part);
-        (caller.parts.len() <= BODY_BYTES_MAX).then_some(())
+        if !comes && self.seat(seat).is_none() {
+            return Some(());
+        }
+        let parts = self.parts.entry(seat).or_default();
+        parts.extend_from_slice(part);
+        (parts.len() <= BODY_BYTES_MAX).then_some(())
     }
 
     fn decode(&mut self, arrival: Arrival, body: &mut [u8]) -> Option<Requests> {
         let (policy_version, count, from) = carrier::read_requests_head(body)?;
-        let parts = self.seat(arrival.seat).map(|caller| std::mem::take(&mut caller.parts)).unwrap_or_default();
-        let mut own = (!parts.is_empty()).then_some(parts);
+        let mut own = self.parts.remove(&arrival.seat);
         if let Some(own) = &mut own {
             own.extend_from_slice(&body[from..]);
         }
@@ -282,9 +294,9 @@ impl Callers {
         if self.seats.len() <= index {
             self.seats.resize_with(index + 1, || None);
         }
-        let (parts, left) = (Vec::new(), Rc::default());
+        let left = Rc::default();
         // Looked up when it first asks: then everything is applied here that the sender had.
-        self.seats[index] = Some(Caller { about, session: None, generation: 0, parts, left });
+        self.seats[index] = Some(Caller { about, session: None, generation: 0, left });
     }
 
     fn leave(&mut self, seat: u32) {
