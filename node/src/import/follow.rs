@@ -390,7 +390,7 @@ impl<'a> Stream<'a> {
             Err(failure) => return Err(failure),
         };
         let here = self.translation.key(key);
-        let argv = match fetched.value {
+        let argv = match fetched.value.filter(|payload| !is_of_nothing(payload)) {
             None => vec![b"UNLINK".to_vec(), here],
             Some(value) => {
                 let at = fetched.expires_at.to_string().into_bytes();
@@ -457,4 +457,12 @@ impl<'a> Stream<'a> {
         self.job.problem(format!("{name} of key '{}' (here of type {kind}): {why}", shown(key)));
         Ok(())
     }
+}
+
+/// Whether a payload is of something that has no elements: a hash whose fields have all expired (Valkey 9) is left of nothing else.
+fn is_of_nothing(payload: &[u8]) -> bool {
+    /// Version and checksum.
+    const END_BYTES: usize = 10;
+    const STRING: u8 = 0;
+    matches!(payload, [kind, 0, end @ ..] if *kind != STRING && end.len() == END_BYTES)
 }
