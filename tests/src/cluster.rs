@@ -221,7 +221,16 @@ impl Cluster {
 
     /// Freezes a node's process: it keeps its sockets and answers nothing.
     pub fn pause(&self, number: usize) {
-        self.node(number).signal(Signal::STOP);
+        let node = self.node(number);
+        node.signal(Signal::STOP);
+        // A thread that runs on another core stops a moment later.
+        let tasks = format!("/proc/{}/task", node.pid());
+        let is_stopped = |task: &Path| {
+            let stat = fs::read_to_string(task.join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+        };
+        let all = || fs::read_dir(&tasks).into_iter().flatten().flatten().all(|task| is_stopped(&task.path()));
+        wait_until("every thread is stopped", || all().then_some(()));
     }
 
     /// Thaws a paused node.
