@@ -210,13 +210,15 @@ mod tests {
     #[test]
     fn no_keys_change_their_group_while_an_import_runs() {
         let mut play = Play::new();
+        let (name, mode) = (String::from("gw"), TenantMode::Namespace);
+        assert_eq!(play.apply(Change::Tenant(TenantChange::Create { name, mode, edits: Vec::new() })), Outcome::Done);
         let moving = || Change::Move(MoveChange::Begin { what: Moved::Slots((0, 5)), to: GroupId(1) });
         assert_eq!(play.begin(), Outcome::Done);
         let index = play.index;
         assert!(matches!(play.apply(moving()), Outcome::Refused(Refusal::Move(_))));
         let edits = vec![TenantEdit::Setting(String::from("group"), Some(String::from("1")))];
-        let (name, mode) = (String::from("gw"), TenantMode::Namespace);
-        assert_eq!(play.apply(Change::Tenant(TenantChange::Create { name, mode, edits })), Outcome::Done);
+        let name = String::from("gw");
+        assert_eq!(play.apply(Change::Tenant(TenantChange::Set { name, edits })), Outcome::Done);
         assert!(play.state.current_move().is_none(), "the tenant's keys move during the import");
         assert_eq!(play.end(index), Outcome::Done);
         assert!(play.state.current_move().is_some(), "the tenant's keys do not move after the import");

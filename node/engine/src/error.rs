@@ -113,7 +113,6 @@ mod tests {
                 &b"-ERR unknown command 'n\xffo', with args beginning with: 'a\xfe' \r\n"[..],
             ),
             (&[b"CONFIG", b"n\xff"], b"-ERR unknown subcommand 'n\xff'. Try CONFIG HELP.\r\n"),
-            (&[b"ACL", b"CAT", b"n\xff"], b"-ERR Unknown category 'n\xff'\r\n"),
         ] {
             assert_eq!(engine.run(request), said);
         }
