@@ -307,6 +307,9 @@ mod tests {
         assert!(!matches(&[b"*[", &b"b".repeat(LONG)[..], b"]*"].concat(), &text));
         assert!(!matches(&[b"*", &b"[ab]".repeat(4000)[..], b"b*"].concat(), &text));
         assert!(matches(&[b"*", &b"[ab]?".repeat(2000)[..], b"a*"].concat(), &text));
+        // What is longer than the text, and more sets than are kept.
+        assert!(!matches(&[b"*", &b"?".repeat(8 * LONG)[..], b"b"].concat(), &text[..1000]));
+        assert!(!matches(&[b"*a*", &b"?".repeat((1 << 20) + 1)[..], b"b*"].concat(), &b"a".repeat(2 << 20)));
         // Longer ones are given up, and then match nothing.
         assert!(!matches(&[b"*", &b"[ab]".repeat(LONG / 4)[..], b"b*"].concat(), &text));
         assert!(!matches_ignore_case(&run(b"", b"b"), &text[..LONG + LONG / 2]));

@@ -14,6 +14,9 @@ const TOGETHER_MAX: usize = 4096;
 /// anything by a pattern that takes so long.
 const TRIES_MAX: usize = 1 << 24;
 
+/// Elements of runs with `?` or classes, which are kept as sets of 32 bytes. A pattern with more matches nothing either.
+const SETS_MAX: usize = 1 << 20;
+
 /// The bytes an element takes.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Set([u64; 4]);
@@ -123,7 +126,18 @@ fn find_together(sets: &[Set], text: &[u8]) -> Option<usize> {
 /// Whether a text matches the elements of a pattern, where nothing is a star.
 pub(super) fn matches(pattern: impl Iterator<Item = Option<Element>>, text: &[u8]) -> bool {
     let mut runs = vec![Run::Plain(Vec::new())];
+    let (mut elements, mut sets) = (0, 0);
     for element in pattern {
+        // Each takes a byte: what is longer than the text cannot match, and is not read to its end.
+        elements += usize::from(element.is_some());
+        sets += match (&element, runs.last()) {
+            (Some(Element::Set(_)), Some(Run::Plain(bytes))) => bytes.len() + 1,
+            (Some(_), Some(Run::Mixed(_))) => 1,
+            _ => 0,
+        };
+        if elements > text.len() || sets > SETS_MAX {
+            return false;
+        }
         match (element, runs.last_mut()) {
             (Some(element), Some(run)) => run.push(element),
             _ => runs.push(Run::Plain(Vec::new())),
