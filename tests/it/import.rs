@@ -243,7 +243,11 @@ fn assert_same(source: &Source, cluster: &Cluster, fields_expire: bool) {
         there.ok(&["SELECT", database]);
         here.ok(&["SELECT", database]);
         let keys: BTreeSet<String> = there.ask(&["KEYS", "*"]).texts().into_iter().collect();
+        let (keys, of_nothing): (BTreeSet<_>, BTreeSet<_>) =
+            keys.into_iter().partition(|key| !is_of_nothing(&mut there, key));
         let keys_here: BTreeSet<String> = here.ask(&["KEYS", "*"]).texts().into_iter().collect();
+        let keys_here: BTreeSet<String> =
+            keys_here.into_iter().filter(|key| !of_nothing.contains(key) || !is_of_nothing(&mut here, key)).collect();
         // Both answer without what is past its expiry, each by its own clock.
         let differing: Vec<&String> = keys.symmetric_difference(&keys_here).collect();
         for key in differing {
@@ -255,6 +259,12 @@ fn assert_same(source: &Source, cluster: &Cluster, fields_expire: bool) {
     }
     let listed = |client: &mut Client| client.ask(&["FUNCTION", "LIST", "WITHCODE"]).to_string();
     assert_eq!(listed(&mut there), listed(&mut here));
+}
+
+/// Whether a key is a hash without a single field. Valkey 9 makes one that stays for ever if a hash is copied whose fields have all
+/// expired and were not yet removed; what is moved in has nothing of it to keep.
+fn is_of_nothing(client: &mut Client, key: &str) -> bool {
+    client.text(&["TYPE", key]) == "hash" && client.ask(&["HLEN", key]) == Value::Integer(0)
 }
 
 /// Both sides answer the same. They are asked one after the other, so an expiry may fall between two questions: then the next

@@ -3,6 +3,18 @@
 //! What the source's commands did and up to where its stream is carried out travel together, in one record of the stream of effects
 //! ([`crate::replication::record`]) and in one moment of a copy. So whoever becomes primary goes on exactly where its data ends:
 //! nothing of the source is missing, and nothing is done twice. What is not part of that stays with the thread that imports.
+//!
+//! What holds of a shard group at every moment, on its primary and on each copy, if it has a place `p` in the source's stream:
+//!
+//! ```text
+//!   a key k of the group is what it was at the source when the stream was max(p, ahead[k]) long
+//! ```
+//! - Nothing in it is about another group: what a command needs of another group's keys is fetched from the source, never asked
+//!   of that group. So each group may go on from its own place, whatever becomes of the others' primaries.
+//! - Who fetches a key writes value and `ahead[k]` as one step, and leaves out whatever the stream says of `k` up to there; a command
+//!   whose result depends on such a key has its results fetched, too.
+//! - `p` moves in one record with what was carried out up to there, and never back: else that would be done twice.
+//! - Where a step is done by half there is no place (`None`): whoever becomes primary then copies anew.
 
 use super::keys::KeySet;
 use super::status::Status;
@@ -38,8 +50,72 @@ pub(super) struct Carried {
     pub(super) tally: keyward_proto::replication::ImportTally,
 }
 
-/// Keys by database and name, and offsets.
-pub(super) type Ahead = HashMap<(u32, Vec<u8>), u64>;
+/// Names of keys that are ahead take up to so much, in bytes. Where a stream is so far behind, a whole copy is there sooner.
+const AHEAD_BYTES_MAX: usize = 128 << 20;
+
+/// What the name of a key costs besides itself, in bytes.
+const AHEAD_KEY_BYTES: usize = 64;
+
+/// Keys by database and name, and up to where the source's stream is in their values.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ahead {
+    until: HashMap<(u32, Vec<u8>), u64>,
+    bytes: usize,
+}
+
+impl Ahead {
+    /// A key's value has the stream up to there.
+    pub(super) fn insert(&mut self, database: u32, key: &[u8], until: u64) {
+        if self.until.insert((database, key.to_vec()), until).is_none() {
+            self.bytes += key.len() + AHEAD_KEY_BYTES;
+        }
+    }
+
+    /// Whether a key's value has what the stream says up to `end`.
+    pub(super) fn has(&self, database: u32, key: &[u8], end: u64) -> bool {
+        !self.until.is_empty() && self.until.get(&(database, key.to_vec())).is_some_and(|until| *until >= end)
+    }
+
+    /// The keys of these databases whose values have what the stream says up to `end`.
+    pub(super) fn beyond(&self, end: u64, wanted: impl Fn(u32) -> bool) -> Vec<(u32, Vec<u8>)> {
+        let beyond = self.until.iter().filter(|((database, _), until)| **until >= end && wanted(*database));
+        beyond.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// The stream is there: these keys are ahead no longer.
+    pub(super) fn reached(&mut self, offset: u64) {
+        let mut bytes = 0;
+        self.until.retain(|(_, key), until| {
+            let stays = *until > offset;
+            bytes += if stays { key.len() + AHEAD_KEY_BYTES } else { 0 };
+            stays
+        });
+        self.bytes = bytes;
+    }
+
+    /// Nothing is ahead.
+    pub(super) fn clear(&mut self) {
+        *self = Ahead::default();
+    }
+
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.until.is_empty()
+    }
+
+    /// Whether there are more than anybody should keep.
+    pub(super) fn is_too_much(&self) -> bool {
+        self.bytes > AHEAD_BYTES_MAX
+    }
+
+    /// All of them, as they are told.
+    pub(super) fn marks(&self) -> Vec<What> {
+        let mark = |((database, key), offset): (&(u32, Vec<u8>), &u64)| {
+            What::Ahead(ImportAhead { database: *database, key: key.clone().into(), offset: *offset })
+        };
+        self.until.iter().map(mark).collect()
+    }
+}
 
 impl Carried {
     fn take_in(&mut self, mark: ImportMark) {
@@ -54,12 +130,8 @@ impl Carried {
                 self.tally = stand.tally.unwrap_or_default();
                 let place =
                     stand.place.map(|place| (place.stream, Origin { offset: place.offset, database: place.database }));
-                // Only a whole copy ends what is ahead of everything.
-                match &place {
-                    None => self.ahead.clear(),
-                    Some((_, at)) => self.ahead.retain(|_, until| *until > at.offset),
-                }
                 self.place = place;
+                self.prune();
                 if !stand.keeps_existing {
                     self.existing = None;
                 } else if self.existing.is_none() {
@@ -72,8 +144,17 @@ impl Carried {
                 numbers.chunks_exact(8).for_each(|bytes| existing.add_number(number(bytes)));
             }
             Some(What::Ahead(ImportAhead { database, key, offset })) => {
-                self.ahead.insert((database, key.to_vec()), offset);
+                self.ahead.insert(database, &key, offset);
             }
+        }
+    }
+
+    /// Forgets which keys were ahead of where the stream is now. With no place to go on from there will be a whole copy, and nothing is
+    /// ahead of that.
+    fn prune(&mut self) {
+        match &self.place {
+            None => self.ahead.clear(),
+            Some((_, at)) => self.ahead.reached(at.offset),
         }
     }
 
@@ -105,10 +186,7 @@ impl Carried {
         if let Some(existing) = &self.existing {
             marks.extend(existing_marks(existing).into_iter().map(|what| self.mark(what)));
         }
-        let ahead = |((database, key), offset): (&(u32, Vec<u8>), &u64)| {
-            self.mark(What::Ahead(ImportAhead { database: *database, key: key.clone().into(), offset: *offset }))
-        };
-        marks.extend(self.ahead.iter().map(ahead));
+        marks.extend(self.ahead.marks().into_iter().map(|what| self.mark(what)));
         marks
     }
 }
@@ -188,7 +266,16 @@ impl Part {
     /// Changes what is carried along, and hands out what is to be written down of it.
     pub(super) fn stand(&self, change: impl FnOnce(&mut Carried)) -> ImportMark {
         let mut carried = self.carried.lock();
+        let before = carried.place.clone();
         change(&mut carried);
+        // Who says where the stream is may not know yet what was carried out since: a place never goes back.
+        if let (Some((stream, at)), Some((known, reached))) = (&carried.place, &before)
+            && stream == known
+            && at.offset < reached.offset
+        {
+            carried.place = before;
+        }
+        carried.prune();
         self.following.store(carried.follows, Ordering::Relaxed);
         carried.mark(What::Stand(carried.stand()))
     }
@@ -243,7 +330,7 @@ mod tests {
         let known = copy.carried();
         assert!(copy.is_following() && known.index == 9 && known.floor_ms == 7);
         assert_eq!(known.place, Some(("abc".to_owned(), Origin { offset: 120, database: 4 })));
-        assert_eq!(known.ahead, HashMap::from([((1, b"k".to_vec()), 150)]));
+        assert!(known.ahead.has(1, b"k", 150) && !known.ahead.has(1, b"k", 151) && !known.ahead.has(0, b"k", 1));
         assert!(
             (0..300_000u32).all(|number| known.existing.as_ref().is_some_and(|set| set.has(0, &number.to_le_bytes())))
         );
@@ -258,5 +345,35 @@ mod tests {
         assert!(copy.is_following());
         copy.forget_place();
         assert!(!copy.is_following());
+    }
+
+    #[test]
+    fn a_place_never_goes_back_and_what_it_has_reached_is_forgotten() {
+        let part = Part::default();
+        part.take_in(stand(9, Some(100)));
+        let ahead = |key: &[u8], offset| {
+            let ahead = ImportAhead { database: 1, key: key.to_vec().into(), offset };
+            ImportMark { index: 9, what: Some(What::Ahead(ahead)) }
+        };
+        part.take_in(ahead(b"near", 150));
+        part.take_in(ahead(b"far", 250));
+        part.reached(Origin { offset: 200, database: 0 });
+        let place = |offset| Some(("abc".to_owned(), Origin { offset, database: 0 }));
+        // Whoever notes how far it is has not counted yet what was carried out last.
+        part.stand(|carried| carried.place = place(120));
+        let known = part.carried();
+        assert_eq!(known.place, place(200));
+        assert!(!known.ahead.has(1, b"near", 1) && known.ahead.has(1, b"far", 250));
+        // Half a step is no place, and after a whole copy nothing is ahead.
+        part.stand(|carried| carried.place = None);
+        assert!(part.carried().ahead.is_empty());
+        part.stand(|carried| carried.place = place(150));
+        assert_eq!(part.carried().place, place(150));
+        let mut many = Ahead::default();
+        let long = vec![b'k'; 1 << 20];
+        (0..130).for_each(|database| many.insert(database, &long, 7));
+        assert!(many.is_too_much());
+        many.reached(7);
+        assert!(!many.is_too_much() && many.is_empty());
     }
 }

@@ -35,6 +35,9 @@ pub const CUT_OVER_WAIT_MAX: Duration = Duration::from_secs(240);
 /// How long other nodes may take to learn the password of the source before the beginning is answered.
 const SPREAD_WAIT: Duration = Duration::from_secs(2);
 
+/// How long a shard group may be without a primary before an import is not begun: a hand-over or a failover is over sooner.
+const SERVED_WAIT: Duration = Duration::from_secs(5);
+
 /// What a source may have that is longer than a Raft entry should be, in bytes: names and prefixes.
 const PLAN_BYTES_MAX: usize = 64 << 10;
 
@@ -184,7 +187,12 @@ pub fn start(
     if let Some(database) = plan.database.filter(|database| *database >= node.config.databases) {
         return Err(sentence(run::too_few_databases(database)));
     }
-    let asked = asker.runtime.block_on(ask(node, 0, false));
+    let began = Instant::now();
+    let mut asked = asker.runtime.block_on(ask(node, 0, false));
+    while !asked.silent.is_empty() && began.elapsed() < SERVED_WAIT {
+        std::thread::sleep(LOOK_PAUSE);
+        asked = asker.runtime.block_on(ask(node, 0, false));
+    }
     if let Some(group) = asked.silent.first() {
         return Err(sentence(format!("nobody serves shard group {group} now")));
     }

@@ -4,7 +4,7 @@
 //! with what it does; what does nothing is counted now and then.
 
 use super::carried::Ahead;
-use super::fetch::Fetcher;
+use super::fetch::{Fetched, Fetcher};
 use super::hand::{Hand, Together, error};
 use super::keys::KeySet;
 use super::load::shown;
@@ -18,6 +18,7 @@ use keyward_acl::KeyUse;
 use keyward_cluster::GroupId;
 use keyward_engine::table::{Row, Table};
 use keyward_proto::resp::{ArgRange, Decoder, Limits};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 /// Between two acknowledgements.
@@ -28,6 +29,9 @@ const NOTE_EVERY: Duration = Duration::from_secs(1);
 
 /// Commands applied before anything else is looked at.
 const COMMANDS_AT_ONCE: usize = 512;
+
+/// Keys that are fetched by one question: the source answers nobody else meanwhile.
+const KEYS_FETCHED_AT_ONCE: usize = 64;
 
 /// A transaction that is longer than this, in bytes, is applied in parts: nothing here is without bound.
 const TRANSACTION_BYTES_MAX: usize = 256 << 20;
@@ -137,7 +141,7 @@ impl<'a> Stream<'a> {
         (self.offset, self.database_applied) = (self.read, self.database);
         if bytes > 0 {
             if !self.ahead.is_empty() {
-                self.ahead.retain(|_, until| *until > self.offset);
+                self.ahead.reached(self.offset);
             }
             self.job.followed.applied(self.offset);
             self.job.tell(|status| {
@@ -203,6 +207,8 @@ impl<'a> Stream<'a> {
                 self.gathered = None;
                 self.count_applied();
                 if std::mem::take(&mut self.torn) {
+                    // Without a place nobody else knew what was ahead of it.
+                    self.ahead.marks().iter().try_for_each(|what| self.hand.add(what))?;
                     self.note()?;
                 }
             }
@@ -270,17 +276,26 @@ impl<'a> Stream<'a> {
                 return Ok(Vec::new());
             }
         };
-        let emptied = matches!(row.full_name, "flushall" | "flushdb" | "swapdb");
-        let newer: Vec<(u32, Vec<u8>)> = if emptied { self.ahead_of(end) } else { Vec::new() };
-        let mut requests = self.meant(table, row, argv, end)?;
-        if emptied && (row.full_name == "flushall" || self.translation.wants(self.database)) {
-            // What was fetched later than this is what it was then.
-            for (database, key) in newer {
-                for database in self.concerned(row, argv, database) {
-                    requests.extend(self.fetched(database, &key)?);
-                }
+        // What was fetched later than this is what it was then.
+        let databases = match row.full_name {
+            "flushall" => Some(None),
+            "flushdb" => Some(Some(vec![self.database])),
+            "swapdb" => Some(Some(databases_named(&argv[1..]))),
+            _ => None,
+        };
+        let newer: BTreeSet<(u32, Vec<u8>)> = match &databases {
+            None => BTreeSet::new(),
+            Some(None) => self.ahead.beyond(end, |_| true).into_iter().collect(),
+            Some(Some(databases)) => {
+                let newer = self.ahead.beyond(end, |database| databases.contains(&database));
+                let everywhere =
+                    |(_, key): (u32, Vec<u8>)| databases.iter().map(move |database| (*database, key.clone()));
+                newer.into_iter().flat_map(everywhere).collect()
             }
-        }
+        };
+        let mut requests = self.meant(table, row, argv, end)?;
+        let wanted: Vec<_> = newer.into_iter().filter(|(database, _)| self.translation.wants(*database)).collect();
+        requests.extend(self.fetched(&wanted)?);
         Ok(requests)
     }
 
@@ -324,16 +339,11 @@ impl<'a> Stream<'a> {
             _ => None,
         };
         if let Some(places) = fetch {
-            let mut requests = Vec::new();
-            for place in places {
-                for database in self.concerned(row, argv, self.database) {
-                    let known = self.ahead.get(&(database, argv[place].to_vec()));
-                    if known.is_none_or(|until| *until < end) {
-                        requests.extend(self.fetched(database, argv[place])?);
-                    }
-                }
-            }
-            return Ok(requests);
+            let databases = self.concerned(row, argv, self.database);
+            let named = places.iter().flat_map(|place| databases.iter().map(|database| (*database, argv[*place])));
+            let lacking = named.filter(|(database, key)| !self.ahead.has(*database, key, end));
+            let lacking: BTreeSet<_> = lacking.map(|(database, key)| (database, key.to_vec())).collect();
+            return self.fetched(&lacking.into_iter().collect::<Vec<_>>());
         }
         Ok(match does {
             Does::Part(argv) => vec![Owned { argv, ..whole }],
@@ -343,14 +353,14 @@ impl<'a> Stream<'a> {
 
     /// The databases in which a command for `database` changes something.
     fn concerned(&self, row: &Row, argv: &[&[u8]], database: u32) -> Vec<u32> {
-        let number = |word: &&[u8]| std::str::from_utf8(word).ok()?.parse::<u32>().ok();
         let mut all = vec![database];
         match row.full_name {
-            "swapdb" => all.extend(argv[1..].iter().filter_map(number)),
-            "move" => all.extend(argv.get(2).and_then(number)),
+            "move" => all.extend(databases_named(argv.get(2..).unwrap_or_default())),
             "copy" => {
                 let at = argv.iter().position(|word| word.eq_ignore_ascii_case(b"db"));
-                all.extend(at.and_then(|at| argv.get(at + 1)).and_then(number));
+                all.extend(
+                    at.and_then(|at| argv.get(at + 1..)).and_then(|words| databases_named(words).first().copied()),
+                );
             }
             _ => {}
         }
@@ -358,11 +368,6 @@ impl<'a> Stream<'a> {
         all.dedup();
         all.retain(|database| self.translation.wants(*database));
         all
-    }
-
-    /// Keys that are newer than the stream is at `end`.
-    fn ahead_of(&self, end: u64) -> Vec<(u32, Vec<u8>)> {
-        self.ahead.iter().filter(|(_, until)| **until >= end).map(|(key, _)| key.clone()).collect()
     }
 
     /// Whether a command is about a key that is newer than the stream is at `end`.
@@ -373,33 +378,43 @@ impl<'a> Stream<'a> {
         let databases = self.concerned(row, argv, self.database);
         let mut keys: Vec<KeyUse<'_>> = Vec::new();
         table.keys_of(row, argv, &mut keys);
-        let newer =
-            |database: &u32, key: &[u8]| self.ahead.get(&(*database, key.to_vec())).is_some_and(|until| *until >= end);
-        keys.iter().any(|named| databases.iter().any(|database| newer(database, named.key)))
+        keys.iter().any(|named| databases.iter().any(|database| self.ahead.has(*database, named.key, end)))
     }
 
-    /// A key as it is at the source now, instead of what the stream says of it up to there.
-    fn fetched(&mut self, database: u32, key: &[u8]) -> Result<Option<Owned>, Failure> {
-        let fetched = match self.fetcher.fetch(self.job, database, key) {
-            Ok(fetched) => fetched,
-            Err(Failure::Final(why)) => {
-                let text = "its command names keys of several shard groups";
-                self.job.problem(format!("key '{}': {text}, and {why}", shown(key)));
-                return Ok(None);
+    /// Keys as they are at the source now, instead of what the stream says of them up to there.
+    fn fetched(&mut self, keys: &[(u32, Vec<u8>)]) -> Result<Vec<Owned>, Failure> {
+        let mut requests = Vec::with_capacity(keys.len());
+        for some in keys.chunks(KEYS_FETCHED_AT_ONCE) {
+            let answers = self.fetcher.fetch(self.job, some)?;
+            for ((database, key), fetched) in some.iter().zip(answers) {
+                let Fetched { value, expires_at, offset } = match fetched {
+                    Ok(fetched) => fetched,
+                    Err(why) => {
+                        let text = "its command names keys of several shard groups";
+                        self.job.problem(format!("key '{}': {text}, and {why}", shown(key)));
+                        continue;
+                    }
+                };
+                let here = self.translation.key(key);
+                let argv = match value.filter(|payload| !is_of_nothing(payload)) {
+                    None => vec![b"UNLINK".to_vec(), here],
+                    Some(value) => {
+                        let at = expires_at.to_string().into_bytes();
+                        vec![b"RESTORE".to_vec(), here, at, value, b"REPLACE".to_vec(), b"ABSTTL".to_vec()]
+                    }
+                };
+                let ahead = Some((*database, key.clone(), offset));
+                self.ahead.insert(*database, key, offset);
+                requests.push(Owned { database: *database, argv, at: None, ahead });
             }
-            Err(failure) => return Err(failure),
-        };
-        let here = self.translation.key(key);
-        let argv = match fetched.value.filter(|payload| !is_of_nothing(payload)) {
-            None => vec![b"UNLINK".to_vec(), here],
-            Some(value) => {
-                let at = fetched.expires_at.to_string().into_bytes();
-                vec![b"RESTORE".to_vec(), here, at, value, b"REPLACE".to_vec(), b"ABSTTL".to_vec()]
-            }
-        };
-        let ahead = Some((database, key.to_vec(), fetched.offset));
-        self.ahead.insert((database, key.to_vec()), fetched.offset);
-        Ok(Some(Owned { database, argv, at: None, ahead }))
+        }
+        if self.ahead.is_too_much() {
+            let text = "too many keys of commands that name several shard groups were ahead of the source's stream";
+            self.job.tell(|status| status.note(format!("{text}: everything is copied anew")));
+            self.hand.stand(|carried| carried.place = None)?;
+            return Err(Failure::Lost(text.to_owned()));
+        }
+        Ok(requests)
     }
 
     fn apply_loose(&mut self) -> Result<(), Failure> {
@@ -457,6 +472,11 @@ impl<'a> Stream<'a> {
         self.job.problem(format!("{name} of key '{}' (here of type {kind}): {why}", shown(key)));
         Ok(())
     }
+}
+
+/// The databases that these words name.
+fn databases_named(words: &[&[u8]]) -> Vec<u32> {
+    words.iter().filter_map(|word| std::str::from_utf8(word).ok()?.parse().ok()).collect()
 }
 
 /// Whether a payload is of something that has no elements: a hash whose fields have all expired (Valkey 9) is left of nothing else.

@@ -273,7 +273,7 @@ impl Run<'_> {
         let given = source::follow(&mut link, asked.as_ref())?;
         self.heard = Instant::now();
         job.tell(|status| {
-            (status.error, status.keys_expected) = (String::new(), facts.keys);
+            status.error.clear();
             facts.remarks(&job.options).into_iter().for_each(|note| status.note(note));
         });
         let from = match (given, known) {
@@ -287,6 +287,7 @@ impl Run<'_> {
                 return Err(Failure::Final("the source went on with a stream nobody began".to_owned()));
             }
             (Given::Copy(place), _) => {
+                job.tell(|status| status.keys_expected = facts.keys);
                 self.copy(&mut link, clock_ms)?;
                 let from = Origin { offset: place.offset, database: 0 };
                 job.followed.begin(place.offset, clock_ms);
