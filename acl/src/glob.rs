@@ -310,6 +310,10 @@ mod tests {
         // What is longer than the text, and more sets than are kept.
         assert!(!matches(&[b"*", &b"?".repeat(8 * LONG)[..], b"b"].concat(), &text[..1000]));
         assert!(!matches(&[b"*a*", &b"?".repeat((1 << 20) + 1)[..], b"b*"].concat(), &b"a".repeat(2 << 20)));
+        // As many elements as are tried together, at each byte of a text that is too long for it; few are no matter.
+        let long_text = b"a".repeat(4 << 20);
+        assert!(!matches(&[b"*", &b"[ab]".repeat(4000)[..], b"z*"].concat(), &[&long_text[..], b"z"].concat()));
+        assert!(matches(b"*[ab]?z*", &[&long_text[..], b"z"].concat()));
         // Longer ones are given up, and then match nothing.
         assert!(!matches(&[b"*", &b"[ab]".repeat(LONG / 4)[..], b"b*"].concat(), &text));
         assert!(!matches_ignore_case(&run(b"", b"b"), &text[..LONG + LONG / 2]));

@@ -7,12 +7,15 @@
 use memchr::memmem;
 
 /// Elements of a run that are tried together: 32 bytes of tables for each. A longer run with `?` or classes in it, between two
-/// stars, is tried place by place, as often as [`TRIES_MAX`] allows.
+/// stars, is tried place by place.
 const TOGETHER_MAX: usize = 4096;
 
-/// Elements compared in all for runs that are too long to be tried together. Beyond it the pattern does not match: nobody is given
-/// anything by a pattern that takes so long.
-const TRIES_MAX: usize = 1 << 24;
+/// Steps for runs with `?` or classes, beyond one look at each byte of the text: milliseconds. Past it the pattern does not match:
+/// nobody is given anything by a pattern that takes so long.
+const TRIES_MAX: usize = 1 << 22;
+
+/// What the tables of an element take, in such steps: half as many as there are bytes.
+const TABLE_STEPS: usize = 128;
 
 /// Elements of runs with `?` or classes, which are kept as sets of 32 bytes. A pattern with more matches nothing either.
 const SETS_MAX: usize = 1 << 20;
@@ -77,7 +80,7 @@ impl Run {
     fn find(&self, text: &[u8], tries: &mut usize) -> Option<usize> {
         match self {
             Run::Plain(bytes) => memmem::find(text, bytes).map(|start| start + bytes.len()),
-            Run::Mixed(sets) if sets.len() <= TOGETHER_MAX => find_together(sets, text),
+            Run::Mixed(sets) if sets.len() <= TOGETHER_MAX => find_together(sets, text, tries),
             Run::Mixed(sets) => {
                 for (start, place) in text.windows(sets.len()).enumerate() {
                     let fitting = place.iter().zip(sets).take_while(|(byte, set)| set.has(**byte)).count();
@@ -98,8 +101,12 @@ fn only(byte: u8) -> Set {
     set
 }
 
-/// Bit n of the state: the first n + 1 elements fit what ends here.
-fn find_together(sets: &[Set], text: &[u8]) -> Option<usize> {
+/// Bit n of the state: the first n + 1 elements fit what ends here. A byte takes a step for every word of it but the first.
+fn find_together(sets: &[Set], text: &[u8], tries: &mut usize) -> Option<usize> {
+    if sets.len() > text.len() {
+        return None;
+    }
+    *tries = tries.checked_sub(sets.len() * TABLE_STEPS)?;
     let words = sets.len().div_ceil(64);
     let mut takes = vec![0_u64; 256 * words];
     for (index, set) in sets.iter().enumerate() {
@@ -110,6 +117,7 @@ fn find_together(sets: &[Set], text: &[u8]) -> Option<usize> {
     let (last_word, last_bit) = ((sets.len() - 1) / 64, 1 << ((sets.len() - 1) % 64));
     let mut state = vec![0_u64; words];
     for (position, byte) in text.iter().enumerate() {
+        *tries = tries.checked_sub(words - 1)?;
         let mut carry = 1;
         for (word, takes) in state.iter_mut().zip(&takes[usize::from(*byte) * words..]) {
             let moved = *word << 1 | carry;
