@@ -44,25 +44,38 @@ const NO_DEFAULT_PASSWORD: &str = "ERR AUTH <password> called without any passwo
 const NO_ACL_FILE: &str = "ERR This instance is not configured to use an ACL file. Users are kept by the cluster and \
     survive restarts without one; give the node an ACL file with --acl-file to load or save it.";
 
-/// Does what was asked and appends the answer. Nothing beyond `reach` is found.
+/// Does what was asked and appends the answer. Nothing beyond `reach` is found. The words of a script come back if it was not
+/// run because the data is with another node by now: they are to be sent there.
 pub async fn carry_out(
     worker: &Rc<Worker>,
     connection: &Rc<Connection>,
     ask: Ask,
     reach: &Reach,
     output: &mut Vec<u8>,
-) {
+) -> Option<Vec<Vec<u8>>> {
     let protocol = connection.session.borrow().protocol;
     let mut reply = Reply::new(protocol);
     match ask {
         Ask::RunScript(call) => {
-            let session = connection.session.borrow().for_later();
+            let (session, name) = {
+                let session = connection.session.borrow();
+                (session.for_later(), session.last_command)
+            };
             let tracker = connection.script_tracker.borrow_mut().take();
             let words = call.keys.iter().chain(&call.args).chain([call.program.text()]);
             let _kept = Kept::new(&connection.mailbox, words.map(|word| word.len() as u64).sum());
-            let ran = worker.node.scripts.run_elsewhere(session, call, reach.owner(), tracker).await;
-            connection.session.borrow_mut().commands += ran.calls;
-            reply.raw(&ran.reply);
+            match worker.node.scripts.run_elsewhere(session, call, reach.owner(), tracker).await {
+                Ok(ran) => {
+                    connection.session.borrow_mut().commands += ran.calls;
+                    reply.raw(&ran.reply);
+                }
+                Err(call) => {
+                    connection.asked.borrow_mut().take();
+                    let count = call.keys.len().to_string();
+                    let head = [name.as_bytes(), call.program.text(), count.as_bytes()].map(<[u8]>::to_vec);
+                    return Some(head.into_iter().chain(call.keys).chain(call.args).collect());
+                }
+            }
         }
         Ask::Login(attempt) => {
             if log_in(worker, connection, attempt, &mut reply) {
@@ -219,6 +232,7 @@ pub async fn carry_out(
     } else if replies == keyward_engine::session::ReplyMode::SkipNext {
         connection.session.borrow_mut().replies = keyward_engine::session::ReplyMode::On;
     }
+    None
 }
 
 /// Whether the session is logged in now; if not, the reply says why.

@@ -120,6 +120,7 @@ fn run_prepared<'a>(
             let (row, bytes) = (resolved.row, end - *consumed);
             batch.worker.measured(CommandLogKind::LargeRequest, &batch.hot, session, row, request.argv, bytes);
         }
+        lane.ran = true;
         let flow = batch.step(session, lane, request, scratch);
         match flow {
             Flow::Continue => {
@@ -158,10 +159,12 @@ fn lane_is_current(worker: &Worker, lane: &mut Lane, session: &mut Session, batc
 
 #[cold]
 fn take_over(worker: &Worker, lane: &mut Lane, session: &mut Session, batch: &mut Batch<'_, '_>) -> bool {
-    if session.wants_quorum() {
-        // What was run until now was run under the old view.
+    // What was run until now was run under the old view. If nothing was, there is nothing to confirm: what is written by now
+    // may be of a later reign.
+    if session.wants_quorum() && lane.ran {
         lane.await_confirmation(worker);
     }
+    lane.ran = false;
     (lane.generation, lane.view) = worker.node.views.load();
     batch.conditions = worker.conditions(&lane.view, &batch.hot);
     batch.looked_under = Some(lane.generation);

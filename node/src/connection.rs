@@ -426,10 +426,13 @@ async fn converse(worker: &Rc<Worker>, booth: &Booth, lane: Box<Lane>) -> io::Re
                     if let Ask::SendCopy(holds) = ask {
                         return copying::send_copy(worker.of(lane.view.of), stream, connection, lane, holds).await;
                     }
-                    tokio::select! {
+                    let again = tokio::select! {
                         biased;
                         () = connection.killed() => return Ok(()),
-                        () = asks::carry_out(worker.of(lane.view.of), connection, ask, &reach, &mut lane.output) => {}
+                        again = asks::carry_out(worker.of(lane.view.of), connection, ask, &reach, &mut lane.output) => again,
+                    };
+                    if let Some(argv) = again {
+                        lane.go_back_to(worker, &argv.iter().map(Vec::as_slice).collect::<Vec<_>>());
                     }
                     if connection.session.borrow().wants_quorum() {
                         lane.await_confirmation(worker);

@@ -176,8 +176,11 @@ pub fn run(
             return Ok(Some(reply.bytes));
         }
     };
-    if !view.is_primary() && lent.transaction.is_none() {
-        return Ok(None);
+    if !view.is_primary() {
+        let Some((_, watch)) = lent.transaction else { return Ok(None) };
+        watch.iter().for_each(|watch| worker.node.shards.unwatch(watch));
+        reply.error(scripts::MOVED);
+        return Ok(Some(reply.bytes));
     }
     let hot = worker.hot();
     let lane = Lane::new(Decoder::new(hot.decoder.clone()), generation, Arc::clone(&view));

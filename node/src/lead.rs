@@ -105,6 +105,7 @@ impl<'a> Batch<'_, 'a> {
                     cached: !writes && self.caches().is_some(),
                     argv: request.argv.iter().map(|word| word.to_vec()).collect(),
                 };
+                self.end_caching(session);
                 Some(Flow::Stop(Box::new(Next::Gather(Box::new(gathering)))))
             }
         }

@@ -172,14 +172,14 @@ impl Scripts {
         call: ScriptCall,
         owner: Owner,
         tracker: Option<Arc<Tracker>>,
-    ) -> Ran {
+    ) -> Result<Ran, ScriptCall> {
         let protocol = session.protocol;
         let (answer, answered) = oneshot::channel();
         let of = owner.clone();
         let sent = self.bench.put(of, Errand { session, call, owner, tracker, answer }.into_work());
         match answered.await {
             Ok(ran) if sent => ran,
-            _ => Ran { reply: error_reply(protocol, "ERR too many scripts are waiting"), calls: 0 },
+            _ => Ok(Ran { reply: error_reply(protocol, "ERR too many scripts are waiting"), calls: 0 }),
         }
     }
 
@@ -317,7 +317,7 @@ struct Errand {
     call: ScriptCall,
     owner: Owner,
     tracker: Option<Arc<Tracker>>,
-    answer: oneshot::Sender<Ran>,
+    answer: oneshot::Sender<Result<Ran, ScriptCall>>,
 }
 
 impl Errand {
@@ -342,10 +342,15 @@ fn serve(worker: &Worker, errand: Errand) -> Option<Errand> {
         Err(NotAlone::Shifted) => {
             let reply = error_reply(session.protocol, SHIFTED);
             // A client that left meanwhile needs no reply.
-            let _ = answer.send(Ran { reply, calls: 0 });
+            let _ = answer.send(Ok(Ran { reply, calls: 0 }));
             return None;
         }
     };
+    if !view.is_primary() {
+        // The same, if it need not be asked anew.
+        let _ = answer.send(Err(call));
+        return None;
+    }
     let hot = worker.hot();
     let lane = Lane::new(Decoder::new(hot.decoder.clone()), generation, Arc::clone(&view));
     let began = Instant::now();
@@ -367,7 +372,7 @@ fn serve(worker: &Worker, errand: Errand) -> Option<Errand> {
     let tally = Tally { operations: ran.calls, work, cpu_ns, ..Tally::default() };
     pace::charge(worker, session.login.as_ref(), &tally, pace::now_ns());
     // A client that left meanwhile needs no reply.
-    let _ = answer.send(ran);
+    let _ = answer.send(Ok(ran));
     serve_later(worker, ready);
     None
 }
@@ -435,6 +440,9 @@ pub(crate) fn look_for_memory<'k>(worker: &Worker, session: &Session, keys: impl
         std::thread::sleep(ENTER_PAUSE);
     }
 }
+
+/// What becomes of a transaction that was to run apart when the data had moved: its client may send it again.
+pub(crate) const MOVED: &str = "TRYAGAIN the data is served by another node by now; nothing of the transaction was run";
 
 pub(crate) const SHIFTED: &str = "TRYAGAIN the keys of the script were moved to another shard group; nothing was run";
 

@@ -100,3 +100,71 @@ fn who_is_about_to_come_in_sync_is_waited_for() {
     let refused = alone.ask(&["FAILOVER"]);
     assert!(refused.is_error("ERR FAILOVER requires connected replicas."), "{refused}");
 }
+
+/// Hands the data over to that node.
+fn hand_over_to(cluster: &Cluster, number: usize) {
+    cluster.node(number).client().ok(&["CLUSTER", "FAILOVER"]);
+    wait_until("it serves", || is_primary(&mut cluster.node(number).client()).then_some(()));
+    in_sync(cluster, 2);
+}
+
+/// Its view was of the first reign. What it writes in the third was taken for the end of the first, which is confirmed for good:
+/// the write was acknowledged while no replica had it.
+#[test]
+fn what_an_idle_client_writes_after_the_data_went_and_came_back_is_confirmed_by_those_who_have_it() {
+    let cluster = cluster();
+    let (primary, other) = (cluster.primary(), cluster.primary() % 3 + 1);
+    let mut idle = cluster.node(primary).client();
+    assert_eq!(idle.ask(&["INCR", "n"]), Value::Integer(1));
+    hand_over_to(&cluster, other);
+    hand_over_to(&cluster, primary);
+    let others: Vec<usize> = (1..=3).filter(|number| *number != primary).collect();
+    others.iter().for_each(|number| cluster.pause(*number));
+    let answered = idle.call(&["INCR", "n"]);
+    others.iter().for_each(|number| cluster.resume(*number));
+    assert!(!matches!(answered, Ok(Value::Integer(_))), "nobody else can have it: {answered:?}");
+}
+
+/// Nothing of it had been run when the data moved, and yet it was told that its request may or may not have taken effect.
+#[test]
+fn a_client_that_was_idle_while_the_data_moved_goes_on_where_it_is_now() {
+    let cluster = cluster();
+    let (primary, other) = (cluster.primary(), cluster.primary() % 3 + 1);
+    let mut idle = cluster.node(primary).client();
+    assert_eq!(idle.ask(&["INCR", "n"]), Value::Integer(1));
+    hand_over_to(&cluster, other);
+    let mut elsewhere = cluster.node(other).client();
+    assert_eq!(elsewhere.ask(&["INCR", "n"]), Value::Integer(2));
+    assert_eq!(idle.ask(&["INCR", "n"]), Value::Integer(3));
+    assert_eq!(idle.ask(&["PING"]), Value::Simple("PONG".to_owned()));
+}
+
+/// A script that waited for the end of a hand-over began where the data no longer was: its commands were refused one by one.
+#[test]
+fn scripts_that_wait_while_the_data_moves_are_run_where_it_is_then() {
+    let cluster = cluster();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..3)
+            .map(|writer| {
+                let (address, stop) = (cluster.node(writer + 1).address(), &stop);
+                scope.spawn(move || {
+                    let mut client = Client::connect(address).expect("the node serves");
+                    let mut count = 0;
+                    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                        count += 1;
+                        // Each is a new one, so that none is known to be quick.
+                        let text = format!("return redis.pcall('INCR', KEYS[1]) -- {count}");
+                        let answer = client.ask(&["EVAL", &text, "1", &format!("counter:{writer}")]);
+                        assert_eq!(answer, Value::Integer(count), "writer {writer}");
+                    }
+                })
+            })
+            .collect();
+        for _ in 0..8 {
+            hand_over_to(&cluster, cluster.primary() % 3 + 1);
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        writers.into_iter().for_each(|writer| writer.join().expect("every script was run once"));
+    });
+}

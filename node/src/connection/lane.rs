@@ -29,6 +29,8 @@ pub struct Lane {
     pub(super) confirm: Option<(Epoch, u64)>,
     /// The same in other shard groups than the one it is turned to.
     pub(super) confirm_too: Vec<Written>,
+    /// Something may have been run under its view since it was last noted what must be confirmed.
+    pub(crate) ran: bool,
     /// Views as other groups see them.
     aside: Vec<(u64, Arc<View>)>,
     /// The last batch ran under the lease: its answers must leave under it as well.
@@ -48,6 +50,7 @@ impl Lane {
             output: Vec::new(),
             confirm: None,
             confirm_too: Vec::new(),
+            ran: false,
             aside: Vec::new(),
             under_lease: false,
             generation,
@@ -86,9 +89,10 @@ impl Lane {
         if self.view.of == group {
             return;
         }
-        if quorum {
+        if quorum && self.ran {
             self.await_confirmation(front);
         }
+        self.ran = false;
         if let Some((reign, position)) = self.confirm.take() {
             self.await_too((self.view.of, reign, position));
         }
@@ -110,7 +114,7 @@ impl Lane {
     /// Something was run: its answers may have to wait until others have it too.
     #[inline]
     pub(crate) fn await_quorum(&mut self, worker: &Worker, session: &Session) {
-        if session.wants_quorum() {
+        if session.wants_quorum() && self.ran {
             self.await_confirmation(worker);
             let replication = &worker.at(self.view.of).node.replication;
             self.confirm = self.confirm.filter(|(reign, position)| !replication.is_confirmed(*reign, *position));
@@ -119,11 +123,13 @@ impl Lane {
 
     /// If this node serves the data, as of the lane's view: what was answered until now leaves only once it is confirmed.
     pub fn await_confirmation(&mut self, worker: &Worker) {
+        self.ran = false;
         let Some(reign) = self.view.reign() else { return };
-        // What waits since an earlier reign is confirmed in that one or never.
-        if self.confirm.is_none_or(|(earlier, _)| earlier == reign) {
-            self.confirm = Some((reign, worker.at(self.view.of).node.replication.log.position()));
+        // What waits since an earlier reign is confirmed in that one or never: both are waited for.
+        if let Some((earlier, position)) = self.confirm.filter(|(earlier, _)| *earlier != reign) {
+            self.await_too((self.view.of, earlier, position));
         }
+        self.confirm = Some((reign, worker.at(self.view.of).node.replication.log.position()));
     }
 
     /// What was received and not run.
