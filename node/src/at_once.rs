@@ -8,7 +8,7 @@ use crate::connection::Lane;
 use crate::holding::NAME_BYTES;
 use crate::mailbox::Mailbox;
 use crate::pubsub::{self, PubSub, Subscriptions};
-use crate::tracking::Tracker;
+use crate::tracking::{Target, Tracker};
 use crate::transaction::not_in_transaction;
 use crate::worker::Scratch;
 use keyward_engine::asks::{ChannelKind, Now, TrackingMode, TrackingOptions};
@@ -221,7 +221,7 @@ impl<'a> Batch<'_, 'a> {
                 let target = self.worker.node.mailboxes.lock().get(&client).cloned();
                 let target = target.filter(|_| self.reaches_client(reach, client));
                 let missing = "The client ID you want redirect to does not exist";
-                Some(target.ok_or_else(|| CommandError::err(missing))?)
+                Some(Target::Here(target.ok_or_else(|| CommandError::err(missing))?))
             }
         };
         let prefix_bytes = options.prefixes.iter().map(|prefix| prefix.len() as u64 + NAME_BYTES).sum();

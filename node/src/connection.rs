@@ -659,7 +659,7 @@ async fn follow(
     if worker.at(connection.group.get()).node.views.load().1.is_primary() {
         return Ok(true);
     }
-    if !moving::may_move(worker, connection, &connection.session.borrow()) {
+    if !moving::may_move(worker, &connection.session.borrow()) {
         return Ok(false);
     }
     if connection.guest {

@@ -7,8 +7,9 @@
 //! ```
 //! Luggage is all that lasts: channels it listens to, a transaction that was begun, and what it sent that was not run, a
 //! waiting request first. Keys it watches are not looked after on the way: its transaction will run nothing; and nobody tells
-//! it of changes on the way, so a client that caches hears first that everything may have changed. One that has another
-//! client told in its place, or monitors, cannot move, and is closed, as is every client of a node that died.
+//! it of changes on the way, so a client that caches hears first that everything may have changed, and so does one that is told
+//! in its place, whichever of them comes first. One that monitors cannot move, and is closed, as is every client of a node that
+//! died.
 
 use crate::connection::{Connection, Lane};
 use crate::forward;
@@ -16,7 +17,7 @@ use crate::link;
 use crate::node::Node;
 use crate::observers::Watch;
 use crate::socket::Socket;
-use crate::tracking::Tracker;
+use crate::tracking::{Target, Tracker};
 use crate::transaction;
 use crate::worker::Worker;
 use bytes::Bytes;
@@ -27,8 +28,8 @@ use keyward_proto::forward::{Batch, BatchReply, Caching, CachingMode, HandOver, 
 use parking_lot::Mutex;
 use prost::Message;
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -92,9 +93,13 @@ impl Farewells {
 }
 
 /// Whether all it has here can be taken along.
-pub fn may_move(worker: &Worker, connection: &Connection, session: &Session) -> bool {
-    let redirects = connection.tracking.borrow().as_ref().is_some_and(|tracker| tracker.redirects());
-    !redirects && !worker.node.monitors.has(session.id) && session.login.is_some()
+pub fn may_move(worker: &Worker, session: &Session) -> bool {
+    !worker.node.monitors.has(session.id) && session.login.is_some()
+}
+
+/// How long one of two clients that move waits for the other one at most.
+fn waits_for_others(worker: &Worker) -> Duration {
+    worker.hot().failover_wait.max(KEPT)
 }
 
 /// Packs what a client has here, and `input`, which was not run. It has nothing here any more.
@@ -111,7 +116,7 @@ pub fn pack(worker: &Worker, connection: &Connection, input: Vec<u8>) -> Batch {
     }
     luggage.watched = connection.watch.borrow().is_some();
     let tracker = connection.tracking.borrow().clone();
-    luggage.caching = tracker.map(|tracker| caching(&tracker.options, connection.caching.get()));
+    luggage.caching = tracker.map(|tracker| caching(&tracker, connection.caching.get()));
     if let Some(transaction) = session.transaction.take() {
         luggage.in_transaction = true;
         luggage.pinned = connection.pinned.get();
@@ -123,6 +128,7 @@ pub fn pack(worker: &Worker, connection: &Connection, input: Vec<u8>) -> Batch {
     let mut batch = Batch { hand_over: Some(luggage), commands: input.into(), group, ..Batch::default() };
     forward::describe(&mut batch, &session, &view);
     session.subscribed = false;
+    worker.node.tracking.part(session.id, Instant::now() + waits_for_others(worker));
     drop(session);
     connection.forget(worker);
     connection.count_names(&connection.session.borrow());
@@ -147,12 +153,28 @@ pub fn unpack(worker: &Worker, connection: &Connection, luggage: &HandOver) -> b
     connection.mailbox.set_listens(session.subscribed);
     if let Some(caching) = &luggage.caching {
         let (options, world) = (tracking_options(caching), session.tenant.world());
-        let tracker = Tracker::new(session.id, options, world, Arc::clone(&connection.mailbox), None);
+        let until = Instant::now() + waits_for_others(worker);
+        let nobody = || Target::Here(Weak::new());
+        let target =
+            options.redirect.map(|_| if caching.redirect_is_broken { nobody() } else { Target::Awaited(until) });
+        let tracker = Tracker::new(session.id, options, world, Arc::clone(&connection.mailbox), target);
+        if caching.redirect_is_broken {
+            tracker.set_broken();
+        }
+        // Before it looks who is here: who comes meanwhile looks for it.
         worker.node.tracking.add(&tracker);
-        tracker.tell_of_gap();
+        match caching.redirect {
+            0 => tracker.tell_of_gap(),
+            _ if caching.redirect_is_broken => {}
+            other => {
+                let mailbox = worker.node.mailboxes.lock().get(&other).and_then(Weak::upgrade);
+                mailbox.iter().for_each(|mailbox| tracker.meet(mailbox));
+            }
+        }
         *connection.tracking.borrow_mut() = Some(tracker);
         connection.caching.set(caching.next);
     }
+    worker.node.tracking.meet(session.id, &connection.mailbox);
     if luggage.watched {
         let watch = Watch::new();
         // Nobody looked after the keys on the way.
@@ -171,7 +193,8 @@ pub fn unpack(worker: &Worker, connection: &Connection, luggage: &HandOver) -> b
     login.is_some_and(|login| listens.names().all(|(name, pattern)| login.policy.may_use_channel(name, pattern)))
 }
 
-fn caching(options: &TrackingOptions, next: Option<bool>) -> Caching {
+fn caching(tracker: &Tracker, next: Option<bool>) -> Caching {
+    let options = &tracker.options;
     let mode = match options.mode {
         TrackingMode::Every => CachingMode::Unspecified,
         TrackingMode::OptIn => CachingMode::OptIn,
@@ -179,7 +202,16 @@ fn caching(options: &TrackingOptions, next: Option<bool>) -> Caching {
         TrackingMode::Broadcast => CachingMode::Broadcast,
     };
     let prefixes = options.prefixes.iter().map(|prefix| Bytes::copy_from_slice(prefix)).collect();
-    Caching { mode: mode.into(), no_loop: options.no_loop, prefixes, next }
+    // Ids are used again once a node has restarted: who is no more is not looked for.
+    let gone = tracker.target().is_some_and(|(_, is_known)| !is_known);
+    Caching {
+        mode: mode.into(),
+        no_loop: options.no_loop,
+        prefixes,
+        next,
+        redirect: options.redirect.unwrap_or(0),
+        redirect_is_broken: gone,
+    }
 }
 
 fn tracking_options(caching: &Caching) -> TrackingOptions {
@@ -190,7 +222,8 @@ fn tracking_options(caching: &Caching) -> TrackingOptions {
         CachingMode::Broadcast => TrackingMode::Broadcast,
     };
     let prefixes = caching.prefixes.iter().map(|prefix| prefix.to_vec()).collect();
-    TrackingOptions { mode, no_loop: caching.no_loop, redirect: None, prefixes }
+    let redirect = Some(caching.redirect).filter(|client| *client != 0);
+    TrackingOptions { mode, no_loop: caching.no_loop, redirect, prefixes }
 }
 
 fn words_of(request: &Request) -> Vec<Vec<u8>> {

@@ -29,6 +29,7 @@ use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 /// The channel of invalidations for clients that speak RESP2.
 const CHANNEL: &[u8] = b"__redis__:invalidate";
@@ -43,10 +44,19 @@ pub struct Tracker {
     /// Whose names it means: those of a namespace, or everybody's.
     world: TenantId,
     /// Where its invalidations go instead, if somewhere else.
-    redirect: Option<Weak<Mailbox>>,
+    redirect: Option<Mutex<Target>>,
     redirect_is_broken: AtomicBool,
     /// For each of its prefixes the keys that changed and that it was not told of yet.
     gathered: Mutex<BTreeMap<Vec<u8>, BTreeSet<Vec<u8>>>>,
+}
+
+/// The client that is told in a tracking client's place.
+pub enum Target {
+    /// Reached here.
+    Here(Weak<Mailbox>),
+    /// Both move along with the data, and it is not here yet. What happens meanwhile it hears when it comes: that everything
+    /// may have changed. It is given up at this time.
+    Awaited(Instant),
 }
 
 impl Tracker {
@@ -56,14 +66,14 @@ impl Tracker {
         options: TrackingOptions,
         world: TenantId,
         own: Arc<Mailbox>,
-        redirect: Option<Weak<Mailbox>>,
+        redirect: Option<Target>,
     ) -> Arc<Tracker> {
         Arc::new(Tracker {
             client,
             options,
             own,
             world,
-            redirect,
+            redirect: redirect.map(Mutex::new),
             redirect_is_broken: AtomicBool::new(false),
             gathered: Mutex::default(),
         })
@@ -72,6 +82,32 @@ impl Tracker {
     /// Whether its invalidations have nowhere to go any more.
     pub fn is_broken(&self) -> bool {
         self.redirect_is_broken.load(Ordering::Relaxed)
+    }
+
+    /// Who is told in its place is no more, as it was known before it came here.
+    pub fn set_broken(&self) {
+        self.redirect_is_broken.store(true, Ordering::Relaxed);
+    }
+
+    /// The id of the client that is told in its place, and whether that one is here or on its way.
+    pub fn target(&self) -> Option<(u64, bool)> {
+        let id = self.options.redirect?;
+        let is_known = |target: &Mutex<Target>| match &*target.lock() {
+            Target::Here(mailbox) => mailbox.strong_count() > 0,
+            Target::Awaited(until) => Instant::now() < *until,
+        };
+        Some((id, self.redirect.as_ref().is_some_and(is_known)))
+    }
+
+    /// The client that is told in its place has come here, and hears that everything may have changed. Nothing happens if it
+    /// is one that does not exist for this client's user.
+    pub fn meet(&self, mailbox: &Arc<Mailbox>) {
+        let Some(target) = &self.redirect else { return };
+        let is_itself = Arc::ptr_eq(&self.own, mailbox);
+        if is_itself || self.own.standing.may(|own| mailbox.standing.may(|other| own.sees_clients_of(other))) {
+            *target.lock() = Target::Here(Arc::downgrade(mailbox));
+            self.tell_of_gap();
+        }
     }
 
     /// What its prefixes take.
@@ -137,7 +173,18 @@ impl Tracker {
             }
             return;
         };
-        match redirect.upgrade() {
+        let target = match &*redirect.lock() {
+            Target::Here(mailbox) => mailbox.upgrade(),
+            Target::Awaited(until) if Instant::now() < *until => return,
+            Target::Awaited(_) => {
+                // It did not come along. A client of RESP2 cannot be told so, and must not go on with what it has.
+                if self.own.protocol() == Protocol::Resp2 {
+                    self.own.kill();
+                }
+                None
+            }
+        };
+        match target {
             Some(target) if target.protocol() == Protocol::Resp3 => {
                 target.put(&spelled(Protocol::Resp3, false, keys));
             }
@@ -207,6 +254,22 @@ impl Tracking {
         let mut clients = self.clients.write();
         clients.insert(tracker.client, Arc::clone(tracker));
         self.broadcasts.store(broadcasting(&clients), Ordering::Relaxed);
+    }
+
+    /// A client came here from another node, as the data did: those in whose place it is told find it.
+    pub fn meet(&self, client: u64, mailbox: &Arc<Mailbox>) {
+        let clients = self.clients.read();
+        clients
+            .values()
+            .filter(|tracker| tracker.options.redirect == Some(client))
+            .for_each(|tracker| tracker.meet(mailbox));
+    }
+
+    /// A client moves to another node: those in whose place it is told will find it there, or here again.
+    pub fn part(&self, client: u64, until: Instant) {
+        for tracker in self.clients.read().values().filter(|tracker| tracker.options.redirect == Some(client)) {
+            tracker.redirect.iter().for_each(|target| *target.lock() = Target::Awaited(until));
+        }
     }
 
     /// A client ends; what is remembered for it goes when its keys change, or in the background.
@@ -504,6 +567,39 @@ mod tests {
         mailbox.standing.set_reach(Reach::Nothing);
         tracking.broadcast(TenantId::SHARED, b"user:1", 2);
         assert_eq!(mail(&mailbox), "");
+    }
+
+    #[test]
+    fn who_is_told_in_anothers_place_and_comes_after_it_hears_that_everything_may_have_changed() {
+        let tracking = Tracking::default();
+        let (_own, reader) = client(1, options(TrackingMode::Every));
+        let (listener, _) = client(2, options(TrackingMode::Every));
+        let asked = TrackingOptions { redirect: Some(2), ..options(TrackingMode::Every) };
+        let until = Instant::now() + std::time::Duration::from_secs(3600);
+        let reader = Tracker::new(1, asked, TenantId::SHARED, Arc::clone(&reader.own), Some(Target::Awaited(until)));
+        tracking.add(&reader);
+        reader.tell(b"k", 0);
+        assert!(!reader.is_broken(), "it is on its way");
+        tracking.meet(3, &listener);
+        assert_eq!(mail(&listener), "");
+        tracking.meet(2, &listener);
+        assert_eq!(mail(&listener), ">2 $10 invalidate _ ");
+        reader.tell(b"k", 0);
+        assert!(mail(&listener).contains("k"));
+    }
+
+    #[test]
+    fn who_is_told_in_anothers_place_and_does_not_come_is_missed() {
+        let (own, _) = client(1, options(TrackingMode::Every));
+        let asked = TrackingOptions { redirect: Some(2), ..options(TrackingMode::Every) };
+        let late = || Some(Target::Awaited(Instant::now()));
+        let reader = Tracker::new(1, asked.clone(), TenantId::SHARED, Arc::clone(&own), late());
+        reader.tell(b"k", 0);
+        assert!(reader.is_broken());
+        assert!(mail(&own).contains("tracking-redir-broken"));
+        own.set_protocol(Protocol::Resp2);
+        Tracker::new(1, asked, TenantId::SHARED, Arc::clone(&own), late()).tell(b"k", 0);
+        assert!(own.is_killed(), "it cannot be told, and must not go on with an old cache");
     }
 
     #[test]

@@ -333,7 +333,7 @@ impl Worker {
             let stays = connection::renew(&mut session, &view)
                 && may_listen(&session, connection)
                 && self.may_watch(&session)
-                && (!data_left || moving::may_move(self, connection, &session));
+                && (!data_left || moving::may_move(self, &session));
             if stays {
                 // Limits may be new; who is in stays in.
                 let _ = connection.seats.take(self, session.login.as_ref().filter(|_| !connection.guest), false);

@@ -496,6 +496,55 @@ fn another_client_is_told_in_its_place_through_any_node() {
     }
 }
 
+/// What a message says that it listens to: the key that changed; none if all may have.
+fn invalidated(listener: &mut Client) -> Option<String> {
+    let message = listener.read().expect("whoever is told in another's place stays connected");
+    let [_, channel, keys] = message.items().expect("a message") else { panic!("{message}") };
+    assert_eq!(channel.text().as_deref(), Some("__redis__:invalidate"));
+    if *keys == Value::Nil { None } else { keys.texts().pop() }
+}
+
+#[test]
+fn who_is_told_in_anothers_place_goes_on_to_be_while_primaries_change() {
+    let cluster = cluster("async");
+    let tags = tags(&mut cluster.node(1).client());
+    let mut pairs: Vec<(Client, Client)> = Vec::new();
+    for node in cluster.nodes() {
+        for through in cluster.nodes() {
+            let (mut reader, mut listener) = (node.client(), through.client());
+            let Value::Integer(id) = listener.ask(&["CLIENT", "ID"]) else { panic!("no id") };
+            listener.ask(&["SUBSCRIBE", "__redis__:invalidate"]);
+            reader.ok(&["CLIENT", "TRACKING", "ON", "REDIRECT", &id.to_string()]);
+            pairs.push((reader, listener));
+        }
+    }
+    let keys = tags.map(|tag| format!("{{{tag}}}k"));
+    let mut other = cluster.node(1).client();
+    for round in 0..3 {
+        for group in 0..GROUPS {
+            pairs.iter_mut().for_each(|(reader, _)| keys.iter().for_each(|key| drop(reader.ask(&["GET", key]))));
+            let next = primary(&cluster, group).map_or(1, |of| of % 3 + 1);
+            ctl(&cluster, &["failover", "--group", &group.to_string(), "--to", &format!("node-{next}")]);
+            settle(&cluster);
+            for (reader, listener) in &mut pairs {
+                // Nobody told it of changes on the way.
+                while invalidated(listener).is_some() {}
+                for key in &keys {
+                    // While it is on its way itself it hears of no key, but that everything may have changed.
+                    loop {
+                        reader.ask(&["GET", key]);
+                        other.ok(&["SET", key, &round.to_string()]);
+                        match invalidated(listener) {
+                            Some(changed) if changed == *key => break,
+                            _ => {}
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn who_is_confined_caches_its_own_keys_of_any_group() {
     let cluster = cluster("async");

@@ -206,8 +206,8 @@ pub(super) fn walks_apart(
 
 /// Whether the client has something here that it can take along to where the data is.
 pub(super) fn follows_data(worker: &Worker, connection: Option<&Rc<Connection>>, session: &Session) -> bool {
-    let may_move = |connection: &&Rc<Connection>| crate::moving::may_move(worker, connection, session);
-    connection.filter(may_move).is_some_and(|connection| connection.has_lasting_state(session))
+    let may_move = crate::moving::may_move(worker, session);
+    may_move && connection.is_some_and(|connection| connection.has_lasting_state(session))
 }
 
 /// Whether the client has something here that does not move along with the data: it must begin anew elsewhere.

@@ -139,6 +139,12 @@ pub struct Caching {
     /// What it said about the next command, if anything.
     #[prost(bool, optional, tag = "4")]
     pub next: ::core::option::Option<bool>,
+    /// The client that is told in its place; 0: none. It moves as well.
+    #[prost(uint64, tag = "5")]
+    pub redirect: u64,
+    /// That client is no more.
+    #[prost(bool, tag = "6")]
+    pub redirect_is_broken: bool,
 }
 /// A queued request.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
