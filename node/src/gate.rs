@@ -272,7 +272,7 @@ pub fn admit<'a, 'b>(
     if !conditions.primary && !may_read_copy(row, argv, session, conditions) {
         match row.command.home(argv) {
             Home::Anywhere => {}
-            // What names no key concerns the whole cache: that is always forwarded.
+            // What names no key is about no slot: it is never redirected. See `lead` for what cluster clients ask every primary.
             Home::Data | Home::DataForGood if !conditions.redirects || buffer.keys.is_empty() => {
                 return Err(Refusal::Elsewhere);
             }

@@ -39,8 +39,16 @@ pub struct Gathering {
     pub writes: bool,
     /// The client caches what it reads.
     pub cached: bool,
+    /// Only these groups are asked: what cluster clients are to be told of this node, who ask every other one, too.
+    pub only: Option<Vec<GroupId>>,
     /// The request.
     pub argv: Vec<Vec<u8>>,
+}
+
+impl Gathering {
+    fn asks(&self, group: GroupId) -> bool {
+        self.only.as_ref().is_none_or(|only| only.contains(&group))
+    }
 }
 
 /// Requests about single keys of several groups, one batch for each.
@@ -178,9 +186,11 @@ fn plan(worker: &Worker, (routes, tenant): (&Routes, TenantId), request: &Gather
     if request.gather == Gather::Cursor {
         let cursor = request.argv.get(1).and_then(|word| read_cursor(word));
         let mut argv = request.argv.clone();
-        let group = cursor.map_or(0, |cursor| {
+        let first =
+            request.only.as_ref().map_or(0, |only| only.iter().map(|group| u64::from(group.0)).min().unwrap_or(0));
+        let group = cursor.map_or(first, |cursor| {
             // Keys that were handed over since may have gone from where it has not been to where it has: it begins anew.
-            let place = if cursor % LAYOUTS == layout { cursor / LAYOUTS } else { 0 };
+            let place = if cursor != 0 && cursor % LAYOUTS == layout { cursor / LAYOUTS } else { first };
             argv[1] = cursor_text(request, place / groups);
             place % groups
         });
@@ -188,7 +198,8 @@ fn plan(worker: &Worker, (routes, tenant): (&Routes, TenantId), request: &Gather
         return plan;
     }
     if !request.divided {
-        plan.parts.extend(routes.groups().map(|group| (group, request.argv.clone())));
+        plan.parts
+            .extend(routes.groups().filter(|group| request.asks(*group)).map(|group| (group, request.argv.clone())));
         return plan;
     }
     // Every word behind the name is a key, or with MSET every other one.
@@ -290,8 +301,7 @@ fn merge_cursor(request: &Gathering, plan: &Plan, values: &[Value], reply: &mut 
     let Some(cursor) = read_cursor(cursor) else { return false };
     let group = u64::from(plan.parts[0].0.0);
     let next = match cursor {
-        0 if group + 1 == plan.groups => None,
-        0 => Some(group + 1),
+        0 => (group + 1..plan.groups).find(|next| request.asks(GroupId(*next as u32))),
         cursor => Some(cursor.saturating_mul(plan.groups).saturating_add(group)),
     };
     let next = next.map_or(0, |place| place.saturating_mul(LAYOUTS).saturating_add(plan.layout));
@@ -383,7 +393,7 @@ async fn lead_anew(worker: &Rc<Worker>, connection: &Rc<Connection>, batch: &mut
         }
         Target::Parts(gather) => {
             let argv = argv.iter().map(|word| word.to_vec()).collect();
-            let request = Gathering { gather, divided: true, writes, cached: batch.caches_first(), argv };
+            let request = Gathering { gather, divided: true, writes, cached: batch.caches_first(), only: None, argv };
             Box::pin(ask_groups(worker, connection, &request)).await
         }
         Target::Across => {

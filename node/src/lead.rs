@@ -12,7 +12,7 @@ use crate::batch::{Batch, Flow, Prepared};
 use crate::connection::{Connection, Lane, Next};
 use crate::gate::{self, Conditions, KeyBuffer};
 use crate::gather::Gathering;
-use crate::routes::{ACROSS, Asker, Gather, Routes, Target};
+use crate::routes::{self, ACROSS, Asker, Gather, Routes, Target};
 use crate::worker::Scratch;
 use keyward_cluster::GroupId;
 use keyward_engine::command::{Flags, Group, Home};
@@ -64,6 +64,12 @@ impl<'a> Batch<'_, 'a> {
         // A walk is gone on with wherever the keys are by then.
         let walks = matches!(target, Target::Group(..)) && matches!(row.full_name, "scan" | "clusterscan");
         let target = if walks { Target::Every(Gather::Cursor) } else { target };
+        let only = self.part_of_this_node(routes, row);
+        let target = match (target, routes::whole(row), &only) {
+            // The group that holds its keys answers, where that is served.
+            (Target::Group(group, _), Some(gather), Some(only)) if !only.contains(&group) => Target::Every(gather),
+            (target, ..) => target,
+        };
         match target {
             Target::Here => {
                 if row.full_name == "multi" && session.transaction.is_none() {
@@ -100,6 +106,7 @@ impl<'a> Batch<'_, 'a> {
                 let writes = !row.command.flags.has(Flags::READONLY);
                 let gathering = Gathering {
                     gather,
+                    only,
                     divided: matches!(target, Target::Parts(_)),
                     writes,
                     cached: !writes && self.caches().is_some(),
@@ -109,6 +116,16 @@ impl<'a> Batch<'_, 'a> {
                 Some(Flow::Stop(Box::new(Next::Gather(Box::new(gathering)))))
             }
         }
+    }
+
+    /// To cluster clients a node that serves groups answers for these alone, in what they ask every primary for. One that serves
+    /// none is no primary, and answers for all.
+    fn part_of_this_node(&self, routes: &Routes, row: &Row) -> Option<Vec<GroupId>> {
+        if !self.hot.redirects || !routes::is_asked_of_each_primary(row) {
+            return None;
+        }
+        let serves = |group: &GroupId| self.front.at(*group).node.views.load().1.is_primary();
+        Some(routes.groups().filter(serves).collect()).filter(|only: &Vec<GroupId>| !only.is_empty())
     }
 
     /// If the keys the client watches were moved to another group, they count as changed, and what it has belongs there.

@@ -380,6 +380,13 @@ pub fn whole(row: &Row) -> Option<Gather> {
     })
 }
 
+/// Whether a cluster client asks each primary for its part of it, and puts the answers together itself: what it would count
+/// several times, or cannot do twice. What can be done twice concerns every group wherever it is asked for.
+pub fn is_asked_of_each_primary(row: &Row) -> bool {
+    let functions = ["function|load", "function|delete", "function|flush", "function|restore"];
+    matches!(row.full_name, "dbsize" | "keys" | "scan" | "randomkey") || functions.contains(&row.full_name)
+}
+
 /// Whether it concerns the keys of the client's keyspace, and nothing besides.
 fn is_about_keys(row: &Row) -> bool {
     let asks_once = matches!(row.full_name, "wait" | "waitaof" | "save" | "bgsave" | "swapdb" | "client|unblock");

@@ -198,6 +198,73 @@ fn cluster_clients_are_told_who_serves_what() {
     }
 }
 
+/// Every key that a walk finds at one node.
+fn walked(client: &mut Client) -> Vec<String> {
+    let (mut cursor, mut found) = ("0".to_owned(), Vec::new());
+    loop {
+        let reply = client.ask(&["SCAN", &cursor, "COUNT", "20"]);
+        let [next, keys] = reply.items().expect("a cursor and keys") else { panic!("{reply}") };
+        found.extend(keys.texts());
+        cursor = next.text().expect("a cursor");
+        if cursor == "0" {
+            return found;
+        }
+    }
+}
+
+fn listed(client: &mut Client) -> Vec<String> {
+    client.ask(&["KEYS", "*"]).texts()
+}
+
+fn count(client: &mut Client) -> i64 {
+    let Value::Integer(count) = client.ask(&["DBSIZE"]) else { panic!("no count") };
+    count
+}
+
+#[test]
+fn who_asks_every_primary_of_a_redirecting_cluster_counts_each_key_once() {
+    let cluster = cluster();
+    let mut admin = cluster.node(1).client();
+    admin.ok(&["TENANT", "CREATE", "held", "NAMESPACE", "USER", "u"]);
+    admin.ok(&["ACL", "SETUSER", "u", "on", ">secret", "~*", "+@all"]);
+    admin.ok(&["TENANT", "SET", "held", "GROUP", "1"]);
+    let (all, own) = (|number| format!("key:{number}"), |number| format!("own:{number}"));
+    (0..200).for_each(|number| admin.ok(&["SET", &all(number), "v"]));
+    let mut confined = cluster.node(1).client_as("u", "secret");
+    (0..7).for_each(|number| confined.ok(&["SET", &own(number), "v"]));
+    let mut clients: Vec<Client> = cluster.nodes().iter().map(Node::client).collect();
+    let mut within: Vec<Client> = cluster.nodes().iter().map(|node| node.client_as("u", "secret")).collect();
+    let every = counts_of(&mut clients);
+    assert!(every.iter().all(|count| *count == every[0]), "{every:?}: forwarding nodes are one server");
+    clients.iter_mut().for_each(|client| client.ok(&["CONFIG", "SET", "routing", "redirect"]));
+
+    let counts = counts_of(&mut clients);
+    assert_eq!(counts.iter().sum::<i64>(), every[0], "{counts:?}");
+    assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+    assert_eq!(counts_of(&mut within).iter().sum::<i64>(), 7);
+    for find in [walked, listed] {
+        let mut found: Vec<String> = clients.iter_mut().flat_map(find).filter(|key| key.starts_with("key:")).collect();
+        assert_eq!(found.len(), 200);
+        found.sort();
+        found.dedup();
+        assert_eq!(found.len(), 200, "no key is shown twice");
+        assert_eq!(within.iter_mut().flat_map(find).count(), 7);
+    }
+    let library = "#!lua name=l\nredis.register_function('f', function() return 1 end)";
+    for request in [&["FUNCTION", "LOAD", library][..], &["FUNCTION", "DELETE", "l"]] {
+        for client in &mut clients {
+            let answer = client.ask(request);
+            assert!(!matches!(answer, Value::Error(_)), "each primary has its own: {request:?} answered {answer}");
+        }
+    }
+    clients[0].ok(&["FLUSHALL"]);
+    assert_eq!(counts_of(&mut clients), [0, 0, 0], "what can be done twice concerns every group");
+}
+
+fn counts_of(clients: &mut [Client]) -> Vec<i64> {
+    clients.iter_mut().map(count).collect()
+}
+
 #[test]
 fn the_group_of_a_killed_node_goes_on_elsewhere_and_copies_are_equal() {
     let mut cluster = cluster();
