@@ -203,6 +203,9 @@ settings! {
         tcp_backlog: u32 = "511" in "1" ..= "65535";
         /// Longest argument of a request.
         proto_max_bulk_len: Size = "512mb" in "1mb" ..= "512mb";
+        /// Longest pattern that `KEYS`, `SCAN`, `PSUBSCRIBE`, `CONFIG GET` and their like compare names with: each name costs a look
+        /// at it.
+        pattern_bytes_max: Size = "4kb" in "1kb" ..= "512mb";
         /// Bytes a request may take before it is complete.
         client_query_buffer_limit: Size = "1gb" in "1mb" ..= "2gb";
         /// Bytes of answers that may wait for a slow reader; one more closes its connection.

@@ -141,6 +141,7 @@ const PARAMETERS: &[Parameter] = &[
     set("min-replicas-max-lag", "10", Kind::Number(0, MANY)),
     set("min-replicas-to-write", "0", Kind::Number(0, 100)),
     set("notify-keyspace-events", "", Kind::Events),
+    set("pattern-bytes-max", "4096", Kind::Bytes(1 << 10, 512 << 20)),
     fixed("port", "6379"),
     set("repl-backlog-size", "67108864", Kind::Bytes(1 << 14, 64 << 30)),
     fixed("strict-redis-acl", "no"),
@@ -352,6 +353,7 @@ impl Live {
             ("maxmemory-policy", config.maxmemory_policy.to_string()),
             ("proto-max-bulk-len", config.proto_max_bulk_len.bytes().to_string()),
             ("client-query-buffer-limit", config.client_query_buffer_limit.bytes().to_string()),
+            ("pattern-bytes-max", config.pattern_bytes_max.bytes().to_string()),
             ("timeout", config.timeout.as_secs().to_string()),
             ("tcp-keepalive", config.tcp_keepalive.as_secs().to_string()),
             ("save", config.save.to_string()),
@@ -546,6 +548,7 @@ fn hot(texts: &BTreeMap<&'static str, String>, fixed: Fixed) -> Hot {
         sorted_set_listpack_value_bytes_max: count("zset-max-listpack-value"),
         stream_node_bytes_max: size("stream-node-max-bytes") as usize,
         stream_node_entries_max: count("stream-node-max-entries"),
+        pattern_bytes_max: size("pattern-bytes-max") as usize,
         hash_seed: fixed.hash_seed,
     };
     let decoder = resp::Limits {

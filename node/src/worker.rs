@@ -443,6 +443,7 @@ impl Worker {
             random: crate::random::bytes,
             databases: self.node.config.databases,
             value_bytes_max: hot.value_bytes_max,
+            pattern_bytes_max: hot.limits.pattern_bytes_max,
             new_users_get_channels: hot.new_users_get_channels,
             topology: &view.topology,
             serves: self.node.lease_state() == LeaseState::InForce,

@@ -100,6 +100,41 @@ fn strangers_may_send_little() {
     assert_eq!(alice.ask(&command), Value::Integer(0), "who has logged in may send much");
 }
 
+// Every name it is compared with costs a look at the pattern: one of megabytes kept a thread for minutes.
+#[test]
+fn a_pattern_has_a_length_of_its_own() {
+    let cluster = Cluster::of(1).flag("pattern-bytes-max", "2kb").start();
+    let mut client = cluster.node(1).client();
+    client.ask(&["SADD", "set", "a"]);
+    client.ask(&["HSET", "hash", "a", "b"]);
+    client.ask(&["ZADD", "ranked", "1", "a"]);
+    let (long, longest) = (format!("a*{}", "?".repeat(2047)), format!("a*{}", "?".repeat(2046)));
+    let refused = "ERR a pattern of 2049 bytes is longer than pattern-bytes-max (2048)";
+    for request in [
+        "KEYS *",
+        "SCAN 0 COUNT 5 MATCH *",
+        "CLUSTERSCAN 0 MATCH *",
+        "SSCAN set 0 MATCH *",
+        "HSCAN hash 0 MATCH *",
+        "ZSCAN ranked 0 MATCH *",
+        "PUBSUB CHANNELS *",
+        "PUBSUB SHARDCHANNELS *",
+        "CONFIG GET maxmemory *",
+        "COMMAND LIST FILTERBY PATTERN *",
+        "FUNCTION LIST LIBRARYNAME *",
+        "PSUBSCRIBE a *",
+    ] {
+        let of = |pattern: &str| request.split(' ').map(|word| word.replace('*', pattern)).collect::<Vec<_>>();
+        assert_eq!(client.ask(&of(&long)), Value::Error(refused.to_owned()), "{request}");
+        if !request.starts_with('P') {
+            assert!(!matches!(client.ask(&of(&longest)), Value::Error(_)), "{request}");
+        }
+    }
+    assert!(client.ask(&["EVAL", "return redis.call('KEYS', ARGV[1])", "0", &long]).is_error(refused));
+    client.ok(&["CONFIG", "SET", "pattern-bytes-max", "1mb"]);
+    assert_eq!(client.ask(&["KEYS", &long]), Value::Array(Vec::new()));
+}
+
 #[test]
 fn answers_a_stranger_does_not_read_are_bounded() {
     let cluster = Cluster::of(1).acl_text(CLOSED).start();

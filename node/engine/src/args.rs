@@ -88,6 +88,25 @@ impl<'a> Args<'a> {
         number::parse_f64(self.take()?).ok_or(CommandError::NotFloat)
     }
 
+    /// The next argument as a pattern: every name it is compared with costs a look at it, so it has a bound (`pattern-bytes-max`).
+    pub fn pattern(&mut self, bytes_max: usize) -> Result<&'a [u8], CommandError> {
+        let pattern = self.take()?;
+        if pattern.len() <= bytes_max {
+            return Ok(pattern);
+        }
+        let len = pattern.len();
+        Err(CommandError::err(format!("a pattern of {len} bytes is longer than pattern-bytes-max ({bytes_max})")))
+    }
+
+    /// All that is left, as patterns.
+    pub fn patterns(mut self, bytes_max: usize) -> Result<Vec<Vec<u8>>, CommandError> {
+        let mut patterns = Vec::with_capacity(self.len());
+        while !self.is_empty() {
+            patterns.push(self.pattern(bytes_max)?.to_vec());
+        }
+        Ok(patterns)
+    }
+
     /// Fails with a syntax error if an argument is left.
     pub fn finish(&self) -> Result<(), CommandError> {
         if self.is_empty() { Ok(()) } else { Err(CommandError::Syntax) }

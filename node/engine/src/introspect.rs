@@ -70,7 +70,7 @@ pub(crate) fn list(_: &mut Session, surroundings: &Surroundings<'_>, mut args: A
             let belongs = |row: &&Row| category.is_some_and(|category| row.categories.contains(category));
             rows.filter(belongs).map(|row| row.full_name).collect()
         } else if args.accept("PATTERN") {
-            let pattern = args.take()?;
+            let pattern = args.pattern(surroundings.pattern_bytes_max)?;
             rows.filter(|row| glob::matches_ignore_case(pattern, row.full_name.as_bytes()))
                 .map(|row| row.full_name)
                 .collect()

@@ -359,6 +359,8 @@ pub struct Surroundings<'a> {
     pub databases: u32,
     /// The longest string value, in bytes (`proto-max-bulk-len`).
     pub value_bytes_max: u64,
+    /// The longest pattern, in bytes (`pattern-bytes-max`).
+    pub pattern_bytes_max: usize,
     /// New users may use every channel (`acl-pubsub-default allchannels`).
     pub new_users_get_channels: bool,
     /// The cluster as this node sees it, for `CLUSTER` and `ROLE`.

@@ -323,6 +323,10 @@ impl EveryKey for Engine {
         &self.reach
     }
 
+    fn pattern_bytes_max(&self) -> usize {
+        self.limits.pattern_bytes_max
+    }
+
     fn shard_count(&self) -> u32 {
         self.layout.shard_count
     }

@@ -105,6 +105,7 @@ impl NodeBackend {
             random: crate::random::bytes,
             databases: self.node.config.databases,
             value_bytes_max: self.node.live.hot().value_bytes_max,
+            pattern_bytes_max: self.node.live.hot().limits.pattern_bytes_max,
             new_users_get_channels: self.node.live.hot().new_users_get_channels,
             topology: &view.topology,
             serves: self.node.lease_state() == LeaseState::InForce,

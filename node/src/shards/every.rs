@@ -30,6 +30,10 @@ impl EveryKey for Every<'_, '_> {
         self.call.reach
     }
 
+    fn pattern_bytes_max(&self) -> usize {
+        self.call.context.limits.pattern_bytes_max
+    }
+
     fn is_alone(&self) -> bool {
         self.alone
     }

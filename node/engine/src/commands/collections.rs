@@ -238,7 +238,11 @@ pub(super) struct Walk {
 }
 
 /// Reads `[MATCH pattern] [COUNT count] [<bare>]`.
-pub(super) fn parse_walk(args: &mut Args<'_>, bare: Option<&str>) -> Result<Walk, CommandError> {
+pub(super) fn parse_walk(
+    pattern_bytes_max: usize,
+    args: &mut Args<'_>,
+    bare: Option<&str>,
+) -> Result<Walk, CommandError> {
     let mut walk = Walk { pattern: Glob::Any, count: STEP_ELEMENTS, bare: false };
     while !args.is_empty() {
         let more = args.len() >= 2;
@@ -246,7 +250,7 @@ pub(super) fn parse_walk(args: &mut Args<'_>, bare: Option<&str>) -> Result<Walk
             let count = usize::try_from(args.integer()?).ok();
             walk.count = count.filter(|count| *count > 0).ok_or(CommandError::Syntax)?;
         } else if more && args.accept("MATCH") {
-            walk.pattern = Glob::compile(args.take()?);
+            walk.pattern = Glob::compile(args.pattern(pattern_bytes_max)?);
         } else if bare.is_some_and(|word| args.accept(word)) {
             walk.bare = true;
         } else if args.accept("NOVALUES") {

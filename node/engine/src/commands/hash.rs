@@ -664,12 +664,13 @@ fn hrandfield(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Ans
 
 fn hscan(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
     let (key, cursor) = (args.take()?, cursor(&mut args)?);
+    let pattern_bytes_max = keys.limits().pattern_bytes_max;
     let mut page = Page::new(reply);
     let Some(hash) = live(keys, key)? else {
         page.answer(0, reply);
         return Ok(());
     };
-    let walk = parse_walk(&mut args, Some("NOVALUES"))?;
+    let walk = parse_walk(pattern_bytes_max, &mut args, Some("NOVALUES"))?;
     let next = hash.scan(cursor, walk.count, |shown| {
         if walk.pattern.matches(&shown.field) {
             page.show(&shown.field);

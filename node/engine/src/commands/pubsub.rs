@@ -213,8 +213,8 @@ fn subscribe(_: &Session, _: &Surroundings<'_>, args: Args<'_>) -> Decided {
     Ok(Now::Subscribe(ChannelKind::Channel, names(args)))
 }
 
-fn psubscribe(_: &Session, _: &Surroundings<'_>, args: Args<'_>) -> Decided {
-    Ok(Now::Subscribe(ChannelKind::Pattern, names(args)))
+fn psubscribe(_: &Session, at: &Surroundings<'_>, args: Args<'_>) -> Decided {
+    Ok(Now::Subscribe(ChannelKind::Pattern, args.patterns(at.pattern_bytes_max)?))
 }
 
 fn ssubscribe(_: &Session, _: &Surroundings<'_>, args: Args<'_>) -> Decided {
@@ -245,16 +245,16 @@ fn message(shard: bool, mut args: Args<'_>) -> Decided {
     Ok(Now::Publish { shard, channel: args.take()?.to_vec(), message: args.take()?.to_vec() })
 }
 
-fn channels(_: &Session, _: &Surroundings<'_>, args: Args<'_>) -> Decided {
-    listed(false, args)
+fn channels(_: &Session, at: &Surroundings<'_>, args: Args<'_>) -> Decided {
+    listed(false, at.pattern_bytes_max, args)
 }
 
-fn shardchannels(_: &Session, _: &Surroundings<'_>, args: Args<'_>) -> Decided {
-    listed(true, args)
+fn shardchannels(_: &Session, at: &Surroundings<'_>, args: Args<'_>) -> Decided {
+    listed(true, at.pattern_bytes_max, args)
 }
 
-fn listed(shard: bool, mut args: Args<'_>) -> Decided {
-    let pattern = if args.is_empty() { None } else { Some(args.take()?.to_vec()) };
+fn listed(shard: bool, pattern_bytes_max: usize, mut args: Args<'_>) -> Decided {
+    let pattern = if args.is_empty() { None } else { Some(args.pattern(pattern_bytes_max)?.to_vec()) };
     if !args.is_empty() {
         let name = if shard { "SHARDCHANNELS" } else { "CHANNELS" };
         return Err(CommandError::err(format!(

@@ -433,7 +433,7 @@ fn function_delete(_: &Session, _: &Surroundings<'_>, mut args: Args<'_>) -> Dec
     Ok(Now::Scripts(ScriptCare::DeleteLibrary(args.take()?.to_vec())))
 }
 
-fn function_list(_: &Session, _: &Surroundings<'_>, mut args: Args<'_>) -> Decided {
+fn function_list(_: &Session, at: &Surroundings<'_>, mut args: Args<'_>) -> Decided {
     let (mut pattern, mut with_code) = (None, false);
     while !args.is_empty() {
         if !with_code && args.accept("withcode") {
@@ -442,7 +442,7 @@ fn function_list(_: &Session, _: &Surroundings<'_>, mut args: Args<'_>) -> Decid
             if args.is_empty() {
                 return Err(CommandError::err("library name argument was not given"));
             }
-            pattern = Some(args.take()?.to_vec());
+            pattern = Some(args.pattern(at.pattern_bytes_max)?.to_vec());
         } else {
             let word = String::from_utf8_lossy(args.take()?).into_owned();
             return Err(CommandError::err(format!("Unknown argument {word}")));

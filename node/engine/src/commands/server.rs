@@ -726,8 +726,8 @@ fn shutdown(_: &Session, _: &Surroundings<'_>, mut args: Args<'_>) -> Result<Ask
     Ok(Ask::Shutdown { save })
 }
 
-fn config_get(_: &Session, _: &Surroundings<'_>, mut args: Args<'_>) -> Result<Ask, CommandError> {
-    Ok(Ask::ShowConfig(args.rest().iter().map(|pattern| pattern.to_vec()).collect()))
+fn config_get(_: &Session, at: &Surroundings<'_>, args: Args<'_>) -> Result<Ask, CommandError> {
+    Ok(Ask::ShowConfig(args.patterns(at.pattern_bytes_max)?))
 }
 
 fn config_set(_: &Session, _: &Surroundings<'_>, mut args: Args<'_>) -> Result<Ask, CommandError> {

@@ -315,12 +315,13 @@ fn smove(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
 
 fn sscan(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
     let (key, cursor) = (args.take()?, cursor(&mut args)?);
+    let pattern_bytes_max = keys.limits().pattern_bytes_max;
     let mut page = Page::new(reply);
     let Some(set) = keys.get::<Set>(key)? else {
         page.answer(0, reply);
         return Ok(());
     };
-    let walk = parse_walk(&mut args, None)?;
+    let walk = parse_walk(pattern_bytes_max, &mut args, None)?;
     let next = set.scan(cursor, walk.count, |member| {
         if walk.pattern.matches(&member) {
             page.show(&member);

@@ -951,12 +951,13 @@ fn show_member(reply: &mut Reply, (member, score): (Text<'_>, f64), with_scores:
 
 fn zscan(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
     let (key, cursor) = (args.take()?, cursor(&mut args)?);
+    let pattern_bytes_max = keys.limits().pattern_bytes_max;
     let mut page = Page::new(reply);
     let Some(set) = keys.get::<SortedSet>(key)? else {
         page.answer(0, reply);
         return Ok(());
     };
-    let walk = parse_walk(&mut args, Some("NOSCORES"))?;
+    let walk = parse_walk(pattern_bytes_max, &mut args, Some("NOSCORES"))?;
     let is_big = set.encoding() == "skiplist";
     let next = set.scan(cursor, walk.count, |member, score| {
         if walk.pattern.matches(&member) {

@@ -11,6 +11,8 @@ use std::collections::BTreeSet;
 pub trait EveryKey {
     /// Which keys there are for whoever asks: the others are not shown.
     fn reach(&self) -> &Reach;
+    /// The longest pattern, in bytes.
+    fn pattern_bytes_max(&self) -> usize;
     /// How many shards there are.
     fn shard_count(&self) -> u32;
     /// Nobody else touches any of these keys meanwhile: one shard after the other is one moment as well.

@@ -33,7 +33,7 @@ pub use stream::{Keep, Stream, StreamEntry, StreamId};
 pub use text::Text;
 pub use word::{Kind, KindMut, Value};
 
-/// Up to which size the compact forms are kept. The defaults are those of Redis 7 and Valkey 9.
+/// Up to which size the compact forms are kept, and how long a pattern may be. The defaults are those of Redis 7 and Valkey 9.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// `hash-max-listpack-entries`
@@ -58,6 +58,8 @@ pub struct Limits {
     pub stream_node_bytes_max: usize,
     /// `stream-node-max-entries`; 0 is no limit
     pub stream_node_entries_max: usize,
+    /// Bytes of a pattern that names are compared with: `pattern-bytes-max`
+    pub pattern_bytes_max: usize,
     /// What the hash functions of new tables are seeded with: a secret of the process, so that nobody can choose colliding keys.
     pub hash_seed: u64,
 }
@@ -76,6 +78,7 @@ impl Default for Limits {
             hyperloglog_sparse_bytes_max: 3000,
             stream_node_bytes_max: 4096,
             stream_node_entries_max: 100,
+            pattern_bytes_max: 4 << 10,
             hash_seed: 0,
         }
     }

@@ -32,7 +32,7 @@ const EMPTY_BUCKETS_PER_ELEMENT: usize = 10;
 const TYPES: [&str; 6] = ["string", "list", "set", "zset", "hash", "stream"];
 
 pub(super) fn keys(all: &mut dyn EveryKey, mut args: Args<'_>, reply: &mut Reply) -> Answer {
-    let pattern = Glob::compile(args.take()?);
+    let pattern = Glob::compile(args.pattern(all.pattern_bytes_max())?);
     let head = reply.deferred_array();
     let mut count = 0;
     for shard in 0..all.shard_count() {
@@ -60,14 +60,19 @@ struct Scan {
 }
 
 /// The options behind a cursor; `SLOT` is one of them where `of_cluster`.
-fn parse_scan(cursor: u64, of_cluster: bool, mut args: Args<'_>) -> Result<Scan, CommandError> {
+fn parse_scan(
+    cursor: u64,
+    of_cluster: bool,
+    pattern_bytes_max: usize,
+    mut args: Args<'_>,
+) -> Result<Scan, CommandError> {
     let mut scan = Scan { cursor, count: SCAN_COUNT, pattern: Glob::Any, type_name: None, slot: None };
     while args.len() >= 2 {
         if args.accept("COUNT") {
             let count = args.integer()?;
             scan.count = usize::try_from(count).ok().filter(|count| *count > 0).ok_or(CommandError::Syntax)?;
         } else if args.accept("MATCH") {
-            scan.pattern = Glob::compile(args.take()?);
+            scan.pattern = Glob::compile(args.pattern(pattern_bytes_max)?);
         } else if of_cluster && args.accept("SLOT") {
             let slot = number::parse_i64(args.take()?).and_then(|slot| u16::try_from(slot).ok());
             let slot = slot.filter(|slot| *slot < slot::SLOTS);
@@ -133,7 +138,7 @@ impl CursorLayout {
 
 pub(super) fn scan(all: &mut dyn EveryKey, mut args: Args<'_>, reply: &mut Reply) -> Answer {
     let cursor = collections::cursor(&mut args)?;
-    let scan = parse_scan(cursor, false, args)?;
+    let scan = parse_scan(cursor, false, all.pattern_bytes_max(), args)?;
     walk(all, &scan, reply, |next, reply| reply.bulk(&number::format_i64(next as i64)))
 }
 
@@ -146,7 +151,8 @@ pub(in crate::commands) fn cluster_scan(all: &mut dyn EveryKey, mut args: Args<'
     let text = args.take()?;
     let number = if text == end.as_bytes() { Some(text) } else { text.strip_prefix(before.as_bytes()) };
     let cursor = number.and_then(number::parse_i64).and_then(|cursor| u64::try_from(cursor).ok());
-    let scan = parse_scan(cursor.ok_or_else(|| CommandError::err("Invalid cursor"))?, true, args)?;
+    let cursor = cursor.ok_or_else(|| CommandError::err("Invalid cursor"))?;
+    let scan = parse_scan(cursor, true, all.pattern_bytes_max(), args)?;
     walk(all, &scan, reply, |next, reply| match next {
         0 => reply.bulk(end.as_bytes()),
         next => reply.bulk(format!("{before}{next}").as_bytes()),

@@ -36,6 +36,7 @@ fn tiny_limits() -> Limits {
         hyperloglog_sparse_bytes_max: 100,
         stream_node_bytes_max: 64,
         stream_node_entries_max: 5,
+        pattern_bytes_max: usize::MAX,
         hash_seed: 7,
     }
 }
