@@ -515,8 +515,6 @@ impl<'w, 'a> Batch<'w, 'a> {
     /// The longest answer this client may get, in bytes.
     #[inline]
     pub(crate) fn reply_bytes_max(&self) -> usize {
-        let all = if self.tab.is_confined { self.hot.confined_reply_bytes_max } else { self.hot.reply_bytes_max() };
-        let own = self.tab.reply_bytes_max;
-        if own == 0 { all } else { all.min(usize::try_from(own).unwrap_or(usize::MAX)) }
+        self.hot.reply_bytes_max_of(self.tab.answer)
     }
 }

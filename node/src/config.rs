@@ -212,6 +212,9 @@ settings! {
         client_output_buffer_limit: Size = "256mb" in "1mb" ..= "16gb";
         /// A connection must authenticate within this time. 0: no such bound.
         unauthenticated_timeout: Duration = "60s" in "0s" ..= "1h";
+        /// Wrong passwords that clients of one address (of one /64, with IPv6) may send in a second. Beyond that every login from
+        /// there waits, five seconds at most, before its password is looked at; other addresses do not. 0: no such bound.
+        failed_logins_per_second: u32 = "20" in "0" ..= "1000000";
         /// Arguments of a request before authentication.
         unauthenticated_max_arguments: u32 = "10" in "3" ..= "1024";
         /// Longest argument before authentication.

@@ -17,6 +17,7 @@ use keyward_acl::{ErrorDetail, Glob};
 use keyward_engine::events::EventClass;
 use keyward_engine::eviction::{Policy, Usage};
 use keyward_engine::scope::Reach;
+use keyward_engine::session::{AnswerBound, Session};
 use keyward_engine::tenancy::Tenant;
 use keyward_engine::types::Limits;
 use keyward_proto::resp;
@@ -115,6 +116,7 @@ const PARAMETERS: &[Parameter] = &[
     fixed("always-show-logo", "no"),
     fixed("bind", ""),
     set("busy-reply-threshold", "5000", Kind::Number(0, MANY)),
+    set("failed-logins-per-second", "20", Kind::Number(0, 1_000_000)),
     set("failover-wait", "5000", Kind::Number(0, 60_000)),
     set("routing", "proxy", Kind::Word(&["proxy", "redirect"])),
     set("advertise-role", "actual", Kind::Word(&["actual", "primary"])),
@@ -235,8 +237,6 @@ pub struct Hot {
     pub mail_bytes_max: usize,
     /// What the clients of a tenant, or of a confined user without one, hold besides keys if nothing is said, in bytes.
     pub clients_hold_max: u64,
-    /// The longest reply to a confined user of whom nothing is said, in bytes.
-    pub confined_reply_bytes_max: usize,
     /// Keys remembered for caching clients at most; 0: no bound.
     pub tracked_keys_max: usize,
     /// A script that runs for longer makes the node answer that it is busy.
@@ -259,6 +259,8 @@ pub struct Hot {
     pub idle_ms: i64,
     /// A client must log in within this, in milliseconds; 0: no bound.
     pub login_ms: i64,
+    /// Wrong passwords that one address may send in a second before its logins wait; 0: as many as it likes.
+    pub failed_logins_a_second: u32,
     /// Memory for data, in bytes; 0: no limit.
     pub memory_bytes_max: u64,
     /// What goes when it is used up, and how that is found.
@@ -305,6 +307,29 @@ impl Hot {
         const ENVELOPE_BYTES: u64 = 1 << 20;
         self.output_bytes_max.max(self.value_bytes_max + ENVELOPE_BYTES) as usize
     }
+
+    /// The same for whom this bounds: no answer is longer than half of what all clients may hold that share with it.
+    #[inline]
+    pub fn reply_bytes_max_of(&self, bound: AnswerBound) -> usize {
+        let AnswerBound { said, held, held_by_default } = bound;
+        let mut most = self.reply_bytes_max() as u64;
+        if held_by_default {
+            most = self.output_bytes_max.min(self.clients_hold_max / 2);
+        }
+        if held > 0 {
+            most = most.min(self.output_bytes_max).min(held / 2);
+        }
+        if said > 0 {
+            most = most.min(said);
+        }
+        most as usize
+    }
+
+    /// The same for a client.
+    pub fn reply_bytes_max_for(&self, session: &Session) -> usize {
+        let bound = session.login.as_ref().map(|login| login.strictest().answer);
+        self.reply_bytes_max_of(bound.unwrap_or_default())
+    }
 }
 
 /// The settings of one node.
@@ -335,6 +360,7 @@ impl Live {
             ("aclfile", config.acl_file.as_ref().map(|path| path.display().to_string()).unwrap_or_default()),
             ("acl-error-detail", config.acl_error_detail.to_string()),
             ("acl-pubsub-default", config.acl_pubsub_default.to_string()),
+            ("failed-logins-per-second", config.failed_logins_per_second.to_string()),
             ("failover-wait", config.failover_wait.as_millis().to_string()),
             ("routing", config.routing.to_string()),
             ("advertise-role", config.advertise_role.to_string()),
@@ -570,7 +596,6 @@ fn hot(texts: &BTreeMap<&'static str, String>, fixed: Fixed) -> Hot {
         output_bytes_max: fixed.output_bytes_max,
         mail_bytes_max: MAIL_BYTES_MAX,
         clients_hold_max,
-        confined_reply_bytes_max: fixed.output_bytes_max.min(clients_hold_max / 2) as usize,
         replicas_min: usize::try_from(number("min-replicas-to-write")).unwrap_or(0),
         replica_lag_max: match number("min-replicas-max-lag") {
             0 => Duration::MAX,
@@ -593,6 +618,7 @@ fn hot(texts: &BTreeMap<&'static str, String>, fixed: Fixed) -> Hot {
         clients_max: size("maxclients"),
         idle_ms: number("timeout") * 1000,
         login_ms: fixed.login_ms,
+        failed_logins_a_second: u32::try_from(number("failed-logins-per-second")).unwrap_or(0),
         memory_bytes_max: size("maxmemory"),
         eviction: Eviction {
             policy,

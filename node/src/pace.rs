@@ -19,7 +19,7 @@ use crate::shards::CallSpace;
 use crate::worker::Worker;
 use keyward_engine::account::{Account, Over, Tally};
 use keyward_engine::command::Flags;
-use keyward_engine::session::{Login, Session};
+use keyward_engine::session::{AnswerBound, Login, Session};
 use keyward_engine::table::Row;
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -123,10 +123,8 @@ pub struct Tab {
     pub counts: bool,
     /// Bytes of an argument of a write at most; 0: no bound.
     pub value_bytes_max: u64,
-    /// Bytes of an answer at most; 0: as many as the node allows.
-    pub reply_bytes_max: u64,
-    /// The node allows the user as much as the confined.
-    pub is_confined: bool,
+    /// How long an answer may be.
+    pub answer: AnswerBound,
     /// Rates are yet to be looked at.
     paced: bool,
     decided: Option<Pace>,
@@ -135,8 +133,8 @@ pub struct Tab {
 impl Tab {
     /// For what runs as a part of something else, which pays for it.
     pub fn within(outer: &Tab) -> Tab {
-        let Tab { counts, value_bytes_max, reply_bytes_max, is_confined, .. } = *outer;
-        Tab { counts, value_bytes_max, reply_bytes_max, is_confined, ..Tab::default() }
+        let Tab { counts, value_bytes_max, answer, .. } = *outer;
+        Tab { counts, value_bytes_max, answer, ..Tab::default() }
     }
 
     /// For the next client.
@@ -154,8 +152,7 @@ impl Tab {
     #[inline]
     pub fn look_at_limits(&mut self, session: &Session) {
         let strictest = session.login.as_ref().map(Login::strictest);
-        (self.value_bytes_max, self.reply_bytes_max) = strictest.map_or((0, 0), |of| (of.value, of.output));
-        self.is_confined = strictest.is_some_and(|of| of.confined);
+        (self.value_bytes_max, self.answer) = strictest.map_or_else(Default::default, |of| (of.value, of.answer));
     }
 
     /// The same for one that may run whatever its rates.
@@ -393,7 +390,7 @@ impl Connection {
     pub(crate) fn bound(&self, worker: &Worker, session: &Session) {
         self.bound_holding(worker, session);
         self.count_names(session);
-        let own = session.login.as_ref().map_or(0, |login| login.strictest().output);
+        let own = session.login.as_ref().map_or(0, |login| login.strictest().answer.said);
         let own = if own == 0 { usize::MAX } else { usize::try_from(own).unwrap_or(usize::MAX) };
         self.mailbox.set_bytes_max(worker.hot().mail_bytes_max.min(own));
     }

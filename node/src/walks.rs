@@ -280,7 +280,7 @@ fn walk(worker: &Worker, mut session: Session, argv: &[&[u8]]) -> Vec<u8> {
     let mut reply = Reply::new(session.protocol);
     let (_, view) = worker.node.views.load();
     let hot = worker.hot();
-    reply.bytes_max = hot.reply_bytes_max();
+    reply.bytes_max = hot.reply_bytes_max_for(&session);
     if !renew(&mut session, &view) {
         return reply.bytes;
     }

@@ -320,3 +320,34 @@ fn a_confined_user_without_a_tenant_has_a_bound_as_well() {
     let (refused, _app) = queue("app", 40);
     assert_eq!(refused.map(|(at, _)| at), None, "an eighth of 800 MB is more");
 }
+
+#[test]
+fn an_answer_is_at_most_half_as_long_as_the_clients_own_bound() {
+    let cluster = Cluster::of(1).flag("maxmemory", "400mb").start();
+    let mut admin = cluster.node(1).client();
+    admin.ok(&["ACL", "SETUSER", "app", "on", ">secret", "~app:*", "+@all"]);
+    admin.ok(&["TENANT", "CREATE", "gw", "PREFIX", "gw:", "USER", "gw", "client-bytes", "4mb"]);
+    admin.ok(&["ACL", "SETUSER", "gw", "on", ">secret", "~*", "+@all"]);
+    let mut set = |key: &str, bytes: usize| {
+        admin.ask(&["SETRANGE", key, &(bytes - 1).to_string(), "x"]);
+    };
+    set("gw:fits", 1 << 20);
+    set("gw:long", 3 << 20);
+    set("app:fits", 20 << 20);
+    set("app:long", 30 << 20);
+    let is_told = |name: &str, request: &[&str]| {
+        let answer = cluster.node(1).client_as(name, "secret").ask(request);
+        assert!(!matches!(answer, Value::Error(_)) || answer.is_error("ERR the reply is longer"), "{answer}");
+        !matches!(answer, Value::Error(_))
+    };
+    assert!(is_told("gw", &["GET", "gw:fits"]) && !is_told("gw", &["GET", "gw:long"]));
+    // If nothing is said it is an eighth of maxmemory that is halved; what is said may be more.
+    assert!(is_told("app", &["GET", "app:fits"]) && !is_told("app", &["GET", "app:long"]));
+    admin.ok(&["ACL", "SETUSER", "app", "limit:client-bytes=70mb"]);
+    assert!(is_told("app", &["GET", "app:long"]));
+    // Walks over many keys answer no more, either.
+    let names = "for n = 1, 11000 do redis.call('SET', 'gw:' .. n .. string.rep('x', 300), '') end";
+    admin.ask(&["EVAL", names, "0"]);
+    assert!(is_told("gw", &["KEYS", "gw:11*"]));
+    assert!(!is_told("gw", &["KEYS", "*"]));
+}

@@ -137,8 +137,14 @@ fn a_payload_unpacks_to_no_more_than_its_owner_may_still_have() {
         // The operator's request costs the tenant as much.
         assert!(node.client().ask(&[&b"RESTORE"[..], b"gw:bomb", b"0", &bomb]).is_error("OOM"));
         let long = node.client_as("ai", "secret").ask(&[&b"RESTORE"[..], b"ai:bomb", b"0", &fits]);
-        assert!(long.is_error("ERR string exceeds maximum allowed size (proto-max-bulk-len)"), "{long}");
+        assert!(long.is_error("ERR the payload unpacks to more than one argument may have (value-bytes"), "{long}");
     }
+    // All of its strings together are held against it, however short each is.
+    admin.ok(&["TENANT", "SET", "ai", "value-bytes", "3mb"]);
+    let mut ai = cluster.node(2).client_as("ai", "secret");
+    ai.ok(&[&b"RESTORE"[..], b"ai:fits", b"0", &fits]);
+    let long = ai.ask(&[&b"RESTORE"[..], b"ai:long", b"0", &packed_list(3)]);
+    assert!(long.is_error("ERR the payload unpacks to more than one argument may have (value-bytes"), "{long}");
     let mut gw = cluster.node(2).client_as("gw", "secret");
     gw.ok(&[&b"RESTORE"[..], b"gw:list", b"0", &fits]);
     assert_eq!(gw.ask(&["LLEN", "gw:list"]), Value::Integer(2));

@@ -50,10 +50,19 @@ pub struct Strictest {
     pub has_rates: bool,
     /// Bytes of one argument of a write; 0: no bound.
     pub value: u64,
-    /// Bytes of an answer that is not read yet; 0: no bound.
-    pub output: u64,
-    /// The user does not hold every key.
-    pub confined: bool,
+    /// How long an answer may be.
+    pub answer: AnswerBound,
+}
+
+/// What bounds an answer, in bytes; 0: nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct AnswerBound {
+    /// Said of answers: `output-bytes`.
+    pub said: u64,
+    /// What all clients that share with it may hold, as was said: `client-bytes`.
+    pub held: u64,
+    /// They may hold what the node says.
+    pub held_by_default: bool,
 }
 
 impl Login {
@@ -71,8 +80,7 @@ impl Login {
             counts: login.tenant.is_some() || login.own.is_some(),
             has_rates: login.accounts().any(|(limits, _)| limits.has_rates()),
             value: login.limit(|limits| limits.value),
-            output: login.limit(|limits| limits.output),
-            confined: login.policy.is_confined(),
+            answer: AnswerBound { said: login.limit(|limits| limits.output), ..AnswerBound::default() },
         };
         Login { strictest, ..login }
     }
@@ -80,7 +88,12 @@ impl Login {
     /// The same, where these answer for what its clients hold.
     #[must_use]
     pub fn paid_by(self, payers: Arc<[Payer]>) -> Login {
-        Login { payers, ..self }
+        let answer = AnswerBound {
+            held: payers.iter().filter_map(|payer| payer.most).filter(|most| *most > 0).min().unwrap_or(0),
+            held_by_default: payers.iter().any(|payer| payer.most.is_none()),
+            ..self.strictest.answer
+        };
+        Login { payers, strictest: Strictest { answer, ..self.strictest }, ..self }
     }
 
     /// What is asked of it most often.

@@ -185,7 +185,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         name: "output-bytes",
         kind: Kind::Bytes,
-        unless_said: "half of the default of client-bytes",
+        unless_said: "half of client-bytes",
         meaning: "What one client has yet to read.",
     },
     Setting {

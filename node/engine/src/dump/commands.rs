@@ -12,6 +12,7 @@ use crate::types::{Value, number};
 /// What a payload may become however little room there is: any write may go that far beyond it.
 const BEYOND_BYTES_MAX: u64 = 1 << 20;
 
+const TOO_LONG: &str = "the payload unpacks to more than one argument may have (value-bytes, proto-max-bulk-len)";
 const TOO_MUCH: &str = "OOM the payload unpacks to more than there is memory for";
 
 /// `DUMP key`
@@ -42,9 +43,9 @@ pub(crate) fn restore(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply
     let payload = Payload::check(bytes).map_err(|_| CommandError::err("DUMP payload version or checksum are wrong"))?;
     // What came as it is was let in by its size.
     let room = keys.room_bytes().max(bytes.len() as u64).max(BEYOND_BYTES_MAX);
-    let unpacking = Unpacking { string_bytes_max: keys.value_bytes_max(), bytes_max: room };
+    let unpacking = Unpacking { argument_bytes_max: keys.value_bytes_max(), bytes_max: room };
     let value = payload.value(keys.limits(), unpacking).map_err(|problem| match problem {
-        Problem::TooLong => CommandError::StringTooLong,
+        Problem::TooLong => CommandError::err(TOO_LONG),
         Problem::TooMuch => CommandError::Text(TOO_MUCH.into()),
         _ => CommandError::err("Bad data format"),
     })?;

@@ -38,15 +38,15 @@ impl Source for &[u8] {
 /// How many bytes packed strings may become. They are the one thing in a payload that takes much more than its own size.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Unpacking {
-    /// One of them.
-    pub string_bytes_max: u64,
-    /// All of them together.
+    /// All of them together, as far as a request is concerned: no more than one argument may have.
+    pub argument_bytes_max: u64,
+    /// The same, as far as there is memory.
     pub bytes_max: u64,
 }
 
 impl Unpacking {
     /// Whoever decides about room did so already: a snapshot, a stream of effects.
-    pub const UNBOUNDED: Unpacking = Unpacking { string_bytes_max: u64::MAX, bytes_max: u64::MAX };
+    pub const UNBOUNDED: Unpacking = Unpacking { argument_bytes_max: u64::MAX, bytes_max: u64::MAX };
 }
 
 /// A length, or what stands in its place before a string.
@@ -157,11 +157,10 @@ impl<S: Source> Reader<S> {
             Length::Packed => {
                 let packed_len = self.length()?;
                 let len = self.length()?;
-                if len > self.unpacking.string_bytes_max {
-                    return Err(Problem::TooLong);
-                }
                 // Before it is unpacked, for afterwards the memory is gone.
-                self.unpacking.bytes_max = self.unpacking.bytes_max.checked_sub(len).ok_or(Problem::TooMuch)?;
+                let Unpacking { argument_bytes_max, bytes_max } = &mut self.unpacking;
+                *argument_bytes_max = argument_bytes_max.checked_sub(len).ok_or(Problem::TooLong)?;
+                *bytes_max = bytes_max.checked_sub(len).ok_or(Problem::TooMuch)?;
                 let packed = self.bytes(packed_len)?;
                 return lzf::unpack(&packed, len).ok_or(Problem::Malformed("a packed string"));
             }
