@@ -7,6 +7,7 @@ use crate::connection::{Connection, renew};
 use crate::control::ControlError;
 use crate::forward::{self, ForwardBatch};
 use crate::gate::Refusal;
+use crate::guesses::Turn;
 use crate::holding::Kept;
 use crate::info;
 use crate::insight::{self, audit::AuditEvent, shares::Doer};
@@ -78,11 +79,13 @@ pub async fn carry_out(
             }
         }
         Ask::Login(attempt) => {
-            if log_in(worker, connection, attempt, &mut reply) {
+            if log_in(worker, connection, attempt, &mut reply).await {
                 reply.ok();
             }
         }
-        Ask::Hello { protocol, login, name } => hello(worker, connection, protocol, login, name, &mut reply),
+        Ask::Hello { protocol, login, name } => {
+            hello(worker, connection, protocol, login, name, &mut reply).await;
+        }
         Ask::Reset => {
             connection.forget(worker);
             let mut session = connection.session.borrow_mut();
@@ -236,7 +239,22 @@ pub async fn carry_out(
 }
 
 /// Whether the session is logged in now; if not, the reply says why.
-fn log_in(worker: &Worker, connection: &Connection, attempt: LoginAttempt, reply: &mut Reply) -> bool {
+async fn log_in(worker: &Worker, connection: &Connection, attempt: LoginAttempt, reply: &mut Reply) -> bool {
+    let (guesses, a_second) = (&worker.node.guesses, worker.hot().failed_logins_a_second);
+    let address = connection.session.borrow().address.clone();
+    let mut waited = false;
+    match guesses.turn(&address, a_second, Instant::now().into_std()) {
+        Turn::Now => {}
+        Turn::After(time, waiting) => {
+            tokio::time::sleep(time).await;
+            waited = true;
+            drop(waiting);
+        }
+        Turn::Refused => {
+            reply.error("ERR too many logins from your address wait, for many had a wrong password; try again later");
+            return false;
+        }
+    }
     let (_, view) = worker.node.views.load();
     if attempt.without_name && view.login(b"default").is_some_and(|login| login.user.nopass) {
         reply.error(NO_DEFAULT_PASSWORD);
@@ -283,6 +301,9 @@ fn log_in(worker: &Worker, connection: &Connection, attempt: LoginAttempt, reply
             true
         }
         Err(failure) => {
+            if !waited {
+                guesses.wrong(&address, a_second, Instant::now().into_std());
+            }
             worker.login_failed(&connection.session.borrow(), &attempt.user, &attempt.word, failure);
             reply.error(WRONGPASS);
             false
@@ -290,7 +311,7 @@ fn log_in(worker: &Worker, connection: &Connection, attempt: LoginAttempt, reply
     }
 }
 
-fn hello(
+async fn hello(
     worker: &Worker,
     connection: &Connection,
     protocol: Option<Protocol>,
@@ -299,7 +320,7 @@ fn hello(
     reply: &mut Reply,
 ) {
     if let Some(attempt) = login
-        && !log_in(worker, connection, attempt, reply)
+        && !log_in(worker, connection, attempt, reply).await
     {
         return;
     }

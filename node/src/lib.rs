@@ -43,6 +43,7 @@ pub mod expiry;
 pub mod forward;
 pub mod gate;
 pub mod gather;
+pub mod guesses;
 pub mod handover;
 pub mod holding;
 pub mod http;

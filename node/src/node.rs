@@ -16,6 +16,7 @@ use crate::corridor::{Corridor, Entry, InLane, Parts, SCRIPT_THREADS};
 use crate::counters::ThreadCounters;
 use crate::expiry::Expiry;
 use crate::gate::LeaseState;
+use crate::guesses::Guesses;
 use crate::handover::Guests;
 use crate::import::Imports;
 use crate::insight::audit::Audit;
@@ -174,6 +175,8 @@ pub struct Common {
     pub mailboxes: Mutex<HashMap<u64, Weak<Mailbox>>>,
     /// Who answers for what clients hold that did not log in.
     pub strangers: Arc<[Payer]>,
+    /// Who guesses at passwords.
+    pub guesses: Guesses,
     /// Who waits for keys.
     pub blocked: Blocked,
     /// The way to agree on more.
@@ -699,6 +702,7 @@ async fn serve_with(
         monitors: Monitors::new(table.find(b"monitor").map(|row| row.id)),
         mailboxes: Mutex::default(),
         strangers: Arc::new([Payer { holdings: Arc::default(), most: None }]),
+        guesses: Guesses::default(),
         blocked: Blocked::default(),
         lease: control.lease(),
         control,

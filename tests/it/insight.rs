@@ -123,8 +123,11 @@ fn the_audit_stream_tells_who_did_what_and_no_secret() {
 fn nobody_rolls_the_audit_stream_away() {
     let folder = tempfile::tempdir().expect("a folder can be made");
     let path = folder.path().join("audit.jsonl");
-    let cluster =
-        Cluster::of(1).flag("audit-file", &path.to_string_lossy()).flag("audit-lines-per-minute", "20").start();
+    let cluster = Cluster::of(1)
+        .flag("audit-file", &path.to_string_lossy())
+        .flag("audit-lines-per-minute", "20")
+        .flag("failed-logins-per-second", "0")
+        .start();
     let node = cluster.node(1);
     node.client().ok(&["ACL", "SETUSER", "app", "on", ">secret", "~app:*", "+@all"]);
     let mut stranger = node.client();

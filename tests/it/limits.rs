@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keyward_tests::{Client, Cluster, Peer, Value, resp, wait_until, wait_until_for};
 
@@ -101,6 +101,39 @@ fn strangers_may_send_little() {
 }
 
 // Every name it is compared with costs a look at the pattern: one of megabytes kept a thread for minutes.
+// Somebody guessed at a password as fast as the node answered.
+#[test]
+fn who_guesses_at_passwords_waits_and_gets_in_with_the_right_one() {
+    let cluster = Cluster::of(1).acl_text(CLOSED).flag("threads", "1").flag("failed-logins-per-second", "1").start();
+    let node = cluster.node(1);
+    let mut alice = node.client_as("alice", "secret");
+    let mut guesses: Vec<_> = (0..6).map(|_| node.client()).collect();
+    for (guess, name) in guesses.iter_mut().zip(["alice", "nobody"].into_iter().cycle()) {
+        guess.send(&["AUTH", name, "guess"]).expect("the node reads");
+    }
+    // All of them were read.
+    alice.ok(&["SET", "k", "v"]);
+    // The next ones wait for seconds on whatever connection, whether there is such a user or not; and the right password, too,
+    // for an early answer would tell the guesser. Who is in goes on meanwhile.
+    let began = Instant::now();
+    let mut next = [("alice", "guess"), ("nobody", "guess"), ("alice", "secret")].map(|(name, password)| {
+        let mut client = node.client();
+        client.send(&["AUTH", name, password]).expect("the node reads");
+        client
+    });
+    alice.ok(&["SET", "k", "v"]);
+    for (client, is_right) in next.iter_mut().zip([false, false, true]) {
+        let answer = client.read().expect("the node answers");
+        assert!(if is_right { answer.is_ok() } else { answer.is_error("WRONGPASS") }, "{answer}");
+        assert!(began.elapsed() > Duration::from_secs(1), "{:?}", began.elapsed());
+    }
+    alice.ok(&["CONFIG", "SET", "failed-logins-per-second", "0"]);
+    let mut guesser = node.client();
+    for _ in 0..200 {
+        assert!(guesser.ask(&["HELLO", "3", "AUTH", "alice", "guess"]).is_error("WRONGPASS"));
+    }
+}
+
 #[test]
 fn a_pattern_has_a_length_of_its_own() {
     let cluster = Cluster::of(1).flag("pattern-bytes-max", "2kb").start();

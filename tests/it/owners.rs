@@ -4,7 +4,7 @@ use keyward_tests::{Client, Cluster, Value, wait_until};
 
 /// Nodes with the tenants `gw` and `ai`, each with a user of its name, and an administrator.
 fn scene(nodes: usize) -> (Cluster, Client) {
-    let cluster = Cluster::of(nodes).flag("threads", "1").start();
+    let cluster = Cluster::of(nodes).flag("threads", "1").flag("failed-logins-per-second", "0").start();
     let mut admin = cluster.node(1).client();
     for tenant in ["gw", "ai"] {
         admin.ok(&["ACL", "SETUSER", tenant, "on", ">secret", "~*", "&*", "+@all"]);

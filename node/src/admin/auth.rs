@@ -16,6 +16,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Status};
 
 use super::backend::AdminBackend;
+use crate::guesses::network;
 
 /// Calls at a time, all callers together. Each may hold an answer of some megabytes.
 const CALLS_MAX: usize = 128;
@@ -170,14 +171,6 @@ impl Failures {
 impl Failed {
     fn is_over(&self, now: Instant) -> bool {
         now.duration_since(self.since) >= FAILURE_WINDOW
-    }
-}
-
-/// Who owns one address of an IPv6 /64 owns all of them.
-fn network(address: SocketAddr) -> IpAddr {
-    match address.ip().to_canonical() {
-        IpAddr::V4(address) => IpAddr::V4(address),
-        IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),
     }
 }
 
