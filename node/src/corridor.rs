@@ -27,6 +27,7 @@ use keyward_engine::keyspace::TenantId;
 use keyward_engine::session::Session;
 use keyward_engine::tenancy::Tenant;
 use parking_lot::Mutex;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -58,6 +59,18 @@ const LONG: Duration = Duration::from_millis(5);
 
 /// How long whoever wants everything lets slow scripts begin beside one that runs.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The same for scripts of those who held it up with none lately: there is an end to that, too, since everybody could begin.
+const PATIENCE_WITH_OTHERS: Duration = Duration::from_secs(30);
+
+/// A part that was closed for so long while somebody wanted everything held that up.
+const HELD_UP: Duration = Duration::from_millis(100);
+
+/// How long that is remembered.
+const HELD_UP_LATELY: Duration = Duration::from_secs(60);
+
+/// Parts that are remembered for it: the latest.
+const HELD_UP_MAX: usize = 64;
 
 /// What a lane says that keeps off nothing.
 const ENTERED: u64 = 1;
@@ -96,6 +109,8 @@ struct Closings {
     parts: Parts,
     /// Somebody wanted everything, and could not have it: since when, and when last.
     wanted: Option<(Instant, Instant)>,
+    /// Who held that up lately, and when.
+    held_up: VecDeque<(Claim, Instant)>,
 }
 
 impl Closings {
@@ -106,10 +121,26 @@ impl Closings {
     }
 
     /// Whether a part is closed later, because somebody wants everything first. `quick`: it is closed for a moment.
-    fn puts_off(&self, quick: bool) -> bool {
+    ///
+    /// While a slow script runs, others may begin beside it: they delay nobody who has to wait for it anyway. But two who run
+    /// slow ones by turns must not keep everything closed for ever, so whoever did that lately waits with the next one.
+    fn puts_off(&self, keys: &Claim, quick: bool) -> bool {
         let Some((since, last)) = self.wanted else { return false };
         let is_long = |part: &Arc<Part>| part.since.elapsed() > LONG;
-        last.elapsed() < WANTED_FOR && !(self.parts.iter().any(is_long) && (quick || since.elapsed() < PATIENCE))
+        let (now, held_up) = (Instant::now(), &self.held_up);
+        let did = || held_up.iter().any(|(by, when)| now - *when < HELD_UP_LATELY && by.meets(keys));
+        let patience = || if did() { PATIENCE } else { PATIENCE_WITH_OTHERS };
+        last.elapsed() < WANTED_FOR && !(self.parts.iter().any(is_long) && (quick || since.elapsed() < patience()))
+    }
+
+    /// A part opens.
+    fn note_end(&mut self, part: &Part) {
+        let wanted = self.wanted.is_some_and(|(_, last)| last.elapsed() < WANTED_FOR);
+        if wanted && part.since.elapsed() > HELD_UP {
+            self.held_up.retain(|(by, _)| !by.meets(&part.keys));
+            self.held_up.truncate(HELD_UP_MAX - 1);
+            self.held_up.push_front((part.keys.clone(), Instant::now()));
+        }
     }
 }
 
@@ -266,7 +297,7 @@ impl Corridor {
     /// For this many data threads and threads of slow work, and the others.
     pub fn new(threads: usize, slow_threads: usize) -> Corridor {
         let lanes = (0..threads + slow_threads + 2).map(|_| Lane::default()).collect();
-        let closings = Closings { number: ENTERED, parts: Parts::default(), wanted: None };
+        let closings = Closings { number: ENTERED, parts: Parts::default(), wanted: None, held_up: VecDeque::new() };
         Corridor { door: Door::default(), lanes, closings: Mutex::new(closings), reopened: Notify::new() }
     }
 
@@ -338,7 +369,7 @@ impl Corridor {
                 closings.wanted = None;
                 None
             }
-            Extent::Part(_) if closings.puts_off(own.is_some()) => return None,
+            Extent::Part(keys) if closings.puts_off(keys, own.is_some()) => return None,
             Extent::Part(keys) if beside.iter().any(|part| part.keys.meets(keys)) => return None,
             Extent::Part(keys) => {
                 let (keys, number) = (keys.clone(), closings.number + 1);
@@ -480,6 +511,7 @@ impl Drop for Closed<'_> {
                 self.corridor.door.state.store(OPEN, Ordering::SeqCst);
             }
             Some(own) => {
+                closings.note_end(own);
                 let others = closings.parts.iter().filter(|part| part.number != own.number);
                 closings.parts = Arc::new(others.cloned().collect());
                 let state = if closings.parts.is_empty() { OPEN } else { PARTS };
@@ -574,6 +606,42 @@ mod tests {
         corridor.leave(0);
         assert!(corridor.try_close(None, &Extent::Everything).is_some());
         assert!(matches!(corridor.enter(0), Entry::Entered));
+    }
+
+    // A snapshot waited for a tenant's script of five seconds, and everybody's scripts for the snapshot.
+    #[test]
+    fn only_those_who_held_up_whoever_wants_everything_wait_for_it() {
+        let corridor = Corridor::new(1, 0);
+        let wants = |since: Duration| {
+            assert!(corridor.try_close(None, &Extent::Everything).is_none());
+            corridor.closings.lock().wanted = Some((Instant::now() - since, Instant::now()));
+        };
+        let run_for = |time: Duration, extent: &Extent| {
+            let closed = corridor.try_close(None, extent);
+            if closed.is_some() {
+                let mut closings = corridor.closings.lock();
+                let aged = |part: &Arc<Part>| {
+                    let (keys, number) = (part.keys.clone(), part.number);
+                    let since = if part.since.elapsed() < LONG { Instant::now() - time } else { part.since };
+                    Arc::new(Part { keys, number, since, busy: AtomicBool::new(false) })
+                };
+                closings.parts = Arc::new(closings.parts.iter().map(aged).collect());
+            }
+            closed
+        };
+        let slow = run_for(4 * PATIENCE, &tenant(1)).expect("nobody else has it");
+        wants(3 * PATIENCE);
+        let other = run_for(4 * PATIENCE, &tenant(2)).expect("it never held up anybody");
+        let keys = Claim::Prefixes(Arc::new([Box::from(&b"x:"[..])]));
+        let ended = Part { keys, number: 0, since: Instant::now() - 2 * HELD_UP, busy: AtomicBool::new(false) };
+        corridor.closings.lock().note_end(&ended);
+        wants(3 * PATIENCE);
+        assert!(corridor.try_close(None, &prefixes(&["x:"])).is_none(), "it held it up lately");
+        assert!(corridor.try_close(None, &prefixes(&["y:"])).is_some());
+        wants(2 * PATIENCE_WITH_OTHERS);
+        assert!(corridor.try_close(None, &prefixes(&["y:"])).is_none(), "there is an end to it");
+        drop((slow, other));
+        assert!(corridor.try_close(None, &Extent::Everything).is_some());
     }
 
     #[test]
