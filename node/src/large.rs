@@ -72,11 +72,14 @@ fn spans_many(worker: &Worker, session: &Session, row: &Row, (argv, keys): (&[&[
     if argv.len() > AT_ONCE {
         return true;
     }
-    let bound = span.bound(argv);
-    bound > AT_ONCE && (span.repeats(argv) || holds_many(&worker.node.shards, session.space(), keys, span))
+    // A step of a walk compares each element with its pattern.
+    let weight = if matches!(span, Span::Count(_)) { walks::weight(argv) } else { 1 };
+    let bound = span.bound(argv).saturating_mul(weight);
+    let many = || holds_many(&worker.node.shards, session.space(), keys, (span, weight));
+    bound > AT_ONCE && (span.repeats(argv) || many())
 }
 
-fn holds_many(shards: &Shards, space: SpaceId, keys: &[KeyUse<'_>], span: Span) -> bool {
+fn holds_many(shards: &Shards, space: SpaceId, keys: &[KeyUse<'_>], (span, weight): (Span, usize)) -> bool {
     let unit = if span == Span::Product { 1 } else { BYTES_PER_ELEMENT };
     let mut all = 0_usize;
     let mut product = 1_usize;
@@ -85,7 +88,7 @@ fn holds_many(shards: &Shards, space: SpaceId, keys: &[KeyUse<'_>], span: Span) 
         all = all.saturating_add(len);
         product = product.saturating_mul(len);
     }
-    if span == Span::Product { product > AT_ONCE * BYTES_PER_ELEMENT } else { all > AT_ONCE }
+    if span == Span::Product { product > AT_ONCE * BYTES_PER_ELEMENT } else { all.saturating_mul(weight) > AT_ONCE }
 }
 
 /// What the requests of a transaction look at together.

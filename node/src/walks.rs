@@ -33,6 +33,9 @@ use tokio::sync::oneshot;
 /// Keys that a data thread walks over itself.
 const KEYS_AT_ONCE: usize = 10_000;
 
+/// Bytes of a request that weigh as much as a key: each key is compared with its pattern.
+const PATTERN_BYTES_PER_KEY: usize = 256;
+
 /// Between two tries to enter.
 const PAUSE: Duration = Duration::from_micros(50);
 
@@ -81,15 +84,21 @@ impl Words {
 pub fn is_long(worker: &Worker, session: &Session, row: &Row, argv: &[&[u8]]) -> bool {
     let reach = session.reach(row);
     let borrows = !reach.borrowed().is_empty();
+    let at_once = KEYS_AT_ONCE / weight(argv);
     let walks = match row.full_name {
         "keys" => true,
-        "scan" => asks_for_many(argv),
+        "scan" => asks_for_many(argv, at_once),
         "dbsize" | "randomkey" => reach.filters_keys() || borrows || hides_some(worker),
         _ => false,
     };
     // What it borrows lies among the keys of others.
     let among = if borrows { TenantId::SHARED } else { session.tenant };
-    walks && worker.node.shards.count_keys(among, KEYS_AT_ONCE) > KEYS_AT_ONCE
+    walks && worker.node.shards.count_keys(among, at_once) > at_once
+}
+
+/// What each key or element weighs that is compared with a pattern among these words.
+pub fn weight(argv: &[&[u8]]) -> usize {
+    1 + argv.iter().map(|word| word.len()).sum::<usize>() / PATTERN_BYTES_PER_KEY
 }
 
 /// Whether keys lie here that are not to be found.
@@ -98,10 +107,10 @@ fn hides_some(worker: &Worker) -> bool {
     view.routes.as_ref().is_some_and(|routes| routes.moving().is_some())
 }
 
-fn asks_for_many(argv: &[&[u8]]) -> bool {
+fn asks_for_many(argv: &[&[u8]], at_once: usize) -> bool {
     let count = argv.windows(2).find(|pair| pair[0].eq_ignore_ascii_case(b"count")).map(|pair| pair[1]);
     let count = count.and_then(|count| std::str::from_utf8(count).ok()).and_then(|count| count.parse::<usize>().ok());
-    count.is_some_and(|count| count > KEYS_AT_ONCE)
+    count.is_some_and(|count| count > at_once)
 }
 
 /// Has a walk done for a client, and appends its answer.
@@ -241,7 +250,7 @@ impl Errand {
         let walks = worker.node.table.resolve(&words).is_ok_and(|of| may_walk(of.row));
         let answer = match walks {
             true if sees_kept(worker, session.tenant) => Err(Box::new((session, lent))),
-            true => Ok(Some(walk(worker, session, &words))),
+            true => Ok(Some(walk(worker, session, &words, &|| done.is_closed()))),
             false => large::run(worker, session, &words, lent),
         };
         match answer {
@@ -275,7 +284,8 @@ pub fn may_walk(row: &Row) -> bool {
     matches!(row.full_name, "keys" | "scan" | "dbsize" | "randomkey")
 }
 
-fn walk(worker: &Worker, mut session: Session, argv: &[&[u8]]) -> Vec<u8> {
+/// Nothing more is looked at once whoever asked `is_gone`.
+fn walk(worker: &Worker, mut session: Session, argv: &[&[u8]], is_gone: &dyn Fn() -> bool) -> Vec<u8> {
     let began = Instant::now();
     let mut reply = Reply::new(session.protocol);
     let (_, view) = worker.node.views.load();
@@ -318,7 +328,11 @@ fn walk(worker: &Worker, mut session: Session, argv: &[&[u8]]) -> Vec<u8> {
         park: None,
     };
     let mut scratch = worker.scratch.borrow_mut();
-    let apart = |step: &mut dyn FnMut()| in_lane(worker, session.tenant, step);
+    let apart = |step: &mut dyn FnMut()| {
+        if !is_gone() {
+            in_lane(worker, session.tenant, step);
+        }
+    };
     let node = &worker.node;
     let result = node.shards.walk(handler, &call, &mut scratch.calls, (&node.journal, &apart), &mut reply);
     if let Err(error) = result {

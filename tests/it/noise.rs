@@ -174,6 +174,22 @@ fn values_waiting_clients_subscriptions_and_answers_have_bounds() {
     assert!(scene.stat("limits-reached") >= 3);
 }
 
+// Its pattern is compared for minutes; the next one of its tenant would have waited for that.
+#[test]
+fn a_walk_over_many_keys_ends_when_its_client_is_closed() {
+    let mut scene = Scene::new();
+    scene.admin.ok(&["CONFIG", "SET", "pattern-bytes-max", "1mb"]);
+    let names = "for n = 1, 12000 do redis.call('SET', 'gw:' .. n .. string.rep('x', 200), '') end";
+    scene.admin.ask(&["EVAL", names, "0"]);
+    let mut walks = scene.gw();
+    let pattern = format!("*[{}]y", "a".repeat(500_000));
+    walks.send(&["KEYS", &pattern]).expect("the node reads");
+    scene.ai().ok(&["SET", "ai:1", "v"]);
+    scene.admin.ask(&["CLIENT", "KILL", "USER", "gw"]);
+    let found = scene.gw().ask(&["KEYS", "gw:11*"]);
+    assert_eq!(found.items().map(<[_]>::len), Some(1111));
+}
+
 /// Does something often until `time` is over; the longest it took.
 fn longest(time: Duration, mut what: impl FnMut()) -> Duration {
     let began = Instant::now();
