@@ -201,10 +201,15 @@ pub fn audit_command(node: &Node, session: &Session, row: &Row, admitted: &Admit
             let line = of_session(line, session).word("command", row.full_name);
             let line = line.number("database", u64::from(session.database));
             if event == AuditEvent::Data && node.audit.names_keys() {
-                // A request names thousands of keys at most; one says which part of the data it is about.
-                return match admitted.keys().first() {
-                    Some(first) => line.bytes("key", first.key).number("keys", admitted.keys().len() as u64),
-                    None => line,
+                let keys = admitted.keys();
+                return match keys {
+                    [] => line,
+                    [one] => line.bytes("key", one.key).number("keys", 1),
+                    // It may be thousands; the first ones say which part of the data it is about.
+                    [first, further @ ..] => {
+                        let line = line.bytes("key", first.key).number("keys", keys.len() as u64);
+                        line.list("further-keys", further.iter().map(|named| named.key))
+                    }
                 };
             }
             line
@@ -438,7 +443,7 @@ pub fn advise(node: &Node, user: &[u8], answered: &[Answered]) -> Option<pb::Adv
         seen.join(&Seen::from_message(traffic));
     }
     let prefixes = login.tenant.as_ref().map(|tenant| tenant.prefixes.clone()).unwrap_or_default();
-    let subject = advice::Subject { user: &login.user, policy: &login.policy, prefixes };
+    let subject = advice::Subject { user: &login.user, policy: &login.policy, prefixes, walls: node.config.walls() };
     let advice = advice::advise(node.table, &subject, &seen);
     Some(pb::AdviseResponse { watched, silent: silent(answered), ..advice })
 }

@@ -22,6 +22,21 @@ fn keywardctl_lists_sets_shows_and_deletes_users() {
 }
 
 #[test]
+fn exit_codes_say_what_became_of_it_and_help_names_them() {
+    let cluster = Cluster::start(1);
+    let node = cluster.node(1);
+    assert!(ctl(node, &["user", "set", "one", "on"]).success);
+    let partly = ctl(node, &["user", "delete", "one", "nosuch"]);
+    assert_eq!((partly.code, partly.stdout.as_str()), (Some(1), "1 deleted, 1 not found\n"));
+    assert_eq!(ctl(node, &["user", "delete", "nosuch"]).code, Some(1));
+    assert_eq!(ctl(node, &["history", "--limit", "0"]).code, Some(2));
+    assert_eq!(ctl(node, &["--user", "nosuch", "status"]).code, Some(3));
+    assert_eq!(run(&binary("keywardctl"), &["--addr", "127.0.0.1:1", "--timeout", "1", "status"], "").code, Some(4));
+    let help = ctl(node, &["help"]).stdout;
+    assert!(help.contains("Exit codes:") && help.contains("not permitted"), "{help}");
+}
+
+#[test]
 fn keywardctl_refuses_a_bad_rule_and_changes_nothing() {
     let cluster = Cluster::start(1);
     let refused = ctl(cluster.node(1), &["user", "set", "alice", "on", "+nosuchcommand"]);

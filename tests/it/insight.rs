@@ -230,6 +230,7 @@ fn a_user_who_is_only_watched_is_denied_nothing_but_what_no_rule_allows() {
         .and_then(|(_, rest)| rest.split_once(']'))
         .map(|(rules, _)| rules.split('"').skip(1).step_by(2).map(|rule| rule.replace("\\\\", "\\")).collect())
         .unwrap_or_default();
+    assert!(json.stdout.contains("\"prefix\": \"elsewhere:"), "{}", json.stdout);
     let mut words = vec!["ACL", "SETUSER", "app", "mode=enforce"];
     words.extend(rules.iter().map(String::as_str));
     admin.ok(&words);

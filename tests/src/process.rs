@@ -110,6 +110,8 @@ pub(crate) fn workspace() -> PathBuf {
 pub struct Finished {
     /// Whether it exited with 0.
     pub success: bool,
+    /// With which code it exited; none if a signal ended it.
+    pub code: Option<i32>,
     /// Its standard output.
     pub stdout: String,
     /// Its standard error.
@@ -137,6 +139,7 @@ pub fn run(program: &Path, arguments: &[&str], input: &str) -> Finished {
     let Output { status, stdout, stderr } = child.wait_with_output().expect("a child can be waited for");
     Finished {
         success: status.success(),
+        code: status.code(),
         stdout: String::from_utf8_lossy(&stdout).into_owned(),
         stderr: String::from_utf8_lossy(&stderr).into_owned(),
     }

@@ -4,7 +4,7 @@
 //! the advice should have watched for long enough, and is told since when.
 
 use crate::insight::traffic::{Seen, Use, key_use};
-use keyward_acl::{CommandId, KeyAccess, Policy, User};
+use keyward_acl::{CommandId, KeyAccess, Policy, Treatment, User, Walls};
 use keyward_engine::table::Table;
 use keyward_proto::admin as pb;
 
@@ -19,6 +19,8 @@ pub struct Subject<'a> {
     pub policy: &'a Policy,
     /// What the keys of its tenant begin with; none without a tenant, or in a namespace.
     pub prefixes: Vec<Vec<u8>>,
+    /// Whether users without every key are kept within walls.
+    pub walls: Walls,
 }
 
 /// A pattern that covers some of the keys that were seen.
@@ -60,6 +62,11 @@ pub fn advise(table: &Table, subject: &Subject<'_>, seen: &Seen) -> pb::AdviseRe
                 .to_owned(),
         );
     }
+    let beyond = beyond(table, subject, seen, &patterns);
+    if !beyond.is_empty() {
+        let names = beyond.join(", ");
+        notes.push(format!("no rule gives {names} to a user without ~*: that concerns the whole server"));
+    }
     let outside: Vec<pb::KeyUse> = patterns_outside(subject, seen);
     if outside.iter().any(|key| key.denied > 0) {
         notes.push("some of its keys are outside its patterns; look at them before a rule allows them".to_owned());
@@ -67,7 +74,7 @@ pub fn advise(table: &Table, subject: &Subject<'_>, seen: &Seen) -> pb::AdviseRe
     pb::AdviseResponse {
         watched: true,
         since_unix_ms: seen.since_ms,
-        rules: rules(table, seen, &patterns),
+        rules: rules(table, seen, &patterns, &beyond),
         current: current(subject.user),
         unused_commands: unused_commands(table, subject.policy, seen),
         unused_patterns: unused_patterns(subject.user, seen),
@@ -84,7 +91,20 @@ fn current(user: &User) -> Vec<String> {
     words.map(|word| crate::insight::shown(&word)).collect()
 }
 
-fn rules(table: &Table, seen: &Seen, patterns: &[Advised]) -> Vec<String> {
+/// Commands it ran or tried that a user with these patterns cannot have, whatever its rules say.
+fn beyond<'s>(table: &Table, subject: &Subject<'_>, seen: &'s Seen, patterns: &[Advised]) -> Vec<&'s str> {
+    let is_every_key =
+        |pattern: &Advised| pattern.name.is_empty() && !pattern.whole && pattern.what.read && pattern.what.written;
+    let within_walls = subject.walls == Walls::Up && !patterns.iter().any(is_every_key);
+    if !within_walls && !subject.policy.is_confined() {
+        return Vec::new();
+    }
+    let never =
+        |name: &&str| table.find(name.as_bytes()).is_some_and(|row| row.command.scope.treatment() == Treatment::Never);
+    seen.commands.keys().map(String::as_str).filter(never).collect()
+}
+
+fn rules(table: &Table, seen: &Seen, patterns: &[Advised], beyond: &[&str]) -> Vec<String> {
     let mut rules = vec!["resetkeys".to_owned()];
     rules.extend(patterns.iter().map(Advised::word));
     rules.push("resetchannels".to_owned());
@@ -97,7 +117,9 @@ fn rules(table: &Table, seen: &Seen, patterns: &[Advised]) -> Vec<String> {
         rules.push(format!("db={}", numbers.join(",")));
     }
     rules.push("-@all".to_owned());
-    let needs_rule = |name: &&String| table.find(name.as_bytes()).is_some_and(|row| !is_free(row));
+    let needs_rule = |name: &&String| {
+        table.find(name.as_bytes()).is_some_and(|row| !is_free(row)) && !beyond.contains(&name.as_str())
+    };
     rules.extend(seen.commands.keys().filter(needs_rule).map(|name| format!("+{name}")));
     rules
 }
@@ -234,7 +256,7 @@ mod tests {
         }
         let (user, table) = (user(rules), keyward_engine::table::table());
         let policy = Policy::compile(&user, table, Walls::Up);
-        let subject = Subject { user: &user, policy: &policy, prefixes: Vec::new() };
+        let subject = Subject { user: &user, policy: &policy, prefixes: Vec::new(), walls: Walls::Up };
         advise(table, &subject, traffic.of(b"app").unwrap())
     }
 
@@ -256,6 +278,15 @@ mod tests {
         assert!(!advice.unused_commands.contains(&"get".to_owned()));
         assert!(!advice.unused_commands.contains(&"acl|setuser".to_owned()), "it never could");
         assert!(advice.outside.is_empty() && advice.notes.is_empty(), "{advice:?}");
+    }
+
+    #[test]
+    fn what_no_rule_gives_is_not_advised() {
+        let seen = [("get", "app:1", R, false), ("acl|setuser", "app:1", W, true), ("shutdown", "app:1", R, true)];
+        let advice = advice("+@all ~app:*", &seen);
+        assert!(advice.rules.join(" ").ends_with("-@all +get"), "{:?}", advice.rules);
+        let note = "no rule gives acl|setuser, shutdown to a user without ~*: that concerns the whole server";
+        assert!(advice.notes.iter().any(|told| told == note), "{:?}", advice.notes);
     }
 
     #[test]

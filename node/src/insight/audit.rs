@@ -27,6 +27,8 @@ use parking_lot::Mutex;
 const QUEUE_LINES_MAX: usize = 16 * 1024;
 /// How much of a name a line shows, in bytes: strangers choose names.
 const NAME_BYTES_MAX: usize = 256;
+/// Names of one request that a line shows.
+const NAMES_MAX: usize = 16;
 /// How long a line stays in memory at most, so that `tail -f` shows what happens now.
 const FLUSH_EVERY: Duration = Duration::from_millis(100);
 /// File mode: what happens is the operator's business alone.
@@ -96,12 +98,20 @@ impl Line {
 
     /// A field with a name somebody chose; cut after some bytes, escaped if it is not text.
     pub fn bytes(self, name: &str, value: &[u8]) -> Line {
-        let cut = &value[..value.len().min(NAME_BYTES_MAX)];
-        let text = match str::from_utf8(cut) {
-            Ok(text) => text.to_owned(),
-            Err(_) => cut.escape_ascii().to_string(),
-        };
-        self.word(name, &text)
+        self.word(name, &cut(value))
+    }
+
+    /// A field with several of them, no more than [`NAMES_MAX`].
+    pub fn list<'v>(mut self, name: &str, values: impl Iterator<Item = &'v [u8]>) -> Line {
+        self.name(name);
+        let mut before = '[';
+        for value in values.take(NAMES_MAX) {
+            self.text.push(before);
+            quoted(&mut self.text, &cut(value));
+            before = ',';
+        }
+        self.text.push_str(if before == '[' { "[]" } else { "]" });
+        self
     }
 
     /// A field with a number.
@@ -121,6 +131,15 @@ impl Line {
     fn finish(mut self) -> String {
         self.text.push('}');
         self.text
+    }
+}
+
+/// A name as text, no longer than a line shows.
+fn cut(value: &[u8]) -> String {
+    let cut = &value[..value.len().min(NAME_BYTES_MAX)];
+    match str::from_utf8(cut) {
+        Ok(text) => text.to_owned(),
+        Err(_) => cut.escape_ascii().to_string(),
     }
 }
 
@@ -411,6 +430,13 @@ mod tests {
         );
         let long = Line::new(0, "one", "auth").bytes("user", &[b'u'; 5000]).finish();
         assert!(long.len() < 400);
+        let names = [&b"a\""[..], b"b"];
+        assert!(
+            Line::new(0, "one", "data").list("keys", names.into_iter()).finish().ends_with(r#""keys":["a\"","b"]}"#)
+        );
+        let many = Line::new(0, "one", "data").list("keys", std::iter::repeat(names[1])).finish();
+        assert_eq!(many.matches("\"b\"").count(), NAMES_MAX);
+        assert!(Line::new(0, "one", "data").list("keys", std::iter::empty()).finish().ends_with("\"keys\":[]}"));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! ```
 //! Pure: state, standings of the nodes and denials in, findings out. It refuses to change anything.
 
-use keyward_acl::{Mode, Policy, User};
+use keyward_acl::{KeyAccess, Mode, Policy, User};
 use keyward_engine::table::Table;
 use keyward_engine::tenancy::Tenant;
 use keyward_proto::admin as pb;
@@ -114,7 +114,8 @@ fn password(case: &Case<'_>, user: &User) -> pb::Finding {
 
 fn logins(case: &Case<'_>) -> Vec<pb::Finding> {
     let mut findings = Vec::new();
-    let failed: Vec<&pb::Denial> = case.denials.iter().filter(|denial| denial.reason == "auth").collect();
+    let by_client = |denial: &&pb::Denial| denial.reason == "auth" && !is_of_admin_port(denial);
+    let failed: Vec<&pb::Denial> = case.denials.iter().filter(by_client).collect();
     if let Some(last) = failed.first() {
         let count: u64 = failed.iter().map(|denial| denial.count).sum();
         let text = format!(
@@ -127,7 +128,8 @@ fn logins(case: &Case<'_>) -> Vec<pb::Finding> {
         let remedy = format!("{} (or give the application the right password)", set(case.name, "'>PASSWORD'"));
         findings.push(bad("password", text, remedy));
     }
-    if let Some(last) = case.nameless.first().filter(|_| case.name != "default") {
+    let nameless = case.nameless.iter().find(|denial| !is_of_admin_port(denial));
+    if let Some(last) = nameless.filter(|_| case.name != "default") {
         let text = format!(
             "logins as 'default' fail, the last at {} from {}: a connection string without a user name logs in as 'default'",
             super::calendar::time(last.updated_unix_ms),
@@ -137,6 +139,11 @@ fn logins(case: &Case<'_>) -> Vec<pb::Finding> {
         findings.push(bad("password", text, remedy));
     }
     findings
+}
+
+/// Whether somebody was refused who used `keywardctl`: that says nothing about the application.
+fn is_of_admin_port(denial: &pb::Denial) -> bool {
+    denial.client_info.split(' ').any(|field| field == "id=0")
 }
 
 fn tenant(case: &Case<'_>, user: &User) -> Option<pb::Finding> {
@@ -244,8 +251,27 @@ fn mode(case: &Case<'_>, user: &User) -> Option<pb::Finding> {
 
 fn denials(case: &Case<'_>) -> Vec<pb::Finding> {
     let denied = case.denials.iter().filter(|denial| denial.reason != "auth");
-    let findings: Vec<pb::Finding> = denied.take(DENIALS_TOLD).map(|denial| denied_finding(case, denial)).collect();
-    if findings.is_empty() { vec![good("denials", "nothing was denied it lately".to_owned())] } else { findings }
+    let (mended, open): (Vec<&pb::Denial>, Vec<&pb::Denial>) = denied.partition(|denial| is_mended(case, denial));
+    let mut findings: Vec<pb::Finding> =
+        open.into_iter().take(DENIALS_TOLD).map(|denial| denied_finding(case, denial)).collect();
+    if !mended.is_empty() {
+        let count: u64 = mended.iter().map(|denial| denial.count).sum();
+        findings.push(good("denials", format!("{count} denials of before concern what its rules hold by now")));
+    } else if findings.is_empty() {
+        findings.push(good("denials", "nothing was denied it lately".to_owned()));
+    }
+    findings
+}
+
+/// Whether its rules hold by now what was denied it. Of a key it is not known for what: both must be allowed.
+fn is_mended(case: &Case<'_>, denial: &pb::Denial) -> bool {
+    let (Some(policy), object) = (case.policy, denial.object.as_bytes()) else { return false };
+    match denial.reason.as_str() {
+        "key" => policy.may_access_key(object, KeyAccess { read: true, write: true }),
+        "channel" => policy.may_use_channel(object, false),
+        "command" => case.table.find(object).is_some_and(|row| policy.holds_command(row.id)),
+        _ => false,
+    }
 }
 
 fn denied_finding(case: &Case<'_>, denial: &pb::Denial) -> pb::Finding {
@@ -269,6 +295,10 @@ fn denied_finding(case: &Case<'_>, denial: &pb::Denial) -> pb::Finding {
                 (Some(import), _) => {
                     let flags = if import.write { "~" } else { "%R~" };
                     set(case.name, &format!("'{flags}{}'", super::shown(&import.pattern)))
+                }
+                // Its tenant's own: its rules hold less than that.
+                (None, Some(own)) if owns(own, object.as_bytes()) => {
+                    set(case.name, &format!("'~{}*'", beginning(object)))
                 }
                 // Its rules hold within its tenant, whatever they say.
                 (None, Some(own)) => format!(
@@ -295,6 +325,12 @@ fn denied_finding(case: &Case<'_>, denial: &pb::Denial) -> pb::Finding {
         _ => String::new(),
     };
     bad("denials", text, remedy)
+}
+
+/// Whether a key is the tenant's own.
+fn owns(tenant: &Tenant, key: &[u8]) -> bool {
+    let bare = key.strip_prefix(b"{").unwrap_or(key);
+    tenant.is_namespace() || tenant.prefixes.iter().any(|prefix| key.starts_with(prefix) || bare.starts_with(prefix))
 }
 
 /// A pattern of the user's whose beginning is almost that of the key.
@@ -473,6 +509,18 @@ mod tests {
         assert!(about("'other'").2.starts_with("have the application prefix its keys"));
         assert!(about("acl|setuser").2.starts_with("no rule allows it"));
         assert_eq!(about("channel").2, "keywardctl user set litellm '&c'");
+    }
+
+    #[test]
+    fn what_was_mended_since_and_logins_of_keywardctl_are_no_findings() {
+        let denials = [("key", "litellm:1"), ("command", "get"), ("channel", "litellm"), ("key", "other:1")];
+        let findings = found(Some(&user("on >p ~litellm:* &litellm +@all")), &denials, &[(7, 4000, 0)]);
+        let wrong = wrong(&findings);
+        assert!(wrong.len() == 1 && wrong[0].1.contains("'other:1'"), "{wrong:?}");
+        let mended = "9 denials of before concern what its rules hold by now";
+        assert!(findings.iter().any(|finding| finding.good && finding.text == mended), "{findings:?}");
+        let by = |client_info: &str| pb::Denial { client_info: client_info.to_owned(), ..pb::Denial::default() };
+        assert!(is_of_admin_port(&by("id=0 addr=10.0.0.9:5")) && !is_of_admin_port(&by("id=10 addr=10.0.0.9:5")));
     }
 
     #[test]

@@ -9,9 +9,16 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use keyward_client::{ClientError, Credentials, Options, Tls};
 
+const EXIT_CODES: &str = "Exit codes:
+  0  done
+  1  refused, not found, denied, or not by all nodes
+  2  wrong usage
+  3  wrong password, or not permitted
+  4  no node reachable, or the answer was lost: whether it was done is not known";
+
 /// Talks to a Keyward cluster.
 #[derive(Debug, Parser)]
-#[command(name = "keywardctl", version, max_term_width = 100)]
+#[command(name = "keywardctl", version, max_term_width = 100, after_help = EXIT_CODES)]
 pub struct Arguments {
     #[command(flatten)]
     connection: Connection,
@@ -118,7 +125,7 @@ pub enum Command {
         #[arg(long, value_name = "INDEX", default_value_t = 0)]
         since: u64,
         /// At most so many, the newest.
-        #[arg(long, default_value_t = 100)]
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
         /// Go on printing changes as they happen.
         #[arg(long, short)]

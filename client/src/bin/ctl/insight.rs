@@ -123,10 +123,35 @@ fn sums(rows: &[pb::Usage]) -> BTreeMap<String, pb::Usage> {
 /// Commands that are listed one by one; of more only their number is told.
 const COMMANDS_LISTED: usize = 40;
 
+/// The same with names of keys and channels as text, not as lists of numbers; bytes that are none become U+FFFD.
+fn with_names(mut value: serde_json::Value) -> serde_json::Value {
+    use serde_json::Value;
+    let is_name = |field: &str| matches!(field, "prefix" | "name");
+    match &mut value {
+        Value::Object(fields) => {
+            for (field, of) in fields.iter_mut() {
+                let bytes: Option<Vec<u8>> = match of {
+                    Value::Array(numbers) if is_name(field) => {
+                        numbers.iter().map(|number| u8::try_from(number.as_u64()?).ok()).collect()
+                    }
+                    _ => None,
+                };
+                *of = match bytes {
+                    Some(bytes) => Value::String(String::from_utf8_lossy(&bytes).into_owned()),
+                    None => with_names(of.take()),
+                };
+            }
+        }
+        Value::Array(elements) => elements.iter_mut().for_each(|element| *element = with_names(element.take())),
+        _ => {}
+    }
+    value
+}
+
 /// What a user's rules should be.
 pub async fn advise(client: &AdminClient, screen: &Screen, user: &str) -> Result<ExitCode, ClientError> {
     let advice = client.advise(user).await?;
-    screen.show(&advice, || {
+    screen.show(&with_names(serde_json::json!(advice)), || {
         let traffic = advice.traffic.clone().unwrap_or_default();
         let mut text = String::new();
         if !advice.watched {

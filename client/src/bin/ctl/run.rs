@@ -86,7 +86,12 @@ async fn user(client: &AdminClient, screen: &Screen, command: &UserCommand) -> R
         }
         UserCommand::Delete { names } => {
             let deleted = client.delete_users(names).await?;
-            screen.show(&json!({ "deleted": deleted }), || format!("{deleted} deleted\n"))
+            let named = names.iter().collect::<std::collections::BTreeSet<_>>().len() as u64;
+            screen.show(&json!({ "deleted": deleted }), || match named.saturating_sub(deleted) {
+                0 => format!("{deleted} deleted\n"),
+                missing => format!("{deleted} deleted, {missing} not found\n"),
+            })?;
+            Ok(if deleted < named { ExitCode::FAILURE } else { ExitCode::SUCCESS })
         }
         UserCommand::DryRun { name, command } => {
             let response = client.dry_run(name, command).await?;
