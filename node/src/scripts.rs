@@ -654,6 +654,9 @@ impl Batch<'_, '_> {
             wrote: false,
             place,
             moves: false,
+            looked_under: lane.generation,
+            by_now: None,
+            withdrawn: false,
             last_error: None,
         };
         let mut out = Vec::new();
@@ -1057,9 +1060,18 @@ struct ScriptHost<'h, 'w, 'a> {
     wrote: bool,
     place: Place<'h>,
     moves: bool,
+    /// Under which view its user's rights were last looked at.
+    looked_under: u64,
+    /// What its user may do by now, if that changed since it began. It may do what it might then and may now.
+    by_now: Option<Box<Session>>,
+    /// By now its user is gone, off, or has other credentials.
+    withdrawn: bool,
     /// The error the last failed call was answered with, not counted yet.
     last_error: Option<Vec<u8>>,
 }
+
+/// What a script hears whose user may not go on; what it wrote stays.
+const WITHDRAWN: &str = "ERR the user of this script was changed or deleted while it ran";
 
 /// Nobody hears it: what a script says that begins anew is not its answer.
 const BEGINS_ANEW: &str = "ERR the script begins anew elsewhere";
@@ -1098,10 +1110,11 @@ impl ScriptHost<'_, '_, '_> {
         } else if conditions.memory == Memory::Enough && flags.has(Flags::DENYOOM) {
             conditions.memory = self.memory_for(row, argv);
         }
-        let mut keys = KeyBuffer::new();
-        let Err(refusal) = gate::admit(worker.node.table, row, argv, &self.session, &conditions, &mut keys) else {
-            return Ok(());
+        let asks = [Some(&self.session), self.by_now.as_deref()];
+        let refused = |session: &Session| {
+            gate::admit(worker.node.table, row, argv, session, &conditions, &mut KeyBuffer::new()).err()
         };
+        let Some(refusal) = asks.into_iter().flatten().find_map(refused) else { return Ok(()) };
         worker.refused(&self.session, row, &refusal, keyward_acl::LogContext::Lua);
         let text = refusal.explained(conditions.detail, &self.lane.view.tenancy);
         match refusal {
@@ -1110,6 +1123,25 @@ impl ScriptHost<'_, '_, '_> {
             }
             _ => Err(text),
         }
+    }
+
+    /// What its user may do is what it may do now, not when the script began.
+    #[inline]
+    fn keep_up(&mut self) -> Result<(), String> {
+        let now = self.batch.worker.node.views.generation();
+        if now != self.looked_under {
+            self.look_again();
+        }
+        if self.withdrawn { Err(WITHDRAWN.to_owned()) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn look_again(&mut self) {
+        let (generation, view) = self.batch.worker.node.views.load();
+        self.looked_under = generation;
+        let mut by_now = self.session.for_later();
+        self.withdrawn |= !renew(&mut by_now, &view);
+        self.by_now = Some(Box::new(by_now));
     }
 
     /// Whether there is memory for keys nobody named before: a script evicts nothing between its steps.
@@ -1141,6 +1173,7 @@ impl ScriptHost<'_, '_, '_> {
             reply.extend_from_slice(&answer);
             return Ok(());
         }
+        self.keep_up()?;
         self.admit(&resolved, argv)?;
         let is_long = large::concerns(&self.session) && large::takes_long(worker, &self.session, resolved.row, argv);
         self.moves |= is_long && matches!(self.place, Place::WhereRead(_)) && !self.wrote && has_part(&self.session);
@@ -1241,6 +1274,9 @@ impl Host for ScriptHost<'_, '_, '_> {
         }
         if self.moves {
             return Interrupt::Stop(BEGINS_ANEW.to_owned());
+        }
+        if let Err(text) = self.keep_up() {
+            return Interrupt::Stop(text);
         }
         let elapsed = self.began.elapsed();
         if let Some(limit) = self.ends_after.filter(|limit| elapsed > *limit) {

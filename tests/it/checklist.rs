@@ -452,3 +452,53 @@ fn who_is_denied_is_not_told_to_log_in() {
         assert!(user.ask(request).is_error("NOPERM"), "{request:?}");
     }
 }
+
+/// A page in somebody's browser can have HTTP sent to a port on that machine. What follows the head is not run.
+#[test]
+fn what_a_browser_sends_is_not_run() {
+    let cluster = Cluster::start(1);
+    let mut admin = cluster.node(1).client();
+    for head in ["POST / HTTP/1.1\r\n", "post /\r\n", "Host: 127.0.0.1\r\n", "PUT / HTTP/1.1\r\nhost: 127.0.0.1\r\n"] {
+        let mut page = Client::connect(cluster.node(1).address()).expect("the node serves");
+        page.send_raw(format!("{head}\r\nSET forged 1\r\n").as_bytes()).expect("it is sent");
+        wait_until("it is closed", || page.read().is_err().then_some(()));
+        assert_eq!(admin.ask(&["EXISTS", "forged"]), Value::Integer(0), "{head}");
+    }
+}
+
+/// A script went on with the rights it began with, for as long as `script-ms` allowed, after the change was in force.
+#[test]
+fn a_script_under_way_loses_what_its_user_loses() {
+    let cluster = Cluster::start(3);
+    let mut admin = cluster.node(1).client();
+    let endless = "while true do redis.call('INCR', KEYS[1]) end";
+    for (number, change) in [
+        &["ACL", "SETUSER", "app", "resetkeys"][..],
+        &["ACL", "SETUSER", "app", "-incr"],
+        &["ACL", "SETUSER", "app", "off"],
+        &["ACL", "DELUSER", "app"],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let rules = ["ACL", "SETUSER", "app", "reset", "on", ">secret", "~app:*", "+@all", "limit:script-ms=600000"];
+        admin.ok(&rules);
+        let key = format!("app:{number}");
+        let mut app = cluster.node(number % 3 + 1).client_as("app", "secret");
+        app.send(&["EVAL", endless, "1", &key]).expect("it is sent");
+        wait_until("it runs", || {
+            cluster
+                .nodes()
+                .iter()
+                .any(|node| node.client().text(&["INFO", "commandstats"]).contains("cmdstat_incr"))
+                .then_some(())
+        });
+        assert!(!admin.ask(change).is_error(""), "{change:?}");
+        // Nobody else reads its keys while it runs.
+        let count = admin.text(&["GET", &key]);
+        let ended = app.read();
+        assert!(!matches!(&ended, Ok(answer) if !answer.is_error("ERR")), "{change:?}: {ended:?}");
+        assert_eq!(admin.text(&["GET", &key]), count, "{change:?}");
+        cluster.nodes().iter().for_each(|node| node.client().ok(&["CONFIG", "RESETSTAT"]));
+    }
+}

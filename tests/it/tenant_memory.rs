@@ -588,3 +588,37 @@ fn measured_what_an_eviction_costs() {
     measured(&mut admin, "large", 990_000, 10_000);
     measured(&mut admin, "small", 10_000, 10_000);
 }
+
+/// Forty bytes made half a gigabyte: a tenant went eight times beyond its limit, and with some of them in a transaction to where
+/// nobody could write any more.
+#[test]
+fn a_few_words_do_not_make_a_tenant_larger_than_its_limit() {
+    let cluster = Cluster::start(1);
+    let mut admin = cluster.node(1).client();
+    tenant(&mut admin, "gw", &["limit", "64mb", "eviction", "noeviction"]);
+    let mut gw = cluster.node(1).client_as("gw", "secret");
+    for far in [
+        &["SETRANGE", "gw:far", "100000000", "x"][..],
+        &["SETBIT", "gw:far", "4294967295", "1"],
+        &["BITFIELD", "gw:far", "SET", "u8", "#100000000", "1"],
+    ] {
+        let refused = gw.ask(far);
+        assert!(refused.is_error("OOM the value would grow by more than there is memory for"), "{far:?}: {refused}");
+        assert_eq!(gw.ask(&["EXISTS", "gw:far"]), Value::Integer(0), "{far:?}");
+    }
+    gw.ask(&["SETRANGE", "gw:20mb", "20000000", "x"]);
+    gw.ok(&["MULTI"]);
+    for number in 0..20 {
+        gw.ask(&["COPY", "gw:20mb", &format!("gw:copy{number}")]);
+    }
+    let copied =
+        gw.ask(&["EXEC"]).items().map_or(0, |items| items.iter().filter(|item| **item == Value::Integer(1)).count());
+    assert_eq!(copied, 2, "more has no room");
+    gw.ask(&["DEL", "gw:copy0", "gw:copy1"]);
+    let script = "for number = 1, 20 do redis.pcall('SETRANGE', KEYS[1] .. number, 20000000, 'x') end";
+    gw.ask(&["EVAL", script, "1", "gw:more"]);
+    assert!(stat(&mut admin, "gw", "memory") < 70_000_000);
+    // As far as there is room, and a little further, anybody may.
+    admin.ok(&["TENANT", "SET", "gw", "limit", "512mb"]);
+    assert_eq!(gw.ask(&["SETRANGE", "gw:far", "100000000", "x"]), Value::Integer(100_000_001));
+}

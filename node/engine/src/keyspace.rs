@@ -36,6 +36,7 @@ mod segments;
 mod shard;
 
 pub use every::EveryKey;
+pub(crate) use named::GROWS_FREELY_BYTES;
 pub use named::{Expiry, Missing, StringRef, Taken, Typed};
 use others::Others;
 use shard::FieldExpiries;

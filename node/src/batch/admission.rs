@@ -73,7 +73,21 @@ pub(super) fn caches(connection: Option<&Rc<Connection>>, scripts: &Option<Arc<T
     tracker.remembers(connection.caching.get()).then_some(tracker)
 }
 
-/// How much memory a value may take that comes packed, for whoever owns these keys.
+/// Whether somebody speaks HTTP to the client port: a page in a browser can make it do so, and the rest of what it sends would
+/// be read as commands.
+#[cold]
+fn is_of_a_browser(argv: &[&[u8]]) -> bool {
+    argv.first().is_some_and(|word| word.eq_ignore_ascii_case(b"post") || word.eq_ignore_ascii_case(b"host:"))
+}
+
+/// Whether a few words of this command may make a value many times their length.
+#[inline]
+fn grows_by_far(row: &Row) -> bool {
+    row.command.flags.has(Flags::DENYOOM)
+        && matches!(row.full_name, "restore" | "setrange" | "setbit" | "bitfield" | "copy")
+}
+
+/// How much memory a value may take, or grow by, for whoever owns these keys.
 #[cold]
 fn room_bytes(worker: &Worker, hot: &Hot, session: &Session, tenancy: &Tenancy, keys: &[KeyUse<'_>]) -> u64 {
     let writer = session.login.as_ref().and_then(|login| login.tenant.as_deref());
@@ -120,6 +134,10 @@ impl<'w, 'a> Batch<'w, 'a> {
         let (row, words) = match &request.resolved {
             Ok(Resolved { row, words }) => (*row, *words),
             Err(_) if !self.forward.is_empty() => return Flow::StopBefore,
+            Err(_) if is_of_a_browser(request.argv) => {
+                tracing::warn!(address = %session.address, "a request over HTTP came to the client port: closed");
+                return Flow::Stop(Box::new(Next::Close));
+            }
             // Before a login nobody learns which commands exist.
             Err(_) if session.login.is_none() => {
                 scratch.reply.error(&Refusal::NotAuthenticated.text(self.conditions.detail));
@@ -355,7 +373,7 @@ impl<'w, 'a> Batch<'w, 'a> {
         let node = &self.worker.node;
         let rests = || node.import.is_following() || node.pause.state(self.now) != Paused::Nobody;
         let keeps_expired = !self.conditions.primary || !row.command.flags.has(Flags::WRITE) && rests();
-        let room_bytes = if row.full_name == "restore" {
+        let room_bytes = if grows_by_far(row) {
             room_bytes(self.worker, &self.hot, session, &lane.view.tenancy, admitted.keys())
         } else {
             u64::MAX

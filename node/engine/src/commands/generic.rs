@@ -10,7 +10,7 @@ use crate::asks::Ask;
 use crate::command::{
     Arity, Begin, Command, DatabaseRule, Docs, Extra, Find, Flags, Group, KeyFlags, KeyList, KeyRule, KeySpec, Run,
 };
-use crate::dict::ValueRef;
+use crate::dict::{Entry, ValueRef};
 use crate::error::CommandError;
 use crate::events::EventClass;
 use crate::introspect;
@@ -18,7 +18,7 @@ use crate::keyspace::Keys;
 use crate::reply::Reply;
 use crate::scope::{Of, Scope};
 use crate::session::{Session, Surroundings};
-use crate::types::number;
+use crate::types::{Value, number};
 use keyward_acl::Category;
 
 pub(super) mod every_key;
@@ -701,6 +701,11 @@ fn copy(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
     if from == to && database == keys.database() {
         return Err(CommandError::err("source and destination objects are the same"));
     }
+    let object_bytes = |entry: &Entry<Value>| match entry.value() {
+        ValueRef::Object(object) => object.memory_bytes(),
+        _ => 0,
+    };
+    keys.lets_grow(keys.peek(from).map_or(0, |entry| entry.memory_bytes() + object_bytes(entry)) as u64)?;
     let Some(copied) = keys.copy(from) else {
         reply.flag(false);
         return Ok(());

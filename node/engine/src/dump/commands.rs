@@ -5,12 +5,9 @@ use crate::args::Args;
 use crate::dict::NewValue;
 use crate::error::CommandError;
 use crate::events::EventClass;
-use crate::keyspace::{Keys, Taken, UnixMillis};
+use crate::keyspace::{GROWS_FREELY_BYTES, Keys, Taken, UnixMillis};
 use crate::reply::Reply;
 use crate::types::{Value, number};
-
-/// What a payload may become however little room there is: any write may go that far beyond it.
-const BEYOND_BYTES_MAX: u64 = 1 << 20;
 
 const TOO_LONG: &str = "the payload unpacks to more than one argument may have (value-bytes, proto-max-bulk-len)";
 const TOO_MUCH: &str = "OOM the payload unpacks to more than there is memory for";
@@ -42,7 +39,7 @@ pub(crate) fn restore(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply
     let expires_at = expires_at(ttl, options.absolute, keys.now())?;
     let payload = Payload::check(bytes).map_err(|_| CommandError::err("DUMP payload version or checksum are wrong"))?;
     // What came as it is was let in by its size.
-    let room = keys.room_bytes().max(bytes.len() as u64).max(BEYOND_BYTES_MAX);
+    let room = keys.room_bytes().max(bytes.len() as u64).max(GROWS_FREELY_BYTES);
     let unpacking = Unpacking { argument_bytes_max: keys.value_bytes_max(), bytes_max: room };
     let value = payload.value(keys.limits(), unpacking).map_err(|problem| match problem {
         Problem::TooLong => CommandError::err(TOO_LONG),

@@ -31,6 +31,9 @@ pub enum Missing {
     Skip,
 }
 
+/// What any value may grow by however little room there is: any write may go that far beyond it.
+pub(crate) const GROWS_FREELY_BYTES: u64 = 1 << 20;
+
 /// A string value: bytes in place, or an integer spelled on the stack.
 pub enum StringRef<'a> {
     /// As stored.
@@ -507,8 +510,18 @@ impl<'a> Keys<'a> {
         self.append_string(key, suffix)
     }
 
+    /// Whether there is memory for what a few words make: a value copied, a string grown to a far offset. What is sent as it
+    /// is was let in by its size.
+    pub fn lets_grow(&self, bytes: u64) -> Result<(), CommandError> {
+        if bytes > self.context.room_bytes.max(GROWS_FREELY_BYTES) {
+            return Err(CommandError::Text("OOM the value would grow by more than there is memory for".into()));
+        }
+        Ok(())
+    }
+
     /// Makes the string at least `len` bytes long, padding with zero bytes, and lets `change` write into it
-    /// (SETRANGE, SETBIT). A missing key begins empty; the expiry stays. The caller has checked the length limit.
+    /// (SETRANGE, SETBIT), if there is memory for that. A missing key begins empty; the expiry stays. The caller has checked the
+    /// length limit.
     pub fn edit_string<R>(
         &mut self,
         key: &[u8],
@@ -516,6 +529,8 @@ impl<'a> Keys<'a> {
         change: impl FnOnce(&mut [u8]) -> R,
     ) -> Result<R, CommandError> {
         self.settle(key);
+        let length_before = self.peek_string(key)?.map_or(0, |old| old.len());
+        self.lets_grow(len.saturating_sub(length_before) as u64)?;
         if !self.exists(key) {
             self.made(key);
         }
