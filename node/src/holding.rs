@@ -179,6 +179,16 @@ impl Holding {
     }
 }
 
+impl Drop for Holding {
+    /// Whatever was counted by now is gone with its holder.
+    fn drop(&mut self) {
+        let Noted { bytes, payers } = std::mem::take(self.noted.get_mut());
+        if bytes > 0 {
+            payers.iter().for_each(|payer| payer.holdings.note((self.number, &self.holder), bytes, 0));
+        }
+    }
+}
+
 /// Bytes that a client holds elsewhere, until this is dropped.
 pub struct Kept {
     mailbox: Arc<Mailbox>,
@@ -232,7 +242,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.mailbox.holding.leave();
+        self.mailbox.close();
     }
 }
 
@@ -266,6 +276,21 @@ mod tests {
         holding.leave();
         assert_eq!(second.held(), Held { most: 100_000, dismissed: 1, ..Held::default() });
         assert_eq!(first.held().refused, 1);
+    }
+
+    // What was noted after its connection had ended was never given back: the tenant could do nothing until the next start.
+    #[test]
+    fn who_is_no_more_holds_nothing() {
+        let ((first, _), (second, _)) = (payer(0), payer(0));
+        let both = [&first, &second].map(|holdings| Payer { holdings: Arc::clone(holdings), most: None });
+        let both: Arc<[Payer]> = Arc::new(both);
+        let mailbox = Mailbox::new(1 << 20, None);
+        mailbox.holding.set_payers(&both);
+        mailbox.holding.add(Part::Cached, 50_000);
+        mailbox.close();
+        assert_eq!((first.held().bytes, second.held().bytes), (50_000, 50_000));
+        drop(mailbox);
+        assert_eq!((first.held().bytes, second.held().bytes), (0, 0));
     }
 
     #[test]

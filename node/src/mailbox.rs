@@ -2,7 +2,8 @@
 //!
 //! A connection belongs to one data thread; its mailbox is the part that any thread may reach. Mail is written to the
 //! client between two batches, after their replies. It is bounded: a client that does not read loses its connection, not
-//! the node its memory. This file does not know what the bytes mean.
+//! the node its memory. It may outlive its connection, beside what that client cached or waits for; then nothing is put into it
+//! any more. This file does not know what the bytes mean.
 
 use crate::holding::{Holding, Part};
 use crate::standing::Standing;
@@ -22,6 +23,8 @@ const KEPT_MAIL_BYTES: usize = 4096;
 /// The way to one client.
 pub struct Mailbox {
     mail: Mutex<Vec<u8>>,
+    /// The connection is over: changed while `mail` is locked.
+    closed: AtomicBool,
     filled: AtomicBool,
     killed: AtomicBool,
     bytes_max: AtomicUsize,
@@ -41,6 +44,7 @@ impl Mailbox {
     pub fn new(bytes_max: usize, views: Option<Arc<ViewCell>>) -> Arc<Mailbox> {
         Arc::new_cyclic(|me: &Weak<Mailbox>| Mailbox {
             mail: Mutex::new(Vec::new()),
+            closed: AtomicBool::new(false),
             filled: AtomicBool::new(false),
             killed: AtomicBool::new(false),
             bytes_max: AtomicUsize::new(bytes_max),
@@ -53,9 +57,12 @@ impl Mailbox {
         })
     }
 
-    /// Puts a whole message in. False: there is no room, and the client is cut off.
+    /// Puts a whole message in. False: there is no room, and the client is cut off; or it is gone, or about to go.
     pub fn put(&self, message: &[u8]) -> bool {
         let mut mail = self.mail.lock();
+        if self.is_closed() || self.is_killed() {
+            return false;
+        }
         if mail.len() + message.len() > self.bytes_max.load(Ordering::Relaxed) {
             drop(mail);
             self.kill();
@@ -87,6 +94,21 @@ impl Mailbox {
         self.holding.set_quietly(Part::Mail, 0);
         drop(mail);
         self.holding.settle();
+    }
+
+    /// The connection is over: what lies in it goes, and nothing comes any more.
+    pub fn close(&self) {
+        let mut mail = self.mail.lock();
+        self.closed.store(true, Ordering::Release);
+        *mail = Vec::new();
+        self.holding.set_quietly(Part::Mail, 0);
+        drop(mail);
+        self.holding.leave();
+    }
+
+    /// Whether the connection is over.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 
     /// Bytes that lie in it.
@@ -184,6 +206,19 @@ mod tests {
         mailbox.collect(&mut out);
         assert_eq!(out, b"1234567890");
         assert!(!mailbox.is_filled());
+    }
+
+    #[test]
+    fn nothing_is_kept_for_a_client_that_is_gone() {
+        let mailbox = Mailbox::new(1 << 20, None);
+        assert!(mailbox.put(&[b'x'; 10_000]));
+        mailbox.close();
+        assert!(!mailbox.put(b"x"));
+        assert_eq!((mailbox.len_bytes(), mailbox.holding.bytes()), (0, 0));
+        let killed = Mailbox::new(1 << 20, None);
+        killed.kill();
+        assert!(!killed.put(b"x"));
+        assert_eq!(killed.len_bytes(), 0);
     }
 
     #[test]

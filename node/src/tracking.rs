@@ -93,7 +93,7 @@ impl Tracker {
     pub fn target(&self) -> Option<(u64, bool)> {
         let id = self.options.redirect?;
         let is_known = |target: &Mutex<Target>| match &*target.lock() {
-            Target::Here(mailbox) => mailbox.strong_count() > 0,
+            Target::Here(mailbox) => reached(mailbox).is_some(),
             Target::Awaited(until) => Instant::now() < *until,
         };
         Some((id, self.redirect.as_ref().is_some_and(is_known)))
@@ -174,7 +174,7 @@ impl Tracker {
             return;
         };
         let target = match &*redirect.lock() {
-            Target::Here(mailbox) => mailbox.upgrade(),
+            Target::Here(mailbox) => reached(mailbox),
             Target::Awaited(until) if Instant::now() < *until => return,
             Target::Awaited(_) => {
                 // It did not come along. A client of RESP2 cannot be told so, and must not go on with what it has.
@@ -205,6 +205,11 @@ impl Tracker {
             }
         }
     }
+}
+
+/// The client, unless it is gone: its mailbox may lie beside keys that it cached itself.
+fn reached(mailbox: &Weak<Mailbox>) -> Option<Arc<Mailbox>> {
+    mailbox.upgrade().filter(|mailbox| !mailbox.is_closed())
 }
 
 /// What it takes to remember a key for one client.
@@ -600,6 +605,23 @@ mod tests {
         own.set_protocol(Protocol::Resp2);
         Tracker::new(1, asked, TenantId::SHARED, Arc::clone(&own), late()).tell(b"k", 0);
         assert!(own.is_killed(), "it cannot be told, and must not go on with an old cache");
+    }
+
+    #[test]
+    fn who_is_told_in_anothers_place_and_is_gone_is_missed_even_if_keys_are_remembered_for_it() {
+        let (tracking, mut keys) = (Tracking::default(), TrackedKeys::default());
+        let (target, its_own) = client(1, options(TrackingMode::Every));
+        keys.remember(b"k", &its_own, &tracking, 0);
+        let (own, _) = client(2, options(TrackingMode::Every));
+        let asked = TrackingOptions { redirect: Some(1), ..options(TrackingMode::Every) };
+        let tracker =
+            Tracker::new(2, asked, TenantId::SHARED, Arc::clone(&own), Some(Target::Here(Arc::downgrade(&target))));
+        tracker.tell(b"k", 3);
+        assert_eq!((mail(&target), tracker.is_broken()), (">2 $10 invalidate *1 $1 k ".to_owned(), false));
+        target.close();
+        tracker.tell(b"k", 3);
+        assert_eq!((target.len_bytes(), tracker.is_broken()), (0, true));
+        assert_eq!(mail(&own), ">2 $21 tracking-redir-broken :1 ");
     }
 
     #[test]
