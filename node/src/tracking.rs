@@ -27,9 +27,17 @@ use keyward_engine::keyspace::TenantId;
 use keyward_engine::reply::{Protocol, Reply};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
+
+/// What is remembered for clients that ended, in bytes, before all keys are looked through for it: some hundred small ones. Who
+/// had a [`STEP`] or more is not waited with.
+const LEFT_BYTES: u64 = 64 << 10;
+
+/// Client-key pairs that are remembered for each key that may be, at most: a key that many read is remembered for all of them,
+/// as long as not every key is such a one.
+const ITEMS_PER_KEY: usize = 16;
 
 /// The channel of invalidations for clients that speak RESP2.
 const CHANNEL: &[u8] = b"__redis__:invalidate";
@@ -245,8 +253,8 @@ pub struct Tracking {
     broadcasts: AtomicBool,
     /// Some of them are to be told.
     has_gathered: AtomicBool,
-    /// Clients ended for whom many keys are remembered.
-    some_left: AtomicBool,
+    /// What is remembered for clients that ended, since the keys were looked through last.
+    left_bytes: AtomicU64,
     /// Keys remembered, and client-key pairs.
     pub keys: AtomicUsize,
     /// See `keys`.
@@ -280,15 +288,22 @@ impl Tracking {
     /// A client ends; what is remembered for it goes when its keys change, or in the background.
     pub fn remove(&self, client: u64) {
         let mut clients = self.clients.write();
-        if clients.remove(&client).is_some_and(|tracker| tracker.own.holding.part(Part::Cached) >= STEP) {
-            self.some_left.store(true, Ordering::Release);
+        if let Some(tracker) = clients.remove(&client) {
+            let bytes = tracker.own.holding.part(Part::Cached);
+            self.left_bytes.fetch_add(if bytes < STEP { bytes } else { LEFT_BYTES }, Ordering::Release);
         }
         self.broadcasts.store(broadcasting(&clients), Ordering::Relaxed);
     }
 
-    /// Whether clients ended, since this was asked last, for whom many keys are remembered.
+    /// Whether clients ended, since this was last true, for whom many keys are remembered, all in all.
     pub fn take_some_left(&self) -> bool {
-        self.some_left.load(Ordering::Acquire) && self.some_left.swap(false, Ordering::AcqRel)
+        self.left_bytes.load(Ordering::Acquire) >= LEFT_BYTES && self.left_bytes.swap(0, Ordering::AcqRel) > 0
+    }
+
+    /// Whether more is remembered than may be.
+    fn is_beyond(&self, keys_max: usize) -> bool {
+        self.keys.load(Ordering::Relaxed) > keys_max
+            || self.items.load(Ordering::Relaxed) > keys_max.saturating_mul(ITEMS_PER_KEY)
     }
 
     /// Whether every write must be looked at.
@@ -405,7 +420,7 @@ impl TrackedKeys {
         readers.push(Arc::clone(tracker));
         tracker.own.holding.add(Part::Cached, bytes_of(key));
         tracking.items.fetch_add(readers.len() - before.min(readers.len()), Ordering::Relaxed);
-        if keys_max > 0 && tracking.keys.load(Ordering::Relaxed) > keys_max {
+        if keys_max > 0 && tracking.is_beyond(keys_max) {
             let victim = self.readers.keys().find(|other| other.as_slice() != key).cloned();
             let victim = victim.unwrap_or_else(|| key.to_vec());
             let readers = self.readers.remove(&victim).unwrap_or_default();
@@ -415,7 +430,7 @@ impl TrackedKeys {
 
     /// There are more keys than may be remembered: keys of this shard are forgotten and their readers told, until there are not.
     pub fn forget_beyond(&mut self, keys_max: usize, tracking: &Tracking) {
-        while tracking.keys.load(Ordering::Relaxed) > keys_max {
+        while tracking.is_beyond(keys_max) {
             let Some((victim, readers)) =
                 self.readers.keys().next().cloned().and_then(|key| self.readers.remove_entry(&key))
             else {
@@ -562,6 +577,38 @@ mod tests {
         keys.remember(b"b", &tracker, &tracking, 1);
         assert_eq!(mail(&mailbox), ">2 $10 invalidate *1 $1 a ");
         assert_eq!(tracking.keys.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_key_that_many_read_is_forgotten_before_its_readers_are_too_many() {
+        let (tracking, mut keys) = (Tracking::default(), TrackedKeys::default());
+        let readers: Vec<_> = (0..=ITEMS_PER_KEY as u64).map(|id| client(id, options(TrackingMode::Every))).collect();
+        readers.iter().for_each(|(_, tracker)| tracking.add(tracker));
+        let (last, others) = readers.split_last().expect("there are some");
+        others.iter().for_each(|(_, tracker)| keys.remember(b"k", tracker, &tracking, 1));
+        assert_eq!((mail(&others[0].0), tracking.items.load(Ordering::Relaxed)), (String::new(), ITEMS_PER_KEY));
+        keys.remember(b"k", &last.1, &tracking, 1);
+        assert_eq!(mail(&others[0].0), ">2 $10 invalidate *1 $1 k ");
+        assert_eq!((tracking.keys.load(Ordering::Relaxed), tracking.items.load(Ordering::Relaxed)), (0, 0));
+    }
+
+    // Each held so little that nobody looked for it, and twenty thousand of them held ninety megabytes.
+    #[test]
+    fn what_many_small_caches_leave_behind_is_forgotten() {
+        let (tracking, mut keys) = (Tracking::default(), TrackedKeys::default());
+        let clients = LEFT_BYTES / bytes_of(b"k") + 1;
+        for id in 0..clients {
+            assert!(!tracking.take_some_left(), "a few are not worth a look at every key");
+            let (_, tracker) = client(id, options(TrackingMode::Every));
+            tracking.add(&tracker);
+            keys.remember(b"k", &tracker, &tracking, 0);
+            tracking.remove(id);
+        }
+        assert_eq!(tracking.items.load(Ordering::Relaxed), clients as usize);
+        assert!(tracking.take_some_left());
+        keys.forget_those_who_left(&tracking);
+        assert_eq!((tracking.keys.load(Ordering::Relaxed), tracking.items.load(Ordering::Relaxed)), (0, 0));
+        assert!(!tracking.take_some_left());
     }
 
     #[test]
