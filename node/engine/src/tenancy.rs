@@ -16,7 +16,7 @@ use crate::eviction;
 use crate::keyspace::{SpaceId, TenantId};
 use crate::shares::Share;
 use keyward_acl::limit::bytes;
-use keyward_acl::{Fence, LimitName};
+use keyward_acl::{Fence, Glob, LimitName};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -707,8 +707,13 @@ impl Tenancy {
 }
 
 /// Whether all keys that match `pattern` begin with one of these, or `{` and one of them.
+///
+/// What they begin with is what stands before the first `*`, `?` or `[`: a prefix with such a byte covers only patterns that
+/// escape it.
 pub fn is_within<'p>(pattern: &[u8], mut prefixes: impl Iterator<Item = &'p [u8]>) -> bool {
-    let name = pattern.strip_prefix(b"{").unwrap_or(pattern);
+    let glob = Glob::compile(pattern);
+    let beginning = glob.beginning().unwrap_or_default();
+    let name = beginning.strip_prefix(b"{").unwrap_or(beginning);
     prefixes.any(|prefix| name.starts_with(prefix))
 }
 
@@ -752,6 +757,26 @@ mod tests {
             ("a", TenantId::SHARED),
         ] {
             assert_eq!(owners.of(key.as_bytes()), owner, "{key}");
+        }
+    }
+
+    // `PREFIX g*:` and `EXPORT g*:*` lent the keys of `gvictim:`.
+    #[test]
+    fn a_prefix_with_the_bytes_of_patterns_lends_no_other_keys() {
+        let within = |pattern: &str, prefix: &str| is_within(pattern.as_bytes(), [prefix.as_bytes()].into_iter());
+        for (pattern, prefix) in [("gw:*", "gw:"), ("{gw:x}*", "gw:"), ("gw:[ab]*", "gw:"), (r"g\*:*", "g*:")] {
+            assert!(within(pattern, prefix), "{pattern} {prefix}");
+        }
+        for (pattern, prefix) in [
+            ("g*:*", "g*:"),
+            ("g?:*", "g?:"),
+            ("g[ab]:*", "g[ab]:"),
+            (r"g\:*", r"g\:"),
+            ("{g*:*", "g*:"),
+            ("*", "gw:"),
+            ("gw*", "gw:"),
+        ] {
+            assert!(!within(pattern, prefix), "{pattern} {prefix}");
         }
     }
 

@@ -5,6 +5,7 @@ use super::{Garbage, Keys, Keyspace, Locked, ScanPosition, Shard, SpaceId, Tenan
 use crate::dict::Entry;
 use crate::scope::Reach;
 use crate::types::Value;
+use keyward_acl::Glob;
 use std::collections::BTreeSet;
 
 /// Where every-key commands get their shards from: one after the other, or all at once.
@@ -57,7 +58,11 @@ impl<'a> Keys<'a> {
     /// The tenants of which whoever asks borrows keys.
     fn lenders(&self) -> Vec<TenantId> {
         let Some(shard) = self.each_locked().next().filter(|_| self.borrows()) else { return Vec::new() };
-        let owners = self.reach.borrowed().iter().map(|pattern| shard.segment_of(SpaceId::default(), pattern).tenant);
+        let owner = |pattern: &[u8]| {
+            let glob = Glob::compile(pattern);
+            shard.segment_of(SpaceId::default(), glob.beginning().unwrap_or_default()).tenant
+        };
+        let owners = self.reach.borrowed().iter().map(|pattern| owner(pattern));
         let others: BTreeSet<TenantId> =
             owners.filter(|of| *of != TenantId::SHARED && *of != self.context.space.tenant).collect();
         others.into_iter().collect()
