@@ -54,8 +54,11 @@ impl Channels {
         &self.parts[self.hasher.hash_one(channel) as usize % self.parts.len()]
     }
 
-    fn names(&self, fits: impl Fn(&[u8]) -> bool) -> Vec<Vec<u8>> {
-        let names = |part: &Part| part.read().keys().filter(|name| fits(name)).cloned().collect::<Vec<_>>();
+    fn names(&self, fits: impl Fn(&[u8], &Listeners) -> bool) -> Vec<Vec<u8>> {
+        let names = |part: &Part| {
+            let held = part.read();
+            held.iter().filter(|(name, of)| fits(name, of)).map(|(name, _)| name.clone()).collect::<Vec<_>>()
+        };
         self.parts.iter().flat_map(names).collect()
     }
 }
@@ -116,8 +119,8 @@ impl Patterns {
         matching.map(|(name, pattern)| (name, &pattern.listeners))
     }
 
-    fn names(&self) -> impl Iterator<Item = &[u8]> {
-        self.beginnings.values().flat_map(BTreeMap::keys).map(Vec::as_slice)
+    fn all(&self) -> impl Iterator<Item = (&Vec<u8>, &Listeners)> {
+        self.beginnings.values().flatten().map(|(name, pattern)| (name, &pattern.listeners))
     }
 }
 
@@ -342,21 +345,21 @@ impl PubSub {
         let glob = pattern.map(Glob::compile);
         let kind = if shard { ChannelKind::Shard } else { ChannelKind::Channel };
         let matches = |name: &[u8]| glob.as_ref().is_none_or(|glob| glob.matches(name));
-        self.ask(world, Vec::new(), |of| of.of(kind).names(|name| matches(name) && reach.sees_channel(name, false)))
+        let shows = |name: &[u8], of: &Listeners| matches(name) && seen((name, false), of, reach).next().is_some();
+        self.ask(world, Vec::new(), |of| of.of(kind).names(shows))
     }
 
     /// How many listen to a channel: none if it lies beyond reach.
     pub fn listeners(&self, world: TenantId, shard: bool, channel: &[u8], reach: &Reach) -> usize {
-        if !reach.sees_channel(channel, false) {
-            return 0;
-        }
         let kind = if shard { ChannelKind::Shard } else { ChannelKind::Channel };
-        self.ask(world, 0, |of| of.of(kind).part(channel).read().get(channel).map_or(0, Vec::len))
+        let count = |listeners: &Listeners| seen((channel, false), listeners, reach).count();
+        self.ask(world, 0, |of| of.of(kind).part(channel).read().get(channel).map_or(0, count))
     }
 
     /// How many different patterns somebody of a world listens to, of those within reach.
     pub fn pattern_count(&self, world: TenantId, reach: &Reach) -> usize {
-        self.ask(world, 0, |of| of.patterns.read().names().filter(|name| reach.sees_channel(name, true)).count())
+        let shows = |(name, of): &(&Vec<u8>, &Listeners)| seen((name, true), of, reach).next().is_some();
+        self.ask(world, 0, |of| of.patterns.read().all().filter(shows).count())
     }
 
     /// How many different channels somebody listens to, outside namespaces.
@@ -368,6 +371,18 @@ impl PubSub {
     pub fn client_count(&self) -> usize {
         self.clients.load(Ordering::Relaxed)
     }
+}
+
+/// Those who listen to a name, or pattern, as far as somebody of this reach may know: none beyond reach; and on the server's
+/// channels, which every tenant has, those whose connections exist for the user.
+fn seen<'l>(
+    (name, pattern): (&[u8], bool),
+    listeners: &'l Listeners,
+    reach: &'l Reach,
+) -> impl Iterator<Item = &'l Arc<Mailbox>> {
+    let listeners: &[Arc<Mailbox>] = if reach.sees_channel(name, pattern) { listeners } else { &[] };
+    let shared = reach.is_confined() && (is_servers_channel(name) || pattern && name.starts_with(b"__"));
+    listeners.iter().filter(move |listener| !shared || listener.standing.may(|listens| reach.sees_clients_of(listens)))
 }
 
 /// Puts a message into every mailbox of those who listen to the name, or pattern, spelled once for each protocol; how many
@@ -552,6 +567,7 @@ fn confirm(kind: ChannelKind, begins: bool, name: Option<&[u8]>, count: usize, r
 #[cfg(test)]
 mod tests {
     use super::*;
+    use keyward_acl::{Policy, User, UserName, Walls, parse_rules};
 
     fn mail(mailbox: &Mailbox) -> String {
         let mut bytes = Vec::new();
@@ -600,7 +616,7 @@ mod tests {
             wanted.sort_unstable();
             assert_eq!(found, wanted, "{text}");
         }
-        assert_eq!(patterns.names().count(), names.len());
+        assert_eq!(patterns.all().count(), names.len());
         // Whatever begins otherwise is not even looked at.
         (0..1000).for_each(|number| patterns.add(format!("gw:{number}*").as_bytes(), &mailbox));
         let lengths = |patterns: &Patterns| patterns.lengths.iter().filter(|count| **count > 0).count();
@@ -635,6 +651,37 @@ mod tests {
         assert_eq!(mail(&listener), ">4 $8 pmessage $6 __key* $16 __keyspace@9__:k $3 set ");
         pubsub.tell(TenantId::SHARED, EventClass::KEYEVENT, &[event]);
         assert_eq!(mail(&listener), ">4 $8 pmessage $6 __key* $18 __keyevent@9__:set $1 k ");
+    }
+
+    // The server's channels are everybody's: who listens there told tenants of each other's clients.
+    #[test]
+    fn on_the_channels_of_the_server_a_tenant_counts_its_own_listeners_alone() {
+        let reach = |name: &str, tenant: u32| {
+            let mut user = User::new(UserName::new(name.as_bytes()).unwrap(), 1);
+            parse_rules(&["+@all", "~app:*", "&__key*"]).unwrap().iter().for_each(|rule| user.apply(rule));
+            let policy = Policy::compile(&user, keyward_engine::table::table(), Walls::Up);
+            Reach::of_user(&Arc::new(policy), TenantId::with_prefixes(tenant))
+        };
+        let (pubsub, own, foreign) = (PubSub::default(), reach("one", 1), reach("two", 2));
+        let (channel, pattern) = (b"__keyevent@0__:set", b"__key*");
+        let listen = |reach: &Reach| {
+            let mailbox = Mailbox::new(1000, None);
+            mailbox.standing.set_reach(reach.clone());
+            let (mut subscriptions, mut reply) = (Subscriptions::default(), Reply::new(Protocol::Resp2));
+            for (kind, name) in [(ChannelKind::Channel, &channel[..]), (ChannelKind::Pattern, pattern)] {
+                subscriptions.subscribe(&pubsub, TenantId::SHARED, kind, &[name.to_vec()], &mailbox, &mut reply);
+            }
+        };
+        let seen = |reach: &Reach| {
+            let world = TenantId::SHARED;
+            let channels = pubsub.channels(world, false, None, reach).len();
+            (channels, pubsub.listeners(world, false, channel, reach), pubsub.pattern_count(world, reach))
+        };
+        listen(&foreign);
+        listen(&foreign);
+        assert_eq!((seen(&own), seen(&foreign), seen(&Reach::Everything)), ((0, 0, 0), (1, 2, 1), (1, 2, 1)));
+        listen(&own);
+        assert_eq!((seen(&own), seen(&Reach::Everything)), ((1, 1, 1), (1, 3, 1)));
     }
 
     #[test]
