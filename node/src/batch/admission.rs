@@ -362,6 +362,8 @@ impl<'w, 'a> Batch<'w, 'a> {
         if self.worker.node.audit.watches_commands() && self.noted != place_of(request.argv) {
             insight::audit_command(&self.worker.node, session, row, admitted, self.now);
         }
+        // The words of another request may lie there next.
+        self.noted = 0;
     }
 
     /// The time, the limits and the place of what runs on keys.
