@@ -71,6 +71,7 @@ impl<'a> Batch<'_, 'a> {
                 self.forget_watch();
                 scratch.reply.ok();
             }
+            Now::Publish { channel, .. } if self.is_too_long(session, &channel, &mut scratch.reply) => {}
             Now::Publish { channel, message, .. } if !reach.may_say(&channel, &message) => {
                 let (user, channel) = (session.user_name().escape_ascii(), channel.escape_ascii());
                 let text = format!("NOPERM User {user} has no permissions to speak for the server on '{channel}'");
@@ -155,8 +156,22 @@ impl<'a> Batch<'_, 'a> {
         connection.listening.borrow_mut().note(session, channels + patterns + shard_channels);
     }
 
+    /// Whether a confined user may not use a channel, for the length of its name; the reply says so.
+    fn is_too_long(&self, session: &Session, channel: &[u8], reply: &mut Reply) -> bool {
+        let most = self.worker.hot().channel_bytes_max;
+        let too_long = channel.len() > most && crate::large::concerns(session);
+        if too_long {
+            let len = channel.len();
+            reply.error(&format!("ERR the name of a channel of {len} bytes is longer than channel-bytes-max ({most})"));
+        }
+        too_long
+    }
+
     /// Whether its user and tenant may listen to so much more; if not, the reply says so.
     fn may_listen(&self, session: &Session, kind: ChannelKind, names: &[Vec<u8>], reply: &mut Reply) -> bool {
+        if kind != ChannelKind::Pattern && names.iter().any(|name| self.is_too_long(session, name, reply)) {
+            return false;
+        }
         let too_many = || crate::pace::too_much_heard(session.login.as_ref()?, names.len());
         let bytes = || names.iter().map(|name| pubsub::bytes_of(kind, name)).sum();
         let too_long = || self.connection?.lacks_room(session, bytes());

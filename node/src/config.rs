@@ -210,6 +210,8 @@ settings! {
         client_query_buffer_limit: Size = "1gb" in "1mb" ..= "2gb";
         /// Bytes of answers that may wait for a slow reader; one more closes its connection.
         client_output_buffer_limit: Size = "256mb" in "1mb" ..= "16gb";
+        /// Longest name of a channel that a confined user publishes to or listens on: it is compared with everybody's patterns.
+        channel_bytes_max: Size = "64kb" in "1kb" ..= "512mb";
         /// A connection must authenticate within this time. 0: no such bound.
         unauthenticated_timeout: Duration = "60s" in "0s" ..= "1h";
         /// Wrong passwords that clients of one address (of one /64, with IPv6) may send in a second. Beyond that every login from

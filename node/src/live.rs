@@ -121,6 +121,7 @@ const PARAMETERS: &[Parameter] = &[
     set("routing", "proxy", Kind::Word(&["proxy", "redirect"])),
     set("advertise-role", "actual", Kind::Word(&["actual", "primary"])),
     set("client-query-buffer-limit", "1073741824", Kind::Bytes(1 << 20, 2 << 30)),
+    set("channel-bytes-max", "65536", Kind::Bytes(1 << 10, 512 << 20)),
     fixed("cluster-enabled", "no"),
     fixed("daemonize", "no"),
     fixed("databases", "16"),
@@ -237,6 +238,8 @@ pub struct Hot {
     pub mail_bytes_max: usize,
     /// What the clients of a tenant, or of a confined user without one, hold besides keys if nothing is said, in bytes.
     pub clients_hold_max: u64,
+    /// The longest name of a channel that a confined user may use, in bytes.
+    pub channel_bytes_max: usize,
     /// Keys remembered for caching clients at most; 0: no bound.
     pub tracked_keys_max: usize,
     /// A script that runs for longer makes the node answer that it is busy.
@@ -378,6 +381,7 @@ impl Live {
             ("maxmemory", config.maxmemory.bytes().to_string()),
             ("maxmemory-policy", config.maxmemory_policy.to_string()),
             ("proto-max-bulk-len", config.proto_max_bulk_len.bytes().to_string()),
+            ("channel-bytes-max", config.channel_bytes_max.bytes().to_string()),
             ("client-query-buffer-limit", config.client_query_buffer_limit.bytes().to_string()),
             ("pattern-bytes-max", config.pattern_bytes_max.bytes().to_string()),
             ("timeout", config.timeout.as_secs().to_string()),
@@ -606,6 +610,7 @@ fn hot(texts: &BTreeMap<&'static str, String>, fixed: Fixed) -> Hot {
             ..=0 => Duration::MAX,
             ms => Duration::from_millis(ms.unsigned_abs()),
         },
+        channel_bytes_max: size("channel-bytes-max") as usize,
         tracked_keys_max: count("tracking-table-max-keys"),
         redirects,
         always_primary: !redirects && texts.get("advertise-role").is_some_and(|text| text == "primary"),

@@ -168,6 +168,24 @@ fn a_pattern_has_a_length_of_its_own() {
     assert_eq!(client.ask(&["KEYS", &long]), Value::Array(Vec::new()));
 }
 
+// A channel is compared with everybody's patterns: one of megabytes kept a thread for as long as there were patterns.
+#[test]
+fn the_channels_of_a_confined_user_have_a_length_of_their_own() {
+    let cluster = Cluster::of(1).flag("channel-bytes-max", "1kb").start();
+    let mut admin = cluster.node(1).client();
+    admin.ok(&["ACL", "SETUSER", "u", "on", ">secret", "~u:*", "&*", "+@all"]);
+    let mut confined = cluster.node(1).client_as("u", "secret");
+    let (long, longest) = ("c".repeat(1025), "c".repeat(1024));
+    let refused = "ERR the name of a channel of 1025 bytes is longer than channel-bytes-max (1024)";
+    for request in [&["PUBLISH", &long, "x"][..], &["SPUBLISH", &long, "x"], &["SUBSCRIBE", "a", &long]] {
+        assert_eq!(confined.ask(request), Value::Error(refused.to_owned()), "{}", request[0]);
+    }
+    assert_eq!(confined.ask(&["PUBLISH", &longest, "x"]), Value::Integer(0));
+    assert_eq!(admin.ask(&["PUBLISH", &long, "x"]), Value::Integer(0), "who has every key waits for nobody else");
+    admin.ok(&["CONFIG", "SET", "channel-bytes-max", "2kb"]);
+    assert_eq!(confined.ask(&["PUBLISH", &long, "x"]), Value::Integer(0));
+}
+
 #[test]
 fn answers_a_stranger_does_not_read_are_bounded() {
     let cluster = Cluster::of(1).acl_text(CLOSED).start();
