@@ -359,11 +359,14 @@ impl Callers {
             && walks::is_long(&worker, session, resolved.row, only)
         {
             let session = session.for_later();
-            tokio::task::spawn_local(walk_later(worker, session, owned(only), Rc::clone(&self.departures), seat, left));
+            let departures = Rc::clone(&self.departures);
+            let (words, version) = (owned(only), requests.policy_version);
+            tokio::task::spawn_local(walk_later(worker, session, (words, version), departures, seat, left));
             return;
         }
         session.active_at = worker.now_ms();
-        match batch::run_forwarded(&worker, session, &mut self.lane, &argvs, how, scratch) {
+        let version = requests.policy_version;
+        match batch::run_forwarded(&worker, session, &mut self.lane, (&argvs, version), how, scratch) {
             Ran::Answered(count) => {
                 let replication = &worker.node.replication;
                 replication.log.tell();
@@ -384,7 +387,7 @@ impl Callers {
                 let session = session.for_later();
                 let departures = Rc::clone(&self.departures);
                 let words = if noted { owned(argvs[0]).noted() } else { owned(argvs[0]) };
-                tokio::task::spawn_local(walk_later(worker, session, words, departures, seat, left));
+                tokio::task::spawn_local(walk_later(worker, session, (words, version), departures, seat, left));
             }
             Ran::Paused => self.refuse(seat, BatchError::Paused, "clients are paused"),
             Ran::Shifted => self.refuse(seat, BatchError::Elsewhere, "the keys are another shard group's"),
@@ -450,7 +453,7 @@ fn owned(argv: &[&[u8]]) -> walks::Words {
 async fn walk_later(
     worker: Rc<Worker>,
     session: Session,
-    argv: walks::Words,
+    (argv, version): (walks::Words, u64),
     departures: Rc<Departures>,
     seat: u32,
     left: Rc<Cell<bool>>,
@@ -459,7 +462,8 @@ async fn walk_later(
     let reign = worker.node.views.load().1.reign();
     let wants_quorum = session.wants_quorum();
     let protocol = session.protocol;
-    let mut replies = match walks::answer(&worker, session, argv, walks::Lent::default()).await {
+    let lent = walks::Lent { led_at: Some(version), ..walks::Lent::default() };
+    let mut replies = match walks::answer(&worker, session, argv, lent).await {
         Ok(replies) => replies,
         Err(_) if left.get() => return,
         Err(_) => return refuse(&departures, seat, BatchError::NotPrimary, "the data moved before it was run"),

@@ -464,7 +464,12 @@ async fn run_here(
             let Some(reign) = of.node.views.load().1.reign() else {
                 return tokio::time::sleep(forward::RETRY_PAUSE).await;
             };
-            part.answers.append(&mut walks::answer_here(of, session, argv).await);
+            let lent = walks::Lent { led_at: Some(batch.policy_version), ..walks::Lent::default() };
+            let Ok(mut answer) = walks::answer(of, session, argv, lent).await else {
+                // Where it belongs is found anew.
+                return tokio::time::sleep(forward::RETRY_PAUSE).await;
+            };
+            part.answers.append(&mut answer);
             if wants_quorum {
                 part.written.push((part.group, reign, of.node.replication.log.position()));
             }
@@ -516,7 +521,8 @@ fn run_now(
     }
     let mut lane = Lane::new(Decoder::new(of.hot().decoder.clone()), generation, view);
     let mut scratch = worker.scratch.borrow_mut();
-    let ran = batch::run_forwarded(of, &mut session, &mut lane, argvs, (in_lane.is_none(), beside), &mut scratch);
+    let how = (in_lane.is_none(), beside);
+    let ran = batch::run_forwarded(of, &mut session, &mut lane, (argvs, version), how, &mut scratch);
     part.answers.append(&mut scratch.reply.bytes);
     let replication = &of.node.replication;
     replication.log.tell();

@@ -262,6 +262,12 @@ impl Routes {
         self.changed_at
     }
 
+    /// Whether a request about all keys of a group finds others now than under `before`: keys belong elsewhere, or began to be copied.
+    pub fn finds_others(&self, before: &Routes) -> bool {
+        let hides = |routes: &Routes| routes.moving.as_ref().map(|moving| (moving.index, moving.hidden_in));
+        self.changed_at != before.changed_at || hides(self) != hides(before)
+    }
+
     /// How often keys were handed over to another group.
     pub fn hand_overs(&self) -> u64 {
         self.hand_overs
@@ -433,6 +439,32 @@ mod tests {
         let row = table().resolve(&argv).expect("a request").row;
         let asker = Asker { world: TenantId::SHARED, tenant: TenantId::SHARED };
         routes.target(table(), asker, row, &argv)
+    }
+
+    #[test]
+    fn a_look_at_every_key_finds_others_once_a_move_begins_and_once_it_is_decided() {
+        use keyward_cluster::MoveChange;
+        let mut state = State::new();
+        let mut index = 0;
+        let mut apply = |change| {
+            index += 1;
+            let (actor, source) = ("test".to_owned(), "test".to_owned());
+            state.apply(index, &Stamped { at: UnixMillis(1), actor, source, request: None, change });
+            Routes::of(&state).expect("several groups")
+        };
+        let founder = Founder { name: "one".to_owned(), addresses: Addresses::default() };
+        let founded = apply(Change::FormCluster { cluster_id: ClusterId([1; 16]), founder, groups: 2, nodes: 1 });
+        let begin = || Change::Move(MoveChange::Begin { what: Moved::Slots((0, 5000)), to: GroupId(1) });
+        let copying = apply(begin());
+        assert!(copying.finds_others(&founded), "copies may lie in group 1");
+        assert_eq!(copying.changed_at(), founded.changed_at(), "whose keys they are nobody has changed");
+        let refused = apply(begin());
+        assert!(!refused.finds_others(&copying), "nothing has changed");
+        let move_index = copying.moving().expect("it has begun").index;
+        let switched = apply(Change::Move(MoveChange::Switch { index: move_index }));
+        assert!(switched.finds_others(&copying) && switched.changed_at() > copying.changed_at());
+        let ended = apply(Change::Move(MoveChange::End { index: move_index }));
+        assert!(ended.finds_others(&switched) && ended.moving().is_none());
     }
 
     #[test]

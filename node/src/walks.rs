@@ -126,8 +126,7 @@ pub async fn carry_out(
     let lent = Lent {
         tracker: connection.script_tracker.borrow_mut().take(),
         transaction: connection.apart.borrow_mut().take(),
-        kept: None,
-        noted: false,
+        ..Lent::default()
     };
     // It is here no more.
     connection.count_names(&connection.session.borrow());
@@ -176,6 +175,8 @@ pub struct Lent {
     pub kept: Option<Kept>,
     /// Those who watch what is run were told of it before.
     pub noted: bool,
+    /// It was led here by what another node knew at this version of whose keys are whose.
+    pub led_at: Option<u64>,
 }
 
 /// What a client watched, until its transaction is over or dropped.
@@ -192,20 +193,8 @@ impl Drop for Watching {
     }
 }
 
-/// The same for whoever cannot go on with it elsewhere.
-pub async fn answer_here(worker: &Worker, session: Session, argv: Words) -> Vec<u8> {
-    let mut reply = Reply::new(session.protocol);
-    match answer(worker, session, argv, Lent::default()).await {
-        Ok(answer) => answer,
-        Err(_) => {
-            reply.error(crate::forward::NOT_SERVED_HERE);
-            reply.bytes
-        }
-    }
-}
-
 /// The answer of a walk, or of what concerns many elements, once it is done. An error has the request, of which nothing was run:
-/// the data is with another node by now.
+/// the data is with another node by now, or keys moved between shard groups meanwhile.
 pub async fn answer(worker: &Worker, session: Session, argv: Words, lent: Lent) -> Result<Vec<u8>, Words> {
     let (done, answer) = oneshot::channel();
     let protocol = session.protocol;
@@ -250,7 +239,7 @@ impl Errand {
         let walks = worker.node.table.resolve(&words).is_ok_and(|of| may_walk(of.row));
         let answer = match walks {
             true if sees_kept(worker, session.tenant) => Err(Box::new((session, lent))),
-            true => Ok(Some(walk(worker, session, &words, &|| done.is_closed()))),
+            true => Ok(walk(worker, session, &words, (lent.led_at, &|| done.is_closed()))),
             false => large::run(worker, session, &words, lent),
         };
         match answer {
@@ -284,28 +273,33 @@ pub fn may_walk(row: &Row) -> bool {
     matches!(row.full_name, "keys" | "scan" | "dbsize" | "randomkey")
 }
 
-/// Nothing more is looked at once whoever asked `is_gone`.
-fn walk(worker: &Worker, mut session: Session, argv: &[&[u8]], is_gone: &dyn Fn() -> bool) -> Vec<u8> {
+/// Nothing more is looked at once whoever asked is gone. `None`: it may have seen keys that were being moved, and is to be led anew.
+fn walk(
+    worker: &Worker,
+    mut session: Session,
+    argv: &[&[u8]],
+    (led_at, is_gone): (Option<u64>, &dyn Fn() -> bool),
+) -> Option<Vec<u8>> {
     let began = Instant::now();
     let mut reply = Reply::new(session.protocol);
     let (_, view) = worker.node.views.load();
     let hot = worker.hot();
     reply.bytes_max = hot.reply_bytes_max_for(&session);
     if !renew(&mut session, &view) {
-        return reply.bytes;
+        return Some(reply.bytes);
     }
     let resolved = match worker.node.table.resolve(argv) {
         Ok(resolved) => resolved,
         Err(error) => {
             reply.command_error(&error);
-            return reply.bytes;
+            return Some(reply.bytes);
         }
     };
-    let Run::OnEveryKey(handler) = resolved.row.run else { return reply.bytes };
+    let Run::OnEveryKey(handler) = resolved.row.run else { return Some(reply.bytes) };
     let (mut keys, conditions) = (KeyBuffer::new(), worker.conditions(&view, &hot));
     if let Err(refusal) = gate::admit(worker.node.table, resolved.row, argv, &session, &conditions, &mut keys) {
         reply.error(&refusal.text(conditions.detail));
-        return reply.bytes;
+        return Some(reply.bytes);
     }
     let reach = session.reach(resolved.row);
     let reach = match &view.routes {
@@ -350,7 +344,12 @@ fn walk(worker: &Worker, mut session: Session, argv: &[&[u8]], is_gone: &dyn Fn(
     let cpu_ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     let tally = Tally { work: pace::weight_of(time), cpu_ns, ..Tally::default() };
     pace::charge(worker, session.login.as_ref(), &tally, pace::now_ns());
-    reply.bytes
+    // Who copies keys here or removes them begins when this node knows of it.
+    let now = worker.node.views.load().1;
+    let moved = view.routes.as_ref().zip(now.routes.as_ref()).is_some_and(|(before, now)| {
+        now.finds_others(before) || led_at.is_some_and(|version| now.changed_at() > version)
+    });
+    (!moved).then_some(reply.bytes)
 }
 
 /// One step of a walk, while nobody is alone with keys it sees.

@@ -9,7 +9,7 @@ use crate::view::View;
 use crate::worker::{Scratch, Worker};
 use keyward_engine::args::Args;
 use keyward_engine::asks::{Ask, TenantAsk};
-use keyward_engine::command::{Home, Run};
+use keyward_engine::command::{Flags, Home, Run};
 use keyward_engine::error::CommandError;
 use keyward_engine::scope::Reach;
 use keyward_engine::session::Session;
@@ -65,12 +65,13 @@ pub enum Ran {
 }
 
 /// Runs a batch that another node forwarded, as the user it names. The caller is in the corridor, unless somebody keeps it
-/// `busy`. The replies are in `scratch.reply`.
+/// `busy`. The replies are in `scratch.reply`. What concerns every key is answered as of the sender's `version`, or not at all: of
+/// several groups that are asked at once, each then leaves out what another one finds.
 pub fn run_forwarded(
     worker: &Worker,
     session: &mut Session,
     lane: &mut Lane,
-    argvs: &[&[&[u8]]],
+    (argvs, version): (&[&[&[u8]]], u64),
     (busy, beside): (bool, Option<Parts>),
     scratch: &mut Scratch,
 ) -> Ran {
@@ -88,7 +89,10 @@ pub fn run_forwarded(
     let mut answered = 0;
     batch.beside = beside;
     batch.tab.open(session);
-    for argv in argvs {
+    let mut rest = argvs.iter();
+    let mut next = rest.next();
+    while let Some(argv) = next {
+        let mark = scratch.reply.mark();
         let ended = if !lane_is_current(worker, lane, session, &mut batch) {
             Some(Ran::UserGone)
         } else if !batch.conditions.primary {
@@ -96,18 +100,59 @@ pub fn run_forwarded(
         } else if scratch.reply.bytes.len() > OUTPUT_BYTES_SOFT {
             Some(Ran::Answered(answered))
         } else {
-            batch.step_forwarded(session, lane, &Prepared::placed(worker, argv), scratch)
+            let request = Prepared::placed(worker, argv);
+            let ended = batch.step_forwarded(session, lane, &request, scratch);
+            match ended.is_none().then(|| look_back(worker, lane, &request, version)) {
+                None | Some(Found::All) => ended,
+                Some(Found::Others) => {
+                    scratch.reply.rewind(mark);
+                    continue;
+                }
+                Some(Found::Elsewhere) => {
+                    scratch.reply.rewind(mark);
+                    Some(Ran::Shifted)
+                }
+            }
         };
         match ended {
             None => answered += 1,
             Some(ended) if answered == 0 => return ended,
             Some(_) => break,
         }
+        next = rest.next();
     }
     batch.meter.settle(worker, &batch.hot, session);
     batch.charge(session);
     worker.node.shards.tracking.deliver();
     Ran::Answered(answered)
+}
+
+/// What a look at every key was, once it is over.
+enum Found {
+    /// What it should be.
+    All,
+    /// Keys began to be copied here or were removed meanwhile, and some of that may have been seen: it is to be done again.
+    Others,
+    /// Keys belong elsewhere since the request was led here.
+    Elsewhere,
+}
+
+/// What a request found, which the sender led here by what it knew at `version`. Who copies keys here or removes them begins when this node
+/// knows of it: so a look that saw any of that sees here that there is something newer.
+fn look_back(worker: &Worker, lane: &Lane, request: &Prepared<'_>, version: u64) -> Found {
+    let looks = |resolved: &Resolved<'_>| {
+        matches!(resolved.row.run, Run::OnEveryKey(_)) && resolved.row.command.flags.has(Flags::READONLY)
+    };
+    let Some(before) = &lane.view.routes else { return Found::All };
+    if !request.resolved.as_ref().is_ok_and(looks) {
+        return Found::All;
+    }
+    let (_, view) = worker.node.views.load();
+    match &view.routes {
+        Some(now) if now.changed_at() > version => Found::Elsewhere,
+        Some(now) if now.finds_others(before) => Found::Others,
+        _ => Found::All,
+    }
 }
 
 impl<'a> Batch<'_, 'a> {
