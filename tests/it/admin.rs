@@ -36,6 +36,24 @@ fn exit_codes_say_what_became_of_it_and_help_names_them() {
     assert!(help.contains("Exit codes:") && help.contains("not permitted"), "{help}");
 }
 
+/// They said that they speak HTTP/2, and nothing more: operators waited until the keep-alive had ended them.
+#[test]
+fn strangers_that_sit_on_the_admin_port_shut_nobody_out() {
+    let cluster = Cluster::start(1);
+    let node = cluster.node(1);
+    let strangers: Vec<std::net::TcpStream> = (0..600)
+        .map(|_| {
+            let mut stranger = std::net::TcpStream::connect(node.admin_address()).expect("the port is open");
+            // One that had to go already cannot be written to.
+            let _ = std::io::Write::write_all(&mut stranger, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0");
+            stranger
+        })
+        .collect();
+    let status = ctl(node, &["--timeout", "5", "status"]);
+    assert!(status.success, "{status:?}");
+    drop(strangers);
+}
+
 #[test]
 fn keywardctl_refuses_a_bad_rule_and_changes_nothing() {
     let cluster = Cluster::start(1);

@@ -16,6 +16,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Status};
 
 use super::backend::AdminBackend;
+use super::listen::Caller;
 use crate::guesses::network;
 
 /// Calls at a time, all callers together. Each may hold an answer of some megabytes.
@@ -79,7 +80,8 @@ impl<B: AdminBackend> Door<B> {
         let call = Arc::clone(&self.calls)
             .try_acquire_owned()
             .map_err(|_| Status::unavailable("too many admin calls are running"))?;
-        let address = request.remote_addr();
+        let caller = Caller::of(request);
+        let address = caller.map(Caller::address);
         let peer = address.map_or_else(|| "unknown".to_owned(), |address| address.to_string());
         if self.failures.is_barred(address, Instant::now()) {
             let text = "too many wrong passwords from this address; wait a minute";
@@ -91,6 +93,9 @@ impl<B: AdminBackend> Door<B> {
             sleep(FAILURE_DELAY).await;
             return Err(Status::unauthenticated("wrong user name or password, or the user is off"));
         };
+        if let Some(caller) = caller {
+            caller.note_login();
+        }
         self.backend.permit(&login, argv, &peer)?;
         Ok(Admitted { name: text(&user), login, _call: call })
     }

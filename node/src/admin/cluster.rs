@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status};
 
 use super::auth::{Door, text};
 use super::backend::{AdminBackend, ControlStatus, Member, Origin};
+use super::listen::Caller;
 use crate::control::{GroupReport, NodeStanding};
 
 /// The lines of history listed if the caller does not say.
@@ -196,7 +197,7 @@ impl<B: AdminBackend> Cluster for ClusterService<B> {
             let text = "the history no longer reaches back that far; list the users and watch from there";
             return Err(Status::out_of_range(text));
         }
-        let peer = request.remote_addr().map(|peer| peer.to_string()).unwrap_or_default();
+        let peer = Caller::of(&request).map(|caller| caller.address().to_string()).unwrap_or_default();
         let (sender, receiver) = mpsc::channel(CHANGES_QUEUED);
         let watcher = Watcher { door: Arc::clone(&self.door), login: caller.login, peer, sender };
         tokio::spawn(async move {
