@@ -169,10 +169,14 @@ pub async fn carry_out(
                 }
             }
             None => {
-                let session = connection.session.borrow();
-                let tenant = session.login.as_ref().and_then(|login| login.tenant.as_ref());
-                let own = tenant.map_or(EventClass::NONE, |tenant| tenant.limits.events);
-                set_config(&worker.node, &pairs, own, reach, &mut reply);
+                let own = {
+                    let session = connection.session.borrow();
+                    let tenant = session.login.as_ref().and_then(|login| login.tenant.as_ref());
+                    tenant.map_or(EventClass::NONE, |tenant| tenant.limits.events)
+                };
+                if set_config(&worker.node, &pairs, own, reach, &mut reply) {
+                    insight::pass_settings_on(&worker.node, &pairs).await;
+                }
             }
         },
         Ask::ResetStatistics => {
@@ -691,14 +695,17 @@ async fn set_password_of_default(
     }
 }
 
-fn set_config(node: &Node, pairs: &[(Vec<u8>, Vec<u8>)], own: EventClass, reach: &Reach, reply: &mut Reply) {
+/// `CONFIG SET` of what this node decides. True: something is to be so at other nodes, too.
+fn set_config(node: &Node, pairs: &[(Vec<u8>, Vec<u8>)], own: EventClass, reach: &Reach, reply: &mut Reply) -> bool {
     if let Some(refused) = pairs.iter().find(|(name, value)| !node.live.may_set(name, value, reach, own)) {
         let name = refused.0.escape_ascii();
-        return reply.error(&format!("NOPERM CONFIG SET of '{name}' concerns everybody on this server"));
+        reply.error(&format!("NOPERM CONFIG SET of '{name}' concerns everybody on this server"));
+        return false;
     }
     if reach.is_confined() {
         // It is so already.
-        return reply.ok();
+        reply.ok();
+        return false;
     }
     let reserved = node.views.load().1.tenancy.reserved_bytes();
     let least = |(name, value): &(Vec<u8>, Vec<u8>)| {
@@ -706,14 +713,19 @@ fn set_config(node: &Node, pairs: &[(Vec<u8>, Vec<u8>)], own: EventClass, reach:
             && crate::live::bytes_of(value).is_some_and(|to| to > 0 && to < reserved)
     };
     if pairs.iter().any(least) {
-        return reply.error(&format!("ERR tenants were promised {reserved} bytes: maxmemory cannot be less"));
+        reply.error(&format!("ERR tenants were promised {reserved} bytes: maxmemory cannot be less"));
+        return false;
     }
     match node.live.change(pairs) {
         Ok(()) => {
             node.settings_changed();
             reply.ok();
+            true
         }
-        Err(text) => reply.error(&text),
+        Err(text) => {
+            reply.error(&text);
+            false
+        }
     }
 }
 

@@ -274,6 +274,46 @@ async fn answer_here(node: &Arc<Node>, question: Question) -> Option<Answer> {
             Some(Answer::ImportCredentials(import::credentials_here(node, asked.index)))
         }
         Question::Memories(asked) => Some(Answer::Memories(memories_here(node, &asked.tenant))),
+        Question::Settings(asked) => Some(Answer::Settings(take_settings(node, asked))),
+    }
+}
+
+/// `CONFIG SET` at another node, of what concerns the data.
+fn take_settings(node: &Node, asked: pb::Settings) -> pb::SettingsTaken {
+    let pairs: Vec<(Vec<u8>, Vec<u8>)> =
+        asked.settings.into_iter().map(|setting| (setting.name.into_bytes(), setting.value.into_bytes())).collect();
+    if crate::live::about_data(&pairs).len() < pairs.len() {
+        return pb::SettingsTaken { error: "this node knows other settings as those of the data".to_owned() };
+    }
+    match node.live.change(&pairs) {
+        Ok(()) => {
+            node.settings_changed();
+            pb::SettingsTaken::default()
+        }
+        Err(error) => pb::SettingsTaken { error },
+    }
+}
+
+/// Has the other nodes take over those of these settings that concern the data. One that cannot be reached begins with what its own
+/// file says when it is back, as after any restart.
+pub async fn pass_settings_on(node: &Arc<Node>, pairs: &[(Vec<u8>, Vec<u8>)]) {
+    let setting = |(name, value): (&str, Vec<u8>)| {
+        Some(pb::Setting { name: name.to_owned(), value: String::from_utf8(value).ok()? })
+    };
+    let settings: Vec<pb::Setting> = crate::live::about_data(pairs).into_iter().filter_map(setting).collect();
+    let (_, view) = node.views.load();
+    let others: Vec<NodeId> = view.state.nodes().keys().copied().filter(|id| *id != view.me).collect();
+    if settings.is_empty() || others.is_empty() {
+        return;
+    }
+    for answered in ask_nodes(node, &others, Question::Settings(pb::Settings { settings })).await {
+        let error = match answered.answer {
+            Ok(Answer::Settings(taken)) if taken.error.is_empty() => continue,
+            Ok(Answer::Settings(taken)) => taken.error,
+            Ok(_) => "its answer is of another version".to_owned(),
+            Err(why) => why,
+        };
+        tracing::warn!(node = answered.name, error, "a node did not take over settings of the data");
     }
 }
 

@@ -185,6 +185,47 @@ const PARAMETERS: &[Parameter] = &[
     set("zset-max-listpack-value", "64", Kind::Number(0, MANY)),
 ];
 
+/// Those that concern the data, whichever node serves it: `CONFIG SET` of them at one node is in force at every node that can be
+/// reached. The others concern a node's own clients, disk and logs.
+const ABOUT_DATA: &[&str] = &[
+    "active-expire-effort",
+    "hash-max-listpack-entries",
+    "hash-max-listpack-value",
+    "hll-sparse-max-bytes",
+    "lfu-decay-time",
+    "lfu-log-factor",
+    "list-max-listpack-size",
+    "maxmemory",
+    "maxmemory-eviction-tenacity",
+    "maxmemory-policy",
+    "maxmemory-samples",
+    "min-replicas-max-lag",
+    "min-replicas-to-write",
+    "notify-keyspace-events",
+    "set-max-intset-entries",
+    "set-max-listpack-entries",
+    "set-max-listpack-value",
+    "stream-node-max-bytes",
+    "stream-node-max-entries",
+    "zset-max-listpack-entries",
+    "zset-max-listpack-value",
+];
+
+/// Those of these settings that concern the data, by their present names.
+pub fn about_data(pairs: &[(Vec<u8>, Vec<u8>)]) -> Vec<(&'static str, Vec<u8>)> {
+    let named = |name: &[u8]| {
+        let shown = String::from_utf8_lossy(name).to_ascii_lowercase();
+        let present = present_name(&shown);
+        ABOUT_DATA.iter().find(|about| **about == present).copied()
+    };
+    pairs.iter().filter_map(|(name, value)| Some((named(name)?, value.clone()))).collect()
+}
+
+/// The name of a parameter that may be said by an older one.
+fn present_name(shown: &str) -> &str {
+    ALIASES.iter().find(|(alias, _)| *alias == shown).map_or(shown, |(_, name)| name)
+}
+
 /// Names of old that Redis still understands.
 const ALIASES: &[(&str, &str)] = &[
     ("hash-max-ziplist-entries", "hash-max-listpack-entries"),
@@ -457,7 +498,7 @@ impl Live {
         let mut accepted: Vec<(&'static str, String)> = Vec::new();
         for (name, value) in pairs {
             let shown = String::from_utf8_lossy(name).to_ascii_lowercase();
-            let canonical = ALIASES.iter().find(|(alias, _)| *alias == shown).map_or(shown.as_str(), |(_, name)| name);
+            let canonical = present_name(&shown);
             let parameter = parameters()
                 .find(|parameter| parameter.name == canonical)
                 .ok_or_else(|| format!("ERR Unknown option or number of arguments for CONFIG SET - '{shown}'"))?;

@@ -444,3 +444,43 @@ fn every_node_that_forwards_is_a_primary_to_whoever_asks_if_told_to_say_so() {
     assert_eq!(cluster.nodes().iter().filter(|node| says_primary(node)).count(), 1);
     cluster.nodes().iter().for_each(|node| confined_too(node, node.number() == cluster.primary()));
 }
+
+#[test]
+fn settings_that_concern_the_data_are_in_force_everywhere_whichever_node_is_told() {
+    let mut cluster = Cluster::start(3);
+    wait_for_copies(&cluster);
+    let shown = |cluster: &Cluster, name: &str| -> Vec<String> {
+        let running = cluster.nodes().iter().filter(|node| node.is_running());
+        running.map(|node| node.client().ask(&["CONFIG", "GET", name]).texts().pop().unwrap_or_default()).collect()
+    };
+    for node in cluster.nodes() {
+        let letters = ["KEA", "K$", "Ex"][node.number() - 1];
+        node.client().ok(&["CONFIG", "SET", "notify-keyspace-events", letters]);
+        let told = shown(&cluster, "notify-keyspace-events");
+        assert!(told.iter().all(|text| *text == told[0] && !text.is_empty()), "{told:?}");
+    }
+    let (edge, owner) = edge_and_owner(&cluster);
+    let (edge, owner) = (edge.number(), owner.number());
+    let mut client = cluster.node(edge).client();
+    // An older name, and one that is not about the data.
+    client.ok(&[
+        "CONFIG",
+        "SET",
+        "hash-max-ziplist-entries",
+        "7",
+        "maxmemory-policy",
+        "allkeys-lru",
+        "timeout",
+        "1234",
+    ]);
+    assert_eq!(shown(&cluster, "hash-max-listpack-entries"), ["7", "7", "7"]);
+    assert_eq!(shown(&cluster, "maxmemory-policy"), ["allkeys-lru"; 3]);
+    assert_eq!(shown(&cluster, "timeout").iter().filter(|text| *text == "1234").count(), 1);
+    (0..8).for_each(|number| drop(client.ask(&["HSET", "h", &number.to_string(), "v"])));
+    assert_eq!(client.text(&["OBJECT", "ENCODING", "h"]), "hashtable");
+    assert!(client.ask(&["CONFIG", "SET", "maxmemory-policy", "nonsense"]).is_error("ERR CONFIG SET failed"));
+    // A node that is gone keeps nobody from setting.
+    cluster.kill(owner);
+    client.ok(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lfu"]);
+    assert_eq!(shown(&cluster, "maxmemory-policy"), ["allkeys-lfu"; 2]);
+}

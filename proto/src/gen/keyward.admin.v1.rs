@@ -1421,17 +1421,17 @@ pub struct UserStanding {
 }
 /// What one node asks another. Only between nodes.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NodeQuestion {
     /// One of them.
-    #[prost(oneof = "node_question::Question", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "node_question::Question", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub question: ::core::option::Option<node_question::Question>,
 }
 /// Nested message and enum types in `NodeQuestion`.
 pub mod node_question {
     /// One of them.
     #[cfg_attr(feature = "serde", derive(serde::Serialize))]
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Question {
         /// Its denials.
         #[prost(message, tag = "1")]
@@ -1454,14 +1454,42 @@ pub mod node_question {
         /// What tenants have there.
         #[prost(message, tag = "7")]
         Memories(super::TenantMemoriesRequest),
+        /// Settings that concern the data were changed: they are to be so there, too.
+        #[prost(message, tag = "8")]
+        Settings(super::Settings),
     }
+}
+/// Settings by their Redis names.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Settings {
+    /// Name and value of each.
+    #[prost(message, repeated, tag = "1")]
+    pub settings: ::prost::alloc::vec::Vec<Setting>,
+}
+/// One of them.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Setting {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub value: ::prost::alloc::string::String,
+}
+/// What became of them.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SettingsTaken {
+    /// Why they were not taken over; empty if they were.
+    #[prost(string, tag = "1")]
+    pub error: ::prost::alloc::string::String,
 }
 /// What it answers, about itself alone.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NodeAnswer {
     /// One of them.
-    #[prost(oneof = "node_answer::Answer", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "node_answer::Answer", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub answer: ::core::option::Option<node_answer::Answer>,
 }
 /// Nested message and enum types in `NodeAnswer`.
@@ -1491,6 +1519,9 @@ pub mod node_answer {
         /// What the tenants have.
         #[prost(message, tag = "7")]
         Memories(super::TenantMemories),
+        /// What became of the settings.
+        #[prost(message, tag = "8")]
+        Settings(super::SettingsTaken),
     }
 }
 /// What a node does in the control group.
