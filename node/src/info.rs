@@ -6,6 +6,7 @@
 use crate::counters::ThreadCounters;
 use crate::latency::Times;
 use crate::node::Node;
+use crate::replication::Stats;
 use crate::view::View;
 use keyward_acl::LogReason;
 use keyward_cluster::NodeId;
@@ -13,11 +14,10 @@ use keyward_engine::keyspace::{SpaceId, TenantId};
 use keyward_engine::scope::Reach;
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The Redis version whose behavior clients may expect.
-pub const REDIS_VERSION: &str = "7.4.2";
+pub use keyward_script::REDIS_VERSION;
 
 /// How the section about the data begins.
 pub const KEYSPACE_TITLE: &str = "# Keyspace\r\n";
@@ -147,6 +147,7 @@ fn memory(node: &Node) -> Fields {
     let lua = node.scripts.sizes();
     let states = lua.scripts_state_bytes + lua.functions_state_bytes;
     let ratio = if used > 0 { resident as f64 / used as f64 } else { 1.0 };
+    let backlog: u64 = node.groups().iter().map(|of| of.replication.log.len_bytes()).sum();
     let system_bytes = kilobytes_in("/proc/meminfo", "MemTotal:") * 1024;
     fields! {
         "used_memory" => used,
@@ -174,10 +175,15 @@ fn memory(node: &Node) -> Fields {
         "maxmemory_human" => human(limit),
         "maxmemory_policy" => node.live.hot().eviction.policy.name(),
         "mem_fragmentation_ratio" => format!("{ratio:.2}"),
+        "mem_fragmentation_bytes" => resident.saturating_sub(used),
         "mem_allocator" => "jemalloc",
         // What is counted is data; buffers and tables of clients are not.
         "mem_not_counted_for_evict" => 0,
         "mem_clients_normal" => node.held_by_clients(),
+        "mem_replication_backlog" => backlog,
+        "mem_total_replication_buffers" => backlog,
+        "mem_aof_buffer" => 0,
+        "active_defrag_running" => 0,
         "total_system_memory" => system_bytes,
         "total_system_memory_human" => human(system_bytes),
         "lazyfree_pending_objects" => node.shards.dropper.pending(),
@@ -199,6 +205,13 @@ fn persistence(node: &Node) -> Fields {
         "rdb_current_bgsave_time_sec" => -1,
         "rdb_saves" => snapshots.count(),
         "aof_enabled" => 0,
+        "aof_rewrite_in_progress" => 0,
+        "aof_rewrite_scheduled" => 0,
+        "aof_last_rewrite_time_sec" => -1,
+        "aof_current_rewrite_time_sec" => -1,
+        "aof_last_bgrewrite_status" => "ok",
+        "aof_last_write_status" => "ok",
+        "module_fork_in_progress" => 0,
     }
 }
 
@@ -209,13 +222,23 @@ fn sum(node: &Node, of: impl Fn(&ThreadCounters) -> u64) -> u64 {
 fn stats(node: &Node) -> Fields {
     let tally = node.tally();
     let denied = |reason| node.acl_log.lock().counter(reason);
+    let rates = node.rates();
+    let kilobytes = |bytes: u64| format!("{:.2}", bytes as f64 / 1024.0);
+    let copies = |of: fn(&Stats) -> &AtomicU64| -> u64 {
+        node.groups().iter().map(|group| of(group.replication.stats()).load(Ordering::Relaxed)).sum()
+    };
     fields! {
         "total_connections_received" => sum(node, |counters| counters.accepted.get()),
         "total_commands_processed" => sum(node, |counters| counters.commands.get()),
-        "instantaneous_ops_per_sec" => node.ops_per_second(),
+        "instantaneous_ops_per_sec" => rates.commands,
+        "instantaneous_input_kbps" => kilobytes(rates.input_bytes),
+        "instantaneous_output_kbps" => kilobytes(rates.output_bytes),
         "migrate_cached_sockets" => 0,
         "total_net_input_bytes" => sum(node, |counters| counters.input_bytes.get()),
         "total_net_output_bytes" => sum(node, |counters| counters.output_bytes.get()),
+        "sync_full" => copies(|stats| &stats.full_copies),
+        "sync_partial_ok" => copies(|stats| &stats.continued),
+        "sync_partial_err" => copies(|stats| &stats.refused),
         "rejected_connections" => sum(node, |counters| counters.rejected.get()),
         "expired_keys" => tally.expired,
         "evicted_keys" => tally.evicted,

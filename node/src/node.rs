@@ -225,7 +225,7 @@ pub struct Common {
     next_link: AtomicU64,
     loading: AtomicBool,
     memory_peak_bytes: AtomicU64,
-    ops_per_second: AtomicU64,
+    rates: Mutex<Rates>,
 }
 
 /// A node as far as one shard group is concerned: everything its parts share.
@@ -397,9 +397,9 @@ impl Node {
         self.loading.store(loading, Ordering::Relaxed);
     }
 
-    /// Commands per second, over the last tick.
-    pub fn ops_per_second(&self) -> u64 {
-        self.ops_per_second.load(Ordering::Relaxed)
+    /// What it does for clients per second, over the last tick.
+    pub fn rates(&self) -> Rates {
+        *self.rates.lock()
     }
 
     /// Proposes a change and waits until it is in force. The error is a reply.
@@ -724,7 +724,7 @@ async fn serve_with(
         loading: AtomicBool::new(true),
         memory_peak_bytes: AtomicU64::new(0),
         repacking: Repacking::default(),
-        ops_per_second: AtomicU64::new(0),
+        rates: Mutex::default(),
         config,
     });
     let (terms, myself) = (Terms::of(&common.config), (me, ready.incarnation));
@@ -946,15 +946,43 @@ fn start_upkeep(node: &Arc<Node>) -> Result<(), StartError> {
     crate::world::beside("keyward-upkeep", upkeep).map(drop).map_err(StartError::System)
 }
 
+/// What a node does for clients.
+#[derive(Clone, Copy, Default)]
+pub struct Rates {
+    /// Commands it carried out.
+    pub commands: u64,
+    /// Bytes they sent.
+    pub input_bytes: u64,
+    /// Bytes it answered.
+    pub output_bytes: u64,
+}
+
+impl Rates {
+    /// Per second, a tick after `before`. Counters begin anew when statistics are reset.
+    fn since(self, before: Rates) -> Rates {
+        let per_second = |now: u64, before: u64| now.saturating_sub(before) / TICK.as_secs();
+        Rates {
+            commands: per_second(self.commands, before.commands),
+            input_bytes: per_second(self.input_bytes, before.input_bytes),
+            output_bytes: per_second(self.output_bytes, before.output_bytes),
+        }
+    }
+}
+
 async fn tick(node: Arc<Node>) {
-    let mut commands_before = 0;
+    let mut before = Rates::default();
     loop {
         tokio::time::sleep(TICK).await;
         node.memory_peak_bytes.fetch_max(node.memory_bytes(), Ordering::Relaxed);
         crate::repack::look(&node);
-        let commands: u64 = node.counters.iter().map(|counters| counters.commands.get()).sum();
-        node.ops_per_second.store(commands.saturating_sub(commands_before) / TICK.as_secs(), Ordering::Relaxed);
-        commands_before = commands;
+        let sum = |of: fn(&ThreadCounters) -> u64| -> u64 { node.counters.iter().map(|counters| of(counters)).sum() };
+        let now = Rates {
+            commands: sum(|counters| counters.commands.get()),
+            input_bytes: sum(|counters| counters.input_bytes.get()),
+            output_bytes: sum(|counters| counters.output_bytes.get()),
+        };
+        *node.rates.lock() = now.since(before);
+        before = now;
         for inbox in &node.inboxes {
             // A full inbox means a busy thread; the next tick will do.
             let _ = inbox.try_send(Job::Tidy);

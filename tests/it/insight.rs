@@ -370,3 +370,29 @@ fn usage_survives_a_restart_and_goes_on() {
     work(&cluster);
     wait_until("the second hundred come on top", || (used(&cluster) >= before + 100).then_some(()));
 }
+
+/// Dashboards made for Redis read these; scripts and clients hear of one version.
+#[test]
+fn info_has_what_dashboards_of_redis_read_and_names_one_version() {
+    let cluster = Cluster::start(3);
+    let mut client = cluster.node(cluster.primary()).client();
+    let value = "x".repeat(100_000);
+    let field = |info: &str, name: &str| -> String {
+        let line = info.split("\r\n").find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.unwrap_or_else(|| panic!("{name} is missing")).to_owned()
+    };
+    let info = wait_until("what comes in is counted", || {
+        client.ok(&["SET", "k", &value]);
+        client.text(&["GET", "k"]);
+        let info = client.text(&["INFO", "everything"]);
+        let counts = |name| field(&info, name).parse::<f64>().expect("a number") > 0.0;
+        (counts("instantaneous_input_kbps") && counts("instantaneous_output_kbps")).then_some(info)
+    });
+    for name in
+        ["sync_full", "sync_partial_ok", "sync_partial_err", "mem_fragmentation_bytes", "mem_replication_backlog"]
+    {
+        assert!(field(&info, name).parse::<i64>().is_ok(), "{name}");
+    }
+    assert_eq!(field(&info, "aof_last_write_status"), "ok");
+    assert_eq!(client.text(&["EVAL", "return redis.REDIS_VERSION", "0"]), field(&info, "redis_version"));
+}

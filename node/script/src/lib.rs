@@ -37,4 +37,5 @@ pub use cache::{Script, Sha};
 pub use host::{CallOptions, Host, Interrupt, LogLevel, Replication, Resp};
 pub use library::{Function, Library, RestorePolicy};
 pub use machine::{Invocation, Limits, Machine, MachineStats, Outcome};
+pub use redis::REDIS_VERSION;
 pub use shebang::ScriptFlags;

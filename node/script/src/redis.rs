@@ -12,9 +12,9 @@ use crate::raise::{raise_reply, stopped};
 use crate::reply::{self, Answer};
 use crate::shebang::{ScriptFlags, is_name, wrong_name};
 
-/// The version the server tells its clients; libraries of scripts look at it.
-const VERSION: &str = "7.2.4";
-const VERSION_NUMBER: u32 = 0x0007_0204;
+/// The version of Redis that the server says it is: clients and libraries of scripts look at it.
+pub const REDIS_VERSION: &str = "7.4.2";
+const VERSION_NUMBER: u32 = 0x0007_0402;
 
 /// The arguments of one call are too long together.
 const TOO_LONG: &str = "ERR the arguments are longer than client-query-buffer-limit or the memory of a script allows";
@@ -42,7 +42,7 @@ fn names_and_log(lua: &Lua, api: &'static str) -> Result<Table> {
     for (name, value) in LOG_LEVELS {
         library.raw_set(name, value)?;
     }
-    library.raw_set("REDIS_VERSION", VERSION)?;
+    library.raw_set("REDIS_VERSION", REDIS_VERSION)?;
     library.raw_set("REDIS_VERSION_NUM", VERSION_NUMBER)?;
     library.raw_set("SERVER_NAME", "redis")?;
     library.raw_set("log", lua.create_function(move |_, values| log(api, values))?)?;

@@ -9,7 +9,8 @@ use crate::{Machine, Resp};
 const GOLDEN: &str = include_str!("../golden/valkey-9.1.txt");
 
 /// Scripts whose answer differs on purpose.
-const DIFFERENT: [(&str, &str); 8] = [
+const DIFFERENT: [(&str, &str); 9] = [
+    ("return {redis.REDIS_VERSION,redis.REDIS_VERSION_NUM}", "the version that INFO names"),
     ("return {math.random(1000000),math.random(1000000),math.random(1000000)}", "a number by chance"),
     ("return tostring(math.random())", "a number by chance"),
     ("return {pcall(string.rep)}", "the function knows its name"),
