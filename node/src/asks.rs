@@ -1,7 +1,7 @@
 //! Carries out what commands ask of the outside world: the one place that does, and may wait.
 //!
-//! The handler decided and did nothing; here it is done, and the answer appended. Every arm of the `match` is one ask.
-//! No plaintext password leaves this file: it is compared and dropped.
+//! The handler decided and did nothing; here it is done, and the answer appended. It is long because every ask has its arm of the
+//! `match`, and what that does. No plaintext password leaves this file: it is compared and dropped.
 
 use crate::connection::{Connection, renew};
 use crate::control::ControlError;

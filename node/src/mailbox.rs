@@ -188,6 +188,11 @@ impl Mailbox {
 impl Holder for Mailbox {
     fn dismiss(&self) {
         self.kill();
+        // It will not be sent: what lies here need not wait for its thread to find the time. The account is settled when it ends;
+        // whoever dismisses holds what an account is told with.
+        if let Some(mut mail) = self.mail.try_lock() {
+            *mail = Vec::new();
+        }
     }
 }
 
