@@ -154,6 +154,7 @@ pub(super) fn set_aside(
 }
 
 /// Tells a request from others that are under way.
+#[inline]
 pub(crate) fn place_of(argv: &[&[u8]]) -> usize {
     argv.as_ptr() as usize
 }
@@ -184,6 +185,7 @@ pub(super) fn elsewhere(session: &mut Session, row: &'static Row, request: &Prep
 }
 
 /// Whether others can go on while somebody is alone with all this client can touch.
+#[inline]
 pub(crate) fn has_part(session: &Session) -> bool {
     matches!(Extent::of(session), Extent::Part(_))
 }
