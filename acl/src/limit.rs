@@ -22,6 +22,8 @@ pub enum LimitName {
     OutputBytes,
     /// Milliseconds one script may run.
     ScriptMilliseconds,
+    /// Milliseconds one command may go on that goes over its keys many times.
+    CommandMilliseconds,
     /// Bytes of one argument of a write.
     ValueBytes,
     /// Bytes that all its clients hold besides keys, on each node.
@@ -30,7 +32,7 @@ pub enum LimitName {
 
 impl LimitName {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [LimitName; 10] = [
+    pub const ALL: [LimitName; 11] = [
         LimitName::Operations,
         LimitName::Bytes,
         LimitName::CpuMilliseconds,
@@ -39,6 +41,7 @@ impl LimitName {
         LimitName::Subscriptions,
         LimitName::OutputBytes,
         LimitName::ScriptMilliseconds,
+        LimitName::CommandMilliseconds,
         LimitName::ValueBytes,
         LimitName::ClientBytes,
     ];
@@ -54,6 +57,7 @@ impl LimitName {
             LimitName::Subscriptions => "subscriptions",
             LimitName::OutputBytes => "output-bytes",
             LimitName::ScriptMilliseconds => "script-ms",
+            LimitName::CommandMilliseconds => "command-ms",
             LimitName::ValueBytes => "value-bytes",
             LimitName::ClientBytes => "client-bytes",
         }

@@ -25,6 +25,7 @@ use crate::worker::{Scratch, Worker, now_us};
 use keyward_engine::asks::CommandLogKind;
 use keyward_engine::session::{ReplyMode, Session};
 use keyward_engine::tenancy::OwnerHint;
+use keyward_engine::types::Patience;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -240,6 +241,8 @@ pub(crate) struct Batch<'w, 'a> {
     scripted: bool,
     /// Whose cache the keys go to that a script reads on the script thread.
     pub(crate) tracker: Option<Arc<Tracker>>,
+    /// Who is asked whether what takes long may go on.
+    pub(crate) patience: Option<Rc<Patience>>,
     /// The time, in microseconds, while it stands still: what runs as one step sees one moment.
     frozen_us: Option<i64>,
 }
@@ -281,6 +284,7 @@ impl<'w, 'a> Batch<'w, 'a> {
             share: false,
             scripted: false,
             tracker: None,
+            patience: None,
             frozen_us: None,
         }
     }
@@ -376,10 +380,10 @@ impl<'w, 'a> Batch<'w, 'a> {
     pub(crate) fn for_transaction<'t>(&self) -> Batch<'w, 't> {
         let now = self.frozen_us.map_or(self.now, |us| us / 1000);
         let inner = Batch::new(self.worker, self.connection, now, self.conditions, Rc::clone(&self.hot));
-        let (frozen_us, tracker) = (self.frozen_us, self.tracker.clone());
+        let (frozen_us, tracker, patience) = (self.frozen_us, self.tracker.clone(), self.patience.clone());
         let tab = Tab::within(&self.tab);
         let gathering = self.gathering.clone();
-        Batch { executing: true, meter: Meter::new(true), tab, gathering, frozen_us, tracker, ..inner }
+        Batch { executing: true, meter: Meter::new(true), tab, gathering, frozen_us, tracker, patience, ..inner }
     }
 
     /// For requests that each group is given, and does its share of.

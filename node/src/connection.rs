@@ -442,10 +442,13 @@ async fn converse(worker: &Rc<Worker>, booth: &Booth, lane: Box<Lane>) -> io::Re
                 Next::Lift(..) => return Ok(()),
                 Next::Walk(argv) => {
                     connection.count_names(&connection.session.borrow());
+                    let of = worker.of(lane.view.of);
+                    let walk = walks::carry_out(of, connection, argv, &mut lane.output);
                     let again = tokio::select! {
                         biased;
                         () = connection.killed() => return Ok(()),
-                        again = walks::carry_out(worker.of(lane.view.of), connection, argv, &mut lane.output) => again,
+                        again = walk => again,
+                        left = hears_it_leave(worker, stream, connection, &mut lane.input) => return left,
                     };
                     if let Some(argv) = again {
                         lane.go_back_to(worker, &argv.list());
@@ -518,6 +521,26 @@ async fn turn_of(worker: &Worker, connection: &Connection) -> Option<turns::Turn
         () = connection.killed() => None,
         turn = worker.turns.next(sharer) => turn,
     }
+}
+
+/// Reads ahead, as far as buffers are kept, until a client leaves that waits for slow work; which then ends.
+async fn hears_it_leave(
+    worker: &Worker,
+    stream: &Socket,
+    connection: &Connection,
+    input: &mut Vec<u8>,
+) -> io::Result<()> {
+    while input.len() < KEPT_BUFFER_BYTES {
+        stream.readable().await;
+        match stream.try_read_behind(input, KEPT_BUFFER_BYTES) {
+            Ok(0) => return Ok(()),
+            Ok(count) => connection.received(worker, count),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        connection.holds_input(input);
+    }
+    std::future::pending().await
 }
 
 /// Waits until the request was served, its time is over, or the client is gone (false). What the client sends meanwhile

@@ -134,6 +134,7 @@ mod tests {
             no_touch: false,
             usage: Usage::default(),
             keeps_expired: false,
+            patience: None,
         };
         let mut keys = Keys::one(0, &mut shard, context, &mut effects).within(&Reach::Everything);
         (0..1000).for_each(|number| keys.put_string(format!("key:{number}").as_bytes(), b"value", Expiry::Never));

@@ -18,6 +18,7 @@
 use crate::batch::{Batch, Prepared, place_of};
 use crate::connection::Lane;
 use crate::gate::Memory;
+use crate::patience;
 use crate::scripts;
 use crate::shards::{Keeping, Shards};
 use crate::walks::{self, Lent};
@@ -193,6 +194,7 @@ pub fn run(
     let mut batch = Batch::new(worker, None, worker.now_ms(), worker.conditions(&view, &hot), hot);
     batch.conditions.memory = memory;
     batch.tracker = lent.tracker;
+    batch.patience = patience::of_request_apart(&session, worker.lane, lent.left);
     if lent.noted {
         batch.noted = place_of(argv);
     }

@@ -70,6 +70,7 @@ pub mod observers;
 pub mod owed;
 pub mod own_info;
 pub mod pace;
+pub mod patience;
 pub mod pause;
 pub mod pubsub;
 pub mod random;

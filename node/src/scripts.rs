@@ -25,6 +25,7 @@ use crate::large;
 use crate::memory::{full_owner, note_owners};
 use crate::node::Node;
 use crate::pace;
+use crate::patience;
 use crate::pause::Paused;
 use crate::routes::Routes;
 use crate::tracking::Tracker;
@@ -42,6 +43,7 @@ use keyward_engine::scope::{Owner, Reach};
 use keyward_engine::session::{Payer, Session};
 use keyward_engine::table::{Resolved, Row};
 use keyward_engine::tenancy::SCRIPT_MS;
+use keyward_engine::types::{Ended, Patience};
 use keyward_proto::resp::Decoder;
 use keyward_script::{
     CallOptions, Host, Interrupt, Invocation, LogLevel, Machine, MachineStats, Outcome, Replication, Resp, ScriptFlags,
@@ -50,6 +52,7 @@ use keyward_script::{
 use machines::Machines;
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -1056,7 +1059,7 @@ struct ScriptHost<'h, 'w, 'a> {
     began: Instant,
     /// The limit of its user or tenant.
     ends_after: Option<Duration>,
-    running: &'h Running,
+    running: &'h Arc<Running>,
     wrote: bool,
     place: Place<'h>,
     moves: bool,
@@ -1189,11 +1192,25 @@ impl ScriptHost<'_, '_, '_> {
         let outer = std::mem::replace(&mut self.scratch.reply, Reply::new(protocol));
         self.scratch.reply.bytes_max = outer.bytes_max;
         let mut inner = self.batch.for_script(self.may_exceed || self.wrote);
+        if is_long && inner.patience.is_none() {
+            inner.patience = self.patience();
+        }
         inner.answer(&mut self.session, self.lane, &Prepared::of(worker, argv), self.scratch);
         drop(kept);
         let answered = std::mem::replace(&mut self.scratch.reply, outer);
         reply.extend_from_slice(&answered.bytes);
         Ok(())
+    }
+
+    /// What a long command asks that this script runs now: it ends with the script.
+    fn patience(&self) -> Option<Rc<Patience>> {
+        let (running, began, ends_after) = (Arc::clone(self.running), self.began, self.ends_after);
+        let ended = move || {
+            let is_over =
+                running.killed.load(Ordering::Relaxed) || ends_after.is_some_and(|most| began.elapsed() > most);
+            if is_over { Err(Ended("ERR the script of this command was ended".into())) } else { Ok(()) }
+        };
+        patience::within_script(&self.session, self.batch.worker.lane, ended)
     }
 
     #[cold]

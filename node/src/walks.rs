@@ -15,6 +15,7 @@ use crate::large;
 use crate::node::Node;
 use crate::observers::Watch;
 use crate::pace;
+use crate::patience::Left;
 use crate::shards::Call;
 use crate::tracking::Tracker;
 use crate::worker::Worker;
@@ -175,6 +176,8 @@ pub struct Lent {
     pub kept: Option<Kept>,
     /// Those who watch what is run were told of it before.
     pub noted: bool,
+    /// Whether it waits no more.
+    pub left: Left,
     /// It was led here by what another node knew at this version of whose keys are whose.
     pub led_at: Option<u64>,
 }
@@ -201,7 +204,9 @@ pub async fn answer(worker: &Worker, session: Session, argv: Words, lent: Lent) 
     let owner = session.lasting_reach().owner();
     let watch = lent.transaction.as_ref().and_then(|(_, watch)| watch.clone());
     let watching = Watching { node: Arc::clone(&worker.node), watch };
-    let lent = Lent { noted: argv.is_noted(), ..lent };
+    let left = Left::default();
+    let _waits = left.watch();
+    let lent = Lent { noted: argv.is_noted(), left, ..lent };
     let errand = Errand { session, argv, lent, watching, done };
     let put = worker.node.scripts.bench().put(owner, errand.into_work());
     match answer.await {

@@ -20,6 +20,7 @@ mod import;
 mod insight;
 mod kill;
 mod limits;
+mod long_commands;
 mod membership;
 mod memory;
 mod moves;

@@ -3,6 +3,7 @@
 //! Clients match on these texts, so one golden test pins them. Permission, login and routing refusals are made at
 //! the gate and do not live here.
 
+use crate::types::Ended;
 use std::borrow::Cow;
 use std::fmt;
 
@@ -61,6 +62,12 @@ impl CommandError {
             b"ERR Prefix '",
             &[(prefix, between.as_bytes()), (other, b"'. Prefixes for a single client must not overlap.")],
         )
+    }
+}
+
+impl From<Ended> for CommandError {
+    fn from(ended: Ended) -> CommandError {
+        CommandError::Text(ended.0)
     }
 }
 

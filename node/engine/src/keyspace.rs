@@ -23,7 +23,7 @@ use crate::eviction::Usage;
 use crate::scope::Reach;
 use crate::snapshot::Walk;
 use crate::tenancy::{Gauge, Gauges, Owners, Policies};
-use crate::types::{Limits, Value};
+use crate::types::{Limits, Patience, Steps, Value};
 use keyward_acl::KeyUse;
 use std::cell::Cell;
 use std::sync::Arc;
@@ -271,6 +271,8 @@ pub struct CallContext<'a> {
     /// Keys past their expiry look missing and stay: on a copy only the primary removes them, and while clients are paused
     /// nobody does. For calls that only read.
     pub keeps_expired: bool,
+    /// Who is asked whether long work may go on; `None`: it may take as long as it likes.
+    pub patience: Option<&'a Patience>,
 }
 
 /// The locked, filtered view of the data a command is given.
@@ -443,6 +445,11 @@ impl<'a> Keys<'a> {
     /// When values change their encoding.
     pub fn limits(&self) -> &'a Limits {
         self.context.limits
+    }
+
+    /// The steps of work that may take longer than its keys are long.
+    pub fn steps(&self) -> Steps<'a> {
+        Steps::new(self.context.patience)
     }
 
     /// The longest string value, in bytes.

@@ -89,6 +89,8 @@ pub struct Limits {
     pub output: u64,
     /// Milliseconds one script may run.
     pub script_ms: u64,
+    /// Milliseconds one command may go on that goes over its keys many times.
+    pub command_ms: u64,
     /// Bytes of one argument.
     pub value: u64,
     /// Bytes that all clients hold besides keys, on each node; `None`: as the node says.
@@ -104,6 +106,9 @@ pub struct Limits {
 /// How long a script of a tenant, or of another confined user, may run if nothing is said, in milliseconds: as long as Redis
 /// lets one run before others are told that it is busy. Threads for slow work are few, and a neighbor's work waits for them, too.
 pub const SCRIPT_MS: u64 = 5000;
+
+/// The same of a command that goes over its keys many times.
+pub const COMMAND_MS: u64 = SCRIPT_MS;
 
 /// Subscriptions of a tenant on each node if nothing is said: more than applications of thousands of channels have, and few
 /// enough that what is said on the server's own channels, which everybody's patterns may begin like, finds its listeners soon.
@@ -201,6 +206,12 @@ pub const SETTINGS: &[Setting] = &[
         meaning: "How long one script may run; 0: as long as it likes.",
     },
     Setting {
+        name: "command-ms",
+        kind: Kind::Count,
+        unless_said: "5000",
+        meaning: "How long one union, SORT, LCS or such may go on; 0: as long as it likes.",
+    },
+    Setting {
         name: "value-bytes",
         kind: Kind::Bytes,
         unless_said: "what proto-max-bulk-len says",
@@ -282,6 +293,7 @@ impl Limits {
         let said = |name: &str, value: u64| if texts.iter().any(|(known, _)| *known == name) { value } else { 0 };
         Limits {
             script_ms: said("script-ms", limits.script_ms),
+            command_ms: said("command-ms", limits.command_ms),
             subscriptions: said("subscriptions", limits.subscriptions),
             ..limits
         }
@@ -304,6 +316,7 @@ impl Limits {
             subscriptions: text("subscriptions").map_or(SUBSCRIPTIONS, |value| value.parse().unwrap_or(SUBSCRIPTIONS)),
             output: size("output-bytes"),
             script_ms: text("script-ms").map_or(SCRIPT_MS, |value| value.parse().unwrap_or(SCRIPT_MS)),
+            command_ms: text("command-ms").map_or(COMMAND_MS, |value| value.parse().unwrap_or(COMMAND_MS)),
             value: size("value-bytes"),
             clients_hold: text("client-bytes").and_then(bytes),
             keeps_data: text("flush") == Some("deny"),

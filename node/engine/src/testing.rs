@@ -14,7 +14,7 @@ use crate::reply::{Protocol, Reply};
 use crate::scope::Reach;
 use crate::table::table;
 use crate::tenancy::{Gauges, Owners};
-use crate::types::{Kind, Limits, Stream, StreamId, Value};
+use crate::types::{Kind, Limits, Patience, Stream, StreamId, Value};
 use std::sync::Arc;
 
 // Errors as `Engine::words` shows them.
@@ -39,6 +39,8 @@ pub(crate) struct Engine {
     pub(crate) reach: Reach,
     /// How the use of keys is remembered.
     pub(crate) usage: Usage,
+    /// Who is asked whether long work may go on.
+    pub(crate) patience: Option<Patience>,
     /// The effects so far, each with its database; a key that was removed as expired reads as a DEL.
     pub(crate) journal: Vec<(u32, Vec<Vec<u8>>)>,
     /// How many changes the last request counted.
@@ -75,6 +77,7 @@ impl Engine {
             database: 0,
             reach: Reach::Everything,
             usage: Usage::default(),
+            patience: None,
             journal: Vec::new(),
             changes: 0,
             waits: None,
@@ -283,8 +286,8 @@ impl Engine {
         let mut wanted: Vec<u32> = named.iter().map(|key| self.layout.place(key).shard).collect();
         wanted.sort_unstable();
         wanted.dedup();
-        let Engine { shards, effects, limits, layout, random, now, database, usage, reach, .. } = self;
-        let context = context(*layout, limits, *now, *database, *random, *usage);
+        let Engine { shards, effects, limits, layout, random, now, database, usage, reach, patience, .. } = self;
+        let context = context(*layout, limits, *now, *database, (*random, patience.as_ref()), *usage);
         let mut locked: Vec<(u32, &mut Shard)> =
             (0..).zip(shards.iter_mut()).filter(|(index, _)| wanted.contains(index)).collect();
         if locked.len() == 1 {
@@ -295,14 +298,14 @@ impl Engine {
     }
 }
 
-fn context(
+fn context<'a>(
     layout: Layout,
-    limits: &Limits,
+    limits: &'a Limits,
     now: UnixMillis,
     database: u32,
-    random: u64,
+    (random, patience): (u64, Option<&'a Patience>),
     usage: Usage,
-) -> CallContext<'_> {
+) -> CallContext<'a> {
     CallContext {
         layout,
         space: SpaceId { tenant: TenantId::SHARED, database },
@@ -315,6 +318,7 @@ fn context(
         no_touch: false,
         usage,
         keeps_expired: false,
+        patience,
     }
 }
 
@@ -332,8 +336,8 @@ impl EveryKey for Engine {
     }
 
     fn with_shard(&mut self, index: u32, with: &mut dyn FnMut(&mut Keys<'_>)) {
-        let Engine { shards, effects, limits, layout, random, now, database, usage, reach, .. } = self;
-        let context = context(*layout, limits, *now, *database, *random, *usage);
+        let Engine { shards, effects, limits, layout, random, now, database, usage, reach, patience, .. } = self;
+        let context = context(*layout, limits, *now, *database, (*random, patience.as_ref()), *usage);
         with(&mut Keys::one(index, &mut shards[index as usize], context, effects).within(reach));
     }
 
@@ -342,8 +346,8 @@ impl EveryKey for Engine {
     }
 
     fn with_all(&mut self, with: &mut dyn FnMut(&mut Keys<'_>)) {
-        let Engine { shards, effects, limits, layout, random, now, database, usage, reach, .. } = self;
-        let context = context(*layout, limits, *now, *database, *random, *usage);
+        let Engine { shards, effects, limits, layout, random, now, database, usage, reach, patience, .. } = self;
+        let context = context(*layout, limits, *now, *database, (*random, patience.as_ref()), *usage);
         with(&mut Keys::many((0..).zip(shards.iter_mut()).collect(), context, effects).within(reach));
     }
 }

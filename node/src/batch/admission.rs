@@ -19,6 +19,7 @@ use crate::memory::{Claim, note_owners, writes_only_its_own};
 use crate::meter::Asked;
 use crate::observers::Waiter;
 use crate::pace::{self, Pace};
+use crate::patience;
 use crate::pause::Paused;
 use crate::shards::{Call, EveryKeyHandler, KeysHandler, Reader, Wanted};
 use crate::tracking::Tracker;
@@ -37,6 +38,7 @@ use keyward_engine::keyspace::{CallContext, SpaceId, TenantId};
 use keyward_engine::reply::Reply;
 use keyward_engine::scope::Reach;
 use keyward_engine::session::{ReplyMode, Session};
+use keyward_engine::span::Span;
 use keyward_engine::table::{Resolved, Row};
 use keyward_engine::tenancy::Tenancy;
 use keyward_proto::resp::encode_command;
@@ -111,6 +113,7 @@ pub(crate) fn call_context<'h>(worker: &Worker, hot: &'h Hot, session: &Session,
         no_touch: session.no_touch,
         usage: hot.eviction.usage,
         keeps_expired: false,
+        patience: None,
     }
 }
 
@@ -183,6 +186,15 @@ impl<'w, 'a> Batch<'w, 'a> {
         flow
     }
 
+    /// Bounds what may take long, once for all of a transaction. For confined users what runs here is short.
+    fn bound(&mut self, session: &Session) {
+        if self.apart || self.executing && self.patience.is_some() {
+            return;
+        }
+        let is_confined = large::concerns(session);
+        self.patience = if is_confined { None } else { patience::of_request(session, self.worker.lane) };
+    }
+
     #[inline(always)]
     fn run_admitted(&mut self, session: &mut Session, entrant: &Entrant<'_, 'a>, scratch: &mut Scratch) -> Flow {
         if let Some(flow) = self.put_off(session, entrant, scratch) {
@@ -192,6 +204,9 @@ impl<'w, 'a> Batch<'w, 'a> {
         let (row, argv) = (admitted.row(), admitted.argv());
         self.note(session, entrant.request, admitted);
         self.meter.before(self.worker, &self.hot, session, row);
+        if row.span != Span::Few {
+            self.bound(session);
+        }
         let mark = scratch.reply.mark();
         let result = match row.run {
             Run::OnKeys(handler) => match self.run_on_keys(handler, session, entrant, scratch) {
@@ -383,7 +398,8 @@ impl<'w, 'a> Batch<'w, 'a> {
         } else {
             u64::MAX
         };
-        CallContext { keeps_expired, room_bytes, ..call_context(self.worker, &self.hot, session, self.now) }
+        let patience = self.patience.as_deref();
+        CallContext { keeps_expired, room_bytes, patience, ..call_context(self.worker, &self.hot, session, self.now) }
     }
 
     /// Runs what names its keys. `Err`: it is begun anew elsewhere.

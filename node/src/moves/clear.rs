@@ -45,6 +45,7 @@ pub(super) fn run(
         no_touch: false,
         usage: hot.eviction.usage,
         keeps_expired: false,
+        patience: None,
     };
     let call = Call {
         argv,

@@ -253,6 +253,7 @@ impl<'a> Copier<'a> {
             no_touch: true,
             usage: Usage::default(),
             keeps_expired: true,
+            patience: None,
         };
         let place = shards.layout().place(key);
         shards.look(&[place.shard], context, |keys| keys.peek(key).map(dumped))

@@ -394,6 +394,7 @@ impl Applier {
             no_touch: false,
             usage: Usage::default(),
             keeps_expired: false,
+            patience: None,
         };
         let call = Call {
             argv,

@@ -195,6 +195,7 @@ impl Target<'_> {
             no_touch: false,
             usage: Usage::default(),
             keeps_expired: false,
+            patience: None,
         };
         self.shards.with(place.shard, |shard| {
             let taken = Taken { value: record.value, expires_at: record.expires_at };

@@ -50,6 +50,7 @@ fn in_shard_of<R>(
         no_touch: false,
         usage: Usage::default(),
         keeps_expired: false,
+        patience: None,
     };
     call(&mut Keys::one(index, shard, context, &mut Effects::new()).within(&Reach::Everything))
 }

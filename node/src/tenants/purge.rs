@@ -66,6 +66,7 @@ fn flush(of: &Node, id: TenantId) -> Result<(), String> {
         no_touch: false,
         usage: hot.eviction.usage,
         keeps_expired: false,
+        patience: None,
     };
     let call = Call {
         argv: &words,

@@ -345,9 +345,12 @@ fn combined(keys: &Keys<'_>, sources: &[&[u8]], combine: impl Fn(u8, u8) -> u8) 
     for key in sources {
         values.push(keys.peek_string(key)?);
     }
+    let steps = keys.steps();
     let mut values = values.iter().map(|value| value.as_deref().unwrap_or_default());
     let mut result = values.next().unwrap_or_default().to_vec();
     for value in values {
+        // In one go: pieces would hide from the compiler that many bytes can be combined at once.
+        steps.take_bytes(value.len().max(result.len()))?;
         result.resize(result.len().max(value.len()), 0);
         let (head, tail) = result.split_at_mut(value.len());
         head.iter_mut().zip(value).for_each(|(byte, other)| *byte = combine(*byte, *other));

@@ -518,7 +518,7 @@ fn hincrby(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer
         };
         let sum = value.checked_add(amount).ok_or(CommandError::Overflow)?;
         hash.set_value(field, &number::format_i64(sum), limits);
-        Ok(sum)
+        Ok::<_, CommandError>(sum)
     })??;
     keys.effects.changed(1);
     keys.event(EventClass::HASH, "hincrby", key);
@@ -540,7 +540,7 @@ fn hincrbyfloat(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> A
         let sum = sum.ok_or_else(|| CommandError::err("increment would produce NaN or Infinity"))?;
         let sum = number::format_incr_float(&sum);
         hash.set_value(field, sum.as_bytes(), limits);
-        Ok((sum, hash.expiry(field).is_some()))
+        Ok::<_, CommandError>((sum, hash.expiry(field).is_some()))
     })??;
     keys.effects.changed(1);
     keys.event(EventClass::HASH, "hincrbyfloat", key);

@@ -142,11 +142,16 @@ fn pfcount(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer
     Ok(())
 }
 
+/// What merging one takes, in steps: it has 16384 registers.
+const STEPS_PER_COUNTER: usize = 256;
+
 /// The greatest of each register over all of these, and whether one of them was dense.
 fn merged(keys: &mut Keys<'_>, names: &[&[u8]]) -> Result<(Registers, bool), CommandError> {
     let mut registers = Registers::new();
     let mut dense = false;
+    let steps = keys.steps();
     for key in names {
+        steps.take(STEPS_PER_COUNTER)?;
         let Some(value) = keys.string(key)? else { continue };
         let view = View::of(&value).map_err(refused)?;
         view.merge_into(&mut registers).map_err(refused)?;

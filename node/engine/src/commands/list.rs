@@ -696,7 +696,7 @@ fn lset(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
         let (index, element) = (args.integer()?, args.take()?);
         let index = from_front(index, list.len()).ok_or(CommandError::IndexOutOfRange)?;
         list.set(index, element, limits);
-        Ok(())
+        Ok::<_, CommandError>(())
     })?;
     set.ok_or(CommandError::NoSuchKey)??;
     keys.effects.changed(1);

@@ -14,7 +14,7 @@ use crate::events::EventClass;
 use crate::keyspace::{Keys, Missing};
 use crate::reply::Reply;
 use crate::scope::Scope;
-use crate::types::{Limits, Set, Value, set};
+use crate::types::{Ended, Limits, Set, Steps, Value, set};
 
 pub(super) const COMMANDS: &[Command] = &[
     Command {
@@ -440,10 +440,10 @@ fn first_and_present(sets: Vec<Option<&Set>>) -> Vec<&Set> {
 fn sinter(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
     let sets = all_or_none(sets(keys, args.rest())?);
     let mut page = Page::new(reply);
-    set::visit_intersection(&sets, |member| {
+    set::visit_intersection(&sets, &keys.steps(), |member| {
         page.show(member);
         true
-    });
+    })?;
     page.answer_set(reply);
     Ok(())
 }
@@ -462,45 +462,52 @@ fn sintercard(keys: &mut Keys<'_>, args: Args<'_>, reply: &mut Reply) -> Answer 
         limit = args.count(CommandError::err("LIMIT can't be negative"))? as usize;
     }
     let sets = all_or_none(sets(keys, &argv[names])?);
-    reply.count(set::intersection_len(&sets, limit));
+    reply.count(set::intersection_len(&sets, limit, &keys.steps())?);
     Ok(())
 }
 
 fn sunion(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
     let sets = present(sets(keys, args.rest())?);
-    answer_all(Some(&set::union(&sets, keys.limits())), reply);
+    answer_all(Some(&set::union(&sets, keys.limits(), &keys.steps())?), reply);
     Ok(())
 }
 
 fn sdiff(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer {
     let sets = first_and_present(sets(keys, args.rest())?);
-    answer_all(Some(&set::difference(&sets, keys.limits())), reply);
+    answer_all(Some(&set::difference(&sets, keys.limits(), &keys.steps())?), reply);
     Ok(())
 }
 
 fn sinterstore(keys: &mut Keys<'_>, args: Args<'_>, reply: &mut Reply) -> Answer {
-    store_combined(keys, args, "sinterstore", reply, |sets, limits| set::intersection(&all_or_none(sets), limits))
+    store_combined(keys, args, "sinterstore", reply, |sets, limits, steps| {
+        set::intersection(&all_or_none(sets), limits, steps)
+    })
 }
 
 fn sunionstore(keys: &mut Keys<'_>, args: Args<'_>, reply: &mut Reply) -> Answer {
-    store_combined(keys, args, "sunionstore", reply, |sets, limits| set::union(&present(sets), limits))
+    store_combined(keys, args, "sunionstore", reply, |sets, limits, steps| set::union(&present(sets), limits, steps))
 }
 
 fn sdiffstore(keys: &mut Keys<'_>, args: Args<'_>, reply: &mut Reply) -> Answer {
-    store_combined(keys, args, "sdiffstore", reply, |sets, limits| set::difference(&first_and_present(sets), limits))
+    store_combined(keys, args, "sdiffstore", reply, |sets, limits, steps| {
+        set::difference(&first_and_present(sets), limits, steps)
+    })
 }
+
+/// How sets become one.
+type Combine = fn(Vec<Option<&Set>>, &Limits, &Steps<'_>) -> Result<Set, Ended>;
 
 fn store_combined(
     keys: &mut Keys<'_>,
     mut args: Args<'_>,
     event: &'static str,
     reply: &mut Reply,
-    combine: fn(Vec<Option<&Set>>, &Limits) -> Set,
+    combine: Combine,
 ) -> Answer {
     let (destination, sources) = (args.take()?, args.rest());
     // What is expired here must be gone wherever the request is repeated.
     sources.iter().for_each(|key| keys.settle(key));
-    let combined = combine(sets(keys, sources)?, keys.limits());
+    let combined = combine(sets(keys, sources)?, keys.limits(), &keys.steps())?;
     store(keys, destination, Value::from(combined), (EventClass::SET, event), reply);
     Ok(())
 }

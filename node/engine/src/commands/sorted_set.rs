@@ -662,7 +662,7 @@ pub(super) fn zadd(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -
             added += usize::from(matches!(last, Added::New(_)));
             changed += usize::from(matches!(last, Added::Changed(_)));
         }
-        Ok(())
+        Ok::<_, CommandError>(())
     })?;
     result.unwrap_or(Ok(()))?;
     if added + changed > 0 {

@@ -383,7 +383,7 @@ fn xadd(keys: &mut Keys<'_>, args: Args<'_>, reply: &mut Reply) -> Answer {
         let id = options.id.choose(stream.last_id(), now)?;
         stream.append(id, pairs, limits);
         let trimmed = options.trim.as_ref().map_or(0, |trim| trim.carry_out(stream));
-        Ok((id, trimmed, stream.len()))
+        Ok::<_, CommandError>((id, trimmed, stream.len()))
     })?;
     let Some(added) = added else {
         reply.null();
@@ -541,7 +541,7 @@ fn xsetid(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer 
         check_last_id(stream, last_id, entries_added)?;
         let entries_added = entries_added.unwrap_or(stream.entries_added());
         stream.set_history(last_id, entries_added, max_deleted_id.unwrap_or(stream.max_deleted_id()));
-        Ok(())
+        Ok::<_, CommandError>(())
     })?;
     set.ok_or(CommandError::NoSuchKey)??;
     keys.touched(key);

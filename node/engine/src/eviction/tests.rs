@@ -40,6 +40,7 @@ impl Store {
             no_touch: false,
             usage: self.usage,
             keeps_expired: false,
+            patience: None,
         };
         call(&mut Keys::one(0, &mut self.shard, context, &mut self.effects))
     }

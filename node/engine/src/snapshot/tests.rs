@@ -29,6 +29,7 @@ fn with_keys<R>(shard: &mut Shard, database: u32, random: u64, call: impl FnOnce
         no_touch: false,
         usage: Usage::default(),
         keeps_expired: false,
+        patience: None,
     };
     call(&mut Keys::one(0, shard, context, &mut Effects::new()).within(&Reach::Everything))
 }

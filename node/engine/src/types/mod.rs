@@ -10,6 +10,7 @@ pub mod list;
 pub mod place;
 pub mod set;
 pub mod sorted_set;
+pub mod steps;
 pub mod stream;
 
 mod compact;
@@ -29,6 +30,7 @@ pub use hash::{Hash, HashField, LiveHash};
 pub use list::{End, List, Side};
 pub use set::Set;
 pub use sorted_set::{Gathered, LexBound, NotANumber, ScoreBound, ScoreSet, SortedSet};
+pub use steps::{Ended, Patience, Steps};
 pub use stream::{Keep, Stream, StreamEntry, StreamId};
 pub use text::Text;
 pub use word::{Kind, KindMut, Value};

@@ -8,6 +8,7 @@ use super::compact::CompactBytes;
 use super::integer_set::{self, IntegerSet};
 use super::number::{format_i64, parse_i64};
 use super::packed::{Item, Packed};
+use super::steps::{Ended, Steps};
 use super::table::{Table, below, hash_bytes};
 use super::text::Text;
 use super::word::{Form, FormMut, Run, Slim};
@@ -298,75 +299,103 @@ impl IntegerSet<'_> {
 }
 
 /// Members that are in all of the sets.
-pub fn intersection(sets: &[&Set], limits: &Limits) -> Set {
+pub fn intersection(sets: &[&Set], limits: &Limits, steps: &Steps<'_>) -> Result<Set, Ended> {
     let mut result = Set::new();
-    visit_intersection(sets, |member| {
+    visit_intersection(sets, steps, |member| {
         result.add(member, limits);
         true
-    });
-    result
+    })?;
+    Ok(result)
 }
 
 /// How many members are in all of the sets; counting stops at `max`, unless that is zero.
-pub fn intersection_len(sets: &[&Set], max: usize) -> usize {
+pub fn intersection_len(sets: &[&Set], max: usize, steps: &Steps<'_>) -> Result<usize, Ended> {
     let mut count = 0;
-    visit_intersection(sets, |_| {
+    visit_intersection(sets, steps, |_| {
         count += 1;
         count != max
-    });
-    count
+    })?;
+    Ok(count)
 }
 
 /// Shows members that are in all of the sets, until told to stop by `false`.
-pub fn visit_intersection(sets: &[&Set], mut visit: impl FnMut(&[u8]) -> bool) {
+pub fn visit_intersection(sets: &[&Set], steps: &Steps<'_>, mut visit: impl FnMut(&[u8]) -> bool) -> Result<(), Ended> {
     // The smallest is walked through; the smaller the others, the sooner they say no.
     let mut ascending = sets.to_vec();
     ascending.sort_by_key(|set| set.len());
     let Some((smallest, others)) = ascending.split_first() else {
-        return;
+        return Ok(());
     };
     for member in smallest.iter() {
-        if others.iter().all(|set| set.contains(&member)) && !visit(&member) {
-            return;
+        steps.take_bytes(member.len())?;
+        if is_in_all(others, &member, steps)? && !visit(&member) {
+            break;
         }
     }
+    Ok(())
+}
+
+fn is_in_all(sets: &[&Set], member: &[u8], steps: &Steps<'_>) -> Result<bool, Ended> {
+    for set in sets {
+        steps.take_bytes(member.len())?;
+        if !set.contains(member) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn is_in_any(sets: &[&Set], member: &[u8], steps: &Steps<'_>) -> Result<bool, Ended> {
+    for set in sets {
+        steps.take_bytes(member.len())?;
+        if set.contains(member) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Members that are in any of the sets.
-pub fn union(sets: &[&Set], limits: &Limits) -> Set {
+pub fn union(sets: &[&Set], limits: &Limits, steps: &Steps<'_>) -> Result<Set, Ended> {
     // Starting with a copy of a big one saves adding its members one by one; small ones may yet change their form.
     let biggest = (0..sets.len()).max_by_key(|index| sets[*index].len());
     let copied = biggest.filter(|index| sets[*index].len() > limits.set_intset_entries_max);
     let mut result = copied.map_or_else(Set::new, |index| sets[index].clone());
     for (index, set) in sets.iter().enumerate() {
-        if copied != Some(index) {
-            set.iter().for_each(|member| {
-                result.add(&member, limits);
-            });
+        if copied == Some(index) {
+            continue;
+        }
+        for member in set.iter() {
+            steps.take_bytes(member.len())?;
+            result.add(&member, limits);
         }
     }
-    result
+    Ok(result)
 }
 
 /// Members of the first set that are in none of the others.
-pub fn difference(sets: &[&Set], limits: &Limits) -> Set {
+pub fn difference(sets: &[&Set], limits: &Limits, steps: &Steps<'_>) -> Result<Set, Ended> {
     let Some((first, others)) = sets.split_first() else {
-        return Set::new();
+        return Ok(Set::new());
     };
     let total: usize = others.iter().map(|set| set.len()).sum();
     if total < first.len() / 2 && first.len() > limits.set_intset_entries_max {
         let mut result = Set::clone(first);
-        others.iter().flat_map(|set| set.iter()).for_each(|member| {
+        for member in others.iter().flat_map(|set| set.iter()) {
+            steps.take_bytes(member.len())?;
             result.remove(&member);
-        });
-        return result;
+        }
+        return Ok(result);
     }
     // The bigger a set, the likelier it says no first.
     let mut descending = others.to_vec();
     descending.sort_by_key(|set| std::cmp::Reverse(set.len()));
     let mut result = Set::new();
-    for member in first.iter().filter(|member| !descending.iter().any(|set| set.contains(member))) {
-        result.add(&member, limits);
+    for member in first.iter() {
+        steps.take_bytes(member.len())?;
+        if !is_in_any(&descending, &member, steps)? {
+            result.add(&member, limits);
+        }
     }
-    result
+    Ok(result)
 }

@@ -12,7 +12,7 @@ use crate::error::CommandError;
 use crate::events::EventClass;
 use crate::keyspace::{EveryKey, Keys};
 use crate::reply::Reply;
-use crate::types::{End, Hash, Kind, List, Value, number};
+use crate::types::{End, Ended, Hash, Kind, List, Steps, Value, number};
 use std::cmp::Ordering;
 
 /// Elements that several GETs may make of fewer: a small request must not hold the shards, and memory, without end.
@@ -20,6 +20,12 @@ const RESULTS_MAX: usize = 1 << 22;
 
 /// Elements a confined user may sort by other keys: every shard is locked meanwhile, and its neighbors' keys with it.
 const FURTHER_MAX: usize = 10_000;
+
+/// Elements that are sorted between two questions whether it may go on, at first.
+const PIECE_ELEMENTS: usize = 4096;
+
+/// Pieces that are merged between two questions.
+const PIECES_MERGED: usize = 8;
 
 /// Which option makes a request read keys it does not name, as far as permissions go: Redis takes every GET for one.
 pub(super) fn looks_further(argv: &[&[u8]]) -> Option<&'static str> {
@@ -78,7 +84,7 @@ fn sort_locked(
         return Err(CommandError::err("GET options of SORT make too many elements"));
     }
     match options.store {
-        None => answer(keys, &elements, options, reply),
+        None => answer(keys, &elements, options, reply)?,
         Some(store) => {
             let stored = store_results(keys, argv[store], &elements, options, external)?;
             reply.count(stored);
@@ -101,7 +107,7 @@ fn store_results(
         if budget.covers(value) {
             values.push(value.unwrap_or_default().to_vec());
         }
-    });
+    })?;
     budget.check()?;
     let removed = keys.remove(destination);
     if values.is_empty() {
@@ -190,7 +196,7 @@ fn sorted_as_texts(
     descending: bool,
 ) -> Result<Vec<Vec<u8>>, CommandError> {
     let Some(by) = by else {
-        elements.sort_unstable_by(|a, b| directed(a.cmp(b), descending));
+        sort_in_steps(&mut elements, &keys.steps(), |a, b| directed(a.cmp(b), descending))?;
         return Ok(elements);
     };
     let mut budget = Budget(keys.value_bytes_max());
@@ -200,7 +206,8 @@ fn sorted_as_texts(
         weighed.push((weight, element));
     }
     budget.check()?;
-    weighed.sort_by(|(weight, _), (other, _)| directed(weight.cmp(other), descending));
+    let order = |(weight, _): &_, (other, _): &_| directed(Ord::cmp(weight, other), descending);
+    sort_in_steps(&mut weighed, &keys.steps(), order)?;
     Ok(weighed.into_iter().map(|(_weight, element)| element).collect())
 }
 
@@ -221,11 +228,32 @@ fn sorted_as_numbers(
         weighed.push((weight, element));
     }
     // Equal numbers are ordered as texts: the result depends on nothing but the elements.
-    weighed.sort_unstable_by(|(weight, element), (other_weight, other)| {
+    let order = |(weight, element): &(f64, Vec<u8>), (other_weight, other): &(f64, Vec<u8>)| {
         let by_weight = weight.partial_cmp(other_weight).unwrap_or(Ordering::Equal);
         directed(by_weight.then_with(|| element.cmp(other)), descending)
-    });
+    };
+    sort_in_steps(&mut weighed, &keys.steps(), order)?;
     Ok(weighed.into_iter().map(|(_weight, element)| element).collect())
+}
+
+/// Sorts, in pieces that become ever longer if somebody is asked whether it may go on: what lies in order already is found and
+/// merged. Equal elements keep their order.
+fn sort_in_steps<T>(
+    elements: &mut [T],
+    steps: &Steps<'_>,
+    mut order: impl FnMut(&T, &T) -> Ordering,
+) -> Result<(), Ended> {
+    let mut piece = if steps.is_bounded() { PIECE_ELEMENTS } else { elements.len().max(1) };
+    loop {
+        for elements in elements.chunks_mut(piece) {
+            steps.take(elements.len())?;
+            elements.sort_by(&mut order);
+        }
+        if piece >= elements.len() {
+            return Ok(());
+        }
+        piece = piece.saturating_mul(PIECES_MERGED);
+    }
 }
 
 fn limited(mut elements: Vec<Vec<u8>>, limit: Option<(i64, i64)>) -> Vec<Vec<u8>> {
@@ -276,20 +304,23 @@ fn for_each_result(
     elements: &[Vec<u8>],
     options: &SortOptions<'_>,
     mut with: impl FnMut(Option<&[u8]>),
-) {
+) -> Result<(), Ended> {
     const ITSELF: &[&[u8]] = &[b"#"];
     let gets = if options.get.is_empty() { ITSELF } else { &options.get };
+    let steps = keys.steps();
     for element in elements {
         for get in gets {
+            steps.take_bytes(element.len())?;
             look_up(keys, get, element, &mut with);
         }
     }
+    Ok(())
 }
 
-fn answer(keys: &Keys<'_>, elements: &[Vec<u8>], options: &SortOptions<'_>, reply: &mut Reply) {
+fn answer(keys: &Keys<'_>, elements: &[Vec<u8>], options: &SortOptions<'_>, reply: &mut Reply) -> Result<(), Ended> {
     reply.array(elements.len() * options.get.len().max(1));
     for_each_result(keys, elements, options, |value| match value {
         Some(value) => reply.bulk(value),
         None => reply.null(),
-    });
+    })
 }

@@ -2,7 +2,7 @@
 //! makes the same data.
 
 use crate::testing::Engine;
-use crate::types::{End, Limits, List, Set, SortedSet, Value};
+use crate::types::{End, Ended, Limits, List, Patience, Set, SortedSet, Value};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
@@ -459,4 +459,78 @@ fn a_flush_of_a_confined_user_takes_what_it_may_delete_and_says_so_key_by_key() 
     engine.reach = crate::scope::Reach::Everything;
     engine.database = 3;
     assert_eq!(bulks(&engine.words("KEYS *")), ["b:other"]);
+}
+
+/// `ZUNION 1000 s s s …` of a hundred thousand members took a core for 46 seconds, and nobody could end it.
+#[test]
+fn what_goes_over_its_keys_many_times_ends_when_it_is_told_and_changes_nothing() {
+    let mut engine = Engine::new(4);
+    for at in 0..300 {
+        engine.words(&format!("ZADD z {at} m{at}"));
+        engine.words(&format!("SADD s m{at}"));
+        engine.words(&format!("RPUSH l {}", 1000 - at));
+    }
+    let long = "x".repeat(3000);
+    engine.run(&[b"SET", b"a", long.as_bytes()]);
+    engine.run(&[b"SET", b"b", long.as_bytes()]);
+    engine.run(&[b"PFADD", b"p", b"1"]);
+    engine.run(&[b"SET", b"d", b"as it was"]);
+    let before = engine.contents();
+    let (zs, ss, bs, ps) = (" z".repeat(20), " s".repeat(20), " a".repeat(500), " p".repeat(20));
+    let requests = [
+        format!("ZUNION 20{zs}"),
+        format!("ZINTER 20{zs}"),
+        format!("ZINTERCARD 20{zs}"),
+        format!("ZDIFF 20{zs}"),
+        format!("ZUNIONSTORE d 20{zs}"),
+        format!("ZINTERSTORE d 20{zs}"),
+        format!("ZDIFFSTORE d 20{zs}"),
+        format!("SUNION{ss}"),
+        format!("SINTER{ss}"),
+        format!("SINTERCARD 20{ss}"),
+        format!("SDIFF{ss}"),
+        format!("SUNIONSTORE d{ss}"),
+        format!("SINTERSTORE d{ss}"),
+        format!("SDIFFSTORE d{ss}"),
+        "SORT l".to_owned(),
+        "SORT s ALPHA STORE d".to_owned(),
+        "SORT_RO l BY w_*".to_owned(),
+        "LCS a b".to_owned(),
+        format!("BITOP AND d{bs}"),
+        format!("PFCOUNT{ps}"),
+        format!("PFMERGE d2{ps}"),
+    ];
+    for request in requests {
+        // Whenever it is told: at its beginning, and well after it.
+        for patience in [0, 1] {
+            let asked = std::cell::Cell::new(0);
+            engine.patience = Some(Patience::new(move || {
+                asked.set(asked.get() + 1);
+                if asked.get() > patience { Err(Ended("ERR enough".into())) } else { Ok(()) }
+            }));
+            let short = patience > 0 && ["SORT", "SDIFF", "ZDIFF"].iter().any(|begins| request.starts_with(begins));
+            if !short {
+                assert_eq!(engine.words(&request), "-ERR enough\r\n", "{request}");
+                assert_eq!(engine.contents(), before, "{request}");
+                assert_eq!(engine.changes, 0, "{request}");
+            }
+            engine.patience = None;
+        }
+        assert!(!engine.words(&request).starts_with("-ERR enough"), "{request}");
+        engine.run(&[b"SET", b"d", b"as it was"]);
+        engine.run(&[b"DEL", b"d2"]);
+    }
+}
+
+#[test]
+fn elements_sorted_in_steps_are_in_the_same_order() {
+    let mut engine = Engine::new(1);
+    for at in 0..30_000_u32 {
+        engine.words(&format!("RPUSH l {}", at.wrapping_mul(2_654_435_761) % 9973));
+    }
+    let at_once = engine.words("SORT l");
+    let as_texts = engine.words("SORT l ALPHA DESC");
+    engine.patience = Some(Patience::new(|| Ok(())));
+    assert_eq!(engine.words("SORT l"), at_once);
+    assert_eq!(engine.words("SORT l ALPHA DESC"), as_texts);
 }

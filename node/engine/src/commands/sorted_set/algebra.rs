@@ -9,7 +9,7 @@ use crate::error::CommandError;
 use crate::events::EventClass;
 use crate::keyspace::Keys;
 use crate::reply::Reply;
-use crate::types::{Gathered, Kind, Limits, Set, SortedSet, Text, Value, number};
+use crate::types::{Ended, Gathered, Kind, Limits, Set, SortedSet, Steps, Text, Value, number};
 
 /// How sources are combined.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -189,54 +189,83 @@ impl<'k> Combination<'k> {
     }
 
     /// The result, in the form of a big sorted set: it is gathered in any order, and shows a score of -0 as such.
-    fn result(&self, limits: &Limits) -> SortedSet {
+    fn result(&self, limits: &Limits, steps: &Steps<'_>) -> Result<SortedSet, Ended> {
         let mut result = Gathered::new(limits);
         match self.operation {
-            Operation::Union => self.union(&mut result),
-            Operation::Intersection => self.intersect(|member, score| {
+            Operation::Union => self.union(&mut result, steps)?,
+            Operation::Intersection => self.intersect(steps, |member, score| {
                 result.join(member, |_| score);
                 true
-            }),
-            Operation::Difference => self.differ(&mut result),
+            })?,
+            Operation::Difference => self.differ(&mut result, steps)?,
         }
-        result.finish()
+        Ok(result.finish())
     }
 
-    fn union(&self, result: &mut Gathered) {
+    fn union(&self, result: &mut Gathered, steps: &Steps<'_>) -> Result<(), Ended> {
         for (source, weight) in &self.sources {
             for (member, score) in source.iter() {
+                steps.take_bytes(member.len())?;
                 let score = number_or_zero(weight * score);
                 result
                     .join(&member, |so_far| so_far.map_or(score, |so_far| self.options.aggregate.join(so_far, score)));
             }
         }
+        Ok(())
     }
 
-    fn differ(&self, result: &mut Gathered) {
-        let Some(((first, _), others)) = self.sources.split_first() else { return };
+    fn differ(&self, result: &mut Gathered, steps: &Steps<'_>) -> Result<(), Ended> {
+        let Some(((first, _), others)) = self.sources.split_first() else { return Ok(()) };
         for (member, score) in first.iter() {
-            if !others.iter().any(|(other, _)| other.score(&member).is_some()) {
+            steps.take_bytes(member.len())?;
+            if !is_in_any(others, &member, steps)? {
                 result.join(&member, |_| score);
             }
         }
+        Ok(())
     }
 
     /// Shows members that every source has, until told to stop by `false`.
-    fn intersect(&self, mut visit: impl FnMut(&[u8], f64) -> bool) {
-        let Some(((smallest, weight), others)) = self.sources.split_first() else { return };
+    fn intersect(&self, steps: &Steps<'_>, mut visit: impl FnMut(&[u8], f64) -> bool) -> Result<(), Ended> {
+        let Some(((smallest, weight), others)) = self.sources.split_first() else { return Ok(()) };
         for (member, score) in smallest.iter() {
+            steps.take_bytes(member.len())?;
             let first = number_or_zero(weight * score);
-            let joined = others.iter().try_fold(first, |so_far, (other, weight)| {
-                let score = other.score(&member)?;
-                Some(self.options.aggregate.join(so_far, weight * score))
-            });
-            if let Some(score) = joined
+            if let Some(score) = self.joined(others, &member, first, steps)?
                 && !visit(&member, score)
             {
-                return;
+                break;
             }
         }
+        Ok(())
     }
+
+    /// The score of a member that the others have, too.
+    fn joined(
+        &self,
+        others: &[(Source<'k>, f64)],
+        member: &[u8],
+        first: f64,
+        steps: &Steps<'_>,
+    ) -> Result<Option<f64>, Ended> {
+        let mut so_far = first;
+        for (other, weight) in others {
+            steps.take_bytes(member.len())?;
+            let Some(score) = other.score(member) else { return Ok(None) };
+            so_far = self.options.aggregate.join(so_far, weight * score);
+        }
+        Ok(Some(so_far))
+    }
+}
+
+fn is_in_any(sources: &[(Source<'_>, f64)], member: &[u8], steps: &Steps<'_>) -> Result<bool, Ended> {
+    for (source, _) in sources {
+        steps.take_bytes(member.len())?;
+        if source.score(member).is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn put(set: &mut SortedSet, member: &[u8], score: f64, limits: &Limits) {
@@ -256,7 +285,7 @@ fn compacted(set: SortedSet, limits: &Limits) -> SortedSet {
 
 fn answer(keys: &mut Keys<'_>, args: Args<'_>, operation: Operation, command: &str, reply: &mut Reply) -> Answer {
     let combination = Combination::read(keys, args.argv(), 1, operation, Form::Answers, command)?;
-    let result = combination.result(keys.limits());
+    let result = combination.result(keys.limits(), &keys.steps())?;
     answer_members(reply, result.iter(), combination.options.with_scores);
     Ok(())
 }
@@ -273,7 +302,7 @@ fn store_result(
     let names = counted(argv, 2, 3, 1).unwrap_or_default();
     argv[names].iter().for_each(|key| keys.settle(key));
     let limits = keys.limits();
-    let result = Combination::read(keys, argv, 2, operation, Form::Stores, command)?.result(limits);
+    let result = Combination::read(keys, argv, 2, operation, Form::Stores, command)?.result(limits, &keys.steps())?;
     let value = Value::from(compacted(result, limits));
     store(keys, argv[1], value, (EventClass::SORTED_SET, command), reply);
     Ok(())
@@ -306,10 +335,10 @@ pub(super) fn zdiffstore(keys: &mut Keys<'_>, args: Args<'_>, reply: &mut Reply)
 pub(super) fn zintercard(keys: &mut Keys<'_>, args: Args<'_>, reply: &mut Reply) -> Answer {
     let combination = Combination::read(keys, args.argv(), 1, Operation::Intersection, Form::Counts, "zintercard")?;
     let mut count = 0;
-    combination.intersect(|_, _| {
+    combination.intersect(&keys.steps(), |_, _| {
         count += 1;
         count != combination.options.limit
-    });
+    })?;
     reply.count(count);
     Ok(())
 }

@@ -7,6 +7,7 @@ use crate::args::Args;
 use crate::error::CommandError;
 use crate::keyspace::Keys;
 use crate::reply::Reply;
+use crate::types::Steps;
 use std::ops::Range;
 
 /// What to answer.
@@ -21,6 +22,9 @@ struct Options {
     /// `WITHMATCHLEN`: also tell each match's length.
     with_lengths: bool,
 }
+
+/// Cells of the table that are filled in the time of a step.
+const CELLS_PER_STEP: usize = 32;
 
 /// A run of bytes that both strings share.
 struct Match {
@@ -38,7 +42,7 @@ pub(super) fn lcs(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) ->
     };
     let options = parse(args)?;
     let [first, second] = [first, second].map(|string| string.as_deref().unwrap_or_default());
-    let lengths = Lengths::of(first, second, keys.value_bytes_max())?;
+    let lengths = Lengths::of(first, second, keys.value_bytes_max(), &keys.steps())?;
     if options.length {
         reply.count(lengths.at(first.len(), second.len()));
     } else if options.ranges {
@@ -101,7 +105,7 @@ struct Lengths {
 }
 
 impl Lengths {
-    fn of(first: &[u8], second: &[u8], bytes_max: u64) -> Result<Lengths, CommandError> {
+    fn of(first: &[u8], second: &[u8], bytes_max: u64, steps: &Steps<'_>) -> Result<Lengths, CommandError> {
         let width = second.len() + 1;
         let cells = (first.len() + 1).checked_mul(width);
         let fits = |cells: &usize| (*cells as u64).saturating_mul(size_of::<u32>() as u64) <= bytes_max;
@@ -110,6 +114,7 @@ impl Lengths {
         })?;
         let mut lengths = Lengths { cells: vec![0; cells], width };
         for (row, byte) in first.iter().enumerate() {
+            steps.take(1 + second.len() / CELLS_PER_STEP)?;
             for (column, other) in second.iter().enumerate() {
                 let length = if byte == other {
                     lengths.at(row, column) + 1

@@ -44,6 +44,7 @@ impl Rig {
             no_touch: false,
             usage: Usage::default(),
             keeps_expired: false,
+            patience: None,
         };
         let mut effects = Effects::new();
         let result = call(&mut Keys::one(0, &mut self.shard, context, &mut effects).within(&Reach::Everything));
