@@ -352,7 +352,8 @@ async fn hello(
     reply.bulk(b"mode");
     reply.bulk(if worker.hot().redirects { b"cluster" } else { b"standalone" });
     reply.bulk(b"role");
-    let follows = info::followed(&worker.node, &worker.node.views.load().1).is_some();
+    let node = info::speaker(&worker.node);
+    let follows = info::followed(node, &node.views.load().1).is_some();
     reply.bulk(if follows { b"replica" } else { b"master" });
     reply.bulk(b"modules");
     reply.array(0);
@@ -525,8 +526,18 @@ async fn take_over(worker: &Worker, how: TakeOver, actor: &str, reply: &mut Repl
     let node = &worker.node;
     let me = node.views.load().1.me;
     let served_by = |of: &Arc<Node>| of.views.load().1.primary;
-    if node.groups().iter().any(|of| served_by(of) == Some(me)) {
-        return reply.error("ERR You should send CLUSTER FAILOVER to a replica");
+    let mut served = node.groups().iter().filter(|of| served_by(of) == Some(me)).peekable();
+    if served.peek().is_some() {
+        // To an operator of Redis it is a primary, and those take over from nobody; its copies of other groups are in no list.
+        let names: Vec<String> = served.map(|of| of.group.0.to_string()).collect();
+        return reply.error(&match node.groups().len() {
+            1 => "ERR You should send CLUSTER FAILOVER to a replica".to_owned(),
+            _ => format!(
+                "ERR You should send CLUSTER FAILOVER to a replica: this node serves shard group {} itself; one more is moved \
+                 here by keywardctl failover --group GROUP --to {me}",
+                names.join(" and ")
+            ),
+        });
     }
     let give_up = Instant::now() + worker.hot().failover_wait;
     let mut mine: Vec<&Arc<Node>> = Vec::new();
@@ -607,6 +618,7 @@ fn show_links(node: &Node, reply: &mut Reply) {
 
 /// What this node does with the data, as Redis says it (<https://redis.io/docs/latest/commands/role/>).
 fn show_role(node: &Node, reach: &Reach, reply: &mut Reply) {
+    let node = info::speaker(node);
     let view = node.views.load().1;
     // How far the stream has come would tell a confined user how much others write.
     let shown = |position: u64| if reach.is_confined() { 0 } else { position };

@@ -14,6 +14,7 @@ use keyward_engine::keyspace::{SpaceId, TenantId};
 use keyward_engine::scope::Reach;
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -271,8 +272,16 @@ pub fn followed(node: &Node, view: &View) -> Option<NodeId> {
     view.primary.filter(|_| !view.is_primary() && !node.live.hot().always_primary)
 }
 
+/// The shard group that stands for all of them in `INFO`, `ROLE` and `HELLO`: the first that this node serves, as `CLUSTER NODES`
+/// calls a node a master that serves any; where it serves none, the first.
+pub fn speaker(node: &Node) -> &Node {
+    let serves = |of: &&Arc<Node>| of.views.load().1.is_primary();
+    node.groups().iter().find(serves).or(node.groups().first()).map_or(node, |of| of)
+}
+
 /// Offsets are positions in the stream of effects, and the replication id is the cluster's with the epoch.
 fn replication(node: &Node) -> Fields {
+    let node = speaker(node);
     let view = node.views.load().1;
     let place = |id| {
         let node = view.state.nodes().get(&id)?;

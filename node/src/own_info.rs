@@ -46,6 +46,7 @@ pub fn counts_keys(wanted: &[String]) -> bool {
 
 /// What `ROLE` says, without how far the stream has come: that would tell how much others write.
 fn replication(node: &Node) -> Fields {
+    let node = info::speaker(node);
     let view = node.views.load().1;
     let mut fields = match info::followed(node, &view) {
         None => fields! { "role" => "master" },

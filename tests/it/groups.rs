@@ -1,6 +1,6 @@
 //! Several shard groups: each node serves some of the slots and copies the others, and a plain client notices nothing.
 
-use keyward_tests::{Client, Cluster, Dice, Node, Value, wait_until};
+use keyward_tests::{Client, Cluster, Dice, Node, Value, binary, run, wait_until};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -199,6 +199,80 @@ fn cluster_clients_are_told_who_serves_what() {
 }
 
 /// Every key that a walk finds at one node.
+/// Whether a node is a primary, which everything it says of itself agrees on.
+fn is_primary(node: &Node) -> bool {
+    let mut client = node.client();
+    let mut alice = node.client_as("alice", "secret");
+    let nodes = client.text(&["CLUSTER", "NODES"]);
+    let line = nodes.lines().find(|line| line.contains("myself")).expect("its own line").to_owned();
+    let [id, flags] = [0, 2].map(|at| line.split(' ').nth(at).expect("a word").to_owned());
+    let says = flags.ends_with("master");
+    let shards = client.ask(&["CLUSTER", "SHARDS"]).to_string();
+    let own = shards.split(&id).skip(1).map(|after| after.split("health").next().unwrap_or(after));
+    assert!(own.clone().count() > 0 && own.clone().all(|own| own.contains("master") == says), "{shards}");
+    for client in [&mut client, &mut alice] {
+        let (info, role) = (client.text(&["INFO", "replication"]), client.ask(&["ROLE"]).to_string());
+        let hello = client.ask(&["HELLO", "2"]).to_string();
+        assert_eq!(info.contains("role:master\r\n"), says, "{line}: {info}");
+        assert_eq!(role.contains("master"), says, "{line}: {role}");
+        assert_eq!(hello.contains("master"), says, "{line}: {hello}");
+    }
+    says
+}
+
+/// It said that it was a replica unless it served the first group, though `CLUSTER NODES` called it a master and it took writes:
+/// dashboards showed one primary of three, and clients that look for one by role left it.
+#[test]
+fn a_node_that_serves_any_group_says_so_everywhere_and_takes_over_from_nobody() {
+    let cluster = cluster();
+    cluster.node(1).client().ok(&["ACL", "SETUSER", "alice", "on", ">secret", "~a:*", "+@all"]);
+    for node in cluster.nodes() {
+        assert!(is_primary(node), "node {}", node.number());
+        let mut client = node.client();
+        wait_until("both others copy its group", || {
+            client.text(&["INFO", "replication"]).contains("connected_slaves:2\r\n").then_some(())
+        });
+        let refused = client.ask(&["CLUSTER", "FAILOVER"]).to_string();
+        let shown = client.text(&["INFO", "keyward"]);
+        let id = shown.lines().find_map(|line| line.strip_prefix("node_id:")).expect("its number");
+        let told = format!("keywardctl failover --group GROUP --to {id}");
+        assert!(
+            refused.contains("ERR You should send CLUSTER FAILOVER to a replica: ") && refused.contains(&told),
+            "{refused}"
+        );
+    }
+    let address = cluster.node(1).admin_address().to_string();
+    wait_until("node 1 serves every group", || {
+        let shown = cluster.node(1).client().text(&["INFO", "replication"]);
+        let served = |group: &&str| {
+            let line = shown.lines().find(|line| line.starts_with(&format!("shard_group{group}:")));
+            line.is_some_and(|line| line.contains("role=master"))
+        };
+        let missing: Vec<&str> = ["0", "1", "2"].into_iter().filter(|group| !served(group)).collect();
+        for group in &missing {
+            run(&binary("keywardctl"), &["--addr", &address, "failover", "--group", group, "--to", "1"], "");
+        }
+        missing.is_empty().then_some(())
+    });
+    let expect = |primary: usize| {
+        wait_until("all say who serves", || {
+            let says = |node: &Node| node.client().text(&["CLUSTER", "NODES"]).matches("master").count() == 1;
+            cluster.nodes().iter().all(says).then_some(())
+        });
+        cluster.nodes().iter().for_each(|node| assert_eq!(is_primary(node), node.number() == primary));
+        let place = cluster.node(primary).address();
+        for node in cluster.nodes().iter().filter(|node| node.number() != primary) {
+            let role = node.client().ask(&["ROLE"]).to_string();
+            assert!(role.contains("slave") && role.contains(&place.port().to_string()), "{role}");
+        }
+    };
+    expect(1);
+    // One that serves nothing is a replica, and takes over all that its primary serves.
+    let mut replica = cluster.node(2).client();
+    wait_until("it may take over", || replica.ask(&["CLUSTER", "FAILOVER"]).is_ok().then_some(()));
+    expect(2);
+}
+
 fn walked(client: &mut Client) -> Vec<String> {
     let (mut cursor, mut found) = ("0".to_owned(), Vec::new());
     loop {

@@ -238,7 +238,7 @@ impl Cluster {
         self.node(number).signal(Signal::CONT);
     }
 
-    /// The number of the node that serves the data, as the nodes' `INFO replication` says.
+    /// The number of the node that serves the data, of several shard groups the first, as the nodes' `INFO replication` says.
     pub fn primary(&self) -> usize {
         wait_until("a node says that it is the primary", || {
             self.nodes.iter().find(|node| node.is_primary()).map(|node| node.number)
@@ -476,6 +476,10 @@ impl Node {
     fn is_primary(&self) -> bool {
         let Ok(mut client) = Client::connect(self.address()) else { return false };
         let info = client.call(&["INFO", "replication"]).ok().and_then(|reply| reply.text());
-        info.is_some_and(|info| info.lines().any(|line| line.trim() == "role:master"))
+        // With several groups the one that serves the first.
+        info.is_some_and(|info| match info.lines().find(|line| line.starts_with("shard_group0:")) {
+            Some(first) => first.contains("role=master"),
+            None => info.lines().any(|line| line.trim() == "role:master"),
+        })
     }
 }
