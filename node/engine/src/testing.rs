@@ -39,6 +39,10 @@ pub(crate) struct Engine {
     pub(crate) reach: Reach,
     /// How the use of keys is remembered.
     pub(crate) usage: Usage,
+    /// How long an answer may be, in bytes.
+    pub(crate) answer_bytes_max: usize,
+    /// The last answer was longer than that, and is not whole.
+    pub(crate) is_too_long: bool,
     /// Who is asked whether long work may go on.
     pub(crate) patience: Option<Patience>,
     /// The effects so far, each with its database; a key that was removed as expired reads as a DEL.
@@ -77,6 +81,8 @@ impl Engine {
             database: 0,
             reach: Reach::Everything,
             usage: Usage::default(),
+            answer_bytes_max: usize::MAX,
+            is_too_long: false,
             patience: None,
             journal: Vec::new(),
             changes: 0,
@@ -117,6 +123,7 @@ impl Engine {
     /// Runs a request and returns the answer.
     pub(crate) fn run(&mut self, argv: &[&[u8]]) -> Vec<u8> {
         let mut reply = Reply::new(self.protocol);
+        reply.bytes_max = self.answer_bytes_max;
         self.random += 1;
         self.effects.clear();
         self.effects.observe(true, EventClass::parse(b"KEAmn").unwrap_or_default());
@@ -157,6 +164,7 @@ impl Engine {
             reply.rewind(mark);
             reply.command_error(&error);
         }
+        self.is_too_long = reply.is_too_long();
         self.waits = self.effects.take_wait();
         match self.waits.as_ref().map(|wait| wait.in_vain) {
             Some(WaitedInVain::Null) => reply.null(),

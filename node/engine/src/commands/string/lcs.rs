@@ -1,6 +1,7 @@
 //! LCS: the longest common subsequence of two strings, by the usual table of lengths.
 //!
-//! Of several longest ones it finds the one Redis finds. The table is bounded by the longest string value there may be.
+//! Of several longest ones it finds the one Redis finds. The table is bounded by the longest string value there may be, and by
+//! the longest answer its user may have, which is half of what its clients may hold.
 
 use super::Answer;
 use crate::args::Args;
@@ -26,6 +27,9 @@ struct Options {
 /// Cells of the table that are filled in the time of a step.
 const CELLS_PER_STEP: usize = 32;
 
+/// A table that everybody may have, in bytes: it is filled in some milliseconds.
+const TABLE_BYTES: usize = 8 << 20;
+
 /// A run of bytes that both strings share.
 struct Match {
     first: Range<usize>,
@@ -42,7 +46,9 @@ pub(super) fn lcs(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) ->
     };
     let options = parse(args)?;
     let [first, second] = [first, second].map(|string| string.as_deref().unwrap_or_default());
-    let lengths = Lengths::of(first, second, keys.value_bytes_max(), &keys.steps())?;
+    // Whoever may have short answers only has no more memory for the way there.
+    let held_max = reply.bytes_max.max(TABLE_BYTES) as u64;
+    let lengths = Lengths::of(first, second, (keys.value_bytes_max(), held_max), &keys.steps())?;
     if options.length {
         reply.count(lengths.at(first.len(), second.len()));
     } else if options.ranges {
@@ -105,13 +111,22 @@ struct Lengths {
 }
 
 impl Lengths {
-    fn of(first: &[u8], second: &[u8], bytes_max: u64, steps: &Steps<'_>) -> Result<Lengths, CommandError> {
+    fn of(
+        first: &[u8],
+        second: &[u8],
+        (bytes_max, held_max): (u64, u64),
+        steps: &Steps<'_>,
+    ) -> Result<Lengths, CommandError> {
         let width = second.len() + 1;
         let cells = (first.len() + 1).checked_mul(width);
-        let fits = |cells: &usize| (*cells as u64).saturating_mul(size_of::<u32>() as u64) <= bytes_max;
-        let cells = cells.filter(fits).ok_or_else(|| {
+        let bytes = |cells: usize| (cells as u64).saturating_mul(size_of::<u32>() as u64);
+        let cells = cells.filter(|cells| bytes(*cells) <= bytes_max).ok_or_else(|| {
             CommandError::err("Insufficient memory, transient memory for LCS exceeds proto-max-bulk-len")
         })?;
+        if bytes(cells) > held_max {
+            let text = "Insufficient memory, transient memory for LCS exceeds what an answer may take";
+            return Err(CommandError::err(text));
+        }
         let mut lengths = Lengths { cells: vec![0; cells], width };
         for (row, byte) in first.iter().enumerate() {
             steps.take(1 + second.len() / CELLS_PER_STEP)?;

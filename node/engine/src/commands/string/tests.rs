@@ -185,3 +185,19 @@ fn lcs_finds_what_two_strings_share() {
         ("LCS a nope", "$0\n\n"),
     ]);
 }
+
+/// The table of two strings of 16 KB takes a gigabyte: one tenant's came on top of all that its clients may hold.
+#[test]
+fn the_table_of_lcs_takes_no_more_than_an_answer_may() {
+    let mut engine = Engine::new(1);
+    for key in [b"a", b"b"] {
+        engine.run(&[b"SET", key, &[b'x'; 2000]]);
+    }
+    assert_eq!(engine.words("LCS a b LEN"), ":2000\r\n", "sixteen megabytes");
+    engine.answer_bytes_max = 10 << 20;
+    let refused = "-ERR Insufficient memory, transient memory for LCS exceeds what an answer may take\r\n";
+    assert_eq!(engine.words("LCS a b LEN"), refused);
+    engine.answer_bytes_max = 10;
+    engine.run(&[b"SET", b"b", b"axbx"]);
+    assert_eq!(engine.words("LCS a b LEN"), ":2\r\n", "what is small anybody may have");
+}
