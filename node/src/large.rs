@@ -73,14 +73,30 @@ fn spans_many(worker: &Worker, session: &Session, row: &Row, (argv, keys): (&[&[
     if argv.len() > AT_ONCE {
         return true;
     }
-    // A step of a walk compares each element with its pattern.
-    let weight = if matches!(span, Span::Count(_)) { walks::weight(argv) } else { 1 };
-    let bound = span.bound(argv).saturating_mul(weight);
-    let many = || holds_many(&worker.node.shards, session.space(), keys, (span, weight));
-    bound > AT_ONCE && (span.repeats(argv) || many())
+    let (shards, space) = (&worker.node.shards, session.space());
+    let bound = span.bound(argv);
+    if matches!(span, Span::Count(_)) {
+        // A step of a walk compares each element with its pattern.
+        return weight_of_step(shards, space, keys, bound).saturating_mul(walks::weight(argv)) > AT_ONCE;
+    }
+    bound > AT_ONCE && (span.repeats(argv) || holds_many(shards, space, keys, span))
 }
 
-fn holds_many(shards: &Shards, space: SpaceId, keys: &[KeyUse<'_>], (span, weight): (Span, usize)) -> bool {
+/// What so many elements of each key weigh, by their number and their bytes.
+fn weight_of_step(shards: &Shards, space: SpaceId, keys: &[KeyUse<'_>], bound: usize) -> usize {
+    let of_key = |named: &KeyUse<'_>| {
+        let units = shards.len_of(space, named.key, BYTES_PER_ELEMENT);
+        // What is small is small whatever it is.
+        if units > AT_ONCE {
+            Span::share(bound, (shards.len_of(space, named.key, usize::MAX), units))
+        } else {
+            units.min(bound)
+        }
+    };
+    keys.iter().map(of_key).fold(0, usize::saturating_add)
+}
+
+fn holds_many(shards: &Shards, space: SpaceId, keys: &[KeyUse<'_>], span: Span) -> bool {
     let unit = if span == Span::Product { 1 } else { BYTES_PER_ELEMENT };
     let mut all = 0_usize;
     let mut product = 1_usize;
@@ -89,7 +105,7 @@ fn holds_many(shards: &Shards, space: SpaceId, keys: &[KeyUse<'_>], (span, weigh
         all = all.saturating_add(len);
         product = product.saturating_mul(len);
     }
-    if span == Span::Product { product > AT_ONCE * BYTES_PER_ELEMENT } else { all.saturating_mul(weight) > AT_ONCE }
+    if span == Span::Product { product > AT_ONCE * BYTES_PER_ELEMENT } else { all > AT_ONCE }
 }
 
 /// What the requests of a transaction look at together.

@@ -57,6 +57,17 @@ impl Reply {
         self.too_long
     }
 
+    /// How much more fits, in bytes.
+    #[inline]
+    pub fn room(&self) -> usize {
+        self.bytes_max.saturating_sub(self.bytes.len())
+    }
+
+    /// Notes that something was left out before it came here.
+    pub fn note_too_long(&mut self) {
+        self.too_long = true;
+    }
+
     /// Whether `more` bytes still fit; notes it if they do not.
     #[inline]
     fn fits(&mut self, more: usize) -> bool {

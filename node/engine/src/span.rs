@@ -6,6 +6,9 @@
 /// Bytes, of a string or of elements, that take as long as an element.
 pub const BYTES_PER_ELEMENT: usize = 64;
 
+/// Elements that a step of a walk looks at if nothing is said.
+const COUNT_BY_DEFAULT: usize = 10;
+
 /// What the registers of a HyperLogLog take, in elements.
 const COUNTERS_ELEMENTS: usize = 12_304 / BYTES_PER_ELEMENT;
 
@@ -188,6 +191,13 @@ impl Span {
         }
     }
 
+    /// What looking at so many elements weighs, of `len` that weigh `units` together: as much as so many are likely to, for
+    /// which of them are looked at nobody can choose. Without a `COUNT` some ten are.
+    pub fn share(bound: usize, (len, units): (usize, usize)) -> usize {
+        let looked_at = bound.max(COUNT_BY_DEFAULT).min(len);
+        looked_at.saturating_mul(units.div_ceil(len.max(1)))
+    }
+
     /// Whether it may return more than there is.
     pub fn repeats(self, argv: &[&[u8]]) -> bool {
         matches!(self, Span::Number(at) if number(argv, at).is_some_and(|number| number < 0))
@@ -202,6 +212,23 @@ mod tests {
     fn bound(request: &str) -> usize {
         let argv: Vec<&[u8]> = request.split(' ').map(str::as_bytes).collect();
         Span::of(&String::from_utf8_lossy(argv[0]).to_ascii_lowercase()).bound(&argv)
+    }
+
+    // `SSCAN` of a set of huge members looked at them on a data thread, and was known by its `COUNT` alone.
+    #[test]
+    fn few_elements_that_are_huge_weigh_as_much_as_many() {
+        let of_a_megabyte = (1 << 20) / BYTES_PER_ELEMENT;
+        for (bound, holds, expected) in [
+            (0, (1_000_000, 1_000_000), 10),
+            (100, (1_000_000, 1_000_000), 100),
+            (100, (10, 10), 10),
+            (0, (1000, 1000 * of_a_megabyte), 10 * of_a_megabyte),
+            (500, (1000, 1000 * of_a_megabyte), 500 * of_a_megabyte),
+            (usize::MAX, (3, 7), 9),
+            (10, (0, 0), 0),
+        ] {
+            assert_eq!(Span::share(bound, holds), expected, "{bound} of {holds:?}");
+        }
     }
 
     #[test]

@@ -282,7 +282,10 @@ pub(super) struct Page {
 impl Page {
     /// Nothing yet.
     pub(super) fn new(reply: &Reply) -> Page {
-        Page { elements: Reply::new(reply.protocol), len: 0 }
+        // Of what nobody will be shown no more is gathered than tells that it is too long.
+        let mut elements = Reply::new(reply.protocol);
+        elements.bytes_max = reply.room();
+        Page { elements, len: 0 }
     }
 
     /// Shows one element.
@@ -297,13 +300,20 @@ impl Page {
         let mut digits = itoa::Buffer::new();
         reply.bulk(digits.format(cursor).as_bytes());
         reply.array(self.len);
-        reply.raw(&self.elements.bytes);
+        self.append(reply);
     }
 
     /// Answers what was shown, as a set.
     pub(super) fn answer_set(self, reply: &mut Reply) {
         reply.set(self.len);
+        self.append(reply);
+    }
+
+    fn append(self, reply: &mut Reply) {
         reply.raw(&self.elements.bytes);
+        if self.elements.is_too_long() {
+            reply.note_too_long();
+        }
     }
 }
 

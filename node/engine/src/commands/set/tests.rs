@@ -227,3 +227,16 @@ fn a_small_request_does_not_draw_without_end() {
         engine.converse(&[(request, "-ERR value is out of range\n")]);
     }
 }
+
+/// A page was gathered whole before anybody asked how long an answer may be.
+#[test]
+fn a_page_stops_growing_where_an_answer_does() {
+    let mut engine = Engine::new(1);
+    (0..100).for_each(|at| _ = engine.words(&format!("SADD s member-{at}-{}", "x".repeat(1000))));
+    engine.answer_bytes_max = 10_000;
+    for request in ["SSCAN s 0 COUNT 1000", "SINTER s s"] {
+        let answer = engine.words(request);
+        assert!(engine.is_too_long && answer.len() <= 10_000, "{request}: {}", answer.len());
+    }
+    assert!(engine.words("SSCAN s 0 COUNT 1000 MATCH *-7-*").contains("member-7-") && !engine.is_too_long);
+}
