@@ -49,6 +49,8 @@ pub struct Row {
     pub first_key: Option<u16>,
     /// What it does takes about as long as reading its request: its time need not be measured by itself.
     pub is_quick: bool,
+    /// A few words of it may make a value many times their length.
+    pub grows_by_far: bool,
     /// How much it looks at.
     pub span: Span,
 }
@@ -97,6 +99,7 @@ impl Row {
         let own = command.name.to_ascii_lowercase();
         let name = parent.map_or(own.clone(), |parent| format!("{}|{own}", parent.full_name));
         let span = Span::of(&name);
+        let grows_by_far = matches!(&*name, "restore" | "setrange" | "setbit" | "bitfield" | "copy");
         Row {
             id,
             command,
@@ -111,6 +114,7 @@ impl Row {
             single_key: single_key(command),
             lone_key: lone_key(command),
             is_quick: is_quick(command),
+            grows_by_far,
             span,
             first_key: first_key(command),
         }

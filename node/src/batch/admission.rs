@@ -82,13 +82,6 @@ fn is_of_a_browser(argv: &[&[u8]]) -> bool {
     argv.first().is_some_and(|word| word.eq_ignore_ascii_case(b"post") || word.eq_ignore_ascii_case(b"host:"))
 }
 
-/// Whether a few words of this command may make a value many times their length.
-#[inline(always)]
-fn grows_by_far(row: &Row) -> bool {
-    row.command.flags.has(Flags::DENYOOM)
-        && matches!(row.full_name, "restore" | "setrange" | "setbit" | "bitfield" | "copy")
-}
-
 /// How much memory a value may take, or grow by, for whoever owns these keys.
 #[cold]
 fn room_bytes(worker: &Worker, hot: &Hot, session: &Session, tenancy: &Tenancy, keys: &[KeyUse<'_>]) -> u64 {
@@ -393,7 +386,7 @@ impl<'w, 'a> Batch<'w, 'a> {
         let node = &self.worker.node;
         let rests = || node.import.is_following() || node.pause.state(self.now) != Paused::Nobody;
         let keeps_expired = !self.conditions.primary || !row.command.flags.has(Flags::WRITE) && rests();
-        let room_bytes = if grows_by_far(row) {
+        let room_bytes = if row.grows_by_far {
             room_bytes(self.worker, &self.hot, session, &lane.view.tenancy, admitted.keys())
         } else {
             u64::MAX
