@@ -18,6 +18,7 @@ use crate::callers::{Decoded, decode_all};
 use crate::carrier::{self, Arrival, Arrivals, Departures, Kind, PART_BYTES};
 use crate::connection::Connection;
 use crate::link::{self, LinkStream};
+use crate::places::PortPlace;
 use crate::replication::NotConfirmed;
 use crate::ties::Tie;
 use crate::view::View;
@@ -738,9 +739,14 @@ async fn look_after(worker: Rc<Worker>, link: Rc<ForwardLink>) {
 }
 
 /// Serves a link another node opened: what it is for is said in its first batch.
-pub async fn serve_link(worker: Rc<Worker>, stream: Parcel) {
+pub async fn serve_link(worker: Rc<Worker>, stream: Parcel, mut place: PortPlace) {
     let peer = stream.peer_addr().map(|address| address.to_string()).unwrap_or_default();
-    let accepted: Result<LinkStream, String> = link::accept(&worker.node, stream).await;
+    let accepted: Result<LinkStream, String> = tokio::select! {
+        () = place.told() => return,
+        accepted = link::accept(&worker.node, stream) => accepted,
+    };
+    // Once it has proved what it is, it is not one of those that may have to go.
+    drop(place);
     let (mut reader, mut writer) = match accepted {
         Ok(stream) => stream.into_halves(),
         Err(why) => return tracing::warn!(%peer, %why, "a peer link was refused"),

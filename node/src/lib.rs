@@ -72,6 +72,7 @@ pub mod own_info;
 pub mod pace;
 pub mod patience;
 pub mod pause;
+pub mod places;
 pub mod pubsub;
 pub mod random;
 pub mod relay;

@@ -31,6 +31,7 @@ use crate::moving::Farewells;
 use crate::observers::Observers;
 use crate::owed::Owed;
 use crate::pause::Pause;
+use crate::places::PortPlace;
 use crate::pubsub::PubSub;
 use crate::repack::Repacking;
 use crate::replication::Replication;
@@ -571,10 +572,10 @@ impl Node {
     }
 
     /// Gives a link another node opened to one of the data threads, in turn.
-    fn take_link(&self, stream: crate::world::net::Parcel) {
+    fn take_link(&self, stream: crate::world::net::Parcel, place: PortPlace) {
         let turn = self.next_link.fetch_add(1, Ordering::Relaxed) as usize % self.inboxes.len();
         // A full inbox drops the link; its caller tries again.
-        let _ = self.inboxes[turn].try_send(Job::Link(stream));
+        let _ = self.inboxes[turn].try_send(Job::Link(stream, place));
     }
 }
 
@@ -602,9 +603,9 @@ pub async fn serve(mut config: Config) -> Result<(), StartError> {
     // Links may arrive before there is anybody to take them: their callers try again.
     let taker: Arc<OnceLock<Arc<Node>>> = Arc::default();
     let links = Arc::clone(&taker);
-    let take = Arc::new(move |stream| {
+    let take = Arc::new(move |stream, place| {
         if let Some(node) = links.get() {
-            node.take_link(stream);
+            node.take_link(stream, place);
         }
     });
     let control = Control::start(control_config(&config)?, Some(take)).map_err(StartError::Control)?;

@@ -13,6 +13,7 @@ use crate::live::Hot;
 use crate::memory::{Claim, Evictor};
 use crate::moving;
 use crate::node::{ClientPlace, Node};
+use crate::places::PortPlace;
 use crate::rounds::Member;
 use crate::shards::{CallSpace, Needed};
 use crate::socket::{Socket, Sockets};
@@ -73,7 +74,7 @@ pub struct Scratch {
 /// A request to a data thread.
 pub enum Job {
     /// Take over a node's link.
-    Link(Parcel),
+    Link(Parcel, PortPlace),
     /// The lines of `CLIENT LIST` for matching clients; the second field is the asking client's id.
     List(ClientFilter, u64, Reach, oneshot::Sender<Vec<(u64, String)>>),
     /// Close matching clients; how many. The second field is the asking client's id, which ends after its reply.
@@ -258,8 +259,8 @@ impl Worker {
     pub async fn answer_inbox(self: Rc<Self>, mut inbox: mpsc::Receiver<Job>) {
         while let Some(job) = inbox.recv().await {
             match job {
-                Job::Link(stream) => {
-                    tokio::task::spawn_local(crate::forward::serve_link(Rc::clone(&self), stream));
+                Job::Link(stream, place) => {
+                    tokio::task::spawn_local(crate::forward::serve_link(Rc::clone(&self), stream, place));
                 }
                 // Whoever asked may have left meanwhile; then nobody wants the answer.
                 Job::List(filter, asking, reach, answer) => drop(answer.send(self.list(&filter, asking, &reach))),

@@ -1,5 +1,8 @@
 //! Operators: `keywardctl` against the admin port, and the http port.
 
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+
 use keyward_tests::{Client, Cluster, Finished, Node, Value, binary, http_get, run, wait_until};
 
 #[test]
@@ -36,22 +39,51 @@ fn exit_codes_say_what_became_of_it_and_help_names_them() {
     assert!(help.contains("Exit codes:") && help.contains("not permitted"), "{help}");
 }
 
+/// What a client of gRPC says first.
+const HELLO_OF_HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
 /// They said that they speak HTTP/2, and nothing more: operators waited until the keep-alive had ended them.
 #[test]
 fn strangers_that_sit_on_the_admin_port_shut_nobody_out() {
     let cluster = Cluster::start(1);
     let node = cluster.node(1);
-    let strangers: Vec<std::net::TcpStream> = (0..600)
+    let strangers: Vec<TcpStream> = (0..600)
         .map(|_| {
-            let mut stranger = std::net::TcpStream::connect(node.admin_address()).expect("the port is open");
+            let mut stranger = TcpStream::connect(node.admin_address()).expect("the port is open");
             // One that had to go already cannot be written to.
-            let _ = std::io::Write::write_all(&mut stranger, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0");
+            let _ = stranger.write_all(HELLO_OF_HTTP2);
             stranger
         })
         .collect();
     let status = ctl(node, &["--timeout", "5", "status"]);
     assert!(status.success, "{status:?}");
     drop(strangers);
+}
+
+/// They held every place of the peer port until the keep-alive had ended them, and no node could reach this one before.
+#[test]
+fn strangers_that_sit_on_the_peer_port_shut_no_node_out() {
+    let mut cluster = Cluster::of(2).flag("enable-debug-command", "yes").start();
+    let (primary, other) = (cluster.primary(), 3 - cluster.primary());
+    cluster.kill(other);
+    let mut strangers: Vec<TcpStream> = (0..600)
+        .map(|_| {
+            let mut stranger = TcpStream::connect(cluster.node(primary).peer_address()).expect("the port is open");
+            let _ = stranger.write_all(HELLO_OF_HTTP2);
+            stranger.set_nonblocking(true).expect("a socket");
+            stranger
+        })
+        .collect();
+    cluster.spawn(other);
+    cluster.wait_ready(other);
+    cluster.copies_agree("strangers came");
+    let sits = |stranger: &mut TcpStream| {
+        // What the other side says of itself comes first.
+        while stranger.read(&mut [0; 256]).is_ok_and(|count| count > 0) {}
+        stranger.read(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+    };
+    let sitting = strangers.iter_mut().filter_map(|stranger| sits(stranger).then_some(())).count();
+    assert!(sitting > 300, "{sitting} of 600 strangers are left: the node may have waited for them to go");
 }
 
 #[test]

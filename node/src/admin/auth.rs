@@ -16,8 +16,8 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Status};
 
 use super::backend::AdminBackend;
-use super::listen::Caller;
 use crate::guesses::network;
+use crate::places::Caller;
 
 /// Calls at a time, all callers together. Each may hold an answer of some megabytes.
 const CALLS_MAX: usize = 128;
@@ -94,7 +94,7 @@ impl<B: AdminBackend> Door<B> {
             return Err(Status::unauthenticated("wrong user name or password, or the user is off"));
         };
         if let Some(caller) = caller {
-            caller.note_login();
+            caller.note_proof();
         }
         self.backend.permit(&login, argv, &peer)?;
         Ok(Admitted { name: text(&user), login, _call: call })

@@ -18,8 +18,8 @@ use tonic::{Request, Response, Status};
 
 use super::auth::{Door, text};
 use super::backend::{AdminBackend, ControlStatus, Member, Origin};
-use super::listen::Caller;
 use crate::control::{GroupReport, NodeStanding};
+use crate::places::Caller;
 
 /// The lines of history listed if the caller does not say.
 const CHANGES_LISTED: usize = 100;

@@ -500,7 +500,7 @@ async fn serve(core: SharedCore, listener: Door, links: Option<LinkTaker>, mut s
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     // Without a taker nobody serves data here: such a link ends at once.
-    let links = links.unwrap_or_else(|| Arc::new(drop));
+    let links = links.unwrap_or_else(|| Arc::new(|stream, _| drop(stream)));
     let checker = Arc::new(peers::Checker::new(core.config.cluster_secret.clone()));
     let served = Server::builder()
         .max_concurrent_streams(STREAMS_MAX)

@@ -18,6 +18,8 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
+use crate::places::Caller;
+
 use super::codec;
 use super::state_machine::SNAPSHOT_BYTES_MAX;
 use super::view::Views;
@@ -79,9 +81,13 @@ impl Checker {
         Self { secret, complained: Mutex::new(None) }
     }
 
-    /// As [`ClusterSecret::check`].
+    /// As [`ClusterSecret::check`]. A connection on which the secret was said keeps its place.
     pub(crate) fn check(&self, request: Request<()>) -> Result<Request<()>, Status> {
-        self.secret.check(request).inspect_err(|_| {
+        let checked = self.secret.check(request);
+        if let Some(caller) = checked.as_ref().ok().and_then(Caller::of) {
+            caller.note_proof();
+        }
+        checked.inspect_err(|_| {
             let mut complained = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
             if complained.is_none_or(|last| last.elapsed() >= COMPLAINT_PAUSE) {
                 *complained = Some(Instant::now());
