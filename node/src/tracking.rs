@@ -27,6 +27,7 @@ use keyward_engine::keyspace::TenantId;
 use keyward_engine::reply::{Protocol, Reply};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
@@ -391,7 +392,18 @@ fn broadcasting(clients: &HashMap<u64, Arc<Tracker>>) -> bool {
 /// The keys of one shard that caching clients have read.
 #[derive(Default)]
 pub struct TrackedKeys {
+    /// In order of whose names they mean, and of clients: thousands may have read the same key.
     readers: HashMap<Vec<u8>, Vec<Arc<Tracker>>>,
+}
+
+/// Where a client that means these names stands among the readers of a key, or would.
+fn find(readers: &[Arc<Tracker>], of: &Tracker) -> Result<usize, usize> {
+    readers.binary_search_by_key(&(of.world, of.client), |reader| (reader.world, reader.client))
+}
+
+/// Where those stand who mean the names of this world.
+fn within(readers: &[Arc<Tracker>], world: TenantId) -> Range<usize> {
+    readers.partition_point(|reader| reader.world < world)..readers.partition_point(|reader| reader.world <= world)
 }
 
 impl TrackedKeys {
@@ -403,7 +415,9 @@ impl TrackedKeys {
 
     /// A client has read a key. Past the bound, another key of the shard is forgotten, and its readers told.
     pub fn remember(&mut self, key: &[u8], tracker: &Arc<Tracker>, tracking: &Tracking, keys_max: usize) {
-        if self.readers.get(key).is_some_and(|readers| readers.iter().any(|reader| Arc::ptr_eq(reader, tracker))) {
+        let is_it =
+            |readers: &Vec<Arc<Tracker>>| find(readers, tracker).is_ok_and(|at| Arc::ptr_eq(&readers[at], tracker));
+        if self.readers.get(key).is_some_and(is_it) {
             return;
         }
         if tracker.own.holding.wants(bytes_of(key)).is_err() {
@@ -414,12 +428,15 @@ impl TrackedKeys {
             tracking.keys.fetch_add(1, Ordering::Relaxed);
             Vec::new()
         });
-        // An earlier tracker of the same client, from before it changed its mind, means nothing any more.
-        let before = readers.len();
-        readers.extract_if(.., |reader| reader.client == tracker.client).for_each(|reader| reader.forgot(key));
-        readers.push(Arc::clone(tracker));
+        match find(readers, tracker) {
+            // An earlier tracker of the same client, from before it changed its mind, means nothing any more.
+            Ok(at) => std::mem::replace(&mut readers[at], Arc::clone(tracker)).forgot(key),
+            Err(at) => {
+                readers.insert(at, Arc::clone(tracker));
+                tracking.items.fetch_add(1, Ordering::Relaxed);
+            }
+        }
         tracker.own.holding.add(Part::Cached, bytes_of(key));
-        tracking.items.fetch_add(readers.len() - before.min(readers.len()), Ordering::Relaxed);
         if keys_max > 0 && tracking.is_beyond(keys_max) {
             let victim = self.readers.keys().find(|other| other.as_slice() != key).cloned();
             let victim = victim.unwrap_or_else(|| key.to_vec());
@@ -443,9 +460,10 @@ impl TrackedKeys {
     /// A client changes a key elsewhere: it is told now, and others when the change comes from there.
     pub fn outdate(&mut self, key: &[u8], tracker: &Arc<Tracker>, tracking: &Tracking) {
         let Some(readers) = self.readers.get_mut(key) else { return };
-        let before = readers.len();
-        readers.retain(|reader| !Arc::ptr_eq(reader, tracker));
-        if readers.len() < before {
+        if let Ok(at) = find(readers, tracker)
+            && Arc::ptr_eq(&readers[at], tracker)
+        {
+            readers.remove(at);
             tracking.items.fetch_sub(1, Ordering::Relaxed);
             tracker.forgot(key);
             tracker.tell(key, 0);
@@ -460,8 +478,8 @@ impl TrackedKeys {
     /// changed it and is not told of that: there may be another change before it reads the key again.
     pub fn changed(&mut self, world: TenantId, key: &[u8], by: u64, tracking: &Tracking) {
         let Some(readers) = self.readers.get_mut(key) else { return };
-        let told: Vec<Arc<Tracker>> =
-            readers.extract_if(.., |reader| reader.world == world && !reader.is_own(by)).collect();
+        let concerned = within(readers, world);
+        let told: Vec<Arc<Tracker>> = readers.extract_if(concerned, |reader| !reader.is_own(by)).collect();
         if readers.is_empty() {
             self.readers.remove(key);
             self.tell(key, told, by, tracking);
@@ -566,6 +584,38 @@ mod tests {
             (mail(&mailbox), mail(&silent)),
             (">2 $10 invalidate _ ".to_owned(), ">2 $10 invalidate _ ".to_owned())
         );
+    }
+
+    // Each read of a key was compared with everybody's who had read it, and each write by one tenant with the readers of another's
+    // key of that name.
+    #[test]
+    fn the_readers_of_a_key_stand_in_order_each_once_and_those_of_other_names_are_not_looked_at() {
+        let (tracking, mut keys) = (Tracking::default(), TrackedKeys::default());
+        let worlds = [TenantId::SHARED, TenantId::with_namespace(1), TenantId::with_namespace(2)];
+        let mut readers = Vec::new();
+        for id in 0..300_u64 {
+            // In no order.
+            let (id, world) = (id * 7 % 300, worlds[id as usize % 3]);
+            let mailbox = Mailbox::new(10_000, None);
+            mailbox.set_protocol(Protocol::Resp3);
+            mailbox.standing.set_reach(Reach::Everything);
+            let new = || Tracker::new(id, options(TrackingMode::Every), world, Arc::clone(&mailbox), None);
+            let (before, now) = (new(), new());
+            tracking.add(&now);
+            // It changed its mind, and reads on.
+            [&before, &now, &now].into_iter().for_each(|tracker| keys.remember(b"k", tracker, &tracking, 0));
+            readers.push((mailbox, now));
+        }
+        assert_eq!(tracking.items.load(Ordering::Relaxed), 300);
+        assert!(keys.readers[&b"k"[..]].is_sorted_by_key(|reader| (reader.world, reader.client)));
+        assert!(worlds.iter().all(|world| within(&keys.readers[&b"k"[..]], *world).len() == 100));
+        keys.changed(worlds[1], b"k", 0, &tracking);
+        keys.outdate(b"k", &readers[0].1, &tracking);
+        for (at, (mailbox, tracker)) in readers.iter().enumerate() {
+            let is_told = at == 0 || tracker.world == worlds[1];
+            assert_eq!(mail(mailbox).is_empty(), !is_told, "client {}", tracker.client);
+        }
+        assert_eq!(tracking.items.load(Ordering::Relaxed), 199);
     }
 
     #[test]
