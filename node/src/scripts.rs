@@ -557,7 +557,12 @@ impl Batch<'_, '_> {
         {
             return None;
         }
-        let machine = scripts.machines.lock().that_runs(&call.program, owner);
+        let machine = {
+            let mut machines = scripts.machines.lock();
+            let machine = machines.that_runs(&call.program, owner);
+            payer_of_texts(session, owner).iter().for_each(|payer| machines.are_paid_by(owner, &payer.holdings));
+            machine
+        };
         // Only a function of the platform is run by several owners: a data thread does not wait for another's run.
         let mut machine = match place {
             Place::WhereRead(_) => machine.try_lock()?,
@@ -764,7 +769,12 @@ impl Batch<'_, '_> {
             }
             _ => {}
         }
-        let machine = scripts.machines.lock().of(&owner);
+        let machine = {
+            let mut machines = scripts.machines.lock();
+            let machine = machines.of(&owner);
+            payer_of_texts(session, &owner).iter().for_each(|payer| machines.are_paid_by(&owner, &payer.holdings));
+            machine
+        };
         if self.is_executing() || self.is_apart() {
             self.care_with(&mut machine.lock(), care, &owner, session, reply);
             return true;
@@ -890,10 +900,14 @@ fn has_no_room(machine: &mut Machine, session: &Session, owner: &Owner, more: us
 
 /// Whoever answers for an owner's scripts and libraries is told how long they are.
 fn note_texts(machine: &Machine, session: &Session, owner: &Owner) {
-    let first = session.login.as_ref().and_then(|login| login.payers.first());
-    if let Some(payer) = first.filter(|_| *owner != Owner::Platform) {
+    if let Some(payer) = payer_of_texts(session, owner) {
         payer.holdings.note_texts(machine.text_bytes() as u64);
     }
+}
+
+fn payer_of_texts<'s>(session: &'s Session, owner: &Owner) -> Option<&'s Payer> {
+    let first = session.login.as_ref().and_then(|login| login.payers.first());
+    first.filter(|_| *owner != Owner::Platform)
 }
 
 fn read_libraries(payload: &[u8]) -> Result<Vec<Vec<u8>>, String> {

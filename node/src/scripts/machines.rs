@@ -9,11 +9,12 @@
 
 use keyward_engine::asks::Program;
 use keyward_engine::dump::OWNED_LIBRARY;
+use keyward_engine::holdings::Holdings;
 use keyward_engine::scope::Owner;
 use keyward_script::{Limits, Machine, MachineStats};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// Machines without libraries that are kept; the one whose owner comes first in no order anybody chose goes when there
 /// are more. What it cached can be cached again.
@@ -30,6 +31,8 @@ pub(super) struct Machines {
     memory_bytes_max: usize,
     platform: Shared,
     confined: BTreeMap<Owner, Shared>,
+    /// Who answers for how long their texts are.
+    payers: BTreeMap<Owner, Weak<Holdings>>,
 }
 
 /// A machine, locked while it runs.
@@ -38,7 +41,7 @@ pub(super) type Shared = Arc<Mutex<Machine>>;
 impl Machines {
     pub(super) fn new(memory_bytes_max: usize) -> Machines {
         let platform = Arc::new(Mutex::new(Machine::new(Limits { memory_bytes_max })));
-        Machines { memory_bytes_max, platform, confined: BTreeMap::new() }
+        Machines { memory_bytes_max, platform, confined: BTreeMap::new(), payers: BTreeMap::new() }
     }
 
     /// The machine of this owner, made if need be.
@@ -54,6 +57,14 @@ impl Machines {
         Arc::clone(self.confined.entry(owner.clone()).or_insert_with(new))
     }
 
+    /// These answer for the texts of an owner, until its machine goes.
+    pub(super) fn are_paid_by(&mut self, owner: &Owner, holdings: &Arc<Holdings>) {
+        let is_known = |known: &Weak<Holdings>| std::ptr::eq(known.as_ptr(), Arc::as_ptr(holdings));
+        if self.confined.contains_key(owner) && !self.payers.get(owner).is_some_and(is_known) {
+            self.payers.insert(owner.clone(), Arc::downgrade(holdings));
+        }
+    }
+
     fn make_room(&mut self) {
         let idle: Vec<&Owner> = self
             .confined
@@ -65,6 +76,9 @@ impl Machines {
         if idle.len() >= IDLE_MACHINES_MAX {
             let first = idle[0].clone();
             self.confined.remove(&first);
+            // Nothing of it is kept, and its owner may never come back to say so.
+            let payer = self.payers.remove(&first).and_then(|payer| payer.upgrade());
+            payer.iter().for_each(|payer| payer.note_texts(0));
         }
     }
 
@@ -176,5 +190,21 @@ mod tests {
             machines.of(&owner).lock().load_script(b"return 1", true).unwrap();
         }
         assert_eq!(machines.confined.len(), IDLE_MACHINES_MAX);
+    }
+
+    // The texts of a machine that was dropped were held against its owner until it used scripts again.
+    #[test]
+    fn texts_of_a_machine_that_went_are_nobodys() {
+        let mut machines = Machines::new(64 << 20);
+        let holdings: Vec<Arc<Holdings>> = (0..=IDLE_MACHINES_MAX).map(|_| Arc::default()).collect();
+        for (number, holdings) in holdings.iter().enumerate() {
+            let owner = Owner::User(number.to_string().into_bytes().into());
+            let machine = machines.of(&owner);
+            machines.are_paid_by(&owner, holdings);
+            machine.lock().load_script(b"return 1", true).unwrap();
+            holdings.note_texts(machine.lock().text_bytes() as u64);
+        }
+        let counted = holdings.iter().filter(|holdings| holdings.held().texts > 0).count();
+        assert_eq!((counted, machines.payers.len()), (IDLE_MACHINES_MAX, IDLE_MACHINES_MAX));
     }
 }
