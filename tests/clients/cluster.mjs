@@ -36,13 +36,14 @@ export const NAMESPACE = `user default on >admin-password ~* &* +@all
 user langfuse on >langfuse-password ~* &* +@all
 `;
 
-export async function start(policy) {
+export async function start(policy, groups = 1) {
   const folder = mkdtempSync(path.join(os.tmpdir(), 'keyward-clients-'));
   const log = path.join(folder, 'log');
   const first = await freeBlock();
   const command = againstValkey ? valkeyCommand(folder, first, policy) : demoCommand(folder, first, policy);
   const output = openSync(log, 'w');
-  const child = spawn(command[0], command.slice(1), { stdio: ['ignore', output, output] });
+  const env = { ...process.env, KEYWARD_GROUPS: `${groups}` };
+  const child = spawn(command[0], command.slice(1), { stdio: ['ignore', output, output], env });
   let ended = false;
   const gone = new Promise((resolve) => child.on('exit', () => { ended = true; resolve(); }));
   const ports = againstValkey ? [first, first, first] : [first, first + 1, first + 2];

@@ -1,4 +1,5 @@
-// ioredis' Cluster, and BullMQ on it, while nodes forward commands and while they redirect clients.
+// ioredis' Cluster, and BullMQ on it, while nodes forward commands and while they redirect clients, with one shard group and
+// with three.
 import assert from 'node:assert/strict';
 import { after, afterEach, before, describe, test } from 'node:test';
 import { Queue, QueueEvents, Worker } from 'bullmq';
@@ -10,9 +11,21 @@ import { againstValkey, start, waitUntil } from './cluster.mjs';
 const STORY = { timeout: 60_000 };
 const skip = againstValkey && 'one Valkey without cluster mode is no cluster';
 
-for (const routing of ['proxy', 'redirect']) {
+// Every node is on the map, and as many as there are groups serve some of the slots.
+const isSettled = async (ports, groups) => {
+  for (const port of ports) {
+    const node = new Redis({ host: '127.0.0.1', port });
+    const rows = await node.cluster('SLOTS');
+    node.disconnect();
+    const known = new Set(rows.flatMap((row) => row.slice(2).map(([, place]) => place)));
+    if (known.size !== ports.length || new Set(rows.map((row) => row[2][1])).size !== groups) return false;
+  }
+  return true;
+};
+
+for (const [routing, groups] of [['proxy', 1], ['redirect', 1], ['proxy', 3], ['redirect', 3]]) {
   for (const [version, Client] of [['ioredis 5', Cluster], ['ioredis 6', Cluster6]]) {
-    describe(`${version} Cluster with routing ${routing}`, { skip }, () => {
+    describe(`${version} Cluster with routing ${routing}, shard groups: ${groups}`, { skip }, () => {
       let cluster;
       let open = [];
 
@@ -25,14 +38,13 @@ for (const routing of ['proxy', 'redirect']) {
       };
 
       before(async () => {
-        cluster = await start();
+        cluster = await start(undefined, groups);
         for (const port of cluster.ports) {
           const node = new Redis({ host: '127.0.0.1', port });
           await node.config('SET', 'routing', routing);
-          // Until then replicas are not on the map.
-          await waitUntil(async () => (await node.cluster('SLOTS'))[0].length === 5);
           node.disconnect();
         }
+        await waitUntil(() => isSettled(cluster.ports, groups));
       }, STORY);
       afterEach(() => {
         open.forEach((client) => client.disconnect());
@@ -45,8 +57,8 @@ for (const routing of ['proxy', 'redirect']) {
         const numbers = Array.from({ length: 100 }, (_, number) => number);
         await Promise.all(numbers.map((number) => client.set(`key:${number}`, number)));
         assert.deepEqual(await Promise.all(numbers.map((number) => client.get(`key:${number}`))), numbers.map(String));
-        assert.equal(client.nodes('master').length, 1);
-        assert.equal(client.nodes('slave').length, 2);
+        assert.equal(client.nodes('master').length, groups);
+        assert.equal(client.nodes('slave').length, 3 - groups);
       });
 
       test('pipelines, transactions and scripts run', STORY, async () => {
@@ -63,6 +75,33 @@ for (const routing of ['proxy', 'redirect']) {
         const client = connect({ scaleReads: 'slave' });
         await client.set('read', 'x');
         await waitUntil(async () => (await client.get('read')) === 'x');
+      });
+
+      test('every key is found once by a walk over all masters', STORY, async () => {
+        const client = connect();
+        const names = Array.from({ length: 60 }, (_, number) => `walked:${number}`);
+        await Promise.all(names.map((name) => client.set(name, 'x')));
+        // The masters are known once something was asked.
+        let found = [];
+        for (const node of client.nodes('master')) {
+          let cursor = '0';
+          do {
+            const [next, keys] = await node.scan(cursor, 'MATCH', 'walked:*', 'COUNT', 20);
+            [cursor, found] = [next, found.concat(keys)];
+          } while (cursor !== '0');
+        }
+        // With routing proxy any node is the whole cache.
+        const times = routing === 'proxy' ? groups : 1;
+        assert.deepEqual(found.sort(), Array(times).fill(names).flat().sort());
+      });
+
+      test('messages of shard channels reach listeners', STORY, async () => {
+        const listener = connect({ shardedSubscribers: true });
+        const client = connect();
+        const heard = new Promise((resolve) => listener.on('smessage', (channel, message) => resolve([channel, message])));
+        await listener.ssubscribe('shard-news');
+        await client.spublish('shard-news', 'hello');
+        assert.deepEqual(await heard, ['shard-news', 'hello']);
       });
 
       test('messages reach listeners', STORY, async () => {

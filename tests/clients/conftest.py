@@ -57,7 +57,8 @@ user default off
 class Cluster:
     """Three addresses of one cache, and what to call when done."""
 
-    def __init__(self, policy=None):
+    def __init__(self, policy=None, groups=1):
+        self.groups = groups
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="keyward-clients-"))
         self.log = open(self.folder / "log", "w+")
         self.process = None
@@ -74,7 +75,8 @@ class Cluster:
             file.write_text(policy)
             command += ["--acl-file", str(file)]
         self.ports = [first, first + 1, first + 2]
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+        environment = os.environ | {"KEYWARD_GROUPS": str(self.groups)}
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, env=environment)
         wait_until(lambda: all(is_ready(port + 2000) for port in self.ports), self)
 
     def _start_valkey(self, policy):
@@ -95,6 +97,18 @@ class Cluster:
         return redis.Redis(
             host="127.0.0.1", port=self.ports[node - 1], username=user, password=password, single_connection_client=True, **more
         )
+
+    def is_settled(self):
+        """Whether every node says that all are in sync, and that the shard groups are spread over them."""
+        return all(self._maps_all(port) for port in self.ports)
+
+    def _maps_all(self, port):
+        with redis.Redis(host="127.0.0.1", port=port, decode_responses=True) as client:
+            rows = client.execute_command("CLUSTER SLOTS")
+            # A node that serves a group is not listed as a replica of another one.
+            known = {place[1] for row in rows for place in row[2:]}
+            serving = {row[2][1] for row in rows}
+            return known == set(self.ports) and len(serving) == min(self.groups, 3)
 
     def server_name(self):
         """What the server calls itself when greeted."""

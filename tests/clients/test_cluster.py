@@ -1,6 +1,6 @@
 """Cluster clients: they learn the map from CLUSTER SLOTS and follow it, whether nodes forward commands or redirect clients.
 
-The same stories run in both modes of `routing`, and with replicas asked for reads.
+The same stories run with one shard group and with three, in both modes of `routing`, and with replicas asked for reads.
 """
 
 import threading
@@ -16,12 +16,12 @@ pytestmark = pytest.mark.skipif(AGAINST_VALKEY, reason="one Valkey without clust
 ANSWER_SECONDS = 20
 
 
-@pytest.fixture(scope="module")
-def nodes():
-    cluster = Cluster()
+@pytest.fixture(scope="module", params=[1, 3], ids=["one group", "three groups"])
+def nodes(request):
+    cluster = Cluster(groups=request.param)
     try:
-        # Until then replicas are not on the map.
-        wait_until(lambda: len(cluster.connect(1).execute_command("CLUSTER SLOTS")[0]) == 5, cluster)
+        # Until then replicas are not on the map, or one node serves what three shall.
+        wait_until(cluster.is_settled, cluster)
         yield cluster
     finally:
         cluster.stop()
@@ -61,28 +61,23 @@ def test_the_map_names_every_node_with_its_role(connect, nodes):
     client = connect()
     roles = {node.port: node.server_type for node in client.get_nodes()}
     assert sorted(roles) == sorted(nodes.ports)
-    assert sorted(roles.values()) == ["primary", "replica", "replica"]
+    assert sorted(roles.values()) == ["primary"] * nodes.groups + ["replica"] * (3 - nodes.groups)
     assert client.cluster_info()["cluster_state"] == "ok"
     assert len(client.cluster_nodes()) == 3
 
 
 def test_a_redirecting_node_is_left_for_the_right_one(nodes, routing, key):
     with nodes.connect(1) as first:
-        lines = first.execute_command("CLUSTER NODES").values()
-        replicas = [port for port in nodes.ports if not is_primary(nodes, port)]
-    assert lines
-    with redis.Redis(host="127.0.0.1", port=replicas[0], single_connection_client=True, decode_responses=True) as client:
+        slot = first.cluster("KEYSLOT", key)
+        serving = [row[2][1] for row in first.execute_command("CLUSTER SLOTS") if row[0] <= slot <= row[1]]
+    elsewhere = [port for port in nodes.ports if port not in serving]
+    assert len(elsewhere) == 2
+    with redis.Redis(host="127.0.0.1", port=elsewhere[0], single_connection_client=True, decode_responses=True) as client:
         if routing == "redirect":
             with pytest.raises(redis.exceptions.MovedError):
                 client.set(key, "x")
         else:
             assert client.set(key, "x")
-
-
-def is_primary(nodes, port):
-    with redis.Redis(host="127.0.0.1", port=port, decode_responses=True) as client:
-        me = client.execute_command("CLUSTER MYID")
-        return any("master" in of["flags"] for of in client.cluster("NODES").values() if of["node_id"] == me)
 
 
 def test_keys_of_many_slots_are_written_and_read(connect, key):
@@ -172,9 +167,11 @@ def test_replicas_answer_reads_when_asked(connect, key):
     wait_until(lambda: all(client.get(key) == "x" for _ in range(6)), seconds=ANSWER_SECONDS)
 
 
-def test_all_keys_are_walked_over_once(connect, key):
+def test_all_keys_are_walked_over_once(connect, key, nodes, routing):
     client = connect()
     for number in range(50):
         client.set(f"{key}:{number}", "x")
     found = list(client.scan_iter(match=f"{key}:*", target_nodes=RedisCluster.PRIMARIES))
-    assert len(set(found)) == 50
+    # With routing proxy any node is the whole cache.
+    times = nodes.groups if routing == "proxy" else 1
+    assert sorted(found) == sorted([f"{key}:{number}" for number in range(50)] * times)
