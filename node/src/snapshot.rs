@@ -16,12 +16,15 @@ pub mod writer;
 
 use crate::config::Config;
 use crate::node::{Node, now_ms};
+use crate::routes::Routes;
+use crate::shards::Shards;
 use files::Files;
 pub use files::SnapshotFile;
 use keyward_cluster::GroupId;
 use keyward_engine::session::CopyHolds;
+use keyward_engine::snapshot::Chosen;
 use std::fs::File;
-use std::io::{self, Seek, Write};
+use std::io::{Seek, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -231,31 +234,57 @@ fn at_once(node: &Node, moment: &mut dyn FnMut()) -> writer::Besides {
 }
 
 /// A snapshot for whoever wants a copy: an open file at its beginning, and its length. It lies in the data folder without a
-/// name, so it is gone when it is closed. Waits while another one is written. The error is a sentence.
+/// name, so it is gone when it is closed. Waits while another one is written. Of several shard groups this node's copies make
+/// one file, which shows one moment of this node. The error is a sentence.
 pub async fn copy(node: &Arc<Node>, holds: CopyHolds) -> Result<(File, u64), String> {
-    if node.groups().len() > 1 && holds == CopyHolds::Everything {
-        return Err(
-            "a copy of all data needs a cluster with one shard group: have BGSAVE write the files of all groups, which every \
-             node has in its folder (dump.rdb, dump-group1.rdb, …)"
-                .to_owned()
-        );
+    // In the order of their numbers: two that want a copy at once do not wait for each other for ever.
+    let mut turns = Vec::new();
+    for of in node.groups() {
+        turns.push(of.snapshots.turn().await);
     }
-    let turn = node.snapshots.turn().await;
     let node = Arc::clone(node);
-    let writing = tokio::task::spawn_blocking(move || {
-        let _turn = turn;
-        let mut file = node.snapshots.files.create_nameless()?;
+    let writing = crate::world::aside(move || {
+        let _turns = turns;
+        let mut file = node.snapshots.files.create_nameless().map_err(unwritten)?;
         let sink = |bytes: &[u8]| file.write_all(bytes);
         let written = match holds {
-            CopyHolds::Everything => writer::write_to(&node.shards, now_ms(), |moment| at_once(&node, moment), sink)?,
-            CopyHolds::Functions => writer::write_without_keys(now_ms(), &at_once(&node, &mut || {}), sink)?,
-            CopyHolds::Nothing => writer::write_without_keys(now_ms(), &writer::Besides::default(), sink)?,
+            CopyHolds::Everything if node.groups().len() > 1 => {
+                let routes = node.views.load().1.routes.clone();
+                let part = |of| part_of_copy(of, routes.clone());
+                let groups = node.groups().iter().map(part).collect::<Result<Vec<_>, String>>()?;
+                writer::write_groups(&groups, now_ms(), |moment| at_once_in_all(&node, moment), sink)
+            }
+            CopyHolds::Everything => writer::write_to(&node.shards, now_ms(), |moment| at_once(&node, moment), sink),
+            CopyHolds::Functions => writer::write_without_keys(now_ms(), &at_once(&node, &mut || {}), sink),
+            CopyHolds::Nothing => writer::write_without_keys(now_ms(), &writer::Besides::default(), sink),
         };
-        file.rewind()?;
+        let written = written.map_err(unwritten)?;
+        file.rewind().map_err(unwritten)?;
         Ok((file, written.bytes))
     });
-    let written: io::Result<(File, u64)> = writing.await.map_err(io::Error::other).flatten();
-    written.map_err(|error| format!("the copy cannot be written: {error}"))
+    writing.await.map_err(unwritten)?
+}
+
+fn unwritten(error: impl std::fmt::Display) -> String {
+    format!("the copy cannot be written: {error}")
+}
+
+/// What a copy of all data holds of a group: the keys that are the group's by these routes, not those that lie there because
+/// they move. The error is a sentence.
+fn part_of_copy(of: &Arc<Node>, routes: Option<Arc<Routes>>) -> Result<(&Shards, Option<Chosen>), String> {
+    let (view, group) = (of.views.load().1, of.group);
+    if !(view.is_primary() || view.is_in_sync()) || !of.replication.has_data() {
+        return Err(format!("this node has no copy in sync of shard group {}: ask another node", group.0));
+    }
+    let chosen: Chosen =
+        Arc::new(move |tenant, key| routes.as_ref().is_none_or(|routes| routes.of_key(tenant, key) == group));
+    Ok((&of.shards, Some(chosen)))
+}
+
+/// The same moment for all groups. Where the streams are says nothing about the file as a whole.
+fn at_once_in_all(node: &Node, moment: &mut dyn FnMut()) -> writer::Besides {
+    let besides = at_once(node, moment);
+    writer::Besides { stand: writer::Stand::default(), import: Vec::new(), ..besides }
 }
 
 /// Whether there is anything to save here: also what has become empty, so that flushed keys stay away.

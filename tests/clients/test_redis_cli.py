@@ -7,7 +7,7 @@ import time
 
 import pytest
 import redis
-from conftest import AGAINST_VALKEY
+from conftest import AGAINST_VALKEY, Cluster, binary, wait_until
 
 
 def cli(cluster, node, *arguments, typed=None, terminal=True):
@@ -177,6 +177,41 @@ def test_redis_cli_copies_all_data(open_cluster, tmp_path):
         for refused in (("REPLCONF", "listening-port", "1"), ("SYNC",), ("PSYNC", "?", "-1")):
             with pytest.raises(redis.exceptions.ResponseError, match=f"{refused[0]} is not available: nodes replicate"):
                 open_cluster.connect(2).execute_command(*refused)
+
+
+@pytest.mark.skipif(AGAINST_VALKEY, reason="one Valkey without cluster mode is no cluster")
+def test_redis_cli_copies_all_data_of_several_groups(tmp_path):
+    """One file with each key once, through any node, also while slots are on their way to another group."""
+    cluster = Cluster(groups=3)
+    try:
+        wait_until(cluster.is_settled, cluster)
+        admin = cluster.connect(1)
+        for number in range(3000):
+            admin.set(f"copied:{number}", "x" * 100)
+        admin.execute_command("FUNCTION", "LOAD", "#!lua name=copied\nredis.register_function('f', function() return 1 end)")
+        assert admin.wait(2, 20_000) == 2
+
+        def copy(node, name):
+            file = tmp_path / f"{name}-{node}.rdb"
+            shown = cli(cluster, node, "--rdb", str(file), terminal=False)
+            checked = subprocess.run(["redis-check-rdb", str(file)], capture_output=True, text=True, timeout=60).stdout
+            assert "RDB looks OK!" in checked and "3000 keys read" in checked, (shown, checked)
+            content = file.read_bytes()
+            names = re.findall(rb"copied:\d+", content)
+            assert len(names) == len(set(names)) == 3000
+            assert content.count(b"register_function") == 1
+
+        for node in (1, 2, 3):
+            copy(node, "copy")
+        for to in ("1", "2", "0"):
+            moving = subprocess.Popen([binary("keywardctl"), "--addr", f"127.0.0.1:{cluster.ports[0] + 1000}", "slots", "move", "0-5000", "--to", to])
+            while moving.poll() is None:
+                copy(1, f"moving-to-{to}")
+            assert moving.returncode == 0
+            for node in (1, 2, 3):
+                copy(node, f"moved-to-{to}")
+    finally:
+        cluster.stop()
 
 
 def test_redis_cli_copies_functions_alone(open_cluster, tmp_path):

@@ -14,11 +14,15 @@
 
 use crate::dict::Entry;
 use crate::dump;
-use crate::keyspace::{Garbage, Keyspace, Shard, SpaceId, UnixMillis};
+use crate::keyspace::{Garbage, Keyspace, Shard, SpaceId, TenantId, UnixMillis};
 use crate::types::Value;
+use std::sync::Arc;
 
 /// Buckets between two questions whether to go on: some tens of small entries.
 const BUCKETS_PER_QUESTION: usize = 8;
+
+/// Whether a key of this tenant is among those that a snapshot shows.
+pub type Chosen = Arc<dyn Fn(TenantId, &[u8]) -> bool + Send + Sync>;
 
 /// A snapshot's way through one keyspace.
 pub(crate) struct Walk {
@@ -26,6 +30,8 @@ pub(crate) struct Walk {
     id: SpaceId,
     /// The moment.
     began: UnixMillis,
+    /// Keys it shows, unless it shows all.
+    only: Option<Chosen>,
     /// Records of entries that changed before the walk came to them.
     kept: Vec<u8>,
     keys: u64,
@@ -37,15 +43,18 @@ impl Walk {
         if expires_at.is_some_and(|at| at <= self.began) {
             return;
         }
+        if self.only.as_ref().is_some_and(|only| !only(self.id.tenant, entry.key())) {
+            return;
+        }
         dump::record(records.unwrap_or(&mut self.kept), entry.key(), &entry.value(), expires_at);
         self.keys += 1;
     }
 }
 
 impl Keyspace {
-    fn begin_walk(&mut self, id: SpaceId, began: UnixMillis) {
+    fn begin_walk(&mut self, id: SpaceId, began: UnixMillis, only: Option<Chosen>) {
         self.dict.begin_walk();
-        self.walk = self.dict.is_walking().then(|| Box::new(Walk { id, began, kept: Vec::new(), keys: 0 }));
+        self.walk = self.dict.is_walking().then(|| Box::new(Walk { id, began, only, kept: Vec::new(), keys: 0 }));
     }
 
     /// The entry may change or go: a snapshot that has not seen it keeps it as it is.
@@ -113,9 +122,9 @@ pub struct Taken {
 }
 
 impl Shard {
-    /// Now is the moment. The snapshot before was finished: its last slice said so.
-    pub fn begin_snapshot(&mut self, now: UnixMillis) {
-        self.spaces_mut().for_each(|(id, space)| space.begin_walk(id, now));
+    /// Now is the moment. The snapshot before was finished: its last slice said so. `only`: the keys it shows, if not all.
+    pub fn begin_snapshot(&mut self, now: UnixMillis, only: Option<&Chosen>) {
+        self.spaces_mut().for_each(|(id, space)| space.begin_walk(id, now, only.cloned()));
     }
 
     /// The next slice: what was kept, then some buckets, as long as `go_on` says so. The records are appended to `out`.

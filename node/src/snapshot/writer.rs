@@ -14,7 +14,7 @@ use super::files::Files;
 use crate::shards::Shards;
 use keyward_engine::dump::{self, Checksum};
 use keyward_engine::keyspace::UnixMillis;
-use keyward_engine::snapshot::Taken;
+use keyward_engine::snapshot::{Chosen, Taken};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
@@ -97,25 +97,49 @@ pub fn write_to(
     at_once: impl FnOnce(&mut dyn FnMut()) -> Besides,
     sink: impl FnMut(&[u8]) -> io::Result<()>,
 ) -> io::Result<Written> {
+    write_groups(&[(shards, None)], now_ms, at_once, sink)
+}
+
+/// The same for several shard groups, of each the keys that were chosen.
+pub fn write_groups(
+    groups: &[(&Shards, Option<Chosen>)],
+    now_ms: UnixMillis,
+    at_once: impl FnOnce(&mut dyn FnMut()) -> Besides,
+    sink: impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<Written> {
     let mut output = Output { sink, checksum: Checksum::new(), written: Written::default() };
     let mut buffer = Vec::new();
-    let (mut moment, besides) = Moment::begin(shards, now_ms, at_once);
-    begin(&mut buffer, &moment.sizes, now_ms, &besides, moment.fields_expire);
-    while moment.index < shards.count() {
-        moment.slice(&mut buffer);
-        moment.kept(&mut buffer);
-        if buffer.len() >= WRITE_BYTES {
-            output.flush(&mut buffer)?;
+    let mut moments = Vec::with_capacity(groups.len());
+    let besides = at_once(&mut || {
+        moments.extend(groups.iter().map(|(shards, only)| Moment::begin(shards, now_ms, only.as_ref())));
+    });
+    begin(&mut buffer, &sizes_of(&moments), now_ms, &besides, moments.iter().any(|moment| moment.fields_expire));
+    for at in 0..moments.len() {
+        while moments[at].index < moments[at].shards.count() {
+            moments[at].slice(&mut buffer);
+            moments[at..].iter_mut().for_each(|moment| moment.kept(&mut buffer));
+            if buffer.len() >= WRITE_BYTES {
+                output.flush(&mut buffer)?;
+            }
+            std::thread::sleep(PAUSE);
         }
-        std::thread::sleep(PAUSE);
     }
-    output.written.keys = moment.taken.keys;
-    output.written.longest_pause = moment.longest_pause;
+    output.written.keys = moments.iter().map(|moment| moment.taken.keys).sum();
+    output.written.longest_pause = moments.iter().map(|moment| moment.longest_pause).max().unwrap_or_default();
     let mut so_far = output.checksum;
     so_far.update(&buffer);
     dump::end(&mut buffer, so_far);
     output.flush(&mut buffer)?;
     Ok(output.written)
+}
+
+fn sizes_of(moments: &[Moment<'_>]) -> Sizes {
+    let mut all = Sizes::new();
+    for (database, (keys, expiring)) in moments.iter().flat_map(|moment| &moment.sizes) {
+        let sum = all.entry(*database).or_default();
+        *sum = (sum.0 + keys, sum.1 + expiring);
+    }
+    all
 }
 
 /// Writes a file of what there is besides keys.
@@ -152,29 +176,22 @@ struct Moment<'a> {
 }
 
 impl<'a> Moment<'a> {
-    fn begin(
-        shards: &'a Shards,
-        now_ms: UnixMillis,
-        at_once: impl FnOnce(&mut dyn FnMut()) -> Besides,
-    ) -> (Moment<'a>, Besides) {
+    fn begin(shards: &'a Shards, now_ms: UnixMillis, only: Option<&Chosen>) -> Moment<'a> {
         let mut sizes = Sizes::new();
-        let (mut fields_expire, mut longest_pause) = (false, Duration::ZERO);
-        let besides = at_once(&mut || {
-            let began = Instant::now();
-            shards.with_all_locked(|shard| {
-                shard.begin_snapshot(now_ms);
-                fields_expire |= shard.has_expiring_fields();
-                let shared = shard.spaces().filter(|(id, space)| !id.tenant.is_namespace() && !space.is_empty());
-                for (id, space) in shared {
-                    let (keys, expiring) = sizes.entry(id.database).or_default();
-                    *keys += space.len() as u64;
-                    *expiring += space.expiring_len() as u64;
-                }
-            });
-            longest_pause = began.elapsed();
+        let mut fields_expire = false;
+        let began = Instant::now();
+        shards.with_all_locked(|shard| {
+            shard.begin_snapshot(now_ms, only);
+            fields_expire |= shard.has_expiring_fields();
+            let shared = shard.spaces().filter(|(id, space)| !id.tenant.is_namespace() && !space.is_empty());
+            for (id, space) in shared {
+                let (keys, expiring) = sizes.entry(id.database).or_default();
+                *keys += space.len() as u64;
+                *expiring += space.expiring_len() as u64;
+            }
         });
-        let taken = Taken::default();
-        (Moment { shards, sizes, fields_expire, index: 0, next_kept: 0, taken, longest_pause }, besides)
+        let (taken, longest_pause) = (Taken::default(), began.elapsed());
+        Moment { shards, sizes, fields_expire, index: 0, next_kept: 0, taken, longest_pause }
     }
 
     /// The next slice of the shard that is being seen.

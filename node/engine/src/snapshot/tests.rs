@@ -142,7 +142,7 @@ fn whatever_is_written_meanwhile_the_snapshot_is_the_moment() {
         // Three in a row: nothing of one is left to disturb the next.
         for _ in 0..3 {
             let moment = model(&mut shard);
-            shard.begin_snapshot(NOW);
+            shard.begin_snapshot(NOW, None);
             let taken = take_all(&mut shard, |shard| {
                 (0..20).for_each(|_| write_something(shard, &mut dice, keys));
             });
@@ -155,12 +155,12 @@ fn whatever_is_written_meanwhile_the_snapshot_is_the_moment() {
 fn what_is_made_after_the_moment_is_not_in_it() {
     let mut shard = Shard::new(LAYOUT.seed);
     with_keys(&mut shard, 0, 1, |keys| keys.put_string(b"old", b"1", Expiry::Never));
-    shard.begin_snapshot(NOW);
+    shard.begin_snapshot(NOW, None);
     for number in 0..1000 {
         with_keys(&mut shard, 0, 1, |keys| keys.put_string(format!("new:{number}").as_bytes(), b"1", Expiry::Never));
     }
     assert_eq!(take_all(&mut shard, |_| {}).len(), 1);
-    shard.begin_snapshot(NOW);
+    shard.begin_snapshot(NOW, None);
     assert_eq!(take_all(&mut shard, |_| {}).len(), 1001);
 }
 
@@ -170,7 +170,7 @@ fn a_flushed_keyspace_is_still_in_the_moment() {
     for number in 0..1000 {
         with_keys(&mut shard, 0, 1, |keys| keys.put_string(format!("key:{number}").as_bytes(), b"1", Expiry::Never));
     }
-    shard.begin_snapshot(NOW);
+    shard.begin_snapshot(NOW, None);
     let mut flushed = false;
     let taken = take_all(&mut shard, |shard| {
         if !std::mem::replace(&mut flushed, true) {
@@ -186,7 +186,7 @@ fn a_flushed_keyspace_is_still_in_the_moment() {
 fn what_was_kept_can_be_handed_out_early() {
     let mut shard = Shard::new(LAYOUT.seed);
     with_keys(&mut shard, 0, 1, |keys| keys.put_string(b"key", b"before", Expiry::Never));
-    shard.begin_snapshot(NOW);
+    shard.begin_snapshot(NOW, None);
     with_keys(&mut shard, 0, 1, |keys| keys.put_string(b"key", b"after", Expiry::Never));
     let (mut out, mut taken) = (Vec::new(), Taken::default());
     shard.snapshot_kept(&mut out, &mut taken);
@@ -201,7 +201,7 @@ fn keys_past_their_expiry_are_left_out() {
         keys.put_string(b"gone", b"1", Expiry::At(NOW));
         keys.put_string(b"there", b"1", Expiry::At(NOW + 1));
     });
-    shard.begin_snapshot(NOW);
+    shard.begin_snapshot(NOW, None);
     assert_eq!(
         take_all(&mut shard, |_| {}).keys().map(|(_, key)| key.clone()).collect::<Vec<_>>(),
         [b"there".to_vec()]

@@ -199,7 +199,7 @@ fn a_snapshot_sees_a_key_that_moves_once_as_it_was() {
     for number in 0..1000 {
         rig.set(TenantId::SHARED, &format!("gw:{number}"), "before");
     }
-    rig.shard.begin_snapshot(1000);
+    rig.shard.begin_snapshot(1000, None);
     let (mut out, mut taken) = (Vec::new(), Taken::default());
     rig.shard.snapshot_slice(&mut out, &mut taken, &mut || false);
     rig.owners(&[("gw:", GW)]);
