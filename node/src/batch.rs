@@ -122,7 +122,11 @@ fn run_prepared<'a>(
             batch.worker.measured(CommandLogKind::LargeRequest, &batch.hot, session, row, request.argv, bytes);
         }
         lane.ran = true;
+        let before = scratch.reply.bytes.len();
         let flow = batch.step(session, lane, request, scratch);
+        if session.wants_quorum() {
+            lane.doubt(batch.front, before..scratch.reply.bytes.len());
+        }
         match flow {
             Flow::Continue => {
                 *consumed = end;
@@ -329,7 +333,12 @@ impl<'w, 'a> Batch<'w, 'a> {
         // What happened before these requests is told before their answers: a cache that asks anything has heard it all then.
         if connection.mailbox.is_filled() && session.replies == ReplyMode::On {
             lane.under_lease = true;
+            let before = scratch.reply.bytes.len();
             connection.mailbox.collect(&mut scratch.reply.bytes);
+            if session.wants_quorum() {
+                // No answers, whatever becomes of these.
+                lane.note(before..scratch.reply.bytes.len(), None);
+            }
         }
         let ended = run_prepared(self, session, lane, prepared, consumed, scratch);
         let sent = prepared.last().map_or(0, |request| request.end);

@@ -14,6 +14,7 @@
 
 mod copying;
 mod decoding;
+mod doubts;
 mod lane;
 mod sending;
 
@@ -21,7 +22,7 @@ use crate::asks;
 use crate::batch::{Received, run_batch};
 use crate::corridor::{Entry, InLane};
 use crate::forward::{self, ForwardBatch, Seat, Sent};
-use crate::gather::{self, Gathering, Spread};
+use crate::gather::{self, Gathering, Spread, Written};
 use crate::handover::{self, HandedOver};
 use crate::holding::{Kept, NAME_BYTES, Part};
 use crate::insight::AdminOutcome;
@@ -615,20 +616,39 @@ async fn wait_for_keys(
     Ok(true)
 }
 
-/// Waits until what was answered may leave. False: it may not; an error takes its place, and the connection ends.
+/// Waits until what was answered may leave. False: some of it may not; an error takes the place of each such answer, and the
+/// connection ends.
 async fn confirm(worker: &Worker, connection: &Connection, lane: &mut Lane) -> bool {
     worker.tell_copies();
     if !lane.must_confirm() {
+        lane.doubts.clear();
         return true;
     }
-    let limit = worker.node.config.ack_timeout;
+    let give_up = tokio::time::Instant::now() + worker.node.config.ack_timeout;
     let own = lane.confirm.take().map(|(reign, position)| (lane.view.of, reign, position));
     let all = own.into_iter().chain(std::mem::take(&mut lane.confirm_too));
+    let mut doubts = std::mem::take(&mut lane.doubts);
     let confirming = async {
-        for (group, reign, position) in all {
-            worker.at(group).node.replication.confirmed(reign, position, limit).await?;
+        let confirmed = async |(group, reign, position): Written| {
+            let left = give_up.saturating_duration_since(tokio::time::Instant::now());
+            worker.at(group).node.replication.confirmed(reign, position, left).await
+        };
+        // In their order: what came before a write in doubt is known while its replicas still promise.
+        let (mut failed, mut lost) = (Ok(()), Vec::new());
+        for (at, needs) in doubts.needs().collect::<Vec<_>>() {
+            let reign = (needs.0, needs.1);
+            match if lost.contains(&reign) { continue } else { confirmed(needs).await } {
+                Ok(()) => doubts.confirm(at),
+                Err(error) => {
+                    failed = Err(error);
+                    lost.push(reign);
+                }
+            }
         }
-        Ok(())
+        for needs in all {
+            failed = failed.and(confirmed(needs).await);
+        }
+        failed
     };
     let confirmed = tokio::select! {
         biased;
@@ -636,8 +656,8 @@ async fn confirm(worker: &Worker, connection: &Connection, lane: &mut Lane) -> b
         confirmed = confirming => confirmed,
     };
     let Err(error) = confirmed else { return true };
-    lane.output.clear();
-    lane.output.extend_from_slice(format!("-{}\r\n", crate::forward::not_confirmed(error)).as_bytes());
+    let line = format!("-{}\r\n", crate::forward::not_confirmed(error));
+    lane.output = doubts.settled(&lane.output, &line);
     false
 }
 

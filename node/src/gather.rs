@@ -90,6 +90,12 @@ pub async fn spread(
         let Some(part) = parts.iter().find(|part| part.group == group) else { return false };
         let at = &mut taken[group.0 as usize];
         let Ok(Some(length)) = skip_reply(&part.answers[*at..]) else { return false };
+        // Whatever another node answered it has seen confirmed.
+        match part.written.as_slice() {
+            [] => lane.note(output.len()..output.len() + length, None),
+            [written] => lane.note(output.len()..output.len() + length, Some(*written)),
+            _ => {}
+        }
         output.extend_from_slice(&part.answers[*at..*at + length]);
         *at += length;
     }

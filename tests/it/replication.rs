@@ -115,6 +115,41 @@ fn a_write_that_must_be_confirmed_waits_for_a_frozen_replica_until_that_is_out_o
     cluster.copies_agree("the frozen replica is back");
 }
 
+/// One write that the replicas did not confirm made `UNKNOWN` of all answers of its pipeline: a client could not tell that what it
+/// had read was good.
+#[test]
+fn a_write_in_doubt_takes_no_answer_along_that_came_before_it() {
+    let cluster = Cluster::of(3).flag("ack", "quorum").flag("ack-timeout", "500ms").start();
+    all_in_sync(&cluster);
+    let primary = cluster.primary();
+    let replicas: Vec<usize> = (1..=3).filter(|number| *number != primary).collect();
+    cluster.node(primary).client().ok(&["SET", "known", "v"]);
+    wait_until("the read got in while the replicas still promised", || {
+        let mut client = cluster.node(primary).client();
+        client.ask(&["GET", "known"]).text().filter(|value| value == "v")?;
+        replicas.iter().for_each(|number| cluster.pause(*number));
+        for request in [&["GET", "known"][..], &["SET", "new", "x"], &["GET", "new"], &["GET", "known"]] {
+            client.send(request).expect("the primary runs");
+        }
+        let answers: Vec<Option<String>> =
+            (0..4).map(|_| client.read().ok().map(|answer| answer.to_string())).collect();
+        let ended = client.read().is_err();
+        replicas.iter().for_each(|number| cluster.resume(*number));
+        all_in_sync(&cluster);
+        let told: Vec<String> = answers.into_iter().flatten().collect();
+        let is_unknown = |answer: &String| answer.contains("UNKNOWN the replicas in sync did not confirm it in time");
+        let first = told.first()?;
+        if is_unknown(first) {
+            // Slowly frozen: nothing is known by then, and each answer says so.
+            assert!(told.len() == 4 && told.iter().all(is_unknown), "{told:?}");
+            return None;
+        }
+        assert_eq!(first, "\"v\"");
+        assert!(told.len() == 4 && told[1..].iter().all(is_unknown) && ended, "{told:?}");
+        Some(())
+    });
+}
+
 #[test]
 fn a_replica_that_restarts_has_everything_again() {
     let mut cluster = cluster(3);

@@ -1,6 +1,7 @@
 //! What the loop of a client owns: what was received and not run, what was answered and not sent, under which view, and what
 //! must be confirmed before answers leave. It reads and writes no socket.
 
+use super::doubts::Doubts;
 use super::{Connection, KEPT_BUFFER_BYTES, Next};
 use crate::gather::Written;
 use crate::view::View;
@@ -9,6 +10,7 @@ use keyward_cluster::{Epoch, GroupId};
 use keyward_engine::reply::Reply;
 use keyward_engine::session::Session;
 use keyward_proto::resp::{Decoder, encode_command};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Bytes written, or answered in one go without being sent, before others have their turn: some ten microseconds of the
@@ -29,6 +31,8 @@ pub struct Lane {
     pub(super) confirm: Option<(Epoch, u64)>,
     /// The same in other shard groups than the one it is turned to.
     pub(super) confirm_too: Vec<Written>,
+    /// Which answers wait for what, as far as that is known.
+    pub(super) doubts: Doubts,
     /// Something may have been run under its view since it was last noted what must be confirmed.
     pub(crate) ran: bool,
     /// Views as other groups see them.
@@ -50,6 +54,7 @@ impl Lane {
             output: Vec::new(),
             confirm: None,
             confirm_too: Vec::new(),
+            doubts: Doubts::default(),
             ran: false,
             aside: Vec::new(),
             under_lease: false,
@@ -119,6 +124,28 @@ impl Lane {
             let replication = &worker.at(self.view.of).node.replication;
             self.confirm = self.confirm.filter(|(reign, position)| !replication.is_confirmed(*reign, *position));
         }
+        if !self.doubts.is_empty() && !self.must_confirm() {
+            self.doubts.clear();
+        }
+    }
+
+    /// These bytes of `replies`, which come behind those not yet sent, may leave once all that was written until now is confirmed.
+    #[cold]
+    pub(crate) fn doubt(&mut self, worker: &Worker, replies: Range<usize>) {
+        if let Some(reign) = self.view.reign().filter(|_| !replies.is_empty()) {
+            let position = worker.at(self.view.of).node.replication.log.position();
+            self.note(replies, Some((self.view.of, reign, position)));
+        }
+    }
+
+    /// The same once this is confirmed; `None`: at once.
+    pub(crate) fn note(&mut self, replies: Range<usize>, needs: Option<Written>) {
+        let before = self.output.len();
+        if self.doubts.is_empty() && before > 0 && !self.must_confirm() {
+            // It was on its way out already, and may begin in the middle of an answer.
+            self.doubts.add(0..before, None);
+        }
+        self.doubts.add(before + replies.start..before + replies.end, needs);
     }
 
     /// If this node serves the data, as of the lane's view: what was answered until now leaves only once it is confirmed.

@@ -1,0 +1,129 @@
+//! Which answers of a pipeline wait for which writes to be confirmed, so that one write in doubt takes no other answer along.
+//!
+//! ```text
+//!   GET a │ SET b │ GET c        each answer: everything written before it, by anybody    (a read tells of others' writes)
+//!   └ confirmed └ in doubt ─► UNKNOWN └ in doubt as well
+//! ```
+//! Nothing is noted for clients that do not wait for the replicas. An answer that nothing is known about waits for everything.
+
+use crate::gather::Written;
+use keyward_proto::resp::skip_reply;
+use std::ops::Range;
+
+/// Answers that wait for different writes, at most: what follows waits with the last of them. A pipeline of more writes without a
+/// pause waits for them together, in the end.
+const DOUBTS_MAX: usize = 64;
+
+/// The answers that were not sent yet.
+#[derive(Default)]
+pub(crate) struct Doubts(Vec<Doubt>);
+
+/// Neighboring answers.
+struct Doubt {
+    /// Where they lie in the output.
+    bytes: Range<usize>,
+    /// What must be confirmed before they leave; `None`: nothing.
+    needs: Option<Written>,
+    confirmed: bool,
+}
+
+impl Doubts {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// These answers need that.
+    pub(crate) fn add(&mut self, bytes: Range<usize>, needs: Option<Written>) {
+        let is_full = self.0.len() >= DOUBTS_MAX;
+        if let Some(last) = self.0.last_mut().filter(|last| last.bytes.end == bytes.start) {
+            let same_reign = match (last.needs, needs) {
+                (Some(last), Some(needs)) => (last.0, last.1) == (needs.0, needs.1),
+                _ => false,
+            };
+            if last.needs == needs || is_full && same_reign {
+                last.bytes.end = bytes.end;
+                last.needs = needs;
+                return;
+            }
+        }
+        if !is_full {
+            self.0.push(Doubt { confirmed: needs.is_none(), bytes, needs });
+        }
+    }
+
+    /// What is waited for, in the order of the answers.
+    pub(super) fn needs(&self) -> impl Iterator<Item = (usize, Written)> {
+        self.0.iter().enumerate().filter_map(|(at, doubt)| doubt.needs.map(|needs| (at, needs)))
+    }
+
+    /// That was confirmed.
+    pub(super) fn confirm(&mut self, at: usize) {
+        self.0[at].confirmed = true;
+    }
+
+    /// The answers, with `line` in place of each that is in doubt. What is sent by itself is no answer, and stays.
+    pub(super) fn settled(&self, output: &[u8], line: &str) -> Vec<u8> {
+        let (mut settled, mut at) = (Vec::with_capacity(output.len()), 0);
+        while at < output.len() {
+            if let Some(known) = self.0.iter().find(|doubt| doubt.confirmed && doubt.bytes.contains(&at)) {
+                let end = known.bytes.end.min(output.len());
+                settled.extend_from_slice(&output[at..end]);
+                at = end;
+                continue;
+            }
+            // What is no answer was made by nobody: it is in doubt as a whole.
+            let length = skip_reply(&output[at..]).ok().flatten().unwrap_or(output.len() - at);
+            let reply = &output[at..at + length];
+            settled.extend_from_slice(if reply.starts_with(b">") { reply } else { line.as_bytes() });
+            at += length;
+        }
+        settled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keyward_cluster::{Epoch, GroupId};
+
+    const LINE: &str = "-UNKNOWN\r\n";
+
+    fn needs(group: u32, position: u64) -> Option<Written> {
+        Some((GroupId(group), Epoch(1), position))
+    }
+
+    #[test]
+    fn only_what_is_in_doubt_is_replaced() {
+        let mut doubts = Doubts::default();
+        // An answer about nothing was noted is in doubt, like the last one here.
+        let output = b":1\r\n+OK\r\n$1\r\nx\r\n>2\r\n+a\r\n+b\r\n:7\r\n+OK\r\n";
+        doubts.add(0..4, needs(0, 5));
+        doubts.add(4..9, needs(0, 6));
+        doubts.add(9..16, None);
+        doubts.add(28..32, needs(2, 1));
+        let all: Vec<(usize, Written)> = doubts.needs().collect();
+        assert_eq!(all.len(), 3);
+        doubts.confirm(all[0].0);
+        doubts.confirm(all[2].0);
+        let expected = b":1\r\n-UNKNOWN\r\n$1\r\nx\r\n>2\r\n+a\r\n+b\r\n:7\r\n-UNKNOWN\r\n".to_vec();
+        assert_eq!(doubts.settled(output, LINE), expected);
+    }
+
+    #[test]
+    fn a_long_pipeline_is_told_apart_as_far_as_there_is_room_and_nothing_is_known_too_early() {
+        let mut doubts = Doubts::default();
+        let count = 3 * DOUBTS_MAX;
+        (0..count).for_each(|at| doubts.add(5 * at..5 * (at + 1), needs(0, at as u64)));
+        let all: Vec<(usize, Written)> = doubts.needs().collect();
+        assert_eq!(all.len(), DOUBTS_MAX);
+        assert_eq!(all.last().map(|(_, needs)| needs.2), Some(count as u64 - 1), "the last one waits for all");
+        all[..DOUBTS_MAX - 1].iter().for_each(|(at, _)| doubts.confirm(*at));
+        let settled = doubts.settled("+OK\r\n".repeat(count).as_bytes(), LINE);
+        let known = settled.windows(5).filter(|window| window == b"+OK\r\n").count();
+        assert_eq!(known, DOUBTS_MAX - 1);
+    }
+}
