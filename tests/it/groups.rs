@@ -516,3 +516,28 @@ fn a_node_that_stops_waits_for_the_answers_that_others_owe_its_clients() {
     }
     cluster.resume(frozen);
 }
+
+/// Who copies calls whoever serves. A test once expected both directions at each node: with one group the node that serves it calls
+/// nobody, and its copies do not call each other.
+#[test]
+fn links_go_from_copies_to_those_who_serve_and_both_ends_show_each() {
+    let one = Cluster::start(3);
+    let three = cluster();
+    for (cluster, is_spread) in [(&one, false), (&three, true)] {
+        let ids: Vec<String> = cluster.nodes().iter().map(|node| node.client().text(&["CLUSTER", "MYID"])).collect();
+        let primary = cluster.primary() - 1;
+        let links = |at: usize, direction: &str, peer: usize| {
+            let rows = cluster.nodes()[at].client().ask(&["CLUSTER", "LINKS"]);
+            let rows = rows.items().expect("links").iter().map(Value::texts);
+            rows.filter(|row| row[1] == direction && row[3] == ids[peer]).count()
+        };
+        let pairs = || (0..3).flat_map(|at| (0..3).map(move |peer| (at, peer))).filter(|(at, peer)| at != peer);
+        wait_until("both ends show the same links, and each copy is linked", || {
+            let agree = |(at, peer): (usize, usize)| {
+                let (to, from) = (links(at, "to", peer), links(peer, "from", at));
+                to == from && (to > 0) == (is_spread || peer == primary)
+            };
+            pairs().all(agree).then_some(())
+        });
+    }
+}
