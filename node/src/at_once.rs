@@ -233,10 +233,10 @@ impl<'a> Batch<'_, 'a> {
         let redirect = match options.redirect.filter(|client| *client != 0) {
             None => None,
             Some(client) => {
-                let target = self.worker.node.mailboxes.lock().get(&client).cloned();
-                let target = target.filter(|_| self.reaches_client(reach, client));
+                let target = self.worker.node.mailboxes.lock().get(&client).and_then(Weak::upgrade);
+                let target = target.filter(|target| !target.is_away() && self.reaches_client(reach, client));
                 let missing = "The client ID you want redirect to does not exist";
-                Some(Target::Here(target.ok_or_else(|| CommandError::err(missing))?))
+                Some(Target::here(&target.ok_or_else(|| CommandError::err(missing))?))
             }
         };
         let prefix_bytes = options.prefixes.iter().map(|prefix| prefix.len() as u64 + NAME_BYTES).sum();

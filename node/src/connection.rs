@@ -169,8 +169,13 @@ impl Connection {
     }
 
     /// Whether it has something at this node that no other one knows of: a place as a guest, a transaction, keys it
-    /// watches or caches, channels it listens to.
+    /// watches or caches, channels it listens to; somebody who has it told in its place.
     pub fn has_lasting_state(&self, session: &Session) -> bool {
+        self.mailbox.stands_in() || self.has_state_of_its_own(session)
+    }
+
+    /// The same, whoever else counts on it.
+    pub fn has_state_of_its_own(&self, session: &Session) -> bool {
         self.guest
             || session.transaction.is_some()
             || session.subscribed
@@ -183,7 +188,8 @@ impl Connection {
     pub fn is_at_home_anywhere(&self, session: &Session) -> bool {
         let redirects = self.tracking.borrow().as_ref().is_some_and(|tracker| tracker.redirects());
         let pinned = session.transaction.is_some() && self.pinned.get();
-        !(self.guest || session.subscribed || pinned || redirects || self.watch.borrow().is_some())
+        let is_told = redirects || session.subscribed || self.mailbox.stands_in();
+        !(self.guest || is_told || pinned || self.watch.borrow().is_some())
     }
 
     /// Gives up what it watches and listens to.

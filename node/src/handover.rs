@@ -95,6 +95,10 @@ pub async fn hand_over(
     mut input: Vec<u8>,
     mut luggage: Option<HandOver>,
 ) -> HandedOver {
+    connection.mailbox.set_away(true);
+    if connection.mailbox.stands_in() {
+        moving::part(worker, connection);
+    }
     loop {
         let of = worker.of(connection.group.get());
         let opened = tokio::select! {
@@ -106,6 +110,7 @@ pub async fn hand_over(
             Opened::Link(link, owner, address) => (link, owner, address),
             Opened::ServedHere => {
                 connection.handed_over.set(false);
+                connection.mailbox.set_away(false);
                 let settled = luggage.is_none_or(|luggage| moving::unpack(worker, connection, &luggage));
                 return if settled { HandedOver::ServedHere(input) } else { HandedOver::Ended };
             }

@@ -13,7 +13,7 @@ use crate::connection::{Connection, Lane, Next};
 use crate::gate::{self, Conditions, KeyBuffer};
 use crate::gather::Gathering;
 use crate::routes::{self, ACROSS, Asker, Gather, Routes, Target};
-use crate::worker::Scratch;
+use crate::worker::{Scratch, Worker};
 use keyward_cluster::GroupId;
 use keyward_engine::command::{Flags, Group, Home};
 use keyward_engine::session::Session;
@@ -26,6 +26,12 @@ fn pinned(connection: &Connection, session: &Session) -> Option<GroupId> {
     let redirects = connection.tracking.borrow().as_ref().is_some_and(|tracker| tracker.redirects());
     let lasts = in_transaction || session.subscribed || redirects || connection.watch.borrow().is_some();
     lasts.then(|| connection.group.get())
+}
+
+/// The same, or the first group if somebody has the client told in its place, who finds it where that group is served.
+fn tied(worker: &Worker, connection: &Connection, session: &Session) -> Option<GroupId> {
+    let stands_in = || connection.mailbox.stands_in() && worker.node.tracking.is_told_for_others(session.id);
+    pinned(connection, session).or_else(|| stands_in().then_some(GroupId(0)))
 }
 
 impl<'a> Batch<'_, 'a> {
@@ -83,7 +89,7 @@ impl<'a> Batch<'_, 'a> {
                     if !self.forward.is_empty() {
                         return Some(Flow::StopBefore);
                     }
-                    if pinned.is_some_and(|pinned| pinned != group) {
+                    if tied(self.worker, connection, session).is_some_and(|tied| tied != group) {
                         return self.refuse_across(session, lane, (row, request.argv), scratch);
                     }
                     connection.group.set(group);
@@ -161,6 +167,9 @@ impl<'a> Batch<'_, 'a> {
             }
         };
         match (wanted, pinned(connection, session)) {
+            (Some(group), None) if tied(self.worker, connection, session).is_some_and(|tied| tied != group) => {
+                return self.refuse_across(session, lane, (row, argv), scratch);
+            }
             (Some(group), None) => {
                 connection.group.set(group);
                 connection.pinned.set(true);

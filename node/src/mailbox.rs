@@ -31,6 +31,8 @@ pub struct Mailbox {
     speaks_resp3: AtomicBool,
     listens: AtomicBool,
     stirred: AtomicBool,
+    stands_in: AtomicBool,
+    away: AtomicBool,
     /// What the client's user may be told.
     pub standing: Standing,
     /// What the client makes the node hold.
@@ -51,6 +53,8 @@ impl Mailbox {
             speaks_resp3: AtomicBool::new(false),
             listens: AtomicBool::new(false),
             stirred: AtomicBool::new(false),
+            stands_in: AtomicBool::new(false),
+            away: AtomicBool::new(false),
             standing: Standing::new(views),
             holding: Holding::new(Weak::<Mailbox>::clone(me)),
             waker: AtomicWaker::new(),
@@ -139,6 +143,26 @@ impl Mailbox {
     /// The client began to listen, or ended.
     pub fn set_listens(&self, listens: bool) {
         self.listens.store(listens, Ordering::Relaxed);
+    }
+
+    /// Whether somebody who caches has this client told in its place, or had: it moves along with the data, as that one does.
+    pub fn stands_in(&self) -> bool {
+        self.stands_in.load(Ordering::Acquire)
+    }
+
+    /// The client is told in another's place from now on, or is no more because it moves.
+    pub fn set_stands_in(&self, stands_in: bool) {
+        self.stands_in.store(stands_in, Ordering::Release);
+    }
+
+    /// Whether the client is served by another node meanwhile: nobody here would read its mail.
+    pub fn is_away(&self) -> bool {
+        self.away.load(Ordering::Acquire)
+    }
+
+    /// The client is handed over to another node, or has come back.
+    pub fn set_away(&self, away: bool) {
+        self.away.store(away, Ordering::Release);
     }
 
     /// Ends the connection at once, whatever it is doing.

@@ -370,6 +370,7 @@ pub async fn watch(node: Arc<Node>) {
     loop {
         let used = node.shards.count_used_bytes();
         node.shards.forget_tracked_of_those_who_left();
+        node.shards.tracking.give_up(Instant::now());
         if !huge_pages && used > HUGE_PAGES_BYTES_MIN {
             huge_pages = true;
             set_huge_pages(true);

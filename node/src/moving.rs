@@ -128,11 +128,18 @@ pub fn pack(worker: &Worker, connection: &Connection, input: Vec<u8>) -> Batch {
     let mut batch = Batch { hand_over: Some(luggage), commands: input.into(), group, ..Batch::default() };
     forward::describe(&mut batch, &session, &view);
     session.subscribed = false;
-    worker.node.tracking.part(session.id, Instant::now() + waits_for_others(worker));
     drop(session);
+    part(worker, connection);
     connection.forget(worker);
     connection.count_names(&connection.session.borrow());
     batch
+}
+
+/// A client leaves for another node: those who have it told in their place wait for it.
+pub fn part(worker: &Worker, connection: &Connection) {
+    connection.mailbox.set_stands_in(false);
+    let id = connection.session.borrow().id;
+    worker.node.tracking.part(id, Instant::now() + waits_for_others(worker));
 }
 
 /// Gives a client what it had elsewhere. False: it may not have that any more.

@@ -64,8 +64,18 @@ pub enum Target {
     /// Reached here.
     Here(Weak<Mailbox>),
     /// Both move along with the data, and it is not here yet. What happens meanwhile it hears when it comes: that everything
-    /// may have changed. It is given up at this time.
+    /// may have changed. It is given up at this time, whether there is something to tell or not: see [`Tracking::give_up`].
     Awaited(Instant),
+    /// It did not come, and is not looked for any more: ids are used again once a node has restarted.
+    GivenUp,
+}
+
+impl Target {
+    /// A client that is served here: from now on it moves along with the data.
+    pub fn here(mailbox: &Arc<Mailbox>) -> Target {
+        mailbox.set_stands_in(true);
+        Target::Here(Arc::downgrade(mailbox))
+    }
 }
 
 impl Tracker {
@@ -104,17 +114,29 @@ impl Tracker {
         let is_known = |target: &Mutex<Target>| match &*target.lock() {
             Target::Here(mailbox) => reached(mailbox).is_some(),
             Target::Awaited(until) => Instant::now() < *until,
+            Target::GivenUp => false,
         };
         Some((id, self.redirect.as_ref().is_some_and(is_known)))
     }
 
     /// The client that is told in its place has come here, and hears that everything may have changed. Nothing happens if it
-    /// is one that does not exist for this client's user.
+    /// is one that does not exist for this client's user, or that is not served here itself; nor once it was given up.
     pub fn meet(&self, mailbox: &Arc<Mailbox>) {
         let Some(target) = &self.redirect else { return };
+        if mailbox.is_away() {
+            return;
+        }
         let is_itself = Arc::ptr_eq(&self.own, mailbox);
         if is_itself || self.own.standing.may(|own| mailbox.standing.may(|other| own.sees_clients_of(other))) {
-            *target.lock() = Target::Here(Arc::downgrade(mailbox));
+            {
+                // Looked at under the lock: whoever gives it up says so under it.
+                let mut target = target.lock();
+                if matches!(*target, Target::GivenUp) {
+                    return;
+                }
+                *target = Target::here(mailbox);
+                self.redirect_is_broken.store(false, Ordering::Relaxed);
+            }
             self.tell_of_gap();
         }
     }
@@ -184,14 +206,9 @@ impl Tracker {
         };
         let target = match &*redirect.lock() {
             Target::Here(mailbox) => reached(mailbox),
-            Target::Awaited(until) if Instant::now() < *until => return,
-            Target::Awaited(_) => {
-                // It did not come along. A client of RESP2 cannot be told so, and must not go on with what it has.
-                if self.own.protocol() == Protocol::Resp2 {
-                    self.own.kill();
-                }
-                None
-            }
+            // Nothing is lost: when it comes it hears that everything may have changed, otherwise it is given up.
+            Target::Awaited(_) => return,
+            Target::GivenUp => None,
         };
         match target {
             Some(target) if target.protocol() == Protocol::Resp3 => {
@@ -202,23 +219,43 @@ impl Tracker {
                     target.put(&spelled(Protocol::Resp2, true, keys));
                 }
             }
-            None => {
-                let first = !self.redirect_is_broken.swap(true, Ordering::Relaxed);
-                if first && self.own.protocol() == Protocol::Resp3 {
-                    let mut reply = Reply::new(Protocol::Resp3);
-                    reply.push(2);
-                    reply.bulk(b"tracking-redir-broken");
-                    reply.integer(self.options.redirect.unwrap_or(0) as i64);
-                    self.own.put(&reply.bytes);
-                }
-            }
+            None => self.miss(),
         }
+    }
+
+    /// Who is told in its place is gone: a client of RESP3 hears so, once.
+    fn miss(&self) {
+        let first = !self.redirect_is_broken.swap(true, Ordering::Relaxed);
+        if first && self.own.protocol() == Protocol::Resp3 {
+            let mut reply = Reply::new(Protocol::Resp3);
+            reply.push(2);
+            reply.bulk(b"tracking-redir-broken");
+            reply.integer(self.options.redirect.unwrap_or(0) as i64);
+            self.own.put(&reply.bytes);
+        }
+    }
+
+    /// Gives up whoever was to be here by now. Whether somebody is still awaited.
+    fn give_up(&self, now: Instant) -> bool {
+        let Some(redirect) = &self.redirect else { return false };
+        let mut target = redirect.lock();
+        let Target::Awaited(until) = &*target else { return false };
+        if now < *until {
+            return true;
+        }
+        *target = Target::GivenUp;
+        self.miss();
+        // A client of RESP2 cannot be told that nobody came, and must not go on with what it has.
+        if self.own.protocol() == Protocol::Resp2 {
+            self.own.kill();
+        }
+        false
     }
 }
 
 /// The client, unless it is gone: its mailbox may lie beside keys that it cached itself.
 fn reached(mailbox: &Weak<Mailbox>) -> Option<Arc<Mailbox>> {
-    mailbox.upgrade().filter(|mailbox| !mailbox.is_closed())
+    mailbox.upgrade().filter(|mailbox| !mailbox.is_closed() && !mailbox.is_away())
 }
 
 /// What it takes to remember a key for one client.
@@ -254,6 +291,8 @@ pub struct Tracking {
     broadcasts: AtomicBool,
     /// Some of them are to be told.
     has_gathered: AtomicBool,
+    /// Somebody waits for who is told in its place.
+    has_awaited: AtomicBool,
     /// What is remembered for clients that ended, since the keys were looked through last.
     left_bytes: AtomicU64,
     /// Keys remembered, and client-key pairs.
@@ -267,6 +306,9 @@ impl Tracking {
     pub fn add(&self, tracker: &Arc<Tracker>) {
         let mut clients = self.clients.write();
         clients.insert(tracker.client, Arc::clone(tracker));
+        if tracker.redirects() {
+            self.has_awaited.store(true, Ordering::Release);
+        }
         self.broadcasts.store(broadcasting(&clients), Ordering::Relaxed);
     }
 
@@ -283,6 +325,24 @@ impl Tracking {
     pub fn part(&self, client: u64, until: Instant) {
         for tracker in self.clients.read().values().filter(|tracker| tracker.options.redirect == Some(client)) {
             tracker.redirect.iter().for_each(|target| *target.lock() = Target::Awaited(until));
+        }
+        self.has_awaited.store(true, Ordering::Release);
+    }
+
+    /// Whether somebody here has this client told in its place.
+    pub fn is_told_for_others(&self, client: u64) -> bool {
+        self.clients.read().values().any(|tracker| tracker.options.redirect == Some(client))
+    }
+
+    /// Whoever was to come along with the data and has not by now is given up: those who have it told in their place hear so at
+    /// once, whether something changes or not. What changed while it was awaited would never be told otherwise.
+    pub fn give_up(&self, now: Instant) {
+        if self.has_awaited.load(Ordering::Relaxed) && self.has_awaited.swap(false, Ordering::AcqRel) {
+            // All of them, not the first one that still waits.
+            let awaited = self.clients.read().values().filter(|tracker| tracker.give_up(now)).count();
+            if awaited > 0 {
+                self.has_awaited.store(true, Ordering::Release);
+            }
         }
     }
 
@@ -684,24 +744,64 @@ mod tests {
         assert!(!reader.is_broken(), "it is on its way");
         tracking.meet(3, &listener);
         assert_eq!(mail(&listener), "");
+        listener.set_away(true);
+        tracking.meet(2, &listener);
+        assert_eq!(mail(&listener), "", "another node serves it: nobody would read its mail here");
+        listener.set_away(false);
         tracking.meet(2, &listener);
         assert_eq!(mail(&listener), ">2 $10 invalidate _ ");
+        assert!(listener.stands_in() && tracking.is_told_for_others(2), "it moves along with the data again");
         reader.tell(b"k", 0);
         assert!(mail(&listener).contains("k"));
+        tracking.give_up(until);
+        assert!(!reader.is_broken(), "it has come");
+    }
+
+    // What changed while it was awaited was told to nobody, and nobody looked when it had not come: a key that was read and
+    // written just after the data moved was old in the cache for good.
+    #[test]
+    fn who_is_told_in_anothers_place_and_does_not_come_is_missed_without_another_write() {
+        let tracking = Tracking::default();
+        let (own, _) = client(1, options(TrackingMode::Every));
+        let (plain, _) = client(3, options(TrackingMode::Every));
+        plain.set_protocol(Protocol::Resp2);
+        let (now, second) = (Instant::now(), std::time::Duration::from_secs(1));
+        let reader = |id, mailbox: &Arc<Mailbox>, until| {
+            let asked = TrackingOptions { redirect: Some(2), ..options(TrackingMode::Every) };
+            let reader = Tracker::new(id, asked, TenantId::SHARED, Arc::clone(mailbox), Some(Target::Awaited(until)));
+            tracking.add(&reader);
+            reader
+        };
+        let (told, closed) = (reader(1, &own, now + second), reader(3, &plain, now + 2 * second));
+        [&told, &closed].into_iter().for_each(|reader| reader.tell(b"k", 0));
+        tracking.give_up(now);
+        assert!(!told.is_broken() && !closed.is_broken() && !plain.is_killed(), "it may still come");
+        tracking.give_up(now + second);
+        assert_eq!((mail(&own), told.is_broken()), (">2 $21 tracking-redir-broken :2 ".to_owned(), true));
+        assert!(!plain.is_killed(), "it may still come for the other one");
+        tracking.give_up(now + 2 * second);
+        assert!(plain.is_killed(), "it cannot be told, and must not go on with an old cache");
+        let (late, _) = client(2, options(TrackingMode::Every));
+        tracking.meet(2, &late);
+        assert_eq!((mail(&late), mail(&own), told.target()), (String::new(), String::new(), Some((2, false))));
     }
 
     #[test]
-    fn who_is_told_in_anothers_place_and_does_not_come_is_missed() {
+    fn who_is_told_in_anothers_place_and_leaves_for_another_node_is_waited_for() {
+        let tracking = Tracking::default();
+        let (listener, _) = client(2, options(TrackingMode::Every));
         let (own, _) = client(1, options(TrackingMode::Every));
         let asked = TrackingOptions { redirect: Some(2), ..options(TrackingMode::Every) };
-        let late = || Some(Target::Awaited(Instant::now()));
-        let reader = Tracker::new(1, asked.clone(), TenantId::SHARED, Arc::clone(&own), late());
+        let here = Some(Target::here(&listener));
+        let reader = Tracker::new(1, asked, TenantId::SHARED, Arc::clone(&own), here);
+        tracking.add(&reader);
+        let now = Instant::now();
+        tracking.give_up(now);
+        tracking.part(2, now);
         reader.tell(b"k", 0);
-        assert!(reader.is_broken());
-        assert!(mail(&own).contains("tracking-redir-broken"));
-        own.set_protocol(Protocol::Resp2);
-        Tracker::new(1, asked, TenantId::SHARED, Arc::clone(&own), late()).tell(b"k", 0);
-        assert!(own.is_killed(), "it cannot be told, and must not go on with an old cache");
+        assert_eq!((mail(&listener), reader.is_broken()), (String::new(), false));
+        tracking.give_up(now);
+        assert_eq!(mail(&own), ">2 $21 tracking-redir-broken :2 ");
     }
 
     #[test]

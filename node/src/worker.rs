@@ -324,6 +324,10 @@ impl Worker {
                     continue;
                 }
             }
+            if connection.mailbox.stands_in() && !connection.has_state_of_its_own(&session) {
+                // Who is told in another's place is where the first group is served, wherever it waited for keys before.
+                connection.group.set(GroupId(0));
+            }
             let has_something = self.node.blocked.has(*id)
                 || connection.has_lasting_state(&session) && !(several && connection.is_at_home_anywhere(&session));
             let is_here = match connection.group.get() {

@@ -572,6 +572,49 @@ fn who_is_told_in_anothers_place_goes_on_to_be_while_primaries_change() {
     }
 }
 
+// It has no channels, no transaction and no cache of its own, and stayed behind: whoever had it told in its place came to the new
+// primary alone, and what changed there was told to nobody.
+#[test]
+fn who_is_told_in_anothers_place_and_has_nothing_else_goes_on_to_be_while_primaries_change() {
+    let cluster = cluster("async");
+    let tags = tags(&mut cluster.node(1).client());
+    let first = primary(&cluster, 0).expect("the first group is served");
+    let (mut reader, mut listener) = (cluster.node(first).client(), cluster.node(first).client());
+    let list = format!("{{{}}}list", tags[1]);
+    listener.call(&["HELLO", "3"]).unwrap();
+    let Value::Integer(id) = listener.ask(&["CLIENT", "ID"]) else { panic!("no id") };
+    reader.ok(&["CLIENT", "TRACKING", "ON", "REDIRECT", &id.to_string()]);
+    let keys = tags.map(|tag| format!("{{{tag}}}k"));
+    let mut other = cluster.node(1).client();
+    let told = |listener: &mut Client| {
+        let Value::Push(push) = listener.read().expect("it hears of it, and stays connected") else {
+            panic!("no push")
+        };
+        assert_eq!(push[0].text().as_deref(), Some("invalidate"), "{push:?}");
+        if push[1] == Value::Nil { None } else { push[1].texts().pop() }
+    };
+    for round in 0..3 {
+        let next = primary(&cluster, 0).map_or(1, |of| of % 3 + 1);
+        ctl(&cluster, &["failover", "--group", "0", "--to", &format!("node-{next}")]);
+        for key in &keys {
+            // Each change is told, or that everything may have changed.
+            loop {
+                reader.ask(&["GET", key]);
+                other.ok(&["SET", key, &round.to_string()]);
+                if told(&mut listener).is_some_and(|changed| changed == *key) {
+                    break;
+                }
+            }
+        }
+        settle(&cluster);
+    }
+    // For what it would have to leave the first group's primary, it is refused.
+    listener.send(&["BLPOP", &list, "1"]).unwrap();
+    let answer = std::iter::repeat_with(|| listener.read().unwrap()).find(|reply| !matches!(reply, Value::Push(_)));
+    let refused = answer.expect("an answer comes").to_string();
+    assert!(refused.contains("CROSSSLOT"), "{refused}");
+}
+
 #[test]
 fn who_is_confined_caches_its_own_keys_of_any_group() {
     let cluster = cluster("async");
