@@ -106,8 +106,8 @@ pub async fn hand_over(
             () = connection.killed() => return HandedOver::Ended,
             opened = open(of, connection, luggage.as_ref()) => opened,
         };
-        let (link, owner, address) = match opened {
-            Opened::Link(link, owner, address) => (link, owner, address),
+        let (link, said, owner, address) = match opened {
+            Opened::Link((link, said), owner, address) => (link, said, owner, address),
             Opened::ServedHere => {
                 connection.handed_over.set(false);
                 connection.mailbox.set_away(false);
@@ -128,7 +128,7 @@ pub async fn hand_over(
         };
         connection.handed_over.set(true);
         connection.link_seats.borrow_mut().clear();
-        let held = Held { to_owner: RefCell::new(Rest { all: input, sent: 0 }), ..Held::default() };
+        let held = Held { to_owner: Rest::of(input), to_client: Rest::of(said) };
         let moves = tokio::select! {
             biased;
             () = connection.killed() => return HandedOver::Ended,
@@ -146,7 +146,6 @@ pub async fn hand_over(
 }
 
 /// What was read on one side of the pipe and not yet written on the other.
-#[derive(Default)]
 struct Held {
     to_owner: RefCell<Rest>,
     to_client: RefCell<Rest>,
@@ -160,6 +159,10 @@ struct Rest {
 }
 
 impl Rest {
+    fn of(all: Vec<u8>) -> RefCell<Rest> {
+        RefCell::new(Rest { all, sent: 0 })
+    }
+
     fn bytes(&self) -> &[u8] {
         &self.all[self.sent..]
     }
@@ -199,8 +202,8 @@ fn tell(worker: &Worker, stream: &Socket, connection: &Connection, text: &[u8]) 
 }
 
 enum Opened {
-    /// To this node, at this address.
-    Link(Socket, u64, String),
+    /// What it says comes over this, and this has come already; to this node, at this address.
+    Link((Socket, Vec<u8>), u64, String),
     ServedHere,
     UserGone,
     Failed(String),
@@ -279,7 +282,7 @@ pub fn unpack(hand_over: &HandOver, session: &mut Session) {
 }
 
 /// One try. Nothing of the client's input has been sent when it fails.
-async fn ask(worker: &Worker, owner: u64, address: &str, batch: Batch) -> Result<Socket, String> {
+async fn ask(worker: &Worker, owner: u64, address: &str, batch: Batch) -> Result<(Socket, Vec<u8>), String> {
     let (mut reader, mut writer) = link::connect(&worker.node, owner, address).await?.into_halves();
     let answered = async {
         writer.push(&batch);
@@ -295,9 +298,11 @@ async fn ask(worker: &Worker, owner: u64, address: &str, batch: Batch) -> Result
     if reply.count != 1 {
         return Err("its version takes no clients over".to_owned());
     }
-    let (link, _) = link::into_stream(reader, writer).map_err(|error| error.to_string())?;
+    // What the client is told of in another's place, or has waiting, may come right behind the answer.
+    let (link, _, said) = link::into_stream_and_rest(reader, writer).map_err(|error| error.to_string())?;
     keep_alive(worker, &link);
-    net::pack(link).and_then(|link| worker.socket(link)).map_err(|error| error.to_string())
+    let link = net::pack(link).and_then(|link| worker.socket(link)).map_err(|error| error.to_string())?;
+    Ok((link, said))
 }
 
 /// Takes over a client that another node hands over for a shard group (`of`), and serves it until it leaves: the other end
@@ -368,7 +373,9 @@ async fn pipe(
     (owner, address): (u64, &str),
     held: &Held,
 ) -> Option<Batch> {
-    let answered = Cell::new(false);
+    let said = held.to_client.borrow().bytes().len();
+    worker.stats.output_bytes.add(said as u64);
+    let answered = Cell::new(said > 0);
     let to_owner = copy(worker, client, link, &held.to_owner, |read, held| {
         connection.input_bytes.set(held);
         connection.mailbox.holding.set(Part::Input, held as u64);

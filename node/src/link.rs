@@ -122,14 +122,25 @@ fn proof(node: &Node, label: &[u8], caller_nonce: &[u8], owner_nonce: &[u8], pro
     mac.finalize().into_bytes().into()
 }
 
-/// The two directions as one stream again, for what follows the frames, and what shows it as long as it is kept. An error if the other side did not wait with it
-/// until it was asked to.
+/// The two directions as one stream again, for what follows the frames, and what shows it as long as it is kept. An error if the
+/// other side did not wait with it until it was asked to.
 pub fn into_stream(reader: FrameReader, writer: FrameWriter) -> io::Result<(TcpStream, Arc<Tie>)> {
-    if reader.start != reader.buffer.len() || !writer.buffer.is_empty() {
-        return Err(io::Error::other("bytes behind the last frame came too early"));
+    let (stream, tie, early) = into_stream_and_rest(reader, writer)?;
+    if early.is_empty() {
+        Ok((stream, tie))
+    } else {
+        Err(io::Error::other("bytes behind the last frame came too early"))
     }
-    let stream = reader.reader.reunite(writer.writer).map_err(io::Error::other)?;
-    Ok((stream, writer.tie))
+}
+
+/// The same where the other side need not wait: with what it has said behind its last frame.
+pub fn into_stream_and_rest(reader: FrameReader, writer: FrameWriter) -> io::Result<(TcpStream, Arc<Tie>, Vec<u8>)> {
+    if !writer.buffer.is_empty() {
+        return Err(io::Error::other("a frame was not sent"));
+    }
+    let FrameReader { reader, mut buffer, start } = reader;
+    let stream = reader.reunite(writer.writer).map_err(io::Error::other)?;
+    Ok((stream, writer.tie, buffer.split_off(start)))
 }
 
 /// Frames on a link that another runtime has made.
@@ -216,5 +227,36 @@ impl FrameWriter {
         }
         self.tie.note(self.buffer.capacity(), 0);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ties::Ties;
+    use crate::world::net::TcpListener;
+    use keyward_proto::forward::BatchReply;
+
+    // A client that moves may be told something right behind the answer to its hand-over, and both are read at once.
+    #[tokio::test]
+    async fn what_follows_the_last_frame_is_kept_where_it_may_come_at_any_time() {
+        for waits in [false, true] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (mut far, _) = listener.accept().await.unwrap();
+            let reply = BatchReply { count: 1, ..BatchReply::default() };
+            let mut said = (reply.encoded_len() as u32).to_le_bytes().to_vec();
+            reply.encode(&mut said).unwrap();
+            said.extend_from_slice(b">1\r\n+news\r\n");
+            far.write_all(&said).await.unwrap();
+            let (mut reader, writer) = LinkStream(near, Ties::default().add(1, true, 0)).into_halves();
+            assert_eq!(reader.next::<BatchReply>().await.unwrap(), Some(reply));
+            if waits {
+                assert!(into_stream(reader, writer).is_err());
+            } else {
+                let (_, _, rest) = into_stream_and_rest(reader, writer).unwrap();
+                assert_eq!(rest, b">1\r\n+news\r\n");
+            }
+        }
     }
 }
