@@ -90,6 +90,8 @@ struct Reign {
     looked_at: u64,
     steered_at: u64,
     spread_at: u64,
+    /// Held twice while a group is being moved to spread the load.
+    spreading: Arc<()>,
 }
 
 /// Whether there is somebody who may come in sync: `to`, or anybody but the primary.
@@ -146,6 +148,7 @@ impl Reign {
             looked_at: boot_ms(),
             steered_at: 0,
             spread_at: 0,
+            spreading: Arc::default(),
         }
     }
 
@@ -220,7 +223,7 @@ impl Reign {
     /// Later that is an operator's business.
     fn spread(&mut self, core: &SharedCore, now: u64, state: &State) {
         let due = self.spread_at + millis(SPREAD_EVERY);
-        if state.groups().len() < 2 || now < due || !membership::is_settled(core) {
+        if state.groups().len() < 2 || now < due || self.is_spreading() || !membership::is_settled(core) {
             return;
         }
         let load = |node: NodeId| {
@@ -235,7 +238,7 @@ impl Reign {
         });
         let Some((group, primary, target)) = moves.next_back() else { return };
         self.spread_at = now;
-        let core = core.clone();
+        let (core, spreading) = (core.clone(), Arc::clone(&self.spreading));
         tokio::spawn(async move {
             match core.hand_over_group_on(primary.node, group, target).await {
                 Ok(()) => {
@@ -243,7 +246,12 @@ impl Reign {
                 }
                 Err(error) => tracing::debug!(group = group.0, error, "a shard group was not moved to spread the load"),
             }
+            drop(spreading);
         });
+    }
+
+    fn is_spreading(&self) -> bool {
+        Arc::strong_count(&self.spreading) > 1
     }
 
     fn steer(&mut self, core: &SharedCore, now: u64, state: &State) {
@@ -258,6 +266,10 @@ impl Reign {
         let lives = |node: &NodeId| heard.get(node).is_some_and(|heard| now < heard.at + millis(STOOD_STILL));
         let free = state.nodes().keys().copied().find(|node| !primaries.contains(node) && lives(node));
         let to = free.filter(|_| several);
+        // The next leader would not know of it, and move another group to the same node.
+        if self.is_spreading() {
+            return;
+        }
         if young || !serves || several && to.is_none() || state.nodes().len() < 3 || !membership::is_settled(core) {
             return;
         }
