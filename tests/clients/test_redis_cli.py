@@ -204,7 +204,7 @@ def test_redis_cli_copies_all_data_of_several_groups(tmp_path):
         for node in (1, 2, 3):
             copy(node, "copy")
         for to in ("1", "2", "0"):
-            moving = subprocess.Popen([binary("keywardctl"), "--addr", f"127.0.0.1:{cluster.ports[0] + 1000}", "slots", "move", "0-5000", "--to", to])
+            moving = subprocess.Popen([binary("keywardctl"), "--timeout", "60", "--addr", f"127.0.0.1:{cluster.ports[0] + 1000}", "slots", "move", "0-5000", "--to", to])
             while moving.poll() is None:
                 copy(1, f"moving-to-{to}")
             assert moving.returncode == 0
