@@ -21,7 +21,7 @@ const TABLE_STEPS: usize = 128;
 const SETS_MAX: usize = 1 << 20;
 
 /// The bytes an element takes.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Set([u64; 4]);
 
 impl Set {
@@ -33,7 +33,12 @@ impl Set {
         self.0.iter_mut().for_each(|bits| *bits = !*bits);
     }
 
-    fn has(&self, byte: u8) -> bool {
+    pub(super) fn is_full(&self) -> bool {
+        self.0 == [u64::MAX; 4]
+    }
+
+    #[inline]
+    pub(super) fn has(&self, byte: u8) -> bool {
         self.0[usize::from(byte >> 6)] & 1 << (byte & 63) != 0
     }
 }
