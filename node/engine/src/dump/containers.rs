@@ -2,7 +2,7 @@
 //! element by element, trusting none of its bytes; listpacks and intsets are also made. Knows no collection.
 
 use super::Problem;
-use crate::types::{Text, number};
+use crate::types::{Item, Text, number};
 
 /// What [`each`] is told of every element.
 pub(super) type Visit<'v> = dyn FnMut(Text<'_>) -> Result<(), Problem> + 'v;
@@ -246,18 +246,28 @@ impl Listpack {
 
     /// Adds an element; what spells an integer is stored as one.
     pub(super) fn push(&mut self, element: &[u8]) {
+        self.push_item(Item::of(element));
+    }
+
+    /// Adds an element as it is kept.
+    #[inline]
+    pub(super) fn push_item(&mut self, element: Item<'_>) {
         let start = self.bytes.len();
-        match number::parse_i64(element) {
-            Some(integer) => self.push_integer(integer),
-            None => self.push_bytes(element),
+        match element {
+            Item::Integer(integer) => self.push_integer(integer),
+            Item::Bytes(bytes) => self.push_bytes(bytes),
+            Item::Score(score) => self.push_bytes(number::format_f64(score).as_bytes()),
         }
         let size = self.bytes.len() - start;
+        self.count += 1;
+        if let short @ 0..=127 = size {
+            return self.bytes.push(short as u8);
+        }
         let back_bytes = back_length_bytes(size);
         for index in (0..back_bytes).rev() {
             let continues = if index + 1 == back_bytes { 0 } else { 0x80 };
             self.bytes.push((size >> (7 * index)) as u8 & 0x7f | continues);
         }
-        self.count += 1;
     }
 
     fn push_integer(&mut self, integer: i64) {
@@ -299,21 +309,20 @@ impl Listpack {
     }
 }
 
-/// An intset of ascending integers.
-pub(super) fn intset(integers: &[i64]) -> Vec<u8> {
-    let fits = |low: i64, high: i64| integers.iter().all(|integer| (low..=high).contains(integer));
-    let width = if fits(i64::from(i16::MIN), i64::from(i16::MAX)) {
-        2
-    } else if fits(i64::from(i32::MIN), i64::from(i32::MAX)) {
-        4
-    } else {
-        8
-    };
-    let mut bytes = Vec::with_capacity(8 + integers.len() * width);
+/// An intset of ascending integers, all of them of so many bytes.
+pub(super) fn intset(width: usize, integers: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(8 + integers.len());
     bytes.extend((width as u32).to_le_bytes());
-    bytes.extend((integers.len() as u32).to_le_bytes());
-    for integer in integers {
-        bytes.extend_from_slice(&integer.to_le_bytes()[..width]);
-    }
+    bytes.extend(((integers.len() / width) as u32).to_le_bytes());
+    bytes.extend_from_slice(integers);
     bytes
+}
+
+/// What [`intset`] was made of; `None` if it is none.
+pub(super) fn integers(intset: &[u8]) -> Option<(usize, &[u8])> {
+    let (width, rest) = intset.split_first_chunk::<4>()?;
+    let (count, integers) = rest.split_first_chunk::<4>()?;
+    let (width, count) = (u32::from_le_bytes(*width), u32::from_le_bytes(*count));
+    let whole = matches!(width, 2 | 4 | 8) && u64::from(width) * u64::from(count) == integers.len() as u64;
+    whole.then_some((width as usize, integers))
 }

@@ -116,7 +116,7 @@ pub struct FileReader<'l, S> {
 impl<'l, S: Source> FileReader<'l, S> {
     /// Reads the head of a file. `limits` decide in which form values are kept.
     pub fn open(source: S, limits: &'l Limits) -> Result<FileReader<'l, S>, FileError> {
-        let mut reader = Reader::new(source);
+        let mut reader = Reader::summing(source);
         let version = head(&mut reader).map_err(|problem| FileError { offset: 0, key: None, problem })?;
         let (space, skipped) = (SpaceId::default(), Skipped::default());
         let (libraries, import_notes) = (Vec::new(), Vec::new());
@@ -247,7 +247,7 @@ impl<'l, S: Source> FileReader<'l, S> {
         if self.version < CHECKSUM_SINCE {
             return Ok(());
         }
-        let computed = self.reader.checksum().value();
+        let computed = self.reader.checksum().unwrap_or_default().value();
         let stored = u64::from_le_bytes(self.reader.array()?);
         // Zero means that the writer was told to make none.
         if stored == 0 || stored == computed { Ok(()) } else { Err(Problem::Checksum) }

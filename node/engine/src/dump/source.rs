@@ -18,6 +18,12 @@ pub enum NotRead {
 pub trait Source {
     /// Fills the whole buffer with the next bytes.
     fn fill(&mut self, buffer: &mut [u8]) -> Result<(), NotRead>;
+    /// Appends the next bytes.
+    fn append(&mut self, len: usize, to: &mut Vec<u8>) -> Result<(), NotRead> {
+        let from = to.len();
+        to.resize(from + len, 0);
+        self.fill(&mut to[from..])
+    }
     /// How many bytes are left at most. Nothing longer is ever asked for, so this bounds what reading can allocate.
     fn left(&self) -> u64;
 }
@@ -30,8 +36,24 @@ impl Source for &[u8] {
         Ok(())
     }
 
+    fn append(&mut self, len: usize, to: &mut Vec<u8>) -> Result<(), NotRead> {
+        let (taken, rest) = self.split_at_checked(len).ok_or(NotRead::End)?;
+        to.extend_from_slice(taken);
+        *self = rest;
+        Ok(())
+    }
+
     fn left(&self) -> u64 {
         self.len() as u64
+    }
+}
+
+impl From<NotRead> for Problem {
+    fn from(error: NotRead) -> Problem {
+        match error {
+            NotRead::End => Problem::Truncated,
+            NotRead::Failed(text) => Problem::Unreadable(text),
+        }
     }
 }
 
@@ -59,11 +81,11 @@ pub(super) enum Length {
     Packed,
 }
 
-/// Reads a source, counting and checksumming what it reads.
+/// Reads a source, counting what it reads and, if it was opened so, checksumming it.
 pub(super) struct Reader<S> {
     source: S,
     offset: u64,
-    checksum: Checksum,
+    checksum: Option<Checksum>,
     unpacking: Unpacking,
 }
 
@@ -72,8 +94,13 @@ impl<S: Source> Reader<S> {
         Reader::within(source, Unpacking::UNBOUNDED)
     }
 
+    /// The same, with a checksum of what is read.
+    pub(super) fn summing(source: S) -> Reader<S> {
+        Reader { checksum: Some(Checksum::new()), ..Reader::new(source) }
+    }
+
     pub(super) fn within(source: S, unpacking: Unpacking) -> Reader<S> {
-        Reader { source, offset: 0, checksum: Checksum::new(), unpacking }
+        Reader { source, offset: 0, checksum: None, unpacking }
     }
 
     /// How many bytes were read.
@@ -86,19 +113,24 @@ impl<S: Source> Reader<S> {
         self.source.left()
     }
 
-    /// Of the bytes read so far.
-    pub(super) fn checksum(&self) -> Checksum {
+    /// Of the bytes read so far, if it makes one.
+    pub(super) fn checksum(&self) -> Option<Checksum> {
         self.checksum
     }
 
+    #[inline]
     fn fill(&mut self, buffer: &mut [u8]) -> Result<(), Problem> {
-        self.source.fill(buffer).map_err(|error| match error {
-            NotRead::End => Problem::Truncated,
-            NotRead::Failed(text) => Problem::Unreadable(text),
-        })?;
-        self.offset += buffer.len() as u64;
-        self.checksum.update(buffer);
+        self.source.fill(buffer)?;
+        self.note(buffer);
         Ok(())
+    }
+
+    #[inline]
+    fn note(&mut self, read: &[u8]) {
+        self.offset += read.len() as u64;
+        if let Some(checksum) = &mut self.checksum {
+            checksum.update(read);
+        }
     }
 
     pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], Problem> {
@@ -112,12 +144,20 @@ impl<S: Source> Reader<S> {
     }
 
     pub(super) fn bytes(&mut self, len: u64) -> Result<Vec<u8>, Problem> {
+        let mut bytes = Vec::new();
+        self.append_bytes(len, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    #[inline]
+    fn append_bytes(&mut self, len: u64, to: &mut Vec<u8>) -> Result<(), Problem> {
         if len > self.left() {
             return Err(Problem::Truncated);
         }
-        let mut bytes = vec![0; usize::try_from(len).map_err(|_| Problem::Truncated)?];
-        self.fill(&mut bytes)?;
-        Ok(bytes)
+        let from = to.len();
+        self.source.append(usize::try_from(len).map_err(|_| Problem::Truncated)?, to)?;
+        self.note(&to[from..]);
+        Ok(())
     }
 
     fn length_or_encoding(&mut self) -> Result<Length, Problem> {
@@ -149,8 +189,16 @@ impl<S: Source> Reader<S> {
     }
 
     pub(super) fn string(&mut self) -> Result<Vec<u8>, Problem> {
+        let mut string = Vec::new();
+        self.string_into(&mut string)?;
+        Ok(string)
+    }
+
+    /// Reads a string in place of what is in there: memory for many, one after the other.
+    pub(super) fn string_into(&mut self, string: &mut Vec<u8>) -> Result<(), Problem> {
+        string.clear();
         let integer = match self.length_or_encoding()? {
-            Length::Plain(len) => return self.bytes(len),
+            Length::Plain(len) => return self.append_bytes(len, string),
             Length::Integer8 => i64::from(i8::from_le_bytes(self.array()?)),
             Length::Integer16 => i64::from(i16::from_le_bytes(self.array()?)),
             Length::Integer32 => i64::from(i32::from_le_bytes(self.array()?)),
@@ -162,10 +210,12 @@ impl<S: Source> Reader<S> {
                 *argument_bytes_max = argument_bytes_max.checked_sub(len).ok_or(Problem::TooLong)?;
                 *bytes_max = bytes_max.checked_sub(len).ok_or(Problem::TooMuch)?;
                 let packed = self.bytes(packed_len)?;
-                return lzf::unpack(&packed, len).ok_or(Problem::Malformed("a packed string"));
+                *string = lzf::unpack(&packed, len).ok_or(Problem::Malformed("a packed string"))?;
+                return Ok(());
             }
         };
-        Ok(number::format_i64(integer).to_vec())
+        string.extend_from_slice(&number::format_i64(integer));
+        Ok(())
     }
 
     pub(super) fn milliseconds(&mut self) -> Result<i64, Problem> {

@@ -288,7 +288,7 @@ fn read_group<S: Source>(reader: &mut Reader<S>, stream: &mut Stream, kind: u8) 
         let active_at = if kind == kind::STREAM_3 { reader.milliseconds()? } else { seen_at };
         let ids = (0..reader.count(16)?).map(|_| reader.array().map(read_raw_id)).collect::<Result<Vec<_>, _>>()?;
         given += ids.len();
-        let given = stream.with_group(&name, |group| {
+        let given: Option<Result<(), Problem>> = stream.with_group(&name, |group| {
             let number = group.add_consumer(&consumer, seen_at).ok_or(MALFORMED)?;
             group.activate(number, Some(active_at).filter(|at| *at >= 0));
             for id in ids {

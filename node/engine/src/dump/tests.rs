@@ -1,10 +1,11 @@
 //! Files and payloads of real servers, round trips of random values, and bytes nobody meant well.
 
+use super::containers::{Listpack, Run, each};
 use super::{Checksum, FileError, FileReader, Problem, begin, end, part, payload, read_payload, record, sizes};
 use crate::dict::{NewValue, ValueRef};
 use crate::keyspace::{SpaceId, TenantId};
 use crate::testing::{Engine, stream_text};
-use crate::types::{End, Hash, Kind, Limits, List, Set, SortedSet, Stream, StreamId, Value};
+use crate::types::{End, Hash, Kind, Limits, List, Packed, Set, SortedSet, Stream, StreamId, Value};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -463,6 +464,70 @@ fn stream() -> impl Strategy<Value = NewValue<'static, Value>> {
     })
 }
 
+/// A listpack of these elements, a text even where it spells an integer.
+fn texts(elements: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = vec![0; 6];
+    for element in elements {
+        bytes.push(0x80 | element.len() as u8);
+        bytes.extend_from_slice(element);
+        bytes.push(element.len() as u8 + 1);
+    }
+    bytes.push(0xff);
+    let total = (bytes.len() as u32).to_le_bytes();
+    bytes[..4].copy_from_slice(&total);
+    bytes[4] = elements.len() as u8;
+    bytes
+}
+
+/// As a payload of this kind.
+fn packed_payload(kind: u8, listpack: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![kind, 0x80];
+    bytes.extend((listpack.len() as u32).to_be_bytes());
+    bytes.extend_from_slice(listpack);
+    sealed(bytes)
+}
+
+#[test]
+fn what_another_hand_packed_otherwise_is_found_all_the_same() {
+    use super::kind::{HASH_LISTPACK, SET_LISTPACK, SORTED_SET_LISTPACK};
+    let limits = Limits::default();
+    let read = |kind, elements: &[&[u8]]| read_payload(&packed_payload(kind, &texts(elements)), &limits);
+    let hash = read(HASH_LISTPACK, &[b"12", b"one", b"x", b"34"]).unwrap();
+    let NewValue::Object(value) = &hash else { panic!("a hash") };
+    let Kind::Hash(hash) = value.kind() else { panic!("a hash") };
+    assert_eq!(hash.get(b"12").as_deref(), Some(&b"one"[..]));
+    assert_eq!(hash.get(b"x").as_deref(), Some(&b"34"[..]));
+    // Not in order, and in order with one that is a number.
+    let spell = |value: Result<NewValue<'static, Value>, Problem>| spelled(&view(&value.unwrap()));
+    assert_eq!(spell(read(SORTED_SET_LISTPACK, &[b"b", b"2.5", b"a", b"1.5"])), "a=1.5 b=2.5");
+    assert_eq!(spell(read(SORTED_SET_LISTPACK, &[b"a", b"1.5", b"b", b"inf"])), "a=1.5 b=inf");
+    assert_eq!(spell(read(SET_LISTPACK, &[b"1", b"a"])), "1 a");
+}
+
+#[test]
+fn nothing_is_in_a_collection_twice() {
+    use super::kind::{HASH_LISTPACK, SET_LISTPACK, SORTED_SET_LISTPACK};
+    for count in [2, 10, 40] {
+        let names: Vec<String> = (0..count).map(|number| format!("name{number}")).collect();
+        let set: Vec<&[u8]> = names.iter().map(|name| name.as_bytes()).collect();
+        let pairs: Vec<&[u8]> = set.iter().flat_map(|name| [*name, b"1"]).collect();
+        let read = |kind, elements: &[&[u8]]| read_payload(&packed_payload(kind, &texts(elements)), &Limits::default());
+        for (kind, elements) in [(SET_LISTPACK, &set), (HASH_LISTPACK, &pairs), (SORTED_SET_LISTPACK, &pairs)] {
+            assert!(read(kind, elements).is_ok());
+            let twice = [&elements[..], &elements[..2]].concat();
+            assert!(matches!(read(kind, &twice), Err(Problem::Malformed(_))), "{count} of kind {kind}");
+        }
+    }
+    // Nor in a set of integers, which come in order.
+    let intset = |integers: &[u8]| {
+        let head = [&2u32.to_le_bytes()[..], &(integers.len() as u32 / 2).to_le_bytes()].concat();
+        read_payload(&packed_payload(super::kind::SET_INTSET, &[&head, integers].concat()), &Limits::default())
+    };
+    assert_eq!(spelled(&view(&intset(&[1, 0, 2, 0, 3, 0]).unwrap())), "1 2 3");
+    assert_eq!(spelled(&view(&intset(&[1, 0, 3, 0, 2, 0]).unwrap())), "1 2 3");
+    assert!(matches!(intset(&[1, 0, 2, 0, 2, 0]), Err(Problem::Malformed(_))));
+}
+
 /// An edit that hostile or broken hands make.
 fn edited(mut bytes: Vec<u8>, edits: &[(u16, u8)]) -> Vec<u8> {
     for (at, byte) in edits {
@@ -508,6 +573,47 @@ proptest! {
         let written = payload(&view(&value));
         let edited = sealed(edited(written[..written.len() - 10].to_vec(), &edits));
         let _ = read_payload(&edited, &Limits::default());
+    }
+
+    /// What is taken over as a whole is what is read element by element, whoever packed it.
+    #[test]
+    fn a_listpack_is_the_run_of_its_elements(
+        elements in proptest::collection::vec(element(), 1..60),
+        edits in proptest::collection::vec((any::<u16>(), any::<u8>()), 1..4),
+    ) {
+        let mut packed = Listpack::new();
+        elements.iter().for_each(|element| packed.push(element));
+        let packed = packed.finish();
+        let taken = |listpack: &[u8]| {
+            Packed::from_listpack(listpack).map(|unpacked| {
+                let texts: Vec<Vec<u8>> = unpacked.run.iter().map(|item| item.text().into_vec()).collect();
+                (unpacked, texts)
+            })
+        };
+        match taken(&packed) {
+            None => prop_assert!(elements.iter().any(|element| element.len() > 16_000)),
+            Some((unpacked, texts)) => {
+                prop_assert_eq!(&texts, &elements);
+                let mut again = Vec::new();
+                prop_assert!(unpacked.run.write_listpack(&mut again));
+                prop_assert_eq!(again, &*packed);
+                for step in [1, 2] {
+                    let firsts: Vec<&Vec<u8>> = elements.iter().step_by(step).collect();
+                    let different: BTreeSet<&Vec<u8>> = firsts.iter().copied().collect();
+                    prop_assert_eq!(unpacked.run.are_distinct(step, 7), different.len() == firsts.len());
+                }
+                prop_assert!(unpacked.longest >= elements.iter().map(Vec::len).max().unwrap_or(0));
+            }
+        }
+        let edited = edited(packed, &edits);
+        if let Some((_, texts)) = taken(&edited) {
+            let mut read = Vec::new();
+            let fine = each(Run::Listpack, &edited, &mut |element| {
+                read.push(element.into_vec());
+                Ok(())
+            });
+            prop_assert_eq!((fine, read), (Ok(()), texts));
+        }
     }
 
     #[test]

@@ -1,17 +1,17 @@
 //! Values taken out of their stored form, in every encoding a server of the last ten years wrote. Which form a value has in
 //! memory is decided by this node's own limits, not by the form it was stored in. Knows no file and no payload.
 
-use super::containers::{Run, each};
+use super::containers::{Run, each, integers};
 use super::source::{Reader, Source};
 use super::{Problem, VERSION_FIELD_EXPIRY, kind, streams};
 use crate::dict::NewValue;
-use crate::types::{End, Gathered, Hash, Limits, List, Set, SortedSet, Text, Value, number};
+use crate::types::{End, Gathered, Hash, Limits, List, Packed, Set, SortedSet, Text, Value, number};
 
 /// A node of a quicklist that is one element, not a listpack.
-const PLAIN_NODE: u64 = 1;
+pub(super) const PLAIN_NODE: u64 = 1;
 
 /// A node of a quicklist that is a listpack.
-const PACKED_NODE: u64 = 2;
+pub(super) const PACKED_NODE: u64 = 2;
 
 /// Reads a value of this kind, out of a file or payload of this version.
 pub(super) fn read<S: Source>(
@@ -92,7 +92,19 @@ fn quicklist_2<S: Source>(reader: &mut Reader<S>, limits: &Limits) -> Result<Lis
     Ok(list)
 }
 
+/// Those of so many elements that room is made for at once: no more than there can be, if they are of usual length.
+fn expected<S: Source>(reader: &Reader<S>, elements: u64) -> usize {
+    const USUAL_BYTES: u64 = 8;
+    usize::try_from(elements.min(reader.left() / USUAL_BYTES)).unwrap_or(0)
+}
+
 fn push_run(list: &mut List, run: Run, bytes: &[u8], limits: &Limits) -> Result<(), Problem> {
+    if run == Run::Listpack
+        && let Some(unpacked) = Packed::from_listpack(bytes)
+        && list.push_run(unpacked.run, limits)
+    {
+        return Ok(());
+    }
     each(run, bytes, &mut |element| {
         list.push(End::Back, &[&element], limits);
         Ok(())
@@ -104,14 +116,29 @@ fn add_member(set: &mut Set, member: &[u8], limits: &Limits) -> Result<(), Probl
 }
 
 fn set<S: Source>(reader: &mut Reader<S>, limits: &Limits) -> Result<Set, Problem> {
+    let members = reader.count(1)?;
     let mut set = Set::new();
-    for _ in 0..reader.count(1)? {
-        add_member(&mut set, &reader.string()?, limits)?;
+    let mut member = Vec::new();
+    if members > limits.set_listpack_entries_max.max(limits.set_intset_entries_max) as u64 {
+        set = Set::prepared(b"", usize::try_from(members).unwrap_or(usize::MAX), limits);
+        set.reserve(expected(reader, members));
+    }
+    for _ in 0..members {
+        reader.string_into(&mut member)?;
+        add_member(&mut set, &member, limits)?;
     }
     Ok(set)
 }
 
 fn packed_set(run: Run, bytes: &[u8], limits: &Limits) -> Result<Set, Problem> {
+    let whole = match run {
+        Run::Listpack => Packed::from_listpack(bytes).and_then(|unpacked| Set::of_run(unpacked, limits)),
+        Run::Intset => integers(bytes).and_then(|(width, integers)| Set::of_integers(width, integers, limits)),
+        _ => None,
+    };
+    if let Some(set) = whole {
+        return Ok(set);
+    }
     let mut set = Set::new();
     each(run, bytes, &mut |member| add_member(&mut set, &member, limits))?;
     Ok(set)
@@ -131,9 +158,12 @@ fn hash_of(fields: u64, limits: &Limits) -> Hash {
 fn hash<S: Source>(reader: &mut Reader<S>, limits: &Limits) -> Result<Hash, Problem> {
     let fields = reader.count(2)?;
     let mut hash = hash_of(fields, limits);
+    hash.reserve(expected(reader, fields));
+    let (mut field, mut value) = (Vec::new(), Vec::new());
     for _ in 0..fields {
-        let field = reader.string()?;
-        set_field(&mut hash, &field, &reader.string()?, limits)?;
+        reader.string_into(&mut field)?;
+        reader.string_into(&mut value)?;
+        set_field(&mut hash, &field, &value, limits)?;
     }
     Ok(hash)
 }
@@ -232,6 +262,10 @@ fn each_pair(
 }
 
 fn packed_hash(run: Run, bytes: &[u8], limits: &Limits) -> Result<Hash, Problem> {
+    let unpacked = if run == Run::Listpack { Packed::from_listpack(bytes) } else { None };
+    if let Some(hash) = unpacked.and_then(|unpacked| Hash::of_run(unpacked, limits)) {
+        return Ok(hash);
+    }
     let mut hash = Hash::new();
     let odd = Problem::Malformed("a hash with a field without a value");
     each_pair(run, bytes, odd, |field, value| set_field(&mut hash, field, &value, limits))?;
@@ -272,8 +306,10 @@ fn many_scored<S: Source>(
     score: impl Fn(&mut Reader<S>) -> Result<f64, Problem>,
 ) -> Result<SortedSet, Problem> {
     let mut set = Gathered::new(limits);
+    set.reserve(expected(reader, members));
+    let mut member = Vec::new();
     for _ in 0..members {
-        let member = reader.string()?;
+        reader.string_into(&mut member)?;
         let score = score(reader)?;
         if score.is_nan() {
             return Err(Problem::Malformed("a score"));
@@ -301,6 +337,10 @@ fn text_score<S: Source>(reader: &mut Reader<S>) -> Result<f64, Problem> {
 }
 
 fn packed_sorted_set(run: Run, bytes: &[u8], limits: &Limits) -> Result<SortedSet, Problem> {
+    let unpacked = if run == Run::Listpack { Packed::from_listpack(bytes) } else { None };
+    if let Some(set) = unpacked.and_then(|unpacked| SortedSet::of_run(&unpacked, limits)) {
+        return Ok(set);
+    }
     let mut set = SortedSet::new();
     let odd = Problem::Malformed("a sorted set with a member without a score");
     each_pair(run, bytes, odd, |member, score| add_scored(&mut set, member, parse_score(&score)?, limits))?;

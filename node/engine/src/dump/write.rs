@@ -2,13 +2,14 @@
 //! checksum of what it wrote.
 
 use super::containers::{Listpack, intset};
+use super::values::{PACKED_NODE, PLAIN_NODE};
 use super::{
     Checksum, IMPORT_FIELD, LIBRARY_FIELD, OWNED_LIBRARY, SPACE_FIELD, VERSION, VERSION_FIELD_EXPIRY, kind, opcode,
     streams,
 };
 use crate::dict::ValueRef;
 use crate::keyspace::{SpaceId, UnixMillis};
-use crate::types::{Hash, Kind, List, Set, SortedSet, Value, number};
+use crate::types::{Hash, Item, Kind, List, Packed, Set, SortedSet, Value, number};
 
 /// A node of a list is closed when it has grown to this, in bytes; an element that big is a node of its own. Redis' own
 /// default for `list-max-listpack-size`.
@@ -204,13 +205,44 @@ fn content(out: &mut Vec<u8>, value: &ValueRef<'_, Value>) {
     }
 }
 
+/// A string as it is kept: what spells an integer is kept as one.
+fn item(out: &mut Vec<u8>, item: Item<'_>) {
+    match item {
+        Item::Integer(integer) if small_integer(out, integer) => {}
+        Item::Bytes(bytes) => plain_string(out, bytes),
+        other => plain_string(out, &other.text()),
+    }
+}
+
+/// A run as the string that its listpack is.
+fn run_content(out: &mut Vec<u8>, run: &Packed) {
+    let mut listpack = Vec::with_capacity(run.listpack_bytes());
+    if !run.write_listpack(&mut listpack) {
+        let mut packed = Listpack::new();
+        run.iter().for_each(|element| packed.push_item(element));
+        listpack = packed.finish();
+    }
+    plain_string(out, &listpack);
+}
+
 fn list_content(out: &mut Vec<u8>, list: &List) {
+    let big = |run: &Packed| {
+        run.listpack_bytes() > LIST_NODE_BYTES && run.iter().any(|element| element.text().len() >= LIST_NODE_BYTES)
+    };
+    if list.runs().all(|run| !big(run)) {
+        length(out, list.runs().count() as u64);
+        list.runs().for_each(|run| {
+            length(out, PACKED_NODE);
+            run_content(out, run);
+        });
+        return;
+    }
     let mut nodes = Vec::new();
     let mut count = 0u64;
     let mut open = Listpack::new();
     let mut close = |open: &mut Listpack, nodes: &mut Vec<u8>| {
         if !open.is_empty() {
-            length(nodes, 2);
+            length(nodes, PACKED_NODE);
             plain_string(nodes, &std::mem::replace(open, Listpack::new()).finish());
             count += 1;
         }
@@ -219,7 +251,7 @@ fn list_content(out: &mut Vec<u8>, list: &List) {
     for element in list.iter() {
         if element.len() >= LIST_NODE_BYTES {
             close(&mut open, &mut nodes);
-            length(&mut nodes, 1);
+            length(&mut nodes, PLAIN_NODE);
             plain_string(&mut nodes, &element);
             plain += 1;
             continue;
@@ -235,23 +267,20 @@ fn list_content(out: &mut Vec<u8>, list: &List) {
 }
 
 fn set_content(out: &mut Vec<u8>, set: &Set) {
-    if set.encoding() == "intset" {
-        let integers: Vec<i64> = set.iter().filter_map(|member| number::parse_i64(&member)).collect();
-        return plain_string(out, &intset(&integers));
+    if let Some((width, integers)) = set.integers() {
+        return plain_string(out, &intset(width, integers));
     }
     length(out, set.len() as u64);
-    set.iter().for_each(|member| string(out, &member));
+    match set.run() {
+        Some(run) => run.iter().for_each(|member| item(out, member)),
+        None => set.iter().for_each(|member| string(out, &member)),
+    }
 }
 
 fn hash_content(out: &mut Vec<u8>, hash: &Hash) {
     let expiring = hash.expiring_len() > 0;
-    if hash.encoding() == "listpack" {
-        let mut packed = Listpack::new();
-        for pair in hash.iter() {
-            packed.push(&pair.field);
-            packed.push(&pair.value);
-        }
-        return plain_string(out, &packed.finish());
+    if let Some(run) = hash.run() {
+        return run_content(out, run);
     }
     length(out, hash.len() as u64);
     for pair in hash.iter() {
@@ -264,13 +293,8 @@ fn hash_content(out: &mut Vec<u8>, hash: &Hash) {
 }
 
 fn sorted_set_content(out: &mut Vec<u8>, set: &SortedSet) {
-    if set.encoding() == "listpack" {
-        let mut packed = Listpack::new();
-        for (member, score) in set.iter() {
-            packed.push(&member);
-            packed.push(number::format_f64(score).as_bytes());
-        }
-        return plain_string(out, &packed.finish());
+    if let Some(run) = set.run() {
+        return run_content(out, run);
     }
     length(out, set.len() as u64);
     // From the highest down: what a server inserts at the front of its order finds its place fastest.

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use super::Limits;
 use super::compact::CompactBytes;
+use super::listpack::Unpacked;
 use super::packed::{Item, Packed};
 use super::table::{Table, below, hash_bytes};
 use super::text::Text;
@@ -173,6 +174,20 @@ impl Hash {
         Hash(Slim::small(Packed::new()))
     }
 
+    /// The hash that a run of fields and values is; `None` if it is none, or too big to be one.
+    pub(crate) fn of_run(unpacked: Unpacked, limits: &Limits) -> Option<Hash> {
+        let Unpacked { run, longest, .. } = unpacked;
+        let small =
+            run.len() / 2 <= limits.hash_listpack_entries_max && longest <= limits.hash_listpack_value_bytes_max;
+        let whole = small && run.len().is_multiple_of(2) && run.are_distinct(2, limits.hash_seed);
+        whole.then(|| Hash(Slim::small(run)))
+    }
+
+    /// The run of fields and values it is, while it is small.
+    pub(crate) fn run(&self) -> Option<&Packed> {
+        if let Form::Small(packed) = self.0.form() { Some(packed) } else { None }
+    }
+
     /// How many fields there are, expired ones that were not purged included.
     pub fn len(&self) -> usize {
         match self.0.form() {
@@ -218,6 +233,15 @@ impl Hash {
     pub fn prepare(&mut self, fields: usize, longest: usize, limits: &Limits) {
         if fields > limits.hash_listpack_entries_max || longest > limits.hash_listpack_value_bytes_max {
             self.table(limits);
+        }
+    }
+
+    /// Makes room in a table for as many fields as are about to come, at once.
+    pub(crate) fn reserve(&mut self, fields: usize) {
+        if let FormMut::Big(records) = self.0.form_mut()
+            && records.table.len() == 0
+        {
+            records.table = Table::with_capacity(fields);
         }
     }
 

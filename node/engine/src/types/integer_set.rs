@@ -2,7 +2,7 @@
 //!
 //! The run's count is how many bytes each takes, and the mark of such a run. A run without memory is one without integers.
 
-use super::word::Run;
+use super::word::{RUN_BYTES_MAX, Run};
 
 /// No run of elements has so many.
 const MARK: u32 = 1 << 31;
@@ -25,6 +25,11 @@ impl<'a> IntegerSet<'a> {
             }
             _ => None,
         }
+    }
+
+    /// How many bytes each takes, and all of them.
+    pub fn bytes(self) -> (usize, &'a [u8]) {
+        (self.width, self.bytes)
     }
 
     #[inline]
@@ -66,6 +71,20 @@ impl<'a> IntegerSet<'a> {
     pub fn iter(self) -> impl Iterator<Item = i64> + 'a {
         (0..self.len()).map(move |index| self.at(index))
     }
+}
+
+/// The run of these integers; `None` if it is not some in ascending order, two, four or eight bytes each.
+pub(super) fn of_bytes(width: usize, bytes: &[u8]) -> Option<Run> {
+    if !matches!(width, 2 | 4 | 8)
+        || bytes.is_empty()
+        || !bytes.len().is_multiple_of(width)
+        || bytes.len() > RUN_BYTES_MAX
+    {
+        return None;
+    }
+    let integers = IntegerSet { bytes, width };
+    let ascend = integers.iter().zip(integers.iter().skip(1)).all(|(one, next)| one < next);
+    ascend.then(|| Run::from_bytes(bytes, MARK | width as u32))
 }
 
 /// How many bytes an integer needs.

@@ -96,6 +96,30 @@ impl List {
         }
     }
 
+    /// Adds all of a run at the back, as a node of its own unless it goes into the last one. False: it is too big for a node.
+    pub(crate) fn push_run(&mut self, run: Packed, limits: &Limits) -> bool {
+        let limit = NodeLimit::of(limits);
+        if !limit.allows(run.listpack_bytes(), run.len()) {
+            return false;
+        }
+        self.grow(run.used(), run.len(), limit);
+        match self.0.form_mut() {
+            FormMut::Small(packed) if packed.is_empty() => *packed = run,
+            FormMut::Small(packed) => packed.append(&run),
+            FormMut::Big(nodes) => nodes.push_run(run, limit),
+        }
+        true
+    }
+
+    /// The runs it is made of, in order.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = &Packed> {
+        let (small, big) = match self.0.form() {
+            Form::Small(packed) => (Some(packed), None),
+            Form::Big(nodes) => (None, Some(nodes)),
+        };
+        small.into_iter().chain(big.into_iter().flat_map(|nodes| nodes.row.iter().map(|node| &node.packed)))
+    }
+
     /// The element at an end.
     pub fn peek(&self, end: End) -> Option<Text<'_>> {
         let last = self.len().checked_sub(1)?;

@@ -111,6 +111,23 @@ impl Nodes {
         self.insert_node(if end == End::Front { 0 } else { self.row.len() }, packed);
     }
 
+    /// Adds a run behind the last node, or to it if there is room.
+    pub fn push_run(&mut self, run: Packed, limit: NodeLimit) {
+        let fits = |last: &Node| {
+            let bytes = last.packed.listpack_bytes() + run.used();
+            limit.allows(bytes, last.len as usize + run.len())
+        };
+        let last = self.row.len().wrapping_sub(1);
+        if self.row.get(last).is_some_and(fits) {
+            self.change(last, |node| {
+                node.packed.append(&run);
+                node.len += run.len() as u32;
+            });
+        } else {
+            self.insert_node(self.row.len(), run);
+        }
+    }
+
     /// The node that has the element with this index, and the index within the node.
     pub fn locate(&self, index: usize) -> Option<(usize, usize)> {
         if index >= self.len {

@@ -16,6 +16,7 @@ pub mod stream;
 mod compact;
 mod integer_set;
 mod list_nodes;
+mod listpack;
 mod long_double;
 mod packed;
 mod ranking;
@@ -28,6 +29,7 @@ mod tests;
 
 pub use hash::{Hash, HashField, LiveHash};
 pub use list::{End, List, Side};
+pub(crate) use packed::{Item, Packed};
 pub use set::Set;
 pub use sorted_set::{Gathered, LexBound, NotANumber, ScoreBound, ScoreSet, SortedSet};
 pub use steps::{Ended, Patience, Steps};

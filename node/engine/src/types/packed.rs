@@ -16,13 +16,13 @@ use super::number::parse_i64;
 use super::text::Text;
 use super::word::{RUN_BYTES_MAX, Run};
 
-const TAG_BYTES_12: u8 = 0xC0;
+pub(super) const TAG_BYTES_12: u8 = 0xC0;
 const TAG_BYTES_32: u8 = 0xD0;
 const TAG_INTEGER_16: u8 = 0xD1;
 const TAG_INTEGER_24: u8 = 0xD2;
 const TAG_INTEGER_32: u8 = 0xD3;
 const TAG_INTEGER_64: u8 = 0xD4;
-const TAG_SCORE: u8 = 0xD5;
+pub(super) const TAG_SCORE: u8 = 0xD5;
 const TAG_INTEGER_13: u8 = 0xE0;
 
 /// What a Redis listpack has besides its elements.
@@ -165,6 +165,33 @@ fn trailer_bytes(size: usize) -> usize {
         16_384..=2_097_151 => 3,
         2_097_152..=268_435_455 => 4,
         _ => 5,
+    }
+}
+
+/// Elements that become a run once all are there.
+#[derive(Default)]
+pub struct Packing {
+    bytes: Vec<u8>,
+    count: u32,
+}
+
+impl Packing {
+    /// Adds an element behind the last. False: it is too much for a run.
+    #[inline]
+    pub fn push(&mut self, item: Item<'_>) -> bool {
+        Encoded::of(item).write(|parts| {
+            let fits = self.bytes.len() + parts.iter().map(|part| part.len()).sum::<usize>() + 32 < RUN_BYTES_MAX;
+            if fits {
+                parts.iter().for_each(|part| self.bytes.extend_from_slice(part));
+                self.count += 1;
+            }
+            fits
+        })
+    }
+
+    /// The run; `None` if nothing was added.
+    pub fn finish(self) -> Option<Packed> {
+        (self.count > 0).then(|| Run::from_bytes(&self.bytes, self.count))
     }
 }
 
@@ -325,11 +352,19 @@ impl Packed {
     #[inline]
     pub fn find(&self, from: usize, needle: Item<'_>, skip: usize) -> Option<usize> {
         let bytes = self.bytes();
+        // What is equal is encoded equally, and names differ most likely at their ends.
+        let wanted = Encoded::of(needle);
+        let (tag, size) = (&wanted.tag[..wanted.tag_bytes], wanted.size());
+        let last = *wanted.payload.last().unwrap_or(&tag[tag.len() - 1]);
         let mut position = from;
         while position < bytes.len() {
-            let (item, mut behind) = read(bytes, position);
-            if item == needle {
-                return Some(position);
+            let here = size_at(bytes, position);
+            let mut behind = position + here + trailer_bytes(here);
+            if here == size && bytes[position + size - 1] == last {
+                let (own_tag, own_payload) = bytes[position..position + size].split_at(tag.len());
+                if own_tag == tag && own_payload == wanted.payload {
+                    return Some(position);
+                }
             }
             for _ in 0..skip {
                 behind = next(bytes, behind);
@@ -353,7 +388,7 @@ impl Packed {
 
 /// How many bytes tag and payload of the element at a position take.
 #[inline]
-fn size_at(bytes: &[u8], position: usize) -> usize {
+pub(super) fn size_at(bytes: &[u8], position: usize) -> usize {
     let tag = bytes[position];
     match tag {
         0..=0x7F => 1,
@@ -369,7 +404,7 @@ fn size_at(bytes: &[u8], position: usize) -> usize {
 }
 
 #[inline]
-fn next(bytes: &[u8], position: usize) -> usize {
+pub(super) fn next(bytes: &[u8], position: usize) -> usize {
     let size = size_at(bytes, position);
     position + size + trailer_bytes(size)
 }

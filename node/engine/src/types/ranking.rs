@@ -265,6 +265,11 @@ pub(super) struct Gathering {
 }
 
 impl Gathering {
+    /// Makes room for so many members; there are none yet.
+    pub fn reserve(&mut self, members: usize) {
+        self.by_member = Table::with_capacity(members);
+    }
+
     /// Gives a member the score that is made of the one it has so far, if it is there.
     #[inline]
     pub fn join(&mut self, member: &[u8], score: impl FnOnce(Option<f64>) -> f64) {

@@ -6,6 +6,7 @@
 use super::Limits;
 use super::compact::CompactBytes;
 use super::integer_set::{self, IntegerSet};
+use super::listpack::Unpacked;
 use super::number::{format_i64, parse_i64};
 use super::packed::{Item, Packed};
 use super::steps::{Ended, Steps};
@@ -96,6 +97,38 @@ impl Set {
     /// A set without members: whatever is added first decides about its form.
     pub fn new() -> Set {
         Set(Slim::small(Packed::new()))
+    }
+
+    /// The set that a run of members is; `None` if it is none, or has another form.
+    pub(crate) fn of_run(unpacked: Unpacked, limits: &Limits) -> Option<Set> {
+        let Unpacked { run, longest, integers } = unpacked;
+        let small = run.len() <= limits.set_listpack_entries_max && longest <= limits.set_listpack_value_bytes_max;
+        (small && !integers && run.are_distinct(1, limits.hash_seed)).then(|| Set(Slim::small(run)))
+    }
+
+    /// The set of integers of so many bytes each; `None` if they do not ascend, or are too many.
+    pub(crate) fn of_integers(width: usize, bytes: &[u8], limits: &Limits) -> Option<Set> {
+        let run = integer_set::of_bytes(width, bytes)?;
+        (bytes.len() / width <= limits.set_intset_entries_max).then(|| Set(Slim::small(run)))
+    }
+
+    /// The run of members it is, while it is small and not all of them are integers.
+    pub(crate) fn run(&self) -> Option<&Packed> {
+        if let Repr::Packed(packed) = self.repr() { Some(packed) } else { None }
+    }
+
+    /// How many bytes each integer takes, and all of them, while it is small and holds nothing else.
+    pub(crate) fn integers(&self) -> Option<(usize, &[u8])> {
+        if let Repr::Integers(integers) = self.repr() { Some(integers.bytes()) } else { None }
+    }
+
+    /// Makes room in a table for as many members as are about to come, at once.
+    pub(crate) fn reserve(&mut self, members: usize) {
+        if let ReprMut::Table(table) = self.repr_mut()
+            && table.table.len() == 0
+        {
+            table.table = Table::with_capacity(members);
+        }
     }
 
     /// A set that is about to be given up to `members` members, `first` among them.

@@ -8,8 +8,9 @@ use std::cmp::Ordering;
 use std::ops::Range;
 
 use super::Limits;
+use super::listpack::Unpacked;
 use super::number::exact_integer;
-use super::packed::{Item, Packed, PackedIter};
+use super::packed::{Item, Packed, PackedIter, Packing};
 use super::ranking::{Element, Gathering, LexSpot, Ranking, ScoreSpot, Slab, spot};
 use super::score_tree::{Place, PlaceIter};
 use super::table::{below, hash_bytes};
@@ -211,6 +212,38 @@ impl SortedSet {
         Ok(self.tree(limits).set(member, score))
     }
 
+    /// The sorted set that a run of members and scores is; `None` if it is none, or has another order or form.
+    pub(crate) fn of_run(unpacked: &Unpacked, limits: &Limits) -> Option<SortedSet> {
+        let Unpacked { run, longest, .. } = unpacked;
+        let few = run.len() / 2 <= limits.sorted_set_listpack_entries_max;
+        let small = few && *longest <= limits.sorted_set_listpack_value_bytes_max;
+        if !small || !run.len().is_multiple_of(2) || !run.are_distinct(2, limits.hash_seed) {
+            return None;
+        }
+        let mut packing = Packing::default();
+        let mut elements = run.iter();
+        let mut last: Option<(Item<'_>, f64)> = None;
+        while let (Some(member), Some(score)) = (elements.next(), elements.next()) {
+            let score = stored_score(score)?;
+            let ascends = last.is_none_or(|(before, lower)| match lower.partial_cmp(&score) {
+                Some(Ordering::Less) => true,
+                Some(Ordering::Equal) => *before.text() < *member.text(),
+                _ => false,
+            });
+            let stored = exact_integer(score).map_or(Item::Score(score), Item::Integer);
+            if !ascends || !packing.push(member) || !packing.push(stored) {
+                return None;
+            }
+            last = Some((member, score));
+        }
+        packing.finish().map(|run| SortedSet(Slim::small(run)))
+    }
+
+    /// The run of members and scores it is, while it is small.
+    pub(crate) fn run(&self) -> Option<&Packed> {
+        if let Form::Small(packed) = self.0.form() { Some(packed) } else { None }
+    }
+
     /// Takes a member out, and returns the score it had.
     pub fn remove(&mut self, member: &[u8]) -> Option<f64> {
         match self.0.form_mut() {
@@ -391,6 +424,11 @@ impl Gathered {
         Gathered(Ranking::gathering(limits.hash_seed))
     }
 
+    /// Makes room for as many members as are about to come, at once. To be called before the first.
+    pub(crate) fn reserve(&mut self, members: usize) {
+        self.0.reserve(members);
+    }
+
     /// Gives a member the score that is made of the one it has so far, if it is there. It must be a number.
     #[inline]
     pub fn join(&mut self, member: &[u8], score: impl FnOnce(Option<f64>) -> f64) {
@@ -400,6 +438,19 @@ impl Gathered {
     /// The sorted set, in its big form.
     pub fn finish(self) -> SortedSet {
         SortedSet(Slim::big(self.0.ranking()))
+    }
+}
+
+/// Integers up to here are themselves as floating point numbers.
+const EXACT_MAX: i64 = 1 << 53;
+
+/// The score that a listpack has as this element.
+fn stored_score(item: Item<'_>) -> Option<f64> {
+    match item {
+        Item::Integer(integer) if (-EXACT_MAX..=EXACT_MAX).contains(&integer) => Some(integer as f64),
+        Item::Integer(_) | Item::Score(_) => None,
+        // Not `number::parse_f64`, which also refuses what vanishes to zero, and a stored score may be denormal.
+        Item::Bytes(text) => std::str::from_utf8(text).ok()?.parse().ok().filter(|score: &f64| !score.is_nan()),
     }
 }
 

@@ -65,6 +65,20 @@ impl<T> Table<T> {
         Table { directory: vec![0], depth: 0, segments: vec![root], len: 0, bucket_bytes }
     }
 
+    /// An empty table in which about so many values find room without it growing.
+    pub fn with_capacity(values: usize) -> Table<T> {
+        /// Hashes are spread unevenly, so segments are not made full.
+        const FILLED: usize = SEGMENT_LEN_MAX * 3 / 4;
+        let depth =
+            if values <= SEGMENT_LEN_MAX { 0 } else { values.div_ceil(FILLED).next_power_of_two().trailing_zeros() };
+        let depth = depth.min(u32::from(DEPTH_MAX)) as u8;
+        let each = (values >> depth).min(SEGMENT_LEN_MAX);
+        let segments: Vec<Segment<T>> =
+            (0..1 << depth).map(|prefix| Segment { slots: HashTable::with_capacity(each), prefix, depth }).collect();
+        let bucket_bytes = segments.iter().map(|segment| segment.slots.allocation_size()).sum();
+        Table { directory: (0..1 << depth).collect(), depth, segments, len: 0, bucket_bytes }
+    }
+
     #[inline]
     pub fn len(&self) -> usize {
         self.len
@@ -309,6 +323,7 @@ pub(super) fn below(random: u64, limit: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     #[test]
     fn the_weight_of_the_buckets_is_kept_right() {
@@ -325,6 +340,30 @@ mod tests {
         }
         assert_eq!(table.bucket_bytes, actual(&table));
         assert_eq!((table.len(), table.iter().count()), (10, 10));
+    }
+
+    #[test]
+    fn a_table_made_for_many_is_as_one_that_grew() {
+        let hash_of = |value: &u32| hash_bytes(1, &value.to_le_bytes());
+        for wanted in [0, 1, 448, 449, 1000, 20_000] {
+            let mut table = Table::with_capacity(wanted as usize);
+            let segments = table.segments.len();
+            (0..wanted).for_each(|value| table.insert_new(hash_of(&value), value, hash_of));
+            assert_eq!(table.segments.len(), segments, "{wanted} find room");
+            (wanted..wanted + 3000).for_each(|value| table.insert_new(hash_of(&value), value, hash_of));
+            let actual = table.segments.iter().map(|segment| segment.slots.allocation_size()).sum::<usize>();
+            assert_eq!(table.bucket_bytes, actual);
+            let found = |value: u32| table.find(hash_of(&value), |other| *other == value).is_some();
+            assert!((0..wanted + 3000).all(found) && !found(wanted + 3000));
+            let (mut seen, mut cursor) = (BTreeSet::new(), 0);
+            loop {
+                cursor = table.scan(cursor, 10, hash_of, |value| _ = seen.insert(*value));
+                if cursor == 0 {
+                    break;
+                }
+            }
+            assert_eq!(seen.len(), table.len());
+        }
     }
 
     #[test]
