@@ -129,31 +129,57 @@ fn ziplist_integer(encoding: u8, rest: &mut Rest<'_>) -> Result<i64, Problem> {
     })
 }
 
-/// `total u32, count u16, (encoding, content, length of both again)*, 0xff`
 fn each_of_listpack(rest: &mut Rest<'_>, visit: &mut Visit<'_>) -> Result<(), Problem> {
-    let whole = rest.0.len();
-    let total = rest.u32()?;
-    rest.check(total as usize == whole)?;
-    let announced = rest.u16()?;
-    let mut seen = 0;
-    loop {
+    let mut elements = Elements::of(rest.0)?;
+    while let Some(element) = elements.next()? {
+        visit(element.text())?;
+    }
+    Ok(())
+}
+
+/// The elements of a listpack, one after the other:
+/// `total u32, count u16, (encoding, content, length of both again)*, 0xff`
+pub(super) struct Elements<'a> {
+    rest: Rest<'a>,
+    announced: u16,
+    seen: usize,
+}
+
+impl<'a> Elements<'a> {
+    pub(super) fn of(listpack: &'a [u8]) -> Result<Elements<'a>, Problem> {
+        let mut rest = Rest(listpack, Run::Listpack.name());
+        let total = rest.u32()?;
+        rest.check(total as usize == listpack.len())?;
+        let announced = rest.u16()?;
+        Ok(Elements { rest, announced, seen: 0 })
+    }
+
+    /// Whether all were read.
+    pub(super) fn is_done(&self) -> bool {
+        self.rest.0.first().is_none_or(|byte| *byte == END)
+    }
+
+    /// The next one; `None`: that was all, and as many as announced. What spells an integer may be either.
+    #[inline]
+    pub(super) fn next(&mut self) -> Result<Option<Item<'a>>, Problem> {
+        let rest = &mut self.rest;
         let before = rest.0.len();
         let encoding = rest.byte()?;
         let len = match encoding {
-            END => return rest.finish(seen, announced),
+            END => return rest.finish(self.seen, self.announced).map(|()| None),
             0x80..=0xbf => Some(usize::from(encoding & 0x3f)),
             0xe0..=0xef => Some(usize::from(encoding & 0x0f) << 8 | usize::from(rest.byte()?)),
             0xf0 => Some(rest.u32()? as usize),
             _ => None,
         };
         let element = match len {
-            Some(len) => Text::from(rest.take(len)?),
-            None => Text::from(listpack_integer(encoding, rest)?),
+            Some(len) => Item::Bytes(rest.take(len)?),
+            None => Item::Integer(listpack_integer(encoding, rest)?),
         };
         let size = before - rest.0.len();
         rest.take(back_length_bytes(size))?;
-        visit(element)?;
-        seen += 1;
+        self.seen += 1;
+        Ok(Some(element))
     }
 }
 
@@ -300,12 +326,24 @@ impl Listpack {
     }
 
     pub(super) fn finish(mut self) -> Vec<u8> {
+        self.end();
+        self.bytes
+    }
+
+    /// Ends it; nothing may be added before it is cleared.
+    pub(super) fn end(&mut self) -> &[u8] {
         self.bytes.push(END);
         let total = (self.bytes.len() as u32).to_le_bytes();
         let count = u16::try_from(self.count).unwrap_or(u16::MAX).to_le_bytes();
         self.bytes[..4].copy_from_slice(&total);
         self.bytes[4..LISTPACK_HEADER_BYTES].copy_from_slice(&count);
-        self.bytes
+        &self.bytes
+    }
+
+    /// Begins another one in the same memory.
+    pub(super) fn clear(&mut self) {
+        self.bytes.truncate(LISTPACK_HEADER_BYTES);
+        self.count = 0;
     }
 }
 

@@ -9,12 +9,12 @@
 //!
 //! What stands in brackets came with the second form (Redis 7.0) and the third (7.2): `active`.
 
-use super::containers::{Listpack, Run, each};
+use super::containers::{Elements, Listpack};
 use super::source::{Reader, Source};
 use super::write::{length, plain_string, string};
 use super::{Problem, kind};
 use crate::types::stream::Group;
-use crate::types::{Limits, Stream, StreamEntry, StreamId, number};
+use crate::types::{Item, Limits, Stream, StreamEntry, StreamId};
 
 /// The entry was deleted and is still there.
 const DELETED: i64 = 1;
@@ -66,17 +66,20 @@ fn raw_id(id: StreamId) -> [u8; 16] {
 fn nodes(stream: &Stream) -> (u64, Vec<u8>) {
     let (mut count, mut out) = (0, Vec::new());
     let mut open: Vec<StreamEntry<'_>> = Vec::new();
+    let mut packed = Listpack::new();
     let mut bytes = 0;
     let mut close = |open: &mut Vec<StreamEntry<'_>>| {
         if let Some(first) = open.first() {
             plain_string(&mut out, &raw_id(first.id));
-            plain_string(&mut out, &listpack(open));
+            pack(&mut packed, open);
+            plain_string(&mut out, packed.end());
+            packed.clear();
             count += 1;
             open.clear();
         }
     };
     for entry in stream.range(StreamId::MIN, StreamId::MAX) {
-        let entry_bytes: usize = entry.pairs().map(|(field, value)| field.len() + value.len()).sum();
+        let entry_bytes = entry.text_bytes();
         if bytes + entry_bytes >= LISTPACK_BYTES || open.len() >= LISTPACK_ENTRIES {
             close(&mut open);
             bytes = 0;
@@ -88,35 +91,33 @@ fn nodes(stream: &Stream) -> (u64, Vec<u8>) {
     (count, out)
 }
 
-/// Entries as one listpack, told as distances from the first.
-fn listpack(entries: &[StreamEntry<'_>]) -> Vec<u8> {
+/// Writes entries as one listpack, told as distances from the first.
+fn pack(packed: &mut Listpack, entries: &[StreamEntry<'_>]) {
     let first = &entries[0];
-    let mut packed = Listpack::new();
-    let integer = |packed: &mut Listpack, value: i64| packed.push(&number::format_i64(value));
-    integer(&mut packed, entries.len() as i64);
-    integer(&mut packed, 0);
-    integer(&mut packed, first.len() as i64);
-    first.pairs().for_each(|(field, _)| packed.push(&field));
-    integer(&mut packed, 0);
+    let integer = |packed: &mut Listpack, value: i64| packed.push_item(Item::Integer(value));
+    integer(packed, entries.len() as i64);
+    integer(packed, 0);
+    integer(packed, first.len() as i64);
+    first.items().for_each(|(field, _)| packed.push_item(field));
+    integer(packed, 0);
     for entry in entries {
-        let same = entry.len() == first.len() && entry.pairs().zip(first.pairs()).all(|(one, other)| one.0 == other.0);
-        integer(&mut packed, if same { SAME_FIELDS } else { 0 });
-        integer(&mut packed, entry.id.ms.wrapping_sub(first.id.ms) as i64);
-        integer(&mut packed, entry.id.seq.wrapping_sub(first.id.seq) as i64);
+        let same = entry.has_names_of(first);
+        integer(packed, if same { SAME_FIELDS } else { 0 });
+        integer(packed, entry.id.ms.wrapping_sub(first.id.ms) as i64);
+        integer(packed, entry.id.seq.wrapping_sub(first.id.seq) as i64);
         let pairs = entry.len() as i64;
         if !same {
-            integer(&mut packed, pairs);
+            integer(packed, pairs);
         }
-        for (field, value) in entry.pairs() {
+        for (field, value) in entry.items() {
             if !same {
-                packed.push(&field);
+                packed.push_item(field);
             }
-            packed.push(&value);
+            packed.push_item(value);
         }
         // How many elements it takes to go back to the entry's flags.
-        integer(&mut packed, if same { pairs + 3 } else { 2 * pairs + 4 });
+        integer(packed, if same { pairs + 3 } else { 2 * pairs + 4 });
     }
-    packed.finish()
 }
 
 fn write_group(out: &mut Vec<u8>, group: &Group) {
@@ -143,12 +144,12 @@ fn write_group(out: &mut Vec<u8>, group: &Group) {
 /// Reads any of the three forms.
 pub(super) fn read<S: Source>(reader: &mut Reader<S>, kind: u8, limits: &Limits) -> Result<Stream, Problem> {
     let mut stream = Stream::new();
-    let mut elements = Elements::default();
+    let mut listpack = Vec::new();
     for _ in 0..reader.count(18)? {
         let base = reader.string()?;
         let base = base.first_chunk::<16>().filter(|raw| raw.len() == base.len()).ok_or(MALFORMED)?;
-        elements.fill(&reader.string()?)?;
-        append(&mut stream, read_raw_id(*base), &elements, limits)?;
+        reader.string_into(&mut listpack)?;
+        append(&mut stream, read_raw_id(*base), &listpack, limits)?;
     }
     let entries = reader.length()?;
     let last_id = read_id(reader)?;
@@ -177,81 +178,67 @@ fn read_id<S: Source>(reader: &mut Reader<S>) -> Result<StreamId, Problem> {
     Ok(StreamId::new(reader.length()?, reader.length()?))
 }
 
-/// The elements of a listpack, one behind the other.
-#[derive(Default)]
-struct Elements {
-    bytes: Vec<u8>,
-    ends: Vec<usize>,
+/// Reads the elements of a listpack one after the other.
+struct Walk<'a> {
+    elements: Elements<'a>,
+    /// More than this there cannot be.
+    len_max: usize,
 }
-
-impl Elements {
-    fn fill(&mut self, listpack: &[u8]) -> Result<(), Problem> {
-        self.bytes.clear();
-        self.ends.clear();
-        each(Run::Listpack, listpack, &mut |element| {
-            self.bytes.extend_from_slice(&element);
-            self.ends.push(self.bytes.len());
-            Ok(())
-        })
-    }
-
-    fn get(&self, index: usize) -> Result<&[u8], Problem> {
-        let end = *self.ends.get(index).ok_or(MALFORMED)?;
-        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
-        Ok(&self.bytes[start..end])
-    }
-}
-
-/// Reads elements one after the other.
-struct Walk<'a>(&'a Elements, usize);
 
 impl<'a> Walk<'a> {
-    fn text(&mut self) -> Result<&'a [u8], Problem> {
-        self.1 += 1;
-        self.0.get(self.1 - 1)
+    fn of(listpack: &'a [u8]) -> Result<Walk<'a>, Problem> {
+        Ok(Walk { elements: Elements::of(listpack)?, len_max: listpack.len() })
     }
 
+    /// The next one, which must be there; an integer, if it spells one.
+    #[inline]
+    fn item(&mut self) -> Result<Item<'a>, Problem> {
+        match self.elements.next()?.ok_or(MALFORMED)? {
+            Item::Bytes(text) => Ok(Item::of(text)),
+            other => Ok(other),
+        }
+    }
+
+    #[inline]
     fn integer(&mut self) -> Result<i64, Problem> {
-        number::parse_i64(self.text()?).ok_or(MALFORMED)
+        if let Item::Integer(integer) = self.item()? { Ok(integer) } else { Err(MALFORMED) }
     }
 
     /// A number of elements, each of which must be there.
     fn count(&mut self) -> Result<usize, Problem> {
         let count = usize::try_from(self.integer()?).map_err(|_| MALFORMED)?;
-        if count > self.0.ends.len() { Err(MALFORMED) } else { Ok(count) }
-    }
-
-    fn is_done(&self) -> bool {
-        self.1 >= self.0.ends.len()
+        if count > self.len_max { Err(MALFORMED) } else { Ok(count) }
     }
 }
 
 /// Adds the entries of one listpack.
-fn append(stream: &mut Stream, base: StreamId, elements: &Elements, limits: &Limits) -> Result<(), Problem> {
-    let mut walk = Walk(elements, 0);
+fn append(stream: &mut Stream, base: StreamId, listpack: &[u8], limits: &Limits) -> Result<(), Problem> {
+    let mut walk = Walk::of(listpack)?;
     let (announced, deleted) = (walk.count()?, walk.count()?);
-    let names = (0..walk.count()?).map(|_| walk.text()).collect::<Result<Vec<_>, _>>()?;
+    let mut names: Vec<Item<'_>> = Vec::new();
+    for _ in 0..walk.count()? {
+        names.push(walk.item()?);
+    }
     if walk.integer()? != 0 {
         return Err(MALFORMED);
     }
     let (mut seen, mut seen_deleted) = (0, 0);
-    let mut pairs: Vec<&[u8]> = Vec::new();
-    let bytes_max =
-        stream.memory_bytes() + GROWTH_MAX * (elements.bytes.len() + elements.ends.len()) + GROWTH_BYTES_MIN;
-    while !walk.is_done() {
+    let mut pairs: Vec<Item<'_>> = Vec::new();
+    let bytes_max = stream.memory_bytes() + GROWTH_MAX * listpack.len() + GROWTH_BYTES_MIN;
+    while !walk.elements.is_done() {
         let flags = walk.integer()?;
         let (ms, seq) = (walk.integer()? as u64, walk.integer()? as u64);
         let id = StreamId::new(base.ms.wrapping_add(ms), base.seq.wrapping_add(seq));
         pairs.clear();
         if flags & SAME_FIELDS != 0 {
             for name in &names {
-                pairs.extend([name, walk.text()?]);
+                pairs.extend([*name, walk.item()?]);
             }
             check(walk.count()? == names.len() + 3)?;
         } else {
             let own = walk.count()?;
             for _ in 0..2 * own {
-                pairs.push(walk.text()?);
+                pairs.push(walk.item()?);
             }
             check(walk.count()? == 2 * own + 4)?;
         }
@@ -260,11 +247,12 @@ fn append(stream: &mut Stream, base: StreamId, elements: &Elements, limits: &Lim
             continue;
         }
         check(!pairs.is_empty() && id > stream.last_id())?;
-        stream.append(id, &pairs, limits);
+        stream.append_items(id, &pairs, limits);
         check(stream.memory_bytes() <= bytes_max)?;
         seen += 1;
     }
-    check(seen == announced && seen_deleted == deleted)
+    // The end, with its count.
+    check(walk.elements.next()?.is_none() && seen == announced && seen_deleted == deleted)
 }
 
 fn check(holds: bool) -> Result<(), Problem> {

@@ -41,6 +41,12 @@ pub fn format_i64(value: i64) -> IntegerText {
     IntegerText { digits, start: start as u8 }
 }
 
+/// How many bytes the decimal text of an integer has.
+#[inline]
+pub fn digits_of(value: i64) -> usize {
+    usize::from(value < 0) + value.unsigned_abs().checked_ilog10().map_or(1, |log| log as usize + 1)
+}
+
 /// Reads an integer in its one canonical form: no plus, no leading zero, no space, no `-0`. So `format_i64` gives the same text back.
 #[inline]
 pub fn parse_i64(text: &[u8]) -> Option<i64> {
@@ -102,7 +108,25 @@ pub fn format_f64(value: f64) -> String {
     if let Some(integer) = exact_integer(value) {
         return integer.to_string();
     }
-    format_shortest(value)
+    short_decimal(value).unwrap_or_else(|| format_shortest(value))
+}
+
+/// The same of a number with few decimals, which most are. Fifteen digits are enough for no two texts to be one number, so the
+/// first that reads back is the shortest.
+fn short_decimal(value: f64) -> Option<String> {
+    const DECIMALS_MAX: usize = 4;
+    const BOUND: f64 = 1e15;
+    let (magnitude, mut power) = (value.abs(), 1.0);
+    for decimals in 1..=DECIMALS_MAX {
+        power *= 10.0;
+        let scaled = (magnitude * power).round();
+        if (1.0..BOUND).contains(&scaled) && scaled / power == magnitude {
+            let (scaled, power) = (scaled as u64, power as u64);
+            let sign = if value < 0.0 { "-" } else { "" };
+            return Some(format!("{sign}{}.{:0decimals$}", scaled / power, scaled % power));
+        }
+    }
+    None
 }
 
 /// The integer a double stands for, as long as it is small enough to be printed and stored as one.

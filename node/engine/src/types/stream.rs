@@ -14,8 +14,9 @@ pub use id::{IdText, StreamId};
 pub use node::StreamEntry;
 
 use super::Limits;
+use super::packed::Item;
 use super::word::{Always, Slim};
-use node::Node;
+use node::{Node, Word};
 use std::collections::VecDeque;
 
 /// No node grows beyond this, whatever the limits say.
@@ -147,6 +148,16 @@ impl Stream {
 
     /// Adds an entry with fields and values in turn; its id must be higher than the last.
     pub fn append(&mut self, id: StreamId, pairs: &[&[u8]], limits: &Limits) {
+        self.add(id, pairs, limits);
+    }
+
+    /// The same of fields and values as another form keeps them.
+    pub(crate) fn append_items(&mut self, id: StreamId, pairs: &[Item<'_>], limits: &Limits) {
+        self.add(id, pairs, limits);
+    }
+
+    #[inline]
+    fn add<W: Word>(&mut self, id: StreamId, pairs: &[W], limits: &Limits) {
         assert!(id > self.0.last_id, "ids ascend");
         let inner = &mut *self.0;
         let bytes_max = match limits.stream_node_bytes_max {
@@ -360,7 +371,7 @@ impl Stream {
 
 impl Inner {
     /// A node that will take about as much as the one before it, which is closed for good.
-    fn open_node(&mut self, base: StreamId, pairs: &[&[u8]]) {
+    fn open_node<W: Word>(&mut self, base: StreamId, pairs: &[W]) {
         /// What a first node begins with: most streams of few entries never need more.
         const FIRST_NODE_BYTES: usize = 48;
         /// Beyond this, a node grows by itself.

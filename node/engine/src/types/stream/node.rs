@@ -19,7 +19,8 @@
 //! ```
 
 use super::id::StreamId;
-use crate::types::number::parse_i64;
+use crate::types::number::{digits_of, parse_i64};
+use crate::types::packed::Item;
 use crate::types::text::Text;
 
 const TAG_BYTES_LONG: u8 = 192;
@@ -32,6 +33,60 @@ const SIZE_OPEN: u16 = u16::MAX;
 const TEXT_OVERHEAD_BYTES_MAX: usize = 6;
 /// What an entry needs besides its texts: its size and three varints.
 const ENTRY_OVERHEAD_BYTES_MAX: usize = 32;
+
+/// A name or a value that is about to be kept: as a client sends it, or as another form keeps it.
+pub(crate) trait Word {
+    /// How many bytes its text has.
+    fn text_bytes(&self) -> usize;
+    /// Whether it is this.
+    fn is(&self, kept: Item<'_>) -> bool;
+    /// Appends it, and returns how many bytes it takes in a listpack.
+    fn write(&self, bytes: &mut Vec<u8>) -> usize;
+}
+
+impl Word for &[u8] {
+    #[inline]
+    fn text_bytes(&self) -> usize {
+        self.len()
+    }
+
+    #[inline]
+    fn is(&self, kept: Item<'_>) -> bool {
+        *kept.text() == **self
+    }
+
+    #[inline]
+    fn write(&self, bytes: &mut Vec<u8>) -> usize {
+        write_text(bytes, self)
+    }
+}
+
+impl Word for Item<'_> {
+    #[inline]
+    fn text_bytes(&self) -> usize {
+        match self {
+            Item::Bytes(bytes) => bytes.len(),
+            Item::Integer(integer) => digits_of(*integer),
+            Item::Score(_) => 0,
+        }
+    }
+
+    #[inline]
+    fn is(&self, kept: Item<'_>) -> bool {
+        *self == kept
+    }
+
+    #[inline]
+    fn write(&self, bytes: &mut Vec<u8>) -> usize {
+        match self {
+            Item::Integer(integer) => {
+                write_integer(bytes, *integer);
+                listed_integer(*integer)
+            }
+            other => write_bytes(bytes, &other.text()),
+        }
+    }
+}
 
 /// A run of entries in the order of their ids.
 #[derive(Clone)]
@@ -73,6 +128,29 @@ impl<'a> StreamEntry<'a> {
         self.pairs == 0
     }
 
+    /// Whether its fields have the names of another's, in the same order.
+    pub(crate) fn has_names_of(&self, other: &StreamEntry<'_>) -> bool {
+        let of_one_node = || self.values.is_some() && other.values.is_some() && std::ptr::eq(self.fields, other.fields);
+        let alike = || self.items().zip(other.items()).all(|(one, other)| one.0 == other.0);
+        self.pairs == other.pairs && (of_one_node() || alike())
+    }
+
+    /// Bytes of all of its names and values.
+    pub(crate) fn text_bytes(&self) -> usize {
+        self.items().map(|(field, value)| field.text_bytes() + value.text_bytes()).sum()
+    }
+
+    /// Its fields with their values, as they are kept.
+    #[inline]
+    pub(crate) fn items(&self) -> impl Iterator<Item = (Item<'a>, Item<'a>)> + use<'a> {
+        let StreamEntry { pairs, mut fields, mut values, .. } = *self;
+        (0..pairs).map(move |_| {
+            let field = read_item(&mut fields);
+            let value = read_item(values.as_mut().unwrap_or(&mut fields));
+            (field, value)
+        })
+    }
+
     /// Its fields with their values, in the order they were given.
     pub fn pairs(&self) -> impl Iterator<Item = (Text<'a>, Text<'a>)> + use<'a> {
         let StreamEntry { pairs, mut fields, mut values, .. } = *self;
@@ -86,10 +164,10 @@ impl<'a> StreamEntry<'a> {
 
 impl Node {
     /// A node for entries from `base` on, its names being those of `pairs`.
-    pub fn open(base: StreamId, pairs: &[&[u8]], capacity: usize) -> Node {
+    pub fn open<W: Word>(base: StreamId, pairs: &[W], capacity: usize) -> Node {
         let mut bytes = Vec::with_capacity(capacity);
         write_varint(&mut bytes, (pairs.len() / 2) as u64);
-        let names: usize = pairs.iter().step_by(2).map(|field| write_text(&mut bytes, field)).sum();
+        let names: usize = pairs.iter().step_by(2).map(|field| field.write(&mut bytes)).sum();
         let start = bytes.len() as u32;
         let listed = LISTED_NODE_BYTES + listed_integer((pairs.len() / 2) as i64) + names;
         Node { base, bytes, start, len: 0, appended: 0, listed: u32::try_from(listed).unwrap_or(CLOSED) }
@@ -121,8 +199,8 @@ impl Node {
 
     /// Whether an entry of these pairs goes in here. `same`: their names are those of the node.
     #[inline]
-    pub fn has_room(&self, pairs: &[&[u8]], same: bool, bytes_max: usize, entries_max: usize) -> bool {
-        let bytes_of = |from: usize| -> usize { pairs[from..].iter().step_by(2).map(|text| text.len()).sum() };
+    pub fn has_room<W: Word>(&self, pairs: &[W], same: bool, bytes_max: usize, entries_max: usize) -> bool {
+        let bytes_of = |from: usize| -> usize { pairs[from..].iter().step_by(2).map(Word::text_bytes).sum() };
         let (names, values) = (bytes_of(0), bytes_of(1));
         // A long entry goes up to the end of its node, so it opens one of its own.
         let written = if same { values } else { names + values };
@@ -138,7 +216,7 @@ impl Node {
 
     /// Adds an entry behind the last; its id must be higher than all before, and not below `base`.
     /// `same`: its names are those of the node.
-    pub fn append(&mut self, id: StreamId, pairs: &[&[u8]], same: bool) {
+    pub fn append<W: Word>(&mut self, id: StreamId, pairs: &[W], same: bool) {
         let size_at = self.bytes.len();
         self.bytes.extend_from_slice(&[0; SIZE_BYTES]);
         write_varint(&mut self.bytes, if same { 0 } else { (pairs.len() / 2) as u64 });
@@ -146,7 +224,7 @@ impl Node {
         write_varint(&mut self.bytes, ms);
         write_varint(&mut self.bytes, if ms == 0 { id.seq - self.base.seq } else { id.seq });
         let (first, step) = if same { (1, 2) } else { (0, 1) };
-        let texts: usize = pairs[first..].iter().step_by(step).map(|text| write_text(&mut self.bytes, text)).sum();
+        let texts: usize = pairs[first..].iter().step_by(step).map(|text| text.write(&mut self.bytes)).sum();
         let size = self.bytes.len() - size_at - SIZE_BYTES;
         let size = u16::try_from(size).unwrap_or(SIZE_OPEN);
         let count = if same { 0 } else { listed_integer((pairs.len() / 2) as i64) };
@@ -160,10 +238,10 @@ impl Node {
 
     /// Whether the names of these pairs are the node's.
     #[inline]
-    pub fn has_names(&self, pairs: &[&[u8]]) -> bool {
+    pub fn has_names<W: Word>(&self, pairs: &[W]) -> bool {
         let mut names = &self.bytes[..];
         let count = read_varint(&mut names);
-        count == (pairs.len() / 2) as u64 && pairs.iter().step_by(2).all(|field| *read_text(&mut names) == **field)
+        count == (pairs.len() / 2) as u64 && pairs.iter().step_by(2).all(|field| field.is(read_item(&mut names)))
     }
 
     /// Where the first entry begins.
@@ -340,6 +418,12 @@ fn write_text(bytes: &mut Vec<u8>, text: &[u8]) -> usize {
         write_integer(bytes, integer);
         return listed_integer(integer);
     }
+    write_bytes(bytes, text)
+}
+
+/// The same of a text that is known to spell no integer.
+#[inline]
+fn write_bytes(bytes: &mut Vec<u8>, text: &[u8]) -> usize {
     match text.len() {
         len if len < usize::from(TAG_BYTES_LONG) => bytes.push(len as u8),
         len => {
@@ -371,21 +455,26 @@ fn write_integer(bytes: &mut Vec<u8>, integer: i64) {
 
 #[inline]
 fn read_text<'a>(rest: &mut &'a [u8]) -> Text<'a> {
+    read_item(rest).text()
+}
+
+#[inline]
+fn read_item<'a>(rest: &mut &'a [u8]) -> Item<'a> {
     let tag = rest[0];
     *rest = &rest[1..];
     let len = match tag {
-        TAG_SMALL.. => return Text::from(i64::from(tag - TAG_SMALL)),
+        TAG_SMALL.. => return Item::Integer(i64::from(tag - TAG_SMALL)),
         TAG_INTEGER.. => {
             let width = WIDTHS[usize::from(tag - TAG_INTEGER)];
             let mut little = [0; 8];
             little[8 - width..].copy_from_slice(&rest[..width]);
             *rest = &rest[width..];
-            return Text::from(i64::from_le_bytes(little) >> (64 - 8 * width as u32));
+            return Item::Integer(i64::from_le_bytes(little) >> (64 - 8 * width as u32));
         }
         TAG_BYTES_LONG => read_varint(rest) as usize,
         short => usize::from(short),
     };
     let (text, after) = rest.split_at(len);
     *rest = after;
-    Text::from(text)
+    Item::Bytes(text)
 }

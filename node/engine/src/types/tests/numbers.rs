@@ -2,7 +2,32 @@
 
 use proptest::prelude::*;
 
-use crate::types::number::{LongDouble, format_f64, format_i64, format_incr_float, parse_f64, parse_i64};
+use crate::types::number::{LongDouble, digits_of, format_f64, format_i64, format_incr_float, parse_f64, parse_i64};
+
+proptest! {
+    #[test]
+    fn digits_are_counted_without_being_written(value in any::<i64>(), few in 0u32..64) {
+        for value in [value, value >> few, 0, -1, 9, 10, i64::MIN, i64::MAX] {
+            prop_assert_eq!(digits_of(value), format_i64(value).len());
+        }
+    }
+}
+
+proptest! {
+    /// Rust's own shortest text, where Redis writes it plainly, too.
+    #[test]
+    fn numbers_with_few_decimals_have_their_shortest_text(scaled in -100_000_000_000_000i64..100_000_000_000_000, places in 0i32..7) {
+        let value = scaled as f64 / 10f64.powi(places);
+        for value in [value, f64::from_bits(value.to_bits() + 1), value / 1e6] {
+            let shortest = value.to_string();
+            let decimals = shortest.split_once('.').map_or(0, |(_, decimals)| decimals.len());
+            // With more of them, an exponent may be shorter.
+            if (1..=5).contains(&decimals) {
+                prop_assert_eq!(format_f64(value), shortest);
+            }
+        }
+    }
+}
 
 #[test]
 fn integers_have_one_form_only() {
