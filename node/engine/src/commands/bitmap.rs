@@ -282,12 +282,19 @@ fn bitpos(keys: &mut Keys<'_>, mut args: Args<'_>, reply: &mut Reply) -> Answer 
     Ok(())
 }
 
+/// Bytes that are compared at once.
+const BLOCK_BYTES: usize = 64;
+
 fn first_bit(bytes: &[u8], bits: Range<usize>, wanted: bool) -> Option<usize> {
     let without = if wanted { 0x00 } else { 0xff };
     let mut offset = bits.start;
     while offset < bits.end {
         if offset.is_multiple_of(8) {
-            let skipped = bytes[offset / 8..].iter().take_while(|byte| **byte == without).count();
+            let rest = &bytes[offset / 8..bits.end.div_ceil(8)];
+            // Many at once, then one by one.
+            let others = |block: &[u8]| block.iter().fold(0, |others, byte| others | (byte ^ without));
+            let blocks = rest.chunks_exact(BLOCK_BYTES).take_while(|block| others(block) == 0).count() * BLOCK_BYTES;
+            let skipped = blocks + rest[blocks..].iter().take_while(|byte| **byte == without).count();
             offset += skipped * 8;
         }
         if offset < bits.end && bit_at(bytes, offset) == wanted {

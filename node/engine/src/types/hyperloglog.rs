@@ -191,12 +191,11 @@ impl<'a> View<'a> {
     pub fn merge_into(&self, registers: &mut Registers) -> Result<(), BadHyperLogLog> {
         let body = &self.bytes[HEADER_BYTES..];
         if self.encoding == Encoding::Dense {
-            for (four, three) in registers.0.chunks_exact_mut(4).zip(body.chunks_exact(3)) {
-                let bits = u32::from_le_bytes([three[0], three[1], three[2], 0]);
-                for (at, register) in four.iter_mut().enumerate() {
-                    *register = (*register).max((bits >> (6 * at)) as u8 & REGISTER_MAX);
-                }
+            let mut said = [0; REGISTERS];
+            for (eight, six) in said.chunks_exact_mut(8).zip(body.chunks_exact(6)) {
+                eight.copy_from_slice(&spread([six[0], six[1], six[2], six[3], six[4], six[5]]));
             }
+            registers.0.iter_mut().zip(&said).for_each(|(register, said)| *register = (*register).max(*said));
             return Ok(());
         }
         let (mut index, mut read) = (0, 0);
@@ -231,6 +230,28 @@ impl<'a> View<'a> {
             (reached > index).then_some(run.value())
         })
     }
+}
+
+/// Eight registers of six bits each, a byte for each: halves are drawn apart, three times.
+#[inline]
+fn spread(packed: [u8; 6]) -> [u8; 8] {
+    let [a, b, c, d, e, f] = packed;
+    let bits = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
+    let bits = (bits & 0xff_ffff) | (bits & 0xffff_ff00_0000) << 8;
+    let bits = (bits & 0xfff_0000_0fff) | (bits & 0xff_f000_00ff_f000) << 4;
+    let bits = (bits & 0x3f_003f_003f_003f) | (bits & 0xfc0_0fc0_0fc0_0fc0) << 2;
+    bits.to_le_bytes()
+}
+
+/// The other way round.
+#[inline]
+fn gathered(registers: [u8; 8]) -> [u8; 6] {
+    let bits = u64::from_le_bytes(registers);
+    let bits = (bits & 0x3f_003f_003f_003f) | (bits & 0x3f00_3f00_3f00_3f00) >> 2;
+    let bits = (bits & 0xfff_0000_0fff) | (bits & 0xfff_0000_0fff_0000) >> 4;
+    let bits = (bits & 0xff_ffff) | (bits & 0xff_ffff_0000_0000) >> 8;
+    let [a, b, c, d, e, f, ..] = bits.to_le_bytes();
+    [a, b, c, d, e, f]
 }
 
 fn dense_register(body: &[u8], index: usize) -> u8 {
@@ -302,9 +323,8 @@ impl HyperLogLog {
 
     fn dense(registers: &Registers) -> HyperLogLog {
         let mut bytes = HyperLogLog::header(0, DENSE_BYTES);
-        for four in registers.0.chunks_exact(4) {
-            let bits = four.iter().rev().fold(0u32, |bits, register| bits << REGISTER_BITS | u32::from(*register));
-            bytes.extend_from_slice(&bits.to_le_bytes()[..3]);
+        for eight in registers.0.as_chunks::<8>().0 {
+            bytes.extend_from_slice(&gathered(*eight));
         }
         HyperLogLog { bytes }
     }
@@ -550,4 +570,41 @@ fn murmur(bytes: &[u8], seed: u64) -> u64 {
     }
     hash = (hash ^ hash >> SHIFT).wrapping_mul(MULTIPLIER);
     hash ^ hash >> SHIFT
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn eight_registers_at_once_are_what_each_is(packed in any::<[u8; 6]>()) {
+            let spread = spread(packed);
+            for (index, register) in spread.iter().enumerate() {
+                prop_assert_eq!(*register, dense_register(&packed, index));
+            }
+            prop_assert_eq!(gathered(spread), packed);
+        }
+
+        #[test]
+        fn dense_ones_are_merged_register_by_register(
+            places in proptest::collection::vec((0..REGISTERS, 0..=REGISTER_MAX), 1..200),
+            others in proptest::collection::vec((0..REGISTERS, 0..=REGISTER_MAX), 1..200),
+        ) {
+            let registers = |places: &[(usize, u8)]| {
+                let mut registers = Registers::new();
+                places.iter().for_each(|(index, value)| registers.0[*index] = *value);
+                registers
+            };
+            let (one, other) = (registers(&places), registers(&others));
+            let (dense, mut merged) = (HyperLogLog::dense(&one), registers(&others));
+            dense.view().merge_into(&mut merged).unwrap();
+            let expected: Vec<u8> = one.iter().zip(other.iter()).map(|(one, other)| one.max(other)).collect();
+            prop_assert!(merged.iter().eq(expected));
+            for (index, value) in one.iter().enumerate() {
+                prop_assert_eq!(dense_register(&dense.bytes()[HEADER_BYTES..], index), value);
+            }
+        }
+    }
 }

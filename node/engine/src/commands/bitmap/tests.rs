@@ -21,6 +21,24 @@ fn bits_are_set_and_read() {
 }
 
 #[test]
+fn a_bit_is_found_far_away_and_not_beyond_the_part() {
+    let mut engine = Engine::new(1);
+    for bit in [0, 7, 63, 511, 512, 513, 1023, 5000, 79_999] {
+        engine.converse(&[
+            ("DEL a", if bit == 0 { ":0\n" } else { ":1\n" }),
+            (&format!("SETBIT a {bit} 1"), ":0\n"),
+            ("BITPOS a 1", &format!(":{bit}\n")),
+            (&format!("BITPOS a 1 0 {bit} BIT"), &format!(":{bit}\n")),
+            (&format!("BITPOS a 1 {bit} -1 BIT"), &format!(":{bit}\n")),
+            (&format!("BITPOS a 1 {} -1 BIT", bit + 1), ":-1\n"),
+        ]);
+        if bit > 0 {
+            engine.converse(&[(&format!("BITPOS a 1 0 {} BIT", bit - 1), ":-1\n")]);
+        }
+    }
+}
+
+#[test]
 fn bits_are_counted_and_found() {
     let mut engine = Engine::new(1);
     engine.converse(&[
