@@ -3,7 +3,7 @@
 use super::{Apart, Call, CallSpace, Held, Shards, held_at, note_ready};
 use crate::journal::Journal;
 use crate::observers::Presence;
-use keyward_engine::keyspace::{EveryKey, Keys, SpaceId};
+use keyward_engine::keyspace::{EveryKey, Keys, Shard, SpaceId};
 use keyward_engine::scope::Reach;
 use std::time::Duration;
 
@@ -40,6 +40,20 @@ impl EveryKey for Every<'_, '_> {
 
     fn shard_count(&self) -> u32 {
         self.shards.count()
+    }
+
+    /// A data thread's DBSIZE: what else a step on a shard takes care of would be most of the work.
+    fn counts(&mut self) -> Option<Vec<u64>> {
+        if self.waits || self.call.reach.filters_keys() || !self.call.reach.borrowed().is_empty() {
+            return None;
+        }
+        self.memory.begin(false, self.call.events.of_any);
+        let space = self.call.context.space;
+        let count = |shard: &mut Shard| {
+            shard.settle_all();
+            shard.count_in_view(space) as u64
+        };
+        Some((0..self.shards.count()).map(|index| self.shards.with(index, count)).collect())
     }
 
     fn with_shard(&mut self, index: u32, with: &mut dyn FnMut(&mut Keys<'_>)) {

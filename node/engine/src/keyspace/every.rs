@@ -20,6 +20,11 @@ pub trait EveryKey {
     fn is_alone(&self) -> bool {
         false
     }
+    /// How many keys there are in each shard, in their order, where that is known without asking each for more than that:
+    /// nothing is hidden from whoever asks.
+    fn counts(&mut self) -> Option<Vec<u64>> {
+        None
+    }
     /// Calls `with` with one shard locked.
     fn with_shard(&mut self, index: u32, with: &mut dyn FnMut(&mut Keys<'_>));
     /// Calls `with` with every shard locked: one moment of the whole node.

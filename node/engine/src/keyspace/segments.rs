@@ -347,6 +347,11 @@ impl Shard {
         })
     }
 
+    /// How many keys are there for whoever uses this keyspace and sees all of it.
+    pub fn count_in_view(&self, space: SpaceId) -> usize {
+        self.view(space).map(|(_, keys)| keys.len()).sum()
+    }
+
     /// What the keys of a tenant begin with.
     pub(super) fn prefixes_of(&self, tenant: TenantId) -> Vec<Vec<u8>> {
         self.owners.as_ref().map(|owners| owners.prefixes_of(tenant).map(<[u8]>::to_vec).collect()).unwrap_or_default()

@@ -224,15 +224,25 @@ pub(super) fn randomkey(all: &mut dyn EveryKey, _args: Args<'_>, reply: &mut Rep
         reply.bulk(&key);
         return Ok(());
     }
-    let mut lens = Vec::new();
+    // Not the first number of a shard: that will choose the key.
+    let draw = |keys: &mut Keys<'_>| keys.random() ^ keys.random().rotate_left(32);
     let mut random = 0;
-    for shard in 0..all.shard_count() {
-        all.with_shard(shard, &mut |keys| {
-            lens.push(keys.key_count() as u64);
-            // Not the first one: that will choose the key.
-            random = keys.random() ^ keys.random().rotate_left(32);
-        });
-    }
+    let lens = match all.counts() {
+        Some(counts) => {
+            all.with_shard(0, &mut |keys| random = draw(keys));
+            counts
+        }
+        None => {
+            let mut lens = Vec::new();
+            for shard in 0..all.shard_count() {
+                all.with_shard(shard, &mut |keys| {
+                    lens.push(keys.key_count() as u64);
+                    random = draw(keys);
+                });
+            }
+            lens
+        }
+    };
     // Every key is as likely as every other, so a shard is as likely as it is full. Should all of it have expired, the
     // others are tried in turn.
     let total: u64 = lens.iter().sum();
@@ -292,8 +302,13 @@ fn lucky_key(all: &mut dyn EveryKey) -> Option<Vec<u8>> {
 
 pub(in crate::commands) fn dbsize(all: &mut dyn EveryKey, _args: Args<'_>, reply: &mut Reply) -> Answer {
     let mut count = 0;
-    for shard in 0..all.shard_count() {
-        all.with_shard(shard, &mut |keys| count += keys.key_count());
+    match all.counts() {
+        Some(counts) => count = counts.iter().sum::<u64>() as usize,
+        None => {
+            for shard in 0..all.shard_count() {
+                all.with_shard(shard, &mut |keys| count += keys.key_count());
+            }
+        }
     }
     reply.count(count);
     Ok(())
