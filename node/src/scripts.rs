@@ -1333,7 +1333,7 @@ impl Host for ScriptHost<'_, '_, '_> {
     }
 
     fn random(&mut self) -> u32 {
-        crate::random::u64() as u32
+        crate::random::quick() as u32
     }
 
     fn now_us(&mut self) -> u64 {

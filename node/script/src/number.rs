@@ -11,6 +11,9 @@ pub(crate) fn format_g(value: f64, precision: usize) -> String {
         return if value > 0.0 { "inf".to_owned() } else { "-inf".to_owned() };
     }
     let precision = precision.max(1);
+    if let Some(integer) = short_whole(value, precision) {
+        return integer.to_string();
+    }
     let scientific = format!("{:.*e}", precision - 1, value);
     let (mantissa, exponent) = scientific.split_once('e').expect("{:e} writes an exponent");
     let exponent: i32 = exponent.parse().expect("{:e} writes a whole exponent");
@@ -20,6 +23,15 @@ pub(crate) fn format_g(value: f64, precision: usize) -> String {
     }
     let decimals = (precision as i32 - 1 - exponent).max(0) as usize;
     without_zeros(&format!("{value:.decimals$}")).to_owned()
+}
+
+/// The whole number that a value is, if it is written with all of its digits: nearly every number there is.
+fn short_whole(value: f64, precision: usize) -> Option<i64> {
+    // Whole numbers up to here are all there are.
+    const DIGITS_MAX: i32 = 15;
+    let bound = 10f64.powi(DIGITS_MAX.min(precision.try_into().unwrap_or(DIGITS_MAX)));
+    let is_whole = value.abs() < bound && value.trunc() == value && !(value == 0.0 && value.is_sign_negative());
+    is_whole.then_some(value as i64)
 }
 
 fn without_zeros(text: &str) -> &str {
@@ -100,6 +112,9 @@ mod tests {
             (0.00001, "1e-05"),
             (-2.5, "-2.5"),
             (100.0, "100"),
+            (-99_999_999_999_999.0, "-99999999999999"),
+            (99_999_999_999_999.5, "1e+14"),
+            (-0.0, "-0"),
             (0.0, "0"),
             (f64::INFINITY, "inf"),
         ] {
