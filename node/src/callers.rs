@@ -9,9 +9,10 @@
 
 use crate::batch::{self, Ran};
 use crate::carrier::{self, Arrival, Arrivals, BODY_BYTES_MAX, Departures, Kind, PART_BYTES};
-use crate::connection::{self, Connection, Lane};
+use crate::connection::{self, Connection, Doubts, Lane};
 use crate::corridor::{Entry, InLane, Parts};
 use crate::forward;
+use crate::gather::Written;
 use crate::routes::Routes;
 use crate::shards::Needed;
 use crate::ties::Tie;
@@ -34,6 +35,7 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use tokio::time::Instant;
 
 /// Requests that are prefetched together: as many as of a client's own pipeline.
 const TOGETHER_MAX: usize = 64;
@@ -367,7 +369,7 @@ impl Callers {
         session.active_at = worker.now_ms();
         let version = requests.policy_version;
         match batch::run_forwarded(&worker, session, &mut self.lane, (&argvs, version), how, scratch) {
-            Ran::Answered(count) => {
+            Ran::Answered(count, doubts) => {
                 let replication = &worker.node.replication;
                 replication.log.tell();
                 let position = replication.log.position();
@@ -375,7 +377,7 @@ impl Callers {
                 let awaited = view.reign().map(|reign| (reign, position)).filter(|_| session.wants_quorum());
                 let awaited = awaited.filter(|(reign, position)| !replication.is_confirmed(*reign, *position));
                 if let Some(awaited) = awaited {
-                    let answer = (count, std::mem::take(&mut scratch.reply.bytes));
+                    let answer = (count, std::mem::take(&mut scratch.reply.bytes), doubts);
                     let departures = Rc::clone(&self.departures);
                     tokio::task::spawn_local(confirm(Rc::clone(&worker), awaited, answer, departures, seat, left));
                 } else {
@@ -421,18 +423,24 @@ fn send(departures: &Departures, seat: u32, count: u32, replies: &mut Vec<u8>) {
     }
 }
 
-/// Answers once what was written is confirmed, or tells that it is not: what was run may yet be lost.
+/// Answers once what was written is confirmed, or tells in place of each answer in doubt that it is not: what was run may yet be
+/// lost.
 async fn confirm(
     worker: Rc<Worker>,
     (reign, position): (Epoch, u64),
-    (count, mut replies): (u32, Vec<u8>),
+    (count, mut replies, mut doubts): (u32, Vec<u8>, Doubts),
     departures: Rc<Departures>,
     seat: u32,
     left: Rc<Cell<bool>>,
 ) {
-    let limit = worker.node.config.ack_timeout;
-    if let Err(error) = worker.node.replication.confirmed(reign, position, limit).await {
-        replies = format!("-{}\r\n", forward::not_confirmed(error)).repeat(count as usize).into_bytes();
+    let replication = &worker.node.replication;
+    let give_up = Instant::now() + worker.node.config.ack_timeout;
+    let confirmed = async |reign, position| {
+        replication.confirmed(reign, position, give_up.saturating_duration_since(Instant::now())).await
+    };
+    let each = doubts.confirm_each(async |(_, reign, position): Written| confirmed(reign, position).await).await;
+    if let Err(error) = each.and(confirmed(reign, position).await) {
+        replies = doubts.settled(&replies, &format!("-{}\r\n", forward::not_confirmed(error)));
     }
     if !left.get() {
         send(&departures, seat, count, &mut replies);
@@ -471,7 +479,7 @@ async fn walk_later(
     match reign {
         Some(reign) if wants_quorum => {
             let awaited = (reign, worker.node.replication.log.position());
-            return confirm(Rc::clone(&worker), awaited, (1, replies), departures, seat, left).await;
+            return confirm(Rc::clone(&worker), awaited, (1, replies, Doubts::default()), departures, seat, left).await;
         }
         None if wants_quorum => {
             let mut reply = Reply::new(protocol);

@@ -43,6 +43,7 @@ use crate::worker::{READ_BYTES, Scratch, Worker};
 pub use decoding::Decoded;
 use decoding::Ended;
 pub(crate) use decoding::{DecodeEnd, decode};
+pub use doubts::Doubts;
 use keyward_cluster::GroupId;
 use keyward_engine::asks::Ask;
 use keyward_engine::scope::Reach;
@@ -639,18 +640,7 @@ async fn confirm(worker: &Worker, connection: &Connection, lane: &mut Lane) -> b
             let left = give_up.saturating_duration_since(tokio::time::Instant::now());
             worker.at(group).node.replication.confirmed(reign, position, left).await
         };
-        // In their order: what came before a write in doubt is known while its replicas still promise.
-        let (mut failed, mut lost) = (Ok(()), Vec::new());
-        for (at, needs) in doubts.needs().collect::<Vec<_>>() {
-            let reign = (needs.0, needs.1);
-            match if lost.contains(&reign) { continue } else { confirmed(needs).await } {
-                Ok(()) => doubts.confirm(at),
-                Err(error) => {
-                    failed = Err(error);
-                    lost.push(reign);
-                }
-            }
-        }
+        let mut failed = doubts.confirm_each(&confirmed).await;
         for needs in all {
             failed = failed.and(confirmed(needs).await);
         }

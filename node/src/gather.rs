@@ -454,7 +454,7 @@ async fn run_here(
             of.node.bar.opened().await;
             return lead_anew(worker, connection, batch, part).await;
         }
-        Some(Ran::Answered(count)) => return batch.answer(count),
+        Some(Ran::Answered(count, _)) => return batch.answer(count),
         // Its link is found anew.
         Some(Ran::NotPrimary) => return tokio::time::sleep(forward::RETRY_PAUSE).await,
         Some(Ran::UserGone) => {

@@ -1,7 +1,7 @@
 //! One request that another node forwarded.
 
 use super::{Batch, Flow, Prepared, lane_is_current};
-use crate::connection::{Lane, Next, OUTPUT_BYTES_SOFT};
+use crate::connection::{Doubts, Lane, Next, OUTPUT_BYTES_SOFT};
 use crate::corridor::Parts;
 use crate::gate::{self, KeyBuffer, Refusal};
 use crate::routes;
@@ -49,8 +49,8 @@ fn refused_ask(worker: &Worker, session: &Session, view: &Arc<View>, request: &P
 /// What became of a batch that another node forwarded.
 pub enum Ran {
     /// So many of its requests were answered: once the replies are long, the sender must ask for the rest again, so that
-    /// a batch of large reads is not held as a whole.
-    Answered(u32),
+    /// a batch of large reads is not held as a whole. Of clients that wait for the replicas, which answer waits for what.
+    Answered(u32, Doubts),
     /// None was run: clients are paused.
     Paused,
     /// None was run: the first of them takes longer than a data thread has time for. Whether it was begun before, and those who
@@ -82,23 +82,23 @@ pub fn run_forwarded(
     scratch.reply.bytes_max = hot.reply_bytes_max().min(crate::carrier::BODY_BYTES_MAX);
     if busy {
         argvs.iter().for_each(|_| scratch.reply.error(&Refusal::Busy.text(hot.detail)));
-        return Ran::Answered(argvs.len() as u32);
+        return Ran::Answered(argvs.len() as u32, Doubts::default());
     }
     let conditions = worker.conditions(&lane.view, &hot);
     let mut batch = Batch::new(worker, None, worker.now_ms(), conditions, hot);
-    let mut answered = 0;
+    let (mut answered, mut doubts) = (0, Doubts::default());
     batch.beside = beside;
     batch.tab.open(session);
     let mut rest = argvs.iter();
     let mut next = rest.next();
     while let Some(argv) = next {
-        let mark = scratch.reply.mark();
+        let (mark, before) = (scratch.reply.mark(), scratch.reply.bytes.len());
         let ended = if !lane_is_current(worker, lane, session, &mut batch) {
             Some(Ran::UserGone)
         } else if !batch.conditions.primary {
             Some(Ran::NotPrimary)
         } else if scratch.reply.bytes.len() > OUTPUT_BYTES_SOFT {
-            Some(Ran::Answered(answered))
+            Some(Ran::Answered(answered, Doubts::default()))
         } else {
             let request = Prepared::placed(worker, argv);
             let ended = batch.step_forwarded(session, lane, &request, scratch);
@@ -115,7 +115,15 @@ pub fn run_forwarded(
             }
         };
         match ended {
-            None => answered += 1,
+            None => {
+                answered += 1;
+                if session.wants_quorum() {
+                    // Looked at before each request: an earlier reign's answers wait for that one.
+                    let position = worker.node.replication.log.position();
+                    let needs = lane.view.reign().map(|reign| (lane.view.of, reign, position));
+                    doubts.add(before..scratch.reply.bytes.len(), needs);
+                }
+            }
             Some(ended) if answered == 0 => return ended,
             Some(_) => break,
         }
@@ -124,7 +132,7 @@ pub fn run_forwarded(
     batch.meter.settle(worker, &batch.hot, session);
     batch.charge(session);
     worker.node.shards.tracking.deliver();
-    Ran::Answered(answered)
+    Ran::Answered(answered, doubts)
 }
 
 /// What a look at every key was, once it is over.

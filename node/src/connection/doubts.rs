@@ -16,7 +16,7 @@ const DOUBTS_MAX: usize = 64;
 
 /// The answers that were not sent yet.
 #[derive(Default)]
-pub(crate) struct Doubts(Vec<Doubt>);
+pub struct Doubts(Vec<Doubt>);
 
 /// Neighboring answers.
 struct Doubt {
@@ -55,18 +55,26 @@ impl Doubts {
         }
     }
 
-    /// What is waited for, in the order of the answers.
-    pub(super) fn needs(&self) -> impl Iterator<Item = (usize, Written)> {
-        self.0.iter().enumerate().filter_map(|(at, doubt)| doubt.needs.map(|needs| (at, needs)))
-    }
-
-    /// That was confirmed.
-    pub(super) fn confirm(&mut self, at: usize) {
-        self.0[at].confirmed = true;
+    /// Waits for each in the order of the answers: what came before a write in doubt is known while its replicas still promise.
+    /// An error if some of it was not confirmed; of a reign that failed once nothing more is asked.
+    pub(crate) async fn confirm_each<E>(&mut self, confirmed: impl AsyncFn(Written) -> Result<(), E>) -> Result<(), E> {
+        let (mut all, mut lost) = (Ok(()), Vec::new());
+        for doubt in &mut self.0 {
+            let Some(needs) = doubt.needs else { continue };
+            let reign = (needs.0, needs.1);
+            match if lost.contains(&reign) { continue } else { confirmed(needs).await } {
+                Ok(()) => doubt.confirmed = true,
+                Err(error) => {
+                    all = Err(error);
+                    lost.push(reign);
+                }
+            }
+        }
+        all
     }
 
     /// The answers, with `line` in place of each that is in doubt. What is sent by itself is no answer, and stays.
-    pub(super) fn settled(&self, output: &[u8], line: &str) -> Vec<u8> {
+    pub(crate) fn settled(&self, output: &[u8], line: &str) -> Vec<u8> {
         let (mut settled, mut at) = (Vec::with_capacity(output.len()), 0);
         while at < output.len() {
             if let Some(known) = self.0.iter().find(|doubt| doubt.confirmed && doubt.bytes.contains(&at)) {
@@ -89,11 +97,24 @@ impl Doubts {
 mod tests {
     use super::*;
     use keyward_cluster::{Epoch, GroupId};
+    use std::future::Future;
 
     const LINE: &str = "-UNKNOWN\r\n";
 
     fn needs(group: u32, position: u64) -> Option<Written> {
         Some((GroupId(group), Epoch(1), position))
+    }
+
+    /// How many were asked for, each of which `is_known` or not.
+    fn confirm(doubts: &mut Doubts, is_known: impl Fn(Written) -> bool) -> usize {
+        let asked = std::cell::Cell::new(0);
+        let confirming = doubts.confirm_each(async |needs| {
+            asked.set(asked.get() + 1);
+            is_known(needs).then_some(()).ok_or(())
+        });
+        let ended = std::pin::pin!(confirming).poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+        assert_eq!(ended, std::task::Poll::Ready(Err(())));
+        asked.get()
     }
 
     #[test]
@@ -105,10 +126,7 @@ mod tests {
         doubts.add(4..9, needs(0, 6));
         doubts.add(9..16, None);
         doubts.add(28..32, needs(2, 1));
-        let all: Vec<(usize, Written)> = doubts.needs().collect();
-        assert_eq!(all.len(), 3);
-        doubts.confirm(all[0].0);
-        doubts.confirm(all[2].0);
+        assert_eq!(confirm(&mut doubts, |needs| needs.2 != 6), 3);
         let expected = b":1\r\n-UNKNOWN\r\n$1\r\nx\r\n>2\r\n+a\r\n+b\r\n:7\r\n-UNKNOWN\r\n".to_vec();
         assert_eq!(doubts.settled(output, LINE), expected);
     }
@@ -118,10 +136,8 @@ mod tests {
         let mut doubts = Doubts::default();
         let count = 3 * DOUBTS_MAX;
         (0..count).for_each(|at| doubts.add(5 * at..5 * (at + 1), needs(0, at as u64)));
-        let all: Vec<(usize, Written)> = doubts.needs().collect();
-        assert_eq!(all.len(), DOUBTS_MAX);
-        assert_eq!(all.last().map(|(_, needs)| needs.2), Some(count as u64 - 1), "the last one waits for all");
-        all[..DOUBTS_MAX - 1].iter().for_each(|(at, _)| doubts.confirm(*at));
+        let last = count as u64 - 1;
+        assert_eq!(confirm(&mut doubts, |needs| needs.2 != last), DOUBTS_MAX, "the last one waits for all");
         let settled = doubts.settled("+OK\r\n".repeat(count).as_bytes(), LINE);
         let known = settled.windows(5).filter(|window| window == b"+OK\r\n").count();
         assert_eq!(known, DOUBTS_MAX - 1);
