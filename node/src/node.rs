@@ -838,7 +838,7 @@ async fn save_at_stop(node: &Arc<Node>, save: Option<bool>) {
     if save.unwrap_or_else(|| !node.live.hot().save_rules.is_empty()) {
         let saving = async {
             for of in node.groups() {
-                crate::snapshot::save_at_last(of).await?;
+                crate::snapshot::save_in_turn(of).await?;
             }
             Ok::<(), String>(())
         };

@@ -184,8 +184,9 @@ pub async fn save(node: &Arc<Node>) -> Result<(), String> {
     run(node, turn).await
 }
 
-/// Writes one when the one being written is done: the last thing a node does with its data.
-pub async fn save_at_last(node: &Arc<Node>) -> Result<(), String> {
+/// Writes one when the one being written is done, or the copy: whoever asks next waits behind it, so copies that are made one
+/// after the other hold it up no longer than one of them takes.
+pub async fn save_in_turn(node: &Arc<Node>) -> Result<(), String> {
     let turn = Arc::clone(&node.snapshots.turn).lock_owned().await;
     run(node, turn).await
 }
@@ -348,7 +349,7 @@ pub async fn schedule(node: Arc<Node>) {
             continue;
         }
         // What goes wrong was logged; the next tick tries again.
-        let _ = save(&node).await;
+        let _ = save_in_turn(&node).await;
         snapshots.wanted.store(false, Ordering::Release);
     }
 }

@@ -2,6 +2,8 @@
 
 use keyward_tests::resp::encode;
 use keyward_tests::{Client, Cluster, Dice, Value, show, wait_until};
+use std::io::{Read, Write};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 fn cluster(nodes: usize) -> Cluster {
@@ -388,4 +390,48 @@ fn a_script_that_writes_without_end_ends_with_an_error_and_copies_stay() {
         client.ok(&["SET", &large, "x"]);
     }
     cluster.copies_agree("long scripts");
+}
+
+/// A copy for `redis-cli --rdb` and a snapshot take turns. A snapshot that was asked for meanwhile was forgotten, and with copies
+/// that followed each other none was ever written: a move of slots, which needs one, was never over.
+#[test]
+fn copies_that_follow_each_other_do_not_keep_a_snapshot_from_being_written() {
+    let cluster = Cluster::of(1).start();
+    let mut client = cluster.node(1).client();
+    client.ok(&["SET", "k", "v"]);
+    let address = cluster.node(1).address();
+    let (stop, begun) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let mut copy = std::net::TcpStream::connect(address).expect("the node runs");
+                    copy.write_all(b"REPLCONF rdb-only 1\r\nSYNC\r\n").expect("it is sent");
+                    let mut file = Vec::new();
+                    copy.read_to_end(&mut file).expect("a copy");
+                    assert!(file.windows(5).any(|window| window == b"REDIS"), "{file:?}");
+                    begun.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let saves = |client: &mut Client| {
+            let shown = client.text(&["INFO", "persistence"]);
+            let line = shown.lines().find_map(|line| line.strip_prefix("rdb_saves:").map(str::to_owned));
+            line.and_then(|count| count.parse::<u64>().ok()).expect("a number of snapshots")
+        };
+        wait_until("copies follow each other", || (begun.load(Ordering::Relaxed) > 10).then_some(()));
+        let mut outcome = Ok(());
+        for _ in 0..3 {
+            let before = saves(&mut client);
+            client.ask(&["BGSAVE"]);
+            let written = || (saves(&mut client) > before).then_some(());
+            outcome =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| wait_until("a snapshot is written", written)));
+            if outcome.is_err() {
+                break;
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        outcome.expect("a snapshot was written between the copies");
+    });
 }
