@@ -7,6 +7,7 @@ use crate::batch::{Batch, Flow};
 use crate::connection::Lane;
 use crate::holding::NAME_BYTES;
 use crate::mailbox::Mailbox;
+use crate::moving;
 use crate::pubsub::{self, PubSub, Subscriptions};
 use crate::tracking::{Target, Tracker};
 use crate::transaction::not_in_transaction;
@@ -17,6 +18,7 @@ use keyward_engine::reply::Reply;
 use keyward_engine::scope::Reach;
 use keyward_engine::session::{Session, Transaction};
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 impl<'a> Batch<'_, 'a> {
     /// Does what a command asks of the node at once. `keys` are those that the gate checked; nothing beyond `reach` is found.
@@ -234,9 +236,14 @@ impl<'a> Batch<'_, 'a> {
             None => None,
             Some(client) => {
                 let target = self.worker.node.mailboxes.lock().get(&client).and_then(Weak::upgrade);
-                let target = target.filter(|target| !target.is_away() && self.reaches_client(reach, client));
-                let missing = "The client ID you want redirect to does not exist";
-                Some(Target::here(&target.ok_or_else(|| CommandError::err(missing))?))
+                Some(match target {
+                    Some(target) if !target.is_away() && self.reaches_client(reach, client) => Target::here(&target),
+                    // It comes here once it listens.
+                    None if self.worker.node.is_client_of_another(client) => {
+                        Target::Awaited(Instant::now() + moving::waits_for_others(self.worker))
+                    }
+                    _ => return Err(CommandError::err("The client ID you want redirect to does not exist")),
+                })
             }
         };
         let prefix_bytes = options.prefixes.iter().map(|prefix| prefix.len() as u64 + NAME_BYTES).sum();
@@ -249,6 +256,11 @@ impl<'a> Batch<'_, 'a> {
         let tracker =
             Tracker::new(session.id, options, session.tenant.world(), Arc::clone(&connection.mailbox), redirect);
         tracking.add(&tracker);
+        if let Some(client) = tracker.awaits() {
+            // It may have come before it could find this one.
+            let target = self.worker.node.mailboxes.lock().get(&client).and_then(Weak::upgrade);
+            target.iter().for_each(|target| tracker.meet(target));
+        }
         *held = Some(tracker);
         Ok(())
     }

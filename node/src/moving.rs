@@ -98,7 +98,7 @@ pub fn may_move(worker: &Worker, session: &Session) -> bool {
 }
 
 /// How long one of two clients that move waits for the other one at most.
-fn waits_for_others(worker: &Worker) -> Duration {
+pub(crate) fn waits_for_others(worker: &Worker) -> Duration {
     worker.hot().failover_wait.max(KEPT)
 }
 

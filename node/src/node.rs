@@ -356,6 +356,14 @@ impl Node {
         count << CLIENT_ID_NODE_BITS | self.id() & ((1 << CLIENT_ID_NODE_BITS) - 1)
     }
 
+    /// Whether an id is one that another node of the cluster gives its clients.
+    pub fn is_client_of_another(&self, client: u64) -> bool {
+        let mask = (1 << CLIENT_ID_NODE_BITS) - 1;
+        let (_, view) = self.views.load();
+        let of_node = |number: u64| client >> CLIENT_ID_NODE_BITS > 0 && number & mask == client & mask;
+        !of_node(self.id()) && view.state.nodes().keys().any(|node| of_node(node.0))
+    }
+
     /// What the lease lets this node do.
     #[inline]
     pub fn lease_state(&self) -> LeaseState {

@@ -63,7 +63,7 @@ pub struct Tracker {
 pub enum Target {
     /// Reached here.
     Here(Weak<Mailbox>),
-    /// Both move along with the data, and it is not here yet. What happens meanwhile it hears when it comes: that everything
+    /// It is not here yet: both move along with the data, or it is connected to another node and listens to nothing so far. What happens meanwhile it hears when it comes: that everything
     /// may have changed. It is given up at this time, whether there is something to tell or not: see [`Tracking::give_up`].
     Awaited(Instant),
     /// It did not come, and is not looked for any more: ids are used again once a node has restarted.
@@ -117,6 +117,12 @@ impl Tracker {
             Target::GivenUp => false,
         };
         Some((id, self.redirect.as_ref().is_some_and(is_known)))
+    }
+
+    /// The id of the client that is told in its place, as long as it is on its way here.
+    pub fn awaits(&self) -> Option<u64> {
+        let awaited = |target: &Mutex<Target>| matches!(*target.lock(), Target::Awaited(_));
+        self.options.redirect.filter(|_| self.redirect.as_ref().is_some_and(awaited))
     }
 
     /// The client that is told in its place has come here, and hears that everything may have changed. Nothing happens if it

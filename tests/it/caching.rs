@@ -534,6 +534,33 @@ fn another_client_is_told_in_its_place_through_any_node() {
     }
 }
 
+/// Clients ask for the id, name it, and subscribe then: no client existed by that id, unless both were at the first group's primary.
+#[test]
+fn who_is_told_in_anothers_place_may_subscribe_once_it_was_named_and_be_connected_anywhere() {
+    let cluster = cluster("async");
+    let tags = tags(&mut cluster.node(1).client());
+    for at in cluster.nodes() {
+        for listens_at in cluster.nodes() {
+            let (mut reader, mut listener) = (at.client(), listens_at.client());
+            let mut other = cluster.node(at.number() % 3 + 1).client();
+            let Value::Integer(id) = listener.ask(&["CLIENT", "ID"]) else { panic!("no id") };
+            reader.ok(&["CLIENT", "TRACKING", "ON", "REDIRECT", &id.to_string()]);
+            listener.ask(&["SUBSCRIBE", "__redis__:invalidate"]);
+            for tag in &tags {
+                let k = format!("{{{tag}}}k");
+                reader.ask(&["GET", &k]);
+                other.ok(&["SET", &k, "v"]);
+                let pair = format!("reader at {}, listener at {}", at.number(), listens_at.number());
+                assert_eq!(invalidated(&mut listener), Some(k), "{pair}");
+            }
+        }
+    }
+    let mut reader = cluster.node(1).client();
+    let nobody = ((1 << 20) - 1).to_string();
+    let answer = reader.ask(&["CLIENT", "TRACKING", "ON", "REDIRECT", &nobody]).to_string();
+    assert!(answer.contains("The client ID you want redirect to does not exist"), "{answer}");
+}
+
 /// What a message says that it listens to: the key that changed; none if all may have.
 fn invalidated(listener: &mut Client) -> Option<String> {
     let message = listener.read().expect("whoever is told in another's place stays connected");
