@@ -119,7 +119,7 @@ function valkeyCommand(folder, port, policy) {
   return command;
 }
 
-function binary(name) {
+export function binary(name) {
   const given = process.env[`${name.toUpperCase()}_BIN`];
   if (given) return given;
   const target = process.env.CARGO_TARGET_DIR ?? path.join(path.dirname(tests), 'target');
