@@ -258,6 +258,7 @@ impl Segment {
     /// Calls `visit` with every slot that holds an entry, bucket by bucket, chained ones included.
     pub(super) fn for_each_slot(&self, mut visit: impl FnMut(*mut *mut u8)) {
         for index in 0..usize::from(self.total) {
+            self.prefetch_ahead(index);
             Segment::for_each_in_chain(self.bucket(index), &mut visit);
         }
     }

@@ -5,7 +5,9 @@ use super::containers::{Run, each, integers};
 use super::source::{Reader, Source};
 use super::{Problem, VERSION_FIELD_EXPIRY, kind, streams};
 use crate::dict::NewValue;
-use crate::types::{End, Gathered, Hash, Limits, List, Packed, Set, SortedSet, Text, Value, number};
+use crate::types::{
+    End, Gathered, Hash, Item, Limits, List, Packed, Packing, Set, SortedSet, Text, Unpacked, Value, number,
+};
 
 /// A node of a quicklist that is one element, not a listpack.
 pub(super) const PLAIN_NODE: u64 = 1;
@@ -80,9 +82,10 @@ fn quicklist<S: Source>(reader: &mut Reader<S>, limits: &Limits) -> Result<List,
 
 fn quicklist_2<S: Source>(reader: &mut Reader<S>, limits: &Limits) -> Result<List, Problem> {
     let mut list = List::new();
+    let mut bytes = Vec::new();
     for _ in 0..reader.count(2)? {
         let node = reader.length()?;
-        let bytes = reader.string()?;
+        reader.string_into(&mut bytes)?;
         match node {
             PLAIN_NODE => list.push(End::Back, &[&bytes], limits),
             PACKED_NODE => push_run(&mut list, Run::Listpack, &bytes, limits)?,
@@ -117,6 +120,9 @@ fn add_member(set: &mut Set, member: &[u8], limits: &Limits) -> Result<(), Probl
 
 fn set<S: Source>(reader: &mut Reader<S>, limits: &Limits) -> Result<Set, Problem> {
     let members = reader.count(1)?;
+    if members <= limits.set_listpack_entries_max as u64 {
+        return small_set(reader, members, limits);
+    }
     let mut set = Set::new();
     let mut member = Vec::new();
     if members > limits.set_listpack_entries_max.max(limits.set_intset_entries_max) as u64 {
@@ -130,9 +136,44 @@ fn set<S: Source>(reader: &mut Reader<S>, limits: &Limits) -> Result<Set, Proble
     Ok(set)
 }
 
+/// Of few it is seen once, when all are there, that none is there twice.
+fn small_set<S: Source>(reader: &mut Reader<S>, members: u64, limits: &Limits) -> Result<Set, Problem> {
+    let mut member = Vec::new();
+    let (mut packing, mut longest, mut integers, mut left) = (Packing::default(), 0, true, members);
+    while left > 0 {
+        reader.string_into(&mut member)?;
+        left -= 1;
+        longest = longest.max(member.len());
+        let item = Item::of(&member);
+        integers &= matches!(item, Item::Integer(_));
+        if longest > limits.set_listpack_value_bytes_max || !packing.push(item) {
+            break;
+        }
+        member.clear();
+    }
+    let is_all = left == 0 && longest <= limits.set_listpack_value_bytes_max;
+    let run = packing.finish().unwrap_or_default();
+    let run = match Set::of_run(Unpacked { run, longest, integers: integers || !is_all }, limits) {
+        Ok(set) => return Ok(set),
+        Err(run) => run,
+    };
+    let mut set = Set::new();
+    for item in run.iter() {
+        add_member(&mut set, &item.text(), limits)?;
+    }
+    if !is_all {
+        add_member(&mut set, &member, limits)?;
+    }
+    for _ in 0..left {
+        reader.string_into(&mut member)?;
+        add_member(&mut set, &member, limits)?;
+    }
+    Ok(set)
+}
+
 fn packed_set(run: Run, bytes: &[u8], limits: &Limits) -> Result<Set, Problem> {
     let whole = match run {
-        Run::Listpack => Packed::from_listpack(bytes).and_then(|unpacked| Set::of_run(unpacked, limits)),
+        Run::Listpack => Packed::from_listpack(bytes).and_then(|unpacked| Set::of_run(unpacked, limits).ok()),
         Run::Intset => integers(bytes).and_then(|(width, integers)| Set::of_integers(width, integers, limits)),
         _ => None,
     };

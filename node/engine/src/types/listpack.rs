@@ -73,8 +73,9 @@ impl Packed {
         if u32::from_le_bytes(*total) as usize != listpack.len() || *end != END || elements.len() > RUN_BYTES_MAX - 32 {
             return None;
         }
-        let mut bytes = elements.to_vec();
-        let (mut at, mut count, mut longest, mut integers) = (0, 0u32, 0, true);
+        let (mut run, mut count) = (Run::from_bytes(elements, 0), 0u32);
+        let (mut at, mut longest, mut integers) = (0, 0, true);
+        let bytes = run.bytes_mut();
         while at < bytes.len() {
             let (head, size) = head_and_size(&bytes[at..])?;
             let element = &bytes[at..];
@@ -107,7 +108,8 @@ impl Packed {
         if count == 0 || (announced != u16::MAX && u32::from(announced) != count) {
             return None;
         }
-        Some(Unpacked { run: Run::from_bytes(&bytes, count), longest, integers })
+        run.set_count(count);
+        Some(Unpacked { run, longest, integers })
     }
 
     /// Whether the first of every `step` elements differs from all others.

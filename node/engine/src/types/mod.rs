@@ -29,7 +29,8 @@ mod tests;
 
 pub use hash::{Hash, HashField, LiveHash};
 pub use list::{End, List, Side};
-pub(crate) use packed::{Item, Packed};
+pub(crate) use listpack::Unpacked;
+pub(crate) use packed::{Item, Packed, Packing};
 pub use set::Set;
 pub use sorted_set::{Gathered, LexBound, NotANumber, ScoreBound, ScoreSet, SortedSet};
 pub use steps::{Ended, Patience, Steps};

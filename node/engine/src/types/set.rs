@@ -99,11 +99,12 @@ impl Set {
         Set(Slim::small(Packed::new()))
     }
 
-    /// The set that a run of members is; `None` if it is none, or has another form.
-    pub(crate) fn of_run(unpacked: Unpacked, limits: &Limits) -> Option<Set> {
+    /// The set that a run of members is; the run, if it is none, or has another form.
+    pub(crate) fn of_run(unpacked: Unpacked, limits: &Limits) -> Result<Set, Packed> {
         let Unpacked { run, longest, integers } = unpacked;
         let small = run.len() <= limits.set_listpack_entries_max && longest <= limits.set_listpack_value_bytes_max;
-        (small && !integers && run.are_distinct(1, limits.hash_seed)).then(|| Set(Slim::small(run)))
+        let whole = small && !integers && run.are_distinct(1, limits.hash_seed);
+        if whole { Ok(Set(Slim::small(run))) } else { Err(run) }
     }
 
     /// The set of integers of so many bytes each; `None` if they do not ascend, or are too many.

@@ -150,6 +150,13 @@ impl Run {
         unsafe { std::slice::from_raw_parts(self.block().add(HEAD_BYTES), head.used()) }
     }
 
+    /// The same, to be changed.
+    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+        let Some(head) = self.head() else { return &mut [] };
+        // SAFETY: so many bytes behind the head are initialized, and the run, which owns them, is borrowed.
+        unsafe { std::slice::from_raw_parts_mut(self.block().add(HEAD_BYTES), head.used()) }
+    }
+
     /// What it takes from the allocator.
     #[inline]
     pub(super) fn heap_bytes(&self) -> usize {
