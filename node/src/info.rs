@@ -1,7 +1,7 @@
 //! `INFO`: what this node tells about itself, in Redis' sections and field names.
 //!
-//! Every field is measured or agreed on; what does not exist here is left out or says so with the value Redis uses for
-//! "none". The strings that make client libraries take the server for another product appear nowhere.
+//! Every field is measured or agreed on; what is never done here, forks and defragmenting, says so with the value Redis uses
+//! for "none", and what nobody measures is left out. The strings that make client libraries take the server for another product appear nowhere.
 
 use crate::counters::ThreadCounters;
 use crate::latency::Times;
@@ -84,17 +84,7 @@ pub(crate) use fields;
 fn section(node: &Node, name: &str) -> Fields {
     match name {
         "server" => server(node),
-        "clients" => fields! {
-            "connected_clients" => node.client_count(),
-            "maxclients" => node.live.hot().clients_max,
-            "blocked_clients" => node.pause.waiting() + node.blocked.len() as u64,
-            "watching_clients" => node.shards.watched().0,
-            "total_watched_keys" => node.shards.watched().1,
-            "tracking_clients" => node.shards.tracking.client_count(),
-            "pubsub_clients" => node.pubsub.client_count(),
-            "total_blocking_keys" => node.blocked.keys(false),
-            "total_blocking_keys_on_nokey" => node.blocked.keys(true),
-        },
+        "clients" => clients(node),
         "memory" => memory(node),
         "persistence" => persistence(node),
         "stats" => stats(node),
@@ -107,6 +97,21 @@ fn section(node: &Node, name: &str) -> Fields {
         "commandstats" => commandstats(node),
         "latencystats" => latencystats(node),
         _ => Vec::new(),
+    }
+}
+
+fn clients(node: &Node) -> Fields {
+    let (watching, watched) = node.shards.watched();
+    fields! {
+            "connected_clients" => node.client_count(),
+            "maxclients" => node.live.hot().clients_max,
+            "blocked_clients" => node.pause.waiting() + node.blocked.len() as u64,
+            "watching_clients" => watching,
+            "total_watched_keys" => watched,
+            "tracking_clients" => node.shards.tracking.client_count(),
+            "pubsub_clients" => node.pubsub.client_count(),
+            "total_blocking_keys" => node.blocked.keys(false),
+            "total_blocking_keys_on_nokey" => node.blocked.keys(true),
     }
 }
 
@@ -195,9 +200,14 @@ fn memory(node: &Node) -> Fields {
 fn persistence(node: &Node) -> Fields {
     let snapshots = &node.snapshots;
     let ok = |good: bool| if good { "ok" } else { "err" };
+    let (loaded, expired): (Vec<u64>, Vec<u64>) = node.groups().iter().map(|of| of.snapshots.loaded()).unzip();
     fields! {
         "loading" => u8::from(node.is_loading()),
         "async_loading" => 0,
+        "current_cow_peak" => 0,
+        "current_cow_size" => 0,
+        "current_cow_size_age" => 0,
+        "current_fork_perc" => "0.00",
         "rdb_changes_since_last_save" => node.shards.tally().changes.saturating_sub(snapshots.changes_saved()),
         "rdb_bgsave_in_progress" => u8::from(snapshots.is_underway()),
         "rdb_last_save_time" => snapshots.last_save_ms() / 1000,
@@ -205,6 +215,9 @@ fn persistence(node: &Node) -> Fields {
         "rdb_last_bgsave_time_sec" => snapshots.last_duration_s(),
         "rdb_current_bgsave_time_sec" => -1,
         "rdb_saves" => snapshots.count(),
+        "rdb_last_cow_size" => 0,
+        "rdb_last_load_keys_expired" => expired.iter().sum::<u64>(),
+        "rdb_last_load_keys_loaded" => loaded.iter().sum::<u64>(),
         "aof_enabled" => 0,
         "aof_rewrite_in_progress" => 0,
         "aof_rewrite_scheduled" => 0,
@@ -212,7 +225,11 @@ fn persistence(node: &Node) -> Fields {
         "aof_current_rewrite_time_sec" => -1,
         "aof_last_bgrewrite_status" => "ok",
         "aof_last_write_status" => "ok",
+        "aof_last_cow_size" => 0,
+        "aof_rewrites" => 0,
+        "aof_rewrites_consecutive_failures" => 0,
         "module_fork_in_progress" => 0,
+        "module_fork_last_cow_size" => 0,
     }
 }
 
@@ -256,6 +273,17 @@ fn stats(node: &Node) -> Fields {
         "evicted_clients" => node.views.load().1.held_by_clients().dismissed,
         "latest_fork_usec" => 0,
         "total_forks" => 0,
+        "slave_expires_tracked_keys" => 0,
+        "active_defrag_hits" => 0,
+        "active_defrag_misses" => 0,
+        "active_defrag_key_hits" => 0,
+        "active_defrag_key_misses" => 0,
+        "total_active_defrag_time" => 0,
+        "current_active_defrag_time" => 0,
+        "io_threaded_reads_processed" => 0,
+        "io_threaded_writes_processed" => 0,
+        "reply_buffer_shrinks" => 0,
+        "reply_buffer_expands" => 0,
         "total_error_replies" => sum(node, |counters| counters.errors.get()),
         "total_forwarded_commands" => sum(node, |counters| counters.forwarded.get()),
         "acl_access_denied_auth" => denied(LogReason::Auth),
@@ -368,15 +396,26 @@ fn shard_group(of: &Node) -> (String, String) {
 }
 
 fn cpu() -> Fields {
-    let times = std::fs::read_to_string("/proc/self/stat").ok();
-    // Fields 14 and 15 of proc(5), counted after the closing parenthesis of the name, in ticks of 10 ms.
-    let ticks: Vec<f64> = times
-        .as_deref()
-        .and_then(|text| text.rsplit_once(')'))
-        .map(|(_, rest)| rest.split_whitespace().skip(11).take(2).filter_map(|word| word.parse().ok()).collect())
-        .unwrap_or_default();
-    let seconds = |index: usize| format!("{:.6}", ticks.get(index).copied().unwrap_or(0.0) / 100.0);
-    fields! { "used_cpu_sys" => seconds(1), "used_cpu_user" => seconds(0) }
+    let process = cpu_seconds("/proc/self/stat");
+    let main_thread = cpu_seconds(&format!("/proc/self/task/{}/stat", std::process::id()));
+    let seconds = |times: &[f64], index: usize| format!("{:.6}", times.get(index).copied().unwrap_or(0.0));
+    fields! {
+        "used_cpu_sys" => seconds(&process, 1),
+        "used_cpu_user" => seconds(&process, 0),
+        "used_cpu_sys_children" => seconds(&process, 3),
+        "used_cpu_user_children" => seconds(&process, 2),
+        "used_cpu_sys_main_thread" => seconds(&main_thread, 1),
+        "used_cpu_user_main_thread" => seconds(&main_thread, 0),
+    }
+}
+
+/// In user mode and in the kernel, its own and its children's: fields 14 to 17 of proc(5), counted after the closing parenthesis
+/// of the name, in ticks of 10 ms.
+fn cpu_seconds(file: &str) -> Vec<f64> {
+    let times = std::fs::read_to_string(file).unwrap_or_default();
+    let rest = times.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let ticks = rest.split_whitespace().skip(11).take(4).filter_map(|word| word.parse::<f64>().ok());
+    ticks.map(|ticks| ticks / 100.0).collect()
 }
 
 fn keyspace(node: &Node) -> Fields {

@@ -54,6 +54,8 @@ pub struct Snapshots {
     duration_s: AtomicI64,
     longest_pause_us: AtomicU64,
     count: AtomicU64,
+    /// Keys of the one that was loaded, and how many more had expired.
+    loaded: (AtomicU64, AtomicU64),
 }
 
 impl Snapshots {
@@ -72,6 +74,7 @@ impl Snapshots {
             duration_s: AtomicI64::new(-1),
             longest_pause_us: AtomicU64::new(0),
             count: AtomicU64::new(0),
+            loaded: (AtomicU64::new(0), AtomicU64::new(0)),
         }
     }
 
@@ -122,6 +125,11 @@ impl Snapshots {
     /// How many were written since the start.
     pub fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
+    }
+
+    /// How many keys were loaded at the start, and how many were left out because they had expired.
+    pub fn loaded(&self) -> (u64, u64) {
+        (self.loaded.0.load(Ordering::Relaxed), self.loaded.1.load(Ordering::Relaxed))
     }
 
     /// The longest time that the last one kept a shard's keys waiting at a stretch, in microseconds.
@@ -323,6 +331,8 @@ pub async fn load(node: &Arc<Node>) -> Result<(), String> {
         };
         let Some(loaded) = reader::load(&node.shards, files, &wanted)? else { return Ok(()) };
         node.replication.loaded(loaded.stand);
+        node.snapshots.loaded.0.store(loaded.keys, Ordering::Relaxed);
+        node.snapshots.loaded.1.store(loaded.expired, Ordering::Relaxed);
         node.import.restore(&loaded.import)?;
         // What was past its expiry was left out, and a source that is followed may yet speak of it: only whole copies bring that,
         // one from the source, or one from the primary.

@@ -393,6 +393,22 @@ fn info_has_what_dashboards_of_redis_read_and_names_one_version() {
     {
         assert!(field(&info, name).parse::<i64>().is_ok(), "{name}");
     }
+    // What is never done is said to be so, since dashboards look for it.
+    for name in [
+        "active_defrag_hits",
+        "active_defrag_misses",
+        "current_cow_size",
+        "rdb_last_cow_size",
+        "aof_last_cow_size",
+        "io_threaded_reads_processed",
+        "slave_expires_tracked_keys",
+        "rdb_last_load_keys_loaded",
+    ] {
+        assert_eq!(field(&info, name), "0", "{name}");
+    }
+    let seconds = |name| field(&info, name).parse::<f64>().expect("seconds");
+    assert!(seconds("used_cpu_user_main_thread") <= seconds("used_cpu_user"));
+    assert_eq!(seconds("used_cpu_sys_children"), 0.0);
     assert_eq!(field(&info, "aof_last_write_status"), "ok");
     assert_eq!(client.text(&["EVAL", "return redis.REDIS_VERSION", "0"]), field(&info, "redis_version"));
 }

@@ -341,6 +341,9 @@ fn all_nodes_restart_and_the_newest_snapshot_is_back() {
         let size = Client::connect(cluster.node(1).address()).and_then(|mut client| client.call(&["DBSIZE"]));
         size.is_ok_and(|size| size == Value::Integer(300)).then_some(())
     });
+    let told = |number: usize| cluster.node(number).client().text(&["INFO", "persistence"]);
+    let of_snapshot = (1..=3).filter(|number| told(*number).contains("rdb_last_load_keys_loaded:300\r\n"));
+    assert!(of_snapshot.count() > 0, "whoever serves had it in its snapshot");
     cluster.copies_agree("a cold start");
 }
 
