@@ -35,6 +35,7 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// Requests that are prefetched together: as many as of a client's own pipeline.
@@ -54,7 +55,32 @@ struct Caller {
     session: Option<Session>,
     generation: u64,
     /// The sender said that the client is gone.
-    left: Rc<Cell<bool>>,
+    left: Rc<Departure>,
+}
+
+/// That a client leaves.
+#[derive(Default)]
+struct Departure {
+    past: Cell<bool>,
+    told: Notify,
+}
+
+impl Departure {
+    fn happens(&self) {
+        self.past.set(true);
+        self.told.notify_waiters();
+    }
+
+    fn is_past(&self) -> bool {
+        self.past.get()
+    }
+
+    async fn comes(&self) {
+        let told = self.told.notified();
+        if !self.is_past() {
+            told.await;
+        }
+    }
 }
 
 /// What is to be done, in the order in which it arrived.
@@ -123,7 +149,7 @@ pub async fn serve(worker: Rc<Worker>, (stream, tie): (TcpStream, Arc<Tie>)) {
         tokio::task::consume_budget().await;
     }
     callers.departures.break_off();
-    callers.seats.iter().flatten().for_each(|caller| caller.left.set(true));
+    callers.seats.iter().flatten().for_each(|caller| caller.left.happens());
 }
 
 struct Callers {
@@ -303,7 +329,7 @@ impl Callers {
 
     fn leave(&mut self, seat: u32) {
         if let Some(caller) = self.seats.get_mut(seat as usize).and_then(Option::take) {
-            caller.left.set(true);
+            caller.left.happens();
         }
         self.departures.forget(seat);
         self.departures.push(Kind::Gone, seat, &[], &[]);
@@ -431,7 +457,7 @@ async fn confirm(
     (count, mut replies, mut doubts): (u32, Vec<u8>, Doubts),
     departures: Rc<Departures>,
     seat: u32,
-    left: Rc<Cell<bool>>,
+    left: Rc<Departure>,
 ) {
     let replication = &worker.node.replication;
     let give_up = Instant::now() + worker.node.config.ack_timeout;
@@ -442,7 +468,7 @@ async fn confirm(
     if let Err(error) = each.and(confirmed(reign, position).await) {
         replies = doubts.settled(&replies, &format!("-{}\r\n", forward::not_confirmed(error)));
     }
-    if !left.get() {
+    if !left.is_past() {
         send(&departures, seat, count, &mut replies);
     }
 }
@@ -464,16 +490,21 @@ async fn walk_later(
     (argv, version): (walks::Words, u64),
     departures: Rc<Departures>,
     seat: u32,
-    left: Rc<Cell<bool>>,
+    left: Rc<Departure>,
 ) {
     // What it writes is confirmed by the reign in which it began, or not at all.
     let reign = worker.node.views.load().1.reign();
     let wants_quorum = session.wants_quorum();
     let protocol = session.protocol;
     let lent = walks::Lent { led_at: Some(version), ..walks::Lent::default() };
-    let mut replies = match walks::answer(&worker, session, argv, lent).await {
+    let answer = tokio::select! {
+        biased;
+        // What is dropped here ends.
+        () = left.comes() => return,
+        answer = walks::answer(&worker, session, argv, lent) => answer,
+    };
+    let mut replies = match answer {
         Ok(replies) => replies,
-        Err(_) if left.get() => return,
         Err(_) => return refuse(&departures, seat, BatchError::NotPrimary, "the data moved before it was run"),
     };
     match reign {
@@ -488,7 +519,7 @@ async fn walk_later(
         }
         _ => {}
     }
-    if !left.get() {
+    if !left.is_past() {
         send(&departures, seat, 1, &mut replies);
     }
 }
@@ -500,12 +531,12 @@ async fn answer_later(
     (ask, reach): (Ask, Reach),
     departures: Rc<Departures>,
     seat: u32,
-    left: Rc<Cell<bool>>,
+    left: Rc<Departure>,
 ) {
     let mut replies = Vec::new();
     let connection = Rc::new(Connection::new(session, worker.hot().mail_bytes_max, &worker.node.views));
     crate::asks::carry_out(&worker, &connection, ask, &reach, &mut replies).await;
-    if !left.get() {
+    if !left.is_past() {
         send(&departures, seat, 1, &mut replies);
     }
 }

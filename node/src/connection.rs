@@ -70,6 +70,13 @@ const KEPT_BUFFER_BYTES: usize = 64 * 1024;
 /// A buffer larger than this is freed once it is empty: thousands of connections have one, and nobody pays for it.
 const KEPT_IDLE_BYTES: usize = 4096;
 
+/// How long slow work goes on for a client that sends no more: it has left, or waits for its answer. Long enough for what `nc -N`
+/// asks, short enough that those who give up and ask again do not pile up work.
+const HALF_CLOSED_WAIT: Duration = Duration::from_secs(1);
+
+/// Forwarded requests are answered within this time, or else it is listened whether their client leaves.
+const FORWARDED_AT_ONCE: Duration = Duration::from_millis(100);
+
 /// What other tasks of the thread may see of a connection.
 pub struct Connection {
     /// What it remembers.
@@ -531,7 +538,8 @@ async fn turn_of(worker: &Worker, connection: &Connection) -> Option<turns::Turn
     }
 }
 
-/// Reads ahead, as far as buffers are kept, until a client leaves that waits for slow work; which then ends.
+/// Reads ahead, as far as buffers are kept, until a client leaves that waits for slow work; which then ends. One that sends no
+/// more may have closed that half alone, and wait for its answer: nobody can tell, so both have some time.
 async fn hears_it_leave(
     worker: &Worker,
     stream: &Socket,
@@ -541,7 +549,10 @@ async fn hears_it_leave(
     while input.len() < KEPT_BUFFER_BYTES {
         stream.readable().await;
         match stream.try_read_behind(input, KEPT_BUFFER_BYTES) {
-            Ok(0) => return Ok(()),
+            Ok(0) => {
+                tokio::time::sleep(HALF_CLOSED_WAIT).await;
+                return Ok(());
+            }
             Ok(count) => connection.received(worker, count),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error),
@@ -728,10 +739,16 @@ async fn forward(
     let long = Some(batch.rest().len()).filter(|bytes| *bytes > KEPT_IDLE_BYTES);
     let _kept = long.map(|bytes| Kept::new(&connection.mailbox, bytes as u64));
     while !batch.is_empty() {
+        let leaves = async {
+            // Most answers are here before anybody need look.
+            tokio::time::sleep(FORWARDED_AT_ONCE).await;
+            hears_it_leave(worker, stream, connection, &mut lane.input).await
+        };
         let sent = tokio::select! {
             biased;
             () = connection.killed() => return Ok(false),
             sent = forward::send(of, connection, &mut batch, &mut lane.output) => sent,
+            left = leaves => return left.map(|()| false),
         };
         match sent {
             Sent::Answered if batch.is_empty() => {}

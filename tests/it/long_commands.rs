@@ -7,7 +7,12 @@ const TIMES: usize = 10_000;
 
 /// One node, a tenant `gw` with a user of its name and a big key, and an administrator.
 fn scene() -> (Cluster, Client, Client) {
-    let cluster = Cluster::of(1).flag("threads", "1").start();
+    scene_of(1)
+}
+
+/// The same on several nodes.
+fn scene_of(nodes: usize) -> (Cluster, Client, Client) {
+    let cluster = Cluster::of(nodes).flag("threads", "1").start();
     let mut admin = cluster.node(1).client();
     admin.ok(&["ACL", "SETUSER", "gw", "on", ">secret", "~*", "&*", "+@all"]);
     admin.ok(&["TENANT", "CREATE", "gw", "PREFIX", "gw:", "USER", "gw"]);
@@ -32,7 +37,7 @@ fn text(value: &Value) -> String {
 
 /// Sends it and returns once it runs.
 fn begin(cluster: &Cluster, client: &mut Client, request: &[String]) {
-    let mut monitor = cluster.node(1).client();
+    let mut monitor = cluster.node(cluster.primary()).client();
     monitor.ok(&["MONITOR"]);
     client.send(request).expect("it is sent");
     loop {
@@ -100,6 +105,37 @@ fn a_long_command_ends_when_its_client_is_killed_or_leaves() {
     gw.send(&["PING"]).expect("it is sent");
     drop(gw);
     assert_eq!(other.ask(&["EXISTS", "gw:z", "gw:d"]), Value::Integer(1));
+}
+
+// The node that runs it did not hear that the client of another node left, or was killed: it went on till its command-ms.
+#[test]
+fn a_forwarded_long_command_ends_when_its_client_is_killed_or_leaves() {
+    let (cluster, mut admin, _) = scene_of(3);
+    admin.ok(&["TENANT", "SET", "gw", "command-ms", "0"]);
+    let through = cluster.nodes().iter().find(|node| node.number() != cluster.primary()).expect("one of three");
+    let mut other = cluster.node(cluster.primary()).client_as("gw", "secret");
+    let mut gw = through.client_as("gw", "secret");
+    let Value::Integer(id) = gw.ask(&["CLIENT", "ID"]) else { panic!("a number") };
+    begin(&cluster, &mut gw, &unions(&["ZUNIONSTORE", "gw:d"]));
+    assert_eq!(through.client().ask(&["CLIENT", "KILL", "ID", &id.to_string()]), Value::Integer(1));
+    assert_eq!(other.ask(&["EXISTS", "gw:z", "gw:d"]), Value::Integer(1));
+
+    let mut gw = through.client_as("gw", "secret");
+    begin(&cluster, &mut gw, &unions(&["ZUNIONSTORE", "gw:d"]));
+    drop(gw);
+    assert_eq!(other.ask(&["EXISTS", "gw:z", "gw:d"]), Value::Integer(1));
+}
+
+#[test]
+fn a_client_that_sends_no_more_gets_the_answer_of_a_long_command() {
+    let (cluster, _, mut gw) = scene();
+    gw.send(&["ZUNIONSTORE", "gw:d", "2", "gw:z", "gw:z"]).expect("it is sent");
+    gw.send(&["ZCARD", "gw:d"]).expect("it is sent");
+    gw.sends_no_more().expect("that half is closed");
+    assert_eq!(gw.read().expect("the first answer"), Value::Integer(20_000));
+    assert_eq!(gw.read().expect("the second"), Value::Integer(20_000));
+    wait_until("it is closed", || gw.is_closed().then_some(()));
+    drop(cluster);
 }
 
 #[test]

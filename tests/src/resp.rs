@@ -153,6 +153,11 @@ impl Client {
         self.stream.write_all(bytes)
     }
 
+    /// Closes the sending half: the other side reads the end, and may answer still.
+    pub fn sends_no_more(&mut self) -> io::Result<()> {
+        self.stream.shutdown(std::net::Shutdown::Write)
+    }
+
     /// Reads one reply.
     pub fn read(&mut self) -> io::Result<Value> {
         let line = self.line()?;
