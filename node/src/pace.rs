@@ -390,9 +390,10 @@ impl Connection {
     pub(crate) fn bound(&self, worker: &Worker, session: &Session) {
         self.bound_holding(worker, session);
         self.count_names(session);
-        let own = session.login.as_ref().map_or(0, |login| login.strictest().answer.said);
-        let own = if own == 0 { usize::MAX } else { usize::try_from(own).unwrap_or(usize::MAX) };
-        self.mailbox.set_bytes_max(worker.hot().mail_bytes_max.min(own));
+        let hot = worker.hot();
+        // Mail is an answer like others.
+        let own = hot.reply_bytes_max_for(session);
+        self.mailbox.set_bytes_max(hot.mail_bytes_max.min(own));
     }
 
     /// Bytes received and sent since the last time.

@@ -240,6 +240,25 @@ fn messages_nobody_reads_have_a_bound() {
     scene.ends(attackers);
 }
 
+// What one listener left unread had the bound of the whole node, though `output-bytes` is half of `client-bytes` unless it is said.
+#[test]
+fn messages_that_one_client_does_not_read_take_half_of_what_all_may_hold() {
+    let mut scene = Scene::new();
+    let mut listener = scene.gw();
+    listener.ask(&["SUBSCRIBE", "gw:news"]);
+    let (message, mut most) = ("m".repeat(1 << 20), 0);
+    // Sockets take some megabytes before anything is held here.
+    let told = (0..64).take_while(|_| {
+        most = most.max(scene.stat("client-memory"));
+        scene.admin.ask(&["PUBLISH", "gw:news", &message]) == Value::Integer(1)
+    });
+    let told = told.count();
+    assert!(told < 64, "it is closed");
+    assert!(most <= MOST / 2 + (2 << 20), "{most} bytes were held");
+    scene.holds();
+    scene.ends(vec![listener]);
+}
+
 #[test]
 fn requests_that_wait_for_keys_have_a_bound() {
     let mut scene = Scene::new();
