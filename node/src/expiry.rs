@@ -5,6 +5,7 @@
 //! time, up to a quarter (more with `active-expire-effort`, as in Redis); when it finds little it halves it. So few
 //! expired keys remain however short they live, and what lives long costs next to nothing.
 
+use crate::memory::until_beat;
 use crate::node::{Node, now_ms};
 use crate::pause::Paused;
 use keyward_engine::keyspace::Swept;
@@ -75,8 +76,8 @@ pub async fn sweep(node: Arc<Node>) {
                 node.latency.note("expire-cycle", &Owner::Platform, now_ms() / 1000, ms);
             }
         }
-        let period = if walker.idle { IDLE_PERIOD } else { PERIOD };
-        tokio::time::sleep(period.saturating_sub(began.elapsed())).await;
+        let pause = if walker.idle { until_beat(IDLE_PERIOD) } else { PERIOD.saturating_sub(began.elapsed()) };
+        tokio::time::sleep(pause).await;
     }
 }
 

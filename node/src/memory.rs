@@ -18,6 +18,7 @@ use crate::corridor::{Entry, InLane};
 use crate::gate::Memory;
 use crate::live::Hot;
 use crate::node::Node;
+use crate::world::boot_ms;
 use hunt::Hunt;
 use keyward_cluster::GroupId;
 use keyward_engine::eviction::Policy;
@@ -363,6 +364,13 @@ impl Default for Evictor {
     }
 }
 
+/// How long it is until the next beat. Whoever looks now and then and has time looks on the beat, so that a thread wakes once
+/// for all of them: waking takes more time than a look, and what another thread had in its caches goes.
+pub(crate) fn until_beat(period: Duration) -> Duration {
+    let period_ms = u64::try_from(period.as_millis()).unwrap_or(u64::MAX).max(1);
+    Duration::from_millis(period_ms - boot_ms() % period_ms)
+}
+
 /// Counts what is used exactly, and makes room where commands do not, until the node stops.
 pub async fn watch(node: Arc<Node>) {
     let mut evictor = Evictor::new();
@@ -378,6 +386,6 @@ pub async fn watch(node: Arc<Node>) {
         while (0..TURNS).all(|_| evictor.make_room_in_background(&node) == Room::Working) {
             tokio::time::sleep(PAUSE).await;
         }
-        tokio::time::sleep(TICK).await;
+        tokio::time::sleep(until_beat(TICK)).await;
     }
 }

@@ -104,7 +104,7 @@ fn may_join(state: &State, group: &ShardGroup, to: Option<NodeId>) -> bool {
 }
 
 /// Whether the cluster is one node that serves everything.
-fn is_alone(state: &State) -> bool {
+pub(crate) fn is_alone(state: &State) -> bool {
     state.nodes().len() == 1 && state.groups().values().all(|group| group.primary.is_some())
 }
 

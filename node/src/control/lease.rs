@@ -23,10 +23,14 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use super::codec;
 use super::core::{Core, HereError, Hint, SharedCore};
 use super::data_plane::GroupReport;
+use super::failover::is_alone;
 use super::propose::hint_from;
 
 /// Between two renewals. A few of them fit into the second of silence after which a primary is replaced.
 pub(crate) const RENEW_EVERY: Duration = Duration::from_millis(250);
+
+/// The same for a node that is alone: nobody goes by its silence. A few fit into the shortest lease.
+const RENEW_ALONE_EVERY: Duration = Duration::from_millis(700);
 
 /// How long a renewal may take. A late one is worth little: it counts from when it was sent.
 const RENEW_TIMEOUT: Duration = Duration::from_millis(1500);
@@ -195,9 +199,12 @@ pub(crate) async fn renew(core: &SharedCore) {
     let under_way = Arc::new(Semaphore::new(RENEWALS_MAX));
     let (mut views, mut leader, mut round) = (core.views.subscribe(), None, 0);
     loop {
-        // A new leader is told at once: it knows nothing of this node.
-        let changed = views.wait_for(|view| view.leader.is_some() && view.leader != leader);
-        if let Ok(Ok(view)) = tokio::time::timeout(RENEW_EVERY, changed).await {
+        let alone = is_alone(&core.views.current().state);
+        let pause = if alone { RENEW_ALONE_EVERY } else { RENEW_EVERY };
+        // A new leader is told at once: it knows nothing of this node. So is one that others may come to go by.
+        let changed =
+            views.wait_for(|view| view.leader.is_some() && view.leader != leader || alone && !is_alone(&view.state));
+        if let Ok(Ok(view)) = tokio::time::timeout(pause, changed).await {
             leader = view.leader;
         }
         round += 1;

@@ -56,6 +56,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use keyward_cluster::{Change, ChangeRecord, ClusterId, Epoch, GroupId, NodeId, NodeInfo, RequestId, Stamped};
 use keyward_proto::control::peer_server::PeerServer;
+use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::{Semaphore, watch};
 use tonic::service::InterceptorLayer;
@@ -86,6 +87,9 @@ pub use self::view::View;
 
 /// Threads for Raft and its listener: one may be busy with a large message while the other sends heartbeats.
 const THREADS: usize = 2;
+
+/// Between two looks at Raft of a node that leads itself alone. Whatever changes is seen at once.
+const LOOK_ALONE_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a node that was removed stays to let the others finish: its vote may be needed to let it go.
 const REMOVED_LINGER: Duration = Duration::from_secs(5);
@@ -534,6 +538,8 @@ async fn live(core: SharedCore) {
 }
 
 /// Publishes who leads, and notices when Raft has stopped for good. Silence is no event, so it looks now and then too.
+///
+/// Raft's clock stands still while this node leads itself alone: there is nobody to send heartbeats to, nor an election.
 async fn watch_raft(core: &SharedCore) {
     let Some(raft) = core.raft() else { return };
     let mut metrics = raft.metrics();
@@ -546,7 +552,14 @@ async fn watch_raft(core: &SharedCore) {
         if core.views.current().leader != leader {
             core.views.publish(|view| view.leader = leader);
         }
-        let changed = tokio::time::timeout(core.config.heartbeat, metrics.changed()).await;
+        let alone = {
+            let metrics = metrics.borrow_watched();
+            let mut members = metrics.membership_config.nodes().map(|(node, _)| *node);
+            metrics.state == ServerState::Leader && members.all(|node| node == *raft.node_id())
+        };
+        raft.runtime_config().tick(!alone);
+        let pause = if alone { LOOK_ALONE_EVERY } else { core.config.heartbeat };
+        let changed = tokio::time::timeout(pause, metrics.changed()).await;
         if changed.is_ok_and(|changed| changed.is_err()) {
             return core.fail("raft stopped");
         }

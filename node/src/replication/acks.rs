@@ -48,6 +48,8 @@ pub struct Acks {
     reign: AtomicU64,
     held: Mutex<Held>,
     progress: Notify,
+    /// A replica's link began.
+    came: Notify,
 }
 
 #[derive(Default)]
@@ -158,7 +160,13 @@ impl Acks {
         let link = held.next;
         // It has answered nothing yet on this link; what it had before still counts where it goes on from there.
         held.replicas.insert(member.node, Replica { member, position, seen_ms: 0, streams, link });
+        self.came.notify_one();
         Some(link)
+    }
+
+    /// Ends when a replica's link begins, or began since this was last asked.
+    pub(super) async fn came(&self) {
+        self.came.notified().await;
     }
 
     /// A replica's link ended.

@@ -16,6 +16,10 @@ use tokio::time::{sleep, timeout};
 /// Between two looks.
 const TICK: Duration = Duration::from_millis(100);
 
+/// Between two looks while this node has no replicas and waits for none; one that comes is looked at like any other. A look is
+/// short, but it wakes a thread, and what a data thread had in its caches goes.
+const TICK_ALONE: Duration = Duration::from_secs(1);
+
 /// A replica that joins must have everything within this time.
 const JOINING: Duration = Duration::from_millis(500);
 
@@ -45,8 +49,13 @@ impl Behind {
 pub async fn tend(node: Arc<Node>) {
     let mut behind = Behind::default();
     let mut since = BTreeMap::new();
+    let mut alone = false;
     loop {
-        sleep(TICK).await;
+        if std::mem::take(&mut alone) {
+            let _ = timeout(TICK_ALONE, node.replication.acks.came()).await;
+        } else {
+            sleep(TICK).await;
+        }
         let Some(standing) = node.replication.acks.standing() else {
             behind.0.clear();
             since.clear();
@@ -54,6 +63,7 @@ pub async fn tend(node: Arc<Node>) {
         };
         let wanted = wanted(&node, &standing, &mut behind, &mut since);
         if wanted == standing.in_sync {
+            alone = standing.replicas.is_empty() && wanted.len() == 1;
             continue;
         }
         #[cfg(simulated)]
