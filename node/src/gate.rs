@@ -132,6 +132,8 @@ pub enum Refusal {
     ReadsEveryKey(&'static str, &'static Row),
     /// The node has not heard from the leader for too long.
     LeaseOver,
+    /// Whoever set its tenant up wants its keys kept; the command's name.
+    KeepsData(&'static str),
     /// Another node serves the data.
     Elsewhere,
     /// Another node serves this slot, and the client is to go there.
@@ -158,6 +160,9 @@ impl Refusal {
             Refusal::ReadsEveryKey(option, row) => {
                 let command = row.command.name.trim_end_matches("_RO");
                 format!("ERR {option} option of {command} denied due to insufficient ACL permissions.")
+            }
+            Refusal::KeepsData(name) => {
+                format!("NOPERM {name} is refused to users of this tenant: its setting flush says deny")
             }
             Refusal::LeaseOver => LEASE_OVER.to_owned(),
             Refusal::Elsewhere | Refusal::Moved(_) => "CLUSTERDOWN the data is served by another node".to_owned(),
@@ -355,12 +360,22 @@ fn permitted(
     table.databases_of(row, argv, session.database, &mut databases);
     let request = Request { command: row.id as CommandId, argv, keys, channels: &channels, databases: &databases };
     match login.policy.check(&request) {
+        Ok(()) if keeps_data(row, login) => Err(Refusal::KeepsData(row.command.name)),
         Ok(()) => Ok(None),
         Err(denial) if login.policy.only_reports().is_some_and(|widest| widest.check(&request).is_ok()) => {
+            if keeps_data(row, login) {
+                return Err(Refusal::KeepsData(row.command.name));
+            }
             Ok(Some(Box::new(denial)))
         }
         Err(denial) => Err(Refusal::Denied(Box::new(denial))),
     }
+}
+
+/// Whether it would throw away what its tenant is to keep. No user of a tenant is unrestricted, so each comes by here.
+fn keeps_data(row: &Row, login: &Login) -> bool {
+    matches!(row.full_name, "flushall" | "flushdb")
+        && login.tenant.as_ref().is_some_and(|tenant| tenant.limits.keeps_data)
 }
 
 /// Whether one set of the user's permissions allows the request and the reading of every key.

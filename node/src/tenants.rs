@@ -147,7 +147,9 @@ impl fmt::Display for ChangeError {
 
 /// Proposes what was asked; returns when it is in force everywhere.
 pub async fn change(node: &Arc<Node>, ask: TenantAsk, actor: String, source: String) -> Result<(), ChangeError> {
-    if let Some(text) = is_too_much(node, &ask).or_else(|| is_not_theirs(node, &ask)) {
+    if let Some(text) =
+        is_too_much(node, &ask).or_else(|| is_not_theirs(node, &ask)).or_else(|| frees_somebody(node, &ask))
+    {
         return Err(ChangeError::Refused(TenantRefusal::Invalid(text)));
     }
     if let TenantAsk::Delete { name, purge: true } = &ask
@@ -213,6 +215,25 @@ fn is_not_theirs(node: &Node, ask: &TenantAsk) -> Option<String> {
         foreign.pattern.escape_ascii(),
         own.join(" or ")
     ))
+}
+
+/// Why a user cannot leave its tenant, as a sentence: what kept it to the tenant's keys was the tenant.
+fn frees_somebody(node: &Node, ask: &TenantAsk) -> Option<String> {
+    let TenantAsk::Set { name, edits } = ask else { return None };
+    let (_, view) = node.views.load();
+    let tenant = view.tenancy.named(name.as_bytes())?;
+    edits.iter().find_map(|edit| {
+        let TenantEdit::RemoveUser(user) = edit else { return None };
+        let known = tenant.users.contains(user).then(|| view.state.directory().get(user)).flatten()?;
+        let has_all_keys = known.root.all_keys || known.selectors.iter().any(|selector| selector.all_keys);
+        (known.enabled && has_all_keys).then(|| {
+            let user = user.escape_ascii();
+            format!(
+                "the rules of user '{user}' let it touch every key, and only tenant '{name}' keeps it to its own: give it \
+                 other rules first (ACL SETUSER {user} resetkeys ~…), switch it off (ACL SETUSER {user} off), or delete it"
+            )
+        })
+    })
 }
 
 /// A shard is locked no longer than this at a stretch, while keys move to whose they are.

@@ -67,6 +67,58 @@ fn a_tenant_takes_over_the_keys_there_are_and_flushes_only_those() {
     cluster.copies_agree("a tenant flushed");
 }
 
+/// `flush deny` of a tenant was accepted, and meant nothing.
+#[test]
+fn a_tenant_whose_flush_is_denied_keeps_its_keys_whichever_way_its_users_come() {
+    let cluster = cluster();
+    let mut admin = cluster.node(1).client();
+    user(&mut admin, "gw-user", &["~*", "&*", "+@all"]);
+    user(&mut admin, "ns-user", &["~*", "&*", "+@all"]);
+    admin.ok(&["TENANT", "CREATE", "gw", "PREFIX", "gw:", "USER", "gw-user", "flush", "deny"]);
+    admin.ok(&["TENANT", "CREATE", "ns", "NAMESPACE", "USER", "ns-user", "flush", "deny"]);
+    for (name, key) in [("gw-user", "gw:k"), ("ns-user", "k")] {
+        for node in cluster.nodes() {
+            let mut client = node.client_as(name, "secret");
+            client.ok(&["SET", key, "v"]);
+            for words in [&["FLUSHALL"][..], &["FLUSHDB", "ASYNC"]] {
+                assert!(client.ask(words).is_error("NOPERM"), "{name} {words:?}");
+            }
+            let script = client.ask(&["EVAL", "return redis.call('FLUSHALL')", "0"]);
+            assert!(script.to_string().contains("flush says deny"), "{script}");
+            client.ok(&["MULTI"]);
+            assert!(client.ask(&["FLUSHALL"]).is_error("NOPERM"));
+            assert!(client.ask(&["EXEC"]).is_error("EXECABORT"));
+            assert_eq!(number(client.ask(&["DBSIZE"])), 1);
+        }
+    }
+    admin.ok(&["TENANT", "SET", "gw", "flush", "own"]);
+    cluster.node(2).client_as("gw-user", "secret").ok(&["FLUSHALL"]);
+    assert!(admin.ask(&["GET", "gw:k"]).text().is_none());
+    admin.ok(&["TENANT", "SET", "ns", "STATE", "retired"]);
+    admin.ok(&["TENANT", "DEL", "ns", "PURGE"]);
+    assert_eq!(number(admin.ask(&["DBSIZE"])), 0, "the platform may");
+}
+
+/// Taken out of its tenant, a user with `~*` could touch every key there is.
+#[test]
+fn nobody_leaves_a_tenant_for_every_key_there_is() {
+    let cluster = Cluster::of(1).start();
+    let mut admin = cluster.node(1).client();
+    user(&mut admin, "gw-user", &["~*", "+@all"]);
+    user(&mut admin, "gw-other", &["%R~gw:*", "(~* +get)", "+@all"]);
+    admin.ok(&["TENANT", "CREATE", "gw", "PREFIX", "gw:", "USER", "gw-user", "USER", "gw-other"]);
+    for name in ["gw-user", "gw-other"] {
+        let refused = admin.ask(&["TENANT", "SET", "gw", "NOUSER", name]);
+        assert!(refused.is_error("ERR") && refused.to_string().contains("every key"), "{refused}");
+        assert!(cluster.node(1).client_as(name, "secret").ask(&["GET", "other"]).is_error("NOPERM"));
+    }
+    admin.ok(&["ACL", "SETUSER", "gw-user", "resetkeys", "~gw:*"]);
+    admin.ok(&["ACL", "SETUSER", "gw-other", "off"]);
+    for name in ["gw-user", "gw-other"] {
+        admin.ok(&["TENANT", "SET", "gw", "NOUSER", name]);
+    }
+}
+
 #[test]
 fn deleting_a_tenant_gives_its_keys_back_and_locks_its_users_out() {
     let cluster = cluster();

@@ -249,7 +249,10 @@ const USAGE: &[(&str, &str)] = &[
 /// What `CREATE` and `SET` take besides settings.
 const OPTIONS: &[(&str, &str)] = &[
     ("PREFIX <prefix> | NOPREFIX <prefix>", "Its keys begin so. Nobody else's may."),
-    ("USER <user> | NOUSER <user>", "A user that sees its keys and nothing else, within the user's own rules."),
+    (
+        "USER <user> | NOUSER <user>",
+        "A user that sees its keys and nothing else, within the user's own rules. Nobody whose rules say ~* leaves switched on.",
+    ),
     ("STATE active | retired", "Retired, nobody logs in as one of its users; its keys stay."),
     ("NAME <name>", "SET only, and alone: a new name."),
     (
