@@ -11,7 +11,7 @@ use keyward_engine::reply::Reply;
 use keyward_engine::scope::Owner;
 use keyward_engine::table::Table;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write;
 use std::sync::OnceLock;
 
@@ -133,10 +133,14 @@ pub fn show_histograms(table: &Table, times: impl Fn(usize) -> Times, names: &[V
     if names.is_empty() {
         wanted.extend(table.rows().iter().map(|row| usize::from(row.id)));
     }
-    for row in names.iter().filter_map(|name| table.find(name)) {
+    let mut named = BTreeSet::new();
+    for row in names.iter().filter_map(|name| table.find(name)).filter(|row| named.insert(row.id)) {
         wanted.push(usize::from(row.id));
         wanted.extend(row.subcommands.iter().map(|id| usize::from(*id)));
     }
+    // Each once, where it was named first.
+    let mut seen = vec![false; table.rows().len()];
+    wanted.retain(|index| !std::mem::replace(&mut seen[*index], true));
     let called = wanted.into_iter().map(|index| (index, times(index))).filter(|(_, times)| times.calls() > 0);
     let called: Vec<(usize, Times)> = called.collect();
     reply.map(called.len());

@@ -282,3 +282,33 @@ fn resident_bytes(cluster: &Cluster) -> u64 {
     let kilobytes: u64 = line.split_whitespace().nth(1).and_then(|text| text.parse().ok()).expect("a number of kB");
     kilobytes * 1024
 }
+
+/// What is named a thousand times is answered for once, or as often as it is asked: never a thousand times a thousand.
+#[test]
+fn names_that_are_repeated_are_looked_at_once() {
+    let cluster = Cluster::of(1).start();
+    let node = cluster.node(1);
+    let mut client = node.client();
+    client.ok(&["SET", "k", "v"]);
+    let often = |words: &[&'static str], name: &'static str| {
+        let repeated = std::iter::repeat_n(name, 1000);
+        words.iter().copied().chain(repeated).collect::<Vec<&str>>()
+    };
+    let once = |client: &mut Client, words: &[&'static str], name| client.ask(&often(words, name)[..=words.len()]);
+    for words in [&["LATENCY", "HISTOGRAM"][..], &["COMMAND", "DOCS"]] {
+        let names = |value: &Value| value.to_string().matches("set").count();
+        let (one, many) = (once(&mut client, words, "set"), client.ask(&often(words, "set")));
+        assert!(names(&one) > 0 && names(&one) == names(&many), "{words:?}");
+    }
+    // A list has as many as were asked for.
+    assert_eq!(client.ask(&often(&["COMMAND", "INFO"], "get")).items().map(<[Value]>::len), Some(1000));
+    // Who waits for one name a thousand times gets one element, and the next one goes to somebody else.
+    let mut waiting = node.client();
+    let mut words = often(&["BLPOP"], "q");
+    words.push("0");
+    waiting.send(&words).expect("it is sent");
+    wait_until("it waits", || client.text(&["INFO", "clients"]).contains("blocked_clients:1").then_some(()));
+    assert_eq!(client.ask(&["RPUSH", "q", "a", "b"]).to_string(), "(integer) 2");
+    assert_eq!(waiting.read().expect("an element").texts(), ["q", "a"]);
+    assert_eq!(client.ask(&["LRANGE", "q", "0", "-1"]).texts(), ["b"]);
+}

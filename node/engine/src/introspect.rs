@@ -11,6 +11,7 @@ use crate::session::{Session, Surroundings};
 use crate::syntax::Syntax;
 use crate::table::{Row, Table, visit};
 use keyward_acl::{Category, glob};
+use std::collections::BTreeSet;
 
 type Handled = Result<(), CommandError>;
 
@@ -35,6 +36,9 @@ pub(crate) fn info(_: &mut Session, surroundings: &Surroundings<'_>, mut args: A
             Some(row) => write_info(table, row, reply),
             None => reply.null_array(),
         }
+        if reply.is_too_long() {
+            break; // whoever looks at it next says so
+        }
     }
     Ok(())
 }
@@ -45,7 +49,9 @@ pub(crate) fn docs(_: &mut Session, surroundings: &Surroundings<'_>, mut args: A
     let rows: Vec<&Row> = if args.is_empty() {
         table.commands().collect()
     } else {
-        args.rest().iter().filter_map(|name| table.find(name)).collect()
+        // A map has each once.
+        let mut seen = BTreeSet::new();
+        args.rest().iter().filter_map(|name| table.find(name)).filter(|row| seen.insert(row.id)).collect()
     };
     reply.map(rows.len());
     for row in rows {

@@ -87,6 +87,10 @@ end
 
 function real.xpcall(f, handler)
   return ended(xpcall(f, function(err)
+    -- A script is stopped inside a hook, and no other hook would end what the handler does there.
+    if not pcall(stopped) then
+      return err
+    end
     return handler(plain(err))
   end))
 end
@@ -254,6 +258,15 @@ end
 
 real.string = proxy_of(strings)
 real.math = proxy_of(maths)
+-- The language would move what is there up by one, place by place, from wherever it is told.
+local insert = table.insert
+function table.insert(...)
+  if select("#", ...) > 2 and (tonumber((select(2, ...))) or 1) < 0 then
+    error("bad argument #2 to 'insert' (position out of bounds)", 2)
+  end
+  return insert(...)
+end
+
 real.table = proxy_of(table)
 real.coroutine = proxy_of(coroutines)
 real.os = proxy_of({ clock = native.clock })

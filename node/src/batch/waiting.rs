@@ -17,6 +17,7 @@ use keyward_engine::reply::Reply;
 use keyward_engine::scope::Reach;
 use keyward_engine::session::Session;
 use keyward_engine::table::{Resolved, Row};
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -31,10 +32,16 @@ pub(super) fn park(
     mut wait: Wait,
 ) -> Arc<Waiter> {
     let request = wait.again.take().unwrap_or_else(|| argv.iter().map(|argument| argument.to_vec()).collect());
-    let keys = keys.iter().map(|named| named.key.to_vec()).collect();
+    let keys = once_each(keys.iter().map(|named| named.key));
     let mailbox = connection.expect("only a connected client waits").mailbox.clone();
     // Keys are watched where everybody who can write them finds them, whoever's they are.
     Waiter::new(request, keys, space.world(), session.for_later(), wait, mailbox)
+}
+
+/// A key that is named often is waited for once: whoever leaves looks for itself among all who wait for each.
+fn once_each<'a>(keys: impl ExactSizeIterator<Item = &'a [u8]>) -> Vec<Vec<u8>> {
+    let mut seen = HashSet::with_capacity(keys.len());
+    keys.filter(|key| seen.insert(*key)).map(<[u8]>::to_vec).collect()
 }
 
 impl<'w, 'a> Batch<'w, 'a> {
@@ -192,5 +199,16 @@ impl<'w, 'a> Batch<'w, 'a> {
         let Some(routes) = &view.routes else { return true };
         let ours = routes.of_keys(tenant, keys).is_ok_and(|of| of.is_none_or(|of| of == self.worker.node.group));
         ours && !self.worker.node.bar.bars(tenant, keys)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_is_named_often_is_waited_for_once_in_the_place_it_was_named_first() {
+        let named = [&b"q"[..], b"r", b"q", b"q", b"s", b"r"];
+        assert_eq!(once_each(named.into_iter()), [b"q", b"r", b"s"]);
     }
 }

@@ -525,12 +525,8 @@ fn tracking(_: &Session, _: &Surroundings<'_>, mut args: Args<'_>) -> Result<Now
             "You can't specify both OPTIN mode and OPTOUT mode"
         }));
     }
-    for (index, prefix) in options.prefixes.iter().enumerate() {
-        for other in &options.prefixes[index + 1..] {
-            if prefix.starts_with(other.as_slice()) || other.starts_with(prefix.as_slice()) {
-                return Err(CommandError::overlapping_prefixes(prefix, "another provided", other));
-            }
-        }
+    if let Some((prefix, other)) = overlapping(&options.prefixes) {
+        return Err(CommandError::overlapping_prefixes(prefix, "another provided", other));
     }
     options.mode = match (broadcast, opt_in, opt_out) {
         (true, ..) => TrackingMode::Broadcast,
@@ -539,6 +535,14 @@ fn tracking(_: &Session, _: &Surroundings<'_>, mut args: Args<'_>) -> Result<Now
         _ => TrackingMode::Every,
     };
     Ok(Now::Track(Some(options)))
+}
+
+/// Two of which one begins like the other, the one named first first. In their order, what begins like a name follows it.
+fn overlapping(prefixes: &[Vec<u8>]) -> Option<(&[u8], &[u8])> {
+    let mut order: Vec<usize> = (0..prefixes.len()).collect();
+    order.sort_by(|one, other| prefixes[*one].cmp(&prefixes[*other]));
+    let pair = order.windows(2).find(|pair| prefixes[pair[1]].starts_with(&prefixes[pair[0]]))?;
+    Some((&prefixes[pair[0].min(pair[1])], &prefixes[pair[0].max(pair[1])]))
 }
 
 fn unblock(_: &Session, _: &Surroundings<'_>, mut args: Args<'_>) -> Result<Now, CommandError> {
@@ -752,4 +756,23 @@ fn client_pause(_: &Session, _: &Surroundings<'_>, mut args: Args<'_>) -> Result
 
 fn client_unpause(_: &Session, _: &Surroundings<'_>, _: Args<'_>) -> Result<Ask, CommandError> {
     Ok(Ask::Unpause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_overlap_when_one_begins_like_another_wherever_it_was_named() {
+        let overlap = |names: &[&str]| {
+            let names: Vec<Vec<u8>> = names.iter().map(|name| name.as_bytes().to_vec()).collect();
+            overlapping(&names).map(|(one, other)| [one, other].map(|name| String::from_utf8_lossy(name).into_owned()))
+        };
+        assert_eq!(overlap(&[]), None);
+        assert_eq!(overlap(&["b", "a", "c:", "ca"]), None);
+        assert_eq!(overlap(&["ab:c", "x", "ab"]), Some(["ab:c", "ab"].map(str::to_owned)));
+        assert_eq!(overlap(&["ab", "aa", "ab!", "abc"]), Some(["ab", "ab!"].map(str::to_owned)));
+        assert_eq!(overlap(&["x", "y", "x"]), Some(["x", "x"].map(str::to_owned)));
+        assert!(overlap(&["x", ""]).is_some());
+    }
 }

@@ -4,11 +4,16 @@ use crate::testing::{World, eval, machine};
 
 /// Runs on a thread as small as a server's, and then something ordinary.
 fn survives(script: &'static str) -> String {
+    survives_as(script.to_owned())
+}
+
+fn survives_as(script: String) -> String {
+    let shown = script.clone();
     std::thread::Builder::new()
         .stack_size(2 * 1024 * 1024)
         .spawn(move || {
             let (mut machine, mut world) = (machine(), World { patience: Some(20), ..World::default() });
-            let reply = eval(&mut machine, &mut world, script);
+            let reply = eval(&mut machine, &mut world, &script);
             let mut world = World::default();
             assert_eq!(
                 eval(&mut machine, &mut world, "return redis.call('echo', 'next')"),
@@ -19,7 +24,7 @@ fn survives(script: &'static str) -> String {
         })
         .expect("a thread")
         .join()
-        .unwrap_or_else(|_| panic!("{script} panicked"))
+        .unwrap_or_else(|_| panic!("{shown} panicked"))
 }
 
 #[test]
@@ -29,6 +34,10 @@ fn a_script_that_does_not_end_is_stopped() {
         "while true do pcall(function() while true do end end) end",
         "local function f() while true do pcall(f) end end f()",
         "while true do xpcall(function() while true do end end, function(e) return e end) end",
+        "xpcall(function() while true do end end, function() while true do end end)",
+        "while true do xpcall(error, function() while true do end end) end",
+        "local function spin() while true do end end local function f() xpcall(spin, f) spin() end f()",
+        "xpcall(function() while true do end end, function() coroutine.wrap(function() while true do end end)() end)",
         "while true do coroutine.resume(coroutine.create(function() while true do end end)) end",
         "local function f() while true do local c = coroutine.wrap(f) pcall(c) end end f()",
         "repeat local ok, e = pcall(string.gsub, 'x', 'x', function() while true do end end) until false",
@@ -41,6 +50,20 @@ fn a_script_that_does_not_end_is_stopped() {
         let reply = survives(script);
         assert!(reply.starts_with("-ERR stopped") || reply.contains("not enough memory"), "{script}: {reply}");
     }
+}
+
+/// What goes on in the language itself is asked nothing: it must be short.
+#[test]
+fn no_place_of_a_table_is_so_far_away_that_it_takes_long() {
+    let insert = |position: &str| survives_as(format!("local t = {{1, 2}} table.insert(t, {position}, 7) return #t"));
+    for position in ["-3e8", "-2147483648", "-1", "'-3e8'"] {
+        assert!(insert(position).contains("position out of bounds"), "{position}: {}", insert(position));
+    }
+    assert_eq!(insert("1"), ":3\r\n");
+    assert_eq!(insert("3"), ":3\r\n");
+    assert_eq!(survives("local t = {} table.insert(t, 5) table.insert(t, 6) return t[1] .. t[2]"), "$2\r\n56\r\n");
+    assert!(survives("table.insert({}, 'x', 1)").contains("number expected"));
+    assert!(survives("table.insert({})").contains("wrong number of arguments"));
 }
 
 #[test]
