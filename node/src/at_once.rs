@@ -17,6 +17,8 @@ use keyward_engine::error::CommandError;
 use keyward_engine::reply::Reply;
 use keyward_engine::scope::Reach;
 use keyward_engine::session::{Session, Transaction};
+use std::collections::BTreeSet;
+use std::ops::Bound;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
@@ -219,17 +221,16 @@ impl<'a> Batch<'_, 'a> {
                     "You can't switch OPTIN/OPTOUT mode before disabling tracking for this client, and then re-enabling it with a different mode.",
                 ));
             }
-            for prefix in before.options.shown_prefixes() {
-                for new in &options.prefixes {
-                    if prefix != new && (prefix.starts_with(new.as_slice()) || new.starts_with(prefix)) {
-                        return Err(CommandError::overlapping_prefixes(new, "an existing", prefix));
-                    }
-                }
+            let existing: BTreeSet<&[u8]> = before.options.shown_prefixes().into_iter().collect();
+            if let Some((new, prefix)) = overlapping(&existing, &options.prefixes) {
+                return Err(CommandError::overlapping_prefixes(new, "an existing", prefix));
             }
             // Whoever asks for no prefix is told of every key from now on: earlier ones add nothing.
             if !options.prefixes.is_empty() {
-                let kept = before.options.prefixes.iter().filter(|prefix| !options.prefixes.contains(prefix));
-                options.prefixes.extend(kept.cloned().collect::<Vec<_>>());
+                let named: BTreeSet<&Vec<u8>> = options.prefixes.iter().collect();
+                let kept = before.options.prefixes.iter().filter(|prefix| !named.contains(prefix));
+                let kept: Vec<Vec<u8>> = kept.cloned().collect();
+                options.prefixes.extend(kept);
             }
         }
         let redirect = match options.redirect.filter(|client| *client != 0) {
@@ -317,5 +318,50 @@ impl<'a> Batch<'_, 'a> {
         let prefixes = tracker.as_ref().map(|tracker| tracker.options.shown_prefixes()).unwrap_or_default();
         reply.array(prefixes.len());
         prefixes.iter().for_each(|prefix| reply.bulk(prefix));
+    }
+}
+
+/// A new prefix, and an existing one that is another and of which one begins like the other. No two of the existing do: then what
+/// begins like the new one follows it at once, and what it begins like comes right before it.
+fn overlapping<'a>(existing: &BTreeSet<&'a [u8]>, new: &'a [Vec<u8>]) -> Option<(&'a [u8], &'a [u8])> {
+    new.iter().map(Vec::as_slice).find_map(|new| {
+        let before = existing.range::<[u8], _>((Bound::Unbounded, Bound::Excluded(new))).next_back();
+        let behind = existing.range::<[u8], _>((Bound::Excluded(new), Bound::Unbounded)).next();
+        let before = before.filter(|prefix| new.starts_with(prefix));
+        before.or(behind.filter(|prefix| prefix.starts_with(new))).map(|prefix| (new, *prefix))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn new_prefixes_overlap_existing_ones_as_comparing_each_with_each_finds() {
+        // Every word of up to three of two letters; the existing are those of one length, so none begins like another.
+        let words = |length: u32| {
+            (0..2_u32.pow(length))
+                .map(move |bits| (0..length).map(|at| b'a' + (bits >> at & 1) as u8).collect::<Vec<u8>>())
+        };
+        for length in 0..4 {
+            for left_out in 0..=2_usize.pow(length) {
+                let existing: Vec<Vec<u8>> =
+                    words(length).enumerate().filter(|(at, _)| *at != left_out).map(|(_, word)| word).collect();
+                let set: BTreeSet<&[u8]> = existing.iter().map(Vec::as_slice).collect();
+                for new in (0..4).flat_map(words) {
+                    let expected = existing
+                        .iter()
+                        .any(|known| *known != new && (known.starts_with(&new) || new.starts_with(known)));
+                    let new = [new];
+                    let found = overlapping(&set, &new);
+                    assert_eq!(found.is_some(), expected, "{existing:?} {new:?}");
+                    assert!(
+                        found.is_none_or(
+                            |(new, known)| known != new && (known.starts_with(new) || new.starts_with(known))
+                        )
+                    );
+                }
+            }
+        }
     }
 }
