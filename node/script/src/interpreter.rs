@@ -364,6 +364,10 @@ fn natives(lua: &Lua, kind: Kind, cjson: &cjson::Shared) -> Result<Table> {
             if is_stopped { Err(stopped()) } else { Ok(()) }
         })?,
     )?;
+    natives.raw_set(
+        "is_stopped",
+        lua.create_function(|_, _: MultiValue| Ok(with_run(|_, state| state.stop.is_some()).unwrap_or(false)))?,
+    )?;
     natives.raw_set("readonly", lua.create_function(|lua, _: MultiValue| Err::<(), _>(read_only(lua)))?)?;
     natives.raw_set("missing", lua.create_function(missing)?)?;
     guards(lua, &natives)?;

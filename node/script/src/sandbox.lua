@@ -10,6 +10,7 @@ local tostring, select, setmetatable, unpack = tostring, select, setmetatable, u
 local resume, concat, collectgarbage = coroutine.resume, table.concat, collectgarbage
 local gsub, floor = string.gsub, math.floor
 local unwrapped, stopped, compile, readonly = native.unwrapped, native.stopped, native.compile, native.readonly
+local is_stopped, getmetatable, rawset = native.is_stopped, getmetatable, rawset
 
 -- Proxy -> the real table behind it.
 local behind = {}
@@ -87,8 +88,8 @@ end
 
 function real.xpcall(f, handler)
   return ended(xpcall(f, function(err)
-    -- A script is stopped inside a hook, and no other hook would end what the handler does there.
-    if not pcall(stopped) then
+    -- The error that stops a script is raised in the hook, and there no hook looks after the handler.
+    if is_stopped() then
       return err
     end
     return handler(plain(err))
@@ -215,6 +216,120 @@ function table.sort(...)
   end
 end
 
+-- The language's own move elements and call functions where nobody could stop it, as often as a length or a place says;
+-- and a table with few elements may have a great length.
+local MOVES_AT_ONCE_MAX = 4096
+local insert, remove = table.insert, table.remove
+
+local function expected(index, name, what, value, is_given, level)
+  local got = is_given and type(value) or "no value"
+  error("bad argument #" .. index .. " to '" .. name .. "' (" .. what .. " expected, got " .. got .. ")", level or 3)
+end
+
+-- As the language's `int` holds it.
+local function int(number)
+  number = number < 0 and -floor(-number) or floor(number)
+  number = (number + 2 ^ 31) % 2 ^ 32 - 2 ^ 31
+  return number == number and number or 0
+end
+
+function table.insert(t, ...)
+  local count = select("#", ...)
+  if type(t) ~= "table" then
+    expected(1, "insert", "table", t, t ~= nil or count > 0)
+  end
+  if count == 1 then
+    insert(t, (...))
+    return
+  elseif count ~= 2 then
+    error("wrong number of arguments to 'insert'", 2)
+  end
+  local place, value = ...
+  local at = tonumber(place)
+  if not at then
+    expected(2, "insert", "number", place, true)
+  end
+  at = int(at)
+  local free = #t + 1
+  if free - at <= MOVES_AT_ONCE_MAX then
+    insert(t, at, value)
+    return
+  end
+  if getmetatable(t) == nil then
+    for index = free, at + 1, -1 do
+      t[index] = t[index - 1]
+    end
+  else
+    for index = free, at + 1, -1 do
+      rawset(t, index, rawget(t, index - 1))
+    end
+  end
+  rawset(t, at, value)
+end
+
+function table.remove(t, ...)
+  local count = select("#", ...)
+  if type(t) ~= "table" then
+    expected(1, "remove", "table", t, t ~= nil or count > 0)
+  end
+  local place = ...
+  if place == nil then
+    return remove(t)
+  end
+  local at = tonumber(place)
+  if not at then
+    expected(2, "remove", "number", place, true)
+  end
+  at = int(at)
+  local last = #t
+  if at < 1 or last - at <= MOVES_AT_ONCE_MAX then
+    return remove(t, at)
+  end
+  local removed = rawget(t, at)
+  if getmetatable(t) == nil then
+    for index = at, last - 1 do
+      t[index] = t[index + 1]
+    end
+  else
+    for index = at, last - 1 do
+      rawset(t, index, rawget(t, index + 1))
+    end
+  end
+  rawset(t, last, nil)
+  return removed
+end
+
+local function check_foreach(name, count, t, f)
+  if type(t) ~= "table" then
+    expected(1, name, "table", t, count > 0, 4)
+  end
+  if type(f) ~= "function" then
+    expected(2, name, "function", f, count > 1, 4)
+  end
+end
+
+function table.foreach(...)
+  local t, f = ...
+  check_foreach("foreach", select("#", ...), t, f)
+  for key, value in next, t do
+    local result = f(key, value)
+    if result ~= nil then
+      return result
+    end
+  end
+end
+
+function table.foreachi(...)
+  local t, f = ...
+  check_foreach("foreachi", select("#", ...), t, f)
+  for index = 1, #t do
+    local result = f(index, rawget(t, index))
+    if result ~= nil then
+      return result
+    end
+  end
+end
+
 function real.load(reader, name)
   if type(reader) ~= "function" then
     error("bad argument #1 to 'load' (function expected, got " .. type(reader) .. ")", 2)
@@ -258,15 +373,6 @@ end
 
 real.string = proxy_of(strings)
 real.math = proxy_of(maths)
--- The language would move what is there up by one, place by place, from wherever it is told.
-local insert = table.insert
-function table.insert(...)
-  if select("#", ...) > 2 and (tonumber((select(2, ...))) or 1) < 0 then
-    error("bad argument #2 to 'insert' (position out of bounds)", 2)
-  end
-  return insert(...)
-end
-
 real.table = proxy_of(table)
 real.coroutine = proxy_of(coroutines)
 real.os = proxy_of({ clock = native.clock })

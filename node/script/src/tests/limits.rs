@@ -4,16 +4,11 @@ use crate::testing::{World, eval, machine};
 
 /// Runs on a thread as small as a server's, and then something ordinary.
 fn survives(script: &'static str) -> String {
-    survives_as(script.to_owned())
-}
-
-fn survives_as(script: String) -> String {
-    let shown = script.clone();
     std::thread::Builder::new()
         .stack_size(2 * 1024 * 1024)
         .spawn(move || {
             let (mut machine, mut world) = (machine(), World { patience: Some(20), ..World::default() });
-            let reply = eval(&mut machine, &mut world, &script);
+            let reply = eval(&mut machine, &mut world, script);
             let mut world = World::default();
             assert_eq!(
                 eval(&mut machine, &mut world, "return redis.call('echo', 'next')"),
@@ -24,7 +19,7 @@ fn survives_as(script: String) -> String {
         })
         .expect("a thread")
         .join()
-        .unwrap_or_else(|_| panic!("{shown} panicked"))
+        .unwrap_or_else(|_| panic!("{script} panicked"))
 }
 
 #[test]
@@ -46,24 +41,24 @@ fn a_script_that_does_not_end_is_stopped() {
         "load(function() return ' ' end)",
         "local t = setmetatable({}, {__index = function(t, k) while true do end end}) return t.x",
         "local t = {} for i = 1, 100 do t[i] = i end table.sort(t, function() while true do end end)",
+        "xpcall(function() while true do end end, function() while true do end end)",
+        "xpcall(function() error('x') end, function() while true do end end)",
+        "local function f() while true do end end xpcall(f, function() xpcall(f, f) f() end)",
+        "local function f() while true do end end xpcall(f, function() coroutine.wrap(f)() f() end)",
+        "local function f() while true do end end coroutine.wrap(function() xpcall(f, f) end)()",
+        "local function f() while true do end end while true do xpcall(coroutine.wrap(f), f) end",
+        "local function f() while true do end end local e = setmetatable({}, {__tostring = f, __gc = f}) \
+         string.gsub('x', 'x', function() error(e) end)",
+        "local function f() while true do end end string.gsub('x', 'x', function() xpcall(f, f) end)",
+        "table.insert({}, -2e9, 1)",
+        "table.insert(setmetatable({}, {}), -2e9, 1)",
+        "local t = {} for k = 29, 0, -1 do t[2 ^ k] = 1 end table.insert(t, 1, 1)",
+        "local t = {} for k = 29, 0, -1 do t[2 ^ k] = 1 end table.remove(t, 1)",
+        "local t = {} for k = 29, 0, -1 do t[2 ^ k] = 1 end table.foreachi(t, math.randomseed)",
     ] {
         let reply = survives(script);
         assert!(reply.starts_with("-ERR stopped") || reply.contains("not enough memory"), "{script}: {reply}");
     }
-}
-
-/// What goes on in the language itself is asked nothing: it must be short.
-#[test]
-fn no_place_of_a_table_is_so_far_away_that_it_takes_long() {
-    let insert = |position: &str| survives_as(format!("local t = {{1, 2}} table.insert(t, {position}, 7) return #t"));
-    for position in ["-3e8", "-2147483648", "-1", "'-3e8'"] {
-        assert!(insert(position).contains("position out of bounds"), "{position}: {}", insert(position));
-    }
-    assert_eq!(insert("1"), ":3\r\n");
-    assert_eq!(insert("3"), ":3\r\n");
-    assert_eq!(survives("local t = {} table.insert(t, 5) table.insert(t, 6) return t[1] .. t[2]"), "$2\r\n56\r\n");
-    assert!(survives("table.insert({}, 'x', 1)").contains("number expected"));
-    assert!(survives("table.insert({})").contains("wrong number of arguments"));
 }
 
 #[test]
@@ -139,5 +134,50 @@ fn a_broken_reply_is_an_error() {
         let (mut machine, mut world) = (machine(), World::default());
         let reply = eval(&mut machine, &mut world, &format!("return redis.call('raw', '{bytes}')"));
         assert!(reply.contains("the reply of the command is broken"), "{bytes}: {reply}");
+    }
+}
+
+#[test]
+fn elements_of_long_tables_move_as_those_of_short_ones_do() {
+    let eval = |script: &str| {
+        let (mut machine, mut world) = (machine(), World::default());
+        eval(&mut machine, &mut world, script)
+    };
+    for metatable in ["nil", "{__index = error, __newindex = error}"] {
+        for length in [10, 20_000] {
+            let reply = eval(&format!(
+                "local t = {{}} for i = 1, {length} do t[i] = i end setmetatable(t, {metatable}) \
+                 table.insert(t, 2, 'new') \
+                 local removed = {{table.remove(t, 1), table.remove(t, 1), table.remove(t, 2), table.remove(t)}} \
+                 for i = 3, #t do assert(t[i] == i + 2) end \
+                 table.insert(t, '1.5', 'x') table.insert(t, 2 ^ 32 + 1, 'y') table.insert(t, 0, 'z') \
+                 return {{removed[1], removed[2], removed[3], removed[4] - {length}, rawget(t, 0), \
+                          rawget(t, 1) == nil and 1, t[2], t[3], t[4], t[{length}] - {length}, \
+                          table.remove(t, -3e8) == nil and 1}}"
+            ));
+            assert_eq!(
+                reply.replace("\r\n", " "),
+                "*11 :1 $3 new :3 :0 $1 z :1 $1 y $1 x :2 :-1 :1 ",
+                "{metatable} {length}"
+            );
+        }
+    }
+    for (call, text) in [
+        ("insert()", "bad argument #1 to 'insert' (table expected, got no value)"),
+        ("insert(nil, 1)", "bad argument #1 to 'insert' (table expected, got nil)"),
+        ("insert({})", "wrong number of arguments to 'insert'"),
+        ("insert({}, 1, 2, 3)", "wrong number of arguments to 'insert'"),
+        ("insert({}, 'x', 2)", "bad argument #2 to 'insert' (number expected, got string)"),
+        ("remove('x')", "bad argument #1 to 'remove' (table expected, got string)"),
+        ("remove({}, {})", "bad argument #2 to 'remove' (number expected, got table)"),
+        ("foreach()", "bad argument #1 to 'foreach' (table expected, got no value)"),
+        ("foreachi({})", "bad argument #2 to 'foreachi' (function expected, got no value)"),
+    ] {
+        let reply = eval(&format!("table.{call}"));
+        assert!(reply.contains(&format!("user_script:1: {text}")), "{call}: {reply}");
+    }
+    let sum = "local n = 0 local found = table.foreach{i}({{1, 2, 3}}, function(k, v) n = n + k * v return v == 3 and 7 or nil end) return {{n, found}}";
+    for kind in ["", "i"] {
+        assert_eq!(eval(&sum.replace("{i}", kind).replace("{{", "{").replace("}}", "}")), "*2\r\n:14\r\n:7\r\n");
     }
 }
