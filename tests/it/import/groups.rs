@@ -10,7 +10,7 @@ fn grouped(groups: &str) -> Cluster {
 
 #[test]
 fn a_source_moves_into_two_groups_while_their_primaries_change() {
-    for (program, fields_expire) in [(redis(), false), (valkey(), true)] {
+    for (program, fields_expire) in [(redis_binary(), false), (valkey_binary(), true)] {
         let Some(program) = program else { continue };
         let source = Source::start(&program, &[]);
         prepare(&source);
@@ -54,7 +54,7 @@ fn a_source_moves_into_two_groups_while_their_primaries_change() {
 
 #[test]
 fn a_source_that_may_not_be_followed_is_read_into_three_groups_in_passes() {
-    let Some(program) = redis() else { return };
+    let Some(program) = redis_binary() else { return };
     let source = Source::start(&program, &[]);
     prepare(&source);
     let cluster = grouped("3");
@@ -69,7 +69,7 @@ fn a_source_that_may_not_be_followed_is_read_into_three_groups_in_passes() {
 
 #[test]
 fn an_import_that_runs_keeps_slots_where_they_are() {
-    let Some(program) = redis() else { return };
+    let Some(program) = redis_binary() else { return };
     let source = Source::start(&program, &[]);
     let cluster = grouped("2");
     let begun = ctl(&cluster, &["import", &source.url()]);

@@ -54,7 +54,7 @@ pub(super) fn cut_over(cluster: &Cluster, writers: Writers, source: &Source) {
 
 #[test]
 fn an_import_goes_on_where_it_was_when_another_node_serves_the_data() {
-    for (program, fields_expire) in [(redis(), false), (valkey(), true)] {
+    for (program, fields_expire) in [(redis_binary(), false), (valkey_binary(), true)] {
         let Some(program) = program else { continue };
         let source = Source::start(&program, &[]);
         prepare(&source);
@@ -82,7 +82,7 @@ fn an_import_goes_on_where_it_was_when_another_node_serves_the_data() {
 
 #[test]
 fn a_cut_over_in_the_middle_of_a_failover_waits_for_the_next_primary() {
-    let Some(program) = redis() else { return };
+    let Some(program) = redis_binary() else { return };
     let source = Source::start(&program, &[]);
     prepare(&source);
     let mut cluster = Cluster::start(3);
@@ -98,7 +98,7 @@ fn a_cut_over_in_the_middle_of_a_failover_waits_for_the_next_primary() {
 
 #[test]
 fn a_frozen_primary_that_comes_back_adds_nothing() {
-    let Some(program) = redis() else { return };
+    let Some(program) = redis_binary() else { return };
     let source = Source::start(&program, &[]);
     prepare(&source);
     let cluster = Cluster::start(3);
@@ -124,7 +124,7 @@ fn a_frozen_primary_that_comes_back_adds_nothing() {
 
 #[test]
 fn a_copy_that_its_primary_does_not_live_to_end_is_made_anew_and_nothing_of_the_first_stays() {
-    let Some(program) = redis() else { return };
+    let Some(program) = redis_binary() else { return };
     let source = Source::start(&program, &[]);
     prepare(&source);
     source.client().ok(&["DEBUG", "POPULATE", "150000", "many", "300"]);
@@ -154,7 +154,7 @@ fn a_copy_that_its_primary_does_not_live_to_end_is_made_anew_and_nothing_of_the_
 
 #[test]
 fn passes_go_on_at_the_next_primary_and_the_password_is_written_nowhere() {
-    let Some(program) = redis() else { return };
+    let Some(program) = redis_binary() else { return };
     let source = Source::start(&program, &[]);
     prepare(&source);
     let rules = ["ACL", "SETUSER", "mover", "on", &format!(">{PASSWORD}"), "~*", "&*", "+@all", "-psync"];
@@ -186,7 +186,7 @@ fn passes_go_on_at_the_next_primary_and_the_password_is_written_nowhere() {
 
 #[test]
 fn keys_that_were_here_stay_though_another_node_serves_them_when_the_source_is_emptied() {
-    let Some(program) = redis() else { return };
+    let Some(program) = redis_binary() else { return };
     let source = Source::start(&program, &[]);
     source.client().ok(&["MSET", "theirs", "1", "both", "theirs"]);
     let mut cluster = Cluster::start(3);
@@ -211,7 +211,7 @@ fn keys_that_were_here_stay_though_another_node_serves_them_when_the_source_is_e
 
 #[test]
 fn a_restart_of_all_nodes_costs_a_copy_and_the_password() {
-    let Some(program) = redis() else { return };
+    let Some(program) = redis_binary() else { return };
     for password in [None, Some(PASSWORD)] {
         let folder = tempfile::tempdir().expect("a folder can be made");
         let file = folder.path().join("password");
