@@ -169,6 +169,8 @@ pub enum AuthFailure {
     Disabled,
     /// The password is none of its passwords.
     WrongPassword,
+    /// Its tenant is retired: nobody of it gets in.
+    TenantRetired,
 }
 
 impl AuthFailure {
@@ -178,6 +180,7 @@ impl AuthFailure {
             AuthFailure::UnknownUser => "unknown user",
             AuthFailure::Disabled => "user is off",
             AuthFailure::WrongPassword => "wrong password",
+            AuthFailure::TenantRetired => "tenant is retired",
         }
     }
 }
@@ -258,7 +261,7 @@ impl Directory {
         Ok(directory)
     }
 
-    /// Whether this name and password log in. Takes as long for an unknown user as for a wrong password.
+    /// Whether this name and password log in. Compares as many hashes however that ends, see [`password::is_one_of`].
     pub fn authenticate(&self, name: &[u8], password: &[u8]) -> Result<Arc<User>, AuthFailure> {
         let candidate = PasswordHash::of(password);
         let Some(user) = self.get(name) else {

@@ -14,7 +14,7 @@ use crate::insight::{self, audit::AuditEvent, shares::Doer};
 use crate::latency::Times;
 use crate::node::Node;
 use crate::worker::{Job, Worker, now_us};
-use keyward_acl::{CommandId, ErrorDetail, UserChange, UserName, UserOutcome};
+use keyward_acl::{AuthFailure, CommandId, ErrorDetail, UserChange, UserName, UserOutcome};
 use keyward_cluster::{Change, NodeId, Outcome};
 use keyward_engine::account::POWERS;
 use keyward_engine::asks::{
@@ -264,14 +264,11 @@ async fn log_in(worker: &Worker, connection: &Connection, attempt: LoginAttempt,
         reply.error(NO_DEFAULT_PASSWORD);
         return false;
     }
-    match view.state.directory().authenticate(&attempt.user, &attempt.password) {
-        Ok(user) => {
-            let login = view.login(user.name.as_bytes()).cloned();
-            // The view may have moved on while the password was compared; the next request notices.
-            if login.is_none() {
-                reply.error("ERR the tenant of this user is retired");
-                return false;
-            }
+    let known = view.state.directory().authenticate(&attempt.user, &attempt.password);
+    // Whoever is of a retired tenant is told what one is told who guessed wrong: an answer of its own would confirm the guess.
+    match known.and_then(|user| view.login(user.name.as_bytes()).cloned().ok_or(AuthFailure::TenantRetired)) {
+        Ok(login) => {
+            let login = Some(login);
             let confined = login.as_ref().is_some_and(|login| login.policy.is_confined());
             if connection.in_spare_place.get() && confined {
                 worker.stats.rejected.add(1);

@@ -25,12 +25,24 @@ const CHECKLIST: &[(&str, &[&str])] = &[
     ("MSETEX's count of keys", &["the_keys_of_msetex_are_counted_as_it_counts_them"]),
     ("numkeys beyond the arguments", &["counts_of_keys_that_are_not_there_are_errors"]),
     ("a dry run asks as a request does", &["a_dry_run_answers_as_the_request_would"]),
-    ("reading and writing per key", &["reading_and_writing_are_granted_apart"]),
+    (
+        "reading and writing per key",
+        &["reading_and_writing_are_granted_apart", "every_key_of_a_transfer_needs_its_own_right"],
+    ),
     ("EXEC rechecks keys", &["rules_that_change_between_queue_and_exec_count"]),
-    ("blocked clients are checked again when they wake", &["who_lost_the_right_while_waiting_gets_nothing"]),
+    (
+        "blocked clients are checked again when they wake",
+        &["who_lost_the_right_while_waiting_gets_nothing", "whatever_waits_gets_nothing_that_it_may_not_have_any_more"],
+    ),
     ("MONITOR ends with the right to it", &["monitor_ends_with_the_right_to_it"]),
     ("tracking and events end with the right to the keys", &["who_lost_the_right_hears_of_no_key_any_more"]),
-    ("taking a channel from oneself", &["who_takes_a_channel_from_itself_gets_its_answer_and_the_node_goes_on"]),
+    (
+        "taking a channel from oneself",
+        &[
+            "who_takes_a_channel_from_itself_gets_its_answer_and_the_node_goes_on",
+            "whoever_loads_a_file_that_takes_its_own_channel_is_put_out_and_the_node_goes_on",
+        ],
+    ),
     ("a user made anew", &["a_connection_of_a_deleted_user_does_not_become_the_new_user_of_that_name"]),
     (
         "CLIENT TRACKING BCAST, KEYS, SCAN, PUBSUB, CLIENT LIST, SLOWLOG, INFO, MONITOR, CLUSTER …",
@@ -44,16 +56,30 @@ const CHECKLIST: &[(&str, &[&str])] = &[
     ("COMMANDLOG, OBJECT, MEMORY, LATENCY, slots, DEBUG OBJECT", &["what_looks_at_keys_or_times_shows_a_users_own"]),
     (
         "keyspace channels across tenants",
-        &["no_rule_set_leaks_here", "nobody_is_told_of_keys_that_do_not_exist_for_its_user"],
+        &[
+            "no_rule_set_leaks_here",
+            "nobody_is_told_of_keys_that_do_not_exist_for_its_user",
+            "no_tenant_forges_the_events_of_another",
+        ],
     ),
     ("the shared script cache", &["scripts_and_libraries_belong_to_their_user_and_survive_a_restart_that_way"]),
     (
         "the same error whatever is wrong with a login, and hashes compared in constant time",
-        &["a_failed_login_says_the_same_whatever_failed", "one_of_several_is_found_and_nothing_matches_nobody"],
+        &[
+            "a_failed_login_says_the_same_whatever_failed",
+            "a_login_that_fails_is_told_the_same_whatever_was_wrong",
+            "a_login_compares_as_many_hashes_however_it_ends",
+            "one_of_several_is_found_and_nothing_matches_nobody",
+        ],
     ),
     (
-        "no password in MONITOR, SLOWLOG, ACL LOG, errors, history",
-        &["no_secret_gets_in", "an_error_repeats_no_password", "history_tells_who_did_what_and_never_a_password"],
+        "no password in MONITOR, SLOWLOG, ACL LOG, errors, history, the log, the data",
+        &[
+            "no_secret_gets_in",
+            "an_error_repeats_no_password",
+            "history_tells_who_did_what_and_never_a_password",
+            "no_file_of_a_node_holds_a_password",
+        ],
     ),
     ("accept fails", &["a_node_that_is_out_of_files_serves_on_and_takes_clients_again"]),
     ("EXEC with keys of its own", &["exec_takes_no_options_that_could_hold_keys"]),
@@ -102,7 +128,10 @@ const CHECKLIST: &[(&str, &[&str])] = &[
     ),
     (
         "what replicas repeat is not checked against rules",
-        &["what_a_confined_user_does_arrives_the_same_on_every_copy"],
+        &[
+            "what_a_confined_user_does_arrives_the_same_on_every_copy",
+            "what_was_written_is_there_after_a_restart_whatever_default_may_do",
+        ],
     ),
     (
         "rules that name what is not there",
@@ -192,10 +221,37 @@ fn the_key_that_is_checked_is_the_key_that_is_used() {
 #[test]
 fn counts_of_keys_that_are_not_there_are_errors() {
     let (_cluster, _admin, mut user) = node_with(&["+@all", "~ok:*"]);
-    for command in ["EVAL", "EVALSHA", "FCALL", "ZUNION", "ZINTER", "LMPOP", "ZMPOP", "SINTERCARD"] {
-        for count in ["9", "-1", "18446744073709551615", "x"] {
+    for command in [
+        "EVAL",
+        "EVALSHA",
+        "FCALL",
+        "EVAL_RO",
+        "EVALSHA_RO",
+        "FCALL_RO",
+        "ZUNION",
+        "ZINTER",
+        "ZDIFF",
+        "ZINTERCARD",
+        "ZUNIONSTORE",
+        "ZINTERSTORE",
+        "ZDIFFSTORE",
+        "LMPOP",
+        "ZMPOP",
+        "BLMPOP",
+        "BZMPOP",
+        "SINTERCARD",
+        "SINTERCARD LIMIT",
+    ] {
+        for count in ["9", "2", "-1", "18446744073709551615", "x"] {
             let request: Vec<&str> = match command {
-                "EVAL" | "EVALSHA" | "FCALL" => vec![command, "return 1", count, "ok:1"],
+                "EVAL" | "EVALSHA" | "FCALL" | "EVAL_RO" | "EVALSHA_RO" | "FCALL_RO" => {
+                    vec![command, "return 1", count, "ok:1"]
+                }
+                "ZUNIONSTORE" | "ZINTERSTORE" | "ZDIFFSTORE" => vec![command, "ok:to", count, "ok:1"],
+                "BLMPOP" | "BZMPOP" => vec![command, "0", count, "ok:1"],
+                // Whose option could be taken for a key, and whose key for an option.
+                "SINTERCARD LIMIT" => vec!["SINTERCARD", count, "ok:1", "LIMIT", "1"],
+                "SINTERCARD" | "ZUNION" | "ZINTER" | "ZDIFF" | "ZINTERCARD" => vec![command, count, "ok:1"],
                 _ => vec![command, count, "ok:1", "LEFT"],
             };
             let reply = user.ask(&request);

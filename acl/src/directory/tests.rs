@@ -1,8 +1,10 @@
 //! What changes make of the users.
 
 use super::*;
+use crate::password::tests::COMPARED;
 use crate::rule::parse_rules;
 use crate::testing::FakeCatalog;
+use crate::user::PASSWORDS_PER_USER_MAX;
 use proptest::prelude::*;
 
 fn name(name: &str) -> UserName {
@@ -166,6 +168,26 @@ fn a_failed_login_says_the_same_whatever_failed() {
         assert_eq!(failure.to_string(), "WRONGPASS invalid username-password pair or user is disabled.");
     }
     assert!(directory.authenticate(b"default", b"anything").is_ok());
+}
+
+#[test]
+fn a_login_compares_as_many_hashes_however_it_ends() {
+    let mut directory = Directory::new();
+    directory.apply(1, &set("one", "on >p"));
+    directory.apply(2, &set("three", "on >p >q >r"));
+    directory.apply(3, &set("none", "on"));
+    directory.apply(4, &set("off", "off >p"));
+    directory.apply(5, &set("open", "on nopass"));
+    let compared = |user: &str, password: &str| {
+        COMPARED.set(0);
+        let _ = directory.authenticate(user.as_bytes(), password.as_bytes());
+        COMPARED.get()
+    };
+    for user in ["one", "three", "none", "off", "open", "nobody"] {
+        for password in ["p", "q", "r", "wrong", ""] {
+            assert_eq!(compared(user, password), PASSWORDS_PER_USER_MAX, "{user} {password}");
+        }
+    }
 }
 
 #[test]
