@@ -516,7 +516,8 @@ impl<'w, 'a> Batch<'w, 'a> {
         }
         // What a script's calls say counts once, when it is known whether it is the script's own answer: see `scripts.rs`.
         if !self.scripted {
-            scratch.reply.error_since(mark, |error| self.worker.stats.error_words.lock().note_of(session, error));
+            let worker = self.worker;
+            scratch.reply.error_since(mark, |error| worker.stats.erred(session, worker.lane, error));
         }
         if let Some(row) = row {
             let bytes = scratch.reply.since(mark);

@@ -58,9 +58,9 @@ impl ErrorWords {
     const MADE_UP: &str = "OTHER";
 
     /// Counts an error reply, the bytes after its `-`, that a user who is confined or is not was sent.
-    pub fn note_of(&mut self, session: &Session, reply: &[u8]) {
+    fn note_of(&mut self, session: &Session, reply: &[u8]) {
         let confined = session.login.as_ref().is_some_and(|login| login.policy.is_confined());
-        if confined && !OWN_WORDS.iter().any(|word| reply.starts_with(word.as_bytes()) && ends_after(reply, word)) {
+        if confined && own_word(reply).is_none() {
             return self.note(Self::MADE_UP.as_bytes());
         }
         self.note(reply);
@@ -87,6 +87,11 @@ impl ErrorWords {
 
 fn is_end(byte: u8) -> bool {
     matches!(byte, b' ' | b'\r' | b'\n')
+}
+
+/// The word of this server it begins with.
+fn own_word(reply: &[u8]) -> Option<&'static str> {
+    OWN_WORDS.iter().find(|word| reply.starts_with(word.as_bytes()) && ends_after(reply, word)).copied()
 }
 
 fn ends_after(reply: &[u8], word: &str) -> bool {
@@ -134,6 +139,15 @@ const OWN_WORDS: &[&str] = &[
 ];
 
 impl ThreadCounters {
+    /// Counts an error reply, the bytes after its `-`, for everybody and for whose session it is; `lane` is this thread's.
+    pub fn erred(&self, session: &Session, lane: usize, reply: &[u8]) {
+        self.error_words.lock().note_of(session, reply);
+        if let Some(login) = &session.login {
+            let word = own_word(reply).unwrap_or(ErrorWords::MADE_UP);
+            login.for_accounts(|_, account| account.lane(lane).erred(word));
+        }
+    }
+
     /// All zero, for a table of `commands` commands.
     pub fn new(commands: usize) -> ThreadCounters {
         let zeros = || (0..commands).map(|_| Counter::default()).collect();

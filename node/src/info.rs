@@ -5,6 +5,7 @@
 
 use crate::counters::ThreadCounters;
 use crate::latency::Times;
+use crate::live::Hot;
 use crate::node::Node;
 use crate::replication::Stats;
 use crate::view::View;
@@ -12,6 +13,7 @@ use keyward_acl::LogReason;
 use keyward_cluster::NodeId;
 use keyward_engine::keyspace::{SpaceId, TenantId};
 use keyward_engine::scope::Reach;
+use keyward_engine::table::Row;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -495,12 +497,14 @@ fn latencystats(node: &Node) -> Fields {
     }
     let called = node.table.rows().iter().map(|row| (row, latency_of(node, usize::from(row.id))));
     let called = called.filter(|(_, times)| times.calls() > 0);
-    let line = |(row, times): (&keyward_engine::table::Row, Times)| {
-        let shown: Vec<String> =
-            hot.percentiles.iter().map(|percent| format!("p{percent}={:.3}", times.percentile_us(*percent))).collect();
-        (format!("latency_percentiles_usec_{}", row.full_name), shown.join(","))
-    };
-    called.map(line).collect()
+    called.map(|(row, times)| percentiles(&hot, row, &times)).collect()
+}
+
+/// The line of `latencystats` about one command.
+pub fn percentiles(hot: &Hot, row: &Row, times: &Times) -> (String, String) {
+    let of = |percent: &f64| format!("p{percent}={:.3}", times.percentile_us(*percent));
+    let shown: Vec<String> = hot.percentiles.iter().map(of).collect();
+    (format!("latency_percentiles_usec_{}", row.full_name), shown.join(","))
 }
 
 /// How long calls of a command took, on all threads.

@@ -232,7 +232,7 @@ impl Worker {
         self.audit_asked(session, &asked, outcome);
         if let Some((b'-', error)) = reply.bytes.split_first() {
             self.failed(asked.row);
-            self.stats.error_words.lock().note_of(session, error);
+            self.stats.erred(session, self.lane, error);
         }
     }
 
@@ -256,9 +256,9 @@ impl Worker {
     }
 
     /// Counts an error a script's call was answered with.
-    pub fn note_error(&self, error: &[u8]) {
+    pub fn note_error(&self, session: &Session, error: &[u8]) {
         self.stats.errors.add(1);
-        self.stats.error_words.lock().note(error);
+        self.stats.erred(session, self.lane, error);
     }
 
     /// Counts a request that is no command, or has too many or too few arguments.

@@ -5,6 +5,7 @@
 //! counted only when the section is asked for by name: each must be looked at.
 
 use crate::info::{self, Fields, fields, human};
+use crate::latency;
 use crate::live::Hot;
 use crate::node::Node;
 use keyward_acl::CommandId;
@@ -29,6 +30,8 @@ pub fn text(node: &Node, wanted: &[String], session: &Session, reach: &Reach) ->
         "clients" => clients(node, session),
         "stats" => stats(session),
         "commandstats" => commandstats(node, session),
+        "errorstats" => errorstats(session),
+        "latencystats" => latencystats(node, session),
         "persistence" => fields! { "loading" => u8::from(node.is_loading()), "async_loading" => 0, "aof_enabled" => 0 },
         "replication" => replication(node),
         "cluster" => fields! { "cluster_enabled" => 0 },
@@ -143,6 +146,24 @@ fn commandstats(node: &Node, session: &Session) -> Fields {
         let each = microseconds as f64 / calls as f64;
         let name = format!("cmdstat_{}", rows[usize::from(command)].full_name);
         (name, format!("calls={},usec={microseconds},usec_per_call={each:.2}", times.calls))
+    };
+    account(session).map(Account::times).into_iter().flatten().map(line).collect()
+}
+
+fn errorstats(session: &Session) -> Fields {
+    let line = |(word, count)| (format!("errorstat_{word}"), format!("count={count}"));
+    account(session).map(Account::errors).into_iter().flatten().map(line).collect()
+}
+
+/// Coarser than those of everybody: counted by powers of two.
+fn latencystats(node: &Node, session: &Session) -> Fields {
+    let hot = node.live.hot();
+    if !hot.tracks_latency {
+        return Fields::new();
+    }
+    let rows = node.table.rows();
+    let line = |(command, times): (CommandId, Times)| {
+        info::percentiles(&hot, &rows[usize::from(command)], &latency::Times::of(&times.powers))
     };
     account(session).map(Account::times).into_iter().flatten().map(line).collect()
 }

@@ -690,7 +690,7 @@ impl Batch<'_, '_> {
             // What a call said and the script says as well is one error reply, and whoever sends that counts it.
             let is_said = out.split_first().is_some_and(|(kind, said)| *kind == b'-' && said.starts_with(&error));
             if !is_said {
-                self.worker.note_error(&error);
+                self.worker.note_error(session, &error);
             }
         }
         if outcome.is_none() {
@@ -1257,7 +1257,7 @@ impl Host for ScriptHost<'_, '_, '_> {
         if let Some((b'-', said)) = reply[start..].split_first() {
             let end = said.iter().position(|byte| *byte == b'\r').unwrap_or(said.len()).min(ERROR_KEPT_BYTES);
             if let Some(earlier) = self.last_error.replace(said[..end].to_vec()) {
-                self.batch.worker.note_error(&earlier);
+                self.batch.worker.note_error(&self.session, &earlier);
             }
         }
     }

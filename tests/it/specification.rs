@@ -267,6 +267,7 @@ fn every_row_holds_for_a_tenant_and_for_a_user_without_one() {
             (1..4).for_each(|number| admin.ok(&["SET", &format!("{name}:{number}"), "v"]));
         }
         let (mut gw, mut ai) = (cluster.node(1).client_as("gw", "pw"), cluster.node(1).client_as("ai", "pw"));
+        assert!(ai.ask(&["LPUSH", "ai:1", "v"]).is_error("WRONGTYPE"));
         for request in REFUSED {
             let reply = gw.ask(request);
             assert!(reply.is_error("NOPERM"), "in a tenant: {in_tenant}: {request:?}: {}", show(&reply));
@@ -287,6 +288,11 @@ fn every_row_holds_for_a_tenant_and_for_a_user_without_one() {
         let info = gw.text(&["INFO", "everything"]);
         assert!(info.contains("maxmemory_policy:") && info.contains("db1:keys=2"), "{info}");
         assert_eq!(info.contains("cmdstat_dbsize:calls=2"), in_tenant, "{info}");
+        let denied = format!("errorstat_NOPERM:count={}", REFUSED.len() + 2);
+        assert_eq!(info.contains(&denied), in_tenant, "{denied}: {info}");
+        let own = info.lines().filter(|line| line.starts_with("errorstat_")).count();
+        assert_eq!(own, usize::from(in_tenant), "nobody else's errors: {info}");
+        assert_eq!(info.contains("latency_percentiles_usec_dbsize:p50="), in_tenant, "{info}");
         assert!(!info.contains("db0:keys=6") && !info.contains("process_id"), "{info}");
         let histogram = show(&gw.ask(&["LATENCY", "HISTOGRAM", "dbsize"]));
         assert_eq!(histogram.contains("calls"), in_tenant, "{histogram}");

@@ -110,6 +110,8 @@ pub struct Lane {
     untold: [Counter; 3],
     /// How long commands took. Locked by the thread itself, but for whoever reads them.
     times: Mutex<Vec<(CommandId, Box<Times>)>>,
+    /// Error replies to its clients by their first word, of a list that does not grow. Locked likewise.
+    errors: Mutex<Vec<(&'static str, u64)>>,
 }
 
 /// Powers of two told apart, in microseconds: up to an hour.
@@ -153,6 +155,15 @@ impl Lane {
                 first.note(nanoseconds, calls);
                 times.push((command, first));
             }
+        }
+    }
+
+    /// An error reply that begins with this word.
+    pub fn erred(&self, word: &'static str) {
+        let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        match errors.iter_mut().find(|(known, _)| *known == word) {
+            Some((_, count)) => *count += 1,
+            None => errors.push((word, 1)),
         }
     }
 }
@@ -446,6 +457,17 @@ impl Account {
         for lane in self.lanes.iter().filter_map(OnceLock::get) {
             for (command, times) in &*lane.times.lock().unwrap_or_else(PoisonError::into_inner) {
                 sum.entry(*command).or_default().add(times);
+            }
+        }
+        sum
+    }
+
+    /// Error replies by their first word, on all threads.
+    pub fn errors(&self) -> BTreeMap<&'static str, u64> {
+        let mut sum = BTreeMap::new();
+        for lane in self.lanes.iter().filter_map(OnceLock::get) {
+            for (word, count) in &*lane.errors.lock().unwrap_or_else(PoisonError::into_inner) {
+                *sum.entry(*word).or_default() += count;
             }
         }
         sum

@@ -189,7 +189,7 @@ impl<'w, 'a> Batch<'w, 'a> {
             }
         }
         if let Some((b'-', error)) = reply.bytes.split_first() {
-            self.worker.stats.error_words.lock().note(error);
+            self.worker.stats.erred(&session, self.worker.lane, error);
         }
         Some(reply.bytes)
     }
