@@ -245,9 +245,7 @@ pub async fn send(
             }
             Err(Failure::Refused(text)) => break text,
             Err(Failure::Unknown(why)) if batch.writes => {
-                break format!(
-                    "CLUSTERDOWN no answer from the node that serves the data ({why}); the command may have been carried out"
-                );
+                break in_doubt(&format!("no answer from the node that serves the data ({why})"));
             }
             Err(Failure::Paused) => {
                 tokio::time::sleep(RETRY_PAUSE).await;
@@ -809,7 +807,13 @@ async fn accept_follower(worker: &Rc<Worker>, batch: &Batch, reader: link::Frame
 
 /// What a client gets whose write was made and not confirmed.
 pub fn not_confirmed(error: NotConfirmed) -> String {
-    format!("UNKNOWN {error}; the command may or may not have taken effect")
+    in_doubt(&error.to_string())
+}
+
+/// The error of a write that may have been made. Not `CLUSTERDOWN`: cluster clients repeat by themselves what gets that, and a
+/// counter would be raised twice.
+pub fn in_doubt(why: &str) -> String {
+    format!("UNKNOWN {why}; the command may or may not have taken effect")
 }
 
 /// The answer to a batch of which nothing was run.

@@ -26,6 +26,10 @@ use keyward_proto::resp::{Decoder, ReplyLimits, Value, parse_reply, skip_reply};
 use std::rc::Rc;
 use tokio::time::Instant;
 
+/// What a write gets that one group has carried out and another has not: see [`forward::in_doubt`].
+const PARTLY: &str =
+    "UNKNOWN a shard group did not do its part, others did; the command may or may not have taken effect on each key";
+
 /// What is answered by a node that does not hear where keys were moved to.
 const LOST: &str = "CLUSTERDOWN keys were moved to another shard group, and this node has not heard of it; try again";
 
@@ -224,17 +228,23 @@ fn plan(worker: &Worker, (routes, tenant): (&Routes, TenantId), request: &Gather
 
 /// Makes one answer. False: an answer makes no sense.
 fn merge(request: &Gathering, plan: &Plan, parts: &[Part], reply: &mut Reply) -> bool {
-    let mut values = Vec::with_capacity(parts.len());
+    let (mut values, mut errors) = (Vec::with_capacity(parts.len()), Vec::new());
     for part in parts {
         match parse_reply(&part.answers, &ReplyLimits::default()) {
-            // What one group refuses, the request as a whole has not done.
-            Ok(Some((Value::Error(_), _))) => {
-                reply.raw(&part.answers);
-                return true;
-            }
+            Ok(Some((Value::Error(text), _))) => errors.push((part, text)),
             Ok(Some((value, _))) => values.push(value),
             _ => return false,
         }
+    }
+    // What one group refuses, the request as a whole has not done: unless another one has, or may have.
+    let in_doubt = errors.iter().find(|(_, text)| text.starts_with(b"UNKNOWN"));
+    if let Some((part, text)) = in_doubt.or(errors.first()) {
+        if request.writes && !values.is_empty() && text.starts_with(b"CLUSTERDOWN") {
+            reply.error(PARTLY);
+        } else {
+            reply.raw(&part.answers);
+        }
+        return true;
     }
     let integers = || values.iter().map(|value| if let Value::Integer(integer) = value { *integer } else { 0 });
     match request.gather {

@@ -44,12 +44,12 @@ const ACCEPT_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// What a client gets whose transaction was under way when the data moved.
 pub const ENDED_HALFWAY: &str =
-    "CLUSTERDOWN the data moved to another node during the transaction; what came first may have been carried out";
+    "UNKNOWN the data moved to another node during the transaction; what came first may or may not have taken effect";
 
 /// What the client gets if the pipe ends before the first answer. Later nobody here knows where an answer ends, and a
 /// line in the middle of one would be taken for data.
-const ENDED_UNANSWERED: &[u8] = b"-CLUSTERDOWN the connection to the node that serves the data has ended; the command \
-    may have been carried out\r\n";
+const ENDED_UNANSWERED: &[u8] = b"-UNKNOWN the connection to the node that serves the data has ended; the command \
+    may or may not have taken effect\r\n";
 
 /// Clients of other nodes that are served here. They are counted apart from the node's own, and bounded alike: there may
 /// be as many of them as `maxclients` says.

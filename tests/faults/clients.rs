@@ -99,14 +99,14 @@ pub fn meaning<T>(text: &str) -> Ended<T> {
         "no node serves the data",
         "CLUSTERDOWN this node",
     ];
-    if text.contains("may have been carried out") || text.contains("may or may not") {
+    if text.starts_with("UNKNOWN") {
         return Ended::Unknown;
     }
     if CERTAINLY_NOT.iter().any(|sign| text.contains(sign)) { Ended::Failed } else { Ended::Unknown }
 }
 
 fn is_known(text: &str) -> bool {
-    text.contains("may have been") || text.contains("may or may not") || meaning::<()>(text) == Ended::Failed
+    text.starts_with("UNKNOWN") || meaning::<()>(text) == Ended::Failed
 }
 
 struct Worker {

@@ -2,7 +2,7 @@
 //! while keys and primaries move, and of nothing else.
 
 use keyward_tests::{Client, Cluster, Dice, Value, binary, run, wait_until, wait_until_for};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,10 +13,7 @@ const GROUPS: usize = 2;
 
 fn cluster(ack: &str) -> Cluster {
     let cluster = Cluster::of(3).flag("groups", "2").flag("ack", ack).start();
-    wait_until("each group has a node of its own", || {
-        let nodes: BTreeSet<usize> = (0..GROUPS).filter_map(|group| primary(&cluster, group)).collect();
-        (nodes.len() == GROUPS).then_some(())
-    });
+    cluster.spread(GROUPS);
     settle(&cluster);
     cluster
 }
@@ -30,16 +27,6 @@ fn settle(cluster: &Cluster) {
         });
         everywhere.then_some(())
     });
-}
-
-fn primary(cluster: &Cluster, group: usize) -> Option<usize> {
-    let field = format!("shard_group{group}:");
-    cluster.nodes().iter().find_map(|node| {
-        let mut client = Client::connect(node.address()).ok()?;
-        let text = client.call(&["INFO", "replication"]).ok()?.text()?;
-        let line = text.lines().find(|line| line.starts_with(&field))?;
-        line.contains("role=master").then(|| node.number())
-    })
 }
 
 /// Hands a group's data over, once nobody else does.
@@ -336,7 +323,7 @@ fn no_cache_is_older_than_what_was_confirmed_while_keys_and_primaries_move() {
         looked(&shared, 6);
     }
     for group in 0..GROUPS {
-        let killed = wait_until("the group is served", || primary(&cluster, group));
+        let killed = wait_until("the group is served", || cluster.primary_of(group));
         cluster.kill(killed);
         looked(&shared, 12);
         cluster.restart(killed);
@@ -588,7 +575,7 @@ fn who_is_told_in_anothers_place_goes_on_to_be_while_primaries_change() {
     for round in 0..3 {
         for group in 0..GROUPS {
             pairs.iter_mut().for_each(|(reader, _)| keys.iter().for_each(|key| drop(reader.ask(&["GET", key]))));
-            let next = primary(&cluster, group).map_or(1, |of| of % 3 + 1);
+            let next = cluster.primary_of(group).map_or(1, |of| of % 3 + 1);
             hand_over(&cluster, group, next);
             settle(&cluster);
             for (reader, listener) in &mut pairs {
@@ -616,7 +603,7 @@ fn who_is_told_in_anothers_place_goes_on_to_be_while_primaries_change() {
 fn who_is_told_in_anothers_place_and_has_nothing_else_goes_on_to_be_while_primaries_change() {
     let cluster = cluster("async");
     let tags = tags(&mut cluster.node(1).client());
-    let first = primary(&cluster, 0).expect("the first group is served");
+    let first = cluster.primary_of(0).expect("the first group is served");
     let (mut reader, mut listener) = (cluster.node(first).client(), cluster.node(first).client());
     let list = format!("{{{}}}list", tags[1]);
     listener.call(&["HELLO", "3"]).unwrap();
@@ -631,7 +618,7 @@ fn who_is_told_in_anothers_place_and_has_nothing_else_goes_on_to_be_while_primar
         if push[1] == Value::Nil { None } else { push[1].texts().pop() }
     };
     for round in 0..3 {
-        let next = primary(&cluster, 0).map_or(1, |of| of % 3 + 1);
+        let next = cluster.primary_of(0).map_or(1, |of| of % 3 + 1);
         hand_over(&cluster, 0, next);
         for key in &keys {
             // Each change is told, or that everything may have changed.

@@ -92,3 +92,27 @@ fn without_most_nodes_data_commands_fail_clearly_and_come_back_with_them() {
         });
     }
 }
+
+/// Cluster clients repeat by themselves what gets `CLUSTERDOWN`, and the counter was raised twice.
+#[test]
+fn a_write_that_may_have_been_made_gets_an_error_that_no_client_repeats() {
+    let mut cluster = Cluster::start(3);
+    let primary = cluster.primary();
+    let other = primary % 3 + 1;
+    let (mut counting, mut waiting) = (cluster.node(other).client(), cluster.node(other).client());
+    assert_eq!(counting.ask(&["INCR", "counter"]), Value::Integer(1));
+    waiting.send(&["BLPOP", "queue", "0"]).unwrap();
+    wait_until("it waits where the data is", || {
+        let shown = cluster.node(primary).client().ask(&["INFO", "clients"]).text()?;
+        shown.contains("blocked_clients:1").then_some(())
+    });
+    cluster.pause(primary);
+    counting.send(&["INCR", "counter"]).unwrap();
+    let answer = counting.read().unwrap();
+    assert!(answer.is_error("UNKNOWN"), "{answer}");
+    cluster.kill(primary);
+    let answer = waiting.read().unwrap();
+    assert!(answer.is_error("UNKNOWN"), "{answer}");
+    let next = counting.ask(&["INCR", "counter"]);
+    assert!(matches!(next, Value::Integer(2 | 3)), "{next}");
+}

@@ -541,3 +541,18 @@ fn links_go_from_copies_to_those_who_serve_and_both_ends_show_each() {
         });
     }
 }
+
+/// The part of one group was carried out, the part of the other was not: who repeats the whole does a part twice.
+#[test]
+fn a_write_that_one_group_made_and_another_did_not_gets_an_error_that_no_client_repeats() {
+    let mut cluster = cluster();
+    let serving = wait_until("each group is served", || cluster.primary_of(0).zip(cluster.primary_of(1)));
+    let mut client = cluster.node(serving.0).client();
+    let [here, there, _] = keys(&mut client);
+    client.ok(&["MSET", &here, "before", &there, "before"]);
+    client.ok(&["CONFIG", "SET", "failover-wait", "0"]);
+    cluster.kill(serving.1);
+    let answer = client.ask(&["MSET", &here, "after", &there, "after"]);
+    assert!(answer.is_error("UNKNOWN"), "{answer}");
+    assert_eq!(client.text(&["GET", &here]), "after");
+}

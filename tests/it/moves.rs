@@ -17,10 +17,7 @@ const FIRST: &str = "0-5460";
 fn cluster() -> Cluster {
     let cluster = Cluster::of(3).flag("groups", "3").flag("enable-debug-command", "yes").start();
     // Right after the founding groups spread over the nodes, and a move would end with each of these hand-overs.
-    wait_until("every node serves a group", || {
-        let nodes: BTreeSet<_> = (0..GROUPS).filter_map(|group| primary(&cluster, group)).collect();
-        (nodes.len() == GROUPS).then_some(())
-    });
+    cluster.spread(GROUPS);
     settle(&cluster);
     cluster
 }
@@ -32,7 +29,7 @@ fn settle(cluster: &Cluster) {
             let Ok(mut client) = Client::connect(node.address()) else { return false };
             client.call(&["WAIT", "2", "100"]).is_ok_and(|reply| reply == Value::Integer(2))
         });
-        (everywhere && (0..GROUPS).all(|group| primary(cluster, group).is_some())).then_some(())
+        (everywhere && (0..GROUPS).all(|group| cluster.primary_of(group).is_some())).then_some(())
     });
 }
 
@@ -46,17 +43,6 @@ fn ctl_at(cluster: &Cluster, node: usize, arguments: &[&str]) -> Finished {
     let address = cluster.node(node).admin_address().to_string();
     let all: Vec<&str> = ["--addr", &address, "--timeout", "60"].into_iter().chain(arguments.iter().copied()).collect();
     run(&binary("keywardctl"), &all, "")
-}
-
-/// Which node serves a group, as its own line of INFO says.
-fn primary(cluster: &Cluster, group: usize) -> Option<usize> {
-    let field = format!("shard_group{group}:");
-    cluster.nodes().iter().find_map(|node| {
-        let mut client = Client::connect(node.address()).ok()?;
-        let text = client.call(&["INFO", "replication"]).ok()?.text()?;
-        let line = text.lines().find(|line| line.starts_with(&field))?;
-        line.contains("role=master").then(|| node.number())
-    })
 }
 
 fn is_over(cluster: &Cluster) -> bool {
@@ -314,7 +300,7 @@ fn a_move_outlives_its_primaries_and_no_confirmed_write_is_lost() {
         settle(&cluster);
         let stop = Arc::new(AtomicBool::new(false));
         let to = (home + 1) % GROUPS;
-        let (from_node, to_node) = (primary(&cluster, home).unwrap(), primary(&cluster, to).unwrap());
+        let (from_node, to_node) = (cluster.primary_of(home).unwrap(), cluster.primary_of(to).unwrap());
         let killed = if round % 2 == 0 { from_node } else { to_node };
         // One node may serve both groups by now: it is lost once, and started once.
         let both = round < 2 && from_node != to_node;
@@ -495,7 +481,7 @@ fn a_scan_finds_every_key_while_keys_and_primaries_move() {
             1 => moved(&cluster, &["tenant", "move", "gw"], 0),
             2 => moved(&cluster, &["tenant", "move", "gw"], 1),
             _ => {
-                let to = primary(&cluster, 1).unwrap() % 3 + 1;
+                let to = cluster.primary_of(1).unwrap() % 3 + 1;
                 let done = ctl(&cluster, &["failover", "--group", "1", "--to", &format!("node-{to}")]);
                 assert!(done.success, "{}{}", done.stdout, done.stderr);
             }
@@ -649,10 +635,7 @@ fn what_concerns_every_key_finds_each_once_while_keys_move() {
 #[test]
 fn cluster_clients_find_slots_that_moved() {
     let cluster = Cluster::of(3).flag("groups", "3").flag("routing", "redirect").start();
-    wait_until("every node serves a group", || {
-        let nodes: BTreeSet<_> = (0..GROUPS).filter_map(|group| primary(&cluster, group)).collect();
-        (nodes.len() == GROUPS).then_some(())
-    });
+    cluster.spread(GROUPS);
     let mut clients: BTreeMap<SocketAddr, Client> =
         cluster.nodes().iter().map(|node| (node.address(), node.client())).collect();
     let mut at = cluster.node(1).address();

@@ -245,6 +245,25 @@ impl Cluster {
         })
     }
 
+    /// The number of the node that serves a shard group, if one of the running ones says so.
+    pub fn primary_of(&self, group: usize) -> Option<usize> {
+        let field = format!("shard_group{group}:");
+        self.nodes.iter().find_map(|node| {
+            let text = Client::connect(node.address()).ok()?.call(&["INFO", "replication"]).ok()?.text()?;
+            let line = text.lines().find(|line| line.starts_with(&field))?;
+            line.contains("role=master").then_some(node.number)
+        })
+    }
+
+    /// Waits until each of so many shard groups has a node of its own, as they have soon after the founding: whatever a
+    /// hand-over interrupts is interrupted until then.
+    pub fn spread(&self, groups: usize) {
+        wait_until("each group has a node of its own", || {
+            let serving: BTreeSet<usize> = (0..groups).filter_map(|group| self.primary_of(group)).collect();
+            (serving.len() == groups).then_some(())
+        });
+    }
+
     /// Waits until all running nodes hold the same data at the same position, and panics if they never do. The nodes must
     /// allow `DEBUG`.
     pub fn copies_agree(&self, after: &str) {

@@ -4,8 +4,11 @@
 use super::primaries::{cut_over, told_everywhere};
 use super::*;
 
-fn grouped(groups: &str) -> Cluster {
-    Cluster::of(3).flag("groups", groups).start()
+fn grouped(groups: usize) -> Cluster {
+    let cluster = Cluster::of(3).flag("groups", &groups.to_string()).start();
+    // A group that is handed over while the source is copied costs another copy.
+    cluster.spread(groups);
+    cluster
 }
 
 #[test]
@@ -14,7 +17,7 @@ fn a_source_moves_into_two_groups_while_their_primaries_change() {
         let Some(program) = program else { continue };
         let source = Source::start(&program, &[]);
         prepare(&source);
-        let mut cluster = grouped("2");
+        let mut cluster = grouped(2);
         let writers = Writers::start(source.address, 2, fields_expire);
         let begun = ctl(&cluster, &["import", &source.url()]);
         assert!(begun.success && begun.stdout.contains("following"), "{begun:?}");
@@ -57,7 +60,7 @@ fn a_source_that_may_not_be_followed_is_read_into_three_groups_in_passes() {
     let Some(program) = redis_binary() else { return };
     let source = Source::start(&program, &[]);
     prepare(&source);
-    let cluster = grouped("3");
+    let cluster = grouped(3);
     let writers = Writers::start(source.address, 1, false);
     let begun = ctl(&cluster, &["import", &source.url(), "--scan"]);
     assert!(begun.success && begun.stdout.contains("scanning"), "{begun:?}");
@@ -71,7 +74,7 @@ fn a_source_that_may_not_be_followed_is_read_into_three_groups_in_passes() {
 fn an_import_that_runs_keeps_slots_where_they_are() {
     let Some(program) = redis_binary() else { return };
     let source = Source::start(&program, &[]);
-    let cluster = grouped("2");
+    let cluster = grouped(2);
     let begun = ctl(&cluster, &["import", &source.url()]);
     assert!(begun.success, "{begun:?}");
     let refused = ctl(&cluster, &["slots", "move", "0-5", "--to", "1"]);
