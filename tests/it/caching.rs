@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 const GROUPS: usize = 2;
@@ -135,20 +135,41 @@ impl Cacher {
         }
     }
 
-    /// What it was told since the last time, once it was told of `fence`, which another client changes now.
+    /// What it was told since the last time, once it was told of a key that begins with `fence`, which another client changes now.
     fn told_until(&mut self, other: &mut Client, fence: &str) -> Vec<String> {
+        self.hear_of(other, fence, false);
+        // On a busy machine a primary may change meanwhile: then everything may have changed, and it is told so.
+        std::mem::take(&mut self.told).into_iter().filter(|key| !key.starts_with(fence) && key != "*").collect()
+    }
+
+    /// The same, but `None` if everything may have changed: whoever hears that hears nothing more of what it had read.
+    fn told_singly(&mut self, other: &mut Client, fence: &str) -> Option<Vec<String>> {
+        self.hear_of(other, fence, true);
+        let told = std::mem::take(&mut self.told);
+        let gap = told.iter().any(|key| key == "*");
+        (!gap).then(|| told.into_iter().filter(|key| !key.starts_with(fence)).collect())
+    }
+
+    fn hear_of(&mut self, other: &mut Client, fence: &str, or_of_all: bool) {
+        // Each its own: of one that was changed just before, who begins then may hear as well.
+        static FENCES: AtomicUsize = AtomicUsize::new(0);
+        let fence = format!("{fence}{}", FENCES.fetch_add(1, Ordering::Relaxed));
         let broadcast = self.options.contains(&"BCAST");
         if !broadcast {
-            self.fetch(fence).expect("the fence is read");
+            self.fetch(&fence).expect("the fence is read");
         }
-        other.ok(&["SET", fence, "changed"]);
-        while !self.told.iter().any(|key| key == fence) {
+        other.ok(&["SET", &fence, "changed"]);
+        while !self.told.iter().any(|key| *key == fence || or_of_all && key == "*") {
             let Value::Push(push) = self.client.read().expect("the node goes on") else { panic!("nothing was asked") };
             self.take(&push);
         }
-        // On a busy machine a primary may change meanwhile: then everything may have changed, and it is told so.
-        std::mem::take(&mut self.told).into_iter().filter(|key| key != fence && key != "*").collect()
     }
+}
+
+/// Has `round` done until no primary changed on the way, as may happen on a busy machine, and no FLUSHALL from before came late:
+/// then everything may have changed, and clients are told that instead.
+fn hears<T>(mut round: impl FnMut() -> Option<T>) -> T {
+    wait_until("clients hear of single keys", &mut round)
 }
 
 const MODES: [&[&str]; 5] = [&[], &["BCAST"], &["OPTIN"], &["OPTOUT"], &["NOLOOP"]];
@@ -352,83 +373,86 @@ fn caches_hear_of_what_they_asked_for_and_of_nothing_else_through_any_node() {
             other.ask(&["DEL", &k, &other_key, &fence]);
 
             // Of what was read, once.
-            let mut every = start(&[]);
-            every.fetch(&k).unwrap();
-            for _ in 0..2 {
-                other.ok(&["SET", &k, "v"]);
-                other.ok(&["SET", &other_key, "v"]);
-            }
-            assert_eq!(every.told_until(&mut other, &fence), std::slice::from_ref(&k), "node {}", node.number());
+            let (mut every, told) = hears(|| {
+                let mut every = start(&[]);
+                every.fetch(&k).unwrap();
+                for _ in 0..2 {
+                    other.ok(&["SET", &k, "v"]);
+                    other.ok(&["SET", &other_key, "v"]);
+                }
+                let told = every.told_singly(&mut other, &fence)?;
+                Some((every, told))
+            });
+            assert_eq!(told, std::slice::from_ref(&k), "node {}", node.number());
             // What it writes itself it hears of before it can ask what it holds.
             every.fetch(&k).unwrap();
             every.call(&["SET", &k, "own"]).unwrap();
             every.call(&["PING"]).unwrap();
             assert!(!every.held.contains_key(&k), "node {}", node.number());
 
-            // On a busy machine a primary may change, and then too much is told rather than too little.
-            let mut silent = wait_until("nothing is told of what it writes itself", || {
+            let told = hears(|| {
                 let mut silent = start(&["NOLOOP"]);
+                // What the one before wrote has come by here.
+                silent.told_singly(&mut other, &fence)?;
                 silent.fetch(&k).unwrap();
                 silent.call(&["SET", &k, "own"]).unwrap();
                 silent.fetch(&k).unwrap();
                 silent.call(&["SET", &k, "own again"]).unwrap();
                 silent.fetch(&other_key).unwrap();
                 other.ok(&["SET", &other_key, "v"]);
-                (silent.told_until(&mut other, &fence) == std::slice::from_ref(&other_key)).then_some(silent)
+                let told = silent.told_singly(&mut other, &fence)?;
+                silent.fetch(&k).unwrap();
+                silent.call(&["SET", &k, "own"]).unwrap();
+                other.ok(&["SET", &k, "another's"]);
+                Some([told, silent.told_singly(&mut other, &fence)?])
             });
-            silent.fetch(&k).unwrap();
-            silent.call(&["SET", &k, "own"]).unwrap();
-            other.ok(&["SET", &k, "another's"]);
-            assert_eq!(silent.told_until(&mut other, &fence), std::slice::from_ref(&k), "node {}", node.number());
+            assert_eq!(told, [[other_key.clone()], [k.clone()]], "node {}", node.number());
 
-            let mut broadcast = start(&["BCAST", "PREFIX", "{tag"]);
-            let mut elsewhere = start(&["BCAST", "PREFIX", "fence", "PREFIX", "no"]);
-            other.ok(&["SET", &k, "v"]);
-            other.ok(&["SET", "unseen", "v"]);
-            assert_eq!(broadcast.told_until(&mut other, &fence), std::slice::from_ref(&k), "node {}", node.number());
-            assert_eq!(elsewhere.told_until(&mut other, "fence"), Vec::<String>::new());
-            let mut quiet = start(&["BCAST", "NOLOOP", "PREFIX", "{tag"]);
-            quiet.call(&["SET", &k, "own"]).unwrap();
-            assert_eq!(quiet.told_until(&mut other, &fence), Vec::<String>::new(), "node {}", node.number());
+            let told = hears(|| {
+                let mut broadcast = start(&["BCAST", "PREFIX", "{tag"]);
+                let mut elsewhere = start(&["BCAST", "PREFIX", "fence", "PREFIX", "no"]);
+                other.ok(&["SET", &k, "v"]);
+                other.ok(&["SET", "unseen", "v"]);
+                let told = broadcast.told_singly(&mut other, &fence)?;
+                let told_elsewhere = elsewhere.told_singly(&mut other, "fence")?;
+                let mut quiet = start(&["BCAST", "NOLOOP", "PREFIX", "{tag"]);
+                quiet.call(&["SET", &k, "own"]).unwrap();
+                Some([told, told_elsewhere, quiet.told_singly(&mut other, &fence)?])
+            });
+            assert_eq!(told, [vec![k.clone()], vec![], vec![]], "node {}", node.number());
 
-            let mut asked = start(&["OPTIN"]);
-            asked.call(&["GET", &k]).unwrap();
-            asked.fetch(&other_key).unwrap();
-            other.ok(&["SET", &k, "v"]);
-            other.ok(&["SET", &other_key, "v"]);
-            assert_eq!(
-                asked.told_until(&mut other, &fence),
-                std::slice::from_ref(&other_key),
-                "node {}",
-                node.number()
-            );
-            let mut unasked = start(&["OPTOUT"]);
-            unasked.call(&["CLIENT", "CACHING", "NO"]).unwrap();
-            unasked.call(&["GET", &k]).unwrap();
-            unasked.fetch(&other_key).unwrap();
-            other.ok(&["SET", &k, "v"]);
-            other.ok(&["SET", &other_key, "v"]);
-            assert_eq!(
-                unasked.told_until(&mut other, &fence),
-                std::slice::from_ref(&other_key),
-                "node {}",
-                node.number()
-            );
+            let told = hears(|| {
+                let mut asked = start(&["OPTIN"]);
+                asked.call(&["GET", &k]).unwrap();
+                asked.fetch(&other_key).unwrap();
+                other.ok(&["SET", &k, "v"]);
+                other.ok(&["SET", &other_key, "v"]);
+                asked.told_singly(&mut other, &fence)
+            });
+            assert_eq!(told, std::slice::from_ref(&other_key), "node {}", node.number());
+            let told = hears(|| {
+                let mut unasked = start(&["OPTOUT"]);
+                unasked.call(&["CLIENT", "CACHING", "NO"]).unwrap();
+                unasked.call(&["GET", &k]).unwrap();
+                unasked.fetch(&other_key).unwrap();
+                other.ok(&["SET", &k, "v"]);
+                other.ok(&["SET", &other_key, "v"]);
+                unasked.told_singly(&mut other, &fence)
+            });
+            assert_eq!(told, std::slice::from_ref(&other_key), "node {}", node.number());
 
             // A command over several groups uses it up as well.
-            let mut across = start(&["OPTOUT"]);
-            across.call(&["CLIENT", "CACHING", "NO"]).unwrap();
             let all: Vec<String> = tags.iter().map(|tag| format!("{{{tag}}}k")).collect();
             let words: Vec<&str> = ["MGET"].into_iter().chain(all.iter().map(String::as_str)).collect();
-            across.call(&words).unwrap();
-            across.fetch(&other_key).unwrap();
-            other.ok(&["SET", &other_key, "v"]);
-            assert_eq!(
-                across.told_until(&mut other, &fence),
-                std::slice::from_ref(&other_key),
-                "node {}",
-                node.number()
-            );
+            let told = hears(|| {
+                let mut across = start(&["OPTOUT"]);
+                across.call(&["CLIENT", "CACHING", "NO"]).unwrap();
+                across.call(&words).unwrap();
+                across.fetch(&other_key).unwrap();
+                other.ok(&["SET", &other_key, "v"]);
+                across.told_singly(&mut other, &fence)
+            });
+            assert_eq!(told, std::slice::from_ref(&other_key), "node {}", node.number());
 
             // What goes by itself goes for caches, too.
             every.told.clear();
