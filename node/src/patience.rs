@@ -4,8 +4,8 @@
 //!   a request begins ─► runs step by step ([`keyward_engine::types::Steps`]) ─► changes what it stores ─► answers
 //!                         └ its client left, or `command-ms` are over: an error, and nothing was changed
 //! ```
-//! Each confined user has such a limit if nothing is said; others only if a rule says so. A transaction counts as one. Work
-//! that goes over its keys once ends by itself and is not asked. This file knows what time it is, not what is done in it.
+//! Each confined user has such a limit if nothing is said; others only if a rule says so. A transaction counts as one. What
+//! can go over its keys only once ends by itself and is not asked. This file knows what time it is, not what is done in it.
 
 use keyward_engine::session::{Login, Session};
 use keyward_engine::tenancy::COMMAND_MS;
