@@ -93,6 +93,7 @@ pub async fn carry_out(
             session.subscribed = false;
             connection.mailbox.set_protocol(session.protocol);
             session.log_in(worker.node.views.load().1.anonymous());
+            session.closing |= !connection.stays(&session);
             // Whoever logged in to nothing has nobody's places.
             let _ = connection.seats.take(worker, session.login.as_ref(), false);
             connection.mailbox.standing.set(session.login.as_ref());
@@ -270,7 +271,7 @@ async fn log_in(worker: &Worker, connection: &Connection, attempt: LoginAttempt,
         Ok(login) => {
             let login = Some(login);
             let confined = login.as_ref().is_some_and(|login| login.policy.is_confined());
-            if connection.in_spare_place.get() && confined {
+            if confined && !has_usual_place(worker, connection) {
                 worker.stats.rejected.add(1);
                 connection.session.borrow_mut().closing = true;
                 reply.error("ERR max number of clients reached");
@@ -278,6 +279,11 @@ async fn log_in(worker: &Worker, connection: &Connection, attempt: LoginAttempt,
             }
             if let Err(text) = connection.seats.take(worker, login.as_ref(), true) {
                 reply.error(&text);
+                return false;
+            }
+            if connection.place.borrow().as_ref().is_some_and(|place| !place.note_known()) {
+                // Another one has its place since it was a stranger; it is told to leave already.
+                connection.session.borrow_mut().closing = true;
                 return false;
             }
             connection.charge_traffic(worker);
@@ -310,6 +316,11 @@ async fn log_in(worker: &Worker, connection: &Connection, attempt: LoginAttempt,
             false
         }
     }
+}
+
+/// Whether it has one of the places that everybody may have; a guest's is counted elsewhere.
+fn has_usual_place(worker: &Worker, connection: &Connection) -> bool {
+    connection.place.borrow().as_ref().is_none_or(|place| place.is_usual(worker.hot().clients_max))
 }
 
 async fn hello(

@@ -214,6 +214,9 @@ settings! {
         channel_bytes_max: Size = "64kb" in "1kb" ..= "512mb";
         /// A connection must authenticate within this time. 0: no such bound.
         unauthenticated_timeout: Duration = "60s" in "0s" ..= "1h";
+        /// Connections of one address (of one /64, with IPv6) that have yet to authenticate. Where there are as many, the oldest
+        /// of them ends when another comes. 0: no such bound.
+        unauthenticated_clients_per_address: u32 = "5000" in "0" ..= "10000000";
         /// Wrong passwords that clients of one address (of one /64, with IPv6) may send in a second. Beyond that every login from
         /// there waits, five seconds at most, before its password is looked at; other addresses do not. 0: no such bound.
         failed_logins_per_second: u32 = "20" in "0" ..= "1000000";

@@ -21,6 +21,7 @@ mod sending;
 use crate::asks;
 use crate::batch::{Received, run_batch};
 use crate::corridor::{Entry, InLane};
+use crate::entrance::Place;
 use crate::forward::{self, ForwardBatch, Seat, Sent};
 use crate::gather::{self, Gathering, Spread, Written};
 use crate::handover::{self, HandedOver};
@@ -119,8 +120,8 @@ pub struct Connection {
     pub has_looked: Cell<bool>,
     /// What is left of a transaction that had to wait in the middle.
     pub remaining: RefCell<Option<Remaining>>,
-    /// It came when `maxclients` were there: only users with every key may stay.
-    pub in_spare_place: Cell<bool>,
+    /// Its place among the clients of this node; a guest has none.
+    pub place: RefCell<Option<Place>>,
     /// A transaction on its way to a thread for slow work, and what its client watched.
     pub apart: RefCell<Option<(Transaction, Option<Arc<Watch>>)>>,
     /// The data moved: it is to follow before its next request.
@@ -159,7 +160,7 @@ impl Connection {
             caching: Cell::new(None),
             has_looked: Cell::new(false),
             remaining: RefCell::new(None),
-            in_spare_place: Cell::new(false),
+            place: RefCell::new(None),
             apart: RefCell::new(None),
             moves: Cell::new(false),
             link_seats: RefCell::default(),
@@ -198,6 +199,18 @@ impl Connection {
         let pinned = session.transaction.is_some() && self.pinned.get();
         let is_told = redirects || session.subscribed || self.mailbox.stands_in();
         !(self.guest || is_told || pinned || self.watch.borrow().is_some())
+    }
+
+    /// Whoever is nobody, having just come or left a user behind, gives way to others. False: another one has its place already.
+    pub fn stays(&self, session: &Session) -> bool {
+        match &*self.place.borrow() {
+            Some(place) if session.login.is_none() => {
+                place.note_stranger(&self.mailbox);
+                true
+            }
+            Some(place) => place.note_known(),
+            None => true,
+        }
     }
 
     /// Gives up what it watches and listens to.
@@ -312,6 +325,9 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket, connection: Rc<Connection
         let mut session = connection.session.borrow_mut();
         if session.login.is_none() {
             session.log_in(view.anonymous());
+            if !connection.stays(&session) {
+                return;
+            }
             connection.mailbox.standing.set(session.login.as_ref());
             if let Err(text) = connection.seats.take(&worker, session.login.as_ref(), true) {
                 // Best effort: whoever floods us need not read why.

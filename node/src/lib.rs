@@ -39,6 +39,7 @@ pub mod counters;
 pub mod debug;
 pub mod demo;
 pub mod dropper;
+pub mod entrance;
 pub mod expiry;
 pub mod forward;
 pub mod gate;

@@ -14,6 +14,7 @@ use crate::config::{AclLeasePolicy, Config, Formation, PolicySource, Secret};
 use crate::control::{self, Bootstrap, ClusterSecret, Control, ControlConfig, Lease, Origin};
 use crate::corridor::{Corridor, Entry, InLane, Parts, SCRIPT_THREADS};
 use crate::counters::ThreadCounters;
+use crate::entrance::{self, Entrance};
 use crate::expiry::Expiry;
 use crate::gate::LeaseState;
 use crate::guesses::Guesses;
@@ -178,6 +179,8 @@ pub struct Common {
     pub strangers: Arc<[Payer]>,
     /// Who guesses at passwords.
     pub guesses: Guesses,
+    /// Places of clients.
+    pub entrance: Arc<Entrance>,
     /// Who waits for keys.
     pub blocked: Blocked,
     /// The way to agree on more.
@@ -221,7 +224,6 @@ pub struct Common {
     /// The node of each shard group, by its id; empty while they are made.
     groups: OnceLock<Box<[Arc<Node>]>>,
     secret: Vec<u8>,
-    clients: AtomicU64,
     next_client: AtomicU64,
     next_link: AtomicU64,
     loading: AtomicBool,
@@ -266,18 +268,6 @@ impl Deref for Node {
     fn deref(&self) -> &Common {
         &self.common
     }
-}
-
-/// Places beyond `maxclients` for users with every key, so that nobody locks them out.
-const SPARE_PLACES: u64 = 32;
-
-/// A place among `maxclients`; given back by [`Node::leave_client`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ClientPlace {
-    /// Anybody's.
-    Usual,
-    /// For those who see everything: others are refused when they log in.
-    Spare,
 }
 
 impl Node {
@@ -328,25 +318,18 @@ impl Node {
         &self.secret
     }
 
-    /// Counts a new client, if there is room.
-    pub fn enter_client(&self) -> Option<ClientPlace> {
-        let max = self.live.hot().clients_max;
-        // Somebody who has yet to say who it is may be one who mends what is wrong here.
-        let strangers_log_in = self.views.load().1.anonymous().is_none();
-        let all = if strangers_log_in { max + SPARE_PLACES } else { max };
-        let entered =
-            self.clients.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| (count < all).then_some(count + 1));
-        entered.ok().map(|before| if before < max { ClientPlace::Usual } else { ClientPlace::Spare })
-    }
-
-    /// A client left.
-    pub fn leave_client(&self) {
-        self.clients.fetch_sub(1, Ordering::Relaxed);
+    /// Whose place a new client may have.
+    pub fn bounds_of_entrance(&self) -> entrance::Bounds {
+        entrance::Bounds {
+            max: self.live.hot().clients_max,
+            strangers_max: self.config.unauthenticated_clients_per_address as usize,
+            log_in: self.views.load().1.anonymous().is_none(),
+        }
     }
 
     /// How many clients are connected.
     pub fn client_count(&self) -> u64 {
-        self.clients.load(Ordering::Relaxed)
+        self.entrance.count()
     }
 
     /// An id no other client of the cluster has, and none of this process had. It grows from client to client, and its
@@ -712,6 +695,7 @@ async fn serve_with(
         mailboxes: Mutex::default(),
         strangers: Arc::new([Payer { holdings: Arc::default(), most: None }]),
         guesses: Guesses::default(),
+        entrance: Arc::default(),
         blocked: Blocked::default(),
         lease: control.lease(),
         control,
@@ -727,7 +711,6 @@ async fn serve_with(
         moving: Mutex::default(),
         groups: OnceLock::new(),
         secret,
-        clients: AtomicU64::new(0),
         next_client: AtomicU64::new(1),
         next_link: AtomicU64::new(0),
         loading: AtomicBool::new(true),

@@ -8,11 +8,12 @@ use crate::connection::{self, Connection};
 use crate::counters::ThreadCounters;
 use crate::forward::Links;
 use crate::gate::{Conditions, LeaseState, Memory, Refusal};
+use crate::guesses::network;
 use crate::insight::{self, audit::AuditEvent, shares::Doer};
 use crate::live::Hot;
 use crate::memory::{Claim, Evictor};
 use crate::moving;
-use crate::node::{ClientPlace, Node};
+use crate::node::Node;
 use crate::places::PortPlace;
 use crate::rounds::Member;
 use crate::shards::{CallSpace, Needed};
@@ -35,6 +36,7 @@ use keyward_proto::resp::ArgRange;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
+use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
@@ -202,21 +204,25 @@ impl Worker {
 
     /// A new client: greets nobody, counts it, serves it until it ends.
     pub async fn serve(self: Rc<Self>, stream: Parcel) {
-        let Some(place) = self.node.enter_client() else {
+        let peer = stream.peer_addr();
+        let from = peer.as_ref().map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| network(*peer));
+        let address = peer.map(|address| address.to_string()).unwrap_or_default();
+        let local = stream.local_addr().map(|address| address.to_string()).unwrap_or_default();
+        let id = self.node.next_client_id();
+        let session = Session::new(id, address, local, self.now_ms(), None);
+        let connection = Rc::new(Connection::new(session, self.hot().mail_bytes_max, &self.node.views));
+        let bounds = self.node.bounds_of_entrance();
+        let Some((place, given_up)) = self.node.entrance.enter(from, id, &connection.mailbox, &bounds) else {
             self.stats.rejected.add(1);
             // Best effort: whoever floods us need not read why.
             net::say(&stream, b"-ERR max number of clients reached\r\n");
             return;
         };
+        self.stats.rejected.add(u64::from(given_up));
+        connection.place.replace(Some(place));
         // Without it, a small reply waits for the acknowledgement of the one before.
         let _ = stream.set_nodelay(true);
-        let address = stream.peer_addr().map(|address| address.to_string()).unwrap_or_default();
-        let local = stream.local_addr().map(|address| address.to_string()).unwrap_or_default();
-        let id = self.node.next_client_id();
-        let session = Session::new(id, address, local, self.now_ms(), None);
-        let connection = Rc::new(Connection::new(session, self.hot().mail_bytes_max, &self.node.views));
         self.stats.accepted.add(1);
-        connection.in_spare_place.set(place == ClientPlace::Spare);
         let registered = self.register(id, &connection);
         let Ok(socket) = self.socket(stream) else { return };
         connection::serve(Rc::clone(&self), socket, connection).await;
@@ -252,7 +258,7 @@ impl Worker {
     fn register<'w>(&'w self, id: u64, connection: &Rc<Connection>) -> Registered<'w> {
         self.connections.borrow_mut().insert(id, Rc::clone(connection));
         self.node.mailboxes.lock().insert(id, Arc::downgrade(&connection.mailbox));
-        Registered { worker: self, id, guest: connection.guest }
+        Registered { worker: self, id, connection: Rc::clone(connection) }
     }
 
     /// Does what the inbox says until the node stops.
@@ -559,16 +565,14 @@ impl Worker {
 struct Registered<'a> {
     worker: &'a Worker,
     id: u64,
-    guest: bool,
+    connection: Rc<Connection>,
 }
 
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
         self.worker.connections.borrow_mut().remove(&self.id);
         self.worker.node.mailboxes.lock().remove(&self.id);
-        if !self.guest {
-            self.worker.node.leave_client();
-        }
+        self.connection.place.take();
     }
 }
 

@@ -678,16 +678,66 @@ fn a_tenant_leaves_places_to_others_and_platform_users_always_get_in() {
     assert_eq!(flood.len(), 10, "half of them");
     assert_eq!(refused, "ERR max number of clients reached: tenant gw has its 10 connections to this node");
     cluster.node(1).client_as("ai", "secret").ok(&["SET", "ai:1", "v"]);
-    // Strangers take what is left; who has yet to log in finds a place only if it sees everything.
-    let mut strangers: Vec<Client> = (0..12).map(|_| cluster.node(1).client()).collect();
-    strangers.iter_mut().for_each(|stranger| drop(stranger.ask(&["PING"])));
+    // Another user takes what is left; who has yet to log in finds a place only if it sees everything.
+    admin.ok(&["ACL", "SETUSER", "app", "on", ">secret", "~app:*", "+@all"]);
+    let mut others: Vec<Client> = Vec::new();
+    let refused = loop {
+        let mut client = cluster.node(1).client();
+        match client.ask(&["AUTH", "app", "secret"]) {
+            reply if reply.is_ok() => others.push(client),
+            reply => break text(&reply),
+        }
+    };
+    assert_eq!(refused, "ERR max number of clients reached");
     let mut late = cluster.node(1).client();
     assert_eq!(text(&late.ask(&["AUTH", "ai", "secret"])), "ERR max number of clients reached");
     let mut mending = cluster.node(1).client_as("root", "secret");
     assert!(mending.text(&["INFO", "clients"]).contains("maxclients:20"));
     mending.ok(&["ACL", "SETUSER", "gw", "off"]);
     wait_until("there is room again", || {
-        strangers.clear();
+        others.clear();
         cluster.node(1).client().ask(&["AUTH", "ai", "secret"]).is_ok().then_some(())
     });
+}
+
+#[test]
+fn strangers_shut_nobody_out() {
+    let cluster = Cluster::of(1).flag("maxclients", "20").start();
+    let mut admin = cluster.node(1).client();
+    admin.ok(&["ACL", "SETUSER", "root", "on", ">secret", "~*", "&*", "+@all"]);
+    admin.ok(&["ACL", "SETUSER", "app", "on", ">secret", "~app:*", "+@all"]);
+    admin.ok(&["ACL", "SETUSER", "default", "resetpass", ">secret"]);
+    let mut known = cluster.node(1).client_as("app", "secret");
+    // More than there are places, spare ones included, from the one address that everybody here has.
+    let mut flood: Vec<Client> = (0..100).map(|_| cluster.node(1).client()).collect();
+    let mut root = cluster.node(1).client_as("root", "secret");
+    let mut app = cluster.node(1).client_as("app", "secret");
+    app.ok(&["SET", "app:1", "v"]);
+    assert_eq!(known.text(&["GET", "app:1"]), "v", "who is known loses no place");
+    let info = root.text(&["INFO", "clients"]);
+    let connected = info.lines().find_map(|line| line.strip_prefix("connected_clients:")?.trim().parse::<usize>().ok());
+    let connected = connected.expect("it is told");
+    assert!((20..=52).contains(&connected), "{info}");
+    // Some of the flood were cut off, about the first; who was not is nobody else's loss.
+    let stays = |client: &mut Client| client.call(&["AUTH", "root", "secret"]).is_ok_and(|reply| reply.is_ok());
+    let left = flood.iter_mut().map(stays).filter(|stays| *stays).count();
+    assert!((30..=49).contains(&left), "{left} of the flood are there");
+    // Whoever forgets who it is becomes a stranger again.
+    assert_eq!(app.text(&["RESET"]), "RESET");
+    let _flood: Vec<Client> = (0..100).map(|_| cluster.node(1).client()).collect();
+    wait_until("the one who forgot leaves", || app.call(&["PING"]).is_err().then_some(()));
+    root.ok(&["SET", "app:1", "w"]);
+}
+
+#[test]
+fn one_address_has_so_many_strangers() {
+    let cluster = Cluster::of(1).flag("unauthenticated-clients-per-address", "4").start();
+    cluster.node(1).client().ok(&["ACL", "SETUSER", "default", "resetpass", ">secret"]);
+    let mut known = cluster.node(1).client();
+    known.ok(&["AUTH", "secret"]);
+    let mut strangers: Vec<Client> = (0..8).map(|_| cluster.node(1).client()).collect();
+    let logs_in = |client: &mut Client| client.call(&["AUTH", "secret"]).is_ok_and(|reply| reply.is_ok());
+    known.ok(&["SET", "k", "v"]);
+    assert_eq!(strangers.iter_mut().map(logs_in).filter(|stays| *stays).count(), 4);
+    known.ok(&["SET", "k", "v"]);
 }

@@ -202,10 +202,6 @@ const NOT_BUILT: &[(&str, &str)] = &[
         "connections a second of a tenant",
         "only how many it has is bounded, and wrong passwords of one address a second",
     ),
-    (
-        "connections of one address before they log in",
-        "they end after unauthenticated-timeout, but until then one address can have every place, those kept for users with ~* too",
-    ),
     ("keys of a tenant, at most", "only their bytes are bounded, by limit"),
     (
         "rotation and expiry of credentials: id, added, expires, last used, connections",
