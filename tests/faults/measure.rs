@@ -254,11 +254,6 @@ fn latency_of_a_write() {
     }
 }
 
-fn metric(cluster: &Cluster, node: usize, name: &str) -> Option<f64> {
-    let (_, text) = keyward_tests::http_get(cluster.node(node).http_address(), "/metrics")?;
-    text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
-}
-
 #[test]
 #[ignore = "prints figures and judges nothing; takes minutes on a quiet machine"]
 fn lag_under_full_load() {
@@ -292,13 +287,16 @@ fn lag_under_full_load() {
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(15) {
         for replica in (1..=3).filter(|node| *node != primary) {
-            let ahead = metric(&cluster, primary, "keyward_replication_position_bytes{group=\"0\"} ").unwrap_or(0.0);
+            let ahead = cluster.node(primary).metric("keyward_replication_position_bytes{group=\"0\"} ").unwrap_or(0.0);
             bytes.extend(
-                metric(&cluster, replica, "keyward_replication_position_bytes{group=\"0\"} ")
+                cluster
+                    .node(replica)
+                    .metric("keyward_replication_position_bytes{group=\"0\"} ")
                     .map(|at| (ahead - at).max(0.0) / 1024.0),
             );
-            seconds
-                .extend(metric(&cluster, replica, "keyward_replica_silence_seconds{group=\"0\"} ").map(|s| s * 1000.0));
+            seconds.extend(
+                cluster.node(replica).metric("keyward_replica_silence_seconds{group=\"0\"} ").map(|s| s * 1000.0),
+            );
         }
         thread::sleep(Duration::from_millis(50));
     }
@@ -325,7 +323,7 @@ fn a_large_full_copy() {
     }
     all_is_well(&cluster).expect("the copies hold it");
     let resident = |cluster: &Cluster| {
-        metric(cluster, primary, "keyward_memory_resident_bytes ").unwrap_or(0.0) / (1 << 20) as f64
+        cluster.node(primary).metric("keyward_memory_resident_bytes ").unwrap_or(0.0) / (1 << 20) as f64
     };
     let before = resident(&cluster);
     cluster.kill(replica);

@@ -151,7 +151,7 @@ fn nobody_rolls_the_audit_stream_away() {
     // A minute may have ended in between.
     assert!((20..=60).contains(&lines(&["\"auth\"", "\"failure\""])), "{text}");
     assert!((20..=60).contains(&lines(&["\"denial\"", "\"app\""])), "{text}");
-    assert!(metric(node, "keyward_audit_repeated_total").is_some_and(|count| count >= 880.0));
+    assert!(node.metric("keyward_audit_repeated_total").is_some_and(|count| count >= 880.0));
 }
 
 #[test]
@@ -281,12 +281,6 @@ fn the_doctor_says_what_is_wrong_and_what_mends_it() {
     assert!(healthy.success, "{healthy:?}");
 }
 
-/// A sample of the metrics of a node.
-fn metric(node: &Node, sample: &str) -> Option<f64> {
-    let (_, metrics) = keyward_tests::http_get(node.http_address(), "/metrics")?;
-    metrics.lines().find_map(|line| line.strip_prefix(sample)?.trim().parse().ok())
-}
-
 #[test]
 fn what_a_tenant_does_is_counted_under_its_name() {
     let cluster = Cluster::of(3).flag("metrics-tenants-max", "2").start();
@@ -311,19 +305,17 @@ fn what_a_tenant_does_is_counted_under_its_name() {
     let node = cluster.node(owner);
     let labelled = |name: &str| format!("keyward_tenant_{name}{{tenant=\"gw\"}}");
     wait_until("the hits of both clients are counted where the data is", || {
-        (metric(node, &labelled("keyspace_hits_total"))? >= 20.0).then_some(())
+        (node.metric(&labelled("keyspace_hits_total"))? >= 20.0).then_some(())
     });
-    assert!(metric(node, &labelled("keyspace_misses_total")).is_some_and(|count| count >= 20.0));
-    assert_eq!(metric(node, &labelled("keys")), Some(20.0));
-    assert!(metric(node, &labelled("memory_bytes")).is_some_and(|bytes| bytes > 20_000.0));
-    assert!(metric(node, &labelled("input_bytes_total")).is_some_and(|bytes| bytes > 10_000.0));
-    assert!(metric(node, &labelled("cpu_seconds_total")).is_some_and(|seconds| seconds > 0.0));
-    assert!(
-        metric(node, "keyward_tenant_denied_total{tenant=\"gw\",reason=\"key\"}").is_some_and(|count| count >= 1.0)
-    );
-    assert_eq!(metric(node, "keyward_tenant_keys{tenant=\"sub\"}"), Some(0.0));
-    assert_eq!(metric(node, "keyward_tenant_keys{tenant=\"zeta\"}"), None, "the label is bounded");
-    assert!(metric(node, "keyward_tenant_operations_total{tenant=\"_other\"}").is_some());
+    assert!(node.metric(&labelled("keyspace_misses_total")).is_some_and(|count| count >= 20.0));
+    assert_eq!(node.metric(&labelled("keys")), Some(20.0));
+    assert!(node.metric(&labelled("memory_bytes")).is_some_and(|bytes| bytes > 20_000.0));
+    assert!(node.metric(&labelled("input_bytes_total")).is_some_and(|bytes| bytes > 10_000.0));
+    assert!(node.metric(&labelled("cpu_seconds_total")).is_some_and(|seconds| seconds > 0.0));
+    assert!(node.metric("keyward_tenant_denied_total{tenant=\"gw\",reason=\"key\"}").is_some_and(|count| count >= 1.0));
+    assert_eq!(node.metric("keyward_tenant_keys{tenant=\"sub\"}"), Some(0.0));
+    assert_eq!(node.metric("keyward_tenant_keys{tenant=\"zeta\"}"), None, "the label is bounded");
+    assert!(node.metric("keyward_tenant_operations_total{tenant=\"_other\"}").is_some());
     let stats = admin.ask(&["TENANT", "STATS", "gw"]);
     assert!(format!("{stats:?}").len() > 100);
     let own = cluster.node(owner).client_as("gw", "secret").text(&["INFO", "tenant"]);

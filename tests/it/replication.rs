@@ -56,6 +56,19 @@ fn write_something(client: &mut Client, dice: &mut Dice, round: u64) {
     }
 }
 
+/// Copies take as much memory as what they are copies of: to the byte if they followed from the start, while a full copy fills
+/// tables that are of its size at once.
+fn copies_weigh_the_same(cluster: &Cluster, tolerance: f64, after: &str) {
+    let bytes = |node: &keyward_tests::Node| {
+        // What all data uses is counted anew when settings change; until then it is known nearly.
+        node.client().ok(&["CONFIG", "SET", "maxmemory-samples", "5"]);
+        node.metric("keyward_memory_data_bytes ").expect("it answers")
+    };
+    let bytes: Vec<f64> = cluster.nodes().iter().map(bytes).collect();
+    let apart = bytes.iter().any(|of| (of - bytes[0]).abs() > bytes[0] * tolerance);
+    assert!(bytes[0] > 0.0 && !apart, "after {after}: {bytes:?}");
+}
+
 #[test]
 fn random_writes_through_all_nodes_end_up_on_all_nodes() {
     let cluster = cluster(3);
@@ -66,6 +79,7 @@ fn random_writes_through_all_nodes_end_up_on_all_nodes() {
         write_something(&mut clients[at], &mut dice, round);
         if round % 1000 == 999 {
             cluster.copies_agree(&format!("round {round}"));
+            copies_weigh_the_same(&cluster, 0.0, &format!("round {round}"));
         }
     }
 }
@@ -180,11 +194,42 @@ fn a_replica_that_restarts_has_everything_again() {
     client.ok(&["SET", "while-it-was-away", "1"]);
     cluster.restart(replica);
     cluster.copies_agree("a kill -9");
+    copies_weigh_the_same(&cluster, 0.01, "a kill -9");
     // Stopped in order it has a snapshot, and goes on from there.
     cluster.stop(replica);
     client.ok(&["SET", "while-it-was-away", "2"]);
     cluster.restart(replica);
     cluster.copies_agree("a restart");
+    copies_weigh_the_same(&cluster, 0.01, "a restart");
+}
+
+#[test]
+fn a_frozen_replica_neither_holds_up_the_primary_nor_makes_it_grow() {
+    let cluster = Cluster::of(3).flag("enable-debug-command", "yes").flag("repl-backlog-size", "1mb").start();
+    let primary = cluster.primary();
+    let node = cluster.node(primary);
+    let mut client = node.client();
+    let value = "v".repeat(64 << 10);
+    let mut write = |megabytes: usize| (0..megabytes * 16).for_each(|_| client.ok(&["SET", "key", &value]));
+    // What buffers and threads take for themselves is there once it has been used.
+    write(16);
+    cluster.copies_agree("the first writes");
+    let resident = || node.metric("keyward_memory_resident_bytes ").expect("it answers");
+    let before = resident();
+    cluster.pause(primary % 3 + 1);
+    // All of it while nobody has noticed yet that the replica is silent, and after that.
+    write(128);
+    wait_until("the replica is out of sync", || {
+        write(1);
+        (node.metric("keyward_replicas_in_sync{group=\"0\"} ") == Some(1.0)).then_some(())
+    });
+    write(32);
+    let kept = node.metric("keyward_replication_backlog_bytes{group=\"0\"} ").expect("it answers");
+    let grown = resident() - before;
+    assert!(kept <= f64::from(8 << 20), "{kept} bytes of the stream are kept");
+    assert!(grown < f64::from(48 << 20), "it grew by {grown} bytes of more than 160 MB that were written");
+    cluster.resume(primary % 3 + 1);
+    cluster.copies_agree("the thaw");
 }
 
 /// Writes through one node until told to stop; the highest number that was acknowledged, and the errors.

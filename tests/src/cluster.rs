@@ -439,6 +439,12 @@ impl Node {
         (status == 200).then(|| body.trim().to_owned())
     }
 
+    /// A sample of its metrics, by its name and labels; `None` if it has no such one, or while it does not answer.
+    pub fn metric(&self, sample: &str) -> Option<f64> {
+        let (_, metrics) = http_get(self.http_address(), "/metrics")?;
+        metrics.lines().find_map(|line| line.strip_prefix(sample)?.trim().parse().ok())
+    }
+
     /// Everything it has logged, over all its starts.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()
