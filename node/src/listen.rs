@@ -67,14 +67,17 @@ pub struct Threads {
 }
 
 impl Threads {
-    /// Closes every door and connection, and waits for the threads.
-    pub fn close(self) {
+    /// Closes every door and connection, and waits for the threads, for so long at most. False: one of them still runs something.
+    pub async fn close(self, patience: Duration) -> bool {
         self.stop.send_replace(true);
-        for thread in self.running {
-            if thread.join().is_err() {
-                tracing::error!("a data thread ended in a panic");
+        let all = tokio::task::spawn_blocking(move || {
+            for thread in self.running {
+                if thread.join().is_err() {
+                    tracing::error!("a data thread ended in a panic");
+                }
             }
-        }
+        });
+        tokio::time::timeout(patience, all).await.is_ok()
     }
 }
 

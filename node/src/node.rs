@@ -77,6 +77,9 @@ const DISMISS_LOOK: Duration = Duration::from_millis(5);
 /// Between two looks at a lease that is over, or nearly.
 const LEASE_LOOK: Duration = Duration::from_millis(20);
 
+/// Programs that have run for longer than this without writing are ended when the node stops.
+const SCRIPT_AT_STOP: Duration = Duration::from_secs(1);
+
 /// How long clients are kept waiting at the door for a primary to be named. Later ones are told that there is none.
 const PRIMARY_WAIT: Duration = Duration::from_secs(2);
 
@@ -578,7 +581,10 @@ pub fn check(config: &Config) -> Result<(), StartError> {
 /// Runs a node until SIGTERM, SIGINT, `SHUTDOWN` or a failure it must not survive.
 pub fn run(config: Config) -> Result<(), StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::System)?;
-    runtime.block_on(serve(config))
+    let outcome = runtime.block_on(serve(config));
+    // What somebody else still computes or writes is not waited for: it had its time.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// The same on the runtime of the caller.
@@ -787,15 +793,29 @@ async fn serve_with(
     };
     tracing::info!("stopping");
     crate::insight::tenants::note(&node, true);
+    let ending = tokio::spawn(end_scripts(Arc::clone(&node)));
     for of in node.groups() {
         crate::replication::leave(of).await;
     }
     crate::moving::see_off(&node).await;
     node.owed.settle(node.live.hot().failover_wait.min(node.config.shutdown_timeout)).await;
-    threads.close();
+    let closed = threads.close(node.config.shutdown_timeout).await;
     background.iter().for_each(JoinHandle::abort);
-    save_at_stop(&node, save).await;
+    if closed {
+        save_at_stop(&node, save).await;
+    } else {
+        tracing::error!("the data was not saved: a script that has written did not end in time");
+    }
+    ending.abort();
     Ok(())
+}
+
+/// Whoever stops does not wait for programs without an end, and neither do those who take over from it.
+async fn end_scripts(node: Arc<Node>) {
+    loop {
+        node.groups().iter().for_each(|of| of.scripts.end_at_stop(SCRIPT_AT_STOP));
+        tokio::time::sleep(TICK).await;
+    }
 }
 
 /// The end of a node that has no clients yet.

@@ -53,8 +53,8 @@ use machines::Machines;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
@@ -93,8 +93,16 @@ struct Running {
     command: Vec<Vec<u8>>,
     since: Instant,
     wrote: AtomicBool,
-    /// Somebody asked it to end.
-    killed: AtomicBool,
+    /// Why it was asked to end, if it was.
+    ends: OnceLock<End>,
+}
+
+/// Why a program is asked to end.
+enum End {
+    /// Somebody said so.
+    Killed,
+    /// Its node stops.
+    AtStop,
 }
 
 /// A program in the list of those under way, for as long as it is, also if it ends in a panic.
@@ -232,6 +240,14 @@ impl Scripts {
     /// How long the oldest program under way has been running, if there is one.
     pub fn running_for(&self) -> Option<Duration> {
         self.running.lock().first().map(|running| running.since.elapsed())
+    }
+
+    /// Ends what has been running for so long without having written: the node stops, and nobody would miss it. What has
+    /// written goes on: half of it is not to be kept.
+    pub fn end_at_stop(&self, longer_than: Duration) {
+        let running = self.running.lock();
+        let idle = |one: &&Arc<Running>| one.since.elapsed() > longer_than && !one.wrote.load(Ordering::Relaxed);
+        running.iter().filter(idle).for_each(|one| drop(one.ends.set(End::AtStop)));
     }
 
     /// The libraries' texts, for snapshots.
@@ -637,7 +653,7 @@ impl Batch<'_, '_> {
             command,
             since: began,
             wrote: AtomicBool::new(false),
-            killed: AtomicBool::new(false),
+            ends: OnceLock::new(),
         });
         let listed = Listed::new(scripts, &running);
         if place.closed().is_some() {
@@ -949,7 +965,7 @@ fn kill(scripts: &Scripts, function: bool, owner: &Owner, reply: &mut Reply) {
         }
         Some(running) if running.wrote.load(Ordering::Relaxed) => reply.error(UNKILLABLE),
         Some(running) => {
-            running.killed.store(true, Ordering::Relaxed);
+            let _ = running.ends.set(End::Killed);
             reply.ok();
         }
     }
@@ -1220,8 +1236,7 @@ impl ScriptHost<'_, '_, '_> {
     fn patience(&self) -> Option<Rc<Patience>> {
         let (running, began, ends_after) = (Arc::clone(self.running), self.began, self.ends_after);
         let ended = move || {
-            let is_over =
-                running.killed.load(Ordering::Relaxed) || ends_after.is_some_and(|most| began.elapsed() > most);
+            let is_over = running.ends.get().is_some() || ends_after.is_some_and(|most| began.elapsed() > most);
             if is_over { Err(Ended("ERR the script of this command was ended".into())) } else { Ok(()) }
         };
         patience::within_script(&self.session, self.batch.worker.lane, ended)
@@ -1299,9 +1314,13 @@ impl Host for ScriptHost<'_, '_, '_> {
     }
 
     fn interrupted(&mut self) -> Interrupt {
-        if self.running.killed.load(Ordering::Relaxed) {
-            let by = if self.is_function { "FUNCTION KILL" } else { "SCRIPT KILL" };
-            return Interrupt::Stop(format!("ERR Script killed by user with {by}..."));
+        match self.running.ends.get() {
+            Some(End::Killed) => {
+                let by = if self.is_function { "FUNCTION KILL" } else { "SCRIPT KILL" };
+                return Interrupt::Stop(format!("ERR Script killed by user with {by}..."));
+            }
+            Some(End::AtStop) => return Interrupt::Stop("ERR the script was ended: this node stops".to_owned()),
+            None => {}
         }
         if self.moves {
             return Interrupt::Stop(BEGINS_ANEW.to_owned());

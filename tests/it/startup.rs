@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use keyward_tests::{Cluster, Process, binary, poll, wait_until};
+use keyward_tests::{Cluster, Process, Value, binary, poll, wait_until};
 
 use crate::acl::list;
 
@@ -242,6 +242,53 @@ fn a_node_that_has_just_begun_to_start_ends_at_once_when_told_to() {
         let ended = poll(Duration::from_secs(20), || process.exited());
         assert!(ended.is_some(), "after {delay_ms} ms: {}", cluster.node(1).log());
     }
+}
+
+#[test]
+fn a_script_without_an_end_keeps_no_node_from_stopping() {
+    for (program, saved) in [
+        ("while true do end", true),
+        ("redis.call('SET', 'half', '1') while true do end", false),
+        // Known to be quick, it is run where requests are read.
+        ("if ARGV[1] == 'long' then while true do end end", true),
+        ("if ARGV[1] == 'long' then redis.call('SET', 'half', '1') while true do end end", false),
+    ] {
+        let mut cluster = Cluster::of(1).flag("shutdown-timeout", "3s").start();
+        let mut client = cluster.node(1).client();
+        client.ok(&["CONFIG", "SET", "busy-reply-threshold", "100"]);
+        client.ok(&["SET", "k", "v"]);
+        if program.starts_with("if") {
+            (0..20).for_each(|_| drop(client.ask(&["EVAL", program, "0", "short"])));
+        }
+        client.send(&["EVAL", program, "0", "long"]).expect("it reads");
+        wait_until("the script keeps others waiting", || {
+            cluster.node(1).log().contains("keeps others waiting").then_some(())
+        });
+        assert!(cluster.stop(1).success());
+        assert_eq!(cluster.node(1).log().contains("the data was not saved"), !saved, "{}", cluster.node(1).log());
+        cluster.spawn(1);
+        cluster.wait_ready(1);
+        let mut client = cluster.node(1).client();
+        assert_eq!(client.ask(&["EXISTS", "half"]), Value::Integer(0), "a script is done as a whole or not at all");
+        assert_eq!(client.ask(&["EXISTS", "k"]), Value::Integer(i64::from(saved)));
+    }
+}
+
+#[test]
+fn a_primary_hands_over_whatever_script_runs_without_an_end() {
+    let mut cluster = Cluster::of(3).start();
+    let primary = cluster.primary();
+    let mut client = cluster.node(primary).client();
+    client.ok(&["CONFIG", "SET", "busy-reply-threshold", "100"]);
+    client.ok(&["SET", "k", "v"]);
+    client.send(&["EVAL", "while true do end", "0"]).expect("it reads");
+    wait_until("the script keeps others waiting", || {
+        cluster.node(primary).log().contains("keeps others waiting").then_some(())
+    });
+    assert!(cluster.stop(primary).success());
+    let log = cluster.node(primary).log();
+    assert!(log.contains("the data is served elsewhere now"), "{log}");
+    assert_eq!(cluster.node(primary % 3 + 1).client().text(&["GET", "k"]), "v");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use crate::worker::Job;
 use crate::world::{self, net};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -29,8 +30,9 @@ pub struct Threads(Vec<JoinHandle<()>>);
 
 impl Threads {
     /// Ends them.
-    pub fn close(self) {
+    pub async fn close(self, _: Duration) -> bool {
         self.0.iter().for_each(JoinHandle::abort);
+        true
     }
 }
 
