@@ -212,6 +212,9 @@ settings! {
         client_output_buffer_limit: Size = "256mb" in "1mb" ..= "16gb";
         /// Longest name of a channel that a confined user publishes to or listens on: it is compared with everybody's patterns.
         channel_bytes_max: Size = "64kb" in "1kb" ..= "512mb";
+        /// Keys that a request of a confined user may name, or words that it gives to a command without keys: each holds up others
+        /// for about a microsecond.
+        request_names_max: u32 = "100000" in "100" ..= "1000000000";
         /// A connection must authenticate within this time. 0: no such bound.
         unauthenticated_timeout: Duration = "60s" in "0s" ..= "1h";
         /// Connections of one address (of one /64, with IPv6) that have yet to authenticate. Where there are as many, the oldest

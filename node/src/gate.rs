@@ -8,7 +8,7 @@
 //! settled before by the command table. This file refuses; it runs nothing.
 
 use keyward_acl::{ChannelUse, CommandId, DatabaseUse, Denial, ErrorDetail, KeyAccess, KeyUse, Request};
-use keyward_engine::command::{ChannelRule, Flags, Home, Run};
+use keyward_engine::command::{ChannelRule, Flags, Home, KeyRule, Run};
 use keyward_engine::keyspace::TenantId;
 use keyward_engine::reply::Protocol;
 use keyward_engine::session::{Login, Session};
@@ -40,6 +40,8 @@ pub struct Conditions {
     pub lease: LeaseState,
     /// How much a denial tells.
     pub detail: ErrorDetail,
+    /// What a confined user may name in one request.
+    pub names_max: usize,
 }
 
 impl Conditions {
@@ -56,6 +58,7 @@ impl Conditions {
             few_replicas: false,
             lease: LeaseState::InForce,
             detail,
+            names_max: usize::MAX,
         }
     }
 
@@ -146,6 +149,8 @@ pub enum Refusal {
     Busy,
     /// Too few nodes would have the write.
     FewReplicas,
+    /// It names so many keys, or so much else, and may name so many.
+    ManyNames(usize, usize),
     /// In RESP2 nobody could tell replies from messages; the command's name.
     Subscribed(&'static str),
 }
@@ -168,6 +173,9 @@ impl Refusal {
             Refusal::Elsewhere | Refusal::Moved(_) => "CLUSTERDOWN the data is served by another node".to_owned(),
             Refusal::Loading => "LOADING Keyward is loading the dataset in memory".to_owned(),
             Refusal::Busy => BUSY.to_owned(),
+            Refusal::ManyNames(count, most) => {
+                format!("ERR {count} names in one request are more than request-names-max ({most})")
+            }
             Refusal::FewReplicas => "NOREPLICAS Not enough good replicas to write.".to_owned(),
             Refusal::Subscribed(name) => format!(
                 "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context"
@@ -252,6 +260,9 @@ pub fn admit<'a, 'b>(
     match &session.login {
         Some(login) if login.policy.is_unrestricted() => {}
         Some(login) => {
+            if argv.len() > conditions.names_max {
+                names_few(row, argv, login, &buffer.keys, conditions.names_max)?;
+            }
             if !holds_simple(row, login, &buffer.keys) {
                 reported = permitted(table, row, argv, session, login, &buffer.keys)?;
             }
@@ -331,6 +342,13 @@ fn may_run_without_lease(row: &Row, flags: Flags, lease: LeaseState) -> bool {
 fn is_allowed_while_subscribed(row: &Row) -> bool {
     let listens = row.command.flags.has(Flags::PUBSUB) && row.full_name.ends_with("subscribe");
     listens || matches!(row.full_name, "ping" | "quit" | "reset")
+}
+
+/// Whoever is confined holds others up by no more than so many names: keys, or all there is where a command has none.
+#[cold]
+fn names_few(row: &Row, argv: &[&[u8]], login: &Login, keys: &[KeyUse<'_>], most: usize) -> Result<(), Refusal> {
+    let names = if matches!(row.command.keys, KeyRule::None) { argv.len() - 1 } else { keys.len() };
+    if names > most && login.policy.is_confined() { Err(Refusal::ManyNames(names, most)) } else { Ok(()) }
 }
 
 /// The everyday case: keys, no channel, no rule about databases. No is not final: [`permitted`] decides.

@@ -147,6 +147,7 @@ const PARAMETERS: &[Parameter] = &[
     set("pattern-bytes-max", "4096", Kind::Bytes(1 << 10, 512 << 20)),
     fixed("port", "6379"),
     set("repl-backlog-size", "67108864", Kind::Bytes(1 << 14, 64 << 30)),
+    set("request-names-max", "100000", Kind::Number(100, 1_000_000_000)),
     fixed("strict-redis-acl", "no"),
     set("proto-max-bulk-len", "536870912", Kind::Bytes(1 << 20, 512 << 20)),
     set("save", "", Kind::SaveRules),
@@ -281,6 +282,8 @@ pub struct Hot {
     pub clients_hold_max: u64,
     /// The longest name of a channel that a confined user may use, in bytes.
     pub channel_bytes_max: usize,
+    /// What a confined user may name in one request.
+    pub request_names_max: usize,
     /// Keys remembered for caching clients at most; 0: no bound.
     pub tracked_keys_max: usize,
     /// A script that runs for longer makes the node answer that it is busy.
@@ -424,6 +427,7 @@ impl Live {
             ("proto-max-bulk-len", config.proto_max_bulk_len.bytes().to_string()),
             ("channel-bytes-max", config.channel_bytes_max.bytes().to_string()),
             ("client-query-buffer-limit", config.client_query_buffer_limit.bytes().to_string()),
+            ("request-names-max", config.request_names_max.to_string()),
             ("pattern-bytes-max", config.pattern_bytes_max.bytes().to_string()),
             ("timeout", config.timeout.as_secs().to_string()),
             ("tcp-keepalive", config.tcp_keepalive.as_secs().to_string()),
@@ -652,6 +656,7 @@ fn hot(texts: &BTreeMap<&'static str, String>, fixed: Fixed) -> Hot {
             ms => Duration::from_millis(ms.unsigned_abs()),
         },
         channel_bytes_max: size("channel-bytes-max") as usize,
+        request_names_max: count("request-names-max"),
         tracked_keys_max: count("tracking-table-max-keys"),
         redirects,
         always_primary: !redirects && texts.get("advertise-role").is_some_and(|text| text == "primary"),

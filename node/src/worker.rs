@@ -421,6 +421,7 @@ impl Worker {
                 && self.node.replication.count_near(hot.replica_lag_max) < hot.replicas_min,
             lease: self.node.lease_state(),
             detail: hot.detail,
+            names_max: hot.request_names_max,
         }
     }
 

@@ -168,6 +168,37 @@ fn a_pattern_has_a_length_of_its_own() {
     assert_eq!(client.ask(&["KEYS", &long]), Value::Array(Vec::new()));
 }
 
+#[test]
+fn a_request_of_a_confined_user_names_so_much_at_most() {
+    let cluster = Cluster::of(3).flag("request-names-max", "1000").start();
+    let mut admin = cluster.node(1).client();
+    admin.ok(&["ACL", "SETUSER", "gw", "on", ">secret", "~gw:*", "+@all"]);
+    let names = |word: &[&str], name: &str, count: usize| -> Vec<String> {
+        word.iter().map(|word| (*word).to_owned()).chain((0..count).map(|at| format!("{name}{at}"))).collect()
+    };
+    let refused = "ERR 1001 names in one request are more than request-names-max (1000)";
+    for node in cluster.nodes() {
+        let mut gw = node.client_as("gw", "secret");
+        for word in ["DEL", "MGET", "EXISTS", "WATCH", "SINTER"] {
+            assert_eq!(gw.ask(&names(&[word], "gw:", 1001)), Value::Error(refused.to_owned()), "{word}");
+            assert!(!matches!(gw.ask(&names(&[word], "gw:", 1000)), Value::Error(_)), "{word}");
+        }
+        gw.ok(&["UNWATCH"]);
+        assert!(gw.ask(&names(&["COMMAND", "INFO"], "get", 1000)).is_error("ERR 1001 names"));
+        // Members and arguments are no names.
+        assert!(!matches!(gw.ask(&names(&["SADD", "gw:set"], "m", 5000)), Value::Error(_)));
+        assert!(!matches!(gw.ask(&names(&["EVAL", "return #ARGV", "0"], "a", 5000)), Value::Error(_)));
+        let script =
+            "local keys = {} for at = 1, 1001 do keys[at] = 'gw:' .. at end return redis.call('DEL', unpack(keys))";
+        assert!(gw.ask(&["EVAL", script, "0"]).is_error(refused), "from a script");
+        // Platform users are their own masters.
+        assert_eq!(node.client().ask(&names(&["EXISTS"], "gw:", 2000)), Value::Integer(0));
+    }
+    admin.ok(&["CONFIG", "SET", "request-names-max", "2000"]);
+    let mut gw = cluster.node(1).client_as("gw", "secret");
+    assert_eq!(gw.ask(&names(&["EXISTS"], "gw:", 2000)), Value::Integer(0));
+}
+
 // A channel is compared with everybody's patterns: one of megabytes kept a thread for as long as there were patterns.
 #[test]
 fn the_channels_of_a_confined_user_have_a_length_of_their_own() {
