@@ -127,6 +127,13 @@ impl AdminClient {
         Ok(())
     }
 
+    /// What this tenant uses on each node and on all together; with an empty name, what each does.
+    pub async fn tenant_stats(&self, name: &str) -> Result<pb::GetTenantStatsResponse, ClientError> {
+        let message = pb::GetTenantStatsRequest { tenant: name.to_owned() };
+        let send = |channel, request| async { tenants(channel).get_tenant_stats(request).await };
+        self.links.call(Repeat::Safe, message, send).await
+    }
+
     /// The cluster as the answering node sees it.
     pub async fn status(&self) -> Result<pb::GetStatusResponse, ClientError> {
         let send = |channel, request| async { cluster(channel).get_status(request).await };

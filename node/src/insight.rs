@@ -12,6 +12,7 @@ pub mod audit;
 pub mod calendar;
 pub mod diagnosis;
 pub mod shares;
+pub mod stats;
 pub mod tenants;
 pub mod traffic;
 pub mod usage;
@@ -275,6 +276,7 @@ async fn answer_here(node: &Arc<Node>, question: Question) -> Option<Answer> {
         }
         Question::Memories(asked) => Some(Answer::Memories(memories_here(node, &asked.tenant))),
         Question::Settings(asked) => Some(Answer::Settings(take_settings(node, asked))),
+        Question::TenantStats(asked) => Some(Answer::TenantStats(stats::here(node, &asked.tenant))),
     }
 }
 

@@ -7,13 +7,13 @@ mod purge;
 
 pub use purge::purge_here;
 
+use crate::insight::stats;
 use crate::node::Node;
 use keyward_cluster::{Change, Outcome, Refusal, State, TenantChange, TenantGrant, TenantMode, TenantRefusal};
 use keyward_engine::account::Account;
 use keyward_engine::asks::{TenantAsk, TenantEdit};
 use keyward_engine::keyspace::TenantId;
 use keyward_engine::reply::Reply;
-use keyward_engine::scope::Owner;
 use keyward_engine::tenancy::{self, Gauges, Grant, Limits, Tenancy, Tenant};
 use std::fmt;
 use std::sync::Arc;
@@ -265,53 +265,9 @@ fn show(node: &Node, name: &str, reply: &mut Reply) {
     let Some(tenant) = view.tenancy.named(name.as_bytes()) else {
         return reply.error(&format!("ERR there is no tenant '{name}'"));
     };
-    let (mut keys, mut bytes) = (0, 0);
-    for of in node.groups() {
-        for index in 0..of.shards.count() {
-            of.shards.with(index, |shard| {
-                for (_, space) in shard.segments_of(tenant.id) {
-                    keys += space.len();
-                    bytes += space.memory_bytes();
-                }
-            });
-        }
-    }
-    let (limits, gauge) = (&tenant.limits, &tenant.gauge);
-    let (usage, held) = (tenant.account.usage(), tenant.account.holdings.held());
-    let scripts = node.scripts.sizes_of(&Owner::Tenant(tenant.id.0));
-    let counted = [
-        ("keys", keys as u64),
-        ("memory", bytes as u64),
-        ("reserve", limits.reserve),
-        ("limit", limits.limit),
-        ("evicted-keys", gauge.evicted()),
-        ("refused-for-memory", gauge.refused()),
-        ("operations", usage.operations),
-        ("work", usage.work),
-        ("input-bytes", usage.input_bytes),
-        ("output-bytes", usage.output_bytes),
-        ("cpu-us", usage.cpu_ns / 1000),
-        ("connections", usage.connections),
-        ("blocked-clients", usage.blocked),
-        ("subscriptions", usage.subscriptions),
-        ("delays", usage.delays),
-        ("throttled", usage.throttled),
-        ("connections-refused", usage.connections_refused),
-        ("limits-reached", usage.limits_reached),
-        ("scripts-ended", usage.scripts_ended),
-        ("keyspace-hits", usage.hits),
-        ("keyspace-misses", usage.misses),
-        ("denied", usage.denied.iter().sum()),
-        ("logins", usage.logins),
-        ("client-memory", held.bytes),
-        ("client-memory-max", held.most),
-        ("clients-dismissed", held.dismissed),
-        ("refused-for-client-memory", held.refused),
-        ("script-texts", held.texts),
-        ("script-memory", (scripts.scripts_state_bytes + scripts.functions_state_bytes) as u64),
-    ];
-    reply.map(counted.len() + 1);
-    for (name, count) in counted {
+    let figures = stats::figures(node, tenant);
+    reply.map(figures.len() + 1);
+    for (name, count) in figures {
         reply.bulk(name.as_bytes());
         reply.integer(i64::try_from(count).unwrap_or(i64::MAX));
     }

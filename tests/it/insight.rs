@@ -335,6 +335,67 @@ fn what_a_tenant_does_is_counted_under_its_name() {
     assert!(!wrong.success && wrong.stderr.contains("looks like"), "{wrong:?}");
 }
 
+/// What stands behind the first word of a line that begins with it.
+fn row<'a>(table: &'a str, first: &str) -> Vec<&'a str> {
+    let line = table.lines().find(|line| line.split_whitespace().next() == Some(first));
+    line.unwrap_or_else(|| panic!("no {first}:\n{table}")).split_whitespace().skip(1).collect()
+}
+
+#[test]
+fn what_a_tenant_uses_is_told_by_node_and_together_whichever_node_is_asked() {
+    let mut cluster = Cluster::start(3);
+    let mut admin = cluster.node(1).client();
+    for (name, limit) in [("gw", "100mb"), ("sub", "1mb")] {
+        admin.ok(&["ACL", "SETUSER", name, "on", ">secret", &format!("~{name}:*"), "+@all"]);
+        admin.ok(&["TENANT", "CREATE", name, "PREFIX", &format!("{name}:"), "USER", name, "limit", limit]);
+    }
+    let primary = cluster.primary();
+    let (other, third) = (primary % 3 + 1, (primary + 1) % 3 + 1);
+    let mut here = cluster.node(primary).client_as("gw", "secret");
+    let mut there = cluster.node(other).client_as("gw", "secret");
+    for number in 0..20 {
+        let client = if number % 2 == 0 { &mut here } else { &mut there };
+        client.ok(&["SET", &format!("gw:{number}"), "v"]);
+    }
+    let (table, operations) = wait_until("every node has a copy, and what was forwarded is counted", || {
+        let table = ctl(cluster.node(third), &["tenant", "stats", "gw"]).stdout;
+        let operations: u64 = row(&table, "operations").last()?.parse().ok()?;
+        // Copies are no more keys.
+        (operations >= 20 && row(&table, "keys") == ["20"; 4]).then_some((table, operations))
+    });
+    assert_eq!(row(&table, "FIGURE"), ["NODE-1", "NODE-2", "NODE-3", "ALL"], "{table}");
+    let memory = row(&table, "memory");
+    assert_eq!(memory[3], memory[primary - 1], "nor more memory:\n{table}");
+    assert_eq!(row(&table, "limit")[3], (100 << 20).to_string(), "{table}");
+    let connections = row(&table, "connections");
+    assert_eq!((connections[other - 1], connections[third - 1], connections[3]), ("1", "0", "2"), "{table}");
+    // What one forwards and another runs: once. Each logged in, and said a few things besides.
+    assert!(operations <= 30, "{table}");
+    assert!(row(&table, "forwarded")[3].parse::<u64>().is_ok_and(|count| count >= 10), "{table}");
+    let json = ctl(cluster.node(other), &["--output", "json", "tenant", "stats", "gw"]).stdout;
+    let served = json.matches("\"served_keys\": 20,").count();
+    assert!(served == 1 && json.matches("\"served_keys\": 0,").count() == 2, "{json}");
+    assert!(json.contains("\"cluster\": [") && json.matches("\"limit\": 104857600,").count() == 4, "{json}");
+    let table = ctl(cluster.node(other), &["tenant", "stats"]);
+    let names: Vec<&str> = table.stdout.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!(names, ["TENANT", "gw", "sub"], "{table:?}");
+    let missing = ctl(cluster.node(1), &["tenant", "stats", "nobody"]);
+    assert!(missing.code == Some(1) && missing.stderr.contains("no tenant 'nobody'"), "{missing:?}");
+    // Whoever may not ask one node may not ask all.
+    admin.ok(&["ACL", "SETUSER", "reader", "on", ">secret", "~*", "+@all", "-tenant|stats"]);
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let password = folder.path().join("password");
+    std::fs::write(&password, "secret").expect("the folder is writable");
+    let credentials = ["--user", "reader", "--password-file", &password.to_string_lossy()];
+    let denied = ctl(cluster.node(1), &[&credentials[..], &["tenant", "stats"]].concat());
+    assert_eq!(denied.code, Some(3), "{denied:?}");
+    cluster.kill(third);
+    wait_until("the node that is gone is named", || {
+        let told = ctl(cluster.node(primary), &["tenant", "stats", "gw"]);
+        told.stdout.contains(&format!("node-{third} did not answer")).then_some(())
+    });
+}
+
 #[test]
 fn usage_survives_a_restart_and_goes_on() {
     let mut cluster = Cluster::start(1);

@@ -8,8 +8,8 @@ use keyward_proto::admin::node_question::Question;
 use keyward_proto::admin::tenants_server::Tenants;
 use keyward_proto::admin::{
     CreateTenantRequest, CreateTenantResponse, DeleteTenantRequest, DeleteTenantResponse, GetTenantRequest,
-    GetTenantResponse, ListTenantsRequest, ListTenantsResponse, SetTenantRequest, SetTenantResponse, Tenant,
-    TenantMemoriesRequest, TenantMemory,
+    GetTenantResponse, GetTenantStatsRequest, GetTenantStatsResponse, ListTenantsRequest, ListTenantsResponse,
+    SetTenantRequest, SetTenantResponse, Tenant, TenantMemoriesRequest, TenantMemory,
 };
 use tonic::{Request, Response, Status};
 
@@ -124,6 +124,20 @@ impl<B: AdminBackend> Tenants for TenantService<B> {
         self.known(name)?;
         self.change(&caller, &argv).await?;
         Ok(Response::new(DeleteTenantResponse {}))
+    }
+
+    async fn get_tenant_stats(
+        &self,
+        request: Request<GetTenantStatsRequest>,
+    ) -> Result<Response<GetTenantStatsResponse>, Status> {
+        let name = request.get_ref().tenant.clone();
+        let asked = if name.is_empty() { "_other" } else { &name };
+        let _caller = self.door.admit(&request, &[b"TENANT", b"STATS", asked.as_bytes()]).await?;
+        if !name.is_empty() {
+            self.known(&name)?;
+        }
+        let answered = self.door.backend().ask_every_node(Question::TenantStats(request.into_inner())).await;
+        Ok(Response::new(insight::stats::merged(answered)))
     }
 }
 

@@ -243,6 +243,58 @@ pub struct TenantMemories {
     #[prost(bool, tag = "2")]
     pub serves: bool,
 }
+/// Asks what tenants use.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetTenantStatsRequest {
+    /// This one only; empty: all.
+    #[prost(string, tag = "1")]
+    pub tenant: ::prost::alloc::string::String,
+}
+/// What one tenant uses, on one node or on all.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TenantStats {
+    /// The tenant.
+    #[prost(string, tag = "1")]
+    pub tenant: ::prost::alloc::string::String,
+    /// The node; 0: all together.
+    #[prost(uint64, tag = "2")]
+    pub node: u64,
+    /// Its name; empty: all together.
+    #[prost(string, tag = "3")]
+    pub node_name: ::prost::alloc::string::String,
+    /// What goes when its memory runs out, such as `allkeys-lru`.
+    #[prost(string, tag = "4")]
+    pub eviction: ::prost::alloc::string::String,
+    /// The figures, in the order of `names`.
+    #[prost(uint64, repeated, tag = "5")]
+    pub figures: ::prost::alloc::vec::Vec<u64>,
+    /// Those of its keys that the node serves; it has copies of others.
+    #[prost(uint64, tag = "6")]
+    pub served_keys: u64,
+    /// The bytes of those.
+    #[prost(uint64, tag = "7")]
+    pub served_bytes: u64,
+}
+/// What tenants use. A node of another version may not know every figure: it is 0 there.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetTenantStatsResponse {
+    /// The names of the figures, as in `TENANT STATS`.
+    #[prost(string, repeated, tag = "1")]
+    pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// By tenant, then node.
+    #[prost(message, repeated, tag = "2")]
+    pub nodes: ::prost::alloc::vec::Vec<TenantStats>,
+    /// All nodes together, by tenant: keys and memory as whoever serves them says, what is set as it is set, and sums of all
+    /// else. What one node forwards and another runs counts once among `operations`.
+    #[prost(message, repeated, tag = "3")]
+    pub cluster: ::prost::alloc::vec::Vec<TenantStats>,
+    /// Who did not answer, and is missing.
+    #[prost(message, repeated, tag = "4")]
+    pub silent: ::prost::alloc::vec::Vec<Silence>,
+}
 /// Asks for all tenants.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1424,7 +1476,7 @@ pub struct UserStanding {
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NodeQuestion {
     /// One of them.
-    #[prost(oneof = "node_question::Question", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "node_question::Question", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub question: ::core::option::Option<node_question::Question>,
 }
 /// Nested message and enum types in `NodeQuestion`.
@@ -1457,6 +1509,9 @@ pub mod node_question {
         /// Settings that concern the data were changed: they are to be so there, too.
         #[prost(message, tag = "8")]
         Settings(super::Settings),
+        /// What tenants use there.
+        #[prost(message, tag = "9")]
+        TenantStats(super::GetTenantStatsRequest),
     }
 }
 /// Settings by their Redis names.
@@ -1489,7 +1544,7 @@ pub struct SettingsTaken {
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NodeAnswer {
     /// One of them.
-    #[prost(oneof = "node_answer::Answer", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "node_answer::Answer", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub answer: ::core::option::Option<node_answer::Answer>,
 }
 /// Nested message and enum types in `NodeAnswer`.
@@ -1522,6 +1577,9 @@ pub mod node_answer {
         /// What became of the settings.
         #[prost(message, tag = "8")]
         Settings(super::SettingsTaken),
+        /// What the tenants use.
+        #[prost(message, tag = "9")]
+        TenantStats(super::GetTenantStatsResponse),
     }
 }
 /// What a node does in the control group.
@@ -3350,6 +3408,32 @@ pub mod tenants_client {
                 .insert(GrpcMethod::new("keyward.admin.v1.Tenants", "DeleteTenant"));
             self.inner.unary(req, path, codec).await
         }
+        /// What `TENANT STATS` says, of each node and of all together. NOT_FOUND if there is no tenant of that name. Needs
+        /// `tenant|stats`.
+        pub async fn get_tenant_stats(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetTenantStatsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetTenantStatsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyward.admin.v1.Tenants/GetTenantStats",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keyward.admin.v1.Tenants", "GetTenantStats"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -3403,6 +3487,15 @@ pub mod tenants_server {
             request: tonic::Request<super::DeleteTenantRequest>,
         ) -> std::result::Result<
             tonic::Response<super::DeleteTenantResponse>,
+            tonic::Status,
+        >;
+        /// What `TENANT STATS` says, of each node and of all together. NOT_FOUND if there is no tenant of that name. Needs
+        /// `tenant|stats`.
+        async fn get_tenant_stats(
+            &self,
+            request: tonic::Request<super::GetTenantStatsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetTenantStatsResponse>,
             tonic::Status,
         >;
     }
@@ -3690,6 +3783,51 @@ pub mod tenants_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DeleteTenantSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keyward.admin.v1.Tenants/GetTenantStats" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetTenantStatsSvc<T: Tenants>(pub Arc<T>);
+                    impl<
+                        T: Tenants,
+                    > tonic::server::UnaryService<super::GetTenantStatsRequest>
+                    for GetTenantStatsSvc<T> {
+                        type Response = super::GetTenantStatsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetTenantStatsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Tenants>::get_tenant_stats(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetTenantStatsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -233,6 +233,13 @@ pub enum TenantCommand {
         /// Its name.
         name: String,
     },
+    /// What tenants use, on each node and on all together: what TENANT STATS says of one node.
+    ///
+    /// Keys and memory of all nodes are those that are served, not their copies.
+    Stats {
+        /// Every figure of this one, by node; without it, the chief ones of each tenant.
+        name: Option<String>,
+    },
     /// Create a tenant.
     ///
     /// keywardctl tenant create gw prefix gw: user gw-user limit 1gb eviction allkeys-lru

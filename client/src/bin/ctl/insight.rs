@@ -32,6 +32,59 @@ pub async fn denials(client: &AdminClient, screen: &Screen, user: &str, limit: u
     })
 }
 
+/// Those of the figures that tell tenants apart; the others are shown of one tenant at a time.
+const CHIEF: [&str; 9] =
+    ["keys", "memory", "operations", "cpu-us", "connections", "evicted-keys", "throttled", "limits-reached", "denied"];
+
+/// What tenants use: of one everything by node, of all the chief figures.
+pub async fn tenant_stats(client: &AdminClient, screen: &Screen, name: Option<&str>) -> Result<ExitCode, ClientError> {
+    let told = client.tenant_stats(name.unwrap_or_default()).await?;
+    let named = |of: &pb::TenantStats| -> serde_json::Value {
+        let pairs = told.names.iter().cloned().zip(of.figures.iter().map(|figure| (*figure).into()));
+        let mut fields: serde_json::Map<String, serde_json::Value> = pairs.collect();
+        fields.insert("tenant".to_owned(), of.tenant.as_str().into());
+        fields.insert("eviction".to_owned(), of.eviction.as_str().into());
+        if of.node > 0 {
+            fields.insert("node".to_owned(), of.node.into());
+            fields.insert("node_name".to_owned(), of.node_name.as_str().into());
+            fields.insert("served_keys".to_owned(), of.served_keys.into());
+            fields.insert("served_bytes".to_owned(), of.served_bytes.into());
+        }
+        fields.into()
+    };
+    let all = |of: &[pb::TenantStats]| of.iter().map(named).collect::<Vec<_>>();
+    let json = serde_json::json!({ "cluster": all(&told.cluster), "nodes": all(&told.nodes), "silent": told.silent });
+    screen.show(&json, || {
+        let table = if name.is_some() { figures_by_node(&told) } else { chief_figures(&told) };
+        format!("{}{}", table.render(), missing(&told.silent))
+    })
+}
+
+fn figures_by_node(told: &pb::GetTenantStatsResponse) -> Table {
+    let columns: Vec<&pb::TenantStats> = told.nodes.iter().chain(&told.cluster).collect();
+    let heading = |of: &&pb::TenantStats| if of.node == 0 { "all".to_owned() } else { named(of.node, &of.node_name) };
+    let headings: Vec<String> = std::iter::once("figure".to_owned()).chain(columns.iter().map(heading)).collect();
+    let mut table = Table::new(&headings.iter().map(String::as_str).collect::<Vec<_>>());
+    for (at, figure) in told.names.iter().enumerate() {
+        let cells = columns.iter().map(|of| of.figures.get(at).copied().unwrap_or(0).to_string());
+        table.row(&std::iter::once(figure.clone()).chain(cells).collect::<Vec<_>>());
+    }
+    table.row(&std::iter::once("eviction").chain(columns.iter().map(|of| &*of.eviction)).collect::<Vec<_>>());
+    table
+}
+
+fn chief_figures(told: &pb::GetTenantStatsResponse) -> Table {
+    let mut table = Table::new(&[&["tenant"], &CHIEF[..]].concat());
+    for of in &told.cluster {
+        let figure = |wanted: &&str| {
+            let at = told.names.iter().position(|name| name == wanted);
+            at.and_then(|at| of.figures.get(at)).map_or_else(|| "-".to_owned(), u64::to_string)
+        };
+        table.row(&std::iter::once(of.tenant.clone()).chain(CHIEF.iter().map(figure)).collect::<Vec<_>>());
+    }
+    table
+}
+
 /// The columns of the export.
 const COLUMNS: &str = "day,tenant,node,node_name,operations,keyspace_hits,keyspace_misses,input_bytes,output_bytes,\
     cpu_microseconds,evicted_keys,throttled,denied,connections,memory_mib_seconds";

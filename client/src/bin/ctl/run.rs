@@ -115,6 +115,7 @@ async fn tenant(client: &AdminClient, screen: &Screen, command: &TenantCommand) 
             let tenant = client.get_tenant(name).await?;
             screen.show(&tenant, || tenant_table(&tenant))
         }
+        TenantCommand::Stats { name } => crate::insight::tenant_stats(client, screen, name.as_deref()).await,
         TenantCommand::Create { name, arguments } => {
             client.create_tenant(name, arguments).await?;
             done(name, "created")
