@@ -14,6 +14,8 @@ pub enum LimitName {
     CpuMilliseconds,
     /// Connections to each node.
     Connections,
+    /// Logins a second at each node.
+    ConnectionsPerSecond,
     /// Clients that wait for keys, on each node.
     BlockedClients,
     /// Channels and patterns of all its clients, on each node.
@@ -32,11 +34,12 @@ pub enum LimitName {
 
 impl LimitName {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [LimitName; 11] = [
+    pub const ALL: [LimitName; 12] = [
         LimitName::Operations,
         LimitName::Bytes,
         LimitName::CpuMilliseconds,
         LimitName::Connections,
+        LimitName::ConnectionsPerSecond,
         LimitName::BlockedClients,
         LimitName::Subscriptions,
         LimitName::OutputBytes,
@@ -53,6 +56,7 @@ impl LimitName {
             LimitName::Bytes => "bytes-per-second",
             LimitName::CpuMilliseconds => "cpu-ms-per-second",
             LimitName::Connections => "connections",
+            LimitName::ConnectionsPerSecond => "connections-per-second",
             LimitName::BlockedClients => "blocked-clients",
             LimitName::Subscriptions => "subscriptions",
             LimitName::OutputBytes => "output-bytes",

@@ -266,23 +266,25 @@ impl Seats {
     /// is a reply. Without `enforce` there is always room.
     pub fn take(&self, worker: &Worker, login: Option<&Login>, enforce: bool) -> Result<(), String> {
         let mut held = self.0.borrow_mut();
-        let mut next: Vec<Arc<Account>> = Vec::new();
         let Some(login) = login else {
             release(&mut held);
             return Ok(());
         };
+        let is_held = |account: &Arc<Account>| held.iter().any(|known| Arc::ptr_eq(known, account));
+        let mut next: Vec<Arc<Account>> = Vec::new();
         for (limits, account) in login.accounts() {
-            let is_held = held.iter().any(|known| Arc::ptr_eq(known, account));
             let limit = if enforce { connections_max(worker, login, limits) } else { 0 };
-            if is_held || account.connections.take(1, limit) {
+            if is_held(account) || account.connections.take(1, limit) {
                 next.push(Arc::clone(account));
                 continue;
             }
-            let mut taken = next.into_iter().filter(|new| !held.iter().any(|known| Arc::ptr_eq(known, new))).collect();
-            release(&mut taken);
-            login.accounts().for_each(|(_, account)| account.lane(worker.lane).connections_refused.add(1));
+            release(&mut next.into_iter().filter(|new| !is_held(new)).collect());
             let whose = login.whose(|limits| limits.connections);
-            return Err(format!("ERR max number of clients reached: {whose} has its {limit} connections to this node"));
+            return Err(turned_away(worker, login, &format!("{whose} has its {limit} connections to this node")));
+        }
+        if enforce && let Err(why) = arrive(login, is_held, now_ns()) {
+            release(&mut next.into_iter().filter(|new| !is_held(new)).collect());
+            return Err(turned_away(worker, login, &why));
         }
         let kept = |account: &Arc<Account>| next.iter().any(|known| Arc::ptr_eq(known, account));
         let mut gone: Vec<Arc<Account>> = held.drain(..).filter(|account| !kept(account)).collect();
@@ -296,6 +298,28 @@ impl Drop for Seats {
     fn drop(&mut self) {
         release(&mut self.0.borrow_mut());
     }
+}
+
+/// Counts a login that found no room, and says so.
+#[cold]
+fn turned_away(worker: &Worker, login: &Login, why: &str) -> String {
+    login.accounts().for_each(|(_, account)| account.lane(worker.lane).connections_refused.add(1));
+    format!("ERR max number of clients reached: {why}")
+}
+
+/// One more connection logs in, as far as rates of its tenant and user are concerned; where it `is_held` already, it is none.
+fn arrive(login: &Login, is_held: impl Fn(&Arc<Account>) -> bool, now: i64) -> Result<(), String> {
+    let rated = || {
+        let new = login.accounts().filter(|(limits, account)| limits.connection_rate > 0 && !is_held(account));
+        new.map(|(limits, account)| (limits.connection_rate, account))
+    };
+    for (at, (rate, account)) in rated().enumerate() {
+        let Err(wait) = account.arrive(rate, now) else { continue };
+        rated().take(at).for_each(|(rate, account)| account.turn_back(rate));
+        let (whose, wait_ms) = (login.whose(|limits| limits.connection_rate), wait.as_millis().max(1));
+        return Err(format!("{whose} has its connections-per-second of {rate} on this node: retry_after_ms={wait_ms}"));
+    }
+    Ok(())
 }
 
 fn release(places: &mut Vec<Arc<Account>>) {

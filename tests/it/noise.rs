@@ -137,6 +137,52 @@ fn connections_beyond_the_cap_are_refused_when_they_log_in() {
 }
 
 #[test]
+fn connections_beyond_the_rate_are_refused_when_they_log_in_and_nobody_elses() {
+    let mut scene = Scene::of(3);
+    let mut first = scene.gw();
+    scene.limit("connections-per-second", "2");
+    let node = |number: usize| scene.cluster.node(number);
+    let mut here: Vec<Client> = (0..4).map(|_| node(1).client()).collect();
+    // Four at once: two at most have room, however slowly this goes on.
+    let began = Instant::now();
+    here.iter_mut().for_each(|client| client.send(&["AUTH", "gw", "secret"]).expect("it is sent"));
+    let answers: Vec<Value> = here.iter_mut().map(|client| client.read().expect("an answer")).collect();
+    let refused: Vec<String> = answers.iter().filter(|answer| !answer.is_ok()).map(text).collect();
+    let allowed_since = 2 + 2 * began.elapsed().as_millis() / 1000;
+    assert!((4 - refused.len()) as u128 <= allowed_since, "{answers:?}");
+    // At last there is no room for a moment, and the error says how long that is.
+    let told = wait_until("a login is refused", || {
+        let mut late = node(1).client();
+        let answer = late.ask(&["AUTH", "gw", "secret"]);
+        let refused = (!answer.is_ok()).then(|| text(&answer));
+        if refused.is_some() {
+            late.ok(&["SET", "it is still whoever it was before", "v"]);
+        }
+        refused
+    });
+    let start = "ERR max number of clients reached: tenant gw has its connections-per-second of 2 on this node: retry_after_ms=";
+    assert!(told.starts_with(start) && told[start.len()..].parse::<u64>().is_ok_and(|wait| wait <= 1000), "{told}");
+    // Neither its neighbor, nor the platform, nor another node, nor who is there already has to wait.
+    let mut others: Vec<Client> = (0..10).flat_map(|_| [node(1).client_as("ai", "secret"), node(1).client()]).collect();
+    others.iter_mut().for_each(|client| assert_eq!(client.text(&["PING"]), "PONG"));
+    for number in [2, 3] {
+        assert!(node(number).client().ask(&["AUTH", "gw", "secret"]).is_ok(), "each node counts for itself");
+    }
+    for _ in 0..10 {
+        assert!(first.ask(&["AUTH", "gw", "secret"]).is_ok(), "it has its place already");
+    }
+    let mut again = node(1).client();
+    wait_until("there is room again", || {
+        let answer = again.ask(&["HELLO", "3", "AUTH", "gw", "secret"]);
+        (!matches!(answer, Value::Error(_))).then_some(())
+    });
+    assert!(scene.stat("connections-refused") >= 1);
+    scene.limit("connections-per-second", "default");
+    let many: Vec<Client> = (0..10).map(|_| scene.gw()).collect();
+    drop(many);
+}
+
+#[test]
 fn values_waiting_clients_subscriptions_and_answers_have_bounds() {
     let mut scene = Scene::new();
     scene.limit("value-bytes", "1kb");

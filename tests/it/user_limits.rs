@@ -80,6 +80,10 @@ fn operations_bytes_and_processor_time_of_one_user_are_limited() {
     }
 }
 
+fn app_if_it_may(cluster: &Cluster) -> Option<Client> {
+    Client::login(cluster.node(1).address(), "app", "secret").ok()
+}
+
 #[test]
 fn connections_waiting_clients_subscriptions_answers_and_scripts_of_one_user_are_limited() {
     let (cluster, mut admin) = scene();
@@ -94,7 +98,14 @@ fn connections_waiting_clients_subscriptions_answers_and_scripts_of_one_user_are
         let refused = third.ask(&["AUTH", "app", "secret"]);
         refused.is_error("ERR max number of clients reached: user app has its 2 connections").then_some(())
     });
-    limit(&mut admin, "app", &["limit:connections=default", "limit:blocked-clients=1"]);
+    limit(&mut admin, "app", &["limit:connections=default", "limit:connections-per-second=1"]);
+    wait_until("one more a second is too many", || {
+        let (_one, mut more) = (app_if_it_may(&cluster), cluster.node(1).client());
+        let refused = more.ask(&["AUTH", "app", "secret"]);
+        let told = "ERR max number of clients reached: user app has its connections-per-second of 1 on this node";
+        refused.is_error(told).then_some(())
+    });
+    limit(&mut admin, "app", &["limit:connections-per-second=default", "limit:blocked-clients=1"]);
     let (mut waits, mut more) = (app(), app());
     waits.send(&["BLPOP", "app:list", "0"]).expect("it is sent");
     wait_until("a second one may not wait", || {

@@ -284,16 +284,38 @@ impl Bucket {
         u64::try_from(ahead.saturating_sub(burst.as_nanos() as i64)).unwrap_or(0)
     }
 
+    /// How long so much takes at a rate of `rate` a second, in nanoseconds.
+    #[inline]
+    fn cost(amount: u64, rate: u64) -> i64 {
+        match amount.checked_mul(1_000_000_000) {
+            Some(nanoseconds) => (nanoseconds / rate).min(i64::MAX as u64) as i64,
+            None => (u128::from(amount) * 1_000_000_000 / u128::from(rate)).min(i64::MAX as u128) as i64,
+        }
+    }
+
     /// So much was done at a rate of `rate` a second.
     #[inline]
     fn charge(&self, amount: u64, rate: u64, burst: Duration, now: i64) {
-        let cost = match amount.checked_mul(1_000_000_000) {
-            Some(nanoseconds) => (nanoseconds / rate).min(i64::MAX as u64) as i64,
-            None => (u128::from(amount) * 1_000_000_000 / u128::from(rate)).min(i64::MAX as u128) as i64,
-        };
+        let cost = Bucket::cost(amount, rate);
         let latest = now.saturating_add((burst + DEBT_MAX).as_nanos() as i64);
         let next = |at: i64| Some(at.max(now).saturating_add(cost).min(latest));
         let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+    }
+}
+
+impl Bucket {
+    /// As many as `amount` of a rate of `rate` a second, at once, if a second's worth is not gone by that; if it is, how long to wait.
+    fn take(&self, amount: u64, rate: u64, now: i64) -> Result<(), Duration> {
+        let (cost, burst) = (Bucket::cost(amount, rate), BURST.as_nanos() as i64);
+        let next = |at: i64| Some(at.max(now).saturating_add(cost)).filter(|next| *next <= now.saturating_add(burst));
+        let taken = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        let ahead = |at: i64| at.saturating_add(cost).saturating_sub(now).saturating_sub(burst);
+        taken.map(drop).map_err(|at| Duration::from_nanos(u64::try_from(ahead(at)).unwrap_or(0)))
+    }
+
+    /// It was not needed after all.
+    fn give_back(&self, amount: u64, rate: u64) {
+        self.0.fetch_sub(Bucket::cost(amount, rate), Ordering::Relaxed);
     }
 }
 
@@ -345,6 +367,8 @@ pub struct Account {
     cpu: Bucket,
     /// Changes that every node must agree on.
     changes: Bucket,
+    /// Logins.
+    arrivals: Bucket,
 }
 
 /// What it did is no part of what was agreed on about it.
@@ -369,7 +393,18 @@ impl Account {
             bytes: Bucket::default(),
             cpu: Bucket::default(),
             changes: Bucket::default(),
+            arrivals: Bucket::default(),
         }
+    }
+
+    /// One more connection logs in, if there were not `rate` in a second, which is not 0; if there were, how long to wait.
+    pub fn arrive(&self, rate: u64, now: i64) -> Result<(), Duration> {
+        self.arrivals.take(1, rate, now)
+    }
+
+    /// It did not log in after all.
+    pub fn turn_back(&self, rate: u64) {
+        self.arrivals.give_back(1, rate);
     }
 
     /// One more change that every node must agree on, if there were not too many; if there were, how long to wait.
@@ -516,6 +551,27 @@ mod tests {
     use super::*;
 
     const SECOND: i64 = 1_000_000_000;
+
+    #[test]
+    fn a_seconds_worth_of_connections_comes_at_once_and_those_turned_away_cost_nothing() {
+        let account = Account::new(1);
+        for _ in 0..3 {
+            assert_eq!(account.arrive(3, SECOND), Ok(()));
+        }
+        let third = Duration::from_nanos(333_333_333 - 1);
+        for _ in 0..100 {
+            let wait = account.arrive(3, SECOND).expect_err("three were there already");
+            assert!(wait >= third - Duration::from_nanos(10) && wait <= third, "{wait:?}");
+        }
+        assert_eq!(account.arrive(3, SECOND + SECOND / 3), Ok(()));
+        assert!(account.arrive(3, SECOND + SECOND / 3).is_err());
+        account.turn_back(3);
+        assert_eq!(account.arrive(3, SECOND + SECOND / 3), Ok(()));
+        // Whoever was away for long has no more than a second's worth.
+        let late = 100 * SECOND;
+        assert_eq!((0..10).filter(|_| account.arrive(3, late).is_ok()).count(), 3);
+        assert_eq!((account.arrive(1, late).is_ok(), account.arrive(u64::MAX, 200 * SECOND)), (false, Ok(())));
+    }
 
     fn limits(operations: u64) -> Limits {
         Limits { operations, ..Limits::default() }

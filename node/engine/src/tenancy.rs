@@ -81,6 +81,8 @@ pub struct Limits {
     pub cpu_ms: u64,
     /// Connections to each node.
     pub connections: u64,
+    /// Logins a second at each node, of connections that are not there yet.
+    pub connection_rate: u64,
     /// Clients that wait for keys, on each node.
     pub blocked: u64,
     /// Subscriptions of all its clients, on each node.
@@ -174,6 +176,12 @@ pub const SETTINGS: &[Setting] = &[
         kind: Kind::Count,
         unless_said: "half of maxclients",
         meaning: "Connections to each node.",
+    },
+    Setting {
+        name: "connections-per-second",
+        kind: Kind::Count,
+        unless_said: "no limit",
+        meaning: "Connections that log in, at each node.",
     },
     Setting {
         name: "blocked-clients",
@@ -312,6 +320,7 @@ impl Limits {
             bytes: size("bytes-per-second"),
             cpu_ms: count("cpu-ms-per-second"),
             connections: count("connections"),
+            connection_rate: count("connections-per-second"),
             blocked: count("blocked-clients"),
             subscriptions: text("subscriptions").map_or(SUBSCRIPTIONS, |value| value.parse().unwrap_or(SUBSCRIPTIONS)),
             output: size("output-bytes"),
