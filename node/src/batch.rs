@@ -41,9 +41,6 @@ pub(crate) use elsewhere::{has_part, locks_everything, place_of};
 pub use forwarded::{Ran, ask_forwarded, run_forwarded};
 pub(crate) use prepared::{Prepared, Received};
 
-/// What a client gets whose request has an answer longer than `client-output-buffer-limit`. What it changed is changed.
-pub(crate) const REPLY_TOO_LONG: &str = "ERR the reply is longer than client-output-buffer-limit allows";
-
 /// Clients that are served together share a look at the clock if their requests and answers are no longer than this, each.
 const SHARED_LOOK_BYTES: usize = 4096;
 

@@ -347,6 +347,17 @@ pub struct Eviction {
     pub time_max: Option<Duration>,
 }
 
+/// Which of several bounds of an answer is the shortest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Shortest {
+    /// `client-output-buffer-limit`.
+    OfNode,
+    /// What clients may hold.
+    Held,
+    /// `output-bytes`.
+    Said,
+}
+
 impl Hot {
     /// The longest reply, in bytes: one value of the greatest length always fits.
     #[inline]
@@ -358,18 +369,45 @@ impl Hot {
     /// The same for whom this bounds: no answer is longer than half of what all clients may hold that share with it.
     #[inline]
     pub fn reply_bytes_max_of(&self, bound: AnswerBound) -> usize {
+        self.shortest_of(bound).0
+    }
+
+    #[inline]
+    fn shortest_of(&self, bound: AnswerBound) -> (usize, Shortest) {
         let AnswerBound { said, held, held_by_default } = bound;
-        let mut most = self.reply_bytes_max() as u64;
+        let mut most = (self.reply_bytes_max() as u64, Shortest::OfNode);
+        let mut bound_by = |bytes: u64, shortest| {
+            if bytes < most.0 {
+                most = (bytes, shortest);
+            }
+        };
+        if held_by_default || held > 0 {
+            bound_by(self.output_bytes_max, Shortest::OfNode);
+        }
         if held_by_default {
-            most = self.output_bytes_max.min(self.clients_hold_max / 2);
+            bound_by(self.clients_hold_max / 2, Shortest::Held);
         }
         if held > 0 {
-            most = most.min(self.output_bytes_max).min(held / 2);
+            bound_by(held / 2, Shortest::Held);
         }
         if said > 0 {
-            most = most.min(said);
+            bound_by(said, Shortest::Said);
         }
-        most as usize
+        (most.0 as usize, most.1)
+    }
+
+    /// What a client gets whose request has a longer answer than it may have, with the limit by its name. What the request
+    /// changed is changed.
+    #[cold]
+    pub fn reply_too_long(&self, session: &Session) -> String {
+        let (login, of_node) = (session.login.as_ref(), (self.reply_bytes_max(), Shortest::OfNode));
+        let (most, shortest) = login.map_or(of_node, |login| self.shortest_of(login.strictest().answer));
+        let limit = match (login, shortest) {
+            (Some(login), Shortest::Said) => format!("output-bytes of {}", login.whose(|limits| limits.output)),
+            (Some(login), Shortest::Held) => format!("half of client-bytes of {}", login.whose_holdings()),
+            _ => return "ERR the reply is longer than client-output-buffer-limit allows".to_owned(),
+        };
+        format!("ERR the reply is longer than {limit} allows: {most}")
     }
 
     /// The same for a client.

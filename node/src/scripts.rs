@@ -713,7 +713,7 @@ impl Batch<'_, '_> {
             return refuse("NOSCRIPT No matching script. Please use EVAL.");
         }
         if outcome == Some(Outcome::TooLong) || out.len() > reply_bytes_max {
-            return refuse(crate::batch::REPLY_TOO_LONG);
+            return refuse(&self.worker.hot().reply_too_long(session));
         }
         Some(Ran { reply: out, calls })
     }

@@ -339,7 +339,7 @@ fn walk(
         reply.command_error(&error);
     } else if reply.is_too_long() {
         reply.bytes.clear();
-        reply.error(crate::batch::REPLY_TOO_LONG);
+        reply.error(&worker.hot().reply_too_long(&session));
     }
     if !worker.node.views.load().1.is_primary() {
         reply.bytes.clear();

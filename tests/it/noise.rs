@@ -215,8 +215,23 @@ fn values_waiting_clients_subscriptions_and_answers_have_bounds() {
     scene.limit("value-bytes", "default");
     scene.limit("output-bytes", "10kb");
     gw.ok(&["SET", "gw:1", &"v".repeat(20_000)]);
-    assert!(gw.ask(&["GET", "gw:1"]).is_error("ERR the reply is longer"));
+    let too_long = "ERR the reply is longer than output-bytes of tenant gw allows: 10240";
+    for request in [&["GET", "gw:1"][..], &["EVAL", "return redis.call('get', 'gw:1')", "1", "gw:1"]] {
+        assert_eq!(text(&gw.ask(request)), too_long, "{request:?}");
+    }
+    let names: Vec<String> = (0..200).map(|number| format!("gw:{number}{}", "x".repeat(100))).collect();
+    let words: Vec<&str> = names.iter().flat_map(|name| [name, "v"]).collect();
+    gw.ok(&[&["MSET"], &words[..]].concat());
+    assert_eq!(text(&gw.ask(&["KEYS", "*"])), too_long);
     assert!(gw.ask(&["GET", "gw:2"]).text().is_none());
+    // What all clients may hold bounds one answer, too; and it is told which of the two did.
+    scene.limit("output-bytes", "default");
+    scene.limit("client-bytes", "30kb");
+    wait_until("the other limit is named", || {
+        let refused = gw.ask(&["GET", "gw:1"]);
+        refused.is_error("ERR the reply is longer than half of client-bytes of tenant gw allows: 15360").then_some(())
+    });
+    scene.limit("client-bytes", "default");
     assert!(scene.stat("limits-reached") >= 3);
 }
 

@@ -114,7 +114,10 @@ fn connections_waiting_clients_subscriptions_answers_and_scripts_of_one_user_are
     });
     limit(&mut admin, "app", &["limit:subscriptions=2", "limit:output-bytes=10kb", "limit:script-ms=50"]);
     assert!(more.ask(&["SUBSCRIBE", "app:a", "app:b", "app:c"]).is_error("ERR too many subscriptions: user app"));
-    assert!(more.ask(&["GET", "app:1"]).is_error("ERR the reply is longer"));
+    assert_eq!(
+        text(&more.ask(&["GET", "app:1"])),
+        "ERR the reply is longer than output-bytes of user app allows: 10240"
+    );
     let ended = text(&more.ask(&["EVAL", "while true do end", "0"]));
     assert!(ended.contains("script-ms of user app, 50"), "{ended}");
 }

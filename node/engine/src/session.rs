@@ -138,13 +138,23 @@ impl Login {
         }
     }
 
+    fn payer_named(&self, payer: usize) -> String {
+        match &self.tenant {
+            Some(tenant) if payer == 0 => format!("tenant {}", tenant.name),
+            _ => format!("user {}", self.user.name.as_bytes().escape_ascii()),
+        }
+    }
+
+    /// Whose `client-bytes` bound its answers, for people: the fewest that were said, or else those that hold by default.
+    pub fn whose_holdings(&self) -> String {
+        let said = |(at, payer): (usize, &Payer)| Some((payer.most.filter(|most| *most > 0)?, at));
+        self.payer_named(self.payers.iter().enumerate().filter_map(said).min().map_or(0, |(_, at)| at))
+    }
+
     /// What a request is told that would make its clients hold more than this one of its payers answers for.
     pub fn holds_too_much(&self, payer: usize) -> String {
         let most = self.payers.get(payer).map_or(0, |payer| payer.holdings.held().most);
-        let whose = match &self.tenant {
-            Some(tenant) if payer == 0 => format!("tenant {}", tenant.name),
-            _ => format!("user {}", self.user.name.as_bytes().escape_ascii()),
-        };
+        let whose = self.payer_named(payer);
         format!("OOM command not allowed when clients hold more than client-bytes: {whose} has {most} on this node")
     }
 }

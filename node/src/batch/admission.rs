@@ -9,7 +9,7 @@ use super::elsewhere::{
     walks_apart,
 };
 use super::waiting::park;
-use super::{Batch, Flow, Prepared, REPLY_TOO_LONG};
+use super::{Batch, Flow, Prepared};
 use crate::connection::{Connection, Lane, Next};
 use crate::gate::{self, Admitted, KeyBuffer, Memory, Refusal};
 use crate::insight::audit::AuditEvent;
@@ -264,7 +264,7 @@ impl<'w, 'a> Batch<'w, 'a> {
         } else if scratch.reply.is_too_long() {
             self.worker.stats.errors.add(1);
             scratch.reply.rewind(mark);
-            scratch.reply.error(REPLY_TOO_LONG);
+            scratch.reply.error(&self.hot.reply_too_long(session));
         }
         if self.worker.node.audit.wants(AuditEvent::Admin) && insight::is_administration(row) {
             let mut outcome = AdminOutcome::Done;
