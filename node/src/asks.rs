@@ -750,7 +750,8 @@ fn set_config(node: &Node, pairs: &[(Vec<u8>, Vec<u8>)], own: EventClass, reach:
 }
 
 /// Every section is this node's own, but the keyspace, and how many keys a tenant lost: those are told by whoever serves the
-/// data. With several shard groups they are told from the copies that are here.
+/// data. To the errors of a confined user those are added that it was answered with there, for what this node forwarded. With
+/// several shard groups all is told of this node.
 async fn show_info(
     worker: &Rc<Worker>,
     connection: &Connection,
@@ -773,10 +774,17 @@ async fn show_info(
             text.insert_str(at, lines);
         }
     }
-    if elsewhere && reach.is_confined() && crate::own_info::tells_evicted(&text) {
-        // And what is known here of keys that go there.
-        if let Some(section) = section_of_primary(worker, connection, (b"tenant", view.index)).await {
-            text = crate::own_info::with_evicted(&text, &section);
+    if elsewhere && reach.is_confined() {
+        if crate::own_info::tells_evicted(&text) {
+            // And what is known here of keys that go there.
+            if let Some(section) = section_of_primary(worker, connection, (b"tenant", view.index)).await {
+                text = crate::own_info::with_evicted(&text, &section);
+            }
+        }
+        if crate::own_info::tells_errors(&text)
+            && let Some(section) = section_of_primary(worker, connection, (b"errorstats", view.index)).await
+        {
+            text = crate::own_info::with_errors(&text, &section);
         }
     }
     reply.verbatim(text.as_bytes());
@@ -816,7 +824,7 @@ fn command_log(node: &Node, kind: CommandLogKind, ask: CommandLogAsk, reach: &Re
 fn latency(node: &Node, connection: &Connection, ask: LatencyAsk, reach: &Reach, reply: &mut Reply) {
     match ask {
         LatencyAsk::Histogram(names) if reach.is_confined() => {
-            // Kept of tenants, and of users with limits of their own.
+            // Kept of tenants, and of whoever is confined without one.
             let session = connection.session.borrow();
             let own = session.login.iter().flat_map(Login::accounts).next().map(|(_, account)| account.times());
             let none = [0; POWERS];

@@ -14,6 +14,7 @@ use keyward_engine::eviction::Policy;
 use keyward_engine::scope::Reach;
 use keyward_engine::session::{Login, Session};
 use keyward_engine::tenancy::Tenant;
+use std::collections::BTreeMap;
 
 /// The text for these sections (lower case); none means the default ones.
 pub fn text(node: &Node, wanted: &[String], session: &Session, reach: &Reach) -> String {
@@ -100,7 +101,7 @@ pub fn policy(tenant: &Tenant, hot: &Hot) -> Policy {
     tenant.limits.eviction.unwrap_or(hot.eviction.policy)
 }
 
-/// What is counted of a confined user: of its tenant, or of itself if it has limits of its own.
+/// What is counted of a confined user: of its tenant, or of itself if it has none.
 fn account(session: &Session) -> Option<&Account> {
     session.login.iter().flat_map(Login::accounts).next().map(|(_, account)| &**account)
 }
@@ -151,7 +152,7 @@ fn commandstats(node: &Node, session: &Session) -> Fields {
 }
 
 fn errorstats(session: &Session) -> Fields {
-    let line = |(word, count)| (format!("errorstat_{word}"), format!("count={count}"));
+    let line = |(word, count)| (format!("{ERROR}{word}"), format!("count={count}"));
     account(session).map(Account::errors).into_iter().flatten().map(line).collect()
 }
 
@@ -179,6 +180,34 @@ pub fn with_evicted(text: &str, other: &str) -> String {
     let Some(truth) = other.split_inclusive("\r\n").find(line) else { return text.to_owned() };
     text.split_inclusive("\r\n").map(|known| if line(&known) { truth } else { known }).collect()
 }
+
+/// Whether the text has the section of errors.
+pub fn tells_errors(text: &str) -> bool {
+    text.contains(ERRORS_TITLE)
+}
+
+/// The same text, where each error is counted with those of another's section.
+pub fn with_errors(text: &str, other: &str) -> String {
+    let counts = |text: &str| -> Vec<(String, u64)> {
+        let count = |line: &str| {
+            let (word, count) = line.strip_prefix(ERROR)?.split_once(":count=")?;
+            Some((word.to_owned(), count.parse().ok()?))
+        };
+        text.lines().filter_map(count).collect()
+    };
+    let mut sums: BTreeMap<String, u64> = BTreeMap::new();
+    for (word, count) in counts(text).into_iter().chain(counts(other)) {
+        let sum = sums.entry(word).or_default();
+        *sum = sum.saturating_add(count);
+    }
+    let all: String = sums.iter().map(|(word, count)| format!("{ERROR}{word}:count={count}\r\n")).collect();
+    let kept: String = text.split_inclusive("\r\n").filter(|line| !line.starts_with(ERROR)).collect();
+    kept.replacen(ERRORS_TITLE, &format!("{ERRORS_TITLE}{all}"), 1)
+}
+
+/// How the section of errors begins, and each line of it. A user's own words stand in no section.
+const ERRORS_TITLE: &str = "# Errorstats\r\n";
+const ERROR: &str = "errorstat_";
 
 /// The line it stands in: no other field ends so.
 const EVICTED: &str = "\nevicted_keys:";
@@ -214,4 +243,20 @@ fn keyspace(node: &Node, session: &Session, reach: &Reach) -> Fields {
     let owned = node.shards.owned(session.tenant, reach);
     let line = |keys, expires| format!("keys={keys},expires={expires},avg_ttl=0");
     owned.into_iter().map(|(index, of)| (format!("db{index}"), line(of.keys, of.expiring))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_two_nodes_are_one_list_whichever_has_none() {
+        let text = "# Stats\r\na:1\r\n\r\n# Errorstats\r\nerrorstat_NOPERM:count=2\r\n\r\n# Cluster\r\nb:1\r\n";
+        let other = "# Errorstats\r\nerrorstat_ERR:count=1\r\nerrorstat_NOPERM:count=3\r\n";
+        let both = "# Stats\r\na:1\r\n\r\n# Errorstats\r\nerrorstat_ERR:count=1\r\nerrorstat_NOPERM:count=5\r\n\r\n# Cluster\r\nb:1\r\n";
+        assert_eq!(with_errors(text, other), both);
+        assert_eq!(with_errors("# Errorstats\r\n", other), other);
+        assert_eq!(with_errors(text, "# Errorstats\r\n"), text);
+        assert!(tells_errors(text) && !tells_errors("# Stats\r\n"));
+    }
 }

@@ -7,7 +7,7 @@
 //! ```
 //! A request weighs one operation, and one more for each KiB in and out, for each 16 arguments, and for each 16 µs that a
 //! command took beyond 100 µs which is not quick by nature: `KEYS` on a million keys is not one operation. Rates hold on each node for
-//! itself. Whoever has no limit is counted, and never looked at again; platform users are not even counted. Logging in, greeting, `PING` and giving things back
+//! itself. Whoever is confined and has no limit is counted, and never looked at again; platform users are not even counted. Logging in, greeting, `PING` and giving things back
 //! is free.
 //!
 //! The counters lie in [`keyward_engine::account`]; this file refuses to know who reads them.

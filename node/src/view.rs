@@ -215,40 +215,27 @@ fn compile(
     }
     let policy = Arc::new(policy);
     let quorum = user.acknowledge.map_or(terms.quorum, |how| how == Acknowledge::Quorum);
-    let own = (!user.limits.is_empty()).then(|| {
+    // Who is confined is told what is counted of it, with limits and without.
+    let counted = policy.is_confined() && tenant.is_none();
+    let own = (counted || !user.limits.is_empty()).then(|| {
         let same = earlier.filter(|login| login.user.created == user.created).and_then(|login| login.own.as_ref());
         let account = same.map_or_else(|| Arc::new(Account::new(terms.threads)), |own| Arc::clone(&own.account));
         Arc::new(Allowance { limits: Limits::of_user(&user.limits), account })
     });
     let tenant = tenant.cloned();
-    let payers = payers(user, tenant.as_deref(), own.as_deref(), policy.is_confined(), earlier);
+    let payers = payers(tenant.as_deref(), own.as_deref(), policy.is_confined());
     Login::new(Arc::clone(user), policy, quorum, tenant, own).paid_by(payers)
 }
 
-/// Who answers for what clients of this user hold.
-fn payers(
-    user: &User,
-    tenant: Option<&Tenant>,
-    own: Option<&Allowance>,
-    confined: bool,
-    earlier: Option<&Login>,
-) -> Arc<[Payer]> {
+/// Who answers for what clients of a user hold: its tenant, and itself if it is confined without one, or has that limit.
+fn payers(tenant: Option<&Tenant>, own: Option<&Allowance>, confined: bool) -> Arc<[Payer]> {
     let own_most = own.and_then(|own| own.limits.clients_hold);
     let of_own = |own: &Allowance| Payer { holdings: Arc::clone(&own.account.holdings), most: own_most };
     if let Some(tenant) = tenant {
         let first = Payer { holdings: Arc::clone(&tenant.account.holdings), most: tenant.limits.clients_hold };
         return [first].into_iter().chain(own.filter(|_| own_most.is_some()).map(of_own)).collect();
     }
-    if let Some(own) = own.filter(|_| confined || own_most.is_some()) {
-        return Arc::new([of_own(own)]);
-    }
-    if !confined {
-        return Arc::default();
-    }
-    // What it holds stays with it.
-    let same = earlier.filter(|login| login.user.created == user.created && login.tenant.is_none());
-    let known = same.and_then(|login| login.payers.first()).map(|payer| Arc::clone(&payer.holdings));
-    Arc::new([Payer { holdings: known.unwrap_or_default(), most: None }])
+    own.filter(|_| confined || own_most.is_some()).map(of_own).into_iter().collect()
 }
 
 /// 40 hex digits for a node, as Redis Cluster clients expect an id.

@@ -337,15 +337,15 @@ fn every_row_holds_for_a_tenant_and_for_a_user_without_one() {
         assert_eq!(gw.ask(&["DBSIZE"]), Value::Integer(2), "what was moved and copied there");
         let info = gw.text(&["INFO", "everything"]);
         assert!(info.contains("maxmemory_policy:") && info.contains("db1:keys=2"), "{info}");
-        assert_eq!(info.contains("cmdstat_dbsize:calls=2"), in_tenant, "{info}");
+        assert!(info.contains("cmdstat_dbsize:calls=2"), "{info}");
         let denied = format!("errorstat_NOPERM:count={}", REFUSED.len() + 2);
-        assert_eq!(info.contains(&denied), in_tenant, "{denied}: {info}");
+        assert!(info.contains(&denied), "{denied}: {info}");
         let own = info.lines().filter(|line| line.starts_with("errorstat_")).count();
-        assert_eq!(own, usize::from(in_tenant), "nobody else's errors: {info}");
-        assert_eq!(info.contains("latency_percentiles_usec_dbsize:p50="), in_tenant, "{info}");
+        assert_eq!(own, 1, "nobody else's errors: {info}");
+        assert!(info.contains("latency_percentiles_usec_dbsize:p50="), "{info}");
         assert!(!info.contains("db0:keys=6") && !info.contains("process_id"), "{info}");
         let histogram = show(&gw.ask(&["LATENCY", "HISTOGRAM", "dbsize"]));
-        assert_eq!(histogram.contains("calls"), in_tenant, "{histogram}");
+        assert!(histogram.contains("calls"), "{histogram}");
     }
 }
 

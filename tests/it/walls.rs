@@ -595,6 +595,42 @@ fn what_a_confined_user_does_arrives_the_same_on_every_copy() {
     assert!(cluster.node(other).client().ask(&["FCALL", "f", "0"]).is_error("ERR Function not found"));
 }
 
+// Of a user without a tenant nothing was counted, and of any the node that forwards knew what it denied itself, no more.
+#[test]
+fn a_confined_user_is_told_its_errors_whichever_node_denied_it_or_ran_its_command() {
+    let cluster = Cluster::start(3);
+    let primary = cluster.primary();
+    let other = primary % 3 + 1;
+    let mut admin = cluster.node(primary).client();
+    for user in ["app", "gw", "third"] {
+        admin.ok(&["ACL", "SETUSER", user, "on", ">pw", &format!("~{user}:*"), "+@all"]);
+    }
+    admin.ok(&["TENANT", "CREATE", "gw", "PREFIX", "gw:", "USER", "gw"]);
+    for user in ["app", "gw"] {
+        let (text, mut here) = (format!("{user}:text"), cluster.node(primary).client_as(user, "pw"));
+        let mut there = cluster.node(other).client_as(user, "pw");
+        here.ok(&["SET", &text, "v"]);
+        assert!(there.ask(&["GET", "other"]).is_error("NOPERM"));
+        assert!(there.ask(&["LPUSH", &text, "v"]).is_error("WRONGTYPE"));
+        assert!(there.ask(&["INCR", &text]).is_error("ERR"));
+        assert!(here.ask(&["LPUSH", &text, "v"]).is_error("WRONGTYPE"));
+        let all =
+            "# Errorstats\r\nerrorstat_ERR:count=1\r\nerrorstat_NOPERM:count=1\r\nerrorstat_WRONGTYPE:count=2\r\n";
+        assert_eq!(there.text(&["INFO", "errorstats"]), all, "{user}");
+        for sections in [&["INFO"][..], &["INFO", "everything"], &["INFO", "stats", "errorstats"]] {
+            let told = there.text(sections);
+            assert!(told.contains(all), "{user}: {sections:?}: {told}");
+        }
+        // Where the data is, what another node denied is not known.
+        let ran = "# Errorstats\r\nerrorstat_ERR:count=1\r\nerrorstat_WRONGTYPE:count=2\r\n";
+        assert_eq!(here.text(&["INFO", "errorstats"]), ran, "{user}");
+    }
+    for number in [primary, other] {
+        let told = cluster.node(number).client_as("third", "pw").text(&["INFO", "errorstats"]);
+        assert_eq!(told, "# Errorstats\r\n", "nobody else's");
+    }
+}
+
 #[test]
 fn with_strict_redis_acl_rules_alone_decide() {
     let cluster = Cluster::of(1).flag("strict-redis-acl", "true").start();
