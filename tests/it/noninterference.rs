@@ -5,7 +5,8 @@
 //! command, its own names, the other's names, and junk; and everything on a list of known attacks. The second one plays a
 //! fixed conversation. Both runs must tell it the same, and count the same of it. Quotas are off: how long things take is not
 //! compared. Every command of the table is sent, in each way of living side by side: as users whose rules name prefixes, as
-//! tenants with prefixes, as tenants with namespaces.
+//! tenants with prefixes, as tenants with namespaces; and on three nodes, where one has the data, the second user is at another
+//! and the first at the third.
 //!
 //! `KEYWARD_NONINTERFERENCE_REQUESTS` (1500 unless told) and `KEYWARD_NONINTERFERENCE_SEED` steer it.
 
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use keyward_engine::command::Arity;
 use keyward_engine::table::{Row, table};
-use keyward_tests::{Client, Cluster, Dice, Value, show};
+use keyward_tests::{Client, Cluster, Dice, Node, Value, binary, run as run_program, show};
 
 /// How long the first user waits for an answer before it gives the connection up: some requests wait, and some hang up.
 const PATIENCE: Duration = Duration::from_millis(40);
@@ -266,9 +267,13 @@ fn conversation() -> Vec<Vec<&'static str>> {
 }
 
 /// Everything the second user was told, and what it has in the end.
-fn run(side: Side, attacker_steps: usize, seed: u64) -> (Vec<String>, BTreeSet<&'static str>) {
-    let cluster = Cluster::start(1);
-    let mut admin = cluster.node(1).client();
+fn run(side: Side, nodes: usize, attacker_steps: usize, seed: u64) -> (Vec<String>, BTreeSet<&'static str>) {
+    let cluster = Cluster::start(nodes);
+    // Of three: the data is at one, each of the two users at another.
+    let primary = cluster.primary();
+    let (place_of_b, place_of_a) = (primary % nodes + 1, (primary + 1) % nodes + 1);
+    let at_b = cluster.node(place_of_b);
+    let mut admin = cluster.node(primary).client();
     admin.ok(&["CONFIG", "SET", "notify-keyspace-events", "KA"]);
     // Every command is slow: what the log tells depends on no clock.
     admin.ok(&["CONFIG", "SET", "slowlog-log-slower-than", "0"]);
@@ -282,14 +287,14 @@ fn run(side: Side, attacker_steps: usize, seed: u64) -> (Vec<String>, BTreeSet<&
             Side::Namespaces => admin.ok(&["TENANT", "CREATE", user, "NAMESPACE", "USER", user]),
         }
         if side != Side::Users {
-            cluster.node(1).client_as(user, "pw").ok(&["CONFIG", "SET", "notify-keyspace-events", "KA"]);
+            at_b.client_as(user, "pw").ok(&["CONFIG", "SET", "notify-keyspace-events", "KA"]);
         }
     }
     admin.ok(&["ACL", "SETUSER", "root", "on", ">pw", "~*", "&*", "+@all"]);
     // RESET logs in as `default`: an open one would be everybody's way out.
     admin.ok(&["ACL", "SETUSER", "default", "off"]);
-    let mut b = cluster.node(1).client_as("b", "pw");
-    let mut listener = cluster.node(1).client_as("b", "pw");
+    let mut b = at_b.client_as("b", "pw");
+    let mut listener = at_b.client_as("b", "pw");
     listener.ask(&["SUBSCRIBE", "b:news"]);
     listener.ask(&["PSUBSCRIBE", "__keyspace@0__:*"]);
     b.text(&[
@@ -298,7 +303,7 @@ fn run(side: Side, attacker_steps: usize, seed: u64) -> (Vec<String>, BTreeSet<&
         "#!lua name=blib\nredis.register_function('bf', function(keys) return redis.call('get', keys[1]) end)",
     ]);
     b.text(&["SCRIPT", "LOAD", "return 'b'"]);
-    let address = cluster.node(1).address();
+    let address = cluster.node(place_of_a).address();
     let mut attacker = Attacker {
         cluster_address: address,
         client: None,
@@ -325,14 +330,14 @@ fn run(side: Side, attacker_steps: usize, seed: u64) -> (Vec<String>, BTreeSet<&
             .map_or_else(|error| format!("the connection ended: {error}\n"), |reply| evened_out(words, &reply));
         told.push(format!("{} => {reply}", words.join(" ")));
     }
+    let mut root = cluster.node(primary).client_as("root", "pw");
+    root.ask(&["WAIT", &(nodes - 1).to_string(), "10000"]);
     // Before the walk, whose cursors are longer and shorter by chance.
     if side != Side::Users {
-        let stats = cluster.node(1).client_as("root", "pw").ask(&["TENANT", "STATS", "b"]);
-        let stats = stats.items().expect("names and numbers").to_vec();
-        for name in COUNTED {
-            let at = stats.iter().position(|item| item.text().as_deref() == Some(name)).expect("it is counted");
-            told.push(format!("{name}: {}", show(&stats[at + 1])));
-        }
+        let root = Credentials::new();
+        let table = root.ctl(at_b, &["tenant", "stats", "b"]);
+        let figures = |name: &&str| table.lines().find(|line| line.split_whitespace().next() == Some(name));
+        told.extend(COUNTED.iter().map(|name| format!("{}\n", figures(name).expect("it is counted"))));
     }
     let mut cursor = "0".to_owned();
     let mut found = BTreeSet::new();
@@ -356,9 +361,26 @@ fn run(side: Side, attacker_steps: usize, seed: u64) -> (Vec<String>, BTreeSet<&
     while let Ok(message) = listener.read() {
         told.push(format!("heard: {}", show(&message)));
     }
-    println!("{side:?}: {} requests of the first user were not refused", attacker.allowed);
+    println!("{side:?} on {nodes}: {} requests of the first user were not refused", attacker.allowed);
     assert!(attacker_steps == 0 || attacker.allowed > attacker_steps / 8, "the first user could do nothing at all");
     (told, attacker.sent)
+}
+
+/// The password of `root`, for `keywardctl`.
+struct Credentials(tempfile::NamedTempFile);
+
+impl Credentials {
+    fn new() -> Credentials {
+        let file = tempfile::NamedTempFile::new().expect("a file can be made");
+        std::fs::write(file.path(), "pw").expect("it is writable");
+        Credentials(file)
+    }
+
+    fn ctl(&self, node: &Node, arguments: &[&str]) -> String {
+        let (address, password) = (node.admin_address().to_string(), self.0.path().to_string_lossy().into_owned());
+        let all = [&["--addr", &address, "--user", "root", "--password-file", &password], arguments].concat();
+        run_program(&binary("keywardctl"), &all, "").stdout
+    }
 }
 
 /// What is left to compare of an answer: lists without an order are sorted, chance and time are taken out.
@@ -390,14 +412,14 @@ fn without_chance(line: &str) -> String {
     format!("{name}: {} beyond its shards\n", bytes.parse::<u64>().expect("a number") % BYTES_PER_SHARD)
 }
 
-fn nothing_is_noticed(side: Side) {
-    let requests =
-        std::env::var("KEYWARD_NONINTERFERENCE_REQUESTS").ok().and_then(|text| text.parse().ok()).unwrap_or(1500);
+fn nothing_is_noticed(side: Side, nodes: usize, unless_told: usize) {
+    let requests = std::env::var("KEYWARD_NONINTERFERENCE_REQUESTS").ok().and_then(|text| text.parse().ok());
+    let requests = requests.unwrap_or(unless_told);
     let seed =
         std::env::var("KEYWARD_NONINTERFERENCE_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(20_261_122);
     println!("KEYWARD_NONINTERFERENCE_SEED={seed} KEYWARD_NONINTERFERENCE_REQUESTS={requests}");
-    let (alone, _) = run(side, 0, seed);
-    let (beside, sent) = run(side, requests, seed);
+    let (alone, _) = run(side, nodes, 0, seed);
+    let (beside, sent) = run(side, nodes, requests, seed);
     let pairs = alone.iter().zip(&beside).filter(|(alone, beside)| alone != beside);
     let noticed: Vec<String> = pairs.map(|(alone, beside)| format!("alone:  {alone}beside: {beside}")).collect();
     assert!(noticed.is_empty(), "the other user was noticed:\n{}", noticed.join("\n"));
@@ -413,15 +435,33 @@ fn nothing_is_noticed(side: Side) {
 
 #[test]
 fn nothing_one_user_does_is_seen_by_the_other() {
-    nothing_is_noticed(Side::Users);
+    nothing_is_noticed(Side::Users, 1, 1500);
 }
 
 #[test]
 fn nothing_one_tenant_does_is_seen_by_the_other() {
-    nothing_is_noticed(Side::Prefixes);
+    nothing_is_noticed(Side::Prefixes, 1, 1500);
 }
 
 #[test]
 fn nothing_one_namespace_does_is_seen_by_the_other() {
-    nothing_is_noticed(Side::Namespaces);
+    nothing_is_noticed(Side::Namespaces, 1, 1500);
+}
+
+/// On three nodes, with requests that are forwarded.
+const FORWARDED_REQUESTS: usize = 600;
+
+#[test]
+fn nothing_one_user_does_is_seen_by_the_other_through_other_nodes() {
+    nothing_is_noticed(Side::Users, 3, FORWARDED_REQUESTS);
+}
+
+#[test]
+fn nothing_one_tenant_does_is_seen_by_the_other_through_other_nodes() {
+    nothing_is_noticed(Side::Prefixes, 3, FORWARDED_REQUESTS);
+}
+
+#[test]
+fn nothing_one_namespace_does_is_seen_by_the_other_through_other_nodes() {
+    nothing_is_noticed(Side::Namespaces, 3, FORWARDED_REQUESTS);
 }
