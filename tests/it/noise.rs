@@ -1,4 +1,4 @@
-//! Limits of tenants, one test each: who is at one is told so, and the neighbor notices nothing.
+//! Limits of tenants, one test each: who is at one is told so, and the neighbor notices nothing. It is long because there are many.
 
 use keyward_tests::{Client, Cluster, Value, wait_until};
 use std::time::{Duration, Instant};
