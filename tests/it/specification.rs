@@ -172,7 +172,7 @@ const PROVEN: &[(&str, &[&str])] = &[
             "test_spend_updates_queue_up_for_one_pod",
         ],
     ),
-    ("what a tenant costs", &["a_thousand_idle_tenants_cost_little"]),
+    ("what a tenant costs", &["idle_tenants_cost_little"]),
     ("grants between tenants", &["a_grant_needs_both_sides_and_reads_only"]),
     (
         "overlap, renaming, retiring, purging",
