@@ -190,8 +190,12 @@ impl Refusal {
     pub fn explained(&self, detail: ErrorDetail, tenancy: &Tenancy) -> String {
         match self {
             Refusal::MemoryFull(Memory::OfTenant(owner)) if detail == ErrorDetail::Full => {
-                let name = tenancy.get(*owner).map_or("default", |tenant| &tenant.name);
-                format!("{} (tenant {name})", MEMORY_FULL.trim_end_matches('.'))
+                let tenant = tenancy.get(*owner);
+                let name = tenant.map_or("default", |tenant| &tenant.name);
+                match tenant.filter(|tenant| tenant.has_too_many_keys()) {
+                    Some(of) => format!("OOM command not allowed when keys > {} (tenant {name})", of.limits.keys),
+                    None => format!("{} (tenant {name})", MEMORY_FULL.trim_end_matches('.')),
+                }
             }
             _ => self.text(detail),
         }

@@ -9,7 +9,7 @@
 //!                                                └ nothing may go: OOM
 //!   the upkeep thread            ─► the same every 100 ms, until there is room
 //! ```
-//! How much all data uses comes from [`Node::memory_bytes`], what a tenant uses from its gauge. Who gives back
+//! A tenant's `keys` are held to like its `limit`: too many keys are too much memory. How much all data uses comes from [`Node::memory_bytes`], what a tenant uses from its gauge. Who gives back
 //! first, and who may not borrow, is `keyward_engine::shares`' business, which keys of an owner go [`hunt`]'s.
 
 mod hunt;
@@ -110,7 +110,7 @@ impl Claim<'_> {
         let is_within = |tenant: &Tenant| {
             let (limits, used) = (&tenant.limits, tenant.gauge.bytes());
             let policy = limits.eviction.unwrap_or(hot.eviction.policy);
-            (limits.limit == 0 || used <= limits.limit) && (!lends || used <= limits.reserve || policy.takes_any_key())
+            !tenant.is_above_its_limits() && (!lends || used <= limits.reserve || policy.takes_any_key())
         };
         let all_may_go = !lends || hot.eviction.policy.takes_any_key();
         self.writer.is_none_or(is_within)
@@ -149,8 +149,7 @@ pub fn writes_only_its_own(tenant: &Tenant) -> bool {
 /// between its steps.
 pub fn full_owner(tenancy: &Tenancy, default: Policy, owners: &[TenantId]) -> Option<TenantId> {
     let is_full = |owner: &&TenantId| {
-        let limited = tenancy.get(**owner).filter(|tenant| tenant.limits.limit > 0);
-        limited.is_some_and(|tenant| tenant.gauge.bytes() > tenant.limits.limit)
+        tenancy.get(**owner).is_some_and(|tenant| tenant.is_above_its_limits())
             && tenancy.policy_of(**owner, default) == Policy::NoEviction
     };
     owners.iter().find(is_full).copied()
@@ -211,8 +210,7 @@ impl Evictor {
     ) -> Room {
         let tenant = tenancy.get(owner);
         let policy = tenancy.policy_of(owner, hot.eviction.policy);
-        let limited = tenant.filter(|tenant| tenant.limits.limit > 0);
-        let is_above = || limited.is_some_and(|tenant| tenant.gauge.bytes() > tenant.limits.limit);
+        let is_above = || tenant.is_some_and(|tenant| tenant.is_above_its_limits());
         let mut turns = 0;
         while is_above() || self.is_beyond(node, hot, tenancy, owner, now) {
             if !self.evict_one(node, hot, (owner, policy), now) {
@@ -324,10 +322,10 @@ impl Evictor {
         }
         let (hot, now) = (node.live.hot(), crate::node::now_ms());
         let moment = (now, hot.eviction.time_max.map(|time| Instant::now() + time));
-        let limited = view.tenancy.iter().filter(|tenant| {
-            let limits = &tenant.limits;
-            limits.limit > 0 && tenant.gauge.bytes() > limits.limit && limits.eviction != Some(Policy::NoEviction)
-        });
+        let limited = view
+            .tenancy
+            .iter()
+            .filter(|tenant| tenant.is_above_its_limits() && tenant.limits.eviction != Some(Policy::NoEviction));
         for tenant in limited {
             if self.make_room_of(node, &hot, &view.tenancy, tenant.id, moment) == Room::Working {
                 return Room::Working;

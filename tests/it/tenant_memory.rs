@@ -501,6 +501,71 @@ fn use_is_counted_where_a_tenants_policy_wants_it_counted() {
     assert!(left.count() >= 45, "what is used often stays");
 }
 
+#[test]
+fn a_tenant_with_too_many_keys_is_refused_or_loses_some_whatever_way_it_writes() {
+    let cluster = Cluster::of(3).flag("enable-debug-command", "yes").start();
+    let mut admin = cluster.node(1).client();
+    tenant(&mut admin, "gw", &["keys", "10", "eviction", "noeviction"]);
+    tenant(&mut admin, "lf", &["keys", "100", "eviction", "allkeys-lru"]);
+    let mut gw = cluster.node(2).client_as("gw", "secret");
+    let refused = "OOM command not allowed when keys > 10 (tenant gw)";
+    // It is looked at before a command: the first one beyond is let in, and no other.
+    let keys = (0..50).position(|number| !gw.ask(&["SET", &format!("gw:{number}"), "v"]).is_ok());
+    assert_eq!(keys, Some(11));
+    let Value::Bulk(dumped) = gw.ask(&["DUMP", "gw:1"]) else { panic!("no dump") };
+    for node in cluster.nodes() {
+        let mut gw = node.client_as("gw", "secret");
+        for command in [
+            &["SET", "gw:new", "v"][..],
+            &["MSET", "gw:new", "v", "gw:newer", "v"],
+            &["RPUSH", "gw:new", "v"],
+            &["COPY", "gw:1", "gw:new"],
+            &["EVAL", "return redis.call('set', KEYS[1], 'v')", "1", "gw:new"],
+            &["XGROUP", "CREATE", "gw:new", "g", "0", "MKSTREAM"],
+        ] {
+            assert!(gw.ask(command).is_error("OOM"), "{command:?}");
+        }
+        assert!(gw.ask(&["SET", "gw:new", "v"]).is_error(refused));
+        let restore = [b"RESTORE".as_slice(), b"gw:new", b"0", &dumped];
+        assert!(gw.call(&restore).expect("an answer").is_error(refused));
+        gw.ok(&["MULTI"]);
+        gw.ask(&["SET", "gw:new", "v"]);
+        assert!(matches!(gw.ask(&["EXEC"]), Value::Error(_)), "refused when it is queued, or where it runs");
+        gw.ok(&["SELECT", "1"]);
+        assert!(gw.ask(&["SET", "gw:new", "v"]).is_error(refused), "other databases are no way around it");
+        // Whoever writes them, they are its keys.
+        let mut platform = node.client();
+        assert!(platform.ask(&["SET", "gw:new", "v"]).is_error(refused));
+        assert!(platform.ask(&["EVAL", "return redis.call('set', 'gw:new', 'v')", "0"]).is_error("OOM"));
+        platform.ok(&["SET", "anybodys", "v"]);
+        assert_eq!(gw.ask(&["EXISTS", "gw:new"]), Value::Integer(0));
+    }
+    assert_eq!(gw.ask(&["DBSIZE"]), Value::Integer(11));
+    // What takes keys away, and reads, is let in; then there is room.
+    assert_eq!(gw.text(&["GET", "gw:1"]), "v");
+    assert_eq!(gw.ask(&["DEL", "gw:1", "gw:2"]), Value::Integer(2));
+    gw.ok(&["SET", "gw:new", "v"]);
+    // A lower limit takes nothing from who keeps its keys; a higher one lets it write.
+    admin.ok(&["TENANT", "SET", "gw", "keys", "5"]);
+    assert!(gw.ask(&["SET", "gw:more", "v"]).is_error("OOM command not allowed when keys > 5 (tenant gw)"));
+    assert_eq!(gw.ask(&["DBSIZE"]), Value::Integer(10));
+    admin.ok(&["TENANT", "SET", "gw", "keys", "default"]);
+    (0..50).for_each(|number| gw.ok(&["SET", &format!("gw:{number}"), "v"]));
+    gw.ok(&["FLUSHALL"]);
+    admin.ok(&["TENANT", "SET", "gw", "keys", "10"]);
+    gw.ok(&["SET", "gw:1", "v"]);
+    assert_eq!((stat(&mut admin, "gw", "keys"), stat(&mut admin, "gw", "keys-limit")), (1, 10));
+    // Whose policy lets keys go loses its own, and nobody else's.
+    let mut lf = cluster.node(3).client_as("lf", "secret");
+    for number in 0..500 {
+        lf.ok(&["SET", &format!("lf:{number}"), "v"]);
+    }
+    let Value::Integer(left) = lf.ask(&["DBSIZE"]) else { panic!("no number") };
+    assert!((90..=101).contains(&left), "{left} keys");
+    assert_eq!((stat(&mut admin, "lf", "evicted-keys"), gw.ask(&["DBSIZE"])), (500 - left, Value::Integer(1)));
+    wait_until("the copies agree", || cluster.difference_of_copies().is_none().then_some(()));
+}
+
 /// What the process holds, in bytes.
 fn resident(client: &mut Client) -> i64 {
     let info = client.text(&["INFO", "memory"]);

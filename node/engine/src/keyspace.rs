@@ -171,6 +171,8 @@ pub struct Keyspace {
     accounted: usize,
     /// Whom it is told besides the shard: the tenant's sum.
     gauge: Option<Arc<Gauge>>,
+    /// How many keys it had when that sum was told last.
+    accounted_keys: usize,
     pub(crate) walk: Option<Box<Walk>>,
     sweep_cursor: u64,
     pub(crate) sample_cursor: u64,

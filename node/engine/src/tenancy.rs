@@ -71,6 +71,8 @@ pub struct Limits {
     pub reserve: u64,
     /// Bytes of data at most.
     pub limit: u64,
+    /// Keys at most.
+    pub keys: u64,
     /// What goes when its memory runs out; `None`: as the node says.
     pub eviction: Option<eviction::Policy>,
     /// Operations a second on each node, weighted by work.
@@ -147,6 +149,12 @@ pub const SETTINGS: &[Setting] = &[
         meaning: "Memory that no other tenant takes away.",
     },
     Setting { name: "limit", kind: Kind::Bytes, unless_said: "none", meaning: "Memory at most." },
+    Setting {
+        name: "keys",
+        kind: Kind::Count,
+        unless_said: "no limit",
+        meaning: "Keys at most, of all its databases.",
+    },
     Setting {
         name: "eviction",
         kind: Kind::Eviction,
@@ -315,6 +323,7 @@ impl Limits {
         Limits {
             reserve: size("reserve"),
             limit: size("limit"),
+            keys: count("keys"),
             eviction: text("eviction").and_then(eviction::Policy::named),
             operations: count("ops-per-second"),
             bytes: size("bytes-per-second"),
@@ -341,9 +350,22 @@ impl Tenant {
         self.id.is_namespace()
     }
 
-    /// Whether anything about its memory is bounded, promised or its own.
+    /// Whether anything about its memory or its keys is bounded, promised or its own.
     fn bounds_memory(&self) -> bool {
-        self.limits.limit > 0 || self.limits.reserve > 0 || self.limits.eviction.is_some()
+        self.limits.limit > 0 || self.limits.keys > 0 || self.limits.reserve > 0 || self.limits.eviction.is_some()
+    }
+
+    /// Whether it has more than its own limits allow: of keys, or of bytes.
+    #[inline]
+    pub fn is_above_its_limits(&self) -> bool {
+        let is_above = |limit: u64, used: u64| limit > 0 && used > limit;
+        is_above(self.limits.limit, self.gauge.bytes()) || self.has_too_many_keys()
+    }
+
+    /// Whether it has more keys than it may.
+    #[inline]
+    pub fn has_too_many_keys(&self) -> bool {
+        self.limits.keys > 0 && self.gauge.keys() > self.limits.keys
     }
 
     /// A line for people: mode, users, settings that are set.
@@ -489,6 +511,7 @@ impl Owners {
 #[derive(Default, Debug)]
 pub struct Gauge {
     bytes: AtomicI64,
+    keys: AtomicI64,
     evicted: AtomicU64,
     refused: AtomicU64,
 }
@@ -504,6 +527,18 @@ impl Gauge {
     #[inline]
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed).max(0) as u64
+    }
+
+    /// So many keys more, or less.
+    #[inline]
+    pub fn add_keys(&self, keys: i64) {
+        self.keys.fetch_add(keys, Ordering::Relaxed);
+    }
+
+    /// Keys, those included whose time is over and that nobody looked at since.
+    #[inline]
+    pub fn keys(&self) -> u64 {
+        self.keys.load(Ordering::Relaxed).max(0) as u64
     }
 
     /// A key was evicted.

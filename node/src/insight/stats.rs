@@ -62,11 +62,12 @@ const fn figure(name: &'static str, together: Together, of: fn(&Look<'_>) -> u64
 const FORWARDED: &str = "forwarded";
 
 /// Every figure, in the order in which they are told.
-const FIGURES: [Figure; 30] = [
+const FIGURES: [Figure; 31] = [
     figure("keys", Together::ServedKeys, |of| of.stock.keys),
     figure("memory", Together::ServedBytes, |of| of.stock.bytes),
     figure("reserve", Together::Agreed, |of| of.tenant.limits.reserve),
     figure("limit", Together::Agreed, |of| of.tenant.limits.limit),
+    figure("keys-limit", Together::Agreed, |of| of.tenant.limits.keys),
     figure("evicted-keys", Together::Sum, |of| of.tenant.gauge.evicted()),
     figure("refused-for-memory", Together::Sum, |of| of.tenant.gauge.refused()),
     figure("operations", Together::RunOnce, |of| of.usage.operations),

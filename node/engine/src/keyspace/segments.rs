@@ -39,10 +39,15 @@ impl Keyspace {
         let now = self.memory_bytes();
         let more = now as isize - self.accounted as isize;
         self.accounted = now;
-        if more != 0
-            && let Some(gauge) = &self.gauge
-        {
-            gauge.add(more as i64);
+        if let Some(gauge) = &self.gauge {
+            let keys = self.dict.len();
+            if more != 0 {
+                gauge.add(more as i64);
+            }
+            if keys != self.accounted_keys {
+                gauge.add_keys(keys as i64 - self.accounted_keys as i64);
+                self.accounted_keys = keys;
+            }
         }
         more
     }
@@ -56,9 +61,10 @@ impl Keyspace {
 
     /// It is not part of its shard any more; answers what it was said to use.
     pub(super) fn unaccount(&mut self) -> usize {
-        let used = std::mem::take(&mut self.accounted);
+        let (used, keys) = (std::mem::take(&mut self.accounted), std::mem::take(&mut self.accounted_keys));
         if let Some(gauge) = self.gauge.take() {
             gauge.add(-(used as i64));
+            gauge.add_keys(-(keys as i64));
         }
         used
     }

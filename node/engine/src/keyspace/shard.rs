@@ -68,6 +68,7 @@ impl Keyspace {
             field_expiries: FieldExpiries::default(),
             accounted: 0,
             gauge: None,
+            accounted_keys: 0,
         }
     }
 

@@ -79,6 +79,9 @@ impl Rig {
             let counted: usize =
                 self.shard.spaces().filter(|(id, _)| id.tenant == tenant).map(|(_, keys)| keys.memory_bytes()).sum();
             assert_eq!(self.gauges.of(tenant).bytes(), counted as u64, "{tenant:?}");
+            let keys: usize =
+                self.shard.spaces().filter(|(id, _)| id.tenant == tenant).map(|(_, keys)| keys.len()).sum();
+            assert_eq!(self.gauges.of(tenant).keys(), keys as u64, "{tenant:?}");
         }
         assert_eq!(self.shard.accounted_bytes(), self.shard.memory_bytes());
     }
