@@ -12,6 +12,7 @@ use crate::holding::Kept;
 use crate::info;
 use crate::insight::{self, audit::AuditEvent, shares::Doer};
 use crate::latency::Times;
+use crate::live;
 use crate::node::Node;
 use crate::worker::{Job, Worker, now_us};
 use keyward_acl::{AuthFailure, CommandId, ErrorDetail, UserChange, UserName, UserOutcome};
@@ -151,8 +152,11 @@ pub async fn carry_out(
                 reply.bulk(value.as_bytes());
             }
         }
-        Ask::SetConfig(pairs) if !reach.is_confined() && names_password(&pairs) => {
+        Ask::SetConfig(pairs) if !reach.is_confined() && names(&pairs, "requirepass") => {
             set_password_of_default(worker, connection, &pairs, &mut reply).await;
+        }
+        Ask::SetConfig(pairs) if !reach.is_confined() && names(&pairs, live::MIN_IN_SYNC) => {
+            set_min_in_sync(&worker.node, origin(connection), &pairs, &mut reply).await;
         }
         Ask::SetConfig(pairs) => match own_events(connection, &pairs) {
             Some((name, letters)) => {
@@ -685,8 +689,39 @@ fn may_change_own(connection: &Connection) -> Result<(), Duration> {
     tenant.map_or(Ok(()), |tenant| tenant.account.change(crate::pace::now_ns()))
 }
 
-fn names_password(pairs: &[(Vec<u8>, Vec<u8>)]) -> bool {
-    pairs.iter().any(|(name, _)| name.eq_ignore_ascii_case(b"requirepass"))
+fn names(pairs: &[(Vec<u8>, Vec<u8>)], parameter: &str) -> bool {
+    pairs.iter().any(|(name, _)| name.eq_ignore_ascii_case(parameter.as_bytes()))
+}
+
+/// Of what every node agrees on, before it can be set.
+fn not_alone(parameter: &str) -> String {
+    format!(
+        "ERR CONFIG SET failed (possibly related to argument '{parameter}') - every node must agree on it: set it by itself"
+    )
+}
+
+/// `CONFIG SET min-in-sync`: how many nodes must have a write before it counts as confirmed by all that are in sync. 0: more than
+/// half of those that have copies.
+async fn set_min_in_sync(
+    node: &Node,
+    (actor, source): (String, String),
+    pairs: &[(Vec<u8>, Vec<u8>)],
+    reply: &mut Reply,
+) {
+    let name = live::MIN_IN_SYNC;
+    let [(_, value)] = pairs else { return reply.error(&not_alone(name)) };
+    let nodes = node.views.load().1.state.nodes().len();
+    let wanted = std::str::from_utf8(value).ok().and_then(|text| text.parse::<usize>().ok());
+    let Some(wanted) = wanted.filter(|wanted| *wanted <= nodes) else {
+        let why = format!("argument must be between 0 and {nodes}, as many nodes as there are");
+        return reply.error(&format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {why}"));
+    };
+    let value = (wanted > 0).then(|| wanted.to_string());
+    match node.propose(Change::SetSetting { name: name.to_owned(), value }, actor, source).await {
+        Ok(Outcome::Refused(refusal)) => reply.error(&format!("ERR {refusal}")),
+        Ok(_) => reply.ok(),
+        Err(text) => reply.error(&text),
+    }
 }
 
 /// `CONFIG SET requirepass`: a rule of the user `default`, which every node agrees on. Whoever may not make rules may not
@@ -698,7 +733,7 @@ async fn set_password_of_default(
     reply: &mut Reply,
 ) {
     let [(_, password)] = pairs else {
-        return reply.error("ERR CONFIG SET failed (possibly related to argument 'requirepass') - every node must agree on it: set it by itself");
+        return reply.error(&not_alone("requirepass"));
     };
     let table = worker.node.table;
     let makes_rules = table.find(b"acl|setuser").map(|row| row.id);

@@ -9,7 +9,7 @@
 //! of clients that waited. It reads and writes no socket. One request is admitted and run in `batch/admission.rs`; what is for
 //! another node, group or thread is told apart in `batch/elsewhere.rs`; clients that wait for keys are in `batch/waiting.rs`.
 
-use crate::connection::{Connection, Lane, Next, OUTPUT_BYTES_SOFT, renew};
+use crate::connection::{Connection, Lane, Next, OUTPUT_BYTES_SOFT, renew, was_run};
 use crate::corridor::Parts;
 use crate::forward::ForwardBatch;
 use crate::gate::{Conditions, KeyBuffer, LeaseState, Memory};
@@ -118,11 +118,17 @@ fn run_prepared<'a>(
             let (row, bytes) = (resolved.row, end - *consumed);
             batch.worker.measured(CommandLogKind::LargeRequest, &batch.hot, session, row, request.argv, bytes);
         }
-        lane.ran = true;
+        let ran = std::mem::replace(&mut lane.ran, true);
         let before = scratch.reply.bytes.len();
         let flow = batch.step(session, lane, request, scratch);
         if session.wants_quorum() {
-            lane.doubt(batch.front, before..scratch.reply.bytes.len());
+            let answer = before..scratch.reply.bytes.len();
+            if was_run(&scratch.reply.bytes[answer.clone()]) {
+                lane.doubt(batch.front, answer);
+            } else {
+                lane.ran = ran;
+                lane.note(answer, None);
+            }
         }
         match flow {
             Flow::Continue => {

@@ -16,12 +16,11 @@ use crate::gather::Written;
 use crate::routes::Routes;
 use crate::shards::Needed;
 use crate::ties::Tie;
-use crate::view::View;
+use crate::view::{Surety, View};
 use crate::walks;
 use crate::worker::{Scratch, Worker};
 use crate::world::net::TcpStream;
 use bytes::Bytes;
-use keyward_cluster::Epoch;
 use keyward_engine::asks::Ask;
 use keyward_engine::reply::Reply;
 use keyward_engine::scope::Reach;
@@ -400,8 +399,11 @@ impl Callers {
                 replication.log.tell();
                 let position = replication.log.position();
                 // The first of them may have been run in a reign that ended among them.
-                let awaited = view.reign().map(|reign| (reign, position)).filter(|_| session.wants_quorum());
-                let awaited = awaited.filter(|(reign, position)| !replication.is_confirmed(*reign, *position));
+                let awaited = view
+                    .surety()
+                    .map(|surety| (surety, position))
+                    .filter(|_| session.wants_quorum() && !doubts.need_nothing());
+                let awaited = awaited.filter(|(surety, position)| !replication.is_confirmed(*surety, *position));
                 if let Some(awaited) = awaited {
                     let answer = (count, std::mem::take(&mut scratch.reply.bytes), doubts);
                     let departures = Rc::clone(&self.departures);
@@ -453,7 +455,7 @@ fn send(departures: &Departures, seat: u32, count: u32, replies: &mut Vec<u8>) {
 /// lost.
 async fn confirm(
     worker: Rc<Worker>,
-    (reign, position): (Epoch, u64),
+    (surety, position): (Surety, u64),
     (count, mut replies, mut doubts): (u32, Vec<u8>, Doubts),
     departures: Rc<Departures>,
     seat: u32,
@@ -461,11 +463,11 @@ async fn confirm(
 ) {
     let replication = &worker.node.replication;
     let give_up = Instant::now() + worker.node.config.ack_timeout;
-    let confirmed = async |reign, position| {
-        replication.confirmed(reign, position, give_up.saturating_duration_since(Instant::now())).await
+    let confirmed = async |surety, position| {
+        replication.confirmed(surety, position, give_up.saturating_duration_since(Instant::now())).await
     };
-    let each = doubts.confirm_each(async |(_, reign, position): Written| confirmed(reign, position).await).await;
-    if let Err(error) = each.and(confirmed(reign, position).await) {
+    let each = doubts.confirm_each(async |(_, surety, position): Written| confirmed(surety, position).await).await;
+    if let Err(error) = each.and(confirmed(surety, position).await) {
         replies = doubts.settled(&replies, &format!("-{}\r\n", forward::not_confirmed(error)));
     }
     if !left.is_past() {
@@ -493,7 +495,7 @@ async fn walk_later(
     left: Rc<Departure>,
 ) {
     // What it writes is confirmed by the reign in which it began, or not at all.
-    let reign = worker.node.views.load().1.reign();
+    let surety = worker.node.views.load().1.surety();
     let wants_quorum = session.wants_quorum();
     let protocol = session.protocol;
     let lent = walks::Lent { led_at: Some(version), ..walks::Lent::default() };
@@ -507,9 +509,9 @@ async fn walk_later(
         Ok(replies) => replies,
         Err(_) => return refuse(&departures, seat, BatchError::NotPrimary, "the data moved before it was run"),
     };
-    match reign {
-        Some(reign) if wants_quorum => {
-            let awaited = (reign, worker.node.replication.log.position());
+    match surety {
+        Some(surety) if wants_quorum => {
+            let awaited = (surety, worker.node.replication.log.position());
             return confirm(Rc::clone(&worker), awaited, (1, replies, Doubts::default()), departures, seat, left).await;
         }
         None if wants_quorum => {

@@ -45,6 +45,7 @@ pub use decoding::Decoded;
 use decoding::Ended;
 pub(crate) use decoding::{DecodeEnd, decode};
 pub use doubts::Doubts;
+pub(crate) use doubts::was_run;
 use keyward_cluster::GroupId;
 use keyward_engine::asks::Ask;
 use keyward_engine::scope::Reach;

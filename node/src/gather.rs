@@ -14,10 +14,11 @@ use crate::connection::{Connection, Lane, renew};
 use crate::corridor::{Entry, InLane};
 use crate::forward::{self, ForwardBatch, Sent};
 use crate::routes::{ACROSS, Asker, Gather, Routes, Target};
+use crate::view::Surety;
 use crate::walks;
 use crate::worker::Worker;
 use futures_util::future::join_all;
-use keyward_cluster::{Epoch, GroupId};
+use keyward_cluster::GroupId;
 use keyward_engine::command::Flags;
 use keyward_engine::keyspace::TenantId;
 use keyward_engine::reply::Reply;
@@ -65,7 +66,7 @@ pub struct Spread {
 }
 
 /// What is to be confirmed before the answers leave.
-pub type Written = (GroupId, Epoch, u64);
+pub type Written = (GroupId, Surety, u64);
 
 /// What one group answered.
 struct Part {
@@ -477,7 +478,7 @@ async fn run_here(
             let argv = if noted { argv.noted() } else { argv };
             let wants_quorum = session.wants_quorum();
             // What it writes is confirmed by the reign in which it began, or not at all.
-            let Some(reign) = of.node.views.load().1.reign() else {
+            let Some(surety) = of.node.views.load().1.surety() else {
                 return tokio::time::sleep(forward::RETRY_PAUSE).await;
             };
             let lent = walks::Lent { led_at: Some(batch.policy_version), ..walks::Lent::default() };
@@ -487,7 +488,7 @@ async fn run_here(
             };
             part.answers.append(&mut answer);
             if wants_quorum {
-                part.written.push((part.group, reign, of.node.replication.log.position()));
+                part.written.push((part.group, surety, of.node.replication.log.position()));
             }
             return batch.answer(1);
         }
@@ -543,9 +544,9 @@ fn run_now(
     let replication = &of.node.replication;
     replication.log.tell();
     if session.wants_quorum()
-        && let Some(reign) = lane.view.reign()
+        && let Some(surety) = lane.view.surety()
     {
-        part.written.push((part.group, reign, replication.log.position()));
+        part.written.push((part.group, surety, replication.log.position()));
     }
     Some(ran)
 }

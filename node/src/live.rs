@@ -86,6 +86,9 @@ const POLICIES: &[&str] = &[
 /// The default of `slowlog-log-slower-than`; whoever sets it lower looks closely.
 const SLOW_DEFAULT_US: i64 = 10_000;
 
+/// How many nodes must be in sync for a write to be confirmed; every node agrees on it, and it stays after a restart.
+pub const MIN_IN_SYNC: &str = "min-in-sync";
+
 /// Parameters a confined user may read.
 const FOR_EVERYBODY: &[&str] = &[
     "appendonly",
@@ -141,6 +144,7 @@ const PARAMETERS: &[Parameter] = &[
     set("maxmemory-eviction-tenacity", "10", Kind::Number(0, 100)),
     set("maxmemory-policy", "noeviction", Kind::Word(POLICIES)),
     set("maxmemory-samples", "5", Kind::Number(1, 64)),
+    set(MIN_IN_SYNC, "0", Kind::Number(0, MANY)),
     set("min-replicas-max-lag", "10", Kind::Number(0, MANY)),
     set("min-replicas-to-write", "0", Kind::Number(0, 100)),
     set("notify-keyspace-events", "", Kind::Events),
@@ -533,6 +537,11 @@ impl Live {
         let wanted = EventClass::parse(value);
         name.eq_ignore_ascii_case(b"notify-keyspace-events")
             && told.zip(wanted).is_some_and(|(told, wanted)| told.and(own).includes(wanted))
+    }
+
+    /// What every node agreed on is shown from now on.
+    pub fn show_agreed(&self, parameter: &'static str, value: &str) {
+        self.texts.lock().insert(parameter, value.to_owned());
     }
 
     /// `CONFIG SET`: all of them, or none and the text of the error.

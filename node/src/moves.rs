@@ -26,7 +26,7 @@ pub use bar::Bar;
 use crate::node::Node;
 use crate::observers::Waiter;
 use crate::routes::Moving;
-use crate::view::View;
+use crate::view::{Surety, View};
 use crate::worker::Worker;
 use copy::Copier;
 use futures_util::future::join_all;
@@ -179,7 +179,7 @@ async fn bring(node: &Arc<Node>, known: &Arc<Moving>) -> Result<(), String> {
     to.replication.log.tell();
     let reign = to.views.load().1.reign().ok_or("this node is primary no longer")?;
     // What was copied before is everywhere before anybody has to wait.
-    let confirmed = to.replication.confirmed(reign, to.replication.log.position(), CATCH_UP);
+    let confirmed = to.replication.confirmed(Surety::of_write(reign), to.replication.log.position(), CATCH_UP);
     confirmed.await.map_err(|error| error.to_string())?;
     copier.follow(&still)?;
     is_saved_still(again, copier.again())?;
@@ -199,7 +199,7 @@ async fn bring(node: &Arc<Node>, known: &Arc<Moving>) -> Result<(), String> {
     }
     is_saved_still(again, copier.again())?;
     to.replication.log.tell();
-    let confirmed = to.replication.confirmed(reign, to.replication.log.position(), CONFIRMED);
+    let confirmed = to.replication.confirmed(Surety::of_write(reign), to.replication.log.position(), CONFIRMED);
     confirmed.await.map_err(|error| error.to_string())?;
     let outcome = propose(node, MoveChange::Switch { index: known.index }).await?;
     if outcome != Outcome::Done {
@@ -255,7 +255,7 @@ async fn clear_up(node: &Arc<Node>, group: GroupId, known: &Arc<Moving>) -> bool
     clear::clear(of, known, &still);
     of.replication.log.tell();
     let Some(reign) = of.views.load().1.reign().filter(|_| still()) else { return true };
-    if of.replication.confirmed(reign, of.replication.log.position(), CATCH_UP).await.is_err() {
+    if of.replication.confirmed(Surety::of_write(reign), of.replication.log.position(), CATCH_UP).await.is_err() {
         return true;
     }
     let mut saving = Saving::of(of);

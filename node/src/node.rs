@@ -24,7 +24,7 @@ use crate::insight::audit::Audit;
 use crate::insight::tenants::Days;
 use crate::journal::Journal;
 use crate::latency::Events;
-use crate::live::Live;
+use crate::live::{Live, MIN_IN_SYNC};
 use crate::mailbox::Mailbox;
 use crate::monitor::Monitors;
 use crate::moves::Bar;
@@ -741,6 +741,7 @@ async fn serve_with(
     node.control.set_data_plane(Arc::new(crate::replication::Plane::new(&node)));
     // A node that formed its cluster alone may serve already; nobody announces the view it begins with.
     node.groups().iter().for_each(|of| of.replication.before_view(&of.journal, &of.views.load().1));
+    show_agreed(&node, &node.views.load().1.state);
     let observing = Arc::downgrade(&node);
     node.control.observe(move |applied| {
         if let Some(node) = observing.upgrade() {
@@ -911,8 +912,14 @@ fn take_over(node: &Node, applied: &control::View) {
         if missed {
             node.tracking.tell_of_gap();
         }
+        show_agreed(node, &applied.state);
         crate::insight::note_changes(&node.audit, &current.state, &applied.state);
     }
+}
+
+/// `CONFIG GET` tells what every node agreed on.
+fn show_agreed(node: &Node, state: &keyward_cluster::State) {
+    node.live.show_agreed(MIN_IN_SYNC, state.setting(MIN_IN_SYNC).unwrap_or("0"));
 }
 
 /// Who serves a group and since when, and how often keys were handed over: when it is another, changes may have been made

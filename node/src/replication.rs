@@ -27,7 +27,7 @@ use crate::journal::Journal;
 use crate::node::Node;
 use crate::snapshot::writer::Stand;
 use crate::ties::Tie;
-use crate::view::View;
+use crate::view::{Surety, View};
 use crate::world::net::Parcel;
 use crate::world::{Stopwatch, beside};
 use acks::Acks;
@@ -250,19 +250,14 @@ impl Replication {
     }
 
     /// Returns once every member in sync has everything up to `position` and this node certainly still is primary.
-    pub async fn confirmed(&self, reign: Epoch, position: u64, limit: Duration) -> Result<(), NotConfirmed> {
-        self.acks.confirmed(reign, position, limit, || self.clock_ms()).await
+    pub async fn confirmed(&self, surety: Surety, position: u64, limit: Duration) -> Result<(), NotConfirmed> {
+        self.acks.confirmed(surety, position, limit, || self.clock_ms()).await
     }
 
     /// Whether everything up to `position` is confirmed by now.
     #[inline]
-    pub fn is_confirmed(&self, reign: Epoch, position: u64) -> bool {
-        self.acks.is_confirmed(reign, position, || self.clock_ms())
-    }
-
-    /// Whether fewer members are in sync than a confirmed write needs.
-    pub fn too_few_in_sync(&self) -> bool {
-        self.acks.too_few()
+    pub fn is_confirmed(&self, surety: Surety, position: u64) -> bool {
+        self.acks.is_confirmed(surety, position, || self.clock_ms())
     }
 
     /// Called with the next view before requests see it.

@@ -5,6 +5,7 @@
 
 use crate::config::{Ack, Config};
 use crate::corridor::SCRIPT_THREADS;
+use crate::live::MIN_IN_SYNC;
 use crate::routes::Routes;
 use crate::tenants;
 use keyward_acl::{Acknowledge, Fence, Policy, User, UserName, Walls};
@@ -60,6 +61,8 @@ pub struct View {
     pub primary: Option<NodeId>,
     /// The group that holds the data.
     pub group: Option<ShardGroup>,
+    /// Fewer of its members are in sync than a confirmed write needs.
+    pub few_in_sync: bool,
     /// Clients of this node are told this.
     pub topology: Topology,
     /// Every tenant, compiled.
@@ -122,6 +125,7 @@ impl View {
         let current = group.as_ref().and_then(|group| group.primary).filter(|primary| state.is_current(*primary));
         let primary = current.map(|primary| primary.node);
         let topology = topology(&state, me);
+        let few_in_sync = group.as_ref().is_some_and(|group| group.in_sync.len() < min_in_sync(&state, group));
         View {
             index: state.applied_index(),
             me,
@@ -130,6 +134,7 @@ impl View {
             routes,
             primary,
             group,
+            few_in_sync,
             topology,
             tenancy,
             logins,
@@ -157,6 +162,11 @@ impl View {
     /// The reign in which this process serves the data, if it does.
     pub fn reign(&self) -> Option<Epoch> {
         self.group.as_ref().filter(|_| self.is_primary()).map(|group| group.epoch)
+    }
+
+    /// What answers wait for that are given as of this view; nothing if this process does not serve the data.
+    pub fn surety(&self) -> Option<Surety> {
+        self.reign().map(|reign| Surety { reign, few: self.few_in_sync })
     }
 
     /// The user with its compiled rules; `None` also while its tenant is retired.
@@ -198,6 +208,29 @@ impl View {
         let same = login.user.created == held.created && login.user.withdrawn_revision == held.withdrawn_revision;
         (same && login.user.enabled).then(|| login.clone())
     }
+}
+
+/// What an answer waits for whose user wants it confirmed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Surety {
+    /// The reign in which it was given: what was written in it.
+    pub reign: Epoch,
+    /// Too few were in sync for anything to be written: it tells of what others wrote, which those in sync must have, however
+    /// few they are.
+    pub few: bool,
+}
+
+impl Surety {
+    /// Of a write.
+    pub fn of_write(reign: Epoch) -> Surety {
+        Surety { reign, few: false }
+    }
+}
+
+/// How many members must be in sync for a write to be confirmed: as set, or else more than half of those that have copies.
+fn min_in_sync(state: &State, group: &ShardGroup) -> usize {
+    let set = state.setting(MIN_IN_SYNC).and_then(|value| value.parse().ok()).filter(|value| *value > 0);
+    set.unwrap_or_else(|| group.majority())
 }
 
 /// `earlier`: what it was before, for what it did stays with it.

@@ -416,7 +416,7 @@ impl Worker {
             // Looked at when a command needs memory: see `memory_for`.
             memory: Memory::Enough,
             busy: self.node.corridor.is_busy(),
-            few_in_sync: self.node.replication.too_few_in_sync(),
+            few_in_sync: view.few_in_sync,
             few_replicas: hot.replicas_min > 0
                 && self.node.replication.count_near(hot.replica_lag_max) < hot.replicas_min,
             lease: self.node.lease_state(),

@@ -349,6 +349,66 @@ fn nodes_are_stopped_in_order_one_after_the_other_and_everything_is_there() {
 }
 
 #[test]
+fn how_many_must_be_in_sync_is_set_for_the_whole_cluster_and_stays() {
+    let mut cluster = quorum_cluster();
+    let queue = |cluster: &Cluster, number: usize| cluster.node(number).client_as("queue", "secret");
+    let set = |cluster: &Cluster, number: usize, value: &str| {
+        cluster.node(number).client().ask(&["CONFIG", "SET", "min-in-sync", value])
+    };
+    for value in ["4", "-1", "", "x", "99999999999999999999999"] {
+        let refused = set(&cluster, 1, value);
+        assert!(refused.is_error("ERR CONFIG SET failed (possibly related to argument 'min-in-sync')"), "{refused}");
+    }
+    let both = ["CONFIG", "SET", "maxmemory-samples", "5", "min-in-sync", "3"];
+    assert!(cluster.node(1).client().ask(&both).is_error("ERR CONFIG SET failed"));
+    assert!(set(&cluster, 2, "3").is_ok());
+    let lost = cluster.primary() % 3 + 1;
+    let other = lost % 3 + 1;
+    queue(&cluster, other).ok(&["SET", "k", "with-all"]);
+    let gone = cluster.node(lost).id().expect("it is registered").to_string();
+    let admin = cluster.node(other).admin_address().to_string();
+    let removed =
+        keyward_tests::run(&keyward_tests::binary("keywardctl"), &["--addr", &admin, "node", "remove", &gone], "");
+    assert!(!removed.success && removed.stderr.contains("min-in-sync is 3"), "{removed:?}");
+    cluster.kill(lost);
+    let few = "NOREPLICAS Not enough good replicas to write.";
+    wait_until("the lost node is out of sync", || {
+        queue(&cluster, other).ask(&["SET", "k", "refused"]).is_error(few).then_some(())
+    });
+    let mut at_primary = queue(&cluster, cluster.primary());
+    let around = encode(&["PING"])
+        .into_iter()
+        .chain(encode(&["SET", "k", "refused"]))
+        .chain(encode(&["PING"]))
+        .collect::<Vec<_>>();
+    at_primary.send_raw(&around).expect("it reads");
+    let told: Vec<String> = (0..3).map(|_| at_primary.read().expect("it answers").to_string()).collect();
+    assert!(told[1].contains(few) && told[0].contains("PONG") && told[2].contains("PONG"), "{told:?}");
+    // What they read is what all that are in sync have, also if nobody confirmed it when it was written.
+    cluster.node(other).client().ok(&["SET", "k", "unconfirmed"]);
+    assert_eq!(at_primary.text(&["GET", "k"]), "unconfirmed");
+    assert_eq!(queue(&cluster, other).text(&["GET", "k"]), "unconfirmed");
+    at_primary.ok(&["MULTI"]);
+    at_primary.ask(&["SET", "k", "refused"]);
+    assert!(at_primary.ask(&["EXEC"]).is_error("EXECABORT"));
+    // Who does not ask for confirmation is not concerned.
+    cluster.node(other).client().ok(&["SET", "cached", "v"]);
+    cluster.spawn(lost);
+    cluster.wait_ready(lost);
+    all_in_sync(&cluster);
+    for node in cluster.nodes() {
+        let shown = node.client().ask(&["CONFIG", "GET", "min-in-sync"]).to_string();
+        assert!(shown.contains('3') && shown.contains("min-in-sync"), "{shown}");
+    }
+    cluster.kill(lost);
+    wait_until("the lost node is out of sync", || {
+        queue(&cluster, other).ask(&["SET", "k", "refused"]).is_error(few).then_some(())
+    });
+    assert!(set(&cluster, other, "0").is_ok());
+    queue(&cluster, other).ok(&["SET", "k", "with-two"]);
+}
+
+#[test]
 fn a_frozen_primary_is_replaced_and_comes_back_as_a_replica() {
     let cluster = quorum_cluster();
     let primary = cluster.primary();

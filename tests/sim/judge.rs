@@ -16,6 +16,7 @@ use std::net::IpAddr;
 
 use keyward_cluster::{Epoch, GroupId, Member, ShardGroup};
 use keyward_simulated::node::Node;
+use keyward_simulated::view::Surety;
 use keyward_simulated::world;
 
 use crate::checks::{self, Finals};
@@ -76,7 +77,9 @@ impl Watcher {
         }
         let can = |reign: &Epoch| {
             let (copies, end) = (&of.replication, of.replication.stand().position);
-            world::visit(ip, || of.lease.is_valid() && !copies.too_few_in_sync() && copies.is_confirmed(*reign, end))
+            world::visit(ip, || {
+                of.lease.is_valid() && !view.few_in_sync && copies.is_confirmed(Surety::of_write(*reign), end)
+            })
         };
         Ok(view.reign().filter(can))
     }

@@ -19,6 +19,7 @@ use tonic::{Request, Response, Status};
 use super::auth::{Door, text};
 use super::backend::{AdminBackend, ControlStatus, Member, Origin};
 use crate::control::{GroupReport, NodeStanding};
+use crate::live::MIN_IN_SYNC;
 use crate::places::Caller;
 
 /// The lines of history listed if the caller does not say.
@@ -97,6 +98,12 @@ impl<B: AdminBackend> Cluster for ClusterService<B> {
         let caller = self.door.admit(&request, &argv).await?;
         let state = self.backend().state();
         known_node(&state, node.0)?;
+        let least = state.setting(MIN_IN_SYNC).and_then(|value| value.parse().ok()).unwrap_or(0);
+        if state.nodes().len() <= least {
+            return Err(Status::failed_precondition(format!(
+                "min-in-sync is {least}: without this node no write would be confirmed; CONFIG SET {MIN_IN_SYNC} to less first"
+            )));
+        }
         let origin = Origin { actor: caller.name.clone(), request: None };
         let serves = |group: &&keyward_cluster::ShardGroup| group.primary.is_some_and(|primary| primary.node == node);
         for group in state.groups().values().filter(serves) {

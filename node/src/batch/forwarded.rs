@@ -1,7 +1,7 @@
 //! One request that another node forwarded.
 
 use super::{Batch, Flow, Prepared, lane_is_current};
-use crate::connection::{Doubts, Lane, Next, OUTPUT_BYTES_SOFT};
+use crate::connection::{Doubts, Lane, Next, OUTPUT_BYTES_SOFT, was_run};
 use crate::corridor::Parts;
 use crate::gate::{self, KeyBuffer, Refusal};
 use crate::routes;
@@ -120,8 +120,9 @@ pub fn run_forwarded(
                 if session.wants_quorum() {
                     // Looked at before each request: an earlier reign's answers wait for that one.
                     let position = worker.node.replication.log.position();
-                    let needs = lane.view.reign().map(|reign| (lane.view.of, reign, position));
-                    doubts.add(before..scratch.reply.bytes.len(), needs);
+                    let answer = before..scratch.reply.bytes.len();
+                    let surety = lane.view.surety().filter(|_| was_run(&scratch.reply.bytes[answer.clone()]));
+                    doubts.add(answer, surety.map(|surety| (lane.view.of, surety, position)));
                 }
             }
             Some(ended) if answered == 0 => return ended,

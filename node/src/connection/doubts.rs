@@ -36,6 +36,11 @@ impl Doubts {
         self.0.clear();
     }
 
+    /// Whether every answer may leave at once: nothing of these requests was run.
+    pub(crate) fn need_nothing(&self) -> bool {
+        (1..DOUBTS_MAX).contains(&self.0.len()) && self.0.iter().all(|doubt| doubt.needs.is_none())
+    }
+
     /// These answers need that.
     pub(crate) fn add(&mut self, bytes: Range<usize>, needs: Option<Written>) {
         let is_full = self.0.len() >= DOUBTS_MAX;
@@ -93,16 +98,23 @@ impl Doubts {
     }
 }
 
+/// Whether an answer tells anything of the data, or is that of a write for which too few nodes are at hand: nothing was run then,
+/// and there is nothing to wait for.
+pub(crate) fn was_run(reply: &[u8]) -> bool {
+    !reply.starts_with(b"-NOREPLICAS ") && !reply.starts_with(b"-EXECABORT ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::view::Surety;
     use keyward_cluster::{Epoch, GroupId};
     use std::future::Future;
 
     const LINE: &str = "-UNKNOWN\r\n";
 
     fn needs(group: u32, position: u64) -> Option<Written> {
-        Some((GroupId(group), Epoch(1), position))
+        Some((GroupId(group), Surety::of_write(Epoch(1)), position))
     }
 
     /// How many were asked for, each of which `is_known` or not.

@@ -4,9 +4,9 @@
 use super::doubts::Doubts;
 use super::{Connection, KEPT_BUFFER_BYTES, Next};
 use crate::gather::Written;
-use crate::view::View;
+use crate::view::{Surety, View};
 use crate::worker::Worker;
-use keyward_cluster::{Epoch, GroupId};
+use keyward_cluster::GroupId;
 use keyward_engine::reply::Reply;
 use keyward_engine::session::Session;
 use keyward_proto::resp::{Decoder, encode_command};
@@ -28,7 +28,7 @@ pub struct Lane {
     /// Replies not yet sent.
     pub(super) output: Vec<u8>,
     /// What was answered may leave once everything up to this position of the stream of effects is confirmed in this reign.
-    pub(super) confirm: Option<(Epoch, u64)>,
+    pub(super) confirm: Option<(Surety, u64)>,
     /// The same in other shard groups than the one it is turned to.
     pub(super) confirm_too: Vec<Written>,
     /// Which answers wait for what, as far as that is known.
@@ -132,9 +132,9 @@ impl Lane {
     /// These bytes of `replies`, which come behind those not yet sent, may leave once all that was written until now is confirmed.
     #[cold]
     pub(crate) fn doubt(&mut self, worker: &Worker, replies: Range<usize>) {
-        if let Some(reign) = self.view.reign().filter(|_| !replies.is_empty()) {
+        if let Some(surety) = self.view.surety().filter(|_| !replies.is_empty()) {
             let position = worker.at(self.view.of).node.replication.log.position();
-            self.note(replies, Some((self.view.of, reign, position)));
+            self.note(replies, Some((self.view.of, surety, position)));
         }
     }
 
@@ -151,12 +151,12 @@ impl Lane {
     /// If this node serves the data, as of the lane's view: what was answered until now leaves only once it is confirmed.
     pub fn await_confirmation(&mut self, worker: &Worker) {
         self.ran = false;
-        let Some(reign) = self.view.reign() else { return };
+        let Some(surety) = self.view.surety() else { return };
         // What waits since an earlier reign is confirmed in that one or never: both are waited for.
-        if let Some((earlier, position)) = self.confirm.filter(|(earlier, _)| *earlier != reign) {
+        if let Some((earlier, position)) = self.confirm.filter(|(earlier, _)| *earlier != surety) {
             self.await_too((self.view.of, earlier, position));
         }
-        self.confirm = Some((reign, worker.at(self.view.of).node.replication.log.position()));
+        self.confirm = Some((surety, worker.at(self.view.of).node.replication.log.position()));
     }
 
     /// What was received and not run.

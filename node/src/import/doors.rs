@@ -13,7 +13,7 @@ use super::{Credentials, CutOver, Failure, Options, Refused, run, source};
 use crate::control::Origin;
 use crate::insight;
 use crate::node::Node;
-use crate::view::View;
+use crate::view::{Surety, View};
 use keyward_cluster::{Change, Import, ImportChange, ImportOutcome, ImportPlan, NodeId, Outcome};
 use keyward_proto::admin as pb;
 use keyward_proto::admin::node_answer::Answer;
@@ -122,10 +122,9 @@ fn tell_part(of: &Node, view: &View, import: &Import, hurry: bool, part: &mut pb
     }
     let status = job.status();
     let wrote = job.wrote.load(Ordering::Acquire);
-    part.replicated = view
-        .group
-        .as_ref()
-        .is_none_or(|group| group.in_sync.len() <= 1 || of.replication.is_confirmed(group.epoch, wrote));
+    part.replicated = view.group.as_ref().is_none_or(|group| {
+        group.in_sync.len() <= 1 || of.replication.is_confirmed(Surety::of_write(group.epoch), wrote)
+    });
     part.passes_begun = job.passes_begun.load(Ordering::Acquire);
     part.import = Some(status.message(view.me));
 }

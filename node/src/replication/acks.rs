@@ -5,8 +5,8 @@
 //! the replica answered, so the primary's idea of it ends first.
 
 use super::{DRIFT, PROMISE, ReplicaState};
-use crate::view::View;
-use keyward_cluster::{Epoch, Member, NodeId, ShardGroup};
+use crate::view::{Surety, View};
+use keyward_cluster::{Epoch, Member, NodeId};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -41,6 +41,8 @@ impl fmt::Display for NotConfirmed {
 pub struct Acks {
     /// Everything before it is confirmed.
     confirmed: AtomicU64,
+    /// Everything before it is at all members in sync, however few they are.
+    in_all: AtomicU64,
     /// Until then, by the clock of this process, the members in sync support nobody else.
     promised_until_ms: AtomicU64,
     few: AtomicBool,
@@ -100,6 +102,7 @@ impl Acks {
             held.joining.clear();
             held.replicas.clear();
             self.confirmed.store(0, Ordering::Release);
+            self.in_all.store(0, Ordering::Release);
             self.reign.store(group.epoch.0, Ordering::Release);
         }
         held.epoch = Some(group.epoch);
@@ -109,7 +112,7 @@ impl Acks {
             held.joining.clear();
         }
         held.version = group.in_sync_version;
-        self.few.store(group.in_sync.len() < min_in_sync(view, group), Ordering::Release);
+        self.few.store(view.few_in_sync, Ordering::Release);
         self.settle(&mut held);
     }
 
@@ -144,10 +147,6 @@ impl Acks {
         if reigns.is_some_and(|reigns| reigns < epoch) {
             self.abdicate();
         }
-    }
-
-    pub(super) fn too_few(&self) -> bool {
-        self.few.load(Ordering::Acquire)
     }
 
     /// A replica's link begins; its number. `None`: this node is not primary in `epoch`.
@@ -260,9 +259,11 @@ impl Acks {
     }
 
     #[inline]
-    pub(super) fn is_confirmed(&self, reign: Epoch, position: u64, now_ms: impl Fn() -> u64) -> bool {
+    pub(super) fn is_confirmed(&self, surety: Surety, position: u64, now_ms: impl Fn() -> u64) -> bool {
         fence(Ordering::SeqCst);
-        self.confirmed.load(Ordering::Acquire) >= position
+        let Surety { reign, few } = surety;
+        let reached = if few { &self.in_all } else { &self.confirmed };
+        reached.load(Ordering::Acquire) >= position
             && now_ms() < self.promised_until_ms.load(Ordering::Acquire)
             // Last: positions of another reign are of another stream.
             && self.reign.load(Ordering::Acquire) == reign.0
@@ -270,14 +271,14 @@ impl Acks {
 
     pub(super) async fn confirmed(
         &self,
-        reign: Epoch,
+        surety: Surety,
         position: u64,
         limit: Duration,
         now_ms: impl Fn() -> u64,
     ) -> Result<(), NotConfirmed> {
-        let deadline = Instant::now() + limit;
+        let (deadline, reign) = (Instant::now() + limit, surety.reign);
         loop {
-            if self.is_confirmed(reign, position, &now_ms) {
+            if self.is_confirmed(surety, position, &now_ms) {
                 return Ok(());
             }
             let waiting = {
@@ -288,7 +289,7 @@ impl Acks {
                 if held.epoch != Some(reign) {
                     return Err(NotConfirmed::Deposed);
                 }
-                if self.confirmed.load(Ordering::Acquire) < position {
+                if !surety.few && self.confirmed.load(Ordering::Acquire) < position {
                     let (sender, receiver) = oneshot::channel();
                     held.next += 1;
                     let number = held.next;
@@ -299,7 +300,7 @@ impl Acks {
                 }
             };
             match waiting {
-                // Only the promise has run out: replicas answer something all the time.
+                // Only the promise has run out, or too few are in sync: replicas answer something all the time.
                 None if Instant::now() >= deadline => return Err(NotConfirmed::Late),
                 None => tokio::time::sleep(LOOK).await,
                 Some((_waits, receiver)) => match timeout_at(deadline, receiver).await {
@@ -325,6 +326,7 @@ impl Acks {
             // Also of one that is about to be in sync: it may be already, and even be primary, before this node hears of it.
             promised = promised.min(if seen_ms == 0 { 0 } else { until });
         }
+        self.in_all.store(confirmed, Ordering::Release);
         if self.few.load(Ordering::Acquire) {
             // With fewer copies than were asked for nothing more is confirmed, not even what waited when the set shrank.
             confirmed = confirmed.min(self.confirmed.load(Ordering::Acquire));
@@ -338,12 +340,6 @@ impl Acks {
         }
         self.progress.notify_waiters();
     }
-}
-
-/// How many members must be in sync for a write to be confirmed: as set, or else more than half of those that have copies.
-fn min_in_sync(view: &View, group: &ShardGroup) -> usize {
-    let set = view.state.setting("min-in-sync").and_then(|value| value.parse().ok()).filter(|value| *value > 0);
-    set.unwrap_or_else(|| group.majority())
 }
 
 /// Takes a waiting client off the list however its wait ends.
@@ -362,6 +358,8 @@ impl Drop for Waits<'_> {
 mod tests {
     use super::*;
     use keyward_cluster::Incarnation;
+
+    const FIFTH: Surety = Surety { reign: Epoch(5), few: false };
 
     fn member(node: u64) -> Member {
         Member { node: NodeId(node), incarnation: Incarnation(node) }
@@ -390,9 +388,9 @@ mod tests {
         let acks = reigning();
         let (two, three) = (follow(&acks, 2), follow(&acks, 3));
         assert!(acks.acked(NodeId(2), two, 100, 1000, 1000));
-        assert!(!acks.is_confirmed(Epoch(5), 1, || 1000));
+        assert!(!acks.is_confirmed(FIFTH, 1, || 1000));
         assert!(acks.acked(NodeId(3), three, 60, 1000, 1000));
-        assert!(acks.is_confirmed(Epoch(5), 60, || 1000) && !acks.is_confirmed(Epoch(5), 61, || 1000));
+        assert!(acks.is_confirmed(FIFTH, 60, || 1000) && !acks.is_confirmed(FIFTH, 61, || 1000));
         assert_eq!(acks.count(60), 2);
         assert_eq!(acks.count(100), 1);
     }
@@ -405,8 +403,8 @@ mod tests {
         acks.acked(NodeId(2), two, 100, 1000, 1600);
         acks.acked(NodeId(3), three, 100, 1500, 1600);
         let until = 1000 + (PROMISE - DRIFT).as_millis() as u64;
-        assert!(acks.is_confirmed(Epoch(5), 100, || until - 1));
-        assert!(!acks.is_confirmed(Epoch(5), 100, || until));
+        assert!(acks.is_confirmed(FIFTH, 100, || until - 1));
+        assert!(!acks.is_confirmed(FIFTH, 100, || until));
     }
 
     #[test]
@@ -416,9 +414,9 @@ mod tests {
         acks.acked(NodeId(2), two, 100, 1000, 1000);
         acks.acked(NodeId(3), three, 100, 1000, 1000);
         acks.seal(Epoch(5));
-        assert!(acks.is_confirmed(Epoch(5), 100, || 1000), "its own epoch changes nothing");
+        assert!(acks.is_confirmed(FIFTH, 100, || 1000), "its own epoch changes nothing");
         acks.seal(Epoch(6));
-        assert!(!acks.is_confirmed(Epoch(5), 1, || 1000));
+        assert!(!acks.is_confirmed(FIFTH, 1, || 1000));
         assert!(!acks.acked(NodeId(2), two, 200, 1001, 1001));
         assert_eq!(acks.enter(Epoch(5), member(2), 0, true), None);
     }
@@ -435,9 +433,11 @@ mod tests {
             acks.few.store(true, Ordering::Release);
             acks.settle(&mut held);
         }
-        assert!(acks.is_confirmed(Epoch(5), 100, || 1000), "what was, is");
-        assert!(!acks.is_confirmed(Epoch(5), 101, || 1000), "the last copy alone confirms nothing");
-        assert!(!acks.is_confirmed(Epoch(4), 100, || 1000), "another reign is another stream");
+        assert!(acks.is_confirmed(FIFTH, 100, || 1000), "what was, is");
+        assert!(!acks.is_confirmed(FIFTH, 101, || 1000), "the last copy alone confirms nothing");
+        let few = Surety { few: true, ..FIFTH };
+        assert!(acks.is_confirmed(few, 101, || 1000), "and tells what all that are in sync have");
+        assert!(!acks.is_confirmed(Surety::of_write(Epoch(4)), 100, || 1000), "another reign is another stream");
     }
 
     #[test]
@@ -448,22 +448,22 @@ mod tests {
         acks.acked(NodeId(3), three, 100, 1000, 1000);
         let four = follow(&acks, 4);
         acks.join(&[member(4)].into());
-        assert!(!acks.is_confirmed(Epoch(5), 1, || 1000));
+        assert!(!acks.is_confirmed(FIFTH, 1, || 1000));
         acks.acked(NodeId(4), four, 80, 1000, 1000);
-        assert!(acks.is_confirmed(Epoch(5), 80, || 1000) && !acks.is_confirmed(Epoch(5), 81, || 1000));
+        assert!(acks.is_confirmed(FIFTH, 80, || 1000) && !acks.is_confirmed(FIFTH, 81, || 1000));
         // It may be in sync, and primary, before anybody says so here: without its promise nothing is confirmed.
         acks.acked(NodeId(2), two, 100, 1900, 1900);
         acks.acked(NodeId(3), three, 100, 1900, 1900);
-        assert!(!acks.is_confirmed(Epoch(5), 80, || 1900));
+        assert!(!acks.is_confirmed(FIFTH, 80, || 1900));
         acks.acked(NodeId(4), four, 80, 1900, 1900);
-        assert!(acks.is_confirmed(Epoch(5), 80, || 1900));
+        assert!(acks.is_confirmed(FIFTH, 80, || 1900));
         acks.join(&BTreeSet::new());
-        assert!(acks.is_confirmed(Epoch(5), 100, || 1000));
+        assert!(acks.is_confirmed(FIFTH, 100, || 1000));
         // Node 2 restarted: what its new process has does not make the old one confirm anything.
         let again = Member { node: NodeId(2), incarnation: Incarnation(9) };
         let link = acks.enter(Epoch(5), again, 0, true).unwrap();
         acks.acked(NodeId(2), link, 500, 1000, 1000);
-        assert!(!acks.is_confirmed(Epoch(5), 1, || 1000));
+        assert!(!acks.is_confirmed(FIFTH, 1, || 1000));
         assert!(!acks.acked(NodeId(2), two, 500, 1000, 1000), "the old link is over");
     }
 
@@ -473,7 +473,7 @@ mod tests {
         let (two, three) = (follow(&acks, 2), follow(&acks, 3));
         let wait = |position| {
             let acks = std::sync::Arc::clone(&acks);
-            tokio::spawn(async move { acks.confirmed(Epoch(5), position, Duration::from_secs(1), || 1000).await })
+            tokio::spawn(async move { acks.confirmed(FIFTH, position, Duration::from_secs(1), || 1000).await })
         };
         let (soon, late) = (wait(10), wait(99));
         tokio::task::yield_now().await;

@@ -8,6 +8,7 @@
 
 use super::Role;
 use crate::node::Node;
+use crate::view::Surety;
 use keyward_cluster::{Change, Epoch, FailoverReason, Member, Outcome, Refusal, ShardGroup};
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,7 +83,7 @@ async fn move_to(node: &Arc<Node>, target: Member) -> Result<(), String> {
     timeout(CATCH_UP, complete).await.map_err(|_| format!("node {} does not catch up", target.node))?;
     // Who waits to hear that its write is everywhere hears it, though the reign ends meanwhile. If one is too slow for
     // that, it does not keep the data here.
-    if replication.confirmed(epoch, end, CONFIRMED).await.is_ok() {
+    if replication.confirmed(Surety::of_write(epoch), end, CONFIRMED).await.is_ok() {
         replication.acks.hand_over(epoch, end);
     }
     let moved = agree(node, target, &group, epoch).await;
