@@ -12,6 +12,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use keyward_acl::file::FILE_BYTES_MAX;
@@ -87,16 +88,18 @@ pub fn import(
 
 /// Watches the file until the receiver is gone. Each content that differs from the one before, beginning with `seen`, is
 /// sent once if it is valid as a whole, and logged once if it is not. The channel is bounded by its maker; one place is
-/// enough, as a file that changes while a change is being carried out is read after it.
+/// enough, as a file that changes while a change is being carried out is read after it. `usable` tells whether the content was
+/// valid that was read last.
 pub async fn watch(
     path: PathBuf,
     seen: Option<Digest>,
     catalog: &'static (dyn Catalog + Sync),
     password: Option<Secret>,
     changes: mpsc::Sender<UserChange>,
+    usable: Arc<AtomicBool>,
 ) {
     let parse = move |path: &Path, bytes: &[u8]| parse(path, bytes, catalog, password.as_ref()).map(import_of);
-    watch_with(path, seen, Pace::default(), parse, changes).await;
+    watch_with(path, seen, (Pace::default(), &usable), parse, changes).await;
 }
 
 /// The user `default` with a password, who may do everything: what `requirepass` means without an ACL file.
@@ -174,8 +177,13 @@ impl Default for Pace {
 }
 
 /// See [`watch`], with any parser, at any pace.
-async fn watch_with<U, P>(path: PathBuf, seen: Option<Digest>, pace: Pace, parse: P, changes: mpsc::Sender<U>)
-where
+async fn watch_with<U, P>(
+    path: PathBuf,
+    seen: Option<Digest>,
+    (pace, usable): (Pace, &AtomicBool),
+    parse: P,
+    changes: mpsc::Sender<U>,
+) where
     U: Send + 'static,
     P: Fn(&Path, &[u8]) -> Result<U, AclFileError> + Send + Sync + 'static,
 {
@@ -192,6 +200,9 @@ where
         // A parser that panicked is logged by the panic itself; the users stay.
         if let Ok((now, news)) = read {
             seen = now;
+            if let Some(news) = &news {
+                usable.store(news.is_ok(), Ordering::Relaxed);
+            }
             let told = match news {
                 None => Ok(()),
                 // Bad or gone for a while, and now as it was: nothing new.

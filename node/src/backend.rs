@@ -13,6 +13,7 @@ use crate::node::{Node, StartError};
 use keyward_acl::LogReason;
 use keyward_engine::digest::Digest;
 use std::net::TcpListener;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 /// The node, to the http port.
@@ -113,6 +114,11 @@ impl HttpFacts for Facts {
         text.gauge("keyward_memory_max_bytes", "maxmemory; 0 is no limit.", node.live.hot().memory_bytes_max as f64);
         text.gauge("keyward_memory_resident_bytes", "Bytes of the process in memory.", info::resident_bytes() as f64);
         text.gauge("keyward_users", "Users of the cluster.", view.state.directory().len() as f64);
+        text.gauge(
+            "keyward_acl_file_usable",
+            "1: the content of the watched ACL file is in force, or there is no such file; 0: it was refused, and users are as before.",
+            f64::from(u8::from(node.acl_file_usable.load(Ordering::Relaxed))),
+        );
         text.gauge("keyward_policy_index", "Index of the last change in force here.", view.index as f64);
         text.gauge("keyward_nodes", "Registered nodes.", view.state.nodes().len() as f64);
         let leader = node.control.view().leader.map_or(0, |id| id.0);

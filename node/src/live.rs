@@ -6,6 +6,7 @@
 //! ```
 //! A data thread keeps a copy of [`Hot`] and compares one number per batch to notice a newer one. Parameters that mean
 //! nothing here (an append-only file, listpack depth) are kept and shown, since clients and test suites set them.
+//! It is long because each parameter has its line, and each that does something its number.
 
 mod without_effect;
 

@@ -192,6 +192,8 @@ pub struct Common {
     pub lease: Arc<Lease>,
     /// Who was denied what.
     pub acl_log: Mutex<AclLog>,
+    /// The users the ACL file names now are in force, if there is such a file: its last content was valid and was taken.
+    pub acl_file_usable: Arc<AtomicBool>,
     /// Who did what.
     pub audit: Audit,
     /// What tenants used, day by day.
@@ -685,6 +687,7 @@ async fn serve_with(
         expiry: Expiry::default(),
         imports: Imports::default(),
         acl_log: Mutex::new(AclLog::new(live.hot().acl_log_max)),
+        acl_file_usable: Arc::new(AtomicBool::new(true)),
         audit: Audit::start(&config).map_err(StartError::Config)?,
         usage: crate::insight::tenants::days(&config),
         command_logs: CommandLogs::default(),
@@ -942,7 +945,8 @@ fn start_background(node: &Arc<Node>, digest: Option<acl_file::Digest>) -> Resul
     tasks.extend(node.groups().iter().map(|of| tokio::spawn(crate::import::keep(Arc::clone(of)))));
     if let PolicySource::AclFile(path, password) = node.config.policy_source() {
         let (sender, changes) = mpsc::channel(1);
-        tasks.push(tokio::spawn(acl_file::watch(path, digest, node.table, password, sender)));
+        let usable = Arc::clone(&node.acl_file_usable);
+        tasks.push(tokio::spawn(acl_file::watch(path, digest, node.table, password, sender, usable)));
         tasks.push(tokio::spawn(seed::follow(Arc::clone(node), changes)));
     }
     Ok(tasks)

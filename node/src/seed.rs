@@ -11,6 +11,7 @@ use keyward_cluster::{Change, Outcome};
 use keyward_engine::table::Table;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -99,7 +100,10 @@ pub async fn follow(node: Arc<Node>, mut changes: mpsc::Receiver<UserChange>) {
     while let Some(change) = changes.recv().await {
         match import(&node, &change, acl_file::SOURCE).await {
             Ok(()) => tracing::info!("the new content of the ACL file is in force"),
-            Err(refusal) => tracing::error!(%refusal, "the new content of the ACL file was refused"),
+            Err(refusal) => {
+                node.acl_file_usable.store(false, Ordering::Relaxed);
+                tracing::error!(%refusal, "the new content of the ACL file was refused");
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import subprocess
+import tomllib
 
 import kubernetes_validate
 import pytest
@@ -132,6 +133,22 @@ def test_the_image_runs_as_nobody_and_is_built_from_the_lock_file():
     assert "--locked" in dockerfile and "SOURCE_DATE_EPOCH" in dockerfile
     pod = one("StatefulSet")["spec"]["template"]["spec"]["securityContext"]
     assert pod["runAsUser"] == 65532
+
+
+def test_the_build_of_the_image_sees_every_member_of_the_workspace():
+    with (ROOT / "Cargo.toml").open("rb") as manifest:
+        workspace = tomllib.load(manifest)["workspace"]
+    lines = (ROOT / "deploy" / "docker" / "Dockerfile.dockerignore").read_text().splitlines()
+    let_in = [pathlib.PurePath(line[1:]) for line in lines if line.startswith("!")]
+    for member in workspace["members"]:
+        manifest = pathlib.PurePath(member) / "Cargo.toml"
+        assert any(manifest.is_relative_to(path) for path in let_in), f"{member} is not in the image's build context"
+        with (ROOT / manifest).open("rb") as file:
+            package = tomllib.load(file)
+        targets = [target["path"] for kind in ("bin", "test", "bench") for target in package.get(kind, []) if "path" in target]
+        for target in targets:
+            source = pathlib.PurePath(member) / target
+            assert any(source.is_relative_to(path) for path in let_in), f"{source} is not in the image's build context"
 
 
 def flags():

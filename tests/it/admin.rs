@@ -25,6 +25,22 @@ fn keywardctl_lists_sets_shows_and_deletes_users() {
 }
 
 #[test]
+fn whoever_asks_a_node_without_contact_to_the_others_is_served_by_the_next() {
+    let mut cluster = Cluster::of(3).start();
+    let other = Cluster::of(1).start();
+    cluster.kill(2);
+    cluster.kill(3);
+    let cut_off = cluster.node(1).admin_address().to_string();
+    wait_until("its lease is over", || {
+        let listed = run(&binary("keywardctl"), &["--addr", &cut_off, "user", "list"], "");
+        (listed.code == Some(4) && listed.stderr.contains("not in contact with the control plane")).then_some(())
+    });
+    let next = other.node(1).admin_address().to_string();
+    let listed = run(&binary("keywardctl"), &["--addr", &cut_off, "--addr", &next, "user", "list"], "");
+    assert!(listed.success, "{listed:?}");
+}
+
+#[test]
 fn exit_codes_say_what_became_of_it_and_help_names_them() {
     let cluster = Cluster::start(1);
     let node = cluster.node(1);

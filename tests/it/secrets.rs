@@ -2,6 +2,7 @@
 //! was right.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use keyward_tests::{Cluster, Value, show, wait_until};
@@ -16,6 +17,27 @@ fn files(folder: &Path, into: &mut Vec<PathBuf>) {
         let path = entry.path();
         if path.is_dir() { files(&path, into) } else { into.push(path) }
     }
+}
+
+/// Hashes of passwords are no secret of the one who has them, but nobody else's either: without salt they can be guessed at.
+#[test]
+fn nobody_else_on_the_machine_reads_what_a_node_writes() {
+    let mut cluster = Cluster::of(1).start();
+    let open_to_others = |path: &Path| fs::metadata(path).expect("it is there").permissions().mode() & 0o077 != 0;
+    let data = cluster.node(1).folder().to_owned();
+    // As a node of an earlier version left them.
+    fs::set_permissions(data.join("log"), fs::Permissions::from_mode(0o755)).expect("it is ours");
+    cluster.node(1).client().ok(&["SET", "k", "v"]);
+    cluster.restart(1);
+    cluster.stop(1);
+    let mut written = Vec::new();
+    files(&data, &mut written);
+    assert!(written.iter().any(|path| path.ends_with("log/db")), "{written:?}");
+    let within = |path: &Path| path.ancestors().take_while(|folder| *folder != data).all(open_to_others);
+    let open: Vec<_> = written.iter().filter(|path| within(path)).collect();
+    // Who this node is.
+    let told = |path: &Path| path.ends_with("identity") || path.ends_with("log.mark");
+    assert!(open.iter().all(|path| told(path)), "{open:?}");
 }
 
 /// Kvrocks#3193 and what Kvrocks logs: tokens in the clear. Here even with everything logged that there is. What a script and its

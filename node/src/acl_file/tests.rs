@@ -56,6 +56,7 @@ struct Watched {
     folder: TempDir,
     changes: Receiver<Vec<String>>,
     looks: Arc<AtomicUsize>,
+    valid: Arc<AtomicBool>,
 }
 
 impl Watched {
@@ -78,8 +79,10 @@ impl Watched {
         let seen = load(&path, parse.clone()).ok().map(|loaded| loaded.digest);
         looks.store(0, Ordering::SeqCst);
         let pace = Pace { quiet: Duration::from_millis(50), quiet_max: Duration::from_secs(1), poll };
-        tokio::spawn(watch_with(path, seen, pace, parse, sender));
-        Self { folder, changes, looks }
+        let usable = Arc::new(AtomicBool::new(true));
+        let valid = Arc::clone(&usable);
+        tokio::spawn(async move { watch_with(path, seen, (pace, &usable), parse, sender).await });
+        Self { folder, changes, looks, valid }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -89,6 +92,15 @@ impl Watched {
     async fn next(&mut self) -> Vec<String> {
         let change = tokio::time::timeout(Duration::from_secs(20), self.changes.recv()).await;
         change.expect("a change arrives").expect("the watcher lives")
+    }
+
+    async fn until_valid(&self, valid: bool) {
+        let told = async {
+            while self.valid.load(Ordering::SeqCst) != valid {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), told).await.expect("it is told");
     }
 
     async fn until_parsed(&self, times: usize) {
@@ -130,8 +142,10 @@ async fn a_file_that_is_wrong_or_gone_changes_nothing_until_it_is_right_again() 
     let mut watched = Watched::start(|folder| fs::write(folder.join("users.acl"), "user a\n").unwrap());
     fs::write(watched.path("users.acl"), "user b\nnonsense\n").unwrap();
     watched.until_parsed(1).await;
+    watched.until_valid(false).await;
     fs::write(watched.path("users.acl"), "user a\n").unwrap();
     watched.until_parsed(2).await;
+    watched.until_valid(true).await;
     fs::remove_file(watched.path("users.acl")).unwrap();
     fs::write(watched.path("new"), "user c\n").unwrap();
     fs::rename(watched.path("new"), watched.path("users.acl")).unwrap();
@@ -149,7 +163,10 @@ async fn a_folder_that_comes_later_or_tells_nothing_is_polled() {
 #[tokio::test]
 async fn the_watcher_ends_with_its_receiver() {
     let (sender, changes) = mpsc::channel(1);
-    let watcher = tokio::spawn(watch_with(PathBuf::from("no-such-file"), None, Pace::default(), names, sender));
+    let watcher = tokio::spawn(async move {
+        let path = PathBuf::from("no-such-file");
+        watch_with(path, None, (Pace::default(), &AtomicBool::default()), names, sender).await;
+    });
     drop(changes);
     tokio::time::timeout(Duration::from_secs(20), watcher).await.expect("it ends").unwrap();
 }

@@ -175,6 +175,10 @@ impl AdminBackend for NodeBackend {
                 note(AuditEvent::Admin, "allowed");
                 Ok(())
             }
+            // No rule speaks against it: another node may do it now, and this one later.
+            Err(refusal @ (Refusal::LeaseOver | Refusal::Loading | Refusal::Busy)) => {
+                Err(AdminFailure::Unavailable(refusal.text(detail)))
+            }
             Err(refusal) => {
                 note(AuditEvent::Denial, "denied");
                 if let Refusal::Denied(denial) = &refusal {

@@ -62,7 +62,7 @@ impl LogDisk {
     pub(crate) fn open(dir: &Path, sync: SyncHook) -> Result<Self, DiskError> {
         let io = |error| DiskError::Io(dir.to_owned(), error);
         let fresh = !dir.join("db").exists();
-        std::fs::create_dir_all(dir).map_err(io)?;
+        super::private_folder(dir).map_err(io)?;
         let opened = catch_unwind(AssertUnwindSafe(|| {
             let db = sled::Config::new().path(dir).flush_every_ms(None).cache_capacity(CACHE_BYTES).open()?;
             let (log, meta) = (db.open_tree("log")?, db.open_tree("meta")?);

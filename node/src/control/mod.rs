@@ -49,6 +49,7 @@ mod state_machine;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -431,6 +432,19 @@ impl<T> Drop for Wanted<T> {
     fn drop(&mut self) {
         self.0.abort();
     }
+}
+
+/// Makes a folder that nobody else may look into, whatever files are made there: what is agreed on names the hashes of passwords.
+fn private_folder(dir: &std::path::Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let mut permissions = std::fs::metadata(dir)?.permissions();
+    if permissions.mode() & 0o077 != 0 {
+        permissions.set_mode(0o700);
+        if let Err(error) = std::fs::set_permissions(dir, permissions) {
+            tracing::warn!(dir = %dir.display(), %error, "others on this machine may read hashes of passwords here");
+        }
+    }
+    Ok(())
 }
 
 /// Opens what is on disk and checks that it fits together and is ours.

@@ -62,7 +62,7 @@ struct Applied {
 impl StateMachine {
     /// Opens the folder of snapshots and reads the newest, if there is one. `owner` is whom the disk belongs to.
     pub(crate) fn open(dir: &Path, owner: Option<(ClusterId, NodeId)>, views: Views) -> Result<Self, DiskError> {
-        fs::create_dir_all(dir).map_err(|error| DiskError::Io(dir.to_owned(), error))?;
+        super::private_folder(dir).map_err(|error| DiskError::Io(dir.to_owned(), error))?;
         let files = snapshot_files(dir).map_err(|error| DiskError::Io(dir.to_owned(), error))?;
         let mut applied = Applied::default();
         if let Some(path) = files.last() {
