@@ -276,7 +276,14 @@ impl State {
             return Outcome::Refused(Refusal::UnknownGroup(to));
         }
         if let Some(known) = self.current_move() {
-            return refused(format!("the move of {} to group {} is not over yet", known.what, known.to.0));
+            let (what, to) = (&known.what, known.to.0);
+            return refused(match known.phase {
+                MovePhase::Dropping(GroupId(group)) => format!(
+                    "the move of {what} to group {to} is being cleaned up: group {group} removes its copies; try again \
+                     when 'keywardctl slots list' says 'done' or 'failed'"
+                ),
+                MovePhase::Copying | MovePhase::Done => format!("the move of {what} to group {to} is not over yet"),
+            });
         }
         if self.current_import().is_some() {
             return refused("an import is running: move keys when it is over");

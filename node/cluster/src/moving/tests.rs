@@ -46,7 +46,9 @@ fn slots_change_hands_once() {
     assert!(is_refused(step(&mut state, 10, MoveChange::Abort { index: 0, why: String::from("late") })));
     assert!(is_refused(step(&mut state, 11, MoveChange::Switch { index: 6 })));
     assert_eq!(state.current_move().map(|known| known.phase), Some(MovePhase::Dropping(GroupId(0))));
-    assert_eq!(step(&mut state, 12, MoveChange::End { index: 6 }), Outcome::Done);
+    let Outcome::Refused(why) = step(&mut state, 12, begin(300, 300, 1)) else { panic!("one at a time") };
+    assert!(why.to_string().contains("is being cleaned up: group 0 removes its copies"), "{why}");
+    assert_eq!(step(&mut state, 13, MoveChange::End { index: 6 }), Outcome::Done);
     assert!(state.current_move().is_none() && state.last_move().is_some());
     let all = |slot| state.groups().values().filter(|group| holds(&group.slots, slot)).count() == 1;
     assert!((0..16384).all(all));
