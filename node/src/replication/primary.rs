@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 /// A piece of the stream, in bytes: large enough to be cheap, small enough that answers come often.
-const PIECE_BYTES: usize = 256 << 10;
+pub(super) const PIECE_BYTES: usize = 256 << 10;
 
 /// A shorter piece is not worth compressing, in bytes.
 const COMPRESSED_MIN: usize = 512;
@@ -178,7 +178,7 @@ async fn stream(serving: &Rc<Serving>, writer: &mut FrameWriter, mut position: u
     }
 }
 
-fn packed(position: u64, piece: &[u8], compresses: bool) -> wire::Piece {
+pub(super) fn packed(position: u64, piece: &[u8], compresses: bool) -> wire::Piece {
     if compresses && piece.len() >= COMPRESSED_MIN {
         let bytes = lz4_flex::block::compress(piece);
         if bytes.len() < piece.len() {

@@ -8,6 +8,7 @@
 
 use super::copy::{self, Pieces};
 use super::log::History;
+use super::primary::PIECE_BYTES;
 use super::record::{self, Record};
 use super::{IDLE, Replication, Role};
 use crate::journal::Journal;
@@ -274,10 +275,14 @@ fn unpacked(piece: &wire::Piece) -> io::Result<Bytes> {
     if piece.length == 0 {
         return Ok(piece.bytes.clone());
     }
-    if piece.length as usize > STEP_BYTES_MAX {
+    if piece.length as usize > PIECE_BYTES {
         return Err(io::Error::other("a piece of the stream is too long"));
     }
     let bytes = lz4_flex::block::decompress(&piece.bytes, piece.length as usize).map_err(io::Error::other)?;
+    // The checksum is of what was sent; the length is not in it.
+    if bytes.len() != piece.length as usize {
+        return Err(io::Error::other("a piece of the stream is not as long as it says"));
+    }
     Ok(bytes.into())
 }
 
@@ -461,6 +466,24 @@ mod tests {
     use super::*;
     use keyward_engine::keyspace::TenantId;
     use std::future::pending;
+
+    #[test]
+    fn a_piece_that_is_not_what_it_says_is_refused() {
+        let text = [b'x'; 4096];
+        for compresses in [true, false] {
+            let piece = super::super::primary::packed(0, &text, compresses);
+            assert_eq!(unpacked(&piece).unwrap(), &text[..]);
+            let with_checksum = |checksum| wire::Piece { checksum, ..piece.clone() };
+            assert!(unpacked(&with_checksum(piece.checksum ^ 1)).is_err());
+        }
+        let piece = super::super::primary::packed(0, &text, true);
+        for length in [1, 4095, 4097, PIECE_BYTES as u32, PIECE_BYTES as u32 + 1, u32::MAX] {
+            assert!(unpacked(&wire::Piece { length, ..piece.clone() }).is_err(), "{length}");
+        }
+        let bytes = Bytes::from_static(b"\xff\xff\xff no such block");
+        let forged = wire::Piece { checksum: crc32fast::hash(&bytes), bytes, ..piece };
+        assert!(unpacked(&forged).is_err());
+    }
 
     #[test]
     fn a_signature_is_one_step_with_what_is_signed() {
