@@ -80,6 +80,9 @@ const LEASE_LOOK: Duration = Duration::from_millis(20);
 /// Programs that have run for longer than this without writing are ended when the node stops.
 const SCRIPT_AT_STOP: Duration = Duration::from_secs(1);
 
+/// What data threads have at least to end what they run, at a stop.
+const CLOSE_MIN: Duration = Duration::from_secs(1);
+
 /// How long clients are kept waiting at the door for a primary to be named. Later ones are told that there is none.
 const PRIMARY_WAIT: Duration = Duration::from_secs(2);
 
@@ -798,12 +801,14 @@ async fn serve_with(
     tracing::info!("stopping");
     crate::insight::tenants::note(&node, true);
     let ending = tokio::spawn(end_scripts(Arc::clone(&node)));
+    let deadline = tokio::time::Instant::now() + node.config.shutdown_timeout;
     for of in node.groups() {
-        crate::replication::leave(of).await;
+        crate::replication::leave(of, deadline).await;
     }
     crate::moving::see_off(&node).await;
     node.owed.settle(node.live.hot().failover_wait.min(node.config.shutdown_timeout)).await;
-    let closed = threads.close(node.config.shutdown_timeout).await;
+    let left = deadline.saturating_duration_since(tokio::time::Instant::now()).max(CLOSE_MIN);
+    let closed = threads.close(left).await;
     background.iter().for_each(JoinHandle::abort);
     if closed {
         save_at_stop(&node, save).await;
@@ -825,8 +830,9 @@ async fn end_scripts(node: Arc<Node>) {
 /// The end of a node that has no clients yet.
 async fn leave_and_save(node: &Arc<Node>) {
     tracing::info!("stopping before it was ready");
+    let deadline = tokio::time::Instant::now() + node.config.shutdown_timeout;
     for of in node.groups() {
-        crate::replication::leave(of).await;
+        crate::replication::leave(of, deadline).await;
     }
     save_at_stop(node, None).await;
 }

@@ -41,6 +41,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// While nothing is written, replicas hear from the primary this often.
 const IDLE: Duration = Duration::from_millis(100);
@@ -57,6 +58,12 @@ const SILENCE: Duration = Duration::from_millis(1000);
 
 /// Accepted links waiting for the replication thread.
 const LINKS_WAITING_MAX: usize = 64;
+
+/// A node that stops tries to hand its data over again and again for so long.
+const LEAVE_TRIES: Duration = Duration::from_secs(5);
+
+/// Between two such tries.
+const LEAVE_PAUSE: Duration = Duration::from_millis(100);
 
 /// A replica's link on its way to the thread that serves it, and what shows it.
 pub type Accepted = (Parcel, Arc<Tie>);
@@ -444,21 +451,34 @@ fn is_saved(snapshot: Option<(Epoch, u64)>, effect: (Epoch, u64), saves: bool) -
     effect.1 == 0 || !saves || snapshot.is_some_and(|snapshot| snapshot >= effect)
 }
 
-/// Before the node stops: if it serves the data, another one does from now on, if any is in sync.
-pub async fn leave(node: &Arc<Node>) {
+/// Before the node stops: if it serves the data, another one does from now on, if any is in sync. At the deadline it stops all the
+/// same.
+pub async fn leave(node: &Arc<Node>, deadline: Instant) {
+    let last_try = Instant::now() + LEAVE_TRIES;
+    while let Some(target) = next_primary(node) {
+        match timeout_at(deadline, hand_over::hand_over(node, target)).await {
+            Ok(Ok(())) => return tracing::info!(to = target.node.0, "the data is served elsewhere now"),
+            Ok(Err(why)) => tracing::warn!(to = target.node.0, %why, "the data could not be handed over"),
+            Err(_) => return tracing::error!(to = target.node.0, "the data was not handed over in time"),
+        }
+        // Who is in sync may be about to change, or a copy have lost a moment on a busy machine.
+        sleep(LEAVE_PAUSE).await;
+        if Instant::now() > last_try.min(deadline) {
+            return;
+        }
+    }
+}
+
+/// Who takes the data of a node that leaves: of those in sync the one that has most. `None`: this node does not serve it, or
+/// nobody else is in sync.
+fn next_primary(node: &Node) -> Option<Member> {
     let (_, view) = node.views.load();
     if !view.is_primary() {
-        return;
+        return None;
     }
     let replicas = node.replication.replicas();
-    let best = replicas.iter().filter(|replica| replica.in_sync).max_by_key(|replica| replica.position);
-    let Some(target) = best.and_then(|best| view.state.nodes().get(&best.node)).map(|node| node.member()) else {
-        return;
-    };
-    match hand_over::hand_over(node, target).await {
-        Ok(()) => tracing::info!(to = target.node.0, "the data is served elsewhere now"),
-        Err(why) => tracing::warn!(to = target.node.0, %why, "the data could not be handed over"),
-    }
+    let best = replicas.iter().filter(|replica| replica.in_sync).max_by_key(|replica| replica.position)?;
+    view.state.nodes().get(&best.node).map(|node| node.member())
 }
 
 /// Starts the thread, for all groups. It ends with the process.

@@ -276,7 +276,7 @@ fn a_script_without_an_end_keeps_no_node_from_stopping() {
 
 #[test]
 fn a_primary_hands_over_whatever_script_runs_without_an_end() {
-    let mut cluster = Cluster::of(3).start();
+    let mut cluster = Cluster::of(3).flag("shutdown-timeout", "3s").flag("enable-debug-command", "yes").start();
     let primary = cluster.primary();
     let mut client = cluster.node(primary).client();
     client.ok(&["CONFIG", "SET", "busy-reply-threshold", "100"]);
@@ -289,6 +289,21 @@ fn a_primary_hands_over_whatever_script_runs_without_an_end() {
     let log = cluster.node(primary).log();
     assert!(log.contains("the data is served elsewhere now"), "{log}");
     assert_eq!(cluster.node(primary % 3 + 1).client().text(&["GET", "k"]), "v");
+
+    // One that has written is waited for, and then lost as a whole.
+    cluster.restart(primary);
+    cluster.copies_agree("a restart");
+    let primary = cluster.primary();
+    let mut client = cluster.node(primary).client();
+    client.ok(&["CONFIG", "SET", "busy-reply-threshold", "100"]);
+    client.send(&["EVAL", "redis.call('SET', 'half', '1') while true do end", "0"]).expect("it reads");
+    wait_until("the script keeps others waiting", || {
+        cluster.node(primary).log().contains("keeps others waiting").then_some(())
+    });
+    assert!(cluster.stop(primary).success());
+    let other = cluster.node(primary % 3 + 1);
+    wait_until("another node serves", || other.client().ask(&["GET", "k"]).text().filter(|text| text == "v"));
+    assert_eq!(other.client().ask(&["EXISTS", "half"]), Value::Integer(0));
 }
 
 #[test]
