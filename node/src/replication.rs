@@ -17,6 +17,7 @@ mod copy;
 mod hand_over;
 mod in_sync;
 pub mod log;
+mod marks;
 mod primary;
 pub(crate) mod record;
 mod replica;
@@ -108,6 +109,8 @@ pub struct Stats {
     pub continued: AtomicU64,
     /// Replicas that wanted to go on and could not.
     pub refused: AtomicU64,
+    /// Bytes of effects this node had made as primary and its successor did not have; they are gone.
+    pub discarded_bytes: AtomicU64,
 }
 
 /// What a node does with the data.
@@ -239,6 +242,12 @@ impl Replication {
         self.acks.replicas(self.clock_ms())
     }
 
+    /// At the primary: how old the oldest write is that each of the others lacks, in milliseconds, to within a look at who is in
+    /// sync (100 ms). Nothing is said of who copies the data or never followed in this reign.
+    pub fn lags(&self) -> Vec<(NodeId, u64)> {
+        self.acks.lags(self.clock_ms())
+    }
+
     /// How many replicas have everything up to `position`.
     pub fn count_acked(&self, position: u64) -> usize {
         self.acks.count(position)
@@ -314,6 +323,7 @@ impl Replication {
             snapshot: *self.snapshot.lock(),
             promised_ms: self.promised_ms(),
             sealed: Epoch(self.sealed.load(Ordering::Acquire)),
+            lags: self.lags(),
         }
     }
 
@@ -394,6 +404,7 @@ impl DataPlane for Plane {
             snapshot: None,
             promised_ms: 0,
             sealed: Epoch(0),
+            lags: Vec::new(),
         };
         self.of(group).map_or(nothing, |node| node.replication.seal(group, epoch))
     }

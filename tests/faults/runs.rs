@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use keyward_tests::{Client, Cluster, Dice, Net, poll, wait_until};
+use keyward_tests::{Client, Cluster, Dice, Net, Value, poll, wait_until};
 
 use crate::checks;
 use crate::clients::{self, Clients, Pairs};
@@ -19,6 +19,9 @@ const SHORT: Duration = Duration::from_secs(30);
 
 /// Clients at a time.
 const CLIENTS: usize = 6;
+
+/// A node serves for so long without contact to the others, and a little for the test to look at its watch.
+const LEASE: Duration = Duration::from_millis(5500);
 
 /// What is tested.
 struct Run<'a> {
@@ -283,6 +286,45 @@ fn what_async_loses_is_seen() {
     let others =
         seen.wrong.iter().filter(|text| !["register", "counter", "queue"].iter().any(|kind| text.starts_with(kind)));
     assert_eq!(others.count(), 0, "more is wrong than losses: {:?}", seen.wrong);
+}
+
+/// For how long a primary that is cut off acknowledges what is lost: a lease, and not one moment more; with `quorum` nothing at all.
+/// When it is back it says how much that was.
+#[test]
+fn a_cut_off_primary_acknowledges_no_longer_than_its_lease_and_says_what_was_lost() {
+    for ack in ["async", "quorum"] {
+        let Some(net) = network(3) else { return };
+        let cluster = stage::lay_out(3, Some(net), ack);
+        let primary = stage::standing(&cluster, 1).and_then(|now| now.primary).expect("all is well");
+        let mut client = cluster.node(primary).client();
+        client.ok(&["SET", "window", "0"]);
+        let discarded = || cluster.node(primary).metric("keyward_discarded_effects_bytes_total{group=\"0\"}");
+        assert_eq!(discarded(), Some(0.0));
+        cluster.net().expect("it was asked for").isolate_from_nodes(primary);
+        // Each write adds a byte, so that what was acknowledged can be told from what is left.
+        let (began, mut last, mut acknowledged) = (Instant::now(), Duration::ZERO, 0);
+        while client.call(&["APPEND", "lost", "x"]).is_ok_and(|reply| matches!(reply, Value::Integer(_))) {
+            (last, acknowledged) = (began.elapsed(), acknowledged + 1);
+        }
+        cluster.net().expect("it was asked for").heal();
+        all_is_well(&cluster).expect("the old primary is back as a replica");
+        let kept = cluster.node(primary).client().ask(&["STRLEN", "lost"]);
+        println!(
+            "{ack}: {acknowledged} acknowledged in {last:?} after the cut, {kept} kept, {:?} bytes discarded",
+            discarded()
+        );
+        assert_eq!(kept, Value::Integer(0), "the new primary cannot have any of it");
+        if ack == "quorum" {
+            assert_eq!(acknowledged, 0, "nobody could confirm them");
+        } else {
+            assert!(last <= LEASE, "acknowledged {last:?} after the cut");
+            assert!(acknowledged > 0, "async acknowledges while the lease lasts: nothing was proved");
+        }
+        // The write that was under way at the end may be among it as well.
+        assert!(discarded() > Some(acknowledged as f64), "{acknowledged} acknowledged, {:?} discarded", discarded());
+        let log = cluster.node(primary).log();
+        assert!(log.contains("effects that were made here and nobody else has are discarded"), "{log}");
+    }
 }
 
 #[test]

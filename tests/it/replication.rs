@@ -104,6 +104,52 @@ fn whoever_waits_hears_how_many_replicas_have_it() {
     assert_eq!(client.ask(&["WAIT", "2", "10000"]), Value::Integer(2));
 }
 
+/// How far a replica is behind in time is what it lacks, not when it was heard: while nothing is written it lacks nothing, however
+/// long it is silent.
+#[test]
+fn status_and_metrics_say_how_old_the_oldest_write_is_that_a_replica_lacks() {
+    let cluster = cluster(3);
+    all_in_sync(&cluster);
+    let primary = cluster.primary();
+    let replicas: Vec<usize> = (1..=3).filter(|number| *number != primary).collect();
+    let (frozen, other) = (replicas[0], replicas[1]);
+    let mut client = cluster.node(primary).client();
+    client.ok(&["SET", "k", "v"]);
+    assert_eq!(client.ask(&["WAIT", "2", "10000"]), Value::Integer(2));
+    let id = |number: usize| cluster.node(number).id().expect("it runs");
+    let told = |number: usize| {
+        let label = format!("keyward_replica_lag_seconds{{group=\"0\",node=\"{}\"}}", id(number));
+        cluster.node(primary).metric(&label)
+    };
+    // The table of copies: group, node@process, copy, epoch, position, behind, lag, heard …
+    let shown = |number: usize| {
+        let address = cluster.node(primary).admin_address().to_string();
+        let status = keyward_tests::run(&keyward_tests::binary("keywardctl"), &["--addr", &address, "status"], "");
+        let heading = status.stdout.lines().find(|line| line.contains("LAG"))?.to_owned();
+        let at = heading.find("LAG")?;
+        let row = status.stdout.lines().find(|line| line.contains(&format!(" {}@", id(number))))?.to_owned();
+        row.get(at..)?.split_once(" ms")?.0.trim().parse::<f64>().ok()
+    };
+    assert_eq!((told(frozen), told(other)), (Some(0.0), Some(0.0)));
+    cluster.pause(frozen);
+    // It is silent for longer than it may to be in sync, and lacks nothing.
+    wait_until("it is out of sync", || {
+        (client.text(&["INFO", "replication"]).matches("in_sync=1").count() == 1).then_some(())
+    });
+    assert_eq!(told(frozen), Some(0.0), "nothing was written since");
+    let began = std::time::Instant::now();
+    client.ok(&["SET", "k", "w"]);
+    wait_until("what it lacks grows old, by the metrics and by the status", || {
+        (told(frozen)? > 2.0 && shown(frozen)? > 2000.0).then_some(())
+    });
+    let age = began.elapsed().as_secs_f64();
+    assert!(told(frozen).is_some_and(|lag| lag <= age + 1.0), "it cannot be older than that");
+    wait_until("the other one has it", || (told(other)? == 0.0 && shown(other)? == 0.0).then_some(()));
+    assert_eq!(shown(primary), Some(0.0));
+    cluster.resume(frozen);
+    wait_until("it has caught up", || (told(frozen)? == 0.0 && shown(frozen)? == 0.0).then_some(()));
+}
+
 #[test]
 fn a_write_that_must_be_confirmed_waits_for_a_frozen_replica_until_that_is_out_of_sync() {
     let cluster = cluster(3);

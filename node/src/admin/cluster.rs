@@ -315,9 +315,11 @@ fn node(info: &NodeInfo, control: &ControlStatus) -> Node {
 }
 
 fn group(group: &keyward_cluster::ShardGroup, standings: &[NodeStanding]) -> ShardGroup {
-    let report = |standing: &NodeStanding| standing.groups.iter().find(|report| report.group == group.id).copied();
+    fn report(standing: &NodeStanding, group: keyward_cluster::GroupId) -> Option<&GroupReport> {
+        standing.groups.iter().find(|report| report.group == group)
+    }
     let primary = standings.iter().find(|standing| group.primary.is_some_and(|primary| primary.node == standing.node));
-    let end = primary.and_then(report).map_or(0, |report| report.position);
+    let primary = primary.and_then(|standing| report(standing, group.id));
     ShardGroup {
         id: group.id.0,
         first_slot: group.slots.first().map_or(0, |(first, _)| u32::from(*first)),
@@ -332,7 +334,7 @@ fn group(group: &keyward_cluster::ShardGroup, standings: &[NodeStanding]) -> Sha
         in_sync_nodes: group.in_sync.iter().map(|member| member.node.0).collect(),
         in_sync_version: group.in_sync_version,
         last_failover: group.last_failover.as_ref().map(failover),
-        copies: standings.iter().map(|standing| copy(group, standing, report(standing), end)).collect(),
+        copies: standings.iter().map(|standing| copy(group, standing, report(standing, group.id), primary)).collect(),
     }
 }
 
@@ -374,7 +376,12 @@ fn failover(failover: &keyward_cluster::Failover) -> Failover {
     }
 }
 
-fn copy(group: &keyward_cluster::ShardGroup, standing: &NodeStanding, report: Option<GroupReport>, end: u64) -> Copy {
+fn copy(
+    group: &keyward_cluster::ShardGroup,
+    standing: &NodeStanding,
+    report: Option<&GroupReport>,
+    primary: Option<&GroupReport>,
+) -> Copy {
     let member = keyward_cluster::Member { node: standing.node, incarnation: standing.incarnation };
     let (snapshot_epoch, snapshot_position) =
         report.and_then(|report| report.snapshot).map_or((0, 0), |(epoch, position)| (epoch.0, position));
@@ -386,12 +393,21 @@ fn copy(group: &keyward_cluster::ShardGroup, standing: &NodeStanding, report: Op
         has_data: report.is_some_and(|report| report.has_data),
         epoch: report.map_or(0, |report| report.epoch.0),
         position,
-        behind: end.saturating_sub(position),
+        behind: primary.map_or(0, |primary| primary.position.saturating_sub(position)),
         silent_ms: standing.silent_for.as_millis() as u64,
         lease_remaining_ms: standing.lease_left.as_millis() as u64,
         snapshot_epoch,
         snapshot_position,
+        lag_ms: primary.and_then(|primary| lag_ms(primary, standing.node, report)),
     }
+}
+
+/// How old the oldest write is that a node lacks; nothing is lacking where the data is served.
+fn lag_ms(primary: &GroupReport, node: NodeId, report: Option<&GroupReport>) -> Option<u64> {
+    if report.is_some_and(|report| std::ptr::eq(report, primary)) {
+        return Some(0);
+    }
+    primary.lags.iter().find(|(other, _)| *other == node).map(|(_, lag_ms)| *lag_ms)
 }
 
 fn change(record: &ChangeRecord) -> Change {

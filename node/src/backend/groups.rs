@@ -34,13 +34,18 @@ const GAUGES: [(&str, &str, Read<f64>); 11] = [
 ];
 
 /// Counters, in the same way.
-const COUNTERS: [(&str, &str, Read<u64>); 2] = [
+const COUNTERS: [(&str, &str, Read<u64>); 3] = [
     ("keyward_full_copies_total", "Full copies that were begun for replicas.", |of| {
         of.replication.stats().full_copies.load(Ordering::Relaxed)
     }),
     ("keyward_replicas_continued_total", "Replicas that went on where they stood.", |of| {
         of.replication.stats().continued.load(Ordering::Relaxed)
     }),
+    (
+        "keyward_discarded_effects_bytes_total",
+        "What this node wrote as primary and its successor did not have; writes acknowledged without quorum may be among it.",
+        |of| of.replication.stats().discarded_bytes.load(Ordering::Relaxed),
+    ),
 ];
 
 /// Writes all of it.
@@ -56,6 +61,23 @@ pub(super) fn metrics(node: &Node, text: &mut MetricsText) {
         let samples: Vec<_> = each().map(|(of, label)| (label.as_slice(), read(of))).collect();
         text.counters(name, help, &samples);
     }
+    let lags: Vec<(&str, String, f64)> = names
+        .iter()
+        .zip(node.groups())
+        .filter(|(_, of)| of.views.load().1.is_primary())
+        .flat_map(|(name, of)| {
+            let lags = of.replication.lags().into_iter();
+            lags.map(|(node, ms)| (name.as_str(), node.0.to_string(), ms as f64 / 1000.0))
+        })
+        .collect();
+    let labels: Vec<_> = lags.iter().map(|(group, node, _)| [("group", *group), ("node", node.as_str())]).collect();
+    let samples: Vec<_> =
+        labels.iter().zip(&lags).map(|(label, (_, _, seconds))| (label.as_slice(), *seconds)).collect();
+    text.gauges(
+        "keyward_replica_lag_seconds",
+        "At the primary: how old the oldest write is that a node lacks.",
+        &samples,
+    );
     let in_sync: Vec<(&str, String)> = names
         .iter()
         .zip(node.groups())

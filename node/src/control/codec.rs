@@ -285,6 +285,7 @@ pub(crate) fn standing_to(report: &GroupReport) -> wire::GroupStanding {
         snapshot: report.snapshot.map(position),
         promised_ms: report.promised_ms,
         sealed: report.sealed.0,
+        lags: report.lags.iter().map(|(node, lag_ms)| wire::ReplicaLag { node: node.0, lag_ms: *lag_ms }).collect(),
     }
 }
 
@@ -320,6 +321,7 @@ pub(crate) fn standing_from(standing: wire::GroupStanding) -> GroupReport {
         snapshot: standing.snapshot.map(|snapshot| (Epoch(snapshot.epoch), snapshot.position)),
         promised_ms: standing.promised_ms,
         sealed: Epoch(standing.sealed),
+        lags: standing.lags.iter().map(|lag| (NodeId(lag.node), lag.lag_ms)).collect(),
     }
 }
 

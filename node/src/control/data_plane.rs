@@ -1,11 +1,11 @@
 //! What the control plane must know about the data of this node, and may ask of it. It never sees a key.
 
 use futures_util::future::BoxFuture;
-use keyward_cluster::{Epoch, GroupId, Member};
+use keyward_cluster::{Epoch, GroupId, Member, NodeId};
 use std::time::Duration;
 
 /// Where this node stands with the data of one group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupReport {
     /// The group.
     pub group: GroupId,
@@ -22,6 +22,8 @@ pub struct GroupReport {
     pub promised_ms: u64,
     /// It takes nothing of an epoch before this one.
     pub sealed: Epoch,
+    /// Of the primary: how old the oldest write is that another node lacks, in milliseconds, where it knows.
+    pub lags: Vec<(NodeId, u64)>,
 }
 
 /// The data of this node, as the control plane sees it. Nothing here may wait for the control plane.

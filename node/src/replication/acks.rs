@@ -4,6 +4,7 @@
 //! every one of them still promises to support no other primary. That promise runs from the moment the frame was sent which
 //! the replica answered, so the primary's idea of it ends first.
 
+use super::marks::Marks;
 use super::{DRIFT, PROMISE, ReplicaState};
 use crate::view::{Surety, View};
 use keyward_cluster::{Epoch, Member, NodeId};
@@ -67,6 +68,10 @@ struct Held {
     /// Members that are about to be in sync: they count as if they were.
     joining: BTreeSet<Member>,
     replicas: BTreeMap<NodeId, Replica>,
+    /// What those had whose link ended in this reign.
+    gone: BTreeMap<NodeId, u64>,
+    /// Where the stream of this reign ended when.
+    marks: Marks,
     waiting: BTreeMap<(u64, u64), oneshot::Sender<()>>,
     next: u64,
 }
@@ -101,6 +106,8 @@ impl Acks {
         if held.epoch != Some(group.epoch) {
             held.joining.clear();
             held.replicas.clear();
+            held.gone.clear();
+            held.marks.clear();
             self.confirmed.store(0, Ordering::Release);
             self.in_all.store(0, Ordering::Release);
             self.reign.store(group.epoch.0, Ordering::Release);
@@ -157,6 +164,7 @@ impl Acks {
         }
         held.next += 1;
         let link = held.next;
+        held.gone.remove(&member.node);
         // It has answered nothing yet on this link; what it had before still counts where it goes on from there.
         held.replicas.insert(member.node, Replica { member, position, seen_ms: 0, streams, link });
         self.came.notify_one();
@@ -171,8 +179,11 @@ impl Acks {
     /// A replica's link ended.
     pub(super) fn leave(&self, node: NodeId, link: u64) {
         let mut held = self.held.lock();
-        if held.replicas.get(&node).is_some_and(|replica| replica.link == link) {
-            held.replicas.remove(&node);
+        let Some(replica) = held.replicas.get(&node).filter(|replica| replica.link == link).copied() else { return };
+        held.replicas.remove(&node);
+        // What it was copying when it left is nothing.
+        if replica.streams {
+            held.gone.insert(node, replica.position);
         }
     }
 
@@ -232,6 +243,20 @@ impl Acks {
             in_sync: held.in_sync.contains(&replica.member),
         };
         held.replicas.values().map(state).collect()
+    }
+
+    /// The stream of this node ends here now; before anything of that is sent.
+    pub(super) fn note_end(&self, end: u64, now_ms: u64) {
+        self.held.lock().marks.note(end, now_ms);
+    }
+
+    /// How old the oldest write is that a node lacks, in milliseconds: of those that follow or did so in this reign.
+    pub(super) fn lags(&self, now_ms: u64) -> Vec<(NodeId, u64)> {
+        let held = self.held.lock();
+        let here = held.replicas.values().filter(|replica| replica.streams);
+        let here = here.map(|replica| (replica.member.node, replica.position));
+        let gone = held.gone.iter().map(|(node, position)| (*node, *position));
+        here.chain(gone).map(|(node, position)| (node, held.marks.age_ms(position, now_ms))).collect()
     }
 
     pub(super) fn count(&self, position: u64) -> usize {

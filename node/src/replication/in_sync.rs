@@ -86,6 +86,7 @@ fn wanted(
     absent: &mut BTreeMap<Member, u64>,
 ) -> BTreeSet<Member> {
     let (end, now_ms) = (node.replication.log.position(), node.replication.clock_ms());
+    node.replication.acks.note_end(end, now_ms);
     let silence = SILENCE.as_millis() as u64;
     let view = node.views.load().1;
     let mut wanted = BTreeSet::from([standing.me]);

@@ -67,6 +67,16 @@ impl History {
         let ended = self.0.get(at + 1).map_or(u64::MAX, |(_, began)| *began);
         self.0[at].1 <= position && position <= ended
     }
+
+    /// Up to where two streams are the same; `None` where they have no epoch in common that is remembered.
+    pub fn same_until(&self, other: &History) -> Option<u64> {
+        let (here, there) = self.0.iter().enumerate().rev().find_map(|(at, (epoch, _))| {
+            let there = other.0.iter().position(|(known, _)| known == epoch)?;
+            Some((at, there))
+        })?;
+        let ended = |history: &History, at: usize| history.0.get(at + 1).map_or(u64::MAX, |(_, began)| *began);
+        Some(ended(self, here).min(ended(other, there)))
+    }
 }
 
 /// The stream of one shard group, as one node has it.
@@ -477,6 +487,18 @@ impl Held {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn streams_are_the_same_until_one_of_them_went_on_under_another_epoch() {
+        let history = |reigns: &[(u64, u64)]| History::new(reigns.iter().map(|(epoch, at)| (Epoch(*epoch), *at)));
+        let ours = history(&[(1, 0), (3, 100)]);
+        assert_eq!(ours.same_until(&history(&[(1, 0), (3, 100)])), Some(u64::MAX));
+        assert_eq!(ours.same_until(&history(&[(1, 0), (3, 100), (4, 250)])), Some(250));
+        assert_eq!(ours.same_until(&history(&[(1, 0), (4, 80)])), Some(80), "the reign of 3 was nobody's but ours");
+        assert_eq!(ours.same_until(&history(&[(1, 0), (4, 120)])), Some(100), "from there on each wrote its own");
+        assert_eq!(ours.same_until(&history(&[(5, 10)])), None, "too long ago");
+        assert_eq!(history(&[]).same_until(&ours), None);
+    }
 
     const SPACE: SpaceId = SpaceId { tenant: keyward_engine::keyspace::TenantId(0), database: 0 };
 

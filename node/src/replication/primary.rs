@@ -146,7 +146,8 @@ async fn send(
 
 /// Sends the stream from `position` on, until the link breaks or the reign ends. `pinned` keeps what was not sent yet.
 async fn stream(serving: &Rc<Serving>, writer: &mut FrameWriter, mut position: u64, pinned: Pinned) -> io::Result<()> {
-    let log = &serving.node.replication.log;
+    let replication = &serving.node.replication;
+    let log = &replication.log;
     let compresses = serving.node.config.repl_compression;
     let mut piece = Vec::new();
     let mut has_caught_up = false;
@@ -155,6 +156,7 @@ async fn stream(serving: &Rc<Serving>, writer: &mut FrameWriter, mut position: u
             return Err(io::Error::other("this node is primary no longer"));
         }
         piece.clear();
+        replication.acks.note_end(log.position(), replication.clock_ms());
         log.copy(position, PIECE_BYTES, &mut piece)
             .map_err(|_| io::Error::other("the replica is too far behind; it begins anew"))?;
         // What came after a full copy is held for as long as it takes to send it.

@@ -209,6 +209,8 @@ async fn take(node: &Arc<Node>, applier: &mut Applier, link: &mut Link, frame: F
             flow(node, true);
         }
         What::CopyBegin(begin) => {
+            let history = history(begin.history);
+            note_discarded(replication, &history);
             replication.has_data.store(false, Ordering::Release);
             flow(node, false);
             replication.copies_begun.fetch_add(1, Ordering::AcqRel);
@@ -220,7 +222,7 @@ async fn take(node: &Arc<Node>, applier: &mut Applier, link: &mut Link, frame: F
                 let _turn = turn;
                 copy::load(&into, Pieces::new(source))
             });
-            link.copying = Some(Copying { pieces, loading, position: begin.position, history: history(begin.history) });
+            link.copying = Some(Copying { pieces, loading, position: begin.position, history });
         }
         What::CopyPiece(bytes) => {
             let copying = link.copying.as_ref().ok_or_else(|| io::Error::other("a piece of no copy"))?;
@@ -261,6 +263,23 @@ async fn take(node: &Arc<Node>, applier: &mut Applier, link: &mut Link, frame: F
         What::Idle(idle) => replication.known_end.store(idle.position, Ordering::Relaxed),
     }
     Ok(())
+}
+
+/// A full copy takes the place of what is here: what this node made as primary and its successor does not have is gone with that.
+fn note_discarded(replication: &Replication, theirs: &History) {
+    let (position, ours) = replication.log.stand();
+    if !replication.has_data() {
+        return;
+    }
+    let lost = ours.same_until(theirs).map_or(0, |same| position.saturating_sub(same));
+    if lost > 0 {
+        replication.stats.discarded_bytes.fetch_add(lost, Ordering::Relaxed);
+        tracing::warn!(
+            bytes = lost,
+            epoch = ours.epoch().0,
+            "effects that were made here and nobody else has are discarded: those acknowledged without quorum are lost"
+        );
+    }
 }
 
 fn history(wire: Option<wire::History>) -> History {

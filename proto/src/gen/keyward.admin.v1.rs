@@ -558,6 +558,10 @@ pub struct Copy {
     /// The position of its newest snapshot.
     #[prost(uint64, tag = "11")]
     pub snapshot_position: u64,
+    /// How old the oldest write is that it lacks, in milliseconds, as of the primary's last report and to within a tenth of a
+    /// second. Absent where the primary does not know: it has not followed since that became primary, or is copying the data.
+    #[prost(uint64, optional, tag = "12")]
+    pub lag_ms: ::core::option::Option<u64>,
 }
 /// Asks for the state of the cluster.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]

@@ -338,7 +338,7 @@ pub mod hand_over_response {
     }
 }
 /// Where a node stands with the data of a group.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GroupStanding {
     #[prost(uint32, tag = "1")]
     pub group: u32,
@@ -356,6 +356,17 @@ pub struct GroupStanding {
     /// The node takes nothing of an epoch before this one.
     #[prost(uint64, tag = "7")]
     pub sealed: u64,
+    /// Of the primary: how far the others are behind it.
+    #[prost(message, repeated, tag = "8")]
+    pub lags: ::prost::alloc::vec::Vec<ReplicaLag>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReplicaLag {
+    #[prost(uint64, tag = "1")]
+    pub node: u64,
+    /// How old the oldest write is that the node lacks.
+    #[prost(uint64, tag = "2")]
+    pub lag_ms: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SnapshotPosition {
@@ -418,7 +429,7 @@ pub struct SealRequest {
     #[prost(uint64, tag = "3")]
     pub epoch: u64,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SealResponse {
     #[prost(uint64, tag = "1")]
     pub incarnation: u64,

@@ -208,7 +208,7 @@ fn last_failover(group: &pb::ShardGroup) -> String {
 
 /// Where each node stands with the data.
 fn copies_table(groups: &[pb::ShardGroup]) -> String {
-    let headings = ["group", "node", "copy", "epoch", "position", "behind", "heard", "lease left", "snapshot"];
+    let headings = ["group", "node", "copy", "epoch", "position", "behind", "lag", "heard", "lease left", "snapshot"];
     let mut table = Table::new(&headings);
     for (group, copy) in groups.iter().flat_map(|group| group.copies.iter().map(move |copy| (group, copy))) {
         let kind = match copy {
@@ -228,6 +228,7 @@ fn copies_table(groups: &[pb::ShardGroup]) -> String {
             copy.epoch.to_string(),
             copy.position.to_string(),
             size(copy.behind),
+            copy.lag_ms.map_or("-".to_owned(), |ms| format!("{ms} ms")),
             format!("{} ms ago", copy.silent_ms),
             format!("{} ms", copy.lease_remaining_ms),
             snapshot,
