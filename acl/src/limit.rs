@@ -26,6 +26,8 @@ pub enum LimitName {
     ScriptMilliseconds,
     /// Milliseconds one command may go on that goes over its keys many times.
     CommandMilliseconds,
+    /// Names that one KEYS tells.
+    KeysNames,
     /// Bytes of one argument of a write.
     ValueBytes,
     /// Bytes that all its clients hold besides keys, on each node.
@@ -34,7 +36,7 @@ pub enum LimitName {
 
 impl LimitName {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [LimitName; 12] = [
+    pub const ALL: [LimitName; 13] = [
         LimitName::Operations,
         LimitName::Bytes,
         LimitName::CpuMilliseconds,
@@ -45,6 +47,7 @@ impl LimitName {
         LimitName::OutputBytes,
         LimitName::ScriptMilliseconds,
         LimitName::CommandMilliseconds,
+        LimitName::KeysNames,
         LimitName::ValueBytes,
         LimitName::ClientBytes,
     ];
@@ -62,6 +65,7 @@ impl LimitName {
             LimitName::OutputBytes => "output-bytes",
             LimitName::ScriptMilliseconds => "script-ms",
             LimitName::CommandMilliseconds => "command-ms",
+            LimitName::KeysNames => "keys-names",
             LimitName::ValueBytes => "value-bytes",
             LimitName::ClientBytes => "client-bytes",
         }

@@ -557,8 +557,8 @@ impl fmt::Display for Reason {
             Reason::EmptyAlternative => "Empty alternative in braces. Write \\{ for a literal brace",
             Reason::Limit => {
                 "A limit is limit:NAME=VALUE. The names are ops-per-second, bytes-per-second, cpu-ms-per-second, \
-                 connections, connections-per-second, blocked-clients, subscriptions, output-bytes, script-ms, command-ms, value-bytes, \
-                 client-bytes; the value is a whole number above 0, of bytes also such as 512mb, or 'default' for none"
+                 connections, connections-per-second, blocked-clients, subscriptions, output-bytes, script-ms, command-ms, keys-names, \
+                 value-bytes, client-bytes; the value is a whole number above 0, of bytes also such as 512mb, or 'default' for none"
             }
         })
     }

@@ -215,6 +215,9 @@ settings! {
         /// Keys that a request of a confined user may name, or words that it gives to a command without keys: each holds up others
         /// for about a microsecond.
         request_names_max: u32 = "100000" in "100" ..= "1000000000";
+        /// Names of keys that one `KEYS` of a confined user may find, unless its tenant's `keys-names` or a rule of its own says
+        /// otherwise: beyond, it is an error.
+        keys_names_max: u32 = "100000" in "1" ..= "1000000000";
         /// A connection must authenticate within this time. 0: no such bound.
         unauthenticated_timeout: Duration = "60s" in "0s" ..= "1h";
         /// Connections of one address (of one /64, with IPv6) that have yet to authenticate. Where there are as many, the oldest

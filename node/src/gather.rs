@@ -20,7 +20,7 @@ use crate::worker::Worker;
 use futures_util::future::join_all;
 use keyward_cluster::GroupId;
 use keyward_engine::command::Flags;
-use keyward_engine::keyspace::TenantId;
+use keyward_engine::keyspace::{NamesBound, TenantId};
 use keyward_engine::reply::Reply;
 use keyward_engine::session::ReplyMode;
 use keyward_proto::resp::{Decoder, ReplyLimits, Value, parse_reply, skip_reply};
@@ -51,6 +51,13 @@ pub struct Gathering {
 }
 
 impl Gathering {
+    /// How many names all groups together may tell this client.
+    fn names_bound(&self, worker: &Worker, connection: &Connection) -> Option<NamesBound> {
+        let row = worker.node.table.find(&self.argv[0])?;
+        let session = connection.session.borrow();
+        worker.hot().names_bound(&session, row.full_name, &session.reach(row))
+    }
+
     fn asks(&self, group: GroupId) -> bool {
         self.only.as_ref().is_none_or(|only| only.contains(&group))
     }
@@ -170,7 +177,8 @@ async fn ask_groups(worker: &Rc<Worker>, connection: &Rc<Connection>, request: &
         }
         plan.random = worker.next_random();
         let mut reply = Reply::new(protocol);
-        all.ends = parts.iter().any(|part| part.ends) || !merge(request, &plan, &parts, &mut reply);
+        let names = request.names_bound(worker, connection);
+        all.ends = parts.iter().any(|part| part.ends) || !merge((request, names), &plan, &parts, &mut reply);
         all.answers = reply.bytes;
         return all;
     }
@@ -228,7 +236,7 @@ fn plan(worker: &Worker, (routes, tenant): (&Routes, TenantId), request: &Gather
 }
 
 /// Makes one answer. False: an answer makes no sense.
-fn merge(request: &Gathering, plan: &Plan, parts: &[Part], reply: &mut Reply) -> bool {
+fn merge((request, names): (&Gathering, Option<NamesBound>), plan: &Plan, parts: &[Part], reply: &mut Reply) -> bool {
     let (mut values, mut errors) = (Vec::with_capacity(parts.len()), Vec::new());
     for part in parts {
         match parse_reply(&part.answers, &ReplyLimits::default()) {
@@ -263,6 +271,10 @@ fn merge(request: &Gathering, plan: &Plan, parts: &[Part], reply: &mut Reply) ->
         Gather::List => {
             let lists: Vec<&Vec<Value>> = values.iter().filter_map(list).collect();
             let count: usize = lists.iter().map(|list| list.len()).sum();
+            if let Some(names) = names.filter(|names| count > names.most) {
+                reply.error(&names.error());
+                return true;
+            }
             // CLUSTER GETKEYSINSLOT slot count.
             let most = match &request.argv[..] {
                 [name, _, _, most] if name.eq_ignore_ascii_case(b"CLUSTER") => std::str::from_utf8(most).ok(),

@@ -17,6 +17,7 @@ use keyward_acl::limit::bytes;
 use keyward_acl::{ErrorDetail, Glob};
 use keyward_engine::events::EventClass;
 use keyward_engine::eviction::{Policy, Usage};
+use keyward_engine::keyspace::NamesBound;
 use keyward_engine::scope::Reach;
 use keyward_engine::session::{AnswerBound, Session};
 use keyward_engine::tenancy::Tenant;
@@ -135,6 +136,7 @@ const PARAMETERS: &[Parameter] = &[
     set("hash-max-listpack-entries", "128", Kind::Number(0, MANY)),
     set("hash-max-listpack-value", "64", Kind::Number(0, MANY)),
     set("hll-sparse-max-bytes", "3000", Kind::Bytes(0, u64::MAX)),
+    set("keys-names-max", "100000", Kind::Number(1, 1_000_000_000)),
     set("latency-monitor-threshold", "0", Kind::Number(0, MANY)),
     set("latency-tracking", "yes", Kind::Switch),
     set("lfu-decay-time", "1", Kind::Number(0, i32::MAX as i64)),
@@ -289,6 +291,8 @@ pub struct Hot {
     pub channel_bytes_max: usize,
     /// What a confined user may name in one request.
     pub request_names_max: usize,
+    /// What one KEYS of a confined user may find.
+    pub keys_names_max: usize,
     /// Keys remembered for caching clients at most; 0: no bound.
     pub tracked_keys_max: usize,
     /// A script that runs for longer makes the node answer that it is busy.
@@ -415,6 +419,19 @@ impl Hot {
         format!("ERR the reply is longer than {limit} allows: {most}")
     }
 
+    /// How many names this request may tell, if that is bounded: of whoever is confined, or has a limit of its own.
+    pub fn names_bound(&self, session: &Session, command: &str, reach: &Reach) -> Option<NamesBound> {
+        let login = session.login.as_ref().filter(|_| command == "keys")?;
+        let mut said = login.accounts().filter_map(|(limits, _)| limits.keys_names).peekable();
+        if said.peek().is_none() {
+            let said_by = "keys-names-max".to_owned();
+            return reach.is_confined().then_some(NamesBound { most: self.keys_names_max, said_by });
+        }
+        let most = said.filter(|most| *most > 0).min()?;
+        let said_by = format!("keys-names of {}", login.whose(|limits| limits.keys_names.unwrap_or(0)));
+        Some(NamesBound { most: usize::try_from(most).unwrap_or(usize::MAX), said_by })
+    }
+
     /// The same for a client.
     pub fn reply_bytes_max_for(&self, session: &Session) -> usize {
         let bound = session.login.as_ref().map(|login| login.strictest().answer);
@@ -471,6 +488,7 @@ impl Live {
             ("channel-bytes-max", config.channel_bytes_max.bytes().to_string()),
             ("client-query-buffer-limit", config.client_query_buffer_limit.bytes().to_string()),
             ("request-names-max", config.request_names_max.to_string()),
+            ("keys-names-max", config.keys_names_max.to_string()),
             ("pattern-bytes-max", config.pattern_bytes_max.bytes().to_string()),
             ("timeout", config.timeout.as_secs().to_string()),
             ("tcp-keepalive", config.tcp_keepalive.as_secs().to_string()),
@@ -705,6 +723,7 @@ fn hot(texts: &BTreeMap<&'static str, String>, fixed: Fixed) -> Hot {
         },
         channel_bytes_max: size("channel-bytes-max") as usize,
         request_names_max: count("request-names-max"),
+        keys_names_max: count("keys-names-max"),
         tracked_keys_max: count("tracking-table-max-keys"),
         redirects,
         always_primary: !redirects && texts.get("advertise-role").is_some_and(|text| text == "primary"),

@@ -26,7 +26,9 @@ use keyward_engine::dict::{Entry, ValueRef, prefetch_line, prefetch_lines};
 use keyward_engine::effects::{Effects, Wait, WaitedInVain};
 use keyward_engine::error::CommandError;
 use keyward_engine::events::{Event, EventClass};
-use keyward_engine::keyspace::{CallContext, EveryKey, Garbage, Keys, Layout, Place, Shard, SpaceId, Tally, TenantId};
+use keyward_engine::keyspace::{
+    CallContext, EveryKey, Garbage, Keys, Layout, NamesBound, Place, Shard, SpaceId, Tally, TenantId,
+};
 use keyward_engine::reply::Reply;
 use keyward_engine::scope::Reach;
 use keyward_engine::tenancy::{Gauges, OwnerHint, Owners, Tenancy};
@@ -40,10 +42,12 @@ use std::time::{Duration, Instant};
 /// A handler of data commands.
 pub type KeysHandler = fn(&mut Keys<'_>, Args<'_>, &mut Reply) -> Result<(), CommandError>;
 
-/// How a command about every key is done: on a thread that may wait; where nobody else touches any key it may.
-struct Manner {
+/// How a command about every key is done: on a thread that may wait; where nobody else touches any key it may; telling so many
+/// names at most.
+struct Manner<'a> {
     waits: bool,
     alone: bool,
+    names: Option<&'a NamesBound>,
 }
 
 /// Surrounds each step of a walk on one shard.
@@ -428,7 +432,21 @@ impl Shards {
         reply: &mut Reply,
     ) -> Result<(), CommandError> {
         let apart: Apart<'_> = &|step: &mut dyn FnMut()| step();
-        self.on_every_key(handler, call, memory, (journal, apart, Manner { waits: false, alone }), reply)
+        self.on_every_key(handler, call, memory, (journal, apart, Manner { waits: false, alone, names: None }), reply)
+    }
+
+    /// The same for a client that may be told no more than so many names.
+    pub fn run_on_every_key_within(
+        &self,
+        names: Option<&NamesBound>,
+        handler: EveryKeyHandler,
+        call: &Call<'_>,
+        memory: &mut CallSpace,
+        (journal, alone): (&Journal, bool),
+        reply: &mut Reply,
+    ) -> Result<(), CommandError> {
+        let apart: Apart<'_> = &|step: &mut dyn FnMut()| step();
+        self.on_every_key(handler, call, memory, (journal, apart, Manner { waits: false, alone, names }), reply)
     }
 
     /// The same on a thread that may wait, where `apart` surrounds each step on one shard.
@@ -437,10 +455,10 @@ impl Shards {
         handler: EveryKeyHandler,
         call: &Call<'_>,
         memory: &mut CallSpace,
-        (journal, apart): (&Journal, Apart<'_>),
+        (journal, apart, names): (&Journal, Apart<'_>, Option<&NamesBound>),
         reply: &mut Reply,
     ) -> Result<(), CommandError> {
-        self.on_every_key(handler, call, memory, (journal, apart, Manner { waits: true, alone: false }), reply)
+        self.on_every_key(handler, call, memory, (journal, apart, Manner { waits: true, alone: false, names }), reply)
     }
 
     fn on_every_key(
@@ -448,11 +466,12 @@ impl Shards {
         handler: EveryKeyHandler,
         call: &Call<'_>,
         memory: &mut CallSpace,
-        (journal, apart, manner): (&Journal, Apart<'_>, Manner),
+        (journal, apart, manner): (&Journal, Apart<'_>, Manner<'_>),
         reply: &mut Reply,
     ) -> Result<(), CommandError> {
-        let Manner { waits, alone } = manner;
-        let mut every = Every { shards: self, call, memory, journal, apart, waits, alone, everything_changed: false };
+        let Manner { waits, alone, names } = manner;
+        let everything_changed = false;
+        let mut every = Every { shards: self, call, memory, journal, apart, waits, alone, names, everything_changed };
         let result = handler(&mut every, Args::new(call.argv, call.words), reply);
         if every.everything_changed {
             self.tracking.tell_all(call.context.space.tenant.world(), call.client);

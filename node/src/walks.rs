@@ -16,7 +16,7 @@ use crate::node::Node;
 use crate::observers::Watch;
 use crate::pace;
 use crate::patience::Left;
-use crate::shards::Call;
+use crate::shards::{Apart, Call};
 use crate::tracking::Tracker;
 use crate::worker::Worker;
 use keyward_engine::account::Tally;
@@ -333,7 +333,9 @@ fn walk(
         }
     };
     let node = &worker.node;
-    let result = node.shards.walk(handler, &call, &mut scratch.calls, (&node.journal, &apart), &mut reply);
+    let names = hot.names_bound(&session, resolved.row.full_name, &reach);
+    let how = (&node.journal, &apart as Apart<'_>, names.as_ref());
+    let result = node.shards.walk(handler, &call, &mut scratch.calls, how, &mut reply);
     if let Err(error) = result {
         reply.bytes.clear();
         reply.command_error(&error);

@@ -199,6 +199,98 @@ fn a_request_of_a_confined_user_names_so_much_at_most() {
     assert_eq!(gw.ask(&names(&["EXISTS"], "gw:", 2000)), Value::Integer(0));
 }
 
+/// Makes 60 keys for a tenant with prefixes, one with a namespace, and a user without a tenant, and the users `gw`, `ns`, `u`.
+fn sixty_keys_each(cluster: &Cluster) -> Client {
+    let mut admin = cluster.node(1).client();
+    for (user, keys) in [("gw", "~*"), ("ns", "~*"), ("u", "~u:*")] {
+        admin.ok(&["ACL", "SETUSER", user, "on", ">secret", keys, "&*", "+@all"]);
+    }
+    admin.ok(&["TENANT", "CREATE", "gw", "PREFIX", "gw:", "USER", "gw"]);
+    admin.ok(&["TENANT", "CREATE", "ns", "NAMESPACE", "USER", "ns"]);
+    for (user, beginning) in [("gw", "gw:"), ("ns", "n:"), ("u", "u:")] {
+        let mut client = cluster.node(1).client_as(user, "secret");
+        for number in 0..60 {
+            client.ok(&["SET", &format!("{beginning}{number}"), "v"]);
+        }
+    }
+    admin
+}
+
+#[test]
+fn keys_tells_a_confined_user_so_many_names_or_none() {
+    for groups in ["1", "3"] {
+        let cluster = Cluster::of(3).flag("keys-names-max", "50").flag("groups", groups).start();
+        let mut admin = sixty_keys_each(&cluster);
+        let refused =
+            "ERR KEYS finds more than 50 names, the most that keys-names-max allows: SCAN tells them part by part";
+        let by_script = "return redis.call('KEYS', ARGV[1])";
+        for node in cluster.nodes() {
+            for (user, beginning) in [("gw", "gw:"), ("ns", "n:"), ("u", "u:")] {
+                let mut client = node.client_as(user, "secret");
+                let all = format!("{beginning}*");
+                for pattern in ["*", &all] {
+                    client.send(&["PING"]).expect("it is sent");
+                    client.send(&["KEYS", pattern]).expect("it is sent");
+                    client.send(&["GET", &format!("{beginning}1")]).expect("it is sent");
+                    assert_eq!(client.read().expect("an answer").text().as_deref(), Some("PONG"));
+                    assert_eq!(client.read().expect("an answer"), Value::Error(refused.to_owned()), "{user} {pattern}");
+                    assert_eq!(client.read().expect("an answer").text().as_deref(), Some("v"));
+                }
+                let some = format!("{beginning}[1-4]?");
+                assert_eq!(client.ask(&["KEYS", &some]).texts().len(), 40, "{user}");
+                let page = client.ask(&["SCAN", "0", "COUNT", "1000"]);
+                assert!(matches!(page.items(), Some([_, Value::Array(_)])), "{page}");
+                if groups == "1" {
+                    let told = client.ask(&["EVAL", by_script, "0", &all]);
+                    assert!(told.is_error(refused), "{user}: {told}");
+                    client.ok(&["MULTI"]);
+                    client.ask(&["KEYS", &all]);
+                    client.ask(&["KEYS", &some]);
+                    let answers = client.ask(&["EXEC"]);
+                    let [Value::Error(text), few] = answers.items().expect("two answers") else { panic!("{answers}") };
+                    assert_eq!((text.as_str(), few.texts().len()), (refused, 40), "{user}");
+                }
+            }
+            assert_eq!(node.client().ask(&["KEYS", "*"]).texts().len(), 120, "whoever holds every key is not bound");
+        }
+        // What is said of a tenant, or of a user, holds instead; the stricter of both.
+        admin.ok(&["TENANT", "SET", "gw", "keys-names", "60"]);
+        admin.ok(&["TENANT", "SET", "ns", "keys-names", "0"]);
+        admin.ok(&["ACL", "SETUSER", "u", "limit:keys-names=60"]);
+        for user in ["gw", "ns", "u"] {
+            let mut client = cluster.node(2).client_as(user, "secret");
+            assert_eq!(client.ask(&["KEYS", "*"]).texts().len(), 60, "{user}");
+        }
+        admin.ok(&["ACL", "SETUSER", "gw", "limit:keys-names=10"]);
+        admin.ok(&["ACL", "SETUSER", "default", "limit:keys-names=100"]);
+        for (user, bound) in
+            [("gw", "10 names, the most that keys-names of user gw"), ("default", "100 names, the most")]
+        {
+            let mut client = cluster.node(3).client();
+            if user != "default" {
+                client.ok(&["AUTH", user, "secret"]);
+            }
+            let told = client.ask(&["KEYS", "*"]);
+            assert!(told.is_error(&format!("ERR KEYS finds more than {bound}")), "{user}: {told}");
+        }
+        admin.ok(&["ACL", "SETUSER", "gw", "limit:keys-names=default"]);
+        assert_eq!(cluster.node(3).client_as("gw", "secret").ask(&["KEYS", "*"]).texts().len(), 60);
+    }
+}
+
+// Where there are many keys it is done apart, shard by shard, and ends as soon as there are too many.
+#[test]
+fn a_long_walk_of_keys_ends_where_there_are_too_many_names() {
+    let cluster = Cluster::of(1).flag("keys-names-max", "11999").start();
+    let mut admin = cluster.node(1).client();
+    admin.ok(&["ACL", "SETUSER", "u", "on", ">secret", "~u:*", "+@all"]);
+    admin.ask(&["EVAL", "for n = 1, 12000 do redis.call('SET', 'u:' .. n, '') end", "0"]);
+    let mut client = cluster.node(1).client_as("u", "secret");
+    assert!(client.ask(&["KEYS", "*"]).is_error("ERR KEYS finds more than 11999 names"));
+    admin.ok(&["CONFIG", "SET", "keys-names-max", "12000"]);
+    assert_eq!(client.ask(&["KEYS", "*"]).items().map(<[_]>::len), Some(12_000));
+}
+
 // A channel is compared with everybody's patterns: one of megabytes kept a thread for as long as there were patterns.
 #[test]
 fn the_channels_of_a_confined_user_have_a_length_of_their_own() {

@@ -16,6 +16,13 @@ const APART: &str = "nothing_one_tenant_does_is_seen_by_the_other";
 const PROVEN: &[(&str, &[&str])] = &[
     ("KEYS, SCAN, RANDOMKEY, DBSIZE", &[MATRIX, "a_confined_user_lists_and_counts_what_it_may_touch"]),
     (
+        "KEYS with a limit of its own",
+        &[
+            "keys_tells_a_confined_user_so_many_names_or_none",
+            "a_long_walk_of_keys_ends_where_there_are_too_many_names",
+        ],
+    ),
+    (
         "SCAN without pages that are empty because of others",
         &["scan_shows_a_confined_user_its_own_keys_once_and_no_empty_page_for_others"],
     ),
@@ -202,10 +209,6 @@ const NOT_BUILT: &[(&str, &str)] = &[
     (
         "MONITOR with a rate",
         "who does not read is disconnected at output-bytes, so it is bounded in memory, not in work",
-    ),
-    (
-        "KEYS with a limit of its own",
-        "an answer longer than output-bytes is an error and is not cut short, which bounds bytes, not names",
     ),
     (
         "rotation and expiry of credentials: id, added, expires, last used, connections",

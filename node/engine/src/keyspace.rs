@@ -35,7 +35,7 @@ mod recount;
 mod segments;
 mod shard;
 
-pub use every::EveryKey;
+pub use every::{EveryKey, NamesBound};
 pub(crate) use named::GROWS_FREELY_BYTES;
 pub use named::{Expiry, Missing, StringRef, Taken, Typed};
 use others::Others;

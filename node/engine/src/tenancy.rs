@@ -95,6 +95,8 @@ pub struct Limits {
     pub script_ms: u64,
     /// Milliseconds one command may go on that goes over its keys many times.
     pub command_ms: u64,
+    /// Names that one KEYS tells; `None`: as the node says.
+    pub keys_names: Option<u64>,
     /// Bytes of one argument.
     pub value: u64,
     /// Bytes that all clients hold besides keys, on each node; `None`: as the node says.
@@ -228,6 +230,12 @@ pub const SETTINGS: &[Setting] = &[
         meaning: "How long one union, SORT, LCS or such may go on; 0: as long as it likes.",
     },
     Setting {
+        name: "keys-names",
+        kind: Kind::Count,
+        unless_said: "what keys-names-max says",
+        meaning: "Names that one KEYS tells; beyond, it is an error. 0: as many as there are.",
+    },
+    Setting {
         name: "value-bytes",
         kind: Kind::Bytes,
         unless_said: "what proto-max-bulk-len says",
@@ -335,6 +343,7 @@ impl Limits {
             output: size("output-bytes"),
             script_ms: text("script-ms").map_or(SCRIPT_MS, |value| value.parse().unwrap_or(SCRIPT_MS)),
             command_ms: text("command-ms").map_or(COMMAND_MS, |value| value.parse().unwrap_or(COMMAND_MS)),
+            keys_names: text("keys-names").and_then(|value| value.parse().ok()),
             value: size("value-bytes"),
             clients_hold: text("client-bytes").and_then(bytes),
             keeps_data: text("flush") == Some("deny"),

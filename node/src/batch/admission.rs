@@ -471,7 +471,9 @@ impl<'w, 'a> Batch<'w, 'a> {
         let node = &self.worker.node;
         let journal = self.gathering.as_deref().unwrap_or(&node.journal);
         let journal = (journal, self.apart || self.executing);
-        node.shards.run_on_every_key(handler, &call, &mut scratch.calls, journal, &mut scratch.reply)
+        let names = self.hot.names_bound(session, row.full_name, reach);
+        let (names, calls) = (names.as_ref(), &mut scratch.calls);
+        node.shards.run_on_every_key_within(names, handler, &call, calls, journal, &mut scratch.reply)
     }
 
     /// Does what concerns more than one session or key, and needs no wait.

@@ -3,7 +3,7 @@
 use super::{Apart, Call, CallSpace, Held, Shards, held_at, note_ready};
 use crate::journal::Journal;
 use crate::observers::Presence;
-use keyward_engine::keyspace::{EveryKey, Keys, Shard, SpaceId};
+use keyward_engine::keyspace::{EveryKey, Keys, NamesBound, Shard, SpaceId};
 use keyward_engine::scope::Reach;
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ pub(super) struct Every<'a, 'b> {
     pub(super) waits: bool,
     /// Nobody else touches these keys until it is over.
     pub(super) alone: bool,
+    /// How many names it may tell.
+    pub(super) names: Option<&'a NamesBound>,
     pub(super) everything_changed: bool,
 }
 
@@ -32,6 +34,10 @@ impl EveryKey for Every<'_, '_> {
 
     fn pattern_bytes_max(&self) -> usize {
         self.call.context.limits.pattern_bytes_max
+    }
+
+    fn names_bound(&self) -> Option<&NamesBound> {
+        self.names
     }
 
     fn is_alone(&self) -> bool {

@@ -8,12 +8,35 @@ use crate::types::Value;
 use keyward_acl::Glob;
 use std::collections::BTreeSet;
 
+/// How many names one answer may tell, and who says so: beyond it is an error, never a part of them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NamesBound {
+    /// So many.
+    pub most: usize,
+    /// The setting, and whose it is.
+    pub said_by: String,
+}
+
+impl NamesBound {
+    /// What is answered when there are more.
+    pub fn error(&self) -> String {
+        format!(
+            "ERR KEYS finds more than {} names, the most that {} allows: SCAN tells them part by part",
+            self.most, self.said_by
+        )
+    }
+}
+
 /// Where every-key commands get their shards from: one after the other, or all at once.
 pub trait EveryKey {
     /// Which keys there are for whoever asks: the others are not shown.
     fn reach(&self) -> &Reach;
     /// The longest pattern, in bytes.
     fn pattern_bytes_max(&self) -> usize;
+    /// How many names one answer may tell; `None`: as many as there are.
+    fn names_bound(&self) -> Option<&NamesBound> {
+        None
+    }
     /// How many shards there are.
     fn shard_count(&self) -> u32;
     /// Nobody else touches any of these keys meanwhile: one shard after the other is one moment as well.

@@ -35,15 +35,20 @@ pub(super) fn keys(all: &mut dyn EveryKey, mut args: Args<'_>, reply: &mut Reply
     let pattern = Glob::compile(args.pattern(all.pattern_bytes_max())?);
     let head = reply.deferred_array();
     let mut count = 0;
+    let bound = all.names_bound().cloned();
+    let most = bound.as_ref().map_or(usize::MAX, |bound| bound.most);
     for shard in 0..all.shard_count() {
         all.with_shard(shard, &mut |keys| {
             keys.for_each(&mut |entry| {
-                if pattern.matches(entry.key()) {
+                if count <= most && pattern.matches(entry.key()) {
                     reply.bulk(entry.key());
                     count += 1;
                 }
             });
         });
+        if let Some(bound) = bound.as_ref().filter(|bound| count > bound.most) {
+            return Err(CommandError::Text(bound.error().into()));
+        }
     }
     reply.finish_array(head, count);
     Ok(())
