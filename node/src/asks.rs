@@ -282,6 +282,7 @@ async fn log_in(worker: &Worker, connection: &Connection, attempt: LoginAttempt,
                 return false;
             }
             if let Err(text) = connection.seats.take(worker, login.as_ref(), true) {
+                tokio::time::sleep(crate::pace::TURNED_AWAY_AFTER).await;
                 reply.error(&text);
                 return false;
             }

@@ -7,8 +7,9 @@
 //! ```
 //! A request weighs one operation, and one more for each KiB in and out, for each 16 arguments, and for each 16 µs that a
 //! command took beyond 100 µs which is not quick by nature: `KEYS` on a million keys is not one operation. Rates hold on each node for
-//! itself. Whoever is confined and has no limit is counted, and never looked at again; platform users are not even counted. Logging in, greeting, `PING` and giving things back
-//! is free.
+//! itself. Whoever is confined and has no limit is counted, and never looked at again; platform users are not even counted. Logging in,
+//! greeting, `PING` and giving things back waits like everything else, so that a flood of it costs the neighbors nothing either, but
+//! is never refused.
 //!
 //! The counters lie in [`keyward_engine::account`]; this file refuses to know who reads them.
 
@@ -27,6 +28,10 @@ use std::time::Duration;
 
 /// How long a client that is ahead of a rate is not read from, before it is told.
 pub const DELAY_MAX: Duration = Duration::from_millis(150);
+
+/// How late a login is answered that finds no room among the connections of its tenant or user: who tries again at once is slowed,
+/// and its neighbors do not notice.
+pub const TURNED_AWAY_AFTER: Duration = Duration::from_millis(200);
 
 /// How long it is told, before it is delayed anew: enough for a pipeline to be answered as a whole.
 const TOLD_FOR: Duration = Duration::from_millis(50);
@@ -67,8 +72,8 @@ pub enum Pace {
     Refused(Over),
 }
 
-/// What stays free, so that nobody is locked out or kept in.
-fn is_free(row: &Row) -> bool {
+/// What is never refused, so that nobody is locked out or kept in.
+fn is_always_let_in(row: &Row) -> bool {
     let gives_back = row.full_name.ends_with("unsubscribe") || matches!(row.full_name, "unwatch" | "discard");
     gives_back || row.command.flags.has(Flags::NO_AUTH) || row.full_name == "ping"
 }
@@ -170,12 +175,14 @@ impl Batch<'_, '_> {
     }
 
     fn look_at_rates(&mut self, session: &mut Session, row: &Row) -> Pace {
-        if is_free(row) {
-            return Pace::Free;
-        }
         // The clock was looked at when what others did was settled, or after the last command that is not quick.
         let now = self.meter.looked().ns();
         let pace = self.tab.decided.unwrap_or_else(|| decide(session, now));
+        if matches!(pace, Pace::Refused(_)) && is_always_let_in(row) {
+            // It has waited; what comes after it waits again.
+            session.held_since = Some(now);
+            return Pace::Free;
+        }
         if let Pace::Free = pace {
             // It holds for the whole batch.
             self.tab.paced = false;

@@ -88,6 +88,43 @@ fn who_is_ahead_of_its_rate_waits_and_is_then_told_for_how_long() {
     gw.ok(&["SET", "gw:1", "v"]);
 }
 
+/// What is never refused may be sent for ever: it waits like everything else, or a flood of it would be the neighbors' to pay.
+#[test]
+fn a_flood_of_what_is_never_refused_waits() {
+    let mut scene = Scene::new();
+    scene.limit("ops-per-second", "20");
+    let mut gw = scene.gw();
+    let began = Instant::now();
+    for _ in 0..60 {
+        assert_eq!(gw.text(&["PING"]), "PONG");
+    }
+    // A second's worth comes at once, and forty more take their time.
+    assert!(began.elapsed() > Duration::from_millis(1500), "{:?}", began.elapsed());
+    // Many at a time wait together, and each of them has its answer.
+    let mut crowd: Vec<Client> = (0..40).map(|_| scene.gw()).collect();
+    for _ in 0..2 {
+        crowd.iter_mut().for_each(|client| client.send(&["PING"]).unwrap());
+        crowd.iter_mut().for_each(|client| assert_eq!(client.read().unwrap().text().as_deref(), Some("PONG")));
+    }
+    assert!(scene.stat("delays") > 40);
+    assert_eq!(scene.stat("throttled"), 0, "nothing of that is refused");
+}
+
+/// Who finds no room comes back at once, again and again: it is told late, and nobody else waits for that.
+#[test]
+fn a_login_that_finds_no_room_is_told_so_late() {
+    let mut scene = Scene::new();
+    scene.limit("connections", "1");
+    let _first = scene.gw();
+    let mut second = scene.cluster.node(1).client();
+    let began = Instant::now();
+    second.send(&["AUTH", "gw", "secret"]).unwrap();
+    let mut ai = scene.ai();
+    ai.ok(&["SET", "ai:1", "v"]);
+    assert!(second.read().unwrap().is_error("ERR max number of clients reached: tenant gw has its 1 connections"));
+    assert!(began.elapsed() >= Duration::from_millis(200), "{:?}", began.elapsed());
+}
+
 #[test]
 fn bytes_are_limited_in_and_out() {
     let mut scene = Scene::new();
@@ -796,7 +833,14 @@ fn one_address_has_so_many_strangers() {
     cluster.node(1).client().ok(&["ACL", "SETUSER", "default", "resetpass", ">secret"]);
     let mut known = cluster.node(1).client();
     known.ok(&["AUTH", "secret"]);
-    let mut strangers: Vec<Client> = (0..8).map(|_| cluster.node(1).client()).collect();
+    let mut strangers: Vec<Client> = (0..8)
+        .map(|_| {
+            let mut stranger = cluster.node(1).client();
+            // With an answer it has come in, and the oldest one has been told to go.
+            assert!(stranger.ask(&["GET", "k"]).is_error("NOAUTH"));
+            stranger
+        })
+        .collect();
     let logs_in = |client: &mut Client| client.call(&["AUTH", "secret"]).is_ok_and(|reply| reply.is_ok());
     known.ok(&["SET", "k", "v"]);
     assert_eq!(strangers.iter_mut().map(logs_in).filter(|stays| *stays).count(), 4);
