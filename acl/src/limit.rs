@@ -28,6 +28,8 @@ pub enum LimitName {
     CommandMilliseconds,
     /// Names that one KEYS tells.
     KeysNames,
+    /// Lines a second that `MONITOR` shows, on each node.
+    MonitorPerSecond,
     /// Bytes of one argument of a write.
     ValueBytes,
     /// Bytes that all its clients hold besides keys, on each node.
@@ -36,7 +38,7 @@ pub enum LimitName {
 
 impl LimitName {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [LimitName; 13] = [
+    pub const ALL: [LimitName; 14] = [
         LimitName::Operations,
         LimitName::Bytes,
         LimitName::CpuMilliseconds,
@@ -48,6 +50,7 @@ impl LimitName {
         LimitName::ScriptMilliseconds,
         LimitName::CommandMilliseconds,
         LimitName::KeysNames,
+        LimitName::MonitorPerSecond,
         LimitName::ValueBytes,
         LimitName::ClientBytes,
     ];
@@ -66,6 +69,7 @@ impl LimitName {
             LimitName::ScriptMilliseconds => "script-ms",
             LimitName::CommandMilliseconds => "command-ms",
             LimitName::KeysNames => "keys-names",
+            LimitName::MonitorPerSecond => "monitor-per-second",
             LimitName::ValueBytes => "value-bytes",
             LimitName::ClientBytes => "client-bytes",
         }

@@ -558,7 +558,7 @@ impl fmt::Display for Reason {
             Reason::Limit => {
                 "A limit is limit:NAME=VALUE. The names are ops-per-second, bytes-per-second, cpu-ms-per-second, \
                  connections, connections-per-second, blocked-clients, subscriptions, output-bytes, script-ms, command-ms, keys-names, \
-                 value-bytes, client-bytes; the value is a whole number above 0, of bytes also such as 512mb, or 'default' for none"
+                 monitor-per-second, value-bytes, client-bytes; the value is a whole number above 0, of bytes also such as 512mb, or 'default' for none"
             }
         })
     }

@@ -121,7 +121,7 @@ impl<'a> Batch<'_, 'a> {
             }
             Now::Monitor => {
                 if let Some(connection) = self.connection {
-                    self.worker.node.monitors.add(session.id, &connection.mailbox);
+                    self.worker.node.monitors.add(session.id, &connection.mailbox, session.login.as_ref());
                     scratch.reply.ok();
                 }
             }

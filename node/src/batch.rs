@@ -36,7 +36,7 @@ mod forwarded;
 mod prepared;
 mod waiting;
 
-pub(crate) use admission::{call_context, events_of};
+pub(crate) use admission::{call_context, events_of, show_line};
 pub(crate) use elsewhere::{has_part, locks_everything, place_of};
 pub use forwarded::{Ran, ask_forwarded, run_forwarded};
 pub(crate) use prepared::{Prepared, Received};

@@ -218,6 +218,10 @@ settings! {
         /// Names of keys that one `KEYS` of a confined user may find, unless its tenant's `keys-names` or a rule of its own says
         /// otherwise: beyond, it is an error.
         keys_names_max: u32 = "100000" in "1" ..= "1000000000";
+        /// Lines a second that `MONITOR` shows the clients of a tenant, or of a confined user without one, together: further ones are
+        /// left out, and they are told once a second how many. A tenant's setting or a rule of a user of that name says otherwise. A
+        /// line counts once more for each 1024 bytes of its command. 0: no bound.
+        monitor_per_second: u32 = "1000" in "0" ..= "1000000000";
         /// A connection must authenticate within this time. 0: no such bound.
         unauthenticated_timeout: Duration = "60s" in "0s" ..= "1h";
         /// Connections of one address (of one /64, with IPv6) that have yet to authenticate. Where there are as many, the oldest

@@ -150,6 +150,7 @@ const PARAMETERS: &[Parameter] = &[
     set(MIN_IN_SYNC, "0", Kind::Number(0, MANY)),
     set("min-replicas-max-lag", "10", Kind::Number(0, MANY)),
     set("min-replicas-to-write", "0", Kind::Number(0, 100)),
+    set("monitor-per-second", "1000", Kind::Number(0, 1_000_000_000)),
     set("notify-keyspace-events", "", Kind::Events),
     set("pattern-bytes-max", "4096", Kind::Bytes(1 << 10, 512 << 20)),
     fixed("port", "6379"),
@@ -291,6 +292,8 @@ pub struct Hot {
     pub channel_bytes_max: usize,
     /// What a confined user may name in one request.
     pub request_names_max: usize,
+    /// Lines a second that MONITOR shows whoever is confined; 0: no bound.
+    pub monitor_per_second: u64,
     /// What one KEYS of a confined user may find.
     pub keys_names_max: usize,
     /// Keys remembered for caching clients at most; 0: no bound.
@@ -489,6 +492,7 @@ impl Live {
             ("client-query-buffer-limit", config.client_query_buffer_limit.bytes().to_string()),
             ("request-names-max", config.request_names_max.to_string()),
             ("keys-names-max", config.keys_names_max.to_string()),
+            ("monitor-per-second", config.monitor_per_second.to_string()),
             ("pattern-bytes-max", config.pattern_bytes_max.bytes().to_string()),
             ("timeout", config.timeout.as_secs().to_string()),
             ("tcp-keepalive", config.tcp_keepalive.as_secs().to_string()),
@@ -724,6 +728,7 @@ fn hot(texts: &BTreeMap<&'static str, String>, fixed: Fixed) -> Hot {
         channel_bytes_max: size("channel-bytes-max") as usize,
         request_names_max: count("request-names-max"),
         keys_names_max: count("keys-names-max"),
+        monitor_per_second: size("monitor-per-second"),
         tracked_keys_max: count("tracking-table-max-keys"),
         redirects,
         always_primary: !redirects && texts.get("advertise-role").is_some_and(|text| text == "primary"),

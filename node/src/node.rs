@@ -1004,6 +1004,7 @@ async fn tick(node: Arc<Node>) {
         tokio::time::sleep(TICK).await;
         node.memory_peak_bytes.fetch_max(node.memory_bytes(), Ordering::Relaxed);
         crate::repack::look(&node);
+        node.monitors.tell_left_out(now_us());
         let sum = |of: fn(&ThreadCounters) -> u64| -> u64 { node.counters.iter().map(|counters| of(counters)).sum() };
         let now = Rates {
             commands: sum(|counters| counters.commands.get()),

@@ -16,7 +16,7 @@
 //! This file knows no Lua; [`keyward_script`] knows no Redis. It is long because a script's whole way is in it, one step after
 //! the other.
 
-use crate::batch::{Batch, Flow, Prepared, has_part};
+use crate::batch::{Batch, Flow, Prepared, has_part, show_line};
 use crate::bench::{Bench, Work};
 use crate::connection::{Lane, renew};
 use crate::corridor::{Closed, Entry, Extent, InLane, SCRIPT_THREADS};
@@ -593,8 +593,7 @@ impl Batch<'_, '_> {
         let show = || {
             if self.worker.node.monitors.is_active() {
                 let argv: Vec<&[u8]> = command.iter().map(Vec::as_slice).collect();
-                let (monitors, reach) = (&self.worker.node.monitors, session.lasting_reach());
-                monitors.show(now_us(), session.database, &session.address, &reach, &argv);
+                show_line(self.worker, session, &session.address, &argv);
             }
         };
         let refuse = |text: &str| Some(Ran { reply: error_reply(session.protocol, text), calls: 0 });

@@ -350,6 +350,9 @@ impl Worker {
                 let _ = connection.seats.take(self, session.login.as_ref().filter(|_| !connection.guest), false);
                 connection.bound(self, &session);
                 connection.mailbox.standing.judged(session.login.as_ref(), generation);
+                if self.node.monitors.has(*id) {
+                    self.node.monitors.add(*id, &connection.mailbox, session.login.as_ref());
+                }
                 if data_left {
                     connection.moves.set(true);
                 }

@@ -291,6 +291,77 @@ fn a_long_walk_of_keys_ends_where_there_are_too_many_names() {
     assert_eq!(client.ask(&["KEYS", "*"]).items().map(<[_]>::len), Some(12_000));
 }
 
+/// What a client that monitors was shown of these commands, and how many it was told were left out, until that is all of them.
+fn watched(client: &mut Client, word: &str, all: usize) -> (usize, usize) {
+    let (mut shown, mut left_out) = (0, 0);
+    while shown + left_out < all {
+        let line = client.read().expect("a line").text().unwrap_or_default();
+        // Clients look for a time, a database, a source with a port, and quoted words.
+        let (time, rest) = line.split_once(" [0 ").expect("time and source");
+        assert!(
+            time.parse::<f64>().is_ok() && rest.split_once("] \"").is_some_and(|(from, _)| from.contains(':')),
+            "{line}"
+        );
+        if let Some((_, count)) = line.split_once("[0 keyward:0] \"LEFT-OUT\" ") {
+            let count = count.strip_suffix(" \"monitor-per-second\"").expect("the setting").trim_matches('"');
+            left_out += count.parse::<usize>().expect("how many");
+        } else if line.contains(word) {
+            shown += 1;
+        }
+    }
+    (shown, left_out)
+}
+
+#[test]
+fn monitor_shows_a_confined_user_so_many_lines_a_second_and_tells_how_many_it_left_out() {
+    let cluster = Cluster::of(2).flag("monitor-per-second", "10").start();
+    let node = cluster.node(1);
+    let mut admin = node.client();
+    for (user, keys) in [("gw", "~*"), ("ai", "~*"), ("u", "~u:*")] {
+        admin.ok(&["ACL", "SETUSER", user, "on", ">secret", keys, "&*", "+@all"]);
+    }
+    admin.ok(&["TENANT", "CREATE", "gw", "PREFIX", "gw:", "USER", "gw"]);
+    admin.ok(&["TENANT", "CREATE", "ai", "NAMESPACE", "USER", "ai"]);
+    let mut platform = node.client();
+    platform.ok(&["MONITOR"]);
+    for user in ["gw", "ai", "u"] {
+        // One of them comes through the other node.
+        let mut watching: Vec<Client> = cluster.nodes().iter().map(|node| node.client_as(user, "secret")).collect();
+        watching.iter_mut().for_each(|client| client.ok(&["MONITOR"]));
+        let mut client = node.client_as(user, "secret");
+        for _ in 0..300 {
+            client.send(&["ECHO", user]).expect("it is sent");
+        }
+        (0..300).for_each(|_| assert_eq!(client.read().expect("an answer").text().as_deref(), Some(user)));
+        for watching in &mut watching {
+            let (shown, left_out) = watched(watching, "\"ECHO\"", 300);
+            assert!(shown > 0 && left_out > 0, "{user}: {shown} were shown, {left_out} left out");
+        }
+        assert_eq!(
+            watched(&mut platform, &format!("\"ECHO\" \"{user}\""), 300),
+            (300, 0),
+            "with every key nothing is left out"
+        );
+    }
+    // What is said of a tenant or of a user holds instead, at once.
+    admin.ok(&["TENANT", "SET", "gw", "monitor-per-second", "0"]);
+    admin.ok(&["ACL", "SETUSER", "default", "limit:monitor-per-second=5"]);
+    for (user, is_bound) in [("gw", false), ("default", true)] {
+        let mut watching = node.client();
+        if user != "default" {
+            watching.ok(&["AUTH", user, "secret"]);
+        }
+        watching.ok(&["MONITOR"]);
+        let mut client = node.client_as("gw", "secret");
+        for _ in 0..300 {
+            client.send(&["ECHO", "again"]).expect("it is sent");
+        }
+        (0..300).for_each(|_| assert_eq!(client.read().expect("an answer").text().as_deref(), Some("again")));
+        let (shown, left_out) = watched(&mut watching, "\"again\"", 300);
+        assert_eq!(left_out > 0, is_bound, "{user}: {shown} were shown");
+    }
+}
+
 // A channel is compared with everybody's patterns: one of megabytes kept a thread for as long as there were patterns.
 #[test]
 fn the_channels_of_a_confined_user_have_a_length_of_their_own() {

@@ -369,6 +369,8 @@ pub struct Account {
     changes: Bucket,
     /// Logins.
     arrivals: Bucket,
+    /// What those who watch it are shown.
+    lines: Bucket,
 }
 
 /// What it did is no part of what was agreed on about it.
@@ -394,7 +396,13 @@ impl Account {
             cpu: Bucket::default(),
             changes: Bucket::default(),
             arrivals: Bucket::default(),
+            lines: Bucket::default(),
         }
+    }
+
+    /// Those who watch it are shown this much, if there was no more than `rate` in a second, which is not 0.
+    pub fn show(&self, amount: u64, rate: u64, now: i64) -> bool {
+        self.lines.take(amount, rate, now).is_ok()
     }
 
     /// One more connection logs in, if there were not `rate` in a second, which is not 0; if there were, how long to wait.

@@ -97,6 +97,8 @@ pub struct Limits {
     pub command_ms: u64,
     /// Names that one KEYS tells; `None`: as the node says.
     pub keys_names: Option<u64>,
+    /// Lines a second that MONITOR shows all its clients together, on each node; `None`: as the node says.
+    pub monitor: Option<u64>,
     /// Bytes of one argument.
     pub value: u64,
     /// Bytes that all clients hold besides keys, on each node; `None`: as the node says.
@@ -236,6 +238,12 @@ pub const SETTINGS: &[Setting] = &[
         meaning: "Names that one KEYS tells; beyond, it is an error. 0: as many as there are.",
     },
     Setting {
+        name: "monitor-per-second",
+        kind: Kind::Count,
+        unless_said: "what the node's setting says",
+        meaning: "Lines that MONITOR shows all clients, on each node; beyond, they are counted. 0: all of them.",
+    },
+    Setting {
         name: "value-bytes",
         kind: Kind::Bytes,
         unless_said: "what proto-max-bulk-len says",
@@ -344,6 +352,7 @@ impl Limits {
             script_ms: text("script-ms").map_or(SCRIPT_MS, |value| value.parse().unwrap_or(SCRIPT_MS)),
             command_ms: text("command-ms").map_or(COMMAND_MS, |value| value.parse().unwrap_or(COMMAND_MS)),
             keys_names: text("keys-names").and_then(|value| value.parse().ok()),
+            monitor: text("monitor-per-second").and_then(|value| value.parse().ok()),
             value: size("value-bytes"),
             clients_hold: text("client-bytes").and_then(bytes),
             keeps_data: text("flush") == Some("deny"),

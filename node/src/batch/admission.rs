@@ -17,6 +17,7 @@ use crate::insight::{self, AdminOutcome};
 use crate::live::Hot;
 use crate::memory::{Claim, note_owners, writes_only_its_own};
 use crate::meter::Asked;
+use crate::monitor::Shown;
 use crate::observers::Waiter;
 use crate::pace::{self, Pace};
 use crate::patience;
@@ -51,8 +52,16 @@ fn show(worker: &Worker, session: &Session, row: &Row, argv: &[&[u8]], scripted:
     let flags = row.command.flags;
     if !flags.has(Flags::SKIP_MONITOR) && !flags.has(Flags::ADMIN) && !flags.has(Flags::NO_AUTH) {
         let source = if scripted { "lua" } else { &session.address };
-        worker.node.monitors.show(now_us(), session.database, source, &session.lasting_reach(), argv);
+        show_line(worker, session, source, argv);
     }
+}
+
+/// The same of any command, from a client's address or from a script.
+#[cold]
+pub(crate) fn show_line(worker: &Worker, session: &Session, source: &str, argv: &[&[u8]]) {
+    let (now_us, now_ns, database) = (now_us(), pace::now_ns(), session.database);
+    let of = &session.lasting_reach();
+    worker.node.monitors.show(&Shown { now_us, now_ns, database, source, of, argv }, worker.hot().monitor_per_second);
 }
 
 /// Which events are told of what this client does.
@@ -492,8 +501,7 @@ impl<'w, 'a> Batch<'w, 'a> {
         let flow = self.at_once(now, reach, session, lane, &keys, scratch);
         let shows = row.full_name == "exec" && !matches!(flow, Flow::Closed);
         if shows && self.worker.node.monitors.is_active() {
-            let monitors = &self.worker.node.monitors;
-            monitors.show(now_us(), session.database, &session.address, &session.lasting_reach(), argv);
+            show_line(self.worker, session, &session.address, argv);
         }
         if matches!(flow, Flow::Continue) {
             scratch.reply.error_since(mark, |_| self.failed(row));
