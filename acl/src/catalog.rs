@@ -18,6 +18,8 @@ pub enum Treatment {
     AlwaysWith(&'static str),
     /// Refused whatever the rules say, for nothing of it can be kept within walls: the ceiling.
     Never,
+    /// Refused unless the rules that allow it hold every key of the user's tenant, for it concerns all of them: SWAPDB.
+    OfWholeTenant,
     /// Its keys must be readable too, for it answers with what lies there although it is declared as a mere write.
     ReadsItsKeys,
     /// So harmless within walls that taking away `@admin` or `@dangerous` does not take it away.

@@ -45,6 +45,8 @@ pub enum Hint {
     None,
     /// No rule can allow the command to a user without `~*`.
     Ceiling,
+    /// The command concerns every key there is, and these rules do not hold all keys of a tenant.
+    NotWholeTenant,
     /// The user has no key pattern.
     NoPattern,
     /// None of the user's key patterns matches; this one comes closest.
@@ -63,6 +65,11 @@ impl Hint {
         match self {
             Hint::None => String::new(),
             Hint::Ceiling => " (tenant ceiling: only for users with ~*, whatever the rules say)".to_owned(),
+            Hint::NotWholeTenant => {
+                " (it concerns every key: only for users with ~*, and for those of a tenant whose rules \
+                let them read and write all of its keys, as ~* does)"
+                    .to_owned()
+            }
             Hint::NoPattern => " (no key pattern was given to this user)".to_owned(),
             Hint::Nearest(pattern) => format!(" (nearest pattern: '{}')", shown(pattern)),
             Hint::NoChannel => " (no channel pattern was given to this user)".to_owned(),

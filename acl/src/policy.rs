@@ -9,7 +9,8 @@
 //! takes everything away, for guessing wrong there would grant what somebody forbade.
 //!
 //! Walls. A set of permissions that does not hold every key (`~*`) is *confined*: commands above the ceiling
-//! ([`Treatment::Never`]) are not among its bits, whatever its rules say, and what is allowed beyond keys is told by
+//! ([`Treatment::Never`]) are not among its bits, whatever its rules say, nor those that concern every key
+//! ([`Treatment::OfWholeTenant`]) unless it holds all of a tenant; what is allowed beyond keys is told by
 //! [`Policy::is_confined_for`]. Since it is compiled in, it costs a request nothing.
 //!
 //! The gate asks in this order, cheapest first: [`Policy::is_unrestricted`], [`Policy::allows_simple`],
@@ -92,7 +93,7 @@ pub struct Policy {
     /// The root set does not hold every key, or the user belongs to a tenant.
     confined: bool,
     walls: Walls,
-    /// The user of a tenant holds every key of it.
+    /// The user of a tenant holds every key of it, by one set of permissions.
     whole_tenant: bool,
     /// Patterns of keys that its tenant borrows.
     borrowed: Box<[Box<[u8]>]>,
@@ -102,6 +103,8 @@ pub struct Policy {
     subcommands: CommandBits,
     /// Which commands are above the ceiling, likewise.
     ceiling: CommandBits,
+    /// Which commands concern every key there is, likewise.
+    of_whole_tenants: CommandBits,
     /// What the widest rules would allow the user, if what its own forbid is only noted.
     widest: Option<Box<Policy>>,
     /// Every key pattern, likewise.
@@ -136,6 +139,8 @@ impl Policy {
             patterns.extend(fence.patterns());
         }
         let sets = || std::iter::once(&user.root).chain(&user.selectors);
+        let selectors: Box<[CompiledSelector]> = user.selectors.iter().map(compiled).collect();
+        let treated = |as_: Treatment| bits(&|id| walls != Walls::Down && catalog.treatment(id) == as_);
         let named = sets().flat_map(|set| set.channels.clone());
         // Every channel is every channel within the fence.
         let fenced = fence.filter(|_| sets().any(|set| set.all_channels)).and_then(Fence::channel_prefixes);
@@ -146,12 +151,13 @@ impl Policy {
             unrestricted: walls != Walls::Closed && root.is_unrestricted(catalog),
             confined,
             walls,
-            whole_tenant: fence.is_some_and(|fence| root.keys.allows_whole(fence)),
+            whole_tenant: std::iter::once(&root).chain(&selectors).any(|set| holds_whole(&set.keys, fence)),
             borrowed: fence.into_iter().flat_map(Fence::granted).map(|granted| granted.pattern.clone()).collect(),
             root,
-            selectors: user.selectors.iter().map(compiled).collect(),
+            selectors,
             subcommands: bits(&|id| catalog.parent(id).is_some()),
-            ceiling: bits(&|id| walls != Walls::Down && catalog.treatment(id) == Treatment::Never),
+            ceiling: treated(Treatment::Never),
+            of_whole_tenants: treated(Treatment::OfWholeTenant),
             widest: (user.mode == Mode::Report)
                 .then(|| Box::new(Policy::widest_for(user, catalog, (walls, confined), fence))),
             patterns: patterns.into(),
@@ -220,6 +226,11 @@ impl Policy {
     #[inline]
     pub fn holds_tenant(&self) -> bool {
         self.whole_tenant
+    }
+
+    /// The same of whoever runs what concerns all of them: rules that only note what they forbid let it happen.
+    pub fn may_change_tenant(&self) -> bool {
+        self.only_reports().unwrap_or(self).whole_tenant
     }
 
     /// The patterns of keys that its tenant borrows from others. Whether the user may touch one is asked for each.
@@ -349,6 +360,7 @@ impl Policy {
         };
         let hint = match miss.denied {
             Denied::Command if self.ceiling.get(request.command) => Hint::Ceiling,
+            Denied::Command if self.of_whole_tenants.get(request.command) && !self.whole_tenant => Hint::NotWholeTenant,
             Denied::Key => request.keys.get(miss.position).map_or(Hint::None, |key| self.nearest(key.key)),
             Denied::Channel => {
                 request.channels.get(miss.position).map_or(Hint::None, |use_| self.nearest_channel(use_))
@@ -406,6 +418,11 @@ fn confines(walls: Walls, keys: &KeyMatcher) -> bool {
         Walls::Closed => true,
         Walls::Down => false,
     }
+}
+
+/// Whether a set of permissions with these keys holds every key of the tenant whose fence this is.
+fn holds_whole(keys: &KeyMatcher, fence: Option<&Fence>) -> bool {
+    fence.is_some_and(|fence| keys.allows_whole(fence))
 }
 
 /// One set of permissions.
@@ -469,6 +486,7 @@ impl CompiledSelector {
         let mut compiler = CommandCompiler {
             catalog,
             confined,
+            holds_tenant: holds_whole(&keys, fence),
             bits: CommandBits::new(catalog.count(), selector.all_commands),
             first_arguments: Vec::new(),
         };
@@ -554,6 +572,7 @@ impl CompiledSelector {
 struct CommandCompiler<'c> {
     catalog: &'c dyn Catalog,
     confined: bool,
+    holds_tenant: bool,
     bits: CommandBits,
     first_arguments: Vec<(CommandId, Box<[u8]>)>,
 }
@@ -604,10 +623,11 @@ impl CommandCompiler<'_> {
         for id in command_ids(self.catalog).filter(|_| confined) {
             match self.catalog.treatment(id) {
                 Treatment::ByRule | Treatment::Tame => {}
+                Treatment::OfWholeTenant if self.holds_tenant => {}
                 Treatment::Always => self.set(id, true),
                 Treatment::AlwaysWith(_) if self.bits.get(id) => {}
                 Treatment::AlwaysWith(argument) => self.first_arguments.push((id, argument.as_bytes().into())),
-                Treatment::Never => self.set(id, false),
+                Treatment::Never | Treatment::OfWholeTenant => self.set(id, false),
                 Treatment::ReadsItsKeys => exceptions.push(id),
             }
         }

@@ -52,6 +52,7 @@ impl FakeCatalog {
         add("client|id", &[Slow, Connection]);
         add("client|list", &[Admin, Slow, Dangerous, Connection]);
         add("client|kill", &[Admin, Slow, Dangerous, Connection]);
+        add("swapdb", &[Keyspace, Write, Fast, Dangerous]);
         catalog
     }
 
@@ -92,6 +93,7 @@ impl Catalog for FakeCatalog {
     fn treatment(&self, id: CommandId) -> Treatment {
         match self.full_name(id) {
             "config|set" => Treatment::Never,
+            "swapdb" => Treatment::OfWholeTenant,
             "select" => Treatment::AlwaysWith("0"),
             "client|id" => Treatment::Always,
             "client|list" => Treatment::Tame,

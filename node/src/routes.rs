@@ -380,8 +380,8 @@ pub fn whole(row: &Row) -> Option<Gather> {
         "randomkey" => Gather::Any,
         "wait" => Gather::Least,
         "waitaof" | "script|exists" => Gather::LeastEach,
-        "flushall" | "flushdb" | "swapdb" | "save" | "bgsave" | "script|load" | "script|flush" | "function|load"
-        | "function|delete" | "function|flush" | "function|restore" => Gather::Same,
+        "flushall" | "flushdb" | "swapdb" | "tenant|swapdb" | "save" | "bgsave" | "script|load" | "script|flush"
+        | "function|load" | "function|delete" | "function|flush" | "function|restore" => Gather::Same,
         _ => return None,
     })
 }
@@ -393,9 +393,14 @@ pub fn is_asked_of_each_primary(row: &Row) -> bool {
     matches!(row.full_name, "dbsize" | "keys" | "scan" | "randomkey") || functions.contains(&row.full_name)
 }
 
+/// Whether it exchanges databases.
+pub fn swaps(row: &Row) -> bool {
+    matches!(row.full_name, "swapdb" | "tenant|swapdb")
+}
+
 /// Whether it concerns the keys of the client's keyspace, and nothing besides.
 fn is_about_keys(row: &Row) -> bool {
-    let asks_once = matches!(row.full_name, "wait" | "waitaof" | "save" | "bgsave" | "swapdb" | "client|unblock");
+    let asks_once = matches!(row.full_name, "wait" | "waitaof" | "save" | "bgsave" | "client|unblock") || swaps(row);
     let of_keys = matches!(row.run, Run::OnKeys(_) | Run::OnEveryKey(_));
     !asks_once && (of_keys || matches!(row.command.group, Group::Transactions | Group::Scripting))
 }

@@ -470,11 +470,11 @@ impl Shards {
         reply: &mut Reply,
     ) -> Result<(), CommandError> {
         let Manner { waits, alone, names } = manner;
-        let everything_changed = false;
-        let mut every = Every { shards: self, call, memory, journal, apart, waits, alone, names, everything_changed };
+        let changed_whole = None;
+        let mut every = Every { shards: self, call, memory, journal, apart, waits, alone, names, changed_whole };
         let result = handler(&mut every, Args::new(call.argv, call.words), reply);
-        if every.everything_changed {
-            self.tracking.tell_all(call.context.space.tenant.world(), call.client);
+        if let Some(whole) = every.changed_whole.take() {
+            self.tracking.tell_whole(call.context.space.tenant.world(), &whole, call.client);
         }
         self.dropper.free(&mut memory.garbage);
         result

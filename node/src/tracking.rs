@@ -22,6 +22,7 @@
 use crate::holding::{NAME_BYTES, Part};
 use crate::mailbox::Mailbox;
 use keyward_engine::asks::{TrackingMode, TrackingOptions};
+use keyward_engine::effects::EveryKeyOf;
 use keyward_engine::holdings::STEP;
 use keyward_engine::keyspace::TenantId;
 use keyward_engine::reply::{Protocol, Reply};
@@ -192,6 +193,20 @@ impl Tracker {
     /// Whether what `by` changes is its own doing, of which it is not told.
     fn is_own(&self, by: u64) -> bool {
         self.options.no_loop && by == self.client
+    }
+
+    /// Whether some of these keys may exist for its user, and for what it asked to be told of.
+    fn may_have_read_of(&self, whole: &EveryKeyOf) -> bool {
+        let asked_for = |beginning: &[u8]| {
+            let prefixes = &self.options.prefixes;
+            let overlaps = |own: &Vec<u8>| own.starts_with(beginning) || beginning.starts_with(own);
+            prefixes.is_empty() || prefixes.iter().any(overlaps)
+        };
+        let concerns =
+            |beginning: &[u8]| asked_for(beginning) && self.own.standing.may(|reach| reach.may_see_within(beginning));
+        let tagged = |prefix: &[u8]| [b"{", prefix].concat();
+        let either = |prefix: &Vec<u8>| concerns(prefix) || concerns(&tagged(prefix));
+        whole.prefixes.is_empty() || whole.prefixes.iter().any(either)
     }
 
     /// Tells it of keys that changed; `None`: every key may have.
@@ -421,11 +436,14 @@ impl Tracking {
         }
     }
 
-    /// Tells everybody of a world that every key of it may have changed.
-    pub fn tell_all(&self, world: TenantId, by: u64) {
+    /// Tells those of a world who may have read some of these keys that everything may have changed.
+    pub fn tell_whole(&self, world: TenantId, whole: &EveryKeyOf, by: u64) {
         self.deliver();
-        let told =
-            |tracker: &&Arc<Tracker>| tracker.world == world && !(tracker.options.no_loop && by == tracker.client);
+        let told = |tracker: &&Arc<Tracker>| {
+            tracker.world == world
+                && !(tracker.options.no_loop && by == tracker.client)
+                && tracker.may_have_read_of(whole)
+        };
         self.clients.read().values().filter(told).for_each(|tracker| tracker.send(None));
     }
 
@@ -564,20 +582,20 @@ impl TrackedKeys {
         readers.iter().filter(|reader| tracking.is_current(reader)).for_each(|reader| reader.tell(key, by));
     }
 
-    /// Every key of a world is gone: what was read of it is forgotten; the node tells.
-    pub fn clear(&mut self, world: TenantId, tracking: &Tracking) {
-        self.forget_readers(tracking, |reader| reader.world == world);
+    /// These keys of a world are others now: what was read of them is forgotten; the node tells.
+    pub fn clear(&mut self, world: TenantId, whole: &EveryKeyOf, tracking: &Tracking) {
+        self.forget_readers(tracking, |key, reader| reader.world == world && whole.has_name(key));
     }
 
     /// Clients that ended read some of these: what was remembered for them alone goes.
     pub fn forget_those_who_left(&mut self, tracking: &Tracking) {
-        self.forget_readers(tracking, |reader| !tracking.is_current(reader));
+        self.forget_readers(tracking, |_, reader| !tracking.is_current(reader));
     }
 
-    fn forget_readers(&mut self, tracking: &Tracking, goes: impl Fn(&Arc<Tracker>) -> bool) {
+    fn forget_readers(&mut self, tracking: &Tracking, goes: impl Fn(&[u8], &Arc<Tracker>) -> bool) {
         let (mut keys, mut items) = (0, 0);
         self.readers.retain(|key, readers| {
-            let gone = readers.extract_if(.., |reader| goes(reader));
+            let gone = readers.extract_if(.., |reader| goes(key, reader));
             items += gone.inspect(|reader| reader.forgot(key)).count();
             keys += usize::from(readers.is_empty());
             !readers.is_empty()

@@ -35,6 +35,7 @@ mod scopes;
 mod secrets;
 mod specification;
 mod startup;
+mod swaps;
 mod sweep;
 mod takeover;
 mod tenant_memory;

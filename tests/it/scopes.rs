@@ -18,6 +18,7 @@ fn word(scope: Scope) -> String {
         Scope::Everybody => "everybody".to_owned(),
         Scope::OwnOrFree(argument) => format!("own, everybody for {argument}"),
         Scope::Filtered(of) => format!("filtered {}", format!("{of:?}").to_lowercase()),
+        Scope::WholeTenant => "whole tenant".to_owned(),
         Scope::Ceiling => "ceiling".to_owned(),
         Scope::Subcommands => "subcommands".to_owned(),
     }
@@ -47,7 +48,7 @@ fn every_command_has_the_scope_that_was_read_last() {
 /// arguments or its connection.
 const SPECIFICATION: &[(&str, &str)] = &[
     ("keys scan clusterscan randomkey dbsize flushdb flushall", "filtered keys"),
-    ("swapdb", "ceiling"),
+    ("swapdb", "whole tenant"),
     ("select", "own, everybody for 0"),
     ("move copy object|encoding object|freq memory|usage type ttl dump touch restore sort sort_ro", "named"),
     ("debug migrate", "ceiling"),
@@ -82,7 +83,7 @@ const SPECIFICATION: &[(&str, &str)] = &[
     ("module|load module|loadex module|unload module|list", "ceiling"),
     ("auth hello reset quit", "own"),
     ("ping echo", "everybody"),
-    ("tenant|create tenant|set tenant|del tenant|list tenant|get tenant|stats", "ceiling"),
+    ("tenant|create tenant|set tenant|del tenant|list tenant|get tenant|stats tenant|swapdb", "ceiling"),
 ];
 
 #[test]
@@ -99,7 +100,7 @@ fn scopes_follow_the_specification() {
 fn no_scope_contradicts_how_a_command_runs() {
     for row in table().rows() {
         let (name, scope) = (row.full_name, row.command.scope);
-        let keys = scope == Scope::Filtered(Of::Keys);
+        let keys = matches!(scope, Scope::Filtered(Of::Keys) | Scope::WholeTenant);
         match row.command.run {
             Run::OnKeys(_) => assert!(matches!(scope, Scope::Named | Scope::NamedAndRead | Scope::Ceiling), "{name}"),
             // SORT names its key; BY and GET need every key.

@@ -258,6 +258,32 @@ fn no_rule_lifts_the_ceiling_over_a_user_without_every_key() {
 }
 
 #[test]
+fn what_concerns_every_key_of_a_tenant_needs_rules_that_hold_them_all() {
+    let fence = Fence::of_prefixes([&b"gw:"[..]].into_iter());
+    let within = |rules: &str, fence: &Fence| {
+        Policy::compile_within(&user("t", rules), &FakeCatalog::new(), Walls::Up, Some(fence))
+    };
+    for rules in ["+@all ~*", "+swapdb ~gw:* ~{gw:*", "~gw:1 (~* +swapdb)", "mode=report +get ~gw:1"] {
+        let policy = within(rules, &fence);
+        let allowed = Try::command("swapdb").run(policy.only_reports().unwrap_or(&policy));
+        assert!(allowed.is_ok() && policy.may_change_tenant(), "{rules}");
+    }
+    for rules in ["+@all", "+@all ~gw:*", "+@all ~gw:1* ~{gw:*", "+swapdb ~gw:b* (~* +get)"] {
+        let denial = Try::command("swapdb").run(&within(rules, &fence)).expect_err(rules);
+        let explains = denial.to_string().contains("let them read and write all of its keys, as ~* does");
+        assert_eq!(explains, !rules.contains("(~*"), "{rules}: {denial}");
+    }
+    let namespace = Fence::of_namespace();
+    assert!(Try::command("swapdb").run(&within("+@all ~*", &namespace)).is_ok());
+    assert!(Try::command("swapdb").run(&within("+@all ~gw:*", &namespace)).is_err());
+    // Of no tenant: nobody's segment is its own.
+    assert!(!command("+@all ~gw:*", "swapdb") && !command("mode=report +@all ~gw:*", "swapdb"));
+    assert!(command("+@all ~*", "swapdb") && command("+@all ~app:* (~* +swapdb)", "swapdb"));
+    let unlimited = Policy::compile(&user("t", "+@all ~app:*"), &FakeCatalog::new(), Walls::Down);
+    assert!(Try::command("swapdb").run(&unlimited).is_ok());
+}
+
+#[test]
 fn within_walls_some_commands_need_no_rule_and_some_need_more() {
     assert!(command("-@all", "client|id"));
     assert!(!command("-@all ~*", "client|id"));

@@ -7,6 +7,7 @@
 
 use crate::events::{Event, EventClass};
 use crate::keyspace::UnixMillis;
+use crate::tenancy;
 use std::cell::Cell;
 use std::ops::Range;
 
@@ -35,6 +36,39 @@ pub struct Wait {
     pub again: Option<EffectCommand>,
 }
 
+/// Keys that were emptied or exchanged as a whole.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct EveryKeyOf {
+    /// Of these databases.
+    pub databases: Vec<u32>,
+    /// Those that begin with one of these, or `{` and one of them; all, if none is named.
+    pub prefixes: Vec<Vec<u8>>,
+}
+
+impl EveryKeyOf {
+    /// Whether the key is one of them.
+    pub fn has(&self, database: u32, key: &[u8]) -> bool {
+        self.databases.contains(&database) && self.has_name(key)
+    }
+
+    /// Whether a key of this name is one of them, in some database.
+    pub fn has_name(&self, key: &[u8]) -> bool {
+        self.prefixes.is_empty() || tenancy::begins(key, &self.prefixes)
+    }
+
+    /// Takes others in.
+    pub fn add(&mut self, other: EveryKeyOf) {
+        self.databases.extend(other.databases.iter().filter(|one| !self.databases.contains(one)).collect::<Vec<_>>());
+        if self.prefixes.is_empty() || other.prefixes.is_empty() {
+            self.prefixes.clear();
+        } else {
+            self.prefixes.extend(other.prefixes);
+            self.prefixes.sort_unstable();
+            self.prefixes.dedup();
+        }
+    }
+}
+
 /// What the commands of one call did.
 #[derive(Default, Debug)]
 pub struct Effects {
@@ -51,7 +85,7 @@ pub struct Effects {
     /// Somebody observes keys of the locked shards: what is touched is noted.
     observed: bool,
     touched: Vec<(u32, Vec<u8>)>,
-    every_key: bool,
+    every_key: Option<EveryKeyOf>,
     /// More than the segments of the keys it named may have changed.
     strayed: bool,
     wanted_events: EventClass,
@@ -108,9 +142,13 @@ impl Effects {
         }
     }
 
-    /// Whole databases were emptied or exchanged.
-    pub fn touched_every_key(&mut self) {
-        (self.every_key, self.left_more) = (true, true);
+    /// Keys were emptied or exchanged as a whole.
+    pub fn touched_every_key(&mut self, of: EveryKeyOf) {
+        self.left_more = true;
+        match &mut self.every_key {
+            Some(known) => known.add(of),
+            None => self.every_key = Some(of),
+        }
     }
 
     /// The call works on another database too.
@@ -124,9 +162,9 @@ impl Effects {
         self.strayed
     }
 
-    /// Whether whole databases were emptied or exchanged.
-    pub fn are_of_every_key(&self) -> bool {
-        self.every_key
+    /// Which keys were emptied or exchanged as a whole, if any.
+    pub fn of_every_key(&self) -> Option<&EveryKeyOf> {
+        self.every_key.as_ref()
     }
 
     /// The keys the call wrote, if somebody observes, each with its database; a key may be named twice.
@@ -315,7 +353,7 @@ impl Effects {
         self.removed.clear();
         self.evicted = 0;
         self.touched.clear();
-        self.every_key = false;
+        self.every_key = None;
         self.strayed = false;
         self.events.clear();
         self.wait = None;

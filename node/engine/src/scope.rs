@@ -29,6 +29,9 @@ pub enum Scope {
     OwnOrFree(&'static str),
     /// Further, to what others may own: it is lent a [`Reach`].
     Filtered(Of),
+    /// To every key of its database or databases as a whole: whoever is confined must hold all of its tenant's. It is lent a
+    /// [`Reach`].
+    WholeTenant,
     /// Above the ceiling: it concerns the server or everybody on it, and cannot be kept within walls.
     Ceiling,
     /// It has no behavior; its subcommands have.
@@ -61,6 +64,7 @@ impl Scope {
             Scope::NamedAndRead => Treatment::ReadsItsKeys,
             Scope::Everybody => Treatment::Always,
             Scope::OwnOrFree(argument) => Treatment::AlwaysWith(argument),
+            Scope::WholeTenant => Treatment::OfWholeTenant,
             Scope::Ceiling => Treatment::Never,
             Scope::Filtered(Of::Clients) => Treatment::Tame,
             Scope::Named | Scope::Own | Scope::Public | Scope::Filtered(_) | Scope::Subcommands => Treatment::ByRule,
@@ -102,7 +106,9 @@ impl Reach {
     pub fn of(policy: Option<&Arc<Policy>>, tenant: TenantId, command: CommandId, scope: Scope) -> Reach {
         match policy {
             Some(policy) if policy.is_unrestricted() || !policy.is_confined_for(command) => Reach::Everything,
-            Some(policy) if matches!(scope, Scope::Filtered(_)) => Reach::Within(Arc::clone(policy), tenant),
+            Some(policy) if matches!(scope, Scope::Filtered(_) | Scope::WholeTenant) => {
+                Reach::Within(Arc::clone(policy), tenant)
+            }
             _ => Reach::Nothing,
         }
     }
@@ -130,6 +136,17 @@ impl Reach {
             Reach::Everything => false,
             Reach::Within(policy, _) => !policy.holds_tenant(),
             Reach::Nothing | Reach::Outside(..) => true,
+        }
+    }
+
+    /// Whether all keys of a tenant are the user's to change, or all there are: what is done to a segment as a whole is done
+    /// to nothing else.
+    pub fn holds_segment(&self) -> bool {
+        match self {
+            Reach::Everything => true,
+            Reach::Within(policy, tenant) => *tenant != TenantId::SHARED && policy.may_change_tenant(),
+            Reach::Nothing => false,
+            Reach::Outside(_, reach) => reach.holds_segment(),
         }
     }
 
@@ -172,6 +189,18 @@ impl Reach {
             }
             Reach::Nothing => false,
             Reach::Outside(_, reach) => reach.sees_prefix(prefix),
+        }
+    }
+
+    /// Whether some key that begins like this may exist for the user.
+    pub fn may_see_within(&self, prefix: &[u8]) -> bool {
+        match self {
+            Reach::Everything => true,
+            Reach::Within(policy, _) => policy
+                .key_prefixes()
+                .is_none_or(|own| own.iter().any(|own| own.starts_with(prefix) || prefix.starts_with(own))),
+            Reach::Nothing => false,
+            Reach::Outside(_, reach) => reach.may_see_within(prefix),
         }
     }
 

@@ -22,6 +22,12 @@ use std::fmt::Write;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// Whether a key begins with one of these, or `{` and one of these: as keys are owned.
+pub fn begins<P: AsRef<[u8]>>(key: &[u8], prefixes: &[P]) -> bool {
+    let name = key.strip_prefix(b"{").unwrap_or(key);
+    prefixes.iter().any(|prefix| name.starts_with(prefix.as_ref()))
+}
+
 /// A right to keys of another tenant.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Grant {

@@ -35,6 +35,8 @@ pub(crate) struct Engine {
     pub(crate) protocol: Protocol,
     /// The selected database.
     pub(crate) database: u32,
+    /// Whose keys a request about all of them means.
+    pub(crate) tenant: TenantId,
     /// Which keys that nobody named there are for whoever asks.
     pub(crate) reach: Reach,
     /// How the use of keys is remembered.
@@ -79,6 +81,7 @@ impl Engine {
             now: 1_700_000_000_000,
             protocol: Protocol::Resp2,
             database: 0,
+            tenant: TenantId::SHARED,
             reach: Reach::Everything,
             usage: Usage::default(),
             answer_bytes_max: usize::MAX,
@@ -306,6 +309,8 @@ impl Engine {
     }
 }
 
+const DATABASES: u32 = 16;
+
 fn context<'a>(
     layout: Layout,
     limits: &'a Limits,
@@ -321,7 +326,7 @@ fn context<'a>(
         limits,
         value_bytes_max: 512 << 20,
         room_bytes: u64::MAX,
-        databases: 16,
+        databases: DATABASES,
         random,
         no_touch: false,
         usage,
@@ -339,13 +344,19 @@ impl EveryKey for Engine {
         self.limits.pattern_bytes_max
     }
 
+    fn databases(&self) -> u32 {
+        DATABASES
+    }
+
     fn shard_count(&self) -> u32 {
         self.layout.shard_count
     }
 
     fn with_shard(&mut self, index: u32, with: &mut dyn FnMut(&mut Keys<'_>)) {
-        let Engine { shards, effects, limits, layout, random, now, database, usage, reach, patience, .. } = self;
+        let Engine { shards, effects, limits, layout, random, now, database, tenant, usage, reach, patience, .. } =
+            self;
         let context = context(*layout, limits, *now, *database, (*random, patience.as_ref()), *usage);
+        let context = CallContext { space: SpaceId { tenant: *tenant, ..context.space }, ..context };
         with(&mut Keys::one(index, &mut shards[index as usize], context, effects).within(reach));
     }
 
@@ -354,8 +365,10 @@ impl EveryKey for Engine {
     }
 
     fn with_all(&mut self, with: &mut dyn FnMut(&mut Keys<'_>)) {
-        let Engine { shards, effects, limits, layout, random, now, database, usage, reach, patience, .. } = self;
+        let Engine { shards, effects, limits, layout, random, now, database, tenant, usage, reach, patience, .. } =
+            self;
         let context = context(*layout, limits, *now, *database, (*random, patience.as_ref()), *usage);
+        let context = CallContext { space: SpaceId { tenant: *tenant, ..context.space }, ..context };
         with(&mut Keys::many((0..).zip(shards.iter_mut()).collect(), context, effects).within(reach));
     }
 }

@@ -78,7 +78,7 @@ pub(super) fn stray(
         Err(_) if led => return Some(Stray::Shifted),
         Ok(of) if of.map_or(whole, |of| of != lane.view.of) => return Some(Stray::Refused(routes::ACROSS)),
         Err(_) => return Some(Stray::Refused(routes::ACROSS)),
-        Ok(_) if row.full_name == "swapdb" && routes.moving().is_some() => {
+        Ok(_) if routes::swaps(row) && routes.moving().is_some() => {
             let text = "TRYAGAIN keys are being moved to another shard group: databases are not exchanged meanwhile";
             return Some(Stray::Refused(text));
         }

@@ -99,9 +99,16 @@ fn beyond<'s>(table: &Table, subject: &Subject<'_>, seen: &'s Seen, patterns: &[
     if !within_walls && !subject.policy.is_confined() {
         return Vec::new();
     }
-    let never =
-        |name: &&str| table.find(name.as_bytes()).is_some_and(|row| row.command.scope.treatment() == Treatment::Never);
+    let never = |name: &&str| match treatment(table, name) {
+        Some(Treatment::Never) => true,
+        Some(Treatment::OfWholeTenant) => !subject.policy.holds_tenant(),
+        _ => false,
+    };
     seen.commands.keys().map(String::as_str).filter(never).collect()
+}
+
+fn treatment(table: &Table, name: &str) -> Option<Treatment> {
+    table.find(name.as_bytes()).map(|row| row.command.scope.treatment())
 }
 
 fn rules(table: &Table, seen: &Seen, patterns: &[Advised], beyond: &[&str]) -> Vec<String> {
@@ -117,10 +124,15 @@ fn rules(table: &Table, seen: &Seen, patterns: &[Advised], beyond: &[&str]) -> V
         rules.push(format!("db={}", numbers.join(",")));
     }
     rules.push("-@all".to_owned());
+    let holds_all = patterns.iter().any(|pattern| pattern.word() == "~*");
     let needs_rule = |name: &&String| {
         table.find(name.as_bytes()).is_some_and(|row| !is_free(row)) && !beyond.contains(&name.as_str())
     };
-    rules.extend(seen.commands.keys().filter(needs_rule).map(|name| format!("+{name}")));
+    rules.extend(seen.commands.keys().filter(needs_rule).map(|name| match treatment(table, name) {
+        // Patterns of what was seen hold less than all of a tenant, and it is to hold all for nothing else.
+        Some(Treatment::OfWholeTenant) if !holds_all => format!("(~* +{name})"),
+        _ => format!("+{name}"),
+    }));
     rules
 }
 

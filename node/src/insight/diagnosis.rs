@@ -6,7 +6,7 @@
 //! ```
 //! Pure: state, standings of the nodes and denials in, findings out. It refuses to change anything.
 
-use keyward_acl::{KeyAccess, Mode, Policy, User};
+use keyward_acl::{KeyAccess, Mode, Policy, Treatment, User};
 use keyward_engine::table::Table;
 use keyward_engine::tenancy::Tenant;
 use keyward_proto::admin as pb;
@@ -311,14 +311,14 @@ fn denied_finding(case: &Case<'_>, denial: &pb::Denial) -> pb::Finding {
         }
         "channel" => set(case.name, &format!("'&{object}'")),
         "command" => {
-            let ceiling = case
-                .table
-                .find(object.as_bytes())
-                .is_some_and(|row| row.command.scope.treatment() == keyward_acl::Treatment::Never);
-            if ceiling && case.policy.is_some_and(Policy::is_confined) {
-                "no rule allows it to a user without ~*: it concerns the whole server".to_owned()
-            } else {
-                set(case.name, &format!("'+{object}'"))
+            let treatment = case.table.find(object.as_bytes()).map(|row| row.command.scope.treatment());
+            let confined = case.policy.is_some_and(Policy::is_confined);
+            match treatment.filter(|_| confined) {
+                Some(Treatment::OfWholeTenant) if case.tenant.is_some() => set(case.name, &format!("'(~* +{object})'")),
+                Some(Treatment::Never | Treatment::OfWholeTenant) => {
+                    "no rule allows it to a user without ~*: it concerns the whole server".to_owned()
+                }
+                _ => set(case.name, &format!("'+{object}'")),
             }
         }
         "database" => "have the application SELECT 0; or allow the database with db=".to_owned(),

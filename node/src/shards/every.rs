@@ -3,6 +3,7 @@
 use super::{Apart, Call, CallSpace, Held, Shards, held_at, note_ready};
 use crate::journal::Journal;
 use crate::observers::Presence;
+use keyward_engine::effects::EveryKeyOf;
 use keyward_engine::keyspace::{EveryKey, Keys, NamesBound, Shard, SpaceId};
 use keyward_engine::scope::Reach;
 use std::time::Duration;
@@ -21,7 +22,8 @@ pub(super) struct Every<'a, 'b> {
     pub(super) alone: bool,
     /// How many names it may tell.
     pub(super) names: Option<&'a NamesBound>,
-    pub(super) everything_changed: bool,
+    /// Which keys changed as a whole.
+    pub(super) changed_whole: Option<EveryKeyOf>,
 }
 
 /// Between two looks at a shard that is kept.
@@ -42,6 +44,10 @@ impl EveryKey for Every<'_, '_> {
 
     fn is_alone(&self) -> bool {
         self.alone
+    }
+
+    fn databases(&self) -> u32 {
+        self.call.context.databases
     }
 
     fn shard_count(&self) -> u32 {
@@ -140,10 +146,9 @@ impl Every<'_, '_> {
                 let of = &held[at].1;
                 let now = there(of, space, &key);
                 let named = || effects.touched_keys().iter().any(|(of, name)| *of == space.database && *name == key);
-                let awaited = if effects.are_of_every_key() {
-                    of.observers.exchanged(space, &key, before, now)
-                } else {
-                    named() && of.observers.touched(space, &key, now != Presence::Missing)
+                let awaited = match effects.of_every_key() {
+                    Some(whole) => whole.has(space.database, &key) && of.observers.exchanged(space, &key, before, now),
+                    None => named() && of.observers.touched(space, &key, now != Presence::Missing),
                 };
                 if awaited {
                     note_ready(&mut self.memory.ready, space, &key);
@@ -156,9 +161,12 @@ impl Every<'_, '_> {
             }
             self.shards.tracking.broadcast(world, key, self.call.client);
         }
-        if self.memory.effects.are_of_every_key() {
-            held.iter_mut().for_each(|(_, of)| of.observers.tracked.clear(world, &self.shards.tracking));
-            self.everything_changed = true;
+        if let Some(whole) = self.memory.effects.of_every_key() {
+            held.iter_mut().for_each(|(_, of)| of.observers.tracked.clear(world, whole, &self.shards.tracking));
+            match &mut self.changed_whole {
+                Some(known) => known.add(whole.clone()),
+                None => self.changed_whole = Some(whole.clone()),
+            }
         }
         // Dropping it takes time: the caller's locks go first.
         self.memory.garbage.extend(garbage);

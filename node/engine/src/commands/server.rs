@@ -119,7 +119,7 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: Flags::WRITE.and(Flags::FAST),
         group: Group::Server,
         keys: KeyRule::None,
-        scope: Scope::Ceiling,
+        scope: Scope::WholeTenant,
         run: Run::OnEveryKey(every_key::swapdb),
         docs: Docs { summary: "Exchanges two databases.", since: "4.0.0", complexity: "O(N)" },
         extra: Extra {

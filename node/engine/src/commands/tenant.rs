@@ -4,9 +4,10 @@
 //! before anybody proposes it.
 
 use super::ADMIN_ANY_TIME;
+use super::generic::every_key;
 use crate::args::Args;
 use crate::asks::{Ask, TenantAsk, TenantEdit};
-use crate::command::{Arity, Command, Docs, Extra, Group, KeyRule, Run};
+use crate::command::{Arity, Command, DatabaseRule, Docs, Extra, Flags, Group, KeyRule, Run};
 use crate::error::CommandError;
 use crate::reply::Reply;
 use crate::scope::Scope;
@@ -16,7 +17,7 @@ use crate::tenancy::{self, Grant, SETTINGS, Tenant};
 pub(super) const COMMANDS: &[Command] = &[Command {
     name: "TENANT",
     arity: Arity::AtLeast(2),
-    flags: crate::command::Flags::NONE,
+    flags: Flags::NONE,
     group: Group::Server,
     keys: KeyRule::None,
     scope: Scope::Subcommands,
@@ -101,9 +102,24 @@ const TENANT: &[Command] = &[
         extra: Extra::NONE,
     },
     Command {
+        name: "SWAPDB",
+        arity: Arity::AtLeast(5),
+        flags: Flags::WRITE.and(Flags::ADMIN),
+        group: Group::Server,
+        keys: KeyRule::None,
+        scope: Scope::Ceiling,
+        run: Run::OnEveryKey(every_key::swap_prefixes),
+        docs: Docs {
+            summary: "Exchanges the keys that begin with prefixes between two databases.",
+            since: "7.4.2",
+            complexity: "O(1) if the prefixes are all of a tenant's, else O(N) where N is the number of keys",
+        },
+        extra: Extra { databases: DatabaseRule::Both(2, 3), ..Extra::NONE },
+    },
+    Command {
         name: "HELP",
         arity: Arity::Exactly(2),
-        flags: crate::command::Flags::LOADING.and(crate::command::Flags::STALE),
+        flags: Flags::LOADING.and(Flags::STALE),
         group: Group::Server,
         keys: KeyRule::None,
         scope: Scope::Public,
@@ -243,6 +259,10 @@ const USAGE: &[(&str, &str)] = &[
     ("LIST", "Each tenant in a line."),
     ("GET <name>", "Everything that is set of it."),
     ("STATS <name>", "What it uses on this node."),
+    (
+        "SWAPDB <index1> <index2> <prefix> [<prefix> ...]",
+        "Exchanges the keys that begin so between two databases: what SWAPDB of a tenant's user does to its own.",
+    ),
     ("HELP", "This text."),
 ];
 

@@ -3,7 +3,9 @@
 
 use super::{Garbage, Keys, Keyspace, Locked, ScanPosition, Shard, SpaceId, TenantId, type_name};
 use crate::dict::Entry;
+use crate::effects::EveryKeyOf;
 use crate::scope::Reach;
+use crate::tenancy::begins;
 use crate::types::Value;
 use keyward_acl::Glob;
 use std::collections::BTreeSet;
@@ -37,6 +39,8 @@ pub trait EveryKey {
     fn names_bound(&self) -> Option<&NamesBound> {
         None
     }
+    /// How many databases there are.
+    fn databases(&self) -> u32;
     /// How many shards there are.
     fn shard_count(&self) -> u32;
     /// Nobody else touches any of these keys meanwhile: one shard after the other is one moment as well.
@@ -277,8 +281,13 @@ impl<'a> Keys<'a> {
         ids.sort_unstable();
         ids.dedup();
         let removed = ids.into_iter().map(|tenant| self.clear_segment(SpaceId { tenant, ..space })).sum();
-        self.effects.touched_every_key();
+        self.touched_whole(&[space.database], self.prefixes_of_tenant());
         removed
+    }
+
+    /// These databases changed as a whole, or what begins with these prefixes did in them.
+    fn touched_whole(&mut self, databases: &[u32], prefixes: Vec<Vec<u8>>) {
+        self.effects.touched_every_key(EveryKeyOf { databases: databases.to_vec(), prefixes });
     }
 
     fn clear_segment(&mut self, segment: SpaceId) -> usize {
@@ -300,20 +309,21 @@ impl<'a> Keys<'a> {
     /// Removes the keys of this database that begin with one of these, or `{` and one of these, in the locked shards; how
     /// many. Costs their number where they are all of a tenant.
     pub fn clear_prefixes(&mut self, prefixes: &[&[u8]]) -> usize {
-        let owner = |prefix: &&&[u8]| self.each_locked().next().and_then(|shard| shard.whole_owner(prefixes, prefix));
-        let owners: BTreeSet<TenantId> = prefixes.iter().filter_map(|prefix| owner(&prefix)).collect();
-        let rest: Vec<&[u8]> = prefixes.iter().filter(|prefix| owner(prefix).is_none()).copied().collect();
+        let (owners, rest) = self.owners_of(prefixes);
         let database = self.context.space.database;
         let mut removed = owners.into_iter().map(|tenant| self.clear_segment(SpaceId { tenant, database })).sum();
         if !rest.is_empty() {
-            let begins = |key: &[u8]| {
-                let name = key.strip_prefix(b"{").unwrap_or(key);
-                rest.iter().any(|prefix| name.starts_with(prefix))
-            };
-            removed += self.clear_some(begins).len();
+            removed += self.clear_some(|key| begins(key, &rest)).len();
         }
-        self.effects.touched_every_key();
+        self.touched_whole(&[database], prefixes.iter().map(|prefix| prefix.to_vec()).collect());
         removed
+    }
+
+    /// Whose segments hold exactly the keys that begin so; and the prefixes that are no segment's.
+    fn owners_of<'p>(&self, prefixes: &[&'p [u8]]) -> (BTreeSet<TenantId>, Vec<&'p [u8]>) {
+        let owner = |prefix: &[u8]| self.each_locked().next().and_then(|shard| shard.whole_owner(prefixes, prefix));
+        let rest = prefixes.iter().filter(|prefix| owner(prefix).is_none()).copied().collect();
+        (prefixes.iter().filter_map(|prefix| owner(prefix)).collect(), rest)
     }
 
     /// What the keys of the tenant begin with whose segment is asked for: whoever repeats elsewhere what was done to all of
@@ -326,12 +336,10 @@ impl<'a> Keys<'a> {
         self.each_locked().next().map(|shard| shard.prefixes_of(tenant)).unwrap_or_default()
     }
 
-    /// Exchanges two databases in the locked shards, whoever their keys belong to: never within a limited reach.
+    /// Exchanges two databases in the locked shards: of whoever asks, or of all who share its names. Only within a reach that
+    /// holds all of that ([`Reach::holds_segment`]).
     pub fn swap_databases(&mut self, first: u32, second: u32) {
-        if self.reach.is_confined() {
-            return;
-        }
-        self.effects.touched_every_key();
+        self.touched_whole(&[first, second], self.prefixes_of_tenant());
         if first == second {
             return;
         }
@@ -339,11 +347,24 @@ impl<'a> Keys<'a> {
         for shard in self.locked_shards() {
             let tenants: BTreeSet<TenantId> =
                 [a, b].into_iter().flat_map(|space| shard.view(space)).map(|(tenant, _)| tenant).collect();
-            for tenant in tenants {
-                let [a, b] = [a, b].map(|space| SpaceId { tenant, ..space });
-                let (of_a, of_b) = (shard.take_space(a), shard.take_space(b));
-                shard.give_space(a, of_b);
-                shard.give_space(b, of_a);
+            tenants.into_iter().for_each(|tenant| shard.swap_spaces(tenant, [first, second]));
+        }
+    }
+
+    /// The same of the keys that begin with one of these, or `{` and one of these. Costs little where they are all of a tenant.
+    pub fn swap_prefixes(&mut self, first: u32, second: u32, prefixes: &[&[u8]]) {
+        self.touched_whole(&[first, second], prefixes.iter().map(|prefix| prefix.to_vec()).collect());
+        if first == second {
+            return;
+        }
+        let (owners, rest) = self.owners_of(prefixes);
+        let [a, b] = [first, second].map(|database| SpaceId { database, ..self.context.space });
+        for shard in self.locked_shards() {
+            owners.iter().for_each(|tenant| shard.swap_spaces(*tenant, [first, second]));
+            if !rest.is_empty() {
+                let [of_a, of_b] = [a, b].map(|space| shard.take_some(space, &|key| begins(key, &rest)));
+                shard.put_back(of_a, second);
+                shard.put_back(of_b, first);
             }
         }
     }

@@ -10,7 +10,7 @@
 //! Where a key lies is nobody's business but its node's: journals and files speak of names, so nodes may settle at their
 //! own pace. A snapshot that is being taken sees a key that moves once, as it was.
 
-use super::{Entry, Garbage, Keyspace, Owners, Shard, SpaceId, TenantId, Value, ValueRef, discard_later};
+use super::{Entry, Garbage, Keyspace, OwnedEntry, Owners, Shard, SpaceId, TenantId, Value, ValueRef, discard_later};
 use crate::dict::NewValue;
 use crate::eviction::Usage;
 use crate::tenancy::{OwnerHint, Policies, segment_of, segment_of_next};
@@ -32,7 +32,34 @@ pub(super) struct Unsettled {
     cursor: u64,
 }
 
+/// A key that was taken out of its segment.
+pub(super) struct Apart {
+    tenant: TenantId,
+    hash: u64,
+    key: Vec<u8>,
+    entry: OwnedEntry<Value>,
+}
+
 impl Keyspace {
+    fn take(&mut self, hash: u64, key: &[u8]) -> Option<OwnedEntry<Value>> {
+        // A snapshot that has not seen it keeps it first.
+        self.preserve(hash, key);
+        let entry = self.dict.remove(hash, key)?;
+        self.forget(&entry);
+        Some(entry)
+    }
+
+    /// Puts an entry where there is none of this name.
+    fn put(&mut self, hash: u64, key: &[u8], entry: OwnedEntry<Value>) {
+        let (expires_at, access) = (entry.expires_at(), entry.access());
+        if let ValueRef::Object(object) = entry.value() {
+            self.objects_bytes += object.memory_bytes();
+            self.field_expiries.moved(key, None, object.next_field_expiry());
+        }
+        let value: NewValue<'_, Value> = entry.into_value();
+        self.dict.insert(hash, key, value, expires_at).set_access(access);
+    }
+
     /// Tells what it uses now; answers how much more that is than it was.
     #[inline]
     fn account(&mut self) -> isize {
@@ -209,25 +236,51 @@ impl Shard {
 
     fn move_key(&mut self, from: SpaceId, to: SpaceId, hash: u64, key: &[u8], garbage: &mut Vec<Garbage>) {
         let Some(source) = self.existing_mut(from) else { return };
-        // A snapshot that has not seen it keeps it first.
-        source.preserve(hash, key);
-        let Some(entry) = source.dict.remove(hash, key) else { return };
-        source.forget(&entry);
+        let Some(entry) = source.take(hash, key) else { return };
         let target = self.space_mut(to);
         if target.dict.find(hash, key).is_some() {
             // Written anew where it belongs: that is the newer one.
             discard_later(garbage, entry);
         } else {
-            let (expires_at, access) = (entry.expires_at(), entry.access());
-            if let ValueRef::Object(object) = entry.value() {
-                target.objects_bytes += object.memory_bytes();
-                target.field_expiries.moved(key, None, object.next_field_expiry());
-            }
-            let value: NewValue<'_, Value> = entry.into_value();
-            target.dict.insert(hash, key, value, expires_at).set_access(access);
+            target.put(hash, key, entry);
         }
         self.account(from);
         self.account(to);
+    }
+
+    /// Exchanges two databases of one owner.
+    pub(super) fn swap_spaces(&mut self, tenant: TenantId, databases: [u32; 2]) {
+        let [a, b] = databases.map(|database| SpaceId { tenant, database });
+        let (of_a, of_b) = (self.take_space(a), self.take_space(b));
+        self.give_space(a, of_b);
+        self.give_space(b, of_a);
+    }
+
+    /// Takes the keys that `wanted` says out of what `view` shows.
+    pub(super) fn take_some(&mut self, view: SpaceId, wanted: &dyn Fn(&[u8]) -> bool) -> Vec<Apart> {
+        let mut found = Vec::new();
+        for (tenant, space) in self.view(view) {
+            space.for_each(&mut |entry| {
+                if wanted(entry.key()) {
+                    found.push((tenant, space.dict.hash(entry.key()), entry.key().to_vec()));
+                }
+            });
+        }
+        let mut taken = Vec::with_capacity(found.len());
+        for (tenant, hash, key) in found {
+            let source = self.existing_mut(SpaceId { tenant, ..view });
+            if let Some(entry) = source.and_then(|source| source.take(hash, &key)) {
+                taken.push(Apart { tenant, hash, key, entry });
+            }
+        }
+        taken
+    }
+
+    /// Puts them into this database of their owners, where there are none of these names.
+    pub(super) fn put_back(&mut self, taken: Vec<Apart>, database: u32) {
+        for Apart { tenant, hash, key, entry } in taken {
+            self.space_mut(SpaceId { tenant, database }).put(hash, &key, entry);
+        }
     }
 
     /// Brings every key to where it belongs.

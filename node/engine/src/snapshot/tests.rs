@@ -113,7 +113,8 @@ fn write_something(shard: &mut Shard, dice: &mut Dice, keys: u64) {
             }
         }
         92..96 => _ = keys.edit_string(&key, 9, |bytes| bytes[8] = b'x'),
-        96..98 => keys.swap_databases(0, 1),
+        96 => keys.swap_databases(0, 1),
+        97 => keys.swap_prefixes(0, 1, &[&key]),
         _ if dice.below(50) == 0 => _ = keys.clear(),
         _ => {}
     });

@@ -12,6 +12,7 @@ const KEYLESS_WRITES: &[(&str, &str)] = &[
     ("flushall", "every key of every database"),
     ("flushdb", "every key of the database"),
     ("swapdb", "two databases"),
+    ("tenant|swapdb", "what begins so of two databases"),
     ("cluster|flushslot", "every key of a slot"),
     ("function|delete", "libraries"),
     ("function|flush", "libraries"),
@@ -36,6 +37,7 @@ const DIFFERENCES: &[(&str, &str)] = &[
     ("tenant|list", TENANTS),
     ("tenant|set", TENANTS),
     ("tenant|stats", TENANTS),
+    ("tenant|swapdb", TENANTS),
 ];
 const TENANTS: &str = "Valkey has no tenants";
 

@@ -358,7 +358,7 @@ fn flush(keys: &mut Keys<'_>, prefixes: &[&[u8]]) -> usize {
 
 fn written_down(keys: &mut Keys<'_>, word: &[u8], removed: usize) {
     let own = keys.prefixes_of_tenant();
-    if !own.is_empty() && removed > 0 && keys.effects.are_of_every_key() {
+    if !own.is_empty() && removed > 0 && keys.effects.of_every_key().is_some() {
         let words: Vec<&[u8]> = [word, b"PREFIX"].into_iter().chain(own.iter().map(Vec::as_slice)).collect();
         keys.effects.replace(&words);
     }
@@ -377,22 +377,48 @@ fn flush_prefixes<'a>(all: &dyn EveryKey, mut args: Args<'a>) -> Result<Vec<&'a 
     Ok(Vec::new())
 }
 
+/// Exchanges two databases: of whoever is confined its tenant's, which it must hold as a whole.
 pub(in crate::commands) fn swapdb(all: &mut dyn EveryKey, mut args: Args<'_>, reply: &mut Reply) -> Answer {
+    if !all.reach().holds_segment() {
+        return Err(CommandError::Text("NOPERM SWAPDB concerns every key, and not all of them are this user's".into()));
+    }
+    let [first, second] = swapped(&mut args, all)?;
+    all.with_all(&mut |keys| {
+        let own = keys.prefixes_of_tenant();
+        keys.swap_databases(first, second);
+        if !own.is_empty() && first != second {
+            let numbers = [first, second].map(|index| number::format_i64(index.into()));
+            let words = [b"TENANT", b"SWAPDB".as_slice(), &*numbers[0], &*numbers[1]];
+            let words: Vec<&[u8]> = words.into_iter().chain(own.iter().map(Vec::as_slice)).collect();
+            keys.effects.replace(&words);
+        }
+        keys.effects.changed(u64::from(first != second));
+    });
+    reply.ok();
+    Ok(())
+}
+
+/// `TENANT SWAPDB first second prefix …`: the same of the keys that begin so. That is how it is written down that a tenant
+/// exchanged its own: a copy may not have heard yet, or no longer know, whose they are. A name of its own, so that no older
+/// version takes it for an exchange of everybody's.
+pub(in crate::commands) fn swap_prefixes(all: &mut dyn EveryKey, mut args: Args<'_>, reply: &mut Reply) -> Answer {
+    let [first, second] = swapped(&mut args, all)?;
+    let prefixes = args.rest();
+    all.with_all(&mut |keys| {
+        keys.swap_prefixes(first, second, prefixes);
+        keys.effects.changed(u64::from(first != second));
+    });
+    reply.ok();
+    Ok(())
+}
+
+fn swapped(args: &mut Args<'_>, all: &dyn EveryKey) -> Result<[u32; 2], CommandError> {
     let [first, second] = [args.take()?, args.take()?].map(number::parse_i64);
     let first = first.ok_or_else(|| CommandError::err("invalid first DB index"))?;
     let second = second.ok_or_else(|| CommandError::err("invalid second DB index"))?;
-    let mut result = Ok(());
-    all.with_all(&mut |keys| {
-        let databases = keys.databases();
-        let [a, b] = [first, second].map(|index| u32::try_from(index).ok().filter(|index| *index < databases));
-        let (Some(a), Some(b)) = (a, b) else {
-            result = Err(CommandError::err("DB index is out of range"));
-            return;
-        };
-        keys.swap_databases(a, b);
-        keys.effects.changed(u64::from(a != b));
-    });
-    result?;
-    reply.ok();
-    Ok(())
+    let index = |index: i64| u32::try_from(index).ok().filter(|index| *index < all.databases());
+    match [first, second].map(index) {
+        [Some(first), Some(second)] => Ok([first, second]),
+        _ => Err(CommandError::err("DB index is out of range")),
+    }
 }

@@ -1,6 +1,7 @@
 //! Conversations about keys of any type; walks over all of them; and the promise of the journal: applied elsewhere, it
 //! makes the same data.
 
+use crate::keyspace::TenantId;
 use crate::testing::Engine;
 use crate::types::{End, Ended, Limits, List, Patience, Set, SortedSet, Value};
 use proptest::prelude::*;
@@ -338,6 +339,7 @@ fn request() -> impl Strategy<Value = (String, i64)> {
         (key(), key(), 0..3u8).prop_map(|(from, to, db)| format!("COPY {from} {to} DB {db} REPLACE")),
         (key(), 0..3u8).prop_map(|(key, database)| format!("MOVE {key} {database}")),
         (0..3u8, 0..3u8).prop_map(|(first, second)| format!("SWAPDB {first} {second}")),
+        (0..3u8, 0..3u8, key()).prop_map(|(first, second, prefix)| format!("TENANT SWAPDB {first} {second} {prefix}")),
         (0..10u8).prop_map(|dice| if dice == 0 { "FLUSHALL".into() } else { "RANDOMKEY".to_owned() }),
         (key(), 0..20u8, 0..2u8).prop_map(|(key, offset, bit)| format!("SETBIT {key} {offset} {bit}")),
         (prop_oneof![Just("AND"), Just("OR"), Just("XOR")], key(), key(), key())
@@ -459,6 +461,112 @@ fn a_flush_of_a_confined_user_takes_what_it_may_delete_and_says_so_key_by_key() 
     engine.reach = crate::scope::Reach::Everything;
     engine.database = 3;
     assert_eq!(bulks(&engine.words("KEYS *")), ["b:other"]);
+}
+
+const GW: TenantId = TenantId::with_prefixes(1);
+
+/// What a user of the tenant reaches that owns `gw:`.
+fn within_tenant(rules: &str) -> crate::scope::Reach {
+    use keyward_acl::{Fence, Policy, User, UserName, Walls, parse_rules};
+    let mut user = User::new(UserName::new(b"gw").unwrap(), 1);
+    let words: Vec<&str> = rules.split(' ').collect();
+    parse_rules(&words).unwrap().iter().for_each(|rule| user.apply(rule));
+    let fence = Fence::of_prefixes([&b"gw:"[..]].into_iter());
+    let policy = Policy::compile_within(&user, crate::table::table(), Walls::Up, Some(&fence));
+    crate::scope::Reach::Within(std::sync::Arc::new(policy), GW)
+}
+
+/// Keys of the tenant, of others, and of nobody, in two databases; its user asks.
+fn two_databases() -> Engine {
+    let mut engine = Engine::new(4);
+    engine.own(&[("gw:", GW), ("ai:", TenantId::with_prefixes(2))]);
+    for (database, keys) in [(0, &["gw:1", "gw:both", "{gw:t}:1", "ai:1", "g"][..]), (1, &["gw:both", "ai:2", "gw"])] {
+        engine.database = database;
+        keys.iter().for_each(|key| _ = engine.words(&format!("SET {key} of{database}")));
+        engine.words(&format!("HSET gw:hash{database} f v"));
+        engine.words(&format!("HEXPIRE gw:hash{database} 100 FIELDS 1 f"));
+    }
+    (engine.database, engine.tenant, engine.reach) = (0, GW, within_tenant("~* +@all"));
+    engine
+}
+
+#[test]
+fn a_tenant_exchanges_its_own_databases_and_nobody_elses() {
+    let mut engine = two_databases();
+    let made = std::mem::take(&mut engine.journal);
+    let before = engine.contents();
+    assert_eq!(engine.words("SWAPDB 0 1"), "+OK\r\n");
+    let exchanged = |line: &String| match line.split_at(1) {
+        ("0", rest) if rest.contains("gw:") => format!("1{rest}"),
+        ("1", rest) if rest.contains("gw:") => format!("0{rest}"),
+        _ => line.clone(),
+    };
+    let after = sorted(before.iter().map(exchanged).collect());
+    assert_eq!(engine.contents(), after);
+    assert!(before != after && after.iter().any(|line| line.starts_with("0 gw:both") && line.ends_with("of1")));
+    let [(0, written)] = &engine.journal[..] else { panic!("{:?}", engine.journal) };
+    assert_eq!(written.join(&b' '), b"TENANT SWAPDB 0 1 gw:");
+    assert_eq!(engine.words("DBSIZE"), ":2\r\n");
+    assert!(engine.shards().iter_mut().all(|shard| shard.recount().is_empty()));
+    // Whoever repeats it may not have heard of the tenant yet, or know others.
+    let whole = [made, std::mem::take(&mut engine.journal)].concat();
+    for owned in [&[][..], &[("gw:", GW)], &[("g", GW)], &[("gw:b", GW), ("gw:h", TenantId::with_prefixes(2))]] {
+        let mut replica = Engine::new(2);
+        replica.own(owned);
+        replica.apply(&whole);
+        replica.now = engine.now;
+        assert_eq!(replica.contents(), after, "{owned:?}");
+        let found: String = replica.shards().iter_mut().map(|shard| shard.recount()).collect();
+        assert_eq!(found, "", "{owned:?}");
+    }
+    // There and back.
+    assert_eq!(engine.words("SWAPDB 1 0"), "+OK\r\n");
+    assert_eq!(engine.contents(), before);
+    for (request, error) in [("SWAPDB 0 16", "-ERR DB index is out of range\r\n"), ("SWAPDB 0 0", "+OK\r\n")] {
+        engine.journal.clear();
+        assert_eq!(engine.words(request), error);
+        assert!(engine.journal.is_empty() && engine.contents() == before, "{request}");
+    }
+}
+
+#[test]
+fn whoever_holds_less_than_its_tenant_exchanges_nothing() {
+    let mut engine = two_databases();
+    let before = engine.contents();
+    let mut may = |reach: crate::scope::Reach| {
+        engine.reach = reach;
+        let answer = engine.words("SWAPDB 0 1");
+        assert_eq!(answer.starts_with("-NOPERM "), engine.contents() == before, "{answer}");
+        let done = answer == "+OK\r\n";
+        if done {
+            engine.words("SWAPDB 0 1");
+        }
+        done
+    };
+    for rules in ["~gw:* ~{gw:* +@all", "~* +@all", "~none (~* +swapdb)", "mode=report +get ~gw:1"] {
+        assert!(may(within_tenant(rules)), "{rules}");
+    }
+    for rules in ["~gw:* +@all", "%R~* +@all", "%W~* +@all", "~gw:b* +@all", "+@all"] {
+        assert!(!may(within_tenant(rules)), "{rules}");
+    }
+    assert!(!may(within("+@all ~gw:*")), "nobody's segment is its own");
+    assert!(!may(crate::scope::Reach::Nothing));
+}
+
+#[test]
+fn a_namespace_exchanges_its_own_databases() {
+    let mut engine = two_databases();
+    let names = TenantId::with_namespace(3);
+    let space = |database| crate::keyspace::SpaceId { tenant: names, database };
+    // Its keys are made elsewhere: here requests that name keys are everybody's.
+    let before = engine.contents();
+    engine.tenant = names;
+    engine.reach = crate::scope::Reach::Everything;
+    engine.shards()[0].space_mut(space(0));
+    assert_eq!(engine.words("SWAPDB 0 1"), "+OK\r\n");
+    assert_eq!(engine.contents(), before, "what is everybody's stays");
+    let [.., (0, written)] = &engine.journal[..] else { panic!("{:?}", engine.journal) };
+    assert_eq!(written.join(&b' '), b"SWAPDB 0 1", "where that is carried out its keyspace is known");
 }
 
 /// `ZUNION 1000 s s s …` of a hundred thousand members took a core for 46 seconds, and nobody could end it.
