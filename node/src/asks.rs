@@ -19,8 +19,8 @@ use keyward_acl::{AuthFailure, CommandId, ErrorDetail, UserChange, UserName, Use
 use keyward_cluster::{Change, NodeId, Outcome};
 use keyward_engine::account::POWERS;
 use keyward_engine::asks::{
-    Ask, ClientFilter, CommandLogAsk, CommandLogKind, KillReply, LatencyAsk, LoginAttempt, TakeOver, TenantAsk,
-    TenantEdit,
+    Ask, ClientFilter, CommandLogAsk, CommandLogKind, KillReply, LatencyAsk, LoginAttempt, MemoryAsk, TakeOver,
+    TenantAsk, TenantEdit,
 };
 use keyward_engine::events::EventClass;
 use keyward_engine::keyspace::TenantId;
@@ -213,8 +213,11 @@ pub async fn carry_out(
             reply.ok();
         }
         Ask::Memory(ask) => {
-            let tenant = connection.session.borrow().tenant;
-            crate::memory_report::show(&worker.node, ask, tenant, reach, &mut reply);
+            let told = own_advice_elsewhere(worker, connection, ask, reach).await;
+            let session = connection.session.borrow();
+            let tenant = session.login.as_ref().and_then(|login| login.tenant.as_deref());
+            let evicted = told.unwrap_or_else(|| tenant.map_or(0, |tenant| tenant.gauge.evicted()));
+            crate::memory_report::show(&worker.node, ask, (&session, evicted), reach, &mut reply);
         }
         Ask::CommandLog(kind, ask) => command_log(&worker.node, kind, ask, reach, &mut reply),
         Ask::Latency(ask) => latency(&worker.node, connection, ask, reach, &mut reply),
@@ -824,6 +827,21 @@ async fn show_info(
         }
     }
     reply.verbatim(text.as_bytes());
+}
+
+/// How many keys the tenant of this connection lost for want of memory, where another node knows that.
+async fn own_advice_elsewhere(
+    worker: &Rc<Worker>,
+    connection: &Connection,
+    ask: MemoryAsk,
+    reach: &Reach,
+) -> Option<u64> {
+    let (_, view) = worker.node.views.load();
+    let elsewhere = !view.is_primary() && view.routes.is_none();
+    if ask != MemoryAsk::Advice || !reach.is_confined() || !elsewhere {
+        return None;
+    }
+    crate::own_info::evicted(&section_of_primary(worker, connection, (b"tenant", view.index)).await?)
 }
 
 /// A section of `INFO` from the node that serves the data, for the user of this connection.

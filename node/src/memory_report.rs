@@ -1,19 +1,27 @@
-//! `MEMORY STATS`, `DOCTOR` and `MALLOC-STATS`: where the memory of this node is.
+//! `MEMORY STATS`, `DOCTOR` and `MALLOC-STATS`: where the memory of this node is; for whoever is confined, where its own is, and
+//! nothing of the node.
 
-use crate::info::resident_bytes;
+use crate::info::{human, resident_bytes};
 use crate::node::Node;
+use crate::own_info;
 use keyward_engine::asks::MemoryAsk;
+use keyward_engine::eviction::Policy;
 use keyward_engine::keyspace::TenantId;
 use keyward_engine::reply::Reply;
 use keyward_engine::scope::Reach;
+use keyward_engine::session::Session;
 use std::collections::BTreeMap;
 
 /// Below this nothing is worth advice, in bytes.
 const EMPTY_BYTES: u64 = 5 << 20;
 
-/// Answers.
-pub fn show(node: &Node, ask: MemoryAsk, tenant: TenantId, reach: &Reach, reply: &mut Reply) {
+/// Answers. `evicted`: keys that the tenant lost for want of memory, as the node says that serves the data.
+pub fn show(node: &Node, ask: MemoryAsk, (session, evicted): (&Session, u64), reach: &Reach, reply: &mut Reply) {
+    let tenant = session.tenant;
     match ask {
+        MemoryAsk::Advice if reach.is_confined() => {
+            reply.verbatim(own_advice(node, session, evicted, reach).as_bytes());
+        }
         MemoryAsk::Statistics if reach.is_confined() => own_statistics(node, tenant, reach, reply),
         MemoryAsk::Statistics => statistics(node, reply),
         MemoryAsk::Advice => reply.verbatim(advice(node).as_bytes()),
@@ -43,6 +51,73 @@ fn own_statistics(node: &Node, tenant: TenantId, reach: &Reach, reply: &mut Repl
         reply.integer(number);
     }
 }
+
+/// What may be wrong with the memory of a tenant, or of a confined user without one.
+fn own_advice(node: &Node, session: &Session, evicted: u64, reach: &Reach) -> String {
+    let Some(login) = &session.login else { return String::new() };
+    let held = login.accounts().next().map(|(_, account)| account.holdings.held()).unwrap_or_default();
+    let mut advice = Vec::new();
+    let (mut first, used) = match login.tenant.as_deref() {
+        Some(tenant) => {
+            let (used, of) = (tenant.gauge.bytes(), &tenant.limits);
+            let (policy, expiring) = (own_info::policy(tenant, &node.live.hot()), node.shards.expiring(tenant.id));
+            let bound = |most: u64| if most > 0 { human(most) } else { "none".to_owned() };
+            let first = format!(
+                "tenant {}: {} keys take {}; limit {}, reserve {}, policy {}, {evicted} keys evicted.\n",
+                tenant.name,
+                tenant.gauge.keys(),
+                human(used),
+                bound(of.limit),
+                bound(of.reserve),
+                policy.name(),
+            );
+            if of.limit > 0 && used > of.limit / 10 * 9 {
+                let then = if policy == Policy::NoEviction { "writes are refused" } else { "keys are evicted" };
+                advice.push(format!("More than nine tenths of its limit are in use; beyond it {then}."));
+            }
+            if of.keys > 0 && tenant.gauge.keys() > of.keys / 10 * 9 {
+                advice.push("It has more than nine tenths of the keys it may have.".to_owned());
+            }
+            if evicted > 0 {
+                advice.push(format!(
+                    "{evicted} keys were evicted: a larger limit, or shorter lives of keys, would keep others."
+                ));
+            }
+            if of.reserve > 0 && used > of.reserve {
+                let beyond = human(used - of.reserve);
+                advice.push(format!("{beyond} lie beyond its reserve: they are given back when others need theirs."));
+            }
+            if used >= EMPTY_BYTES && expiring == 0 {
+                let kept = match policy.is_volatile() {
+                    true => ", and its policy evicts only such: at its limit writes are refused",
+                    false => "",
+                };
+                advice.push(format!("None of its keys expires{kept}."));
+            }
+            (first, used)
+        }
+        None => {
+            let owned = node.shards.owned(session.tenant, reach);
+            let (keys, used) = owned.values().fold((0, 0), |(keys, bytes), of| (keys + of.keys, bytes + of.bytes));
+            let user = session.user_name().escape_ascii();
+            (format!("user {user}: {keys} keys take {}.\n", human(used as u64)), used as u64)
+        }
+    };
+    if held.most > 0 && held.bytes > held.most / 2 {
+        let (bytes, most) = (human(held.bytes), human(held.most));
+        advice.push(format!(
+            "Its clients hold {bytes} besides keys, of {most} they may: answers unread, requests half sent."
+        ));
+    }
+    if advice.is_empty() {
+        first.push_str(if used < EMPTY_BYTES { TOO_LITTLE } else { NOTHING_WRONG });
+    }
+    advice.iter().for_each(|line| first.push_str(&format!("- {line}\n")));
+    first
+}
+
+const TOO_LITTLE: &str = "There is too little data to say anything about memory.\n";
+const NOTHING_WRONG: &str = "Nothing about memory looks wrong.\n";
 
 fn statistics(node: &Node, reply: &mut Reply) {
     let (used, resident) = (node.memory_bytes(), resident_bytes());
@@ -101,7 +176,7 @@ fn advice(node: &Node) -> String {
     let (used, resident) = (node.memory_bytes(), resident_bytes());
     let limit = node.live.hot().memory_bytes_max;
     if used < EMPTY_BYTES {
-        return "There is too little data to say anything about memory.\n".to_owned();
+        return TOO_LITTLE.to_owned();
     }
     let mut out = String::new();
     if limit > 0 && used * 10 > limit * 9 {
@@ -110,5 +185,5 @@ fn advice(node: &Node) -> String {
     if resident > used * 2 {
         out.push_str("- The process holds more than twice what the data needs; MEMORY PURGE gives free memory back.\n");
     }
-    if out.is_empty() { "Nothing about memory looks wrong.\n".to_owned() } else { out }
+    if out.is_empty() { NOTHING_WRONG.to_owned() } else { out }
 }

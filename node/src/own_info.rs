@@ -174,6 +174,11 @@ pub fn tells_evicted(text: &str) -> bool {
     text.contains(EVICTED)
 }
 
+/// That number.
+pub fn evicted(text: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(EVICTED.trim_start())?.parse().ok())
+}
+
 /// The same text with the number that stands in another.
 pub fn with_evicted(text: &str, other: &str) -> String {
     let line = |line: &&str| line.starts_with(EVICTED.trim_start());

@@ -727,6 +727,14 @@ impl Shards {
         found
     }
 
+    /// How many keys of a tenant expire some day.
+    pub fn expiring(&self, tenant: TenantId) -> usize {
+        let of = |shard: &mut Shard| -> usize {
+            shard.spaces().filter(|(space, _)| space.tenant == tenant).map(|(_, keys)| keys.expiring_len()).sum()
+        };
+        (0..self.count()).map(|index| self.with(index, of)).sum()
+    }
+
     /// How many keys whoever belongs to `tenant` sees, in all databases; counted until they are more than `enough`.
     pub fn count_keys(&self, tenant: TenantId, enough: usize) -> usize {
         let mut count = 0;

@@ -259,7 +259,7 @@ fn conversation() -> Vec<Vec<&'static str>> {
         |XADD b:stream 1-1 f v|XGROUP CREATE b:stream g 0|DBSIZE|GET b:1|KEYS *|EXISTS b:1 b:2 b:gone|TYPE b:list\
         |FUNCTION LIST|FCALL bf 1 b:1|EVALSHA 1f01efcdd038e6c40180ff9942881febe1abdafe 0|SCRIPT EXISTS 1f01efcdd038e6c40180ff9942881febe1abdafe\
         |PUBSUB CHANNELS|PUBSUB NUMSUB b:news|PUBSUB NUMPAT|PUBLISH b:news hello|CONFIG GET *|ACL WHOAMI|ACL LIST|ACL USERS\
-        |ACL LOG|SLOWLOG LEN|LATENCY LATEST|LATENCY HISTORY command|LATENCY RESET|COMMANDLOG LEN slow|ACL DRYRUN b GET a:1|ACL GETUSER b|INFO memory|INFO keyspace|INFO commandstats|INFO errorstats|INFO stats|INFO clients|MEMORY STATS\
+        |ACL LOG|SLOWLOG LEN|LATENCY LATEST|LATENCY HISTORY command|LATENCY RESET|COMMANDLOG LEN slow|ACL DRYRUN b GET a:1|ACL GETUSER b|INFO memory|INFO keyspace|INFO commandstats|INFO errorstats|INFO stats|INFO clients|MEMORY STATS|MEMORY DOCTOR\
         |CLIENT GETNAME|CLIENT TRACKINGINFO|GET a:1|GET b:gone|LRANGE b:list 0 -1|SMEMBERS b:set|HGETALL b:hash\
         |ZRANGE b:zset 0 -1 WITHSCORES|XRANGE b:stream - +|XPENDING b:stream g|OBJECT ENCODING b:zset|STRLEN b:1|DUMP b:1\
         |SORT b:set ALPHA|MULTI|INCR b:2|GET b:1|EXEC|WATCH b:1|MULTI|GET b:1|EXEC|COPY b:1 b:copy|RENAME b:copy b:moved|DEL b:moved\
@@ -426,6 +426,13 @@ fn evened_out(words: &[&str], reply: &Value) -> String {
             .map(|line| format!("{}\n", line.split_once(",usec=").map_or(line, |(calls, _)| calls)))
             .map(|line| if line.starts_with("used_memory") { without_chance(&line) } else { line })
             .collect(),
+        // How much its tables take is chance.
+        "MEMORY" if words[1] == "DOCTOR" => {
+            let text = reply.text().unwrap_or_default();
+            let (counted, rest) = text.split_once(" take ").unwrap_or_default();
+            let rest = rest.split_once([';', '\n']).map(|(_, rest)| rest);
+            format!("{counted} take some memory; {}\n", rest.unwrap_or_default())
+        }
         // What is kept of denials tells of times and of the connection.
         "ACL" if words[1] == "LOG" => format!("{} denials", reply.items().map_or(0, <[Value]>::len)),
         _ => show(reply),

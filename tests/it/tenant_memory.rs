@@ -258,6 +258,48 @@ fn a_burst_beside_a_queue_costs_the_queue_nothing() {
 }
 
 #[test]
+fn memory_doctor_speaks_of_a_users_own_memory_and_of_nothing_else() {
+    let cluster = Cluster::of(3).flag("maxmemory", "100mb").flag("maxmemory-policy", "allkeys-lfu").start();
+    let mut admin = cluster.node(1).client();
+    tenant(&mut admin, "small", &["limit", "1mb", "eviction", "allkeys-lru"]);
+    tenant(&mut admin, "bull", &["limit", "20mb", "reserve", "2mb", "eviction", "volatile-lru", "keys", "10000"]);
+    admin.ok(&["ACL", "SETUSER", "u", "on", ">secret", "~u:*", "+@all"]);
+    let mut bull = cluster.node(1).client_as("bull", "secret");
+    let nothing = "There is too little data to say anything about memory.\n";
+    let first = "tenant bull: 0 keys take 0B; limit 20.00M, reserve 2.00M, policy volatile-lru, 0 keys evicted.\n";
+    assert_eq!(bull.text(&["MEMORY", "DOCTOR"]), format!("{first}{nothing}"));
+    let fill = "for n = 1, tonumber(ARGV[1]) do redis.call('SET', KEYS[1] .. n, string.rep('x', 1000)) end";
+    bull.ask(&["EVAL", fill, "1", "bull:", "9500"]);
+    let mut small = cluster.node(2).client_as("small", "secret");
+    for part in 0..3 {
+        small.ask(&["EVAL", fill, "1", &format!("small:{part}:"), "600"]);
+    }
+    small.ok(&["SET", "small:last", "v"]);
+    admin.ok(&["SET", "u:1", "v"]);
+    admin.ask(&["WAIT", "2", "10000"]);
+    for node in cluster.nodes() {
+        let told = node.client_as("bull", "secret").text(&["MEMORY", "DOCTOR"]);
+        assert!(told.starts_with("tenant bull: 9500 keys take "), "{told}");
+        for advice in [
+            "- It has more than nine tenths of the keys it may have.\n",
+            " lie beyond its reserve: they are given back when others need theirs.\n",
+            "- None of its keys expires, and its policy evicts only such: at its limit writes are refused.\n",
+        ] {
+            assert!(told.contains(advice), "{advice}: {told}");
+        }
+        assert_eq!(told.lines().count(), 4, "{told}");
+        let evicted = stat(&mut cluster.node(cluster.primary()).client(), "small", "evicted-keys");
+        let told = node.client_as("small", "secret").text(&["MEMORY", "DOCTOR"]);
+        assert!(evicted > 0 && told.contains(&format!(", policy allkeys-lru, {evicted} keys evicted.\n")), "{told}");
+        assert!(told.contains("nine tenths of its limit are in use; beyond it keys are evicted."), "{told}");
+        // What the node has, may use and does is nobody's who is confined.
+        let told = node.client_as("u", "secret").text(&["MEMORY", "DOCTOR"]);
+        assert!(told.starts_with("user u: 1 keys take ") && told.ends_with(nothing), "{told}");
+        assert!(!told.contains("maxmemory") && told.lines().count() == 2, "{told}");
+    }
+}
+
+#[test]
 fn a_tenant_sees_its_own_memory_and_reserves_must_fit() {
     let cluster = Cluster::of(3).flag("maxmemory", "100mb").flag("maxmemory-policy", "allkeys-lfu").start();
     let mut admin = cluster.node(1).client();

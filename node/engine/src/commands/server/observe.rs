@@ -50,7 +50,7 @@ pub(super) const MEMORY: &[Command] = &[
         flags: Flags::NONE,
         group: Group::Server,
         keys: KeyRule::None,
-        scope: Scope::Ceiling,
+        scope: Scope::Filtered(Of::Server),
         run: Run::Ask(memory_doctor),
         docs: Docs { summary: "Gives advice on the use of memory.", since: "4.0.0", complexity: "O(1)" },
         extra: Extra {
