@@ -331,8 +331,12 @@ fn what_a_tenant_does_is_counted_under_its_name() {
         .sum();
     // 2 x 30 on data, and AUTH, PING and the like; what was forwarded is counted once.
     assert!((60..=75).contains(&operations), "{operations} operations: {usage:?}");
-    let wrong = ctl(cluster.node(1), &["usage", "--month", "November"]);
-    assert!(!wrong.success && wrong.stderr.contains("looks like"), "{wrong:?}");
+    for month in ["November", "2026-13", "2026-1", "26-11", "2026-+1"] {
+        let wrong = ctl(cluster.node(1), &["usage", "--month", month]);
+        assert!(wrong.code == Some(2) && wrong.stderr.contains("looks like"), "{month}: {wrong:?}");
+    }
+    let past = ctl(cluster.node(1), &["usage", "--month", "2024-02"]);
+    assert!(past.success, "{past:?}");
 }
 
 /// What stands behind the first word of a line that begins with it.
@@ -363,12 +367,17 @@ fn what_a_tenant_uses_is_told_by_node_and_together_whichever_node_is_asked() {
         // Copies are no more keys.
         (operations >= 20 && row(&table, "keys") == ["20"; 4]).then_some((table, operations))
     });
-    assert_eq!(row(&table, "FIGURE"), ["NODE-1", "NODE-2", "NODE-3", "ALL"], "{table}");
-    let memory = row(&table, "memory");
-    assert_eq!(memory[3], memory[primary - 1], "nor more memory:\n{table}");
+    // In the order of their ids, which need not be that of their names.
+    let heading = row(&table, "FIGURE");
+    assert!(heading.len() == 4 && heading[3] == "ALL", "{table}");
+    let of = |figure: &str, number: usize| {
+        let at = heading.iter().position(|name| *name == format!("NODE-{number}")).expect("each has a column");
+        row(&table, figure)[at].to_owned()
+    };
+    assert_eq!(row(&table, "memory")[3], of("memory", primary), "nor more memory:\n{table}");
     assert_eq!(row(&table, "limit")[3], (100 << 20).to_string(), "{table}");
-    let connections = row(&table, "connections");
-    assert_eq!((connections[other - 1], connections[third - 1], connections[3]), ("1", "0", "2"), "{table}");
+    let connections = [of("connections", other), of("connections", third), row(&table, "connections")[3].to_owned()];
+    assert_eq!(connections, ["1", "0", "2"], "{table}");
     // What one forwards and another runs: once. Each logged in, and said a few things besides.
     assert!(operations <= 30, "{table}");
     assert!(row(&table, "forwarded")[3].parse::<u64>().is_ok_and(|count| count >= 10), "{table}");

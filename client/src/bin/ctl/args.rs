@@ -105,7 +105,7 @@ pub enum Command {
     /// With --csv by day and node, for whoever writes bills; with --output json the same as JSON.
     Usage {
         /// The month, such as 2026-11; without it, the current one.
-        #[arg(long, value_name = "YYYY-MM", default_value = "")]
+        #[arg(long, value_name = "YYYY-MM", default_value = "", value_parser = month)]
         month: String,
         /// Comma-separated values, a line for each day, tenant and node.
         #[arg(long)]
@@ -302,6 +302,19 @@ pub enum SlotsCommand {
     },
     /// End the move that is under way: everything stays where it was.
     Abort,
+}
+
+fn month(text: &str) -> Result<String, String> {
+    let is_month = |text: &str| {
+        let (year, month) = text.split_once('-')?;
+        let number = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit()).then(|| part.parse::<u32>().ok())?;
+        (year.len() == 4 && number(year).is_some() && month.len() == 2).then_some(number(month)?)
+    };
+    // Nothing is the current one.
+    if text.is_empty() || is_month(text).is_some_and(|month| (1..=12).contains(&month)) {
+        return Ok(text.to_owned());
+    }
+    Err("a month looks like 2026-11".to_owned())
 }
 
 fn slot_range(text: &str) -> Result<(u32, u32), String> {
