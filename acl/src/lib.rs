@@ -51,6 +51,6 @@ pub use limit::LimitName;
 pub use log::{AclLog, LogContext, LogEntry, LogEvent, LogOwner, LogReason};
 pub use password::PasswordHash;
 pub use policy::{ChannelUse, DatabaseUse, KeyUse, Policy, Request, Walls};
-pub use rule::{Acknowledge, Grant, KeyAccess, KeyRights, Mode, Reason, Rule, RuleError, parse_rules, validate};
-pub use text::{SelectorFields, UserFields};
+pub use rule::{Acknowledge, Grant, KeyAccess, KeyRights, Mode, Reason, Role, Rule, RuleError, parse_rules, validate};
+pub use text::{MASKED, SelectorFields, UserFields};
 pub use user::{Databases, KeyPattern, Origin, Selector, User, UserName};

@@ -97,6 +97,8 @@ pub struct Policy {
     whole_tenant: bool,
     /// Patterns of keys that its tenant borrows.
     borrowed: Box<[Box<[u8]>]>,
+    /// Other users that exist for this one, by name, sorted.
+    administered: Box<[Box<[u8]>]>,
     root: CompiledSelector,
     selectors: Box<[CompiledSelector]>,
     /// Which commands have a name of two words; needed only to say what was refused.
@@ -153,6 +155,7 @@ impl Policy {
             walls,
             whole_tenant: std::iter::once(&root).chain(&selectors).any(|set| holds_whole(&set.keys, fence)),
             borrowed: fence.into_iter().flat_map(Fence::granted).map(|granted| granted.pattern.clone()).collect(),
+            administered: Box::default(),
             root,
             selectors,
             subcommands: bits(&|id| catalog.parent(id).is_some()),
@@ -231,6 +234,18 @@ impl Policy {
     /// The same of whoever runs what concerns all of them: rules that only note what they forbid let it happen.
     pub fn may_change_tenant(&self) -> bool {
         self.only_reports().unwrap_or(self).whole_tenant
+    }
+
+    /// From now on these users exist for this one, too: they are of its tenant, whose users it may look after.
+    pub fn administer<'n>(&mut self, users: impl Iterator<Item = &'n [u8]>) {
+        let mut users: Vec<Box<[u8]>> = users.map(Into::into).collect();
+        users.sort_unstable();
+        self.administered = users.into();
+    }
+
+    /// Whether this other user exists for it.
+    pub fn administers(&self, user: &[u8]) -> bool {
+        self.administered.binary_search_by(|known| (**known).cmp(user)).is_ok()
     }
 
     /// The patterns of keys that its tenant borrows from others. Whether the user may touch one is asked for each.

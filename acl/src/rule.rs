@@ -5,6 +5,7 @@
 //!   user-rule = "on" | "off" | "nopass" | "resetpass" | "reset" | "sanitize-payload" | "skip-sanitize-payload"
 //!             | ">" password | "<" password | "#" sha256-hex | "!" sha256-hex
 //!             | "ack=" ("quorum" | "async" | "default") | "mode=" ("enforce" | "report")
+//!             | "role=" ("tenant-admin" | "default")
 //!             | "limit:" limit-name "=" (number [unit] | "default")
 //!   grant     = "allkeys" | "resetkeys" | "~" pattern | "%" ("R" | "W" | "RW") "~" pattern
 //!             | "allchannels" | "resetchannels" | "&" pattern
@@ -167,6 +168,8 @@ pub enum Rule {
     Acknowledge(Option<Acknowledge>),
     /// `mode=report`: what the rules forbid is noted and happens nevertheless; `mode=enforce`: it does not happen.
     Mode(Mode),
+    /// `role=tenant-admin`: it sees all users of its tenant; `role=default`: itself.
+    Role(Role),
     /// `limit:connections=20`: so much and no more; `limit:connections=default`: as if this had never been said.
     Limit(LimitName, Option<u64>),
     /// Changes the user's own permissions.
@@ -189,6 +192,26 @@ impl Mode {
         match self {
             Mode::Enforce => "mode=enforce",
             Mode::Report => "mode=report",
+        }
+    }
+}
+
+/// What a user is to the other users of its tenant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// One of them: they do not exist for it.
+    #[default]
+    User,
+    /// It sees who they are, what their rules are and what they were denied, and changes nothing.
+    TenantAdmin,
+}
+
+impl Role {
+    /// The rule that asks for it.
+    pub fn rule(self) -> &'static str {
+        match self {
+            Role::User => "role=default",
+            Role::TenantAdmin => "role=tenant-admin",
         }
     }
 }
@@ -240,6 +263,7 @@ impl Rule {
             Rule::ClearSelectors => b"clearselectors".to_vec(),
             Rule::Acknowledge(how) => how.map_or("ack=default", Acknowledge::rule).as_bytes().to_vec(),
             Rule::Mode(mode) => mode.rule().as_bytes().to_vec(),
+            Rule::Role(role) => role.rule().as_bytes().to_vec(),
             Rule::Limit(name, value) => limit::rule(*name, *value).into_bytes(),
             Rule::Grant(grant) => grant.to_text(),
         }
@@ -378,6 +402,8 @@ fn parse_token(token: &[u8]) -> Result<Vec<Rule>, Reason> {
             b"ack=default" => Rule::Acknowledge(None),
             b"mode=report" => Rule::Mode(Mode::Report),
             b"mode=enforce" => Rule::Mode(Mode::Enforce),
+            b"role=tenant-admin" => Rule::Role(Role::TenantAdmin),
+            b"role=default" => Rule::Role(Role::User),
             [b'l', b'i', b'm', b'i', b't', b':', text @ ..] => {
                 let (name, value) = limit::parse(text).ok_or(Reason::Limit)?;
                 Rule::Limit(name, value)

@@ -4,7 +4,7 @@
 //! snapshot and another server all take them. It refuses to know RESP: the engine prints the fields.
 
 use crate::limit;
-use crate::rule::{Acknowledge, Mode, sign};
+use crate::rule::{Acknowledge, Mode, Role, sign};
 use crate::user::{Databases, KeyPattern, Selector, User};
 use std::borrow::Cow;
 
@@ -26,6 +26,9 @@ pub struct UserFields {
     /// The further sets of permissions.
     pub selectors: Vec<SelectorFields>,
 }
+
+/// What stands in the place of a password's hash: as long, and none.
+pub const MASKED: &str = "****************************************************************";
 
 /// One selector of `ACL GETUSER`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +52,14 @@ impl User {
             line.extend_from_slice(&word);
         }
         line
+    }
+
+    /// The same for whoever may know the rules and not the passwords: each is [`MASKED`], which no file and no rule takes for one.
+    pub fn masked_line(&self) -> Vec<u8> {
+        let masked = format!("#{MASKED}").into_bytes();
+        let shown = |word: Vec<u8>| if word.first() == Some(&b'#') { masked.clone() } else { word };
+        let words = self.words().into_iter().map(shown);
+        std::iter::once([b"user ", self.name.as_bytes()].concat()).chain(words).collect::<Vec<_>>().join(&b' ')
     }
 
     /// The rules that make this user, canonical and in the order of `ACL LIST`; a selector is one word.
@@ -78,6 +89,7 @@ impl User {
         flags.extend(self.nopass.then_some(Cow::Borrowed("nopass")));
         flags.extend(self.acknowledge.map(|how| Cow::Borrowed(Acknowledge::rule(how))));
         flags.extend((self.mode != Mode::Enforce).then_some(Cow::Borrowed(self.mode.rule())));
+        flags.extend((self.role != Role::User).then_some(Cow::Borrowed(self.role.rule())));
         flags.extend(self.limits.iter().map(|(name, value)| Cow::Owned(limit::rule(*name, Some(*value)))));
         flags
     }
@@ -150,6 +162,18 @@ mod tests {
         String::from_utf8(user("u", rules).list_line()).unwrap()
     }
 
+    #[test]
+    fn a_masked_line_has_the_rules_and_as_many_passwords_and_cannot_be_loaded() {
+        let hidden = super::MASKED;
+        let user = user("u", "on >one >two ~a:* +get (~#b +set)");
+        let line = String::from_utf8(user.masked_line()).unwrap();
+        assert_eq!(
+            line,
+            format!("user u on #{hidden} #{hidden} ~a:* resetchannels -@all +get (~#b resetchannels -@all +set)")
+        );
+        assert!(crate::rule::Rule::parse(format!("#{hidden}").as_bytes()).is_err());
+    }
+
     // Each pair was read off a Valkey 9.1.2.
     #[test]
     fn the_line_of_acl_list_is_that_of_valkey() {
@@ -162,6 +186,9 @@ mod tests {
             ("MODE=report on", "on mode=report resetchannels -@all"),
             ("mode=report mode=enforce", "off resetchannels -@all"),
             ("mode=report reset", "off resetchannels -@all"),
+            ("ROLE=tenant-admin on", "on role=tenant-admin resetchannels -@all"),
+            ("role=tenant-admin role=default", "off resetchannels -@all"),
+            ("role=tenant-admin reset", "off resetchannels -@all"),
             (
                 "LIMIT:value-bytes=1KB limit:connections=5",
                 "off limit:connections=5 limit:value-bytes=1024 resetchannels -@all",

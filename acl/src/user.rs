@@ -9,7 +9,7 @@ use crate::catalog::Catalog;
 use crate::limit::LimitName;
 use crate::password::{self, PasswordHash};
 use crate::printable;
-use crate::rule::{Acknowledge, Grant, KeyRights, Mode, Reason, Rule, RuleError, check_names, has_spaces};
+use crate::rule::{Acknowledge, Grant, KeyRights, Mode, Reason, Role, Rule, RuleError, check_names, has_spaces};
 use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
@@ -113,6 +113,8 @@ pub struct User {
     pub acknowledge: Option<Acknowledge>,
     /// What becomes of what its rules forbid.
     pub mode: Mode,
+    /// What it is to the other users of its tenant, if it has one.
+    pub role: Role,
     /// What it may not exceed, sorted, each once.
     pub limits: Vec<(LimitName, u64)>,
     /// In the order they were added, each once.
@@ -137,6 +139,7 @@ impl User {
             nopass: false,
             acknowledge: None,
             mode: Mode::Enforce,
+            role: Role::User,
             limits: Vec::new(),
             passwords: Vec::new(),
             root: Selector::default(),
@@ -160,6 +163,7 @@ impl User {
         self.same_credentials(other)
             && self.acknowledge == other.acknowledge
             && self.mode == other.mode
+            && self.role == other.role
             && self.limits == other.limits
             && self.root == other.root
             && self.selectors == other.selectors
@@ -199,6 +203,7 @@ impl User {
                 self.passwords.clear();
                 self.acknowledge = None;
                 self.mode = Mode::Enforce;
+                self.role = Role::User;
                 self.limits = Vec::new();
                 self.root = Selector::default();
                 self.selectors.clear();
@@ -221,6 +226,7 @@ impl User {
             Rule::ClearSelectors => self.selectors.clear(),
             Rule::Acknowledge(how) => self.acknowledge = *how,
             Rule::Mode(mode) => self.mode = *mode,
+            Rule::Role(role) => self.role = *role,
             Rule::Limit(name, value) => {
                 self.limits.retain(|(known, _)| known != name);
                 self.limits.extend(value.map(|value| (*name, value)));

@@ -8,7 +8,7 @@ use crate::corridor::SCRIPT_THREADS;
 use crate::live::MIN_IN_SYNC;
 use crate::routes::Routes;
 use crate::tenants;
-use keyward_acl::{Acknowledge, Fence, Policy, User, UserName, Walls};
+use keyward_acl::{Acknowledge, Fence, Policy, Role, User, UserName, Walls};
 use keyward_cluster::{Epoch, GroupId, Incarnation, Member, NodeId, ShardGroup, State};
 use keyward_engine::account::{Account, Allowance};
 use keyward_engine::holdings::{Held, Holdings};
@@ -245,6 +245,9 @@ fn compile(
     let mut policy = Policy::compile_within(user, table, terms.walls, fence.as_ref());
     if fence.is_none() {
         policy.report_outside(tenancy.iter().flat_map(|tenant| tenant.prefixes.iter().map(Vec::as_slice)));
+    }
+    if let Some(tenant) = tenant.filter(|_| user.role == Role::TenantAdmin) {
+        policy.administer(tenant.users.iter().map(Vec::as_slice));
     }
     let policy = Arc::new(policy);
     let quorum = user.acknowledge.map_or(terms.quorum, |how| how == Acknowledge::Quorum);

@@ -38,6 +38,7 @@ mod startup;
 mod swaps;
 mod sweep;
 mod takeover;
+mod tenant_admin;
 mod tenant_memory;
 mod tenants;
 mod tidy;

@@ -85,6 +85,14 @@ const PROVEN: &[(&str, &[&str])] = &[
     ),
     ("CONFIG GET, SET, RESETSTAT", &[MATRIX, "a_confined_user_is_told_why_and_connects_as_libraries_do", ROWS]),
     ("ACL", &[MATRIX, "a_confined_user_is_told_why_and_connects_as_libraries_do"]),
+    (
+        "the role tenant-admin",
+        &[
+            "a_tenant_admin_sees_the_users_of_its_tenant_without_their_hashes_on_every_node",
+            "a_tenant_admin_sees_what_its_tenants_users_were_denied_and_forgets_only_its_own",
+            "the_role_of_a_tenant_admin_comes_from_files_is_shown_and_survives_a_restart",
+        ],
+    ),
     ("CLUSTER, ROLE, WAIT, TIME, COMMAND", &["keys_of_a_slot_are_counted_and_listed_through_every_node", ROWS]),
     ("what is the platform's alone", &["scopes_follow_the_specification", ROWS]),
     ("AUTH, HELLO, RESET, PING, QUIT, ECHO", &["a_confined_user_is_told_why_and_connects_as_libraries_do"]),
@@ -224,10 +232,6 @@ const NOT_BUILT: &[(&str, &str)] = &[
     (
         "desired state from a repository, beyond the watched ACL file",
         "tenants and their settings are made by command or gRPC",
-    ),
-    (
-        "the role tenant-admin",
-        "a confined user sees itself alone in ACL, with its own hashes; users are the platform's to manage",
     ),
 ];
 

@@ -221,9 +221,19 @@ impl Reach {
     pub fn sees_user(&self, name: &[u8]) -> bool {
         match self {
             Reach::Everything => true,
-            Reach::Within(policy, _) => policy.user().as_bytes() == name,
+            Reach::Within(policy, _) => policy.user().as_bytes() == name || policy.administers(name),
             Reach::Nothing => false,
             Reach::Outside(_, reach) => reach.sees_user(name),
+        }
+    }
+
+    /// Whether the user may know this user's password hashes.
+    pub fn sees_passwords_of(&self, name: &[u8]) -> bool {
+        match self {
+            Reach::Everything => true,
+            Reach::Within(policy, _) => policy.user().as_bytes() == name,
+            Reach::Nothing => false,
+            Reach::Outside(_, reach) => reach.sees_passwords_of(name),
         }
     }
 

@@ -13,7 +13,7 @@ use crate::reply::Reply;
 use crate::scope::{Of, Scope};
 use crate::session::{Session, Surroundings};
 use crate::types::number;
-use keyward_acl::{Policy, Request};
+use keyward_acl::{MASKED, Policy, Request};
 
 pub(super) const COMMANDS: &[Command] = &[Command {
     name: "ACL",
@@ -214,7 +214,10 @@ fn users(_: &mut Session, surroundings: &Surroundings<'_>, _: Args<'_>, reply: &
 
 fn list(_: &mut Session, surroundings: &Surroundings<'_>, _: Args<'_>, reply: &mut Reply) -> Result<(), CommandError> {
     reply.array(surroundings.users().count());
-    surroundings.users().for_each(|user| reply.bulk(&user.list_line()));
+    surroundings.users().for_each(|user| {
+        let shows_all = surroundings.reach.sees_passwords_of(user.name.as_bytes());
+        reply.bulk(&if shows_all { user.list_line() } else { user.masked_line() });
+    });
     Ok(())
 }
 
@@ -235,7 +238,9 @@ fn getuser(
     fields.flags.iter().for_each(|flag| reply.bulk(flag.as_bytes()));
     reply.bulk(b"passwords");
     reply.array(fields.passwords.len());
-    fields.passwords.iter().for_each(|hash| reply.bulk(hash.as_bytes()));
+    let shows_all = surroundings.reach.sees_passwords_of(user.name.as_bytes());
+    let shown = |hash: &String| if shows_all { hash.clone() } else { MASKED.to_owned() };
+    fields.passwords.iter().for_each(|hash| reply.bulk(shown(hash).as_bytes()));
     permissions(reply, &fields.commands, &fields.keys, &fields.channels, &fields.databases);
     reply.bulk(b"selectors");
     reply.array(fields.selectors.len());
