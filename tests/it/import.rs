@@ -350,6 +350,40 @@ fn ctl_at(cluster: &Cluster, node: usize, arguments: &[&str]) -> Finished {
     run(&binary("keywardctl"), &all, "")
 }
 
+#[test]
+fn what_finds_no_room_names_the_limit_that_bit() {
+    let Some(program) = redis_binary() else { return };
+    let source = Source::start(&program, &[]);
+    (0..500).for_each(|key| source.client().ok(&["SET", &format!("gw:{key}"), "v"]));
+    let cluster = Cluster::start(1);
+    let mut admin = cluster.node(1).client();
+    admin.ok(&["ACL", "SETUSER", "gw", "on", ">pw", "~*", "+@all"]);
+    admin.ok(&["TENANT", "CREATE", "gw", "PREFIX", "gw:", "USER", "gw"]);
+    for (setting, value, says) in [
+        ("keys", "100", "tenant gw has its keys of 100"),
+        ("limit", "20000", "tenant gw has its limit of 20000 bytes"),
+        ("maxmemory", "10kb", "maxmemory of this cluster is reached"),
+    ] {
+        if setting == "maxmemory" {
+            admin.ok(&["CONFIG", "SET", setting, value]);
+        } else {
+            admin.ok(&["TENANT", "SET", "gw", setting, value]);
+        }
+        // It may end before the first answer, or later: both say why.
+        let told = ctl(&cluster, &["import", &source.url()]);
+        let told = wait_until(says, || {
+            let status = ctl(&cluster, &["import", "status"]);
+            let all = format!("{}{}{}{}", told.stdout, told.stderr, status.stdout, status.stderr);
+            (all.contains(says) || all.contains("raise")).then_some(all)
+        });
+        assert!(told.contains(says), "{setting}: {told}");
+        if setting != "maxmemory" {
+            admin.ok(&["TENANT", "SET", "gw", setting, "default"]);
+        }
+        admin.ok(&["FLUSHALL"]);
+    }
+}
+
 /// A figure of the import, as scripts read it.
 fn figure(cluster: &Cluster, name: &str) -> Option<u64> {
     let told = ctl(cluster, &["--output", "json", "import", "status"]);

@@ -207,20 +207,20 @@ impl Hand {
             }
             let paused = self.worker.node.pause.state(now_ms()) != Paused::Nobody;
             if !paused && self.may_write(&view, &conditions) {
-                if !needs_room || self.has_room(requests, &view.tenancy, &hot) {
+                let memory = if needs_room { self.memory(requests, &view.tenancy, &hot) } else { Memory::Enough };
+                if memory == Memory::Enough {
                     return Ok(());
                 }
                 if began.elapsed() > ROOM_WAIT {
-                    let text = "maxmemory of this cluster is reached: raise it, or choose a policy that evicts";
-                    return Err(Failure::Final(text.to_owned()));
+                    return Err(Failure::Final(no_room(memory, &view.tenancy)));
                 }
             }
             std::thread::sleep(PAUSE);
         }
     }
 
-    /// Keys may be evicted for it, so no transaction runs meanwhile.
-    fn has_room(&self, requests: &[Request<'_>], tenancy: &Tenancy, hot: &Hot) -> bool {
+    /// Whether there is room. Keys may be evicted for it, so no transaction runs meanwhile.
+    fn memory(&self, requests: &[Request<'_>], tenancy: &Tenancy, hot: &Hot) -> Memory {
         let (table, mut keys, mut owners) = (self.worker.node.table, KeyBuffer::new(), Vec::new());
         for request in requests {
             if let Ok(resolved) = table.resolve(&request.argv) {
@@ -230,7 +230,7 @@ impl Hand {
         let _turn = self.worker.node.moving.lock();
         let _in_lane = self.worker.node.corridor.enter_for_any_key(self.worker.lane);
         let claim = Claim { tenancy, writer: None, owners: &owners };
-        self.worker.memory_for(hot, &claim, now_ms()) == Memory::Enough
+        self.worker.memory_for(hot, &claim, now_ms())
     }
 
     /// Whether this node may write by itself now.
@@ -320,4 +320,21 @@ pub(super) fn error(reply: &[u8]) -> Option<String> {
     let text = reply.strip_prefix(b"-")?;
     let end = text.iter().position(|byte| matches!(byte, b'\r' | b'\n')).unwrap_or(text.len());
     Some(String::from_utf8_lossy(&text[..end]).into_owned())
+}
+
+/// Which limit keeps the source's keys out, and what to do about it.
+fn no_room(memory: Memory, tenancy: &Tenancy) -> String {
+    let tenant = if let Memory::OfTenant(owner) = memory { tenancy.get(owner) } else { None };
+    match tenant {
+        Some(of) if of.has_too_many_keys() => {
+            format!("tenant {} has its keys of {}: raise that, or let some go (eviction)", of.name, of.limits.keys)
+        }
+        Some(of) => {
+            format!(
+                "tenant {} has its limit of {} bytes: raise that, or let keys go (eviction)",
+                of.name, of.limits.limit
+            )
+        }
+        None => "maxmemory of this cluster is reached: raise it, or choose a policy that evicts".to_owned(),
+    }
 }
