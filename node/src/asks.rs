@@ -93,7 +93,7 @@ pub async fn carry_out(
             session.reset();
             session.subscribed = false;
             connection.mailbox.set_protocol(session.protocol);
-            session.log_in(worker.node.views.load().1.anonymous());
+            session.log_in(connection.anonymous(worker, &worker.node.views.load().1));
             session.closing |= !connection.stays(&session);
             // Whoever logged in to nothing has nobody's places.
             let _ = connection.seats.take(worker, session.login.as_ref(), false);
@@ -278,7 +278,7 @@ async fn log_in(worker: &Worker, connection: &Connection, attempt: LoginAttempt,
         Ok(login) => {
             let login = Some(login);
             let confined = login.as_ref().is_some_and(|login| login.policy.is_confined());
-            if confined && !has_usual_place(worker, connection) {
+            if confined && !connection.has_usual_place(worker) {
                 worker.stats.rejected.add(1);
                 connection.session.borrow_mut().closing = true;
                 reply.error("ERR max number of clients reached");
@@ -324,11 +324,6 @@ async fn log_in(worker: &Worker, connection: &Connection, attempt: LoginAttempt,
             false
         }
     }
-}
-
-/// Whether it has one of the places that everybody may have; a guest's is counted elsewhere.
-fn has_usual_place(worker: &Worker, connection: &Connection) -> bool {
-    connection.place.borrow().as_ref().is_none_or(|place| place.is_usual(worker.hot().clients_max))
 }
 
 async fn hello(

@@ -49,7 +49,7 @@ pub(crate) use doubts::was_run;
 use keyward_cluster::GroupId;
 use keyward_engine::asks::Ask;
 use keyward_engine::scope::Reach;
-use keyward_engine::session::{ReplyMode, Session, Transaction};
+use keyward_engine::session::{Login, ReplyMode, Session, Transaction};
 use keyward_proto::forward::HandOver;
 use keyward_proto::resp::Decoder;
 pub use lane::Lane;
@@ -202,6 +202,17 @@ impl Connection {
         !(self.guest || is_told || pinned || self.watch.borrow().is_some())
     }
 
+    /// Who it is without a login. In a spare place it is nobody, unless that would be one who sees everything: those places are
+    /// kept for such users.
+    pub fn anonymous(&self, worker: &Worker, view: &View) -> Option<Login> {
+        view.anonymous().filter(|login| !login.policy.is_confined() || self.has_usual_place(worker))
+    }
+
+    /// Whether it has, or finds, one of the places that everybody may have; a guest's is counted elsewhere.
+    pub fn has_usual_place(&self, worker: &Worker) -> bool {
+        self.place.borrow().as_ref().is_none_or(|place| place.is_usual(worker.hot().clients_max))
+    }
+
     /// Whoever is nobody, having just come or left a user behind, gives way to others. False: another one has its place already.
     pub fn stays(&self, session: &Session) -> bool {
         match &*self.place.borrow() {
@@ -325,7 +336,7 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket, connection: Rc<Connection
     {
         let mut session = connection.session.borrow_mut();
         if session.login.is_none() {
-            session.log_in(view.anonymous());
+            session.log_in(connection.anonymous(&worker, &view));
             if !connection.stays(&session) {
                 return;
             }

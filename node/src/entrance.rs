@@ -4,6 +4,7 @@
 //!   comes ─► one of maxclients ─► one of the spare places ─► the place of the oldest stranger of the busiest address
 //!   logs in ─► stays, if its place is a usual one or its user has every key; else takes a usual place from a stranger
 //! ```
+//! Where whoever comes is somebody without a login, a usual place is its own; in a spare one it is nobody, and may log in.
 //! A stranger is a client that has not said who it is. Strangers shut nobody out: whoever comes when all places are taken gets
 //! that of one of them, and they are the only ones who lose theirs. Knows nothing of users or of what clients say.
 
@@ -21,7 +22,9 @@ const SPARE_PLACES: u64 = 32;
 /// Who is in.
 #[derive(Default)]
 pub struct Entrance {
-    taken: AtomicU64,
+    /// How many places of each kind are taken.
+    usual: AtomicU64,
+    spare: AtomicU64,
     strangers: Mutex<Strangers>,
 }
 
@@ -31,8 +34,19 @@ pub struct Bounds {
     pub max: u64,
     /// Strangers of one address; 0: no such bound.
     pub strangers_max: usize,
-    /// Whether whoever comes has to log in, and may be one who mends what is wrong here.
-    pub log_in: bool,
+    /// Who is somebody without a login.
+    pub anonymous: Anonymous,
+}
+
+/// Who one is that has just come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Anonymous {
+    /// Nobody, and has to log in: perhaps it is one who mends what is wrong here.
+    Nobody,
+    /// A user without every key: it need not log in, but does not keep those out who mend.
+    Confined,
+    /// One who sees everything: there is nobody to keep a place for.
+    Everything,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,8 +82,8 @@ struct Stranger {
 }
 
 impl Entrance {
-    /// A place for the client `id`, who comes from there, and whether a stranger had to give it up; `None`: there is none. Where
-    /// clients log in it is a stranger itself until [`Place::note_known`]: `mailbox` is how it is told to leave.
+    /// A place for the client `id`, who comes from there, and whether a stranger had to give it up; `None`: there is none. Who has
+    /// to log in is a stranger itself until [`Place::note_known`]: `mailbox` is how it is told to leave.
     pub fn enter(
         self: &Arc<Entrance>,
         network: IpAddr,
@@ -77,41 +91,59 @@ impl Entrance {
         mailbox: &Arc<Mailbox>,
         bounds: &Bounds,
     ) -> Option<(Place, bool)> {
-        // Held until it is one of them: two who come at once are counted one after the other.
-        let mut strangers = bounds.log_in.then(|| self.strangers.lock());
-        let (kind, given_up) = self.find(strangers.as_deref_mut(), network, bounds)?;
-        if let Some(strangers) = &mut strangers {
-            strangers.add(network, id, kind, mailbox);
+        if bounds.anonymous != Anonymous::Nobody && self.take_one_of(Kind::Usual, bounds.max) {
+            return Some((self.place(network, id, Kind::Usual, false), false));
         }
-        let (strange, gone) = (Cell::new(bounds.log_in), Cell::default());
-        Some((Place { entrance: Arc::clone(self), network, id, kind: Cell::new(kind), strange, gone }, given_up))
+        if bounds.anonymous == Anonymous::Everything {
+            return None;
+        }
+        // Held until it is one of them: two who come at once are counted one after the other.
+        let mut strangers = self.strangers.lock();
+        let (kind, given_up) = self.find(&mut strangers, network, bounds)?;
+        strangers.add(network, id, kind, mailbox);
+        Some((self.place(network, id, kind, true), given_up))
     }
 
-    fn find(&self, strangers: Option<&mut Strangers>, network: IpAddr, bounds: &Bounds) -> Option<(Kind, bool)> {
+    fn place(self: &Arc<Entrance>, network: IpAddr, id: u64, kind: Kind, strange: bool) -> Place {
+        let (kind, strange, gone) = (Cell::new(kind), Cell::new(strange), Cell::default());
+        Place { entrance: Arc::clone(self), network, id, kind, strange, gone }
+    }
+
+    fn find(&self, strangers: &mut Strangers, network: IpAddr, bounds: &Bounds) -> Option<(Kind, bool)> {
         let &Bounds { max, strangers_max, .. } = bounds;
-        let Some(strangers) = strangers else { return self.take_one_of(max).then_some((Kind::Usual, false)) };
         if strangers_max > 0 && strangers.count(network) >= strangers_max {
             let first = strangers.first_of(network)?;
             return Some((strangers.end(network, first), true));
         }
-        if self.take_one_of(max) {
+        if self.take_one_of(Kind::Usual, max) {
             return Some((Kind::Usual, false));
         }
-        if self.take_one_of(max + SPARE_PLACES) {
+        if self.take_one_of(Kind::Spare, SPARE_PLACES) {
             return Some((Kind::Spare, false));
         }
         let (network, first) = strangers.of_busiest(None)?;
         Some((strangers.end(network, first), true))
     }
 
-    fn take_one_of(&self, max: u64) -> bool {
+    fn taken(&self, kind: Kind) -> &AtomicU64 {
+        match kind {
+            Kind::Usual => &self.usual,
+            Kind::Spare => &self.spare,
+        }
+    }
+
+    fn take_one_of(&self, kind: Kind, max: u64) -> bool {
         let more = |taken| (taken < max).then_some(taken + 1);
-        self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+        self.taken(kind).fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    fn give_back(&self, kind: Kind) {
+        self.taken(kind).fetch_sub(1, Ordering::Relaxed);
     }
 
     /// How many places are taken.
     pub fn count(&self) -> u64 {
-        self.taken.load(Ordering::Relaxed)
+        self.usual.load(Ordering::Relaxed) + self.spare.load(Ordering::Relaxed)
     }
 }
 
@@ -134,24 +166,22 @@ impl Place {
     /// Whether the client may have it for good, being nobody special: it is a usual one, or becomes one because another client
     /// left or a stranger does. `max` is how many usual ones there are.
     pub fn is_usual(&self, max: u64) -> bool {
-        if self.kind.get() == Kind::Spare && !self.entrance.has_room(max) {
-            return false;
-        }
-        self.kind.set(Kind::Usual);
-        true
-    }
-}
-
-impl Entrance {
-    /// Whether one in a spare place finds a usual one; a stranger ends for it if need be.
-    fn has_room(&self, max: u64) -> bool {
-        if self.count() <= max {
+        if self.kind.get() == Kind::Usual {
             return true;
         }
-        let mut strangers = self.strangers.lock();
-        let Some((network, id)) = strangers.of_busiest(Some(Kind::Usual)) else { return false };
-        strangers.end(network, id);
-        self.taken.fetch_sub(1, Ordering::Relaxed);
+        let mut strangers = self.entrance.strangers.lock();
+        if self.strange.get() && !strangers.has(self.network, self.id) {
+            // Another client has it.
+            return false;
+        }
+        if !self.entrance.take_one_of(Kind::Usual, max) {
+            let Some((network, id)) = strangers.of_busiest(Some(Kind::Usual)) else { return false };
+            strangers.end(network, id);
+        }
+        // The list knows as well: whoever gets the place of a stranger gets what that has.
+        strangers.note_kind(self.network, self.id, Kind::Usual);
+        self.kind.set(Kind::Usual);
+        self.entrance.give_back(Kind::Spare);
         true
     }
 }
@@ -159,7 +189,7 @@ impl Entrance {
 impl Drop for Place {
     fn drop(&mut self) {
         if self.note_known() {
-            self.entrance.taken.fetch_sub(1, Ordering::Relaxed);
+            self.entrance.give_back(self.kind.get());
         }
     }
 }
@@ -168,6 +198,16 @@ impl Strangers {
     fn add(&mut self, network: IpAddr, id: u64, kind: Kind, mailbox: &Arc<Mailbox>) {
         let stranger = Stranger { kind, mailbox: Arc::clone(mailbox) };
         self.by_network.entry(network).or_default().insert(id, stranger);
+    }
+
+    fn has(&self, network: IpAddr, id: u64) -> bool {
+        self.by_network.get(&network).is_some_and(|strangers| strangers.contains_key(&id))
+    }
+
+    fn note_kind(&mut self, network: IpAddr, id: u64, kind: Kind) {
+        if let Some(stranger) = self.by_network.get_mut(&network).and_then(|strangers| strangers.get_mut(&id)) {
+            stranger.kind = kind;
+        }
     }
 
     fn count(&self, network: IpAddr) -> usize {
@@ -234,7 +274,7 @@ mod tests {
 
     impl Door {
         fn bounds(strangers_max: usize) -> Bounds {
-            Bounds { max: MAX, strangers_max, log_in: true }
+            Bounds { max: MAX, strangers_max, anonymous: Anonymous::Nobody }
         }
 
         fn try_stranger(&self, address: u8, strangers_max: usize) -> Option<Client> {
@@ -313,9 +353,35 @@ mod tests {
     }
 
     #[test]
+    fn who_is_somebody_without_a_login_keeps_its_usual_place_and_is_nobody_in_a_spare_one() {
+        let door = Door::default();
+        let bounds = Bounds { anonymous: Anonymous::Confined, ..Door::bounds(0) };
+        let come = |id| {
+            let mailbox = Mailbox::new(100, None);
+            let (place, _) = door.0.enter(Ipv4Addr::LOCALHOST.into(), id, &mailbox, &bounds).expect("there is a place");
+            Client { place, mailbox }
+        };
+        let anonymous: Vec<Client> = (0..MAX).map(come).collect();
+        assert!(anonymous.iter().all(|client| client.place.is_usual(MAX)));
+        let flood: Vec<Client> = (MAX..MAX + 2 * SPARE_PLACES).map(come).collect();
+        assert!(flood.iter().all(|client| !client.logs_in(false)), "none of them is served");
+        let platform = come(1000);
+        assert!(platform.logs_in(true));
+        assert!(!anonymous.iter().any(Client::is_told), "strangers give way, and only they");
+        drop(anonymous);
+        let oldest = flood.iter().find(|client| !client.is_told()).expect("some are there");
+        assert!(oldest.place.is_usual(MAX), "a usual place is free, however many are in spare ones");
+        // It is a stranger still, and its place is given to another as the usual one that it has become.
+        let more: Vec<Client> = (0..MAX + SPARE_PLACES).map(|_| door.stranger(9)).collect();
+        assert!(oldest.is_told());
+        drop((flood, more, platform));
+        assert_eq!(door.0.count(), 0, "each place is given back once, as what it was");
+    }
+
+    #[test]
     fn nobody_gives_way_where_nobody_logs_in() {
         let door = Door::default();
-        let bounds = Bounds { log_in: false, ..Door::bounds(1) };
+        let bounds = Bounds { anonymous: Anonymous::Everything, ..Door::bounds(1) };
         let network = Ipv4Addr::LOCALHOST.into();
         let mailbox = Mailbox::new(100, None);
         let enter = |id| door.0.enter(network, id, &mailbox, &bounds);

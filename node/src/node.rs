@@ -331,7 +331,11 @@ impl Node {
         entrance::Bounds {
             max: self.live.hot().clients_max,
             strangers_max: self.config.unauthenticated_clients_per_address as usize,
-            log_in: self.views.load().1.anonymous().is_none(),
+            anonymous: match self.views.load().1.anonymous() {
+                None => entrance::Anonymous::Nobody,
+                Some(login) if login.policy.is_confined() => entrance::Anonymous::Confined,
+                Some(_) => entrance::Anonymous::Everything,
+            },
         }
     }
 

@@ -827,6 +827,34 @@ fn strangers_shut_nobody_out() {
     root.ok(&["SET", "app:1", "w"]);
 }
 
+/// Whoever needs no password took all places, the platform's among them, if it was a user that sees little.
+#[test]
+fn who_needs_no_password_keeps_nobody_out_who_sees_everything() {
+    let cluster = Cluster::of(1).flag("maxclients", "20").start();
+    let mut admin = cluster.node(1).client();
+    admin.ok(&["ACL", "SETUSER", "root", "on", ">secret", "~*", "&*", "+@all"]);
+    let mut root = cluster.node(1).client_as("root", "secret");
+    root.ok(&["ACL", "SETUSER", "default", "reset", "on", "nopass", "~public:*", "+@all"]);
+    drop((admin, root));
+    let mut anybody: Vec<Client> = (0..100).map(|_| cluster.node(1).client()).collect();
+    let mut root = cluster.node(1).client_as("root", "secret");
+    root.ok(&["SET", "public:1", "v"]);
+    let answers: Vec<Option<Value>> = anybody.iter_mut().map(|client| client.call(&["GET", "public:1"]).ok()).collect();
+    let served = answers.iter().flatten().filter(|answer| answer.text().as_deref() == Some("v")).count();
+    let nobody = answers.iter().flatten().filter(|answer| answer.is_error("NOAUTH")).count();
+    assert!((19..=20).contains(&served), "all usual places are theirs: {served}");
+    assert!((1..=32).contains(&nobody), "whoever is in a spare place is nobody: {nobody}");
+    // Whoever forgets who it is, in a spare place, is nobody as well.
+    assert_eq!(root.text(&["RESET"]), "RESET");
+    assert!(root.ask(&["GET", "public:1"]).is_error("NOAUTH"));
+    root.ok(&["AUTH", "root", "secret"]);
+    anybody.clear();
+    wait_until("there is room again", || {
+        let answer = cluster.node(1).client().call(&["GET", "public:1"]);
+        answer.is_ok_and(|answer| answer.text().as_deref() == Some("v")).then_some(())
+    });
+}
+
 #[test]
 fn one_address_has_so_many_strangers() {
     let cluster = Cluster::of(1).flag("unauthenticated-clients-per-address", "4").start();
