@@ -74,7 +74,7 @@ fn ask_for_swap(client: &mut Client, way: usize) {
             client.ask(&["ECHO", "done"]);
             let answers = client.ask(&["EXEC"]);
             assert_eq!(answers.items().map(<[Value]>::len), Some(2), "{}", show(&answers));
-            assert!(answers.items().unwrap()[0].is_ok(), "{}", show(&answers));
+            assert!(answers.items().expect("both were run")[0].is_ok(), "{}", show(&answers));
         }
         _ => {
             let answer = client.ask(&["EVAL", "return redis.call('SWAPDB', 0, 1)", "0"]);
@@ -147,10 +147,10 @@ fn cacher(mut client: Client, key: &str) -> Client {
 
 fn hears_of_everything(client: &mut Client) -> bool {
     client.set_patience(Duration::from_secs(10));
-    client.send(&["PING"]).unwrap();
+    client.send(&["PING"]).expect("it is sent");
     let mut heard = false;
     loop {
-        match client.read().unwrap() {
+        match client.read().expect("it is told") {
             Value::Push(items) => heard |= items[1] == Value::Nil,
             _ => return heard,
         }
