@@ -57,7 +57,7 @@ fn a_tenant_admin_sees_the_users_of_its_tenant_without_their_hashes_on_every_nod
         assert_eq!(field(&mut boss, "app", "passwords"), [hidden.clone(), hidden.clone()]);
         assert_eq!(field(&mut boss, "app", "flags"), ["on", "limit:connections=50"]);
         assert!(field(&mut boss, "boss", "flags").contains(&"role=tenant-admin".to_owned()));
-        assert_ne!(field(&mut boss, "boss", "passwords"), [hidden.clone()]);
+        assert!(!field(&mut boss, "boss", "passwords").contains(&hidden));
         boss.ok(&["ACL", "DRYRUN", "reader", "GET", "gw:1"]);
         let denied = boss.text(&["ACL", "DRYRUN", "reader", "SET", "gw:1", "v"]);
         assert!(denied.starts_with("User reader has no permissions"), "{denied}");
