@@ -167,6 +167,10 @@ fn connections_beyond_the_cap_are_refused_when_they_log_in() {
     third.ok(&["SET", "it is still whoever it was before", "v"]);
     let _neighbor = scene.ai();
     assert_eq!((scene.stat("connections"), scene.stat("connections-refused")), (2, 2));
+    let metric = |tenant: &str| {
+        scene.cluster.node(1).metric(&format!("keyward_tenant_connections_refused_total{{tenant=\"{tenant}\"}}"))
+    };
+    assert_eq!((metric("gw"), metric("ai")), (Some(2.0), Some(0.0)));
     drop(first);
     wait_until("a place is free", || third.ask(&["AUTH", "gw", "secret"]).is_ok().then_some(()));
     assert!(third.ask(&["AUTH", "gw", "secret"]).is_ok(), "it has its place already");

@@ -152,7 +152,7 @@ pub fn metrics(node: &Node, text: &mut MetricsText) {
         other.add(&beyond);
     }
     samples.push(other);
-    let counters: [Family<u64>; 12] = [
+    let counters: [Family<u64>; 13] = [
         ("operations", "Commands run here, or forwarded.", |of| of.usage.operations),
         ("forwarded", "Those of them that another node ran.", |of| of.usage.forwarded),
         ("keyspace_hits", "Reads that found their key.", |of| of.usage.hits),
@@ -163,6 +163,7 @@ pub fn metrics(node: &Node, text: &mut MetricsText) {
         ("delays", "Times a client was not read from because of a rate.", |of| of.usage.delays),
         ("throttled", "Requests answered with THROTTLED.", |of| of.usage.throttled),
         ("logins", "Connections that logged in.", |of| of.usage.logins),
+        ("connections_refused", "Logins refused because of a limit of connections.", |of| of.usage.connections_refused),
         ("clients_dismissed", "Clients closed because all of them held too much.", |of| of.held.dismissed),
         ("refused_for_client_memory", "Requests refused because clients held too much.", |of| of.held.refused),
     ];
