@@ -85,6 +85,9 @@ fn the_audit_stream_tells_who_did_what_and_no_secret() {
     assert!(keyward_tests::Client::login(node.address(), "app", "a-wrong-password").is_err());
     assert!(app.ask(&["CONFIG", "SET", "maxmemory", "7777777"]).is_error("NOPERM"));
     assert!(admin.ask(&["SHUTDOWN", "FOO"]).is_error("ERR"));
+    for request in [&["tenant", "list"][..], &["import", "status"], &["status"]] {
+        ctl(node, request);
+    }
     assert!(ctl(node, &["user", "set", "other", ">another-secret"]).success);
     let text = wait_until("the audit file has all of it", || {
         let text = std::fs::read_to_string(&path).ok()?;
@@ -104,6 +107,11 @@ fn the_audit_stream_tells_who_did_what_and_no_secret() {
         &["\"event\":\"admin\"", "config|set", "\"outcome\":\"refused\"", "\"settings\":\"maxmemory\""],
         &["\"event\":\"admin\"", "\"command\":\"shutdown\"", "\"outcome\":\"refused\""],
         &["\"event\":\"admin\"", "\"command\":\"acl|setuser\"", "\"door\":\"admin\""],
+        // What was asked, and beside it the command whose right it needs.
+        &["\"door\":\"admin\"", "\"call\":\"Users/SetUser\"", "\"command\":\"acl|setuser\"", "\"outcome\":\"allowed\""],
+        &["\"door\":\"admin\"", "\"call\":\"Tenants/ListTenants\"", "\"command\":\"tenant|list\""],
+        &["\"door\":\"admin\"", "\"call\":\"Imports/GetImport\"", "\"command\":\"replicaof\""],
+        &["\"door\":\"admin\"", "\"call\":\"Cluster/GetStatus\"", "\"outcome\":\"allowed\""],
         &["\"event\":\"flush\"", "\"user\":\"app\"", "\"command\":\"flushall\""],
         &["\"event\":\"data\"", "\"user\":\"app\"", "\"command\":\"set\""],
     ] {
@@ -250,6 +258,23 @@ fn whoever_is_only_watched_stays_within_its_tenant() {
     let mut gw = cluster.node(1).client_as("gw-user", "secret");
     gw.ok(&["SET", "gw:b:1", "v"]);
     assert!(gw.ask(&["SET", "other:1", "v"]).is_error("NOPERM"), "no rule of a tenant's user reaches further");
+}
+
+#[test]
+fn whoever_is_only_watched_hears_of_no_keys_its_rules_do_not_name() {
+    let cluster = Cluster::start(1);
+    let mut admin = cluster.node(1).client();
+    admin.ok(&["CONFIG", "SET", "notify-keyspace-events", "KA"]);
+    admin.ok(&["ACL", "SETUSER", "ai-user", "on", ">secret", "~*", "&*", "+@all"]);
+    admin.ok(&["TENANT", "CREATE", "ai", "PREFIX", "ai:", "USER", "ai-user"]);
+    admin.ok(&["ACL", "SETUSER", "watched", "on", ">secret", "~w:*", "resetchannels", "+@all", "mode=report"]);
+    let mut watched = cluster.node(1).client_as("watched", "secret");
+    watched.ask(&["PSUBSCRIBE", "__keyspace@0__:*"]);
+    cluster.node(1).client_as("ai-user", "secret").ok(&["SET", "ai:1", "v"]);
+    admin.ok(&["SET", "of nobody", "v"]);
+    admin.ok(&["SET", "w:1", "v"]);
+    let heard = watched.read().expect("a message").texts();
+    assert_eq!(heard, ["pmessage", "__keyspace@0__:*", "__keyspace@0__:w:1", "set"], "the first it is told of");
 }
 
 #[test]

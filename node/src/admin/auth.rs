@@ -6,13 +6,16 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::sleep;
+use tonic::codegen::{Service, http};
 use tonic::metadata::MetadataMap;
+use tonic::server::NamedService;
 use tonic::{Request, Status};
 
 use super::backend::AdminBackend;
@@ -30,6 +33,38 @@ const FAILURES_MAX: u32 = 20;
 const FAILURE_WINDOW: Duration = Duration::from_secs(60);
 /// Addresses remembered. An attacker with more of them is not stopped by counting.
 const ADDRESSES_MAX: usize = 4096;
+
+/// What is called, as `Tenants/ListTenants`.
+#[derive(Clone)]
+struct CallName(Box<str>);
+
+/// A service whose calls know their names: services are handed requests without them.
+#[derive(Clone)]
+pub(super) struct Named<S>(pub S);
+
+impl<S: NamedService> NamedService for Named<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S, B> Service<http::Request<B>> for Named<S>
+where
+    S: Service<http::Request<B>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: http::Request<B>) -> S::Future {
+        // /package.of.the.Service/Method
+        let name = request.uri().path().rsplit_once('.').map(|(_, name)| CallName(name.into()));
+        name.map(|name| request.extensions_mut().insert(name));
+        self.0.call(request)
+    }
+}
 
 /// The only way in.
 pub struct Door<B: AdminBackend> {
@@ -96,7 +131,8 @@ impl<B: AdminBackend> Door<B> {
         if let Some(caller) = caller {
             caller.note_proof();
         }
-        self.backend.permit(&login, argv, &peer)?;
+        let name = request.extensions().get::<CallName>().map(|name| &*name.0);
+        self.backend.permit_call(&login, argv, &peer, name)?;
         Ok(Admitted { name: text(&user), login, _call: call })
     }
 

@@ -36,6 +36,17 @@ pub trait AdminBackend: Send + Sync + 'static {
     /// [`AdminFailure::Denied`] if not, [`AdminFailure::Invalid`] if `argv` is no command.
     fn permit(&self, login: &Self::Login, argv: &[&[u8]], peer: &str) -> Result<(), AdminFailure>;
 
+    /// The same for a call of this name, which is noted beside the command that stands for it.
+    fn permit_call(
+        &self,
+        login: &Self::Login,
+        argv: &[&[u8]],
+        peer: &str,
+        _call: Option<&str>,
+    ) -> Result<(), AdminFailure> {
+        self.permit(login, argv, peer)
+    }
+
     /// Answers an `ACL` command that only reads (`GETUSER`, `LIST`, `USERS`, `DRYRUN`) as RESP3, errors included.
     /// The caller has been permitted to run what it asked for.
     fn answer(&self, login: &Self::Login, argv: &[&[u8]]) -> Vec<u8>;

@@ -146,6 +146,10 @@ impl AdminBackend for NodeBackend {
     }
 
     fn permit(&self, login: &Login, argv: &[&[u8]], peer: &str) -> Result<(), AdminFailure> {
+        self.permit_call(login, argv, peer, None)
+    }
+
+    fn permit_call(&self, login: &Login, argv: &[&[u8]], peer: &str, call: Option<&str>) -> Result<(), AdminFailure> {
         let row = self.node.table.resolve(argv).map_err(|error| AdminFailure::Invalid(error.to_string()))?.row;
         let session = self.session(Some(login.clone()), peer);
         let detail = self.node.live.hot().detail;
@@ -159,6 +163,10 @@ impl AdminBackend for NodeBackend {
             };
             self.node.audit.note(event, doer, now_ms(), |line| {
                 let line = line.bytes("user", session.user_name()).word("client", peer).word("door", Origin::SOURCE);
+                let line = match call {
+                    Some(call) => line.word("call", call),
+                    None => line,
+                };
                 line.word("command", row.full_name).word("outcome", outcome)
             });
         };

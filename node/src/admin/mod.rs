@@ -40,6 +40,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 pub use auth::Door;
+use auth::Named;
 pub use backend::{AdminBackend, AdminFailure, ControlStatus, Member, Origin, SnapshotFile, SnapshotList};
 pub use for_node::NodeBackend;
 
@@ -138,12 +139,12 @@ fn router<B: AdminBackend>(
             .with_service_name(HEALTH)
     };
     let router = server
-        .add_service(users)
-        .add_service(cluster)
-        .add_service(tenants)
-        .add_service(snapshots)
-        .add_service(imports)
-        .add_service(insight)
+        .add_service(Named(users))
+        .add_service(Named(cluster))
+        .add_service(Named(tenants))
+        .add_service(Named(snapshots))
+        .add_service(Named(imports))
+        .add_service(Named(insight))
         .add_service(health)
         .add_service(reflection().build_v1().expect("the committed descriptors are valid"))
         .add_service(reflection().build_v1alpha().expect("the committed descriptors are valid"));
