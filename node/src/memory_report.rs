@@ -6,7 +6,7 @@ use crate::node::Node;
 use crate::own_info;
 use keyward_engine::asks::MemoryAsk;
 use keyward_engine::eviction::Policy;
-use keyward_engine::keyspace::TenantId;
+use keyward_engine::keyspace::{Shard, TenantId};
 use keyward_engine::reply::Reply;
 use keyward_engine::scope::Reach;
 use keyward_engine::session::Session;
@@ -60,7 +60,7 @@ fn own_advice(node: &Node, session: &Session, evicted: u64, reach: &Reach) -> St
     let (mut first, used) = match login.tenant.as_deref() {
         Some(tenant) => {
             let (used, of) = (tenant.gauge.bytes(), &tenant.limits);
-            let (policy, expiring) = (own_info::policy(tenant, &node.live.hot()), node.shards.expiring(tenant.id));
+            let (policy, expiring) = (own_info::policy(tenant, &node.live.hot()), expiring(node, tenant.id));
             let bound = |most: u64| if most > 0 { human(most) } else { "none".to_owned() };
             let first = format!(
                 "tenant {}: {} keys take {}; limit {}, reserve {}, policy {}, {evicted} keys evicted.\n",
@@ -114,6 +114,14 @@ fn own_advice(node: &Node, session: &Session, evicted: u64, reach: &Reach) -> St
     }
     advice.iter().for_each(|line| first.push_str(&format!("- {line}\n")));
     first
+}
+
+/// How many keys of a tenant expire some day.
+fn expiring(node: &Node, tenant: TenantId) -> usize {
+    let of = |shard: &mut Shard| -> usize {
+        shard.spaces().filter(|(space, _)| space.tenant == tenant).map(|(_, keys)| keys.expiring_len()).sum()
+    };
+    (0..node.shards.count()).map(|index| node.shards.with(index, of)).sum()
 }
 
 const TOO_LITTLE: &str = "There is too little data to say anything about memory.\n";

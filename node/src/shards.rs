@@ -431,8 +431,7 @@ impl Shards {
         (journal, alone): (&Journal, bool),
         reply: &mut Reply,
     ) -> Result<(), CommandError> {
-        let apart: Apart<'_> = &|step: &mut dyn FnMut()| step();
-        self.on_every_key(handler, call, memory, (journal, apart, Manner { waits: false, alone, names: None }), reply)
+        self.run_on_every_key_within(None, handler, call, memory, (journal, alone), reply)
     }
 
     /// The same for a client that may be told no more than so many names.
@@ -725,14 +724,6 @@ impl Shards {
             });
         }
         found
-    }
-
-    /// How many keys of a tenant expire some day.
-    pub fn expiring(&self, tenant: TenantId) -> usize {
-        let of = |shard: &mut Shard| -> usize {
-            shard.spaces().filter(|(space, _)| space.tenant == tenant).map(|(_, keys)| keys.expiring_len()).sum()
-        };
-        (0..self.count()).map(|index| self.with(index, of)).sum()
     }
 
     /// How many keys whoever belongs to `tenant` sees, in all databases; counted until they are more than `enough`.
