@@ -455,13 +455,22 @@ fn caches_hear_of_what_they_asked_for_and_of_nothing_else_through_any_node() {
             assert_eq!(told, std::slice::from_ref(&other_key), "node {}", node.number());
 
             // What goes by itself goes for caches, too.
-            every.told.clear();
-            other.ok(&["SET", &k, "v", "PX", "50"]);
-            every.fetch(&k).unwrap();
-            while every.told != [k.as_str()] {
-                let Value::Push(push) = every.client.read().unwrap() else { panic!("nothing was asked") };
-                every.take(&push);
-            }
+            let told = hears(|| {
+                every.told.clear();
+                other.ok(&["SET", &k, "v", "PX", "100"]);
+                every.fetch(&k).unwrap();
+                // On a busy machine it was gone before it was read: then nothing goes any more.
+                if every.held.get(&k).is_some_and(String::is_empty) {
+                    return None;
+                }
+                while !every.told.iter().any(|key| *key == k || key == "*") {
+                    let Value::Push(push) = every.client.read().unwrap() else { panic!("nothing was asked") };
+                    every.take(&push);
+                }
+                let told = std::mem::take(&mut every.told);
+                (!told.contains(&"*".to_owned())).then_some(told)
+            });
+            assert_eq!(told, std::slice::from_ref(&k), "node {}", node.number());
             every.told.clear();
             every.fetch(&k).unwrap();
             other.ok(&["FLUSHALL"]);
