@@ -127,7 +127,8 @@ for (const [routing, groups] of [['proxy', 1], ['redirect', 1], ['proxy', 3], ['
           const queue = new Queue('jobs', settings());
           const done = [];
           const worker = new Worker('jobs', async (job) => { done.push(job.name); return job.data.number * 2; }, { ...settings(), drainDelay: 1 });
-          const events = new QueueEvents('jobs', { ...settings(), blockingTimeout: 1000 });
+          // From the beginning: it is ready before it waits, and what ends in between it would never hear of.
+          const events = new QueueEvents('jobs', { ...settings(), blockingTimeout: 1000, lastEventId: '0-0' });
           const things = [queue, worker, events];
           things.forEach((thing) => thing.on('error', () => {}));
           await Promise.all([worker.waitUntilReady(), events.waitUntilReady()]);
