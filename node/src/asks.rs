@@ -3,7 +3,7 @@
 //! The handler decided and did nothing; here it is done, and the answer appended. It is long because every ask has its arm of the
 //! `match`, and what that does. No plaintext password leaves this file: it is compared and dropped.
 
-use crate::connection::{Connection, renew};
+use crate::connection::{Connection, renew, turn_of};
 use crate::control::ControlError;
 use crate::forward::{self, ForwardBatch};
 use crate::gate::Refusal;
@@ -267,6 +267,8 @@ async fn log_in(worker: &Worker, connection: &Connection, attempt: LoginAttempt,
             return false;
         }
     }
+    // However many log in at once, others are served in between.
+    let Some(turn) = turn_of(worker, connection).await else { return false };
     let (_, view) = worker.node.views.load();
     if attempt.without_name && view.login(b"default").is_some_and(|login| login.user.nopass) {
         reply.error(NO_DEFAULT_PASSWORD);
@@ -285,7 +287,10 @@ async fn log_in(worker: &Worker, connection: &Connection, attempt: LoginAttempt,
                 return false;
             }
             if let Err(text) = connection.seats.take(worker, login.as_ref(), true) {
+                drop(turn);
                 tokio::time::sleep(crate::pace::TURNED_AWAY_AFTER).await;
+                // Whoever is told at the same moment is told one after another.
+                let _turn = turn_of(worker, connection).await;
                 reply.error(&text);
                 return false;
             }

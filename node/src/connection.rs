@@ -323,6 +323,8 @@ pub enum Next {
     Shifted,
     /// Its user or tenant is ahead of a rate: nothing is read from the client for so long, then it goes on.
     Held(Duration),
+    /// So is one whose long request is received slowly.
+    Slowed(Duration),
     /// Send the replies, then close.
     Close,
 }
@@ -405,8 +407,12 @@ async fn converse(worker: &Rc<Worker>, booth: &Booth, lane: Box<Lane>) -> io::Re
             Turn::Left => return Ok(()),
             Turn::Broken(error) => return Err(error),
         };
-        let (mut held, mut owing) = (None, None);
+        let (mut held, mut owing, mut pass) = (None, None, None);
         loop {
+            // Nobody at the same rate waits for a client that does not read its answers.
+            if !matches!(next, Next::Held(_)) || !lane.output.is_empty() {
+                pass = None;
+            }
             if !confirm(worker, connection, lane).await {
                 flush(worker, stream, connection, lane).await?;
                 return Ok(());
@@ -525,12 +531,20 @@ async fn converse(worker: &Rc<Worker>, booth: &Booth, lane: Box<Lane>) -> io::Re
                         () = worker.at(lane.view.of).node.bar.opened() => {}
                     }
                 }
-                Next::Held(time) => {
+                Next::Held(time) | Next::Slowed(time) => {
+                    let slowed = matches!(next, Next::Slowed(_));
                     tokio::select! {
                         biased;
                         () = connection.killed() => return Ok(()),
-                        () = tokio::time::sleep(time) => {}
+                        () = tokio::time::sleep(time), if slowed => {}
+                        () = connection.wait_for_room(worker, &mut pass, time), if !slowed => {}
                     }
+                    // However many go on at the same moment, others are served in between.
+                    held = turn_of(worker, connection).await;
+                    if held.is_none() {
+                        return Ok(());
+                    }
+                    connection.has_waited();
                 }
                 Next::Wait => {
                     tokio::select! {
@@ -557,7 +571,7 @@ fn leaves(worker: &Worker, connection: &Connection) -> bool {
 }
 
 /// Waits until it is this client's turn. None: it is to end.
-async fn turn_of(worker: &Worker, connection: &Connection) -> Option<turns::Turn> {
+pub(crate) async fn turn_of(worker: &Worker, connection: &Connection) -> Option<turns::Turn> {
     let sharer = Sharer::of(&connection.session.borrow());
     tokio::select! {
         biased;
@@ -842,7 +856,8 @@ pub(crate) fn read_and_run(
         lane.input = input;
         keep_rest(worker, connection, lane, consumed);
         send_now(worker, stream, connection, lane, scratch)?;
-        return Ok(Some(next));
+        let slowed = matches!(next, Next::Read).then(|| connection.slows_down(worker, lane.input.len())).flatten();
+        return Ok(Some(slowed.map_or(next, Next::Slowed)));
     }
     let mut input = std::mem::take(&mut scratch.input);
     // A request that panicked took the buffer with it; reading into an empty one would look like a client that left.

@@ -186,6 +186,8 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener) {
                 if let Ok(stream) = stream.into_std() {
                     tokio::task::spawn_local(Rc::clone(&worker).serve(stream));
                 }
+                // However many come at once, those who are here have their turns in between.
+                tokio::task::yield_now().await;
             }
             Err(error) => {
                 tracing::warn!(%error, "the client port cannot accept");

@@ -5,6 +5,8 @@
 //!                └ yes: the client is not read from for up to DELAY_MAX (nobody else waits), then
 //!                       ─► still ahead: -THROTTLED … retry_after_ms=…
 //! ```
+//! A long request is received as slowly as its rate asks, a piece at a time: it could be refused only once it is here.
+//!
 //! A request weighs one operation, and one more for each KiB in and out, for each 16 arguments, and for each 16 µs that a
 //! command took beyond 100 µs which is not quick by nature: `KEYS` on a million keys is not one operation. Rates hold on each node for
 //! itself. Whoever is confined and has no limit is counted, and never looked at again; platform users are not even counted. Logging in,
@@ -17,14 +19,16 @@ use crate::batch::Batch;
 use crate::connection::Connection;
 use crate::meter::Moment;
 use crate::shards::CallSpace;
-use crate::worker::Worker;
+use crate::worker::{READ_BYTES, Worker};
 use keyward_engine::account::{Account, Over, Tally};
 use keyward_engine::command::Flags;
 use keyward_engine::session::{AnswerBound, Login, Session};
 use keyward_engine::table::Row;
 use std::cell::RefCell;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How long a client that is ahead of a rate is not read from, before it is told.
 pub const DELAY_MAX: Duration = Duration::from_millis(150);
@@ -35,6 +39,9 @@ pub const TURNED_AWAY_AFTER: Duration = Duration::from_millis(200);
 
 /// How long it is told, before it is delayed anew: enough for a pipeline to be answered as a whole.
 const TOLD_FOR: Duration = Duration::from_millis(50);
+
+/// Bytes of requests it is told so about, before it is delayed anew: what is refused is received all the same.
+const TOLD_BYTES: usize = 256 << 10;
 
 /// What a command may take before its time weighs anything.
 pub const FREE_TIME: Duration = Duration::from_micros(100);
@@ -107,16 +114,42 @@ fn decide(session: &mut Session, now: i64) -> Pace {
         session.held_since = None;
         return Pace::Free;
     };
-    let since = *session.held_since.get_or_insert(now);
+    let since = *session.held_since.get_or_insert_with(|| {
+        session.refused_bytes = 0;
+        now
+    });
     let held = Duration::from_nanos(u64::try_from(now - since).unwrap_or(0));
     if held < DELAY_MAX {
         return Pace::Held(over.wait.min(DELAY_MAX - held));
     }
-    if held > DELAY_MAX + TOLD_FOR {
+    if held > DELAY_MAX + TOLD_FOR || session.refused_bytes > TOLD_BYTES {
         session.held_since = Some(now);
+        session.refused_bytes = 0;
         return Pace::Held(over.wait.min(DELAY_MAX));
     }
     Pace::Refused(over)
+}
+
+/// Those on a data thread who are ahead of a rate, by whose rate it is. Only the first of each looks whether there is room: many of
+/// them, each looking every millisecond, would be the neighbors' to pay.
+#[derive(Default)]
+pub struct Queues(RefCell<HashMap<usize, Weak<Semaphore>>>);
+
+impl Queues {
+    /// The queue of a client's user, if it has limits of its own, or of its tenant.
+    fn of(&self, session: &Session) -> Arc<Semaphore> {
+        // An account's address tells it apart as long as it exists, which is long enough.
+        let account = session.login.iter().flat_map(Login::accounts).last();
+        let key = account.map_or(0, |(_, account)| Arc::as_ptr(account) as usize);
+        let mut queues = self.0.borrow_mut();
+        if let Some(queue) = queues.get(&key).and_then(Weak::upgrade) {
+            return queue;
+        }
+        queues.retain(|_, queue| queue.strong_count() > 0);
+        let queue = Arc::new(Semaphore::new(1));
+        queues.insert(key, Arc::downgrade(&queue));
+        queue
+    }
 }
 
 /// What a batch cost so far, and whether it may go on.
@@ -431,6 +464,41 @@ impl Connection {
     pub(crate) fn take_uncharged(&self) -> (u64, u64) {
         let (traffic, charged) = (self.traffic.get(), self.charged.replace(self.traffic.get()));
         (traffic.0 - charged.0, traffic.1 - charged.1)
+    }
+
+    /// Waits `time` for room at a rate, one client of those it concerns after another: `pass` says that it is this one's turn to
+    /// look, until it finds room. Whoever came first is told first that there is none, so nobody waits for much longer than it may.
+    pub(crate) async fn wait_for_room(&self, worker: &Worker, pass: &mut Option<OwnedSemaphorePermit>, time: Duration) {
+        if pass.is_none() {
+            let queue = worker.held.of(&self.session.borrow());
+            match Arc::clone(&queue).try_acquire_owned() {
+                Ok(first) => *pass = Some(first),
+                Err(_) => {
+                    *pass = queue.acquire_owned().await.ok();
+                    return;
+                }
+            }
+        }
+        tokio::time::sleep(time).await;
+    }
+
+    /// It was held for a while, and is served now: if it may not run even so, it is told, however late it is.
+    pub(crate) fn has_waited(&self) {
+        let (mut session, longest) = (self.session.borrow_mut(), now_ns() - DELAY_MAX.as_nanos() as i64);
+        session.held_since = session.held_since.map(|since| since.max(longest));
+    }
+
+    /// How long nothing more of a long request is received, if its user is ahead of a rate; `held`: bytes of it that are here. They
+    /// are charged for when they all are, so one that finds room has it to its end.
+    pub(crate) fn slows_down(&self, worker: &Worker, held: usize) -> Option<Duration> {
+        if held < READ_BYTES {
+            return None;
+        }
+        let session = self.session.try_borrow().ok()?;
+        let login = session.login.as_ref().filter(|login| login.strictest().has_rates)?;
+        let over = over(login, now_ns())?;
+        login.accounts().for_each(|(_, account)| account.lane(worker.lane).delays.add(1));
+        Some(over.wait.min(DELAY_MAX))
     }
 
     /// Charges for what was sent beside answers: messages; and what was received and never understood.

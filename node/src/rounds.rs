@@ -27,6 +27,7 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -40,8 +41,12 @@ const QUESTIONS_MAX: usize = 4;
 const GROUP_CLIENTS_MAX: usize = 64;
 /// Clients of a crowd served together: whoever comes meanwhile and shares with few waits for no more than these.
 const CROWD_GROUP_MAX: usize = 32;
-/// Questions to the kernel before the end of a crowd, so that it has one even if it comes back as fast as it is served.
-const CROWD_QUESTIONS_MAX: usize = 8;
+/// The same where neighbors are about.
+const MIXED_GROUP_MAX: usize = 8;
+/// Groups of a crowd that whoever comes back may join, so that it has an end even if it comes back as fast as it is served.
+const CROWD_GROUPS_JOINED: usize = 8;
+/// How long neighbors are about who were served last one after another.
+const MIXED_FOR: Duration = Duration::from_millis(20);
 const GROUP_INPUT_BYTES: usize = 16 * 1024;
 
 /// Requests whose keys are prefetched before the first of them runs. A client is never divided.
@@ -115,6 +120,11 @@ impl Booth {
         Poll::Pending
     }
 
+    /// Whose client it is. A session is borrowed by nobody between two groups.
+    fn sharer(&self) -> Sharer {
+        self.connection.session.try_borrow().map_or_else(|_| Sharer::default(), |of| Sharer::of(&of))
+    }
+
     /// Whether it waits for its next request, and nobody has to look after it before.
     fn is_waiting(&self) -> bool {
         self.lane.borrow().is_some() && self.turn.borrow().is_none() && !self.connection.is_killed()
@@ -140,15 +150,16 @@ pub async fn serve(worker: Rc<Worker>, sockets: Rc<Sockets>) -> io::Result<()> {
     let register = AsyncFd::with_interest(sockets.register(), Interest::READABLE)?;
     let mut events = Vec::with_capacity(EVENTS_MAX);
     let mut ready: Vec<Rc<Booth>> = Vec::new();
+    let mut neighbors = Neighbors::default();
     loop {
         let mut told = poll_fn(|context| register.poll_read_ready(context)).await?;
         let mut quiet = false;
         for _ in 0..QUESTIONS_MAX {
             sockets.ask(&mut events)?;
             note(&sockets, &events, &mut ready);
-            if ready.len() > GROUP_CLIENTS_MAX {
-                serve_crowd(&worker, &sockets, &mut events, &mut ready)?;
-                ready.clear();
+            let together = if neighbors.are_among(&ready) { MIXED_GROUP_MAX } else { GROUP_CLIENTS_MAX };
+            if ready.len() > together {
+                serve_crowd(&worker, &sockets, &mut events, &mut ready, together.min(CROWD_GROUP_MAX))?;
                 break;
             }
             let mut waiting = ready.iter().cloned().peekable();
@@ -184,36 +195,67 @@ fn serve_some(worker: &Worker, waiting: &mut impl Iterator<Item = Rc<Booth>>, re
     }
 }
 
+/// Whether clients of several sharers are served by turns: then none of them is to wait for many of another's at once.
+#[derive(Default)]
+struct Neighbors {
+    last: Sharer,
+    until: Option<Instant>,
+}
+
+impl Neighbors {
+    /// Whether they are, now that these are to be served.
+    fn are_among(&mut self, ready: &[Rc<Booth>]) -> bool {
+        let last = self.last;
+        let mut met = false;
+        for booth in ready {
+            let sharer = booth.sharer();
+            met |= sharer != last;
+            self.last = sharer;
+        }
+        if met {
+            self.until = Some(Instant::now() + MIXED_FOR);
+        }
+        ready.len() > MIXED_GROUP_MAX && self.until.is_some_and(|until| met || Instant::now() < until)
+    }
+}
+
 /// Serves more clients than fit into one group: the first one of each sharer, then the second of each, and so on. Whoever becomes
-/// readable meanwhile has its place among them, so a client of one that has few does not wait for hundreds of another's.
+/// readable meanwhile has its place among them, so a client of one that has few does not wait for hundreds of another's. Those
+/// who came back too often are left in `ready`.
 fn serve_crowd(
     worker: &Worker,
     sockets: &Sockets,
     events: &mut Vec<Event>,
     ready: &mut Vec<Rc<Booth>>,
+    together: usize,
 ) -> io::Result<()> {
     let mut seen: HashMap<Sharer, u32> = HashMap::new();
     let mut waiting: BTreeMap<(u32, usize), Rc<Booth>> = BTreeMap::new();
-    let (mut ranked, mut questions) = (0, 0);
+    let (mut come, mut groups, mut later) = (0, 0, Vec::new());
     loop {
-        for (at, booth) in ready.iter().enumerate().skip(ranked) {
-            // A session is borrowed by nobody between two groups.
-            let sharer = booth.connection.session.try_borrow().map_or_else(|_| Sharer::default(), |of| Sharer::of(&of));
-            let rank = seen.entry(sharer).or_default();
-            waiting.insert((*rank, at), Rc::clone(booth));
+        let lowest = waiting.first_key_value().map(|((rank, _), _)| *rank);
+        for booth in ready.drain(..) {
+            let rank = seen.entry(booth.sharer()).or_default();
+            if groups > CROWD_GROUPS_JOINED && lowest.is_some_and(|lowest| *rank >= lowest) {
+                later.push(booth);
+                continue;
+            }
+            waiting.insert((*rank, come), booth);
+            come += 1;
             *rank += 1;
         }
-        ranked = ready.len();
+        let group: Vec<Rc<Booth>> = (0..together).map_while(|_| waiting.pop_first()).map(|(_, booth)| booth).collect();
+        let mut served = group.iter().cloned().peekable();
+        while served.peek().is_some() {
+            serve_some(worker, &mut served, &group);
+        }
         if waiting.is_empty() {
+            *ready = later;
             return Ok(());
         }
-        let mut group = (0..CROWD_GROUP_MAX).map_while(|_| waiting.pop_first()).map(|(_, booth)| booth);
-        serve_some(worker, &mut group, ready);
-        if !waiting.is_empty() && questions < CROWD_QUESTIONS_MAX {
-            questions += 1;
-            sockets.ask(events)?;
-            note(sockets, events, ready);
-        }
+        groups += 1;
+        sockets.ask(events)?;
+        note(sockets, events, ready);
     }
 }
 
@@ -244,6 +286,10 @@ fn serve_group(worker: &Worker, ready: &mut impl Iterator<Item = Rc<Booth>>) {
     let mut free = &mut *buffer;
     while members.len() < GROUP_CLIENTS_MAX && free.len() > READ_BYTES {
         let Some(booth) = ready.next() else { break };
+        // It may have been told of twice.
+        if !booth.is_waiting() {
+            continue;
+        }
         let Some(lane) = booth.lane.borrow_mut().take() else { continue };
         if lane.has_input() {
             behind = Some((booth, lane));

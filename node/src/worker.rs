@@ -105,6 +105,8 @@ pub struct Worker {
     connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
     /// Who runs next, of those who have much to do.
     pub turns: Turns,
+    /// Who is ahead of a rate.
+    pub held: Rc<crate::pace::Queues>,
     /// The way to the node that serves the data.
     pub links: Links,
     random: Cell<u64>,
@@ -140,6 +142,7 @@ impl Worker {
             scratch: RefCell::new(scratch),
             connections: RefCell::default(),
             turns: Turns::default(),
+            held: Rc::default(),
             links: Links::default(),
             random,
             evictor: RefCell::default(),
@@ -152,7 +155,7 @@ impl Worker {
 
     /// The same thread: its clients take turns with those of the other.
     pub fn in_turn_with(self, front: &Worker) -> Worker {
-        Worker { turns: front.turns.clone(), ..self }
+        Worker { turns: front.turns.clone(), held: Rc::clone(&front.held), ..self }
     }
 
     /// The same thread as far as each further shard group is concerned, in the order of their ids.

@@ -110,6 +110,21 @@ fn a_flood_of_what_is_never_refused_waits() {
     assert_eq!(scene.stat("throttled"), 0, "nothing of that is refused");
 }
 
+/// They wait in a queue, and are told one after another; nobody waits for what those before it were given.
+#[test]
+fn however_many_wait_for_a_rate_all_are_told_in_time() {
+    let mut scene = Scene::new();
+    scene.limit("ops-per-second", "5");
+    let mut crowd: Vec<Client> = (0..300).map(|_| scene.gw()).collect();
+    let began = Instant::now();
+    for _ in 0..2 {
+        crowd.iter_mut().for_each(|client| client.send(&["GET", "gw:1"]).unwrap());
+        crowd.iter_mut().for_each(|client| drop(client.read().unwrap()));
+    }
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert!(scene.stat("throttled") > 500, "{}", scene.stat("throttled"));
+}
+
 /// Who finds no room comes back at once, again and again: it is told late, and nobody else waits for that.
 #[test]
 fn a_login_that_finds_no_room_is_told_so_late() {
@@ -137,6 +152,35 @@ fn bytes_are_limited_in_and_out() {
     let mut ai = scene.ai();
     ai.ok(&["SET", "ai:1", &"v".repeat(300 << 10)]);
     ai.ok(&["SET", "ai:1", "v"]);
+}
+
+/// What is refused was received before, and that costs as well: a long request of who is ahead comes in slowly.
+#[test]
+fn a_long_request_of_who_is_ahead_is_received_slowly() {
+    let mut scene = Scene::new();
+    scene.limit("bytes-per-second", "64kb");
+    let (mut gw, mut ai) = (scene.gw(), scene.ai());
+    let long = "v".repeat(1 << 20);
+    // It has room for a first one, however long that is, and then for none during sixteen seconds.
+    gw.ok(&["SET", "gw:1", &long]);
+    let delays = scene.stat("delays");
+    let began = Instant::now();
+    gw.send(&["SET", "gw:1", &long]).unwrap();
+    ai.ok(&["SET", "ai:1", &long]);
+    let answer = gw.read().unwrap();
+    assert!(
+        answer.is_error("THROTTLED tenant gw is over its bytes-per-second of 65536") || answer.is_ok(),
+        "{answer:?}"
+    );
+    assert!(began.elapsed() > Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(scene.stat("delays") > delays + 8);
+    // Whoever has room is not slowed down.
+    scene.limit("bytes-per-second", "100mb");
+    wait_until("it has room", || gw.ask(&["SET", "gw:1", &long]).is_ok().then_some(()));
+    std::thread::sleep(Duration::from_millis(300));
+    let delays = scene.stat("delays");
+    (0..5).for_each(|_| gw.ok(&["SET", "gw:1", &long]));
+    assert_eq!(scene.stat("delays"), delays);
 }
 
 #[test]
@@ -843,6 +887,8 @@ fn who_needs_no_password_keeps_nobody_out_who_sees_everything() {
     let mut anybody: Vec<Client> = (0..100).map(|_| cluster.node(1).client()).collect();
     let mut root = cluster.node(1).client_as("root", "secret");
     root.ok(&["SET", "public:1", "v"]);
+    // With the first answer, or its end, each of them has come in, and whoever had to make room has been told to go.
+    anybody.iter_mut().for_each(|client| drop(client.call(&["PING"])));
     let answers: Vec<Option<Value>> = anybody.iter_mut().map(|client| client.call(&["GET", "public:1"]).ok()).collect();
     let served = answers.iter().flatten().filter(|answer| answer.text().as_deref() == Some("v")).count();
     let nobody = answers.iter().flatten().filter(|answer| answer.is_error("NOAUTH")).count();

@@ -246,6 +246,8 @@ pub struct Session {
     pub closing: bool,
     /// Since when it is not read from, because its user is ahead of a rate; in nanoseconds since any fixed moment.
     pub held_since: Option<i64>,
+    /// Bytes of requests that were refused for a rate since it was held last.
+    pub refused_bytes: usize,
 }
 
 impl Session {
@@ -277,6 +279,7 @@ impl Session {
             subscribed: false,
             closing: false,
             held_since: None,
+            refused_bytes: 0,
         };
         session.log_in(login);
         session

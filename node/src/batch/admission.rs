@@ -164,7 +164,7 @@ impl<'w, 'a> Batch<'w, 'a> {
                 Pace::Free => {}
                 _ if !self.forward.is_empty() => return Flow::StopBefore,
                 Pace::Held(time) => return Flow::Held(time),
-                Pace::Refused(over) => return self.refuse_for_rate(session, row, &over, scratch),
+                Pace::Refused(over) => return self.refuse_for_rate(session, row, request.argv, &over, scratch),
             }
         }
         // What one command used up too much is evicted before the next one, whatever that is.
@@ -651,8 +651,16 @@ impl<'w, 'a> Batch<'w, 'a> {
     }
 
     #[cold]
-    fn refuse_for_rate(&self, session: &mut Session, row: &Row, over: &Over, scratch: &mut Scratch) -> Flow {
+    fn refuse_for_rate(
+        &self,
+        session: &mut Session,
+        row: &Row,
+        argv: &[&[u8]],
+        over: &Over,
+        scratch: &mut Scratch,
+    ) -> Flow {
         self.break_transaction(session);
+        session.refused_bytes = argv.iter().fold(session.refused_bytes, |sum, word| sum.saturating_add(word.len()));
         self.worker.stats.errors.add(1);
         self.worker.stats.refusals[usize::from(row.id)].add(1);
         session.last_command = row.full_name;
